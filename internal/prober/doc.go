@@ -1,0 +1,59 @@
+// Package prober runs system calls that may never return, without ever being
+// caught in one.
+//
+// A process that calls statfs(2) on a dead mount can sleep in the kernel until
+// the mount comes back. Threads don't help: the process can't exit while one
+// of its threads sleeps so. SIGKILL often does not help either. What does help
+// is to let another process make the call, and never to wait for it. This
+// package does that: a [Plan] is a list of system calls, a [Prober] has a
+// helper process make them, and a [Report] tells how far it came.
+//
+//	p := prober.New(prober.Options{})
+//	report := p.Run(prober.Check{Key: "0:54", Plan: &prober.Plan{
+//		Timeout: 5 * time.Second,
+//		Steps: []prober.Step{{Name: "statfs", Number: unix.SYS_STATFS, Arguments: []prober.Argument{
+//			prober.Path("/srv"), prober.Output(unsafe.Sizeof(unix.Statfs_t{}))}}},
+//	}})
+//
+// The helpers are forked by the fork server of package forkserver, at some
+// 100 µs each.
+//
+// # What is promised
+//
+//   - No method makes a system call on a path of a plan. Every report comes at
+//     the latest 0.1 s after the plan's timeout, whatever hangs.
+//   - A helper that outlives its timeout gets SIGKILL. Where even that does not
+//     end it, the check is reported as [Stuck] and later ones with the same key
+//     as [Busy], without forking again, until the helper's end, which is noticed
+//     when it happens.
+//   - Helpers that may turn out stuck, and those that did, never exceed
+//     Options.MaxStuck. A group of keys that share a fate gets at most half of
+//     what is left of it, so that 200 dead mounts of one daemon don't keep a
+//     healthy file system from being checked.
+//   - A helper's process name is made from its key. A prober which finds the
+//     stuck helpers of an earlier run counts them, and knows their keys.
+//   - When this process dies, by whatever signal, the fork server and all
+//     helpers that can be killed die with it, and none of its descriptors stays
+//     open in those that can't.
+//   - When the fork server dies it is started again. Checks that were under way
+//     are reported as [Unavailable]; those that were waiting go on.
+//
+// # What is not promised
+//
+//   - Stuck helpers can't be removed. Each is one process of some 50 kB, and
+//     adds 1 to the load average, until its file system answers.
+//   - A report says what the kernel told one process at one time. Success can
+//     come from a cache, and a hang from an overloaded machine.
+//   - What a killed helper holds, the kernel gives back as it exits, and that
+//     can hang too: on NFS a granted lock, a file open for writing and dirty
+//     pages do (but not a path-based call that waits). Order a plan's steps
+//     accordingly.
+//   - Helpers of groups that are not named are all of one group.
+//
+// # When not to use it
+//
+// For calls that can't block, such as reading /proc or /sys: make them. For a
+// program, as opposed to system calls: a helper can't run Go code, nor may it
+// execute another program (no_new_privs is set, and the fork server's
+// environment is empty). For data in bulk: a step carries back 4 KiB.
+package prober

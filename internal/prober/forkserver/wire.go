@@ -1,0 +1,127 @@
+package forkserver
+
+import "unsafe"
+
+// Limits of one request. A request which exceeds them is refused by the
+// prober before it is sent.
+const (
+	// MaxRequest is the size in bytes of the memory a helper works on: header,
+	// steps, data (paths, structures) and scratch space.
+	MaxRequest = 64 << 10
+	// MaxSteps is the number of system calls in one request.
+	MaxSteps = 32
+	// MaxOutput is the number of bytes one step can report beside its result.
+	MaxOutput = 4 << 10
+)
+
+// RequestKind says what the prober wants of the fork server.
+type RequestKind uint32
+
+const (
+	// Fork a helper for the steps which follow the header.
+	Fork RequestKind = 1
+	// Kill the helper PID with SIGKILL, if it is still a child of the server.
+	Kill RequestKind = 2
+)
+
+// RequestHeader begins every request. Both ends are the same executable, so
+// the structures cross the socket in the machine's own layout.
+type RequestHeader struct {
+	Kind  RequestKind
+	Steps uint32 // how many Steps follow
+	ID    uint64 // comes back in each Answer
+	PID   int32  // the helper to kill
+	_     uint32
+	Name  [16]byte // the helper's comm, NUL-terminated
+}
+
+// ArgumentKind says how a Step's argument is found when its turn comes.
+type ArgumentKind uint8
+
+const (
+	// Constant is the value itself.
+	Constant ArgumentKind = iota
+	// Address is an offset into the request, handed over as a pointer.
+	Address
+	// ResultOf is the index of an earlier step, whose return value is used.
+	ResultOf
+	// Uint32At is an offset into the request, where an earlier step has left
+	// 32 bits (an owner's uid, for instance).
+	Uint32At
+)
+
+// StepFlags change what a helper does around a step.
+type StepFlags uint16
+
+const (
+	// ContinueOnError lets the plan go on although the step failed.
+	ContinueOnError StepFlags = 1 << iota
+	// RearmDeathSignal sets PR_SET_PDEATHSIG anew after the step: the kernel
+	// clears it whenever credentials change (commit_creds, kernel/cred.c).
+	RearmDeathSignal
+)
+
+// Step is one system call.
+type Step struct {
+	Number       uint32
+	Flags        StepFlags
+	_            uint16
+	Arguments    [6]uint64
+	Kinds        [6]ArgumentKind
+	_            uint16
+	OutputOffset uint32 // what the answer carries back,
+	OutputLength uint32 // read from the request's memory after the call
+	_            uint32
+}
+
+// AnswerKind says what an Answer reports.
+type AnswerKind uint32
+
+const (
+	// Ready is the server's first word: PID is its own, Result is 1 if trimmed.
+	Ready AnswerKind = 1
+	// Forked says that a helper runs (PID), or could not be forked (Errno).
+	Forked AnswerKind = 2
+	// StepDone says how one step ended.
+	StepDone AnswerKind = 3
+	// Exited says that a helper is gone; Status is as wait4(2) gives it.
+	Exited AnswerKind = 4
+)
+
+// Answer is one message to the prober, from the server or from a helper.
+// OutputLength bytes of output follow it.
+type Answer struct {
+	Kind         AnswerKind
+	Step         uint32
+	ID           uint64
+	PID          int32
+	Errno        uint32
+	Result       int64
+	Nanoseconds  int64 // spent in the system call, CLOCK_MONOTONIC
+	Status       uint32
+	OutputLength uint32
+}
+
+// ParseAnswer splits one message from the socket into the Answer and its
+// output, which aliases message. It reports false for anything that the
+// server or a helper can't have sent.
+func ParseAnswer(message []byte) (answer Answer, output []byte, ok bool) {
+	size := int(unsafe.Sizeof(answer))
+	if len(message) < size {
+		return answer, nil, false
+	}
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&answer)), size), message)
+	output = message[size:]
+	switch answer.Kind {
+	case StepDone:
+		ok = answer.Step < MaxSteps && int(answer.OutputLength) == len(output)
+	case Ready, Forked, Exited:
+		ok = len(output) == 0
+	}
+	return answer, output, ok
+}
+
+// Bytes returns the structure as it crosses the socket.
+func Bytes[T RequestHeader | Step](structure *T) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(structure)), unsafe.Sizeof(*structure))
+}

@@ -1,0 +1,146 @@
+package prober
+
+import (
+	"encoding/base32"
+	"encoding/binary"
+	"hash/fnv"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A helper is named after its key, so that a later run of the plugin which
+// finds it stuck knows what it was forked for.
+const (
+	helperPrefix = "vfsp:"
+	serverName   = "vfsprobe-server"
+)
+
+// commOf is the name of the helpers for a key: the prefix and 50 bits of the
+// key's hash, together the 15 bytes the kernel keeps (TASK_COMM_LEN).
+func commOf(key string) string {
+	hash := fnv.New64a()
+	hash.Write([]byte(key))
+	sum := binary.BigEndian.AppendUint64(nil, hash.Sum64())
+	return helperPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum)[:10])
+}
+
+// An orphan is a stuck helper whose fork server has ended.
+type orphan struct {
+	pid       int
+	startTick string // tells it from a later process with the same pid
+	started   time.Time
+}
+
+// orphans holds helpers of earlier fork servers, by their comm. A helper whose
+// server still lives is a candidate: it is another plugin's, or its server is
+// about to end.
+type orphans struct {
+	byComm  map[string][]orphan
+	counted int
+	asOf    time.Time
+}
+
+// recount is how long a count of orphans is good for.
+const recount = time.Second
+
+// findOrphans looks for helpers among all processes, except for the children
+// of the server with this pid.
+func findOrphans(proc string, server int) orphans {
+	found := orphans{byComm: make(map[string][]orphan)}
+	dir, err := os.Open(proc)
+	if err != nil {
+		return found
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(-1)
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		comm := readComm(proc, pid)
+		if !strings.HasPrefix(comm, helperPrefix) {
+			continue
+		}
+		fields, err := statFields(proc, pid)
+		if err != nil || string(fields[statPPID]) == strconv.Itoa(server) {
+			continue
+		}
+		start := string(fields[statStarttime])
+		found.byComm[comm] = append(found.byComm[comm], orphan{pid: pid, startTick: start, started: sinceBoot(start)})
+	}
+	return found
+}
+
+// find returns an orphan of that name which is still there.
+func (o *orphans) find(proc, comm string) (orphan, bool) {
+	for i, candidate := range o.byComm[comm] {
+		alive, orphaned := candidate.look(proc)
+		if !alive {
+			o.byComm[comm] = append(o.byComm[comm][:i:i], o.byComm[comm][i+1:]...)
+			o.asOf = time.Time{}
+			return o.find(proc, comm)
+		}
+		if orphaned {
+			return candidate, true
+		}
+	}
+	return orphan{}, false
+}
+
+// count returns how many orphans there are, as of at most a second ago.
+func (o *orphans) count(proc string) int {
+	if len(o.byComm) == 0 || time.Since(o.asOf) < recount {
+		return o.counted
+	}
+	o.counted, o.asOf = 0, time.Now()
+	for comm, candidates := range o.byComm {
+		kept := candidates[:0]
+		for _, c := range candidates {
+			alive, orphaned := c.look(proc)
+			if alive {
+				kept = append(kept, c)
+			}
+			if orphaned {
+				o.counted++
+			}
+		}
+		if o.byComm[comm] = kept; len(kept) == 0 {
+			delete(o.byComm, comm)
+		}
+	}
+	return o.counted
+}
+
+// look says whether the process is still there, and whether its server is not.
+func (c orphan) look(proc string) (alive, orphaned bool) {
+	fields, err := statFields(proc, c.pid)
+	if err != nil || string(fields[statStarttime]) != c.startTick {
+		return false, false
+	}
+	if state := fields[statState][0]; state == 'Z' || state == 'X' {
+		return false, false
+	}
+	ppid, _ := strconv.Atoi(string(fields[statPPID]))
+	return true, readComm(proc, ppid) != serverName
+}
+
+func readComm(proc string, pid int) string {
+	comm, _ := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "comm"))
+	return strings.TrimSuffix(string(comm), "\n")
+}
+
+// sinceBoot turns a process's starttime into the wall clock's terms.
+func sinceBoot(ticks string) time.Time {
+	n, err := strconv.ParseInt(ticks, 10, 64)
+	var now unix.Timespec
+	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+		return time.Now()
+	}
+	return time.Now().Add(time.Duration(n)*userTick - time.Duration(now.Nano()))
+}

@@ -1,0 +1,316 @@
+package prober
+
+import (
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
+)
+
+// A Plan is the short list of system calls one helper process makes, in order.
+// Put harmless steps first: each is reached only if the one before succeeded
+// (unless that one is Optional), so a later step that could leave a process
+// stuck is risked only on a file system which has just answered.
+type Plan struct {
+	Steps    []Step
+	Identity Identity
+	// MountNS is the path of a mount namespace the helper enters first, such as
+	// /proc/1/ns/mnt; empty for the plugin's own. It takes CAP_SYS_ADMIN and
+	// CAP_SYS_CHROOT (setns(2)).
+	MountNS string
+	// Timeout is how long the whole check may take, waiting for its turn
+	// included.
+	Timeout time.Duration
+	// Killable promises that SIGKILL ends a helper in any of the steps, as it
+	// does in path-based calls on NFS. Such helpers don't need a place under
+	// the cap on stuck helpers. A promise that turns out wrong is survived: the
+	// helper counts from then on.
+	Killable bool
+}
+
+// A Step is one system call.
+type Step struct {
+	Name      string  // for reports: the call, not its number
+	Number    uintptr // unix.SYS_…
+	Arguments []Argument
+	// Optional lets the plan go on if the call fails.
+	Optional bool
+}
+
+// An Argument of a system call. Make it with one of the functions below.
+type Argument struct {
+	kind  argumentKind
+	value uint64
+	data  []byte
+	size  int
+}
+
+type argumentKind uint8
+
+const (
+	value argumentKind = iota
+	input
+	output
+	scratch
+	resultOf
+	uint32At
+)
+
+// Value is a plain number.
+func Value[T ~int | ~uint | ~uintptr | ~int32 | ~uint32 | ~int64 | ~uint64](n T) Argument {
+	return Argument{kind: value, value: uint64(n)}
+}
+
+// Path is a pointer to the NUL-terminated path.
+func Path(path string) Argument { return Input(append([]byte(path), 0)) }
+
+// Input is a pointer to a copy of data.
+func Input(data []byte) Argument { return Argument{kind: input, data: data} }
+
+// Output is a pointer to size bytes, which StepResult.Output brings back if
+// the call succeeds.
+func Output(size uintptr) Argument { return Argument{kind: output, size: int(size)} }
+
+// Scratch is a pointer to size bytes whose content is of no interest.
+func Scratch(size int) Argument { return Argument{kind: scratch, size: size} }
+
+// ResultOf is what the step with this index in Plan.Steps returned: a file
+// descriptor, usually.
+func ResultOf(step int) Argument { return Argument{kind: resultOf, value: uint64(step)} }
+
+// Identity says as whom a helper runs its steps. The zero value is the
+// plugin's own user with its capabilities. Any other identity runs without
+// capabilities, and needs CAP_SETUID, CAP_SETGID and, to be killed, CAP_KILL
+// in the plugin.
+type Identity struct {
+	ownerOf  string
+	user     bool
+	uid, gid uint32
+	groups   []uint32
+}
+
+// User is the identity of the given ids.
+func User(uid, gid uint32, groups ...uint32) Identity {
+	return Identity{user: true, uid: uid, gid: gid, groups: groups}
+}
+
+// OwnerOf is the identity of the user and group that own path; they are looked
+// up in the helper, since that can hang.
+func OwnerOf(path string) Identity { return Identity{ownerOf: path} }
+
+// compiled is a Plan as the fork server takes it.
+type compiled struct {
+	request  []byte
+	names    []string // of all steps, those before the plan's own included
+	prologue int      // how many steps precede the plan's own
+}
+
+// compile turns the plan into a request. Errors are the caller's: too many
+// steps or arguments, or more data than a request holds.
+func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
+	prologue := p.prologue()
+	steps := append(prologue, p.Steps...)
+	if len(steps) > forkserver.MaxSteps {
+		return nil, fmt.Errorf("plan of %d steps: at most %d are possible", len(steps), forkserver.MaxSteps)
+	}
+
+	header := forkserver.RequestHeader{Kind: forkserver.Fork, Steps: uint32(len(steps)), ID: id}
+	copy(header.Name[:len(header.Name)-1], comm)
+	var (
+		sent     []byte // behind the steps: inputs
+		wire     = make([]forkserver.Step, len(steps))
+		base     = int(unsafe.Sizeof(header)) + len(steps)*int(unsafe.Sizeof(wire[0]))
+		names    = make([]string, len(steps))
+		inputEnd = base
+	)
+	for i := range steps {
+		for _, a := range steps[i].Arguments {
+			inputEnd += aligned(len(a.data))
+		}
+	}
+	memoryEnd := inputEnd
+	for i := range steps {
+		step, w := &steps[i], &wire[i]
+		names[i] = step.Name
+		w.Number = uint32(step.Number)
+		if step.Optional {
+			w.Flags |= forkserver.ContinueOnError
+		}
+		switch step.Number {
+		case unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET:
+			w.Flags |= forkserver.RearmDeathSignal
+		}
+		if len(step.Arguments) > len(w.Arguments) {
+			return nil, fmt.Errorf("step %s: %d arguments, a system call takes %d", step.Name, len(step.Arguments), len(w.Arguments))
+		}
+		for k, a := range step.Arguments {
+			w.Arguments[k] = a.value
+			switch a.kind {
+			case input:
+				w.Kinds[k], w.Arguments[k] = forkserver.Address, uint64(base+len(sent))
+				sent = append(sent, a.data...)
+				sent = append(sent, make([]byte, aligned(len(sent))-len(sent))...)
+			case output, scratch:
+				w.Kinds[k], w.Arguments[k] = forkserver.Address, uint64(memoryEnd)
+				if a.kind == output {
+					if a.size > forkserver.MaxOutput {
+						return nil, fmt.Errorf("step %s: output of %d bytes, at most %d are possible", step.Name, a.size, forkserver.MaxOutput)
+					}
+					w.OutputOffset, w.OutputLength = uint32(memoryEnd), uint32(a.size)
+				}
+				memoryEnd += aligned(a.size)
+			case resultOf:
+				w.Kinds[k] = forkserver.ResultOf
+				if i >= len(prologue) {
+					w.Arguments[k] += uint64(len(prologue))
+				}
+				if w.Arguments[k] >= uint64(i) {
+					return nil, fmt.Errorf("step %s: refers to the result of step %d, which comes later", step.Name, a.value)
+				}
+			case uint32At:
+				// Only the prologue uses it: an offset into the first output.
+				w.Kinds[k], w.Arguments[k] = forkserver.Uint32At, uint64(inputEnd)+a.value
+			}
+		}
+	}
+	if memoryEnd > forkserver.MaxRequest {
+		return nil, fmt.Errorf("plan of %d bytes: at most %d are possible", memoryEnd, forkserver.MaxRequest)
+	}
+
+	request := make([]byte, 0, inputEnd)
+	request = append(request, forkserver.Bytes(&header)...)
+	for i := range wire {
+		request = append(request, forkserver.Bytes(&wire[i])...)
+	}
+	request = append(request, sent...)
+	return &compiled{request: request, names: names, prologue: len(prologue)}, nil
+}
+
+func aligned(size int) int { return (size + 7) &^ 7 }
+
+// prologue is what a helper does before the plan's own steps: it takes on the
+// identity, and enters the namespace. Finding an owner comes after the
+// namespace, since the path is one of that namespace.
+func (p *Plan) prologue() []Step {
+	var steps []Step
+	if p.MountNS != "" {
+		at := len(steps)
+		steps = append(steps,
+			Step{Name: "open " + p.MountNS, Number: unix.SYS_OPENAT,
+				Arguments: []Argument{Value(unix.AT_FDCWD), Path(p.MountNS), Value(unix.O_RDONLY | unix.O_CLOEXEC), Value(0)}},
+			Step{Name: "setns", Number: unix.SYS_SETNS, Arguments: []Argument{ResultOf(at), Value(unix.CLONE_NEWNS)}},
+			Step{Name: "close", Number: unix.SYS_CLOSE, Arguments: []Argument{ResultOf(at)}},
+		)
+	}
+	id := p.Identity
+	uid, gid := Value(id.uid), Value(id.gid)
+	switch {
+	case id.ownerOf != "":
+		var st unix.Statx_t
+		steps = append(steps, Step{Name: "statx " + id.ownerOf, Number: unix.SYS_STATX, Arguments: []Argument{
+			Value(unix.AT_FDCWD), Path(id.ownerOf), Value(0), Value(unix.STATX_UID | unix.STATX_GID), Output(unsafe.Sizeof(st))}})
+		uid = Argument{kind: uint32At, value: uint64(unsafe.Offsetof(st.Uid))}
+		gid = Argument{kind: uint32At, value: uint64(unsafe.Offsetof(st.Gid))}
+	case !id.user:
+		return steps
+	}
+	groups := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(id.groups))), len(id.groups)*4)
+	capabilities := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	none := make([]byte, 2*unsafe.Sizeof(unix.CapUserData{}))
+	return append(steps,
+		Step{Name: "setgroups", Number: unix.SYS_SETGROUPS, Arguments: []Argument{Value(len(id.groups)), Input(groups)}},
+		Step{Name: "setresgid", Number: unix.SYS_SETRESGID, Arguments: []Argument{gid, gid, gid}},
+		Step{Name: "setresuid", Number: unix.SYS_SETRESUID, Arguments: []Argument{uid, uid, uid}},
+		Step{Name: "capset", Number: unix.SYS_CAPSET, Arguments: []Argument{
+			Input((*[unsafe.Sizeof(capabilities)]byte)(unsafe.Pointer(&capabilities))[:]), Input(none)}},
+	)
+}
+
+// Outcome says how a helper ended.
+type Outcome uint8
+
+const (
+	// Done: the helper ended by itself. Its steps tell what it found.
+	Done Outcome = iota
+	// Expired: the helper was killed at its deadline, and is gone.
+	Expired
+	// Stuck: the helper was killed at its deadline, and is still there.
+	Stuck
+	// Busy: an earlier helper for the same key is still stuck, in this run of
+	// the plugin or from an earlier one. No new helper was forked.
+	Busy
+	// Capped: too many helpers are stuck, or may be about to be, on this host.
+	// No helper was forked.
+	Capped
+	// Died: the helper was killed by someone else (the OOM killer, say).
+	Died
+	// Unavailable: there is no fork server at the moment, or it can't fork.
+	Unavailable
+)
+
+var outcomeNames = [...]string{"done", "expired", "stuck", "busy", "capped", "died", "unavailable"}
+
+func (o Outcome) String() string { return outcomeNames[o] }
+
+// A Report says how each step ended and how long it took; Outcome says whether
+// the helper finished, was killed, or is stuck.
+type Report struct {
+	// Steps holds the results of the plan's steps that ended, in order.
+	Steps   []StepResult
+	Outcome Outcome
+	// Elapsed is the time from the request to fork the helper to its end, or
+	// to this report. Zero if none was forked.
+	Elapsed time.Duration
+	PID     int // of the helper, or for Busy of the earlier one
+	// Since is when the helper started, or for Busy the earlier one.
+	Since time.Time
+	// HangsIn names the step which did not end, where that is known.
+	HangsIn string
+	// Signal is what killed a helper that Died.
+	Signal syscall.Signal
+	// Err says why there is no result: the plan could not be compiled, the
+	// identity or namespace not be taken on, no helper be forked.
+	Err error
+}
+
+// A StepResult is the end of one system call.
+type StepResult struct {
+	Name    string
+	Result  int64         // the return value, where Errno is 0
+	Errno   syscall.Errno // 0: success
+	Elapsed time.Duration // in the system call alone
+	Output  []byte        // of the step's Output argument
+}
+
+// Failed returns the first step that failed, or nil.
+func (r *Report) Failed() *StepResult {
+	for i := range r.Steps {
+		if r.Steps[i].Errno != 0 {
+			return &r.Steps[i]
+		}
+	}
+	return nil
+}
+
+func (r *Report) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%v after %v", r.Outcome, r.Elapsed.Round(time.Microsecond))
+	for _, s := range r.Steps {
+		fmt.Fprintf(&b, ", %s %v", s.Name, s.Elapsed.Round(time.Microsecond))
+		if s.Errno != 0 {
+			fmt.Fprintf(&b, " (%s)", unix.ErrnoName(s.Errno))
+		}
+	}
+	if r.HangsIn != "" {
+		fmt.Fprintf(&b, ", hangs in %s", r.HangsIn)
+	}
+	if r.Err != nil {
+		fmt.Fprintf(&b, ": %v", r.Err)
+	}
+	return b.String()
+}

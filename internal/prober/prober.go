@@ -1,0 +1,531 @@
+package prober
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
+)
+
+const (
+	// patience is how long a helper counts as one that is about to finish. A
+	// healthy file system answers in well under a millisecond.
+	patience = 50 * time.Millisecond
+	// killGrace is how long a helper has to disappear after SIGKILL before it
+	// is called stuck.
+	killGrace = 100 * time.Millisecond
+	// maxWaiting bounds the helpers of Killable plans that hang at one time.
+	maxWaiting = 1024
+	// retryFullSocket is when a request is sent again that found the socket full.
+	retryFullSocket = time.Millisecond
+)
+
+// Options of a Prober. The zero value is usable.
+type Options struct {
+	// Concurrency is how many helpers may be at work at one time; those that
+	// hang don't count. Default 16.
+	Concurrency int
+	// MaxStuck is the cap on helpers that survive SIGKILL, those of earlier runs
+	// included. Default 16: each adds 1 to the host's load average.
+	MaxStuck int
+	// Proc is where procfs is mounted. Default /proc.
+	Proc string
+	// Warnf is told once about each change of the fork server's state.
+	Warnf func(format string, args ...any)
+	// Untrimmed lets helpers inherit all the memory of the server's launcher.
+	// For tests and comparisons.
+	Untrimmed bool
+}
+
+// A Check is a Plan with what the prober needs to know to admit it.
+type Check struct {
+	// Key names what is checked: a superblock, usually. There is never more
+	// than one helper per key.
+	Key string
+	// Group names what shares a fate with other keys: a server, a daemon. No
+	// group can use up the cap on stuck helpers alone.
+	Group string
+	Plan  *Plan
+}
+
+// Stats are counters since the prober was made, and gauges.
+type Stats struct {
+	Forked         int64 // helpers
+	Killed         int64 // helpers that got SIGKILL at their deadline
+	Running        int64 // helpers now, stuck ones left out
+	Stuck          int64 // helpers now that survive SIGKILL, those of earlier runs included
+	ServerRestarts int64
+	CPUSeconds     float64 // of the fork server and the helpers it has reaped
+	ResidentBytes  int64   // of the fork server
+}
+
+// A Prober runs checks in helper processes. Its methods may be called from
+// several goroutines at a time, and never block on a file system.
+type Prober struct {
+	options Options
+
+	mu        sync.Mutex
+	closed    bool
+	queue     []*pending         // in order of submission
+	helpers   map[uint64]*helper // by id
+	byPID     map[int]*helper    //
+	byKey     map[string]*helper //
+	orphans   orphans            // stuck helpers of earlier servers
+	completed []func()           // callbacks to be made when mu is free
+	server    *server            // nil while there is none
+	restart   restartState       //
+	nextID    uint64             //
+	fresh     int                // helpers younger than patience
+	stats     Stats              // counters only
+	cpuBefore time.Duration      // of servers that have ended
+}
+
+type pending struct {
+	check    Check
+	done     func(Report)
+	deadline time.Time
+	timer    *time.Timer // refuses the check when it is too late to start it
+	decided  bool
+}
+
+type stage uint8
+
+const (
+	fresh   stage = iota // younger than patience
+	waiting              // older
+	killed               // SIGKILL was sent
+	stuck                // and did not help
+)
+
+type helper struct {
+	*pending
+	id       uint64
+	names    []string
+	prologue int
+	started  time.Time
+	pid      int
+	stage    stage
+	timer    *time.Timer
+	report   Report
+	reported bool
+	err      error
+	answered int  // steps, the prologue's included
+	overdue  bool // the server has not confirmed it within the timeout
+}
+
+// New makes a Prober and begins to start its fork server.
+func New(options Options) *Prober {
+	if options.Concurrency == 0 {
+		options.Concurrency = 16
+	}
+	if options.MaxStuck == 0 {
+		options.MaxStuck = 16
+	}
+	if options.Proc == "" {
+		options.Proc = "/proc"
+	}
+	if options.Warnf == nil {
+		options.Warnf = func(string, ...any) {}
+	}
+	p := &Prober{
+		options: options,
+		helpers: make(map[uint64]*helper),
+		byPID:   make(map[int]*helper),
+		byKey:   make(map[string]*helper),
+	}
+	p.restart.under = true
+	go p.startServer()
+	return p
+}
+
+// Close ends the fork server, and with it all helpers that can be killed.
+// Checks that are under way are not reported any more.
+func (p *Prober) Close() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.closed = true
+	if p.server != nil {
+		p.server.conn.Close()
+	}
+}
+
+// Run submits the check and waits for its report.
+func (p *Prober) Run(check Check) Report {
+	reports := make(chan Report, 1)
+	p.Submit(check, func(r Report) { reports <- r })
+	return <-reports
+}
+
+// Submit queues the check and returns at once. done is called exactly once,
+// by another goroutine, at the latest the plan's Timeout and a grace of 0.1 s
+// later. It must not block. Checks are started in the order they were
+// submitted, except where one has to wait for others of its key or group.
+func (p *Prober) Submit(check Check, done func(Report)) {
+	p.mu.Lock()
+	defer p.unlock()
+	w := &pending{check: check, done: done, deadline: time.Now().Add(check.Plan.Timeout)}
+	if !p.restart.under && p.server == nil && time.Now().After(p.restart.next) {
+		p.restart.under = true
+		go p.startServer()
+	}
+	if !p.restart.under && p.server == nil {
+		p.decide(w, Report{Outcome: Unavailable, Err: p.restart.err})
+		return
+	}
+	p.queue = append(p.queue, w)
+	p.pump()
+	if !w.decided {
+		w.timer = time.AfterFunc(check.Plan.Timeout/2, func() { p.giveUp(w) })
+	}
+}
+
+// Stats returns the counters and gauges of now.
+func (p *Prober) Stats() Stats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	s := p.stats
+	for _, h := range p.helpers {
+		if h.stage == stuck {
+			s.Stuck++
+		} else {
+			s.Running++
+		}
+	}
+	s.Stuck += int64(p.orphans.count(p.options.Proc))
+	cpu := p.cpuBefore
+	if p.server != nil {
+		used, resident := usage(p.options.Proc, p.server.pid)
+		cpu += used
+		s.ResidentBytes = resident
+	}
+	s.CPUSeconds = cpu.Seconds()
+	return s
+}
+
+// unlock frees mu and makes the callbacks that became due while it was held.
+func (p *Prober) unlock() {
+	completed := p.completed
+	p.completed = nil
+	p.mu.Unlock()
+	for _, call := range completed {
+		call()
+	}
+}
+
+// warn says something to the log once mu is free: the log may block.
+func (p *Prober) warn(format string, args ...any) {
+	p.completed = append(p.completed, func() { p.options.Warnf(format, args...) })
+}
+
+// decide ends a check without a helper.
+func (p *Prober) decide(w *pending, r Report) {
+	w.decided = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	p.completed = append(p.completed, func() { w.done(r) })
+}
+
+// giveUp refuses a check for which no place was found in time.
+func (p *Prober) giveUp(w *pending) {
+	p.mu.Lock()
+	defer p.unlock()
+	if w.decided {
+		return
+	}
+	p.queue = slices.DeleteFunc(p.queue, func(o *pending) bool { return o == w })
+	r := Report{Outcome: Capped, Err: fmt.Errorf("no place for another helper within %v, %d hang", w.check.Plan.Timeout/2, len(p.helpers)-p.fresh)}
+	if p.server == nil {
+		r = Report{Outcome: Unavailable, Err: errors.Join(errors.New("the fork server is being restarted"), p.restart.err)}
+	}
+	p.decide(w, r)
+}
+
+type verdict uint8
+
+const (
+	admitted verdict = iota
+	later
+	refused
+)
+
+// pump starts what can be started, in the order of submission.
+func (p *Prober) pump() {
+	if p.server == nil {
+		return
+	}
+	var keep []*pending
+	for i, w := range p.queue {
+		if p.fresh >= p.options.Concurrency || p.server.full {
+			keep = append(keep, p.queue[i:]...)
+			break
+		}
+		switch v, r := p.admit(&w.check); v {
+		case later:
+			keep = append(keep, w)
+		case refused:
+			p.decide(w, r)
+		case admitted:
+			if !p.start(w) {
+				keep = append(keep, w)
+			}
+		}
+	}
+	p.queue = keep
+}
+
+// admit decides whether a helper may be forked for the check now. Any helper
+// of a plan that is not Killable may turn out stuck, so those that run and
+// those that are stuck together never exceed the cap; and no group may hold
+// more than half of what the stuck ones have left of it, so that a daemon
+// with hundreds of dead mounts leaves room for everyone else.
+func (p *Prober) admit(c *Check) (verdict, Report) {
+	if h := p.byKey[c.Key]; h != nil {
+		if h.stage != stuck {
+			return later, Report{}
+		}
+		return refused, Report{Outcome: Busy, PID: h.pid, Since: h.started, HangsIn: h.report.HangsIn}
+	}
+	if o, ok := p.orphans.find(p.options.Proc, commOf(c.Key)); ok {
+		return refused, Report{Outcome: Busy, PID: o.pid, Since: o.started}
+	}
+	if c.Plan.Killable {
+		if len(p.helpers) >= maxWaiting {
+			return later, Report{}
+		}
+		return admitted, Report{}
+	}
+
+	var running, runningOfGroup, stuckOfGroup int
+	stuckAll := p.orphans.count(p.options.Proc)
+	for _, h := range p.helpers {
+		sameGroup := h.check.Group == c.Group
+		switch {
+		case h.stage == stuck:
+			stuckAll++
+			if sameGroup {
+				stuckOfGroup++
+			}
+		case !h.check.Plan.Killable:
+			running++
+			if sameGroup {
+				runningOfGroup++
+			}
+		}
+	}
+	free := p.options.MaxStuck - stuckAll
+	share := free / 2
+	if stuckOfGroup == 0 {
+		share = (free + 1) / 2
+	}
+	switch {
+	case share <= 0:
+		return refused, Report{Outcome: Capped, Err: fmt.Errorf("%d helpers are stuck on this host, %d of them on %s, and %d are allowed",
+			stuckAll, stuckOfGroup, c.Group, p.options.MaxStuck)}
+	case running >= free || runningOfGroup >= share:
+		return later, Report{}
+	}
+	return admitted, Report{}
+}
+
+// start sends the request for one helper. It reports false if the socket is
+// full.
+func (p *Prober) start(w *pending) bool {
+	c, err := w.check.Plan.compile(p.nextID, commOf(w.check.Key))
+	if err != nil {
+		p.decide(w, Report{Outcome: Unavailable, Err: err})
+		return true
+	}
+	switch err := p.server.send(c.request); {
+	case errors.Is(err, unix.EAGAIN):
+		p.server.full = true
+		s := p.server
+		time.AfterFunc(retryFullSocket, func() {
+			p.mu.Lock()
+			defer p.unlock()
+			s.full = false
+			p.pump()
+		})
+		return false
+	case err != nil:
+		// The server is ending; its end will be noticed, and the queue kept.
+		return false
+	}
+	w.decided = true
+	if w.timer != nil {
+		w.timer.Stop()
+	}
+	h := &helper{pending: w, id: p.nextID, names: c.names, prologue: c.prologue, started: time.Now()}
+	p.nextID++
+	p.helpers[h.id] = h
+	p.byKey[w.check.Key] = h
+	p.fresh++
+	p.stats.Forked++
+	h.timer = time.AfterFunc(min(patience, time.Until(w.deadline)), func() { p.due(h) })
+	return true
+}
+
+// due moves a helper to the next stage of its life.
+func (p *Prober) due(h *helper) {
+	p.mu.Lock()
+	defer p.unlock()
+	if p.helpers[h.id] != h {
+		return
+	}
+	switch h.stage {
+	case fresh:
+		h.stage = waiting
+		p.fresh--
+		if left := time.Until(h.deadline); left > 0 {
+			h.timer.Reset(left)
+			p.pump()
+			return
+		}
+		fallthrough
+	case waiting:
+		if h.pid == 0 && h.answered == 0 {
+			// Not even forked. Either our own process was stopped, and the
+			// answer is about to be read, or the server does not answer.
+			if !h.overdue {
+				h.overdue = true
+				h.timer.Reset(killGrace)
+				return
+			}
+			p.warn("the fork server (pid %d) has not answered for %v, killing it", p.server.pid, h.check.Plan.Timeout)
+			p.server.kill()
+			return
+		}
+		h.stage = killed
+		p.stats.Killed++
+		p.kill(h)
+		h.timer.Reset(killGrace)
+		p.pump()
+	case killed:
+		h.stage = stuck
+		h.report.HangsIn = h.nextStep()
+		p.finish(h, Stuck)
+		p.pump()
+	}
+}
+
+func (p *Prober) kill(h *helper) {
+	header := forkserver.RequestHeader{Kind: forkserver.Kill, PID: int32(h.pid)}
+	if err := p.server.send(forkserver.Bytes(&header)); errors.Is(err, unix.EAGAIN) {
+		time.AfterFunc(retryFullSocket, func() {
+			p.mu.Lock()
+			defer p.unlock()
+			if p.helpers[h.id] == h && p.server != nil {
+				p.kill(h)
+			}
+		})
+	}
+}
+
+// nextStep names the step a helper has not answered.
+func (h *helper) nextStep() string {
+	if h.answered < len(h.names) {
+		return h.names[h.answered]
+	}
+	return "exit"
+}
+
+// finish reports a helper's outcome, once.
+func (p *Prober) finish(h *helper, outcome Outcome) {
+	if h.reported {
+		return
+	}
+	h.reported = true
+	r := h.report
+	r.Outcome, r.PID, r.Since, r.Elapsed = outcome, h.pid, h.started, time.Since(h.started)
+	r.Err = h.err
+	p.completed = append(p.completed, func() { h.done(r) })
+}
+
+// remove forgets a helper that is gone.
+func (p *Prober) remove(h *helper) {
+	h.timer.Stop()
+	if h.stage == fresh {
+		p.fresh--
+	}
+	delete(p.helpers, h.id)
+	delete(p.byKey, h.check.Key)
+	delete(p.byPID, h.pid)
+}
+
+// receive handles one message from the server or a helper.
+func (p *Prober) receive(message []byte) {
+	answer, output, ok := forkserver.ParseAnswer(message)
+	if !ok {
+		return
+	}
+	p.mu.Lock()
+	defer p.unlock()
+	switch answer.Kind {
+	case forkserver.Forked:
+		h := p.helpers[answer.ID]
+		if h == nil {
+			return
+		}
+		if answer.Errno != 0 {
+			h.err = fmt.Errorf("forking a helper: %w", syscall.Errno(answer.Errno))
+			p.stats.Forked--
+			p.finish(h, Unavailable)
+			p.remove(h)
+			p.pump()
+			return
+		}
+		h.pid = int(answer.PID)
+		p.byPID[h.pid] = h
+	case forkserver.StepDone:
+		if h := p.helpers[answer.ID]; h != nil {
+			h.step(&answer, output)
+		}
+	case forkserver.Exited:
+		if h := p.byPID[int(answer.PID)]; h != nil {
+			p.exited(h, syscall.WaitStatus(answer.Status))
+		}
+	}
+}
+
+func (h *helper) step(answer *forkserver.Answer, output []byte) {
+	h.answered = int(answer.Step) + 1
+	if int(answer.Step) >= len(h.names) {
+		return
+	}
+	name, errno := h.names[answer.Step], syscall.Errno(answer.Errno)
+	if int(answer.Step) < h.prologue {
+		if errno != 0 {
+			h.err = fmt.Errorf("preparing the helper: %s: %w", name, errno)
+		}
+		return
+	}
+	h.report.Steps = append(h.report.Steps, StepResult{
+		Name: name, Result: answer.Result, Errno: errno,
+		Elapsed: time.Duration(answer.Nanoseconds), Output: slices.Clone(output),
+	})
+}
+
+func (p *Prober) exited(h *helper, status syscall.WaitStatus) {
+	outcome := Done
+	switch {
+	case status.Signaled() && status.Signal() == syscall.SIGKILL && h.stage >= killed:
+		outcome = Expired
+		h.report.HangsIn = h.nextStep()
+	case status.Signaled():
+		outcome = Died
+		h.report.Signal = status.Signal()
+		h.err = fmt.Errorf("the helper was killed by someone else (%v) in %s", status.Signal(), h.nextStep())
+	case status.ExitStatus() != 0:
+		outcome = Unavailable
+		h.err = errors.New("the helper lost its fork server")
+	}
+	p.finish(h, outcome)
+	p.remove(h)
+	p.pump()
+}

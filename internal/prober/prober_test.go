@@ -1,0 +1,599 @@
+package prober_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+func TestMain(m *testing.M) { faultfs.Main(m) }
+
+// timeout is short for the sake of the tests, and long against the noise of a
+// shared machine.
+const timeout = 500 * time.Millisecond
+
+func statfs(path string) *prober.Plan {
+	return &prober.Plan{
+		Steps: []prober.Step{{Name: "statfs", Number: unix.SYS_STATFS, Arguments: []prober.Argument{
+			prober.Path(path), prober.Output(unsafe.Sizeof(unix.Statfs_t{}))}}},
+		Timeout: timeout,
+	}
+}
+
+func check(path string) prober.Check {
+	return prober.Check{Key: path, Group: "faultfs", Plan: statfs(path)}
+}
+
+func start(t testing.TB, options prober.Options) *prober.Prober {
+	options.Warnf = func(format string, args ...any) { t.Logf("W! "+format, args...) }
+	p := prober.New(options)
+	t.Cleanup(func() {
+		p.Close()
+		eventually(t, "the server ends", func() bool {
+			for _, pid := range children(t, os.Getpid()) {
+				if comms(t)[pid] == "vfsprobe-server" {
+					return false
+				}
+			}
+			return true
+		})
+	})
+	return p
+}
+
+// eventually waits for what is going to happen, but not within a given time.
+func eventually(t testing.TB, what string, condition func() bool) {
+	t.Helper()
+	require.Eventually(t, condition, 20*time.Second, 5*time.Millisecond, what)
+}
+
+func TestAHealthyFileSystemAnswers(t *testing.T) {
+	p := start(t, prober.Options{})
+	report := p.Run(check("/"))
+	require.Equal(t, prober.Done, report.Outcome, "%v", &report)
+	require.Nil(t, report.Failed())
+	require.Len(t, report.Steps, 1)
+
+	var want unix.Statfs_t
+	require.NoError(t, unix.Statfs("/", &want))
+	got := *(*unix.Statfs_t)(unsafe.Pointer(unsafe.SliceData(report.Steps[0].Output)))
+	assert.Equal(t, want.Type, got.Type)
+	assert.Equal(t, want.Blocks, got.Blocks)
+	assert.Equal(t, want.Fsid, got.Fsid)
+	assert.Positive(t, report.Steps[0].Elapsed)
+	assert.Positive(t, report.PID)
+	assert.EqualValues(t, 1, p.Stats().Forked)
+	assert.Zero(t, p.Stats().Running)
+}
+
+func TestStepsUseEarlierResultsAndEndAtTheFirstFailure(t *testing.T) {
+	p := start(t, prober.Options{})
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, []byte("content"), 0o600))
+	report := p.Run(prober.Check{Key: file, Plan: &prober.Plan{Timeout: timeout, Steps: []prober.Step{
+		{Name: "unlink", Number: unix.SYS_UNLINKAT, Optional: true, Arguments: []prober.Argument{
+			prober.Value(unix.AT_FDCWD), prober.Path(file + ".missing"), prober.Value(0)}},
+		{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
+			prober.Value(unix.AT_FDCWD), prober.Path(file), prober.Value(unix.O_RDONLY)}},
+		{Name: "read", Number: unix.SYS_READ, Arguments: []prober.Argument{
+			prober.ResultOf(1), prober.Output(16), prober.Value(7)}},
+		{Name: "write", Number: unix.SYS_WRITE, Arguments: []prober.Argument{
+			prober.ResultOf(1), prober.Input([]byte("x")), prober.Value(1)}},
+		{Name: "close", Number: unix.SYS_CLOSE, Arguments: []prober.Argument{prober.ResultOf(1)}},
+	}}})
+	require.Equal(t, prober.Done, report.Outcome, "%v", &report)
+	require.Len(t, report.Steps, 4, "the plan ends with the write, which fails")
+	assert.Equal(t, unix.ENOENT, report.Steps[0].Errno)
+	assert.EqualValues(t, 7, report.Steps[2].Result)
+	assert.Equal(t, "content", string(report.Steps[2].Output[:7]))
+	assert.Equal(t, unix.EBADF, report.Steps[3].Errno)
+	assert.Equal(t, "unlink", report.Failed().Name)
+}
+
+func TestAHelperThatCannotBeKilledIsStuckUntilItsEnd(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	require.Equal(t, prober.Done, p.Run(check(fs.Dir)).Outcome)
+
+	fs.Silence()
+	report := p.Run(check(fs.Dir))
+	require.Equal(t, prober.Stuck, report.Outcome, "%v", &report)
+	assert.Equal(t, "statfs", report.HangsIn)
+	assert.GreaterOrEqual(t, report.Elapsed, timeout)
+	assert.EqualValues(t, 1, p.Stats().Stuck)
+
+	forked := p.Stats().Forked
+	busy := p.Run(check(fs.Dir))
+	assert.Equal(t, prober.Busy, busy.Outcome)
+	assert.Equal(t, report.PID, busy.PID)
+	assert.Equal(t, report.Since, busy.Since)
+	assert.Equal(t, forked, p.Stats().Forked, "nothing is forked for a key whose helper is stuck")
+	assert.Equal(t, prober.Done, p.Run(check("/")).Outcome)
+
+	fs.Abort()
+	eventually(t, "the end of a stuck helper is noticed without a check", func() bool { return p.Stats().Stuck == 0 })
+	gone := p.Run(check(fs.Dir))
+	require.Equal(t, prober.Done, gone.Outcome)
+	assert.Equal(t, unix.ENOTCONN, gone.Failed().Errno)
+}
+
+func TestAHelperThatCanBeKilledExpires(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Pause()
+	report := p.Run(check(fs.Dir))
+	require.Equal(t, prober.Expired, report.Outcome, "%v", &report)
+	assert.Equal(t, "statfs", report.HangsIn)
+	assert.Zero(t, p.Stats().Stuck)
+
+	fs.Heal()
+	assert.Equal(t, prober.Done, p.Run(check(fs.Dir)).Outcome)
+}
+
+func TestASlowAnswerInTimeIsAnAnswer(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Delay(timeout/2, faultfs.Statfs)
+	report := p.Run(check(fs.Dir))
+	require.Equal(t, prober.Done, report.Outcome, "%v", &report)
+	assert.GreaterOrEqual(t, report.Steps[0].Elapsed, timeout/2)
+}
+
+func TestSecondCheckOfAKeyWaitsForTheFirst(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Delay(timeout/5, faultfs.Statfs)
+	reports := make(chan prober.Report, 2)
+	for range 2 {
+		p.Submit(check(fs.Dir), func(r prober.Report) { reports <- r })
+	}
+	assert.LessOrEqual(t, p.Stats().Running, int64(1))
+	for range 2 {
+		report := <-reports
+		assert.Equal(t, prober.Done, report.Outcome, "%v", &report)
+	}
+}
+
+// hungMounts makes n mounts of one silent daemon and a healthy one of the same
+// kind and another source.
+func hungMounts(t *testing.T, n int) (hung []*faultfs.FS, healthy *faultfs.FS) {
+	root := t.TempDir()
+	for i := range n {
+		dir := filepath.Join(root, strconv.Itoa(i))
+		require.NoError(t, os.Mkdir(dir, 0o700))
+		fs := faultfs.NewAt(t, dir, "dead")
+		fs.Silence()
+		hung = append(hung, fs)
+	}
+	return hung, faultfs.NewAt(t, t.TempDir(), "alive")
+}
+
+func TestTheCapHoldsAndLeavesRoomForOthers(t *testing.T) {
+	faultfs.Require(t)
+	const n, limit = 200, 16
+	p := start(t, prober.Options{MaxStuck: limit})
+	hung, healthy := hungMounts(t, n)
+	require.Equal(t, prober.Done, p.Run(check("/")).Outcome)
+
+	for round := range 6 {
+		var all sync.WaitGroup
+		outcomes := make([]prober.Report, n+2)
+		began := time.Now()
+		for i, fs := range hung {
+			all.Add(1)
+			c := check(fs.Dir)
+			c.Group = "dead"
+			p.Submit(c, func(r prober.Report) { outcomes[i] = r; all.Done() })
+		}
+		for i, dir := range []string{healthy.Dir, "/"} {
+			all.Add(1)
+			c := check(dir)
+			c.Group = dir
+			p.Submit(c, func(r prober.Report) { outcomes[n+i] = r; all.Done() })
+		}
+		all.Wait()
+		elapsed := time.Since(began)
+		counts := map[prober.Outcome]int{}
+		for _, r := range outcomes {
+			counts[r.Outcome]++
+		}
+		t.Logf("round %d: %v in %v, %d stuck", round, counts, elapsed, p.Stats().Stuck)
+		assert.Equal(t, 2, counts[prober.Done], "healthy file systems answer whatever the others do")
+		assert.Less(t, outcomes[n].Steps[0].Elapsed, timeout)
+		assert.LessOrEqual(t, p.Stats().Stuck, int64(limit))
+		assert.LessOrEqual(t, helpers(t), limit)
+	}
+	for _, fs := range hung {
+		fs.Abort()
+	}
+	eventually(t, "all helpers end", func() bool { return p.Stats().Stuck == 0 })
+	for _, fs := range hung {
+		report := p.Run(check(fs.Dir))
+		require.Equal(t, prober.Done, report.Outcome, "%v", &report)
+		require.Equal(t, unix.ENOTCONN, report.Failed().Errno)
+	}
+}
+
+// helpers counts the helper processes on this machine.
+func helpers(t testing.TB) int {
+	n := 0
+	for _, comm := range comms(t) {
+		if strings.HasPrefix(comm, "vfsp:") {
+			n++
+		}
+	}
+	return n
+}
+
+func comms(t testing.TB) map[int]string {
+	found := make(map[int]string)
+	entries, err := os.ReadDir("/proc")
+	require.NoError(t, err)
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			comm, _ := os.ReadFile(filepath.Join("/proc", e.Name(), "comm"))
+			found[pid] = strings.TrimSpace(string(comm))
+		}
+	}
+	return found
+}
+
+// alive says whether a process is there and not a zombie.
+func alive(pid int) bool {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, found := strings.Cut(string(stat), ") ")
+	return found && rest[0] != 'Z'
+}
+
+func children(t testing.TB, ppid int) []int {
+	var pids []int
+	for pid := range comms(t) {
+		stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		_, rest, _ := strings.Cut(string(stat), ") ")
+		if fields := strings.Fields(rest); len(fields) > 1 && fields[1] == strconv.Itoa(ppid) && fields[0] != "Z" {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func serverOf(t testing.TB, ppid int) int {
+	var server int
+	eventually(t, "a fork server", func() bool {
+		for _, pid := range children(t, ppid) {
+			if comms(t)[pid] == "vfsprobe-server" {
+				server = pid
+				return true
+			}
+		}
+		return false
+	})
+	return server
+}
+
+func TestTheServerIsRestartedAndNothingBlocks(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	paused := faultfs.New(t)
+	require.Equal(t, prober.Done, p.Run(check("/")).Outcome)
+	fs.Silence()
+	paused.Pause()
+	reports := make(chan prober.Report, 2)
+	for _, dir := range []string{fs.Dir, paused.Dir} {
+		p.Submit(check(dir), func(r prober.Report) { reports <- r })
+	}
+	eventually(t, "two helpers run", func() bool { return len(children(t, serverOf(t, os.Getpid()))) == 2 })
+	require.NoError(t, unix.Kill(serverOf(t, os.Getpid()), unix.SIGKILL))
+	for range 2 {
+		report := <-reports
+		assert.Equal(t, prober.Unavailable, report.Outcome, "%v", &report)
+	}
+	again := p.Run(check("/"))
+	assert.Equal(t, prober.Done, again.Outcome, "%v", &again)
+	assert.EqualValues(t, 1, p.Stats().ServerRestarts)
+
+	// The helper that survived its server is known to the next one.
+	report := p.Run(check(fs.Dir))
+	assert.Equal(t, prober.Busy, report.Outcome, "%v", &report)
+	eventually(t, "the one that could be killed is gone", func() bool { return p.Stats().Stuck == 1 })
+	fs.Heal()
+	eventually(t, "the key is free", func() bool { return p.Run(check(fs.Dir)).Outcome == prober.Done })
+}
+
+func TestAStoppedServerIsReplaced(t *testing.T) {
+	p := start(t, prober.Options{})
+	require.Equal(t, prober.Done, p.Run(check("/")).Outcome)
+	require.NoError(t, unix.Kill(serverOf(t, os.Getpid()), unix.SIGSTOP))
+	report := p.Run(check("/"))
+	assert.Equal(t, prober.Unavailable, report.Outcome, "%v", &report)
+	again := p.Run(check("/"))
+	assert.Equal(t, prober.Done, again.Outcome, "%v", &again)
+}
+
+func TestAHelperKilledByAnotherDied(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Pause()
+	reports := make(chan prober.Report, 1)
+	p.Submit(check(fs.Dir), func(r prober.Report) { reports <- r })
+	server := serverOf(t, os.Getpid())
+	eventually(t, "a helper", func() bool { return len(children(t, server)) == 1 })
+	require.NoError(t, unix.Kill(children(t, server)[0], unix.SIGKILL))
+	report := <-reports
+	assert.Equal(t, prober.Died, report.Outcome, "%v", &report)
+	assert.Equal(t, syscall.SIGKILL, report.Signal)
+}
+
+func owner(path string) *prober.Plan {
+	plan := statfs("/")
+	plan.Identity = prober.OwnerOf(path)
+	return plan
+}
+
+func getuid() prober.Step { return prober.Step{Name: "getuid", Number: unix.SYS_GETUID} }
+
+func TestIdentity(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("changing the user takes root")
+	}
+	p := start(t, prober.Options{})
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	require.NoError(t, os.Chown(file, 4711, 4712))
+	shadow := prober.Step{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
+		prober.Value(unix.AT_FDCWD), prober.Path("/etc/shadow"), prober.Value(unix.O_RDONLY)}}
+
+	for name, identity := range map[string]prober.Identity{
+		"the owner of a path": prober.OwnerOf(file),
+		"a given user":        prober.User(4711, 4712, 4713),
+	} {
+		t.Run(name, func(t *testing.T) {
+			report := p.Run(prober.Check{Key: name, Plan: &prober.Plan{
+				Timeout: timeout, Identity: identity, Steps: []prober.Step{getuid(), shadow}}})
+			require.Equal(t, prober.Done, report.Outcome, "%v", &report)
+			require.NoError(t, report.Err)
+			require.Len(t, report.Steps, 2, "%v", &report)
+			assert.EqualValues(t, 4711, report.Steps[0].Result)
+			assert.Equal(t, unix.EACCES, report.Steps[1].Errno, "capabilities are dropped")
+		})
+	}
+
+	report := p.Run(prober.Check{Key: "missing", Plan: owner(file + ".missing")})
+	require.ErrorIs(t, report.Err, unix.ENOENT)
+	assert.ErrorContains(t, report.Err, file+".missing")
+	assert.Empty(t, report.Steps)
+}
+
+func TestLookingUpAnOwnerCanHang(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Silence(faultfs.Getattr)
+	report := p.Run(prober.Check{Key: fs.Dir, Plan: owner(fs.Dir)})
+	assert.Equal(t, prober.Stuck, report.Outcome, "%v", &report)
+	assert.Equal(t, "statx "+fs.Dir, report.HangsIn)
+}
+
+func TestAHelperOfAnotherUserDiesWithItsServer(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	dir, err := os.MkdirTemp("", "faultfs") // t.TempDir is below a directory for root alone
+	require.NoError(t, err)
+	t.Cleanup(func() { os.Remove(dir) })
+	fs := faultfs.NewAt(t, dir, "faultfs")
+	fs.Pause()
+	plan := statfs(fs.Dir)
+	plan.Identity = prober.User(4711, 4711)
+	reports := make(chan prober.Report, 1)
+	p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(r prober.Report) { reports <- r })
+	server := serverOf(t, os.Getpid())
+	var helper int
+	eventually(t, "a helper under its identity", func() bool {
+		for _, pid := range children(t, server) {
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+			if strings.Contains(string(status), "Uid:\t4711\t4711\t4711\t4711") {
+				helper = pid
+			}
+		}
+		return helper != 0
+	})
+	require.NoError(t, unix.Kill(server, unix.SIGKILL))
+	<-reports
+	eventually(t, "the helper's end", func() bool { return !alive(helper) })
+}
+
+func TestMountNamespace(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t) // a mount of this test's own namespace
+	plan := func() *prober.Plan {
+		return &prober.Plan{Timeout: timeout, Steps: []prober.Step{{Name: "access", Number: unix.SYS_FACCESSAT, Arguments: []prober.Argument{
+			prober.Value(unix.AT_FDCWD), prober.Path(filepath.Join(fs.Dir, faultfs.FileName)), prober.Value(0)}}}}
+	}
+	here := p.Run(prober.Check{Key: "here", Plan: plan()})
+	require.Equal(t, prober.Done, here.Outcome, "%v", &here)
+	require.Nil(t, here.Failed())
+
+	there := plan()
+	there.MountNS = fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()) // faultfs.Main's first process
+	report := p.Run(prober.Check{Key: "there", Plan: there})
+	require.NoError(t, report.Err)
+	require.NotNil(t, report.Failed(), "%v", &report)
+	assert.Equal(t, unix.ENOENT, report.Failed().Errno)
+}
+
+func TestHelpersInheritNothing(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Pause()
+	reports := make(chan prober.Report, 1)
+	p.Submit(check(fs.Dir), func(r prober.Report) { reports <- r })
+	server := serverOf(t, os.Getpid())
+	eventually(t, "a helper", func() bool { return len(children(t, server)) == 1 })
+	helper := children(t, server)[0]
+	dir := fmt.Sprintf("/proc/%d/", helper)
+	eventually(t, "the server's signalfd is closed", func() bool {
+		fds, err := os.ReadDir(dir + "fd")
+		return err == nil && len(fds) == 4
+	})
+	for fd := range 3 {
+		target, err := os.Readlink(dir + "fd/" + strconv.Itoa(fd))
+		require.NoError(t, err)
+		assert.Equal(t, "/dev/null", target)
+	}
+	cwd, err := os.Readlink(dir + "cwd")
+	require.NoError(t, err)
+	assert.Equal(t, "/", cwd)
+	status, err := os.ReadFile(dir + "status")
+	require.NoError(t, err)
+	assert.Contains(t, string(status), "NoNewPrivs:\t1")
+	assert.Contains(t, string(status), "Threads:\t1")
+	limits, err := os.ReadFile(dir + "limits")
+	require.NoError(t, err)
+	assert.Regexp(t, `Max core file size\s+0`, string(limits))
+	<-reports
+}
+
+// The plugin which is killed with five stuck helpers is this test again, in a
+// process of its own.
+func TestTheSuccessorCountsStuckHelpers(t *testing.T) {
+	faultfs.Require(t)
+	const n = 5
+	if dirs := os.Getenv("PROBER_TEST_STUCK"); dirs != "" {
+		p := prober.New(prober.Options{})
+		var all sync.WaitGroup
+		for _, dir := range strings.Split(dirs, ":") {
+			all.Add(1)
+			p.Submit(check(dir), func(prober.Report) { all.Done() })
+		}
+		all.Wait()
+		fmt.Println("stuck:", p.Stats().Stuck)
+		select {} // until the test kills us
+	}
+
+	var dirs []string
+	var mounts []*faultfs.FS
+	for range n {
+		fs := faultfs.New(t)
+		fs.Silence()
+		mounts, dirs = append(mounts, fs), append(dirs, fs.Dir)
+	}
+	output, input, err := os.Pipe()
+	require.NoError(t, err)
+	first, err := os.StartProcess("/proc/self/exe", []string{"prober.test", "-test.run=^" + t.Name() + "$"}, &os.ProcAttr{
+		Env: append(os.Environ(), "PROBER_TEST_STUCK="+strings.Join(dirs, ":")), Files: []*os.File{nil, input, os.Stderr}})
+	require.NoError(t, err)
+	input.Close()
+	said := make([]byte, 64)
+	k, err := output.Read(said)
+	require.NoError(t, err)
+	require.Equal(t, fmt.Sprintf("stuck: %d\n", n), string(said[:k]))
+
+	require.NoError(t, first.Kill())
+	_, err = output.Read(said)
+	require.Error(t, err, "its stdout is closed although helpers are stuck")
+	_, err = first.Wait()
+	require.NoError(t, err)
+
+	p := start(t, prober.Options{})
+	for _, dir := range dirs {
+		report := p.Run(check(dir))
+		assert.Equal(t, prober.Busy, report.Outcome, "%v", &report)
+		assert.WithinDuration(t, time.Now(), report.Since, time.Minute)
+	}
+	assert.EqualValues(t, n, p.Stats().Stuck)
+	assert.Zero(t, p.Stats().Forked)
+	for _, fs := range mounts {
+		fs.Heal()
+	}
+	for _, dir := range dirs {
+		eventually(t, "the key is free", func() bool { return p.Run(check(dir)).Outcome == prober.Done })
+	}
+	eventually(t, "none is counted any more", func() bool { return p.Stats().Stuck == 0 })
+}
+
+func TestThreadsDoNotGrowWithStuckHelpers(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{MaxStuck: 200})
+	require.Equal(t, prober.Done, p.Run(check("/")).Outcome)
+	threads := func() int {
+		tasks, err := os.ReadDir("/proc/self/task")
+		require.NoError(t, err)
+		return len(tasks)
+	}
+	before := threads()
+	hung, _ := hungMounts(t, 50)
+	var all sync.WaitGroup
+	for _, fs := range hung {
+		all.Add(1)
+		p.Submit(check(fs.Dir), func(prober.Report) { all.Done() })
+	}
+	all.Wait()
+	require.EqualValues(t, 50, p.Stats().Stuck)
+	assert.Less(t, threads()-before, 10, "50 helpers are stuck")
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", serverOf(t, os.Getpid())))
+	require.NoError(t, err)
+	assert.Len(t, tasks, 1)
+}
+
+func TestUntrimmed(t *testing.T) {
+	p := start(t, prober.Options{Untrimmed: true})
+	report := p.Run(check("/"))
+	assert.Equal(t, prober.Done, report.Outcome, "%v", &report)
+}
+
+func TestAnImpossiblePlanIsRefused(t *testing.T) {
+	p := start(t, prober.Options{})
+	for name, steps := range map[string][]prober.Step{
+		"too many steps":         make([]prober.Step, 40),
+		"too much memory":        {{Arguments: []prober.Argument{prober.Scratch(1 << 20)}}},
+		"too much output":        {{Arguments: []prober.Argument{prober.Output(1 << 13)}}},
+		"too many arguments":     {{Arguments: make([]prober.Argument, 7)}},
+		"a result not yet known": {{Arguments: []prober.Argument{prober.ResultOf(0)}}},
+	} {
+		report := p.Run(prober.Check{Key: name, Plan: &prober.Plan{Steps: steps, Timeout: timeout}})
+		assert.Equal(t, prober.Unavailable, report.Outcome, name)
+		assert.Error(t, report.Err, name)
+	}
+}
+
+func TestPathsOfEveryKind(t *testing.T) {
+	p := start(t, prober.Options{})
+	dir := t.TempDir()
+	for _, name := range []string{"a b", "tab\t", "new\nline", `back\slash`, "#", `"`, "\xff\xfe", strings.Repeat("x", 255)} {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.Mkdir(path, 0o700))
+		report := p.Run(check(path))
+		assert.Equal(t, prober.Done, report.Outcome, "%q: %v", name, &report)
+		assert.Nil(t, report.Failed(), "%q", name)
+	}
+	long := dir
+	for len(long) < 4095-256 {
+		long += "/" + strings.Repeat("y", 200)
+	}
+	long += "/" + strings.Repeat("z", 4095-len(long)-1)
+	report := p.Run(check(long))
+	require.Equal(t, prober.Done, report.Outcome, "%v", &report)
+	assert.Equal(t, unix.ENOENT, report.Failed().Errno, "4,095 bytes arrive whole; one more would be ENAMETOOLONG")
+}

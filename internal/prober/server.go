@@ -1,0 +1,270 @@
+package prober
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
+)
+
+const (
+	// startTimeout is how long the launcher may take, which is about 2 ms on an
+	// idle host.
+	startTimeout = 10 * time.Second
+	// restartDelay is the first pause after a server that ended soon after its
+	// start; each further one doubles it up to restartDelayMax.
+	restartDelay    = 100 * time.Millisecond
+	restartDelayMax = 10 * time.Second
+	// lived is how old a server must become to be restarted without a pause.
+	lived = 10 * time.Second
+)
+
+// server is the parent's side of one fork server.
+type server struct {
+	pid     int
+	conn    *os.File // SOCK_SEQPACKET
+	raw     syscall.RawConn
+	started time.Time
+	full    bool // the socket took no request; one is sent again soon
+}
+
+// restartState says how the next fork server comes about.
+type restartState struct {
+	under bool          // one is being started
+	next  time.Time     // not before
+	delay time.Duration // the pause that led to next
+	err   error         // why there is none
+}
+
+// startServer starts a fork server, and tries again later where that fails.
+func (p *Prober) startServer() {
+	s, err := launch(p.options.Untrimmed)
+
+	p.mu.Lock()
+	defer p.unlock()
+	p.restart.under = false
+	if err != nil {
+		if p.restart.err == nil {
+			p.warn("no file system can be checked: %v", err)
+		}
+		p.restart.err = err
+		p.pause()
+		for _, w := range p.queue {
+			p.decide(w, Report{Outcome: Unavailable, Err: err})
+		}
+		p.queue = nil
+		return
+	}
+	if p.closed {
+		s.conn.Close()
+	}
+	if p.restart.err != nil {
+		p.warn("the fork server runs again (pid %d)", s.pid)
+	}
+	p.restart.err = nil
+	p.server = s
+	p.orphans = findOrphans(p.options.Proc, s.pid)
+	go p.read(s)
+	go p.await(s)
+	p.pump()
+}
+
+func (p *Prober) pause() {
+	p.restart.delay = min(max(2*p.restart.delay, restartDelay), restartDelayMax)
+	p.restart.next = time.Now().Add(p.restart.delay)
+}
+
+// launch executes this program again, as the launcher of a fork server.
+func launch(untrimmed bool) (*server, error) {
+	fail := func(operation string, err error) (*server, error) {
+		return nil, fmt.Errorf("starting the fork server: %s: %w", operation, err)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		return fail("open", err)
+	}
+	defer null.Close()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return fail("socketpair", err)
+	}
+	// Only our end must not block: the server's is for helpers to wait on.
+	_ = unix.SetNonblock(pair[0], true)
+	conn := os.NewFile(uintptr(pair[0]), "fork server")
+	theirs := os.NewFile(uintptr(pair[1]), "fork server")
+	defer theirs.Close()
+
+	mode := forkserver.Trimmed
+	if untrimmed {
+		mode = forkserver.Untrimmed
+	}
+	// /proc/self/exe is this very program, also after a package has replaced
+	// the file. The environment is the launcher's alone; the Go runtime needs
+	// no threads and no garbage collection for the little it does.
+	launcher, err := os.StartProcess("/proc/self/exe", []string{"vfsprobe: fork server"}, &os.ProcAttr{
+		Env:   []string{forkserver.EnvironmentVariable + "=" + mode, "GOGC=off", "GOMAXPROCS=1"},
+		Files: []*os.File{null, null, null, theirs},
+	})
+	if err != nil {
+		conn.Close()
+		return fail("exec", err)
+	}
+	theirs.Close()
+	message := make([]byte, forkserver.MaxOutput)
+	_ = conn.SetReadDeadline(time.Now().Add(startTimeout))
+	n, readErr := conn.Read(message)
+	if readErr != nil {
+		_ = launcher.Kill()
+	}
+	state, err := launcher.Wait()
+	if err != nil {
+		conn.Close()
+		return fail("wait", err)
+	}
+	answer, _, ok := forkserver.ParseAnswer(message[:n])
+	switch {
+	case readErr != nil && state.ExitCode() > 0:
+		err = fmt.Errorf("fork: %w", syscall.Errno(state.ExitCode()))
+	case readErr != nil:
+		err = fmt.Errorf("the launcher gave no answer (%v): %w", state, readErr)
+	case !ok || answer.Kind != forkserver.Ready:
+		err = fmt.Errorf("the launcher gave an unknown answer of %d bytes", n)
+	case answer.Errno != 0:
+		err = fmt.Errorf("signalfd: %w", syscall.Errno(answer.Errno))
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("starting the fork server: %w", err)
+	}
+	_ = conn.SetReadDeadline(time.Time{})
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return fail("socket", err)
+	}
+	return &server{pid: int(answer.PID), conn: conn, raw: raw, started: time.Now()}, nil
+}
+
+// send hands over one message, or says EAGAIN where the socket is full.
+func (s *server) send(message []byte) error {
+	var err error
+	if controlErr := s.raw.Control(func(fd uintptr) {
+		err = unix.Send(int(fd), message, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	}); controlErr != nil {
+		return controlErr
+	}
+	return err
+}
+
+// kill ends a server that does not answer. It is our child and was not waited
+// for, so the number is still its own.
+func (s *server) kill() { _ = unix.Kill(s.pid, unix.SIGKILL) }
+
+func (p *Prober) read(s *server) {
+	message := make([]byte, forkserver.MaxOutput+1024)
+	for {
+		n, err := s.conn.Read(message)
+		if err != nil {
+			return // the server's end is noticed by await
+		}
+		p.receive(message[:n])
+	}
+}
+
+// await notices the end of the server by waiting for the process. The socket
+// does not tell: a stuck helper keeps the other end of it open.
+func (p *Prober) await(s *server) {
+	var status unix.WaitStatus
+	var used unix.Rusage
+	for {
+		if _, err := unix.Wait4(s.pid, &status, 0, &used); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	s.conn.Close()
+
+	p.mu.Lock()
+	defer p.unlock()
+	p.server = nil
+	p.cpuBefore += time.Duration(used.Utime.Nano() + used.Stime.Nano())
+	if p.closed {
+		return
+	}
+	p.stats.ServerRestarts++
+	lost := 0
+	for _, h := range p.helpers {
+		if !h.reported {
+			lost++
+		}
+		h.err = errors.New("the fork server ended while the check was under way")
+		p.finish(h, Unavailable)
+		p.remove(h)
+	}
+	reason := fmt.Sprintf("exit status %d", status.ExitStatus())
+	if status.Signaled() {
+		reason = status.Signal().String()
+	}
+	p.warn("the fork server (pid %d) ended (%s), %d checks were under way; starting it again", s.pid, reason, lost)
+
+	p.restart.under = true
+	if time.Since(s.started) > lived {
+		p.restart.delay = 0
+		go p.startServer()
+		return
+	}
+	wait := p.restart.delay
+	p.pause()
+	time.AfterFunc(wait, p.startServer)
+}
+
+// usage reads a process's CPU time, with that of the children it has waited
+// for, and its resident bytes. See proc_pid_stat(5).
+func usage(proc string, pid int) (cpu time.Duration, resident int64) {
+	fields, err := statFields(proc, pid)
+	if err != nil {
+		return 0, 0
+	}
+	var ticks int64
+	for _, f := range fields[statUtime : statCstime+1] {
+		n, _ := strconv.ParseInt(string(f), 10, 64)
+		ticks += n
+	}
+	pages, _ := strconv.ParseInt(string(fields[statRSS]), 10, 64)
+	return time.Duration(ticks) * userTick, pages * int64(os.Getpagesize())
+}
+
+// userTick is the unit of times in proc_pid_stat(5): USER_HZ is 100 on every
+// architecture Go runs on.
+const userTick = 10 * time.Millisecond
+
+// Indexes into what statFields returns: field n of proc_pid_stat(5) is n-3.
+const (
+	statState     = 3 - 3
+	statPPID      = 4 - 3
+	statUtime     = 14 - 3
+	statCstime    = 17 - 3
+	statStarttime = 22 - 3
+	statRSS       = 24 - 3
+)
+
+// statFields reads the fields of /proc/PID/stat that follow the command.
+func statFields(proc string, pid int) ([][]byte, error) {
+	name := filepath.Join(proc, strconv.Itoa(pid), "stat")
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	fields := bytes.Fields(content[bytes.LastIndexByte(content, ')')+1:])
+	if len(fields) <= statRSS {
+		return nil, fmt.Errorf("%s: %d fields after the command", name, len(fields))
+	}
+	return fields, nil
+}

@@ -1,0 +1,355 @@
+// Package faultfs is a FUSE file system for tests whose faults are switched
+// while it is mounted: it is healthy, silent, slow, failing, or gone.
+//
+// It speaks the kernel's protocol itself (linux/fuse.h) rather than through a
+// library, because the faults are those of the protocol: a request that was
+// never read can be killed, one that was read and not answered can't.
+//
+// The process which mounts is the FUSE daemon. When it ends, however it ends,
+// the kernel closes /dev/fuse and aborts every connection, which frees all
+// processes that hang. [Main] adds a mount namespace of the test's own, so
+// that the mounts vanish as well.
+package faultfs
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// An Op is a FUSE request's opcode.
+type Op uint32
+
+// The operations whose behaviour can be switched; linux/fuse.h.
+const (
+	Lookup  Op = 1
+	Getattr Op = 3
+	Open    Op = 14
+	Read    Op = 15
+	Write   Op = 16
+	Statfs  Op = 17
+	Flush   Op = 25
+	Opendir Op = 27
+	Readdir Op = 28
+	Setlk   Op = 32
+
+	forget      Op = 2
+	release     Op = 18
+	initialise  Op = 26
+	releasedir  Op = 29
+	interrupt   Op = 36
+	destroy     Op = 38
+	batchForget Op = 42
+)
+
+// FileName is the one regular file in the root directory, of FileSize zeros.
+const (
+	FileName = "canary"
+	FileSize = 4096
+)
+
+const (
+	rootNode = 1
+	fileNode = 2
+	// Sizes of the structures in linux/fuse.h.
+	inHeaderSize  = 40
+	outHeaderSize = 16
+	bufferSize    = 1 << 20
+)
+
+type behaviour struct {
+	silent bool
+	delay  time.Duration
+	errno  unix.Errno
+}
+
+// FS is one mounted file system.
+type FS struct {
+	Dir    string
+	device *os.File
+
+	mu         sync.Mutex
+	behaviours map[Op]behaviour
+	reading    *sync.Cond // signalled when paused changes
+	paused     bool
+	closed     bool
+	unanswered [][]byte // requests that were read while silent
+}
+
+// Mount mounts a healthy file system on the directory dir, whose name appears
+// as source in the mount table. It takes CAP_SYS_ADMIN.
+func Mount(dir, source string) (*FS, error) {
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open /dev/fuse: %w", err)
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=40755,user_id=0,group_id=0,allow_other", fd)
+	if err := unix.Mount(source, dir, "fuse.faultfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("mount faultfs on %q: %w", dir, err)
+	}
+	f := &FS{Dir: dir, device: os.NewFile(uintptr(fd), "/dev/fuse"), behaviours: make(map[Op]behaviour)}
+	f.reading = sync.NewCond(&f.mu)
+	// The kernel's greeting comes first: until it is answered, every request
+	// waits in a way that can be killed, whatever the fault.
+	greeting := make([]byte, bufferSize)
+	n, err := f.device.Read(greeting)
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("read /dev/fuse: %w", err)
+	}
+	f.handle(greeting[:n])
+	go f.serve()
+	return f, nil
+}
+
+// New mounts a file system for the time of the test, on a directory of its own.
+func New(t testing.TB) *FS {
+	t.Helper()
+	return NewAt(t, t.TempDir(), "faultfs")
+}
+
+// NewAt is New with a directory and a source of the test's choice.
+func NewAt(t testing.TB, dir, source string) *FS {
+	t.Helper()
+	f, err := Mount(dir, source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(f.Close)
+	return f
+}
+
+// Silence makes the daemon read these requests and never answer: whoever made
+// one can't be killed. Without arguments it silences all.
+func (f *FS) Silence(ops ...Op) { f.behave(behaviour{silent: true}, ops) }
+
+// Fail answers these requests with errno.
+func (f *FS) Fail(errno unix.Errno, ops ...Op) { f.behave(behaviour{errno: errno}, ops) }
+
+// Delay answers these requests late.
+func (f *FS) Delay(d time.Duration, ops ...Op) { f.behave(behaviour{delay: d}, ops) }
+
+func (f *FS) behave(b behaviour, ops []Op) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(ops) == 0 {
+		ops = []Op{Lookup, Getattr, Open, Read, Write, Statfs, Flush, Opendir, Readdir, Setlk}
+	}
+	for _, op := range ops {
+		f.behaviours[op] = b
+	}
+}
+
+// Pause stops reading requests: whoever makes one hangs, and can be killed.
+func (f *FS) Pause() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.paused = true
+	// The reader sits in a read, and would take one more request.
+	_ = f.device.SetReadDeadline(time.Now())
+}
+
+// Heal makes all operations work, and answers the requests that wait.
+func (f *FS) Heal() {
+	f.mu.Lock()
+	f.behaviours = make(map[Op]behaviour)
+	f.paused = false
+	waiting := f.unanswered
+	f.unanswered = nil
+	f.reading.Broadcast()
+	f.mu.Unlock()
+	for _, request := range waiting {
+		f.handle(request)
+	}
+}
+
+// Abort ends the connection as the death of a daemon does: whoever hangs gets
+// ECONNABORTED, later calls get ENOTCONN.
+func (f *FS) Abort() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.closed = true
+	f.reading.Broadcast()
+	_ = f.device.Close()
+}
+
+// Close aborts the connection and unmounts.
+func (f *FS) Close() {
+	f.Abort()
+	_ = unix.Unmount(f.Dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+}
+
+func (f *FS) serve() {
+	buffer := make([]byte, bufferSize)
+	for {
+		f.mu.Lock()
+		for f.paused && !f.closed {
+			f.reading.Wait()
+		}
+		if f.closed {
+			f.mu.Unlock()
+			return
+		}
+		_ = f.device.SetReadDeadline(time.Time{})
+		f.mu.Unlock()
+
+		n, err := f.device.Read(buffer)
+		switch {
+		case err == nil && n >= inHeaderSize:
+			f.handle(slices.Clone(buffer[:n]))
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, unix.EINTR), errors.Is(err, unix.ENOENT):
+		default:
+			return // unmounted, or aborted
+		}
+	}
+}
+
+func (f *FS) handle(request []byte) {
+	op := Op(binary.NativeEndian.Uint32(request[4:]))
+	f.mu.Lock()
+	b := f.behaviours[op]
+	if b.silent {
+		f.unanswered = append(f.unanswered, request)
+	}
+	f.mu.Unlock()
+	switch {
+	case b.silent:
+	case b.delay > 0:
+		time.AfterFunc(b.delay, func() { f.answer(request, op) })
+	case b.errno != 0:
+		f.reply(request, b.errno, nil)
+	default:
+		f.answer(request, op)
+	}
+}
+
+// answer does what a healthy file system does.
+func (f *FS) answer(request []byte, op Op) {
+	node := binary.NativeEndian.Uint64(request[16:])
+	body := request[inHeaderSize:]
+	switch op {
+	case initialise:
+		f.reply(request, 0, structure(initOut{Major: 7, Minor: 31, MaxBackground: 16, MaxWrite: 128 << 10, TimeGran: 1}))
+	case forget, batchForget, interrupt:
+		// These have no answer.
+	case destroy, release, releasedir, Flush, Setlk:
+		f.reply(request, 0, nil)
+	case Getattr:
+		f.reply(request, 0, structure(attrOut{Attr: attributes(node)}))
+	case Lookup:
+		if string(body) != FileName+"\x00" {
+			f.reply(request, unix.ENOENT, nil)
+			return
+		}
+		f.reply(request, 0, structure(entryOut{Node: fileNode, Attr: attributes(fileNode)}))
+	case Open, Opendir:
+		f.reply(request, 0, structure(openOut{}))
+	case Read:
+		in := *(*readIn)(unsafe.Pointer(unsafe.SliceData(body)))
+		f.reply(request, 0, make([]byte, min(uint64(in.Size), FileSize-min(in.Offset, FileSize))))
+	case Readdir:
+		in := *(*readIn)(unsafe.Pointer(unsafe.SliceData(body)))
+		f.reply(request, 0, entries(in.Offset))
+	case Write:
+		in := *(*readIn)(unsafe.Pointer(unsafe.SliceData(body)))
+		f.reply(request, 0, structure(writeOut{Size: in.Size}))
+	case Statfs:
+		f.reply(request, 0, structure(statfsOut{
+			Blocks: 1000, Bfree: 600, Bavail: 500, Files: 100, Ffree: 90, Bsize: 4096, Namelen: 255, Frsize: 4096}))
+	default:
+		f.reply(request, unix.ENOSYS, nil)
+	}
+}
+
+func (f *FS) reply(request []byte, errno unix.Errno, payload []byte) {
+	message := make([]byte, outHeaderSize, outHeaderSize+len(payload))
+	binary.NativeEndian.PutUint32(message, uint32(outHeaderSize+len(payload)))
+	binary.NativeEndian.PutUint32(message[4:], uint32(-int32(errno)))
+	copy(message[8:16], request[8:16]) // the request's unique id
+	// A requester that was killed meanwhile makes this fail with ENOENT.
+	_, _ = f.device.Write(append(message, payload...))
+}
+
+// Structures of linux/fuse.h.
+type (
+	initOut struct {
+		Major, Minor, MaxReadahead, Flags  uint32
+		MaxBackground, CongestionThreshold uint16
+		MaxWrite, TimeGran                 uint32
+		MaxPages, MapAlignment             uint16
+		Flags2                             uint32
+		_                                  [7]uint32
+	}
+	attr struct {
+		Ino, Size, Blocks, Atime, Mtime, Ctime uint64
+		AtimeNsec, MtimeNsec, CtimeNsec        uint32
+		Mode, Nlink, UID, GID, Rdev, Blksize   uint32
+		Flags                                  uint32
+	}
+	attrOut struct {
+		Valid     uint64
+		ValidNsec uint32
+		_         uint32
+		Attr      attr
+	}
+	entryOut struct {
+		Node, Generation, EntryValid, AttrValid uint64
+		EntryValidNsec, AttrValidNsec           uint32
+		Attr                                    attr
+	}
+	openOut struct {
+		Handle       uint64
+		Flags, Extra uint32
+	}
+	readIn struct {
+		Handle, Offset uint64
+		Size, Flags    uint32
+	}
+	writeOut  struct{ Size, _ uint32 }
+	statfsOut struct {
+		Blocks, Bfree, Bavail, Files, Ffree uint64
+		Bsize, Namelen, Frsize, _           uint32
+		_                                   [6]uint32
+	}
+)
+
+func structure[T any](s T) []byte {
+	return slices.Clone(unsafe.Slice((*byte)(unsafe.Pointer(&s)), unsafe.Sizeof(s)))
+}
+
+func attributes(node uint64) attr {
+	if node == rootNode {
+		return attr{Ino: rootNode, Mode: unix.S_IFDIR | 0o755, Nlink: 2, Blksize: 4096}
+	}
+	return attr{Ino: fileNode, Size: FileSize, Blocks: FileSize / 512, Mode: unix.S_IFREG | 0o666, Nlink: 1, Blksize: 4096}
+}
+
+// entries is the root directory from the offset on, as struct fuse_dirent.
+func entries(offset uint64) []byte {
+	var listing []byte
+	for i, name := range []string{".", "..", FileName} {
+		if uint64(i) < offset {
+			continue
+		}
+		node, kind := uint64(rootNode), uint32(unix.DT_DIR)
+		if name == FileName {
+			node, kind = fileNode, unix.DT_REG
+		}
+		entry := binary.NativeEndian.AppendUint64(nil, node)
+		entry = binary.NativeEndian.AppendUint64(entry, uint64(i+1))
+		entry = binary.NativeEndian.AppendUint32(entry, uint32(len(name)))
+		entry = binary.NativeEndian.AppendUint32(entry, kind)
+		entry = append(entry, name...)
+		listing = append(listing, append(entry, make([]byte, -len(name)&7)...)...)
+	}
+	return listing
+}
