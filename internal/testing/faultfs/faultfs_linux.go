@@ -78,8 +78,9 @@ type FS struct {
 
 	mu         sync.Mutex
 	behaviours map[Op]behaviour
-	reading    *sync.Cond // signalled when paused changes
+	changed    *sync.Cond // of the next three
 	paused     bool
+	resting    bool // the reader has noticed
 	closed     bool
 	unanswered [][]byte // requests that were read while silent
 }
@@ -97,7 +98,7 @@ func Mount(dir, source string) (*FS, error) {
 		return nil, fmt.Errorf("mount faultfs on %q: %w", dir, err)
 	}
 	f := &FS{Dir: dir, device: os.NewFile(uintptr(fd), "/dev/fuse"), behaviours: make(map[Op]behaviour)}
-	f.reading = sync.NewCond(&f.mu)
+	f.changed = sync.NewCond(&f.mu)
 	// The kernel's greeting comes first: until it is answered, every request
 	// waits in a way that can be killed, whatever the fault.
 	greeting := make([]byte, bufferSize)
@@ -156,6 +157,9 @@ func (f *FS) Pause() {
 	f.paused = true
 	// The reader sits in a read, and would take one more request.
 	_ = f.device.SetReadDeadline(time.Now())
+	for !f.resting && !f.closed {
+		f.changed.Wait()
+	}
 }
 
 // Heal makes all operations work, and answers the requests that wait.
@@ -165,7 +169,7 @@ func (f *FS) Heal() {
 	f.paused = false
 	waiting := f.unanswered
 	f.unanswered = nil
-	f.reading.Broadcast()
+	f.changed.Broadcast()
 	f.mu.Unlock()
 	for _, request := range waiting {
 		f.handle(request)
@@ -178,7 +182,7 @@ func (f *FS) Abort() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.closed = true
-	f.reading.Broadcast()
+	f.changed.Broadcast()
 	_ = f.device.Close()
 }
 
@@ -193,8 +197,11 @@ func (f *FS) serve() {
 	for {
 		f.mu.Lock()
 		for f.paused && !f.closed {
-			f.reading.Wait()
+			f.resting = true
+			f.changed.Broadcast()
+			f.changed.Wait()
 		}
+		f.resting = false
 		if f.closed {
 			f.mu.Unlock()
 			return
