@@ -301,7 +301,9 @@ func TestTheServerIsRestartedAndNothingBlocks(t *testing.T) {
 	for _, dir := range []string{fs.Dir, paused.Dir} {
 		p.Submit(check(dir), func(r prober.Report) { reports <- r })
 	}
-	eventually(t, "two helpers run", func() bool { return len(children(t, serverOf(t, os.Getpid()))) == 2 })
+	eventually(t, "two helpers hang", func() bool {
+		return fs.Unanswered() == 1 && len(children(t, serverOf(t, os.Getpid()))) == 2
+	})
 	require.NoError(t, unix.Kill(serverOf(t, os.Getpid()), unix.SIGKILL))
 	for range 2 {
 		report := <-reports

@@ -162,6 +162,13 @@ func (f *FS) Pause() {
 	}
 }
 
+// Unanswered returns how many requests the daemon has read and left silent.
+func (f *FS) Unanswered() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.unanswered)
+}
+
 // Heal makes all operations work, and answers the requests that wait.
 func (f *FS) Heal() {
 	f.mu.Lock()
