@@ -1,5 +1,0 @@
-package main
-
-import _ "github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
-
-func main() { println("main") }

@@ -1,0 +1,204 @@
+// Command vfsprobe runs the inputs mountstat, dentrycache and nfslock as a
+// child of Telegraf's execd input.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/influxdata/telegraf/plugins/inputs"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/execd"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/dentrycache"
+	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/mountstat"
+	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/nfslock"
+)
+
+// version is set when the binary is linked.
+var version string
+
+const usage = `vfsprobe tells which file systems hang, what fills the dentry cache, and whether
+NFS locks work. Telegraf runs it through [[inputs.execd]].
+
+Usage: vfsprobe [flags]
+
+Without flags it gathers whenever a newline comes on stdin, prints the metrics
+as line protocol, and ends with stdin.
+
+Flags:
+`
+
+// Exit codes.
+const (
+	exitFailure = 1 // the configuration is bad, or stdout can't be written to
+	exitUsage   = 2
+)
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(arguments []string) int {
+	log := execd.NewLog(os.Stderr)
+	own := log.Named("vfsprobe")
+
+	flags := flag.NewFlagSet("vfsprobe", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	file := flags.String("config", "", "read the inputs from this `file`; without it all run with their defaults")
+	test := flags.Bool("test", false, "gather once, print the metrics, and exit")
+	interval := flags.Duration("interval", 0, "gather at this interval instead of on newlines, for execd's signal = \"none\"")
+	maxStuck := flags.Int("max-stuck", 16, "how many helper processes may hang unkillably on this host")
+	sample := flags.Bool("sample-config", false, "print a documented configuration")
+	showVersion := flags.Bool("version", false, "print the version")
+	help := func(w io.Writer) {
+		fmt.Fprint(w, usage)
+		flags.SetOutput(w)
+		flags.PrintDefaults()
+	}
+	switch err := flags.Parse(arguments); {
+	case errors.Is(err, flag.ErrHelp):
+		help(os.Stdout)
+		return 0
+	case err != nil:
+		own.Error(err)
+		return exitUsage
+	case flags.NArg() > 0:
+		own.Errorf("unknown argument %q; -help lists the flags", flags.Arg(0))
+		return exitUsage
+	case *interval < 0:
+		own.Errorf("-interval %v is negative", *interval)
+		return exitUsage
+	case *maxStuck < 1:
+		own.Errorf("-max-stuck %d: at least one is needed", *maxStuck)
+		return exitUsage
+	case *showVersion:
+		fmt.Println("vfsprobe", buildVersion())
+		return 0
+	case *sample:
+		fmt.Print(sampleConfig())
+		return 0
+	}
+
+	// The fork server starts while the configuration is read.
+	p := prober.New(prober.Options{MaxStuck: *maxStuck, Warnf: own.Warnf})
+	defer p.Close()
+
+	selected := config.Defaults(inputs.Inputs)
+	if *file != "" {
+		var err error
+		if selected, err = config.Load(*file, inputs.Inputs); err != nil {
+			logLines(own.Error, err)
+			return exitFailure
+		}
+	}
+	runner, err := execd.New(execd.Options{Inputs: selected, Prober: p, Log: log, Stdout: os.Stdout})
+	if err != nil {
+		if *file != "" {
+			err = fmt.Errorf("%s: %w", *file, err)
+		}
+		logLines(own.Error, err)
+		return exitFailure
+	}
+
+	// A closed stdout is an error to report, not a signal to die of.
+	signal.Ignore(syscall.SIGPIPE)
+	if *test {
+		err = runner.Once()
+	} else {
+		err = serve(runner, *interval)
+	}
+	if err != nil {
+		own.Error(err)
+		return exitFailure
+	}
+	return 0
+}
+
+// serve gathers until stdin ends or a signal asks to stop.
+func serve(runner *execd.Runner, interval time.Duration) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	// What execd's signal option can be set to.
+	wanted := make(chan os.Signal, 1)
+	signal.Notify(wanted, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+
+	triggers := make(chan time.Time, 1)
+	trigger := func() {
+		select {
+		case triggers <- time.Now():
+		default: // one is waiting already
+		}
+	}
+	go func() {
+		for range wanted {
+			trigger()
+		}
+	}()
+	onLine := trigger
+	if interval > 0 {
+		onLine = func() {}
+		go func() {
+			trigger()
+			for range time.Tick(interval) {
+				trigger()
+			}
+		}()
+	}
+	go func() {
+		execd.ReadLines(os.Stdin, onLine)
+		// Started by hand or by an init system, a program with -interval may
+		// have no stdin to speak of: only a pipe's end means "stop".
+		if interval == 0 || isPipe(os.Stdin) {
+			stop()
+		}
+	}()
+	return runner.Run(ctx, triggers)
+}
+
+func isPipe(f *os.File) bool {
+	var st unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &st)
+	return err == nil && (st.Mode&unix.S_IFMT == unix.S_IFIFO || st.Mode&unix.S_IFMT == unix.S_IFSOCK)
+}
+
+// logLines logs each of the errors that were joined on a line of its own.
+func logLines(log func(...any), err error) {
+	for line := range strings.SplitSeq(err.Error(), "\n") {
+		log(line)
+	}
+}
+
+// sampleConfig is the file sample.conf in the repository.
+func sampleConfig() string {
+	text := "# Configuration of vfsprobe: which inputs run, and how. Each table may be given\n" +
+		"# several times. This file is not Telegraf's: keep it out of telegraf.d.\n"
+	for _, name := range slices.Sorted(maps.Keys(inputs.Inputs)) {
+		text += "\n" + inputs.Inputs[name]().SampleConfig()
+	}
+	return text
+}
+
+// buildVersion is what the Makefile has linked in, or else what the go command
+// knows about the build.
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(unknown version)"
+	}
+	return info.Main.Version
+}

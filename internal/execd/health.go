@@ -1,0 +1,52 @@
+package execd
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/metric"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+)
+
+// health makes the plugin's metric about itself.
+type health struct {
+	prober *prober.Prober
+	proc   string
+}
+
+func (h *health) metric(now time.Time) telegraf.Metric {
+	fields := make(map[string]any)
+	var own unix.Rusage
+	if unix.Getrusage(unix.RUSAGE_SELF, &own) == nil {
+		fields["cpu_seconds"] = time.Duration(own.Utime.Nano() + own.Stime.Nano()).Seconds()
+	}
+	if resident, ok := residentBytes(h.proc); ok {
+		fields["resident_bytes"] = resident
+	}
+	s := h.prober.Stats()
+	fields["helpers_forked"] = s.Forked
+	fields["helpers_killed"] = s.Killed
+	fields["helpers_running"] = s.Running
+	fields["helpers_stuck"] = s.Stuck
+	fields["fork_server_restarts"] = s.ServerRestarts
+	fields["fork_server_cpu_seconds"] = s.CPUSeconds
+	fields["fork_server_resident_bytes"] = s.ResidentBytes
+	return metric.New("vfsprobe", nil, fields, now, telegraf.Gauge)
+}
+
+// residentBytes reads the second field of /proc/self/statm, proc_pid_statm(5).
+func residentBytes(proc string) (int64, bool) {
+	content, err := os.ReadFile(filepath.Join(proc, "self", "statm"))
+	fields := bytes.Fields(content)
+	if err != nil || len(fields) < 2 {
+		return 0, false
+	}
+	pages, err := strconv.ParseInt(string(fields[1]), 10, 64)
+	return pages * int64(os.Getpagesize()), err == nil
+}

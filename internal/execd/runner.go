@@ -1,0 +1,311 @@
+// Package execd runs Telegraf inputs as a child of Telegraf's execd input: a
+// newline on stdin triggers a gather, stdout carries line protocol, stderr
+// carries log lines, and the end of stdin ends the program.
+//
+// Inputs gather side by side. All that answer promptly share one write; an
+// input that takes longer than that has its metrics written when they come,
+// with the same timestamp. An input which still gathers is not started again.
+package execd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"reflect"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/influxdata/telegraf"
+
+	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+)
+
+const (
+	// promptly is how long a round's metrics are held back to be written at once.
+	promptly = 100 * time.Millisecond
+	// farewell is how long gathers that are about to end may take after stdin
+	// has ended.
+	farewell = 50 * time.Millisecond
+)
+
+// A Hurrier is an input whose Gather may wait for something that hangs. Hurry
+// makes a Gather that is under way return at once with what it has. The runner
+// calls it when the next gather is due.
+type Hurrier interface{ Hurry() }
+
+// A ProberUser is an input that runs checks. The runner hands it the prober
+// which all inputs share, before Init.
+type ProberUser interface{ UseProber(*prober.Prober) }
+
+// Options of a Runner.
+type Options struct {
+	Inputs []config.Input
+	Prober *prober.Prober
+	Log    *Log
+	Stdout io.Writer
+	Proc   string // where procfs is mounted; /proc by default
+}
+
+// A Runner gathers from its inputs whenever it is triggered.
+type Runner struct {
+	inputs []*input
+	output *output
+	health *health
+	log    telegraf.Logger
+}
+
+// New initialises the inputs. Its error is about the configuration.
+func New(o Options) (*Runner, error) {
+	if o.Proc == "" {
+		o.Proc = "/proc"
+	}
+	own := o.Log.Named("vfsprobe")
+	r := &Runner{
+		output: newOutput(o.Stdout, own),
+		health: &health{prober: o.Prober, proc: o.Proc},
+		log:    own,
+	}
+	var problems []error
+	for _, c := range o.Inputs {
+		name := "inputs." + c.Name
+		if c.Alias != "" {
+			name += "::" + c.Alias
+		}
+		in := &input{name: name, options: c.Options, plugin: c.Plugin, log: o.Log.Named(name)}
+		if p, ok := c.Plugin.(ProberUser); ok {
+			p.UseProber(o.Prober)
+		}
+		setLog(c.Plugin, in.log)
+		if p, ok := c.Plugin.(telegraf.Initializer); ok {
+			if err := p.Init(); err != nil {
+				problems = append(problems, fmt.Errorf("[[inputs.%s]] in line %d: %w", c.Name, c.Line, err))
+			}
+		}
+		r.inputs = append(r.inputs, in)
+	}
+	return r, errors.Join(problems...)
+}
+
+// setLog gives a plugin its logger where Telegraf puts it: the field Log.
+func setLog(plugin telegraf.Input, log telegraf.Logger) {
+	v := reflect.ValueOf(plugin)
+	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
+		return
+	}
+	if field := v.Elem().FieldByName("Log"); field.IsValid() && field.Type() == reflect.TypeFor[telegraf.Logger]() {
+		field.Set(reflect.ValueOf(log))
+	}
+}
+
+// Once gathers from all inputs, waits for all of them, and writes the metrics.
+func (r *Runner) Once() error {
+	r.trigger(time.Now())
+	for _, in := range r.inputs {
+		in.wait()
+	}
+	return r.output.close(time.Minute)
+}
+
+// Run gathers at each trigger until ctx ends, which is no error, or stdout can
+// no longer be written to.
+func (r *Runner) Run(ctx context.Context, triggers <-chan time.Time) error {
+	for {
+		select {
+		case now := <-triggers:
+			r.trigger(now)
+		case err := <-r.output.failed:
+			return err
+		case <-ctx.Done():
+			deadline := time.Now().Add(farewell)
+			for _, in := range r.inputs {
+				in.waitUntil(deadline)
+			}
+			return r.output.close(time.Until(deadline))
+		}
+	}
+}
+
+// trigger begins a round.
+func (r *Runner) trigger(now time.Time) {
+	all := &round{time: now, output: r.output, health: r.health, gathering: len(r.inputs)}
+	all.timer = time.AfterFunc(promptly, all.flush)
+	for _, in := range r.inputs {
+		in.start(all)
+	}
+}
+
+// round is one trigger's metrics.
+type round struct {
+	time   time.Time
+	output *output
+	health *health
+	timer  *time.Timer
+
+	mu        sync.Mutex
+	gathering int  // inputs that have not finished
+	written   bool // the first write was made: whoever finishes now writes
+	metrics   []telegraf.Metric
+}
+
+func (r *round) add(m telegraf.Metric) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.metrics = append(r.metrics, m)
+}
+
+func (r *round) finished() {
+	r.mu.Lock()
+	r.gathering--
+	now := r.gathering == 0 || r.written
+	if r.gathering == 0 {
+		r.timer.Stop()
+	}
+	r.mu.Unlock()
+	if now {
+		r.flush()
+	}
+}
+
+func (r *round) flush() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.written {
+		r.metrics = append(r.metrics, r.health.metric(r.time))
+		r.written = true
+	}
+	r.output.write(r.metrics)
+	r.metrics = nil
+}
+
+// input is one configured input.
+type input struct {
+	name    string
+	options config.Options
+	plugin  telegraf.Input
+	log     telegraf.Logger
+
+	mu      sync.Mutex
+	done    chan struct{}       // closed when the gather under way has ended; nil if none is
+	next    *round              // begins when the one under way has been hurried to its end
+	errors  map[string]struct{} // of this gather
+	known   map[string]struct{} // of the last one, logged already
+	skipped bool                // a gather was skipped, and that was said
+}
+
+// start begins to gather for the round. An input which still gathers for an
+// earlier round is hurried, or left out of this one.
+func (in *input) start(r *round) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.done == nil {
+		in.done = make(chan struct{})
+		go in.gather(r)
+		return
+	}
+	if h, ok := in.plugin.(Hurrier); ok && in.next == nil {
+		in.next = r
+		h.Hurry()
+		return
+	}
+	if !in.skipped {
+		in.skipped = true
+		in.log.Warnf("still gathering when the next interval began: it is left out")
+	}
+	go r.finished()
+}
+
+func (in *input) gather(r *round) {
+	for r != nil {
+		ok := in.gatherOnce(r)
+		r.finished()
+
+		in.mu.Lock()
+		in.report(ok)
+		r, in.next = in.next, nil
+		if r == nil {
+			close(in.done)
+			in.done = nil
+		}
+		in.mu.Unlock()
+	}
+}
+
+func (in *input) gatherOnce(r *round) (ok bool) {
+	defer func() {
+		if p := recover(); p != nil {
+			in.fail(fmt.Errorf("this gather is lost to a fault in vfsprobe: panic: %v, at %s", p, callers()))
+		}
+	}()
+	if err := in.plugin.Gather(&accumulator{input: in, round: r}); err != nil {
+		in.fail(err)
+		return false
+	}
+	return true
+}
+
+// callers is the stack of a panic without addresses, so that the same fault
+// makes the same text and is logged once.
+func callers() string {
+	counters := make([]uintptr, 16)
+	frames := runtime.CallersFrames(counters[:runtime.Callers(3, counters)])
+	var b strings.Builder
+	for {
+		frame, more := frames.Next()
+		fmt.Fprintf(&b, "%s (%s:%d)", frame.Function, filepath.Base(frame.File), frame.Line)
+		if !more {
+			return b.String()
+		}
+		b.WriteString(" < ")
+	}
+}
+
+// fail notes an error of the gather under way.
+func (in *input) fail(err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.errors == nil {
+		in.errors = make(map[string]struct{})
+	}
+	in.errors[err.Error()] = struct{}{}
+}
+
+// report logs what changed since the last gather: an error that persists is
+// said once, and so is the end of all errors.
+func (in *input) report(ok bool) {
+	for text := range in.errors {
+		if _, said := in.known[text]; !said {
+			in.log.Error(text)
+		}
+	}
+	if ok && len(in.errors) == 0 && len(in.known) > 0 {
+		in.log.Info("gathers without errors again")
+	}
+	in.known, in.errors = in.errors, nil
+}
+
+func (in *input) wait() {
+	in.mu.Lock()
+	done := in.done
+	in.mu.Unlock()
+	if done != nil {
+		<-done
+	}
+}
+
+func (in *input) waitUntil(deadline time.Time) {
+	in.mu.Lock()
+	done := in.done
+	in.mu.Unlock()
+	if done == nil {
+		return
+	}
+	select {
+	case <-done:
+	case <-time.After(time.Until(deadline)):
+	}
+}

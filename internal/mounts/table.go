@@ -1,0 +1,230 @@
+// Package mounts knows what is mounted. It reads the mount table only, and
+// makes no call on a mounted file system.
+package mounts
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+)
+
+// Mount is one line of the mount table, proc_pid_mountinfo(5). Paths and
+// sources are raw bytes; see Printable.
+type Mount struct {
+	*mountinfo.Info
+	// Hidden means that the mount point's path leads to another mount, which
+	// lies on top of this one or of a directory above it.
+	Hidden bool
+}
+
+// Superblock is the device number, as major:minor, which all mounts of one
+// file system instance share.
+func (m *Mount) Superblock() string { return fmt.Sprintf("%d:%d", m.Major, m.Minor) }
+
+// HasOption reports whether the mount or its superblock has the option, which
+// is a word ("ro") or a word and a value ("vers=3").
+func (m *Mount) HasOption(option string) bool {
+	return hasWord(m.Options, option) || hasWord(m.VFSOptions, option)
+}
+
+// Option returns the value of an option of the superblock, such as addr.
+func (m *Mount) Option(name string) (string, bool) {
+	for word := range strings.SplitSeq(m.VFSOptions, ",") {
+		if key, value, found := strings.Cut(word, "="); found && key == name {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+func hasWord(list, word string) bool {
+	for w := range strings.SplitSeq(list, ",") {
+		if w == word {
+			return true
+		}
+	}
+	return false
+}
+
+// ReadOnly reports whether writing is refused, by the mount or by the
+// superblock.
+func (m *Mount) ReadOnly() bool { return m.HasOption("ro") }
+
+// Bind reports whether the mount shows a part of its file system only, as a
+// bind mount of a directory does.
+func (m *Mount) Bind() bool { return m.Root != "/" }
+
+// Table is the mount table of this process's mount namespace, read again only
+// when the kernel says that it changed.
+type Table struct {
+	file   *os.File
+	mounts []Mount
+	err    error
+	read   bool
+}
+
+// OpenTable opens the mount table. proc is where procfs is mounted.
+func OpenTable(proc string) (*Table, error) {
+	name := filepath.Join(proc, "self", "mountinfo")
+	// Not os.Open: Go's poller would watch the file for us to no use.
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	return &Table{file: os.NewFile(uintptr(fd), name)}, nil
+}
+
+// Close closes the table's file.
+func (t *Table) Close() error { return t.file.Close() }
+
+// Mounts returns all mounts in the table's order, and whether they were read
+// anew. The slice must not be changed. An error that comes with mounts is about
+// lines which could not be understood.
+func (t *Table) Mounts() (all []Mount, changed bool, err error) {
+	if t.read && !t.changed() {
+		return t.mounts, false, t.err
+	}
+	content, err := io.ReadAll(io.NewSectionReader(t.file, 0, 1<<40))
+	if err != nil {
+		return nil, false, fmt.Errorf("reading the mount table: %w", err)
+	}
+	t.mounts, t.err = Parse(content)
+	t.read = true
+	return t.mounts, true, t.err
+}
+
+// changed asks the kernel whether a mount was added, removed or remounted since
+// the last question (mounts_poll, fs/proc_namespace.c).
+func (t *Table) changed() bool {
+	set := []unix.PollFd{{Fd: int32(t.file.Fd()), Events: unix.POLLPRI}}
+	n, err := unix.Poll(set, 0)
+	return err != nil || n > 0
+}
+
+// Parse reads the content of a mountinfo file. Lines that make no sense are
+// left out, and named in the error.
+func Parse(content []byte) ([]Mount, error) {
+	infos, err := mountinfo.GetMountsFromReader(bytes.NewReader(content), nil)
+	if err != nil {
+		infos, err = parseLines(content)
+	}
+	all := make([]Mount, len(infos))
+	for i, info := range infos {
+		all[i].Info = info
+	}
+	hide(all)
+	return all, err
+}
+
+func parseLines(content []byte) (infos []*mountinfo.Info, err error) {
+	var problems []error
+	for line := range bytes.Lines(content) {
+		parsed, err := mountinfo.GetMountsFromReader(bytes.NewReader(line), nil)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("a line of the mount table: %w", err))
+		}
+		infos = append(infos, parsed...)
+	}
+	return infos, errors.Join(problems...)
+}
+
+// hide marks the mounts which their mount point's path does not lead to. Path
+// look-up goes from mount to mount; it misses a mount
+//   - that has another one on its own root,
+//   - that lies below a directory on which another mount of the same parent
+//     was put,
+//   - whose parent is missed.
+func hide(all []Mount) {
+	type place struct {
+		parent int
+		path   string
+	}
+	at := make(map[place]int, len(all)) // the last mount there
+	byID := make(map[int]*Mount, len(all))
+	for i := range all {
+		m := &all[i]
+		byID[m.ID] = m
+		if m.ID != m.Parent {
+			at[place{m.Parent, m.Mountpoint}] = m.ID
+		}
+	}
+	covered := func(m *Mount) bool {
+		if _, onTop := at[place{m.ID, m.Mountpoint}]; onTop {
+			return true
+		}
+		if top, ok := at[place{m.Parent, m.Mountpoint}]; ok && top != m.ID {
+			return true
+		}
+		parent := byID[m.Parent]
+		if parent == nil || parent == m {
+			return false
+		}
+		for dir := path.Dir(m.Mountpoint); len(dir) > len(parent.Mountpoint); dir = path.Dir(dir) {
+			if _, between := at[place{m.Parent, dir}]; between {
+				return true
+			}
+		}
+		return false
+	}
+	for i := range all {
+		// Parents usually come first, but need not: follow the chain, which in
+		// a table that lies may be a ring.
+		m := &all[i]
+		for depth := 0; m != nil && depth <= len(all); depth++ {
+			if m.Hidden || covered(m) {
+				all[i].Hidden = true
+				break
+			}
+			if m.Parent == m.ID {
+				break
+			}
+			m = byID[m.Parent]
+		}
+	}
+}
+
+// Printable is the path with the bytes that a terminal, a log or line protocol
+// can't carry written as in the mount table itself, as octal escapes: control
+// characters, the backslash, and what is not UTF-8. Different paths stay
+// different.
+func Printable(name string) string {
+	if !strings.ContainsFunc(name, unprintable) {
+		return name
+	}
+	var b strings.Builder
+	for len(name) > 0 {
+		r, size := utf8.DecodeRuneInString(name)
+		if unprintable(r) {
+			for _, c := range []byte(name[:size]) {
+				fmt.Fprintf(&b, `\%03o`, c)
+			}
+		} else {
+			b.WriteString(name[:size])
+		}
+		name = name[size:]
+	}
+	return b.String()
+}
+
+// unprintable holds for U+FFFD too, which stands for a byte that is not UTF-8.
+func unprintable(r rune) bool { return r == '\\' || r == utf8.RuneError || unicode.IsControl(r) }
+
+// PseudoFileSystems lists the types which hold no files of a user's and never
+// wait for a device or a server. Checking them would tell nothing.
+func PseudoFileSystems() []string {
+	return []string{
+		"autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "cpuset", "debugfs", "devpts", "devtmpfs",
+		"efivarfs", "fusectl", "fuse.gvfsd-fuse", "fuse.portal", "hugetlbfs", "mqueue", "nfsd", "nsfs", "proc", "pstore", "ramfs", "resctrl",
+		"rootfs", "rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sysfs", "tracefs",
+	}
+}
