@@ -140,7 +140,7 @@ func parseLines(content []byte) (infos []*mountinfo.Info, err error) {
 
 // hide marks the mounts which their mount point's path does not lead to. Path
 // look-up goes from mount to mount; it misses a mount
-//   - that has another one on its own root,
+//   - that has another one on its own root (which stands in its place),
 //   - that lies below a directory on which another mount of the same parent
 //     was put,
 //   - whose parent is missed.
@@ -158,8 +158,9 @@ func hide(all []Mount) {
 			at[place{m.Parent, m.Mountpoint}] = m.ID
 		}
 	}
-	covered := func(m *Mount) bool {
-		if _, onTop := at[place{m.ID, m.Mountpoint}]; onTop {
+	// covered asks about the way to m, or through it to a child.
+	covered := func(m *Mount, child int) bool {
+		if top, onTop := at[place{m.ID, m.Mountpoint}]; onTop && top != child {
 			return true
 		}
 		if top, ok := at[place{m.Parent, m.Mountpoint}]; ok && top != m.ID {
@@ -179,16 +180,16 @@ func hide(all []Mount) {
 	for i := range all {
 		// Parents usually come first, but need not: follow the chain, which in
 		// a table that lies may be a ring.
-		m := &all[i]
+		m, child := &all[i], 0
 		for depth := 0; m != nil && depth <= len(all); depth++ {
-			if m.Hidden || covered(m) {
+			if covered(m, child) {
 				all[i].Hidden = true
 				break
 			}
 			if m.Parent == m.ID {
 				break
 			}
-			m = byID[m.Parent]
+			m, child = byID[m.Parent], m.ID
 		}
 	}
 }

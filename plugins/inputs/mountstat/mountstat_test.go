@@ -1,0 +1,408 @@
+package mountstat
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/plugins/inputs"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+func TestMain(m *testing.M) { faultfs.Main(m) }
+
+const timeout = 500 * time.Millisecond
+
+// journal is the log of the input under test.
+type journal struct {
+	telegraf.Logger
+	t     testing.TB
+	mu    sync.Mutex
+	lines []string
+}
+
+func (j *journal) note(level, format string, a []any) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.lines = append(j.lines, level+" "+fmt.Sprintf(format, a...))
+	j.t.Log(j.lines[len(j.lines)-1])
+}
+func (j *journal) Errorf(format string, a ...any) { j.note("E!", format, a) }
+func (j *journal) Warnf(format string, a ...any)  { j.note("W!", format, a) }
+func (j *journal) Infof(format string, a ...any)  { j.note("I!", format, a) }
+func (j *journal) Info(a ...any)                  { j.note("I!", "%s", []any{fmt.Sprint(a...)}) }
+func (j *journal) Debugf(string, ...any)          {}
+
+// about returns the lines that contain text.
+func (j *journal) about(text string) []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var found []string
+	for _, line := range j.lines {
+		if strings.Contains(line, text) {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+func newInput(t testing.TB, change func(*Mountstat)) (*Mountstat, *journal) {
+	m := inputs.Inputs["mountstat"]().(*Mountstat)
+	log := &journal{t: t}
+	m.Log = log
+	m.Timeout = config.Duration(timeout)
+	p := prober.New(prober.Options{Warnf: log.Warnf})
+	t.Cleanup(p.Close)
+	m.UseProber(p)
+	if change != nil {
+		change(m)
+	}
+	require.NoError(t, m.Init())
+	return m, log
+}
+
+func field(t testing.TB, m telegraf.Metric, name string) any {
+	t.Helper()
+	require.NotNil(t, m, "no metric")
+	value, ok := m.GetField(name)
+	require.True(t, ok, "no field %s in %v", name, m)
+	return value
+}
+
+func at(g *collect.Metrics, path string) telegraf.Metric {
+	return g.Tagged("mountstat", "path", mounts.Printable(path))
+}
+
+func summary(t testing.TB, g *collect.Metrics, name string) int64 {
+	t.Helper()
+	require.Len(t, g.Named("mountstat_summary"), 1)
+	return field(t, g.Named("mountstat_summary")[0], name).(int64)
+}
+
+func TestAHealthyMount(t *testing.T) {
+	faultfs.Require(t)
+	m, log := newInput(t, nil)
+	fs := faultfs.New(t)
+	g := collect.Gather(t, m)
+
+	metric := at(g, fs.Dir)
+	assert.Equal(t, map[string]string{"path": fs.Dir, "device": "faultfs", "fstype": "fuse.faultfs", "mode": "rw"}, metric.Tags())
+	assert.Equal(t, "ok", field(t, metric, "result"))
+	assert.Equal(t, int64(0), field(t, metric, "result_code"))
+	assert.Equal(t, 0.0, field(t, metric, "hung_seconds"))
+	assert.Equal(t, int64(1000*4096), field(t, metric, "total"))
+	assert.Equal(t, int64(500*4096), field(t, metric, "free"))
+	assert.Equal(t, int64(400*4096), field(t, metric, "used"))
+	assert.InDelta(t, 400.0/900*100, field(t, metric, "used_percent"), 1e-9)
+	assert.Equal(t, int64(100), field(t, metric, "inodes_total"))
+	assert.Equal(t, int64(90), field(t, metric, "inodes_free"))
+	assert.Equal(t, int64(10), field(t, metric, "inodes_used"))
+	assert.InDelta(t, 10.0, field(t, metric, "inodes_used_percent"), 1e-9)
+	assert.Positive(t, field(t, metric, "response_seconds"))
+	for _, name := range []string{"errno", "reason", "hangs_in", "shared_with"} {
+		assert.False(t, metric.HasField(name), name)
+	}
+	assert.Zero(t, summary(t, g, "faults"))
+	assert.Empty(t, log.lines, "nothing is said about a healthy host")
+	for _, metric := range g.Named("mountstat") {
+		fstype, _ := metric.GetTag("fstype")
+		assert.NotContains(t, append(mounts.PseudoFileSystems(), "tmpfs"), fstype)
+	}
+}
+
+// A hung mount through its whole life: silent, still silent, aborted, healthy.
+func TestTheLifeOfAHungMount(t *testing.T) {
+	faultfs.Require(t)
+	m, log := newInput(t, nil)
+	fs, healthy := faultfs.New(t), faultfs.New(t)
+	fs.Silence()
+
+	began := time.Now()
+	g := collect.Gather(t, m)
+	assert.Less(t, time.Since(began), 4*timeout)
+	assert.Equal(t, "stuck", field(t, at(g, fs.Dir), "result"))
+	assert.Equal(t, "statfs", field(t, at(g, fs.Dir), "hangs_in"))
+	assert.GreaterOrEqual(t, field(t, at(g, fs.Dir), "hung_seconds"), timeout.Seconds())
+	assert.False(t, at(g, fs.Dir).HasField("total"))
+	assert.Equal(t, "ok", field(t, at(g, healthy.Dir), "result"))
+	assert.Less(t, field(t, at(g, healthy.Dir), "response_seconds"), timeout.Seconds())
+	assert.EqualValues(t, 1, summary(t, g, "stuck"))
+	assert.EqualValues(t, 1, summary(t, g, "faults"))
+	pid := field(t, at(g, fs.Dir), "stuck_pid")
+	hung := field(t, at(g, fs.Dir), "hung_seconds").(float64)
+
+	forked := m.prober.Stats().Forked
+	g = collect.Gather(t, m)
+	assert.Equal(t, "stuck", field(t, at(g, fs.Dir), "result"))
+	assert.Equal(t, pid, field(t, at(g, fs.Dir), "stuck_pid"), "the same helper still")
+	assert.Greater(t, field(t, at(g, fs.Dir), "hung_seconds"), hung)
+	assert.EqualValues(t, m.prober.Stats().Forked-forked, len(m.superblocks)-1, "none was forked for the hung mount")
+	assert.Len(t, log.about("hangs"), 1, "it is said once")
+
+	fs.Abort()
+	require.Eventually(t, func() bool {
+		g = collect.Gather(t, m)
+		return field(t, at(g, fs.Dir), "result") != "stuck"
+	}, 10*time.Second, 10*time.Millisecond)
+	assert.Equal(t, "error", field(t, at(g, fs.Dir), "result"))
+	assert.Equal(t, "ENOTCONN", field(t, at(g, fs.Dir), "errno"))
+	assert.Equal(t, 0.0, field(t, at(g, fs.Dir), "hung_seconds"))
+	assert.Len(t, log.about("statfs: ENOTCONN"), 1)
+
+	fs.Close()
+	again := faultfs.NewAt(t, fs.Dir, "faultfs")
+	g = collect.Gather(t, m)
+	assert.Equal(t, "ok", field(t, at(g, again.Dir), "result"))
+	assert.Len(t, g.Named("mountstat"), len(m.superblocks))
+}
+
+func TestAMountThatRecoversSaysSo(t *testing.T) {
+	faultfs.Require(t)
+	m, log := newInput(t, nil)
+	fs := faultfs.New(t)
+	collect.Gather(t, m)
+	fs.Pause()
+	g := collect.Gather(t, m)
+	assert.Equal(t, "timeout", field(t, at(g, fs.Dir), "result"))
+	assert.Equal(t, int64(6), field(t, at(g, fs.Dir), "result_code"))
+	hung := field(t, at(g, fs.Dir), "hung_seconds").(float64)
+	g = collect.Gather(t, m)
+	assert.Greater(t, field(t, at(g, fs.Dir), "hung_seconds"), hung, "since the first check without an answer")
+	fs.Heal()
+	g = collect.Gather(t, m)
+	assert.Equal(t, "ok", field(t, at(g, fs.Dir), "result"))
+	assert.Len(t, log.about("hangs"), 1)
+	assert.Len(t, log.about("answers again; it was timeout for"), 1)
+}
+
+func TestErrnoDecidesTheResult(t *testing.T) {
+	faultfs.Require(t)
+	m, _ := newInput(t, nil)
+	fs := faultfs.New(t)
+	for errno, want := range map[unix.Errno]string{
+		unix.EACCES: "denied", unix.EPERM: "denied", unix.ESTALE: "stale", unix.EIO: "error", unix.ETIMEDOUT: "error",
+	} {
+		fs.Fail(errno, faultfs.Statfs)
+		g := collect.Gather(t, m)
+		assert.Equal(t, want, field(t, at(g, fs.Dir), "result"), errno)
+		assert.Equal(t, unix.ErrnoName(errno), field(t, at(g, fs.Dir), "errno"))
+		assert.EqualValues(t, 1, summary(t, g, "faults"))
+	}
+	fs.Heal()
+	m.SlowThreshold = config.Duration(timeout / 10)
+	fs.Delay(timeout/5, faultfs.Statfs)
+	g := collect.Gather(t, m)
+	assert.Equal(t, "slow", field(t, at(g, fs.Dir), "result"))
+	assert.True(t, at(g, fs.Dir).HasField("total"), "a slow answer is an answer")
+	assert.Zero(t, summary(t, g, "faults"))
+}
+
+func TestManyHungMountsHarmNoOther(t *testing.T) {
+	faultfs.Require(t)
+	const n = 200
+	m, log := newInput(t, nil)
+	root := t.TempDir()
+	var hung []*faultfs.FS
+	for i := range n {
+		dir := filepath.Join(root, strconv.Itoa(i))
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		fs := faultfs.NewAt(t, dir, "dead")
+		fs.Silence()
+		hung = append(hung, fs)
+	}
+	healthy := faultfs.NewAt(t, t.TempDir(), "alive") // last in the table
+	for range 4 {
+		began := time.Now()
+		g := collect.Gather(t, m)
+		assert.Less(t, time.Since(began), 4*timeout)
+		assert.Equal(t, "ok", field(t, at(g, healthy.Dir), "result"))
+		assert.Equal(t, "ok", field(t, at(g, "/"), "result"))
+		assert.EqualValues(t, n, summary(t, g, "stuck")+summary(t, g, "unchecked"))
+		assert.LessOrEqual(t, m.prober.Stats().Stuck, int64(16))
+	}
+	assert.Len(t, log.about("are not checked; the field reason says why"), 1)
+	for _, fs := range hung {
+		fs.Abort()
+	}
+	require.Eventually(t, func() bool { return m.prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
+	g := collect.Gather(t, m)
+	assert.EqualValues(t, n, summary(t, g, "error"))
+}
+
+func TestBindMountsShareOneCheck(t *testing.T) {
+	faultfs.Require(t)
+	m, _ := newInput(t, nil)
+	bind := t.TempDir()
+	fs := faultfs.New(t)
+	require.NoError(t, unix.Mount(fs.Dir, bind, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(bind, unix.MNT_DETACH) })
+	require.NoError(t, unix.Mount("", bind, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	collect.Gather(t, m) // the fork server's start is over
+	forked := m.prober.Stats().Forked
+	g := collect.Gather(t, m)
+	assert.EqualValues(t, len(m.superblocks), m.prober.Stats().Forked-forked)
+	assert.Equal(t, fs.Dir, field(t, at(g, bind), "shared_with"))
+	mode, _ := at(g, bind).GetTag("mode")
+	assert.Equal(t, "ro", mode)
+	assert.False(t, at(g, fs.Dir).HasField("shared_with"))
+}
+
+func TestAMountOnTopHidesTheOneBelow(t *testing.T) {
+	faultfs.Require(t)
+	m, _ := newInput(t, nil)
+	below := faultfs.NewAt(t, t.TempDir(), "below")
+	below.Silence()
+	faultfs.NewAt(t, below.Dir, "above")
+	g := collect.Gather(t, m)
+	require.Len(t, g.Named("mountstat"), len(m.superblocks))
+	assert.Equal(t, "ok", field(t, at(g, below.Dir), "result"), "a healthy mount on top of a hung one is healthy")
+	device, _ := at(g, below.Dir).GetTag("device")
+	assert.Equal(t, "above", device)
+	assert.EqualValues(t, 1, summary(t, g, "hidden"))
+}
+
+func TestAMountOverAHungParentHangsToo(t *testing.T) {
+	faultfs.Require(t)
+	m, _ := newInput(t, nil)
+	parent := faultfs.NewAt(t, t.TempDir(), "parent")
+	child := filepath.Join(parent.Dir, faultfs.FileName)
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o644))
+	other := faultfs.NewAt(t, t.TempDir(), "other")
+	require.NoError(t, unix.Mount(filepath.Join(other.Dir, faultfs.FileName), child, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(child, unix.MNT_DETACH) })
+	m.MountPoints = []string{parent.Dir, child}
+	parent.Silence()
+	g := collect.Gather(t, m)
+	assert.Equal(t, "stuck", field(t, at(g, parent.Dir), "result"))
+	assert.Equal(t, "stuck", field(t, at(g, child), "result"), "the way to it leads through the hung one")
+	parent.Heal()
+	require.Eventually(t, func() bool { return m.prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
+	g = collect.Gather(t, m)
+	assert.Equal(t, "ok", field(t, at(g, child), "result"))
+}
+
+func TestMountPointsOfEveryName(t *testing.T) {
+	faultfs.Require(t)
+	m, _ := newInput(t, nil)
+	root := t.TempDir()
+	for _, name := range []string{"a b", "tab\tx", "new\nline", `back\slash`, `trailing\`, "hash#", `quo"te`, "comma,equals=", "\xff\xfe invalid", "ünï"} {
+		dir := filepath.Join(root, name)
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		faultfs.NewAt(t, dir, "named "+name)
+		g := collect.Gather(t, m)
+		assert.Equal(t, "ok", field(t, at(g, dir), "result"), "%q", name)
+		device, _ := at(g, dir).GetTag("device")
+		assert.Equal(t, mounts.Printable("named "+name), device)
+	}
+}
+
+// The longest path a mount point can have: PATH_MAX less the NUL.
+func TestAMountPointOf4095Bytes(t *testing.T) {
+	faultfs.Require(t)
+	m, _ := newInput(t, nil)
+	root := t.TempDir()
+	path := root
+	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	require.NoError(t, err)
+	for len(path) < 4095 {
+		left := 4095 - len(path) - 1
+		length := min(left, 250)
+		if left-length == 1 {
+			length-- // leave room for a slash and a byte
+		}
+		name := strings.Repeat("d", length)
+		require.NoError(t, unix.Mkdirat(fd, name, 0o755))
+		next, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		require.NoError(t, err)
+		unix.Close(fd)
+		fd, path = next, path+"/"+name
+	}
+	unix.Close(fd)
+	require.Len(t, path, 4095)
+	fs, err := faultfs.Mount(path, "deep")
+	require.NoError(t, err)
+	t.Cleanup(fs.Close)
+	g := collect.Gather(t, m)
+	assert.Equal(t, "ok", field(t, at(g, path), "result"))
+}
+
+func TestADeletedBindSource(t *testing.T) {
+	faultfs.Require(t)
+	m, _ := newInput(t, nil)
+	source, bind := filepath.Join(t.TempDir(), "source"), t.TempDir()
+	require.NoError(t, os.Mkdir(source, 0o755))
+	require.NoError(t, unix.Mount(source, bind, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(bind, unix.MNT_DETACH) })
+	require.NoError(t, os.Remove(source))
+	g := collect.Gather(t, m)
+	assert.Equal(t, "ok", field(t, at(g, bind), "result"))
+}
+
+func TestHurryEndsAGatherThatWaits(t *testing.T) {
+	faultfs.Require(t)
+	m, _ := newInput(t, func(m *Mountstat) { m.Timeout = config.Duration(2 * time.Second) })
+	fs := faultfs.New(t)
+	collect.Gather(t, m)
+	fs.Pause()
+
+	hurried := func() *collect.Metrics {
+		time.AfterFunc(200*time.Millisecond, m.Hurry)
+		began := time.Now()
+		g := collect.Gather(t, m)
+		require.Less(t, time.Since(began), time.Duration(m.Timeout))
+		assert.Equal(t, "ok", field(t, at(g, "/"), "result"))
+		return g
+	}
+	assert.Nil(t, at(hurried(), fs.Dir), "nothing is known yet")
+	require.Eventually(t, func() bool { return at(hurried(), fs.Dir) != nil }, 20*time.Second, time.Millisecond)
+	g := hurried()
+	assert.Equal(t, "timeout", field(t, at(g, fs.Dir), "result"), "while the next check is under way")
+	assert.Greater(t, field(t, at(g, fs.Dir), "hung_seconds"), 2.0)
+}
+
+func TestSelection(t *testing.T) {
+	faultfs.Require(t)
+	fs, bind := faultfs.New(t), t.TempDir()
+	require.NoError(t, unix.Mount("/etc", bind, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(bind, unix.MNT_DETACH) })
+	paths := func(change func(*Mountstat)) []string {
+		m, _ := newInput(t, change)
+		var found []string
+		for _, metric := range collect.Gather(t, m).Named("mountstat") {
+			path, _ := metric.GetTag("path")
+			found = append(found, path)
+		}
+		return found
+	}
+	assert.Subset(t, paths(nil), []string{"/", fs.Dir, bind})
+	assert.Equal(t, []string{fs.Dir}, paths(func(m *Mountstat) { m.MountPoints = []string{fs.Dir} }))
+	assert.NotContains(t, paths(func(m *Mountstat) { m.IgnoreFS = []string{"fuse.faultfs"} }), fs.Dir)
+	assert.NotContains(t, paths(func(m *Mountstat) { m.IgnoreMountOpts = []string{"nosuid"} }), fs.Dir)
+	assert.NotContains(t, paths(func(m *Mountstat) { m.IgnoreMountOpts = []string{"bind"} }), bind)
+}
+
+func TestBadConfiguration(t *testing.T) {
+	for want, change := range map[string]func(*Mountstat){
+		"timeout":      func(m *Mountstat) { m.Timeout = 0 },
+		"mount_points": func(m *Mountstat) { m.MountPoints = []string{"srv"} },
+	} {
+		m := inputs.Inputs["mountstat"]().(*Mountstat)
+		change(m)
+		assert.ErrorContains(t, m.Init(), want)
+	}
+}
