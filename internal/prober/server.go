@@ -245,14 +245,15 @@ func usage(proc string, pid int) (cpu time.Duration, resident int64) {
 // architecture Go runs on.
 const userTick = 10 * time.Millisecond
 
-// Indexes into what statFields returns: field n of proc_pid_stat(5) is n-3.
+// Indexes into what statFields returns. The field after the command is the
+// third of proc_pid_stat(5).
 const (
-	statState     = 3 - 3
-	statPPID      = 4 - 3
-	statUtime     = 14 - 3
-	statCstime    = 17 - 3
-	statStarttime = 22 - 3
-	statRSS       = 24 - 3
+	statState     = 0
+	statPPID      = 1
+	statUtime     = 11 // and stime, cutime,
+	statCstime    = 14
+	statStarttime = 19
+	statRSS       = 21
 )
 
 // statFields reads the fields of /proc/PID/stat that follow the command.

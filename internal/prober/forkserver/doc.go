@@ -26,12 +26,12 @@
 //
 // # The price
 //
-// Everything the server and the helpers execute is written in functions marked
-// go:nosplit, without allocation, without a write barrier and without a bounds
-// check that could fail: a stack check would read the goroutine's descriptor,
-// which lives in memory that was not forked. The linker proves the depth of
-// the nosplit calls at build time. What they need beyond a few words of stack
-// is in package variables, which live in the image.
+// Everything the server and the helpers execute is written in functions with
+// the nosplit directive, without allocation, without a write barrier and
+// without a bounds check that could fail: a stack check would read the
+// goroutine's descriptor, which lives in memory that was not forked. The linker
+// proves the depth of the nosplit calls at build time. What they need beyond a
+// few words of stack is in package variables, which live in the image.
 //
 // # Life and death
 //

@@ -382,7 +382,9 @@ func (m *Mountstat) logChange(sb *superblock, code result.Code, errno, reason st
 	case result.Timeout:
 		m.Log.Warnf("%s hangs: statfs has not answered within %v", what, m.Timeout)
 	case result.Stuck:
-		m.Log.Warnf("%s hangs: helper process %d waits in it since %s and survives SIGKILL", what, sb.report.PID, sb.report.Since.Format(time.TimeOnly))
+		// A duration, since a time of day would have Go read the time zone's file.
+		m.Log.Warnf("%s hangs: helper process %d has waited in it for %v and survives SIGKILL",
+			what, sb.report.PID, time.Since(sb.report.Since).Round(100*time.Millisecond))
 	case result.Unchecked:
 		m.Log.Debugf("%s is not checked: %s", what, reason)
 	default:

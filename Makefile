@@ -1,0 +1,49 @@
+# vfsprobe: `make run` shows it at work, `make test` runs everything that can run here.
+
+GO       ?= go
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
+LDFLAGS  := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 5s
+SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
+
+.PHONY: run build test setup lint race fuzz bench clean
+
+run: build
+	bin/vfsprobe -test
+
+build: bin/vfsprobe
+
+# Static and not position independent: the fork server's trimming is at its best so.
+bin/vfsprobe: $(SOURCES) .git/HEAD
+	CGO_ENABLED=0 $(GO) build -trimpath -buildmode=exe -ldflags "$(LDFLAGS)" -o $@ ./cmd/vfsprobe
+
+test: setup lint
+	$(GO) test -timeout 20m ./...
+	$(MAKE) --no-print-directory race fuzz
+
+# What the tests need beside Go.
+setup:
+	tools/setup gcc strace
+
+lint:
+	@test -z "$$(gofmt -l cmd internal plugins)" || { gofmt -l cmd internal plugins; echo 'not gofmt-clean'; exit 1; }
+	$(GO) vet ./...
+	GOARCH=arm64 $(GO) vet ./...
+	$(GO) -C tools/lint tool -n staticcheck >/dev/null
+	"$$($(GO) -C tools/lint tool -n staticcheck)" ./...
+	$(GO) mod tidy -diff
+	tools/readme
+
+race:
+	CGO_ENABLED=1 $(GO) test -race -timeout 20m ./internal/... ./plugins/...
+
+# Every parser, for FUZZTIME each.
+fuzz:
+	tools/fuzz $(FUZZTIME)
+
+bench:
+	tools/setup gcc
+	$(GO) run ./internal/prober/bench
+
+clean:
+	rm -rf bin

@@ -1,0 +1,555 @@
+// Package e2e runs the real binary, most of the time under a real Telegraf, on
+// a host with real hung mounts.
+package e2e
+
+import (
+	"bufio"
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+func TestMain(m *testing.M) { faultfs.Main(m) }
+
+// patience is for what happens soon, on a machine that may be busy.
+const patience = 30 * time.Second
+
+func repository(t testing.TB) string {
+	_, file, _, _ := runtime.Caller(0)
+	root, err := filepath.Abs(filepath.Join(filepath.Dir(file), "../../.."))
+	require.NoError(t, err)
+	return root
+}
+
+var vfsprobe = sync.OnceValues(func() (string, error) {
+	return build("vfsprobe", ".", "./cmd/vfsprobe", "-s -w", "")
+})
+
+// telegraf is a slim build of the real one, which stays in the user's cache.
+var telegraf = sync.OnceValues(func() (string, error) {
+	const version = "1.37.2"
+	return build("telegraf-"+version, "tools/telegraf", "github.com/influxdata/telegraf/cmd/telegraf",
+		"-s -w -X github.com/influxdata/telegraf/internal.Version="+version,
+		"custom,inputs.execd,inputs.disk,outputs.file,outputs.influxdb,outputs.prometheus_client,parsers.influx,serializers.influx")
+})
+
+func build(name, module, target, ldflags, tags string) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(cache, "vfsprobe", name)
+	_, file, _, _ := runtime.Caller(0)
+	command := exec.Command("go", "build", "-trimpath", "-buildmode=exe", "-ldflags", ldflags, "-tags", tags, "-o", binary, target)
+	command.Dir = filepath.Join(filepath.Dir(file), "../../..", module)
+	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	if out, err := command.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building %s: %w\n%s", target, err, out)
+	}
+	return binary, nil
+}
+
+func binary(t testing.TB, of func() (string, error)) string {
+	t.Helper()
+	path, err := of()
+	require.NoError(t, err)
+	return path
+}
+
+// process is a program under test.
+type process struct {
+	*exec.Cmd
+	t      testing.TB
+	stdin  io.WriteCloser
+	stderr *buffer
+	lines  chan string // of stdout; closed at its end
+	exited chan struct{}
+}
+
+type buffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
+
+// start starts the program. It is killed at the end of the test, if need be.
+func start(t testing.TB, name string, arguments ...string) *process {
+	t.Helper()
+	return startCommand(t, exec.Command(name, arguments...))
+}
+
+func startCommand(t testing.TB, command *exec.Cmd) *process {
+	t.Helper()
+	p := &process{Cmd: command, t: t, stderr: &buffer{}, lines: make(chan string, 10000), exited: make(chan struct{})}
+	p.Stderr = p.stderr
+	p.WaitDelay = time.Second
+	var err error
+	p.stdin, err = p.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := p.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, p.Start())
+	go func() {
+		scanner := bufio.NewScanner(stdout)
+		scanner.Buffer(nil, 1<<20)
+		for scanner.Scan() {
+			p.lines <- scanner.Text()
+		}
+		close(p.lines)
+		_ = p.Wait()
+		close(p.exited)
+	}()
+	t.Cleanup(func() {
+		_ = p.Process.Kill()
+		<-p.exited
+		if t.Failed() {
+			t.Logf("stderr of %s:\n%s", filepath.Base(p.Path), p.stderr)
+		}
+	})
+	return p
+}
+
+func (p *process) trigger() {
+	_, err := io.WriteString(p.stdin, "\n")
+	require.NoError(p.t, err)
+}
+
+// until reads lines of stdout up to one that matches all patterns.
+func (p *process) until(patterns ...string) string {
+	p.t.Helper()
+	deadline := time.After(patience)
+	for {
+		select {
+		case line, ok := <-p.lines:
+			require.True(p.t, ok, "stdout ended before a line with %q", patterns)
+			if matches(line, patterns...) {
+				return line
+			}
+		case <-deadline:
+			require.Fail(p.t, "no line", "with %q", patterns)
+		}
+	}
+}
+
+func matches(line string, patterns ...string) bool {
+	for _, pattern := range patterns {
+		if !regexp.MustCompile(pattern).MatchString(line) {
+			return false
+		}
+	}
+	return true
+}
+
+// exit waits for the program's end.
+func (p *process) exit() int {
+	p.t.Helper()
+	select {
+	case <-p.exited:
+		return p.ProcessState.ExitCode()
+	case <-time.After(patience):
+		require.Fail(p.t, "the program does not end")
+		return 0
+	}
+}
+
+func field(t testing.TB, line, name string) float64 {
+	t.Helper()
+	found := regexp.MustCompile(`[ ,]` + name + `=([0-9.e+-]+)`).FindStringSubmatch(line)
+	require.NotNil(t, found, "no field %s in %s", name, line)
+	value, err := strconv.ParseFloat(found[1], 64)
+	require.NoError(t, err)
+	return value
+}
+
+// configure writes the fixtures with the test's paths in place.
+func configure(t testing.TB) (config, metrics string) {
+	dir := t.TempDir()
+	metrics = filepath.Join(dir, "metrics")
+	inputs := filepath.Join(repository(t), "testdata/vfsprobe.toml")
+	template, err := os.ReadFile(filepath.Join(repository(t), "testdata/telegraf.conf"))
+	require.NoError(t, err)
+	text := strings.NewReplacer("VFSPROBE", binary(t, vfsprobe), "CONFIG", inputs, "METRICS", metrics).Replace(string(template))
+	config = filepath.Join(dir, "telegraf.conf")
+	require.NoError(t, os.WriteFile(config, []byte(text), 0o600))
+	return config, metrics
+}
+
+// tail waits for a line of a growing file which matches all patterns.
+func tail(t testing.TB, file string, patterns ...string) string {
+	t.Helper()
+	var line string
+	require.Eventually(t, func() bool {
+		content, _ := os.ReadFile(file)
+		for l := range strings.Lines(string(content)) {
+			if matches(l, patterns...) {
+				line = strings.TrimSpace(l)
+				return true
+			}
+		}
+		return false
+	}, patience, 50*time.Millisecond, "no line with %q", patterns)
+	return line
+}
+
+func clear(t testing.TB, file string) {
+	require.NoError(t, os.Truncate(file, 0))
+}
+
+func TestTelegrafOnAHostWithAHungMount(t *testing.T) {
+	faultfs.Require(t)
+	hung, healthy := faultfs.New(t), faultfs.New(t)
+	hung.Silence()
+	config, metrics := configure(t)
+	agent := start(t, binary(t, telegraf), "--config", config)
+
+	for _, path := range []string{"/", healthy.Dir} {
+		line := tail(t, metrics, "^mountstat,", "path="+path+" ", `result="ok"`)
+		assert.Contains(t, line, "result_code=0i")
+	}
+	line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+	assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 0.5)
+	tail(t, metrics, "^mountstat_summary ", "stuck=1i", "faults=1i")
+	tail(t, metrics, "^dentrycache ", "negative=")
+	tail(t, metrics, "^nfslock_summary,rack=none ", "mounts=0i")
+	tail(t, metrics, "^vfsprobe ", "helpers_stuck=1i", "fork_server_restarts=0i")
+
+	hung.Abort()
+	clear(t, metrics)
+	tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `errno="ENOTCONN"`)
+	hung.Close()
+	again := faultfs.NewAt(t, hung.Dir, "faultfs")
+	clear(t, metrics)
+	tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+
+	again.Silence()
+	clear(t, metrics)
+	tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+	began := time.Now()
+	require.NoError(t, agent.Process.Signal(syscall.SIGTERM))
+	agent.exit()
+	assert.Less(t, time.Since(began), 2*time.Second, "Telegraf stops although mounts hang")
+
+	log := agent.stderr.String()
+	assert.Regexp(t, `W! \[inputs\.execd\] \[inputs\.mountstat\] `+again.Dir+` \(fuse\.faultfs on faultfs\) hangs`, log)
+	assert.NotContains(t, log, " E! ")
+}
+
+// The plugin is killed while five mounts hang: Telegraf starts another, which
+// knows them.
+func TestTelegrafRestartsAKilledPlugin(t *testing.T) {
+	faultfs.Require(t)
+	var hung []*faultfs.FS
+	for range 5 {
+		fs := faultfs.New(t)
+		fs.Silence()
+		hung = append(hung, fs)
+	}
+	config, metrics := configure(t)
+	text, err := os.ReadFile(config)
+	require.NoError(t, err)
+	text = bytes.Replace(text, []byte(`signal = "STDIN"`), []byte("signal = \"STDIN\"\n  restart_delay = \"100ms\""), 1)
+	require.NoError(t, os.WriteFile(config, text, 0o600))
+	agent := start(t, binary(t, telegraf), "--config", config)
+	tail(t, metrics, "^vfsprobe ", "helpers_stuck=5i")
+
+	plugin := child(t, agent.Process.Pid, "vfsprobe")
+	require.NoError(t, unix.Kill(plugin, unix.SIGKILL))
+	require.Eventually(t, func() bool { return strings.Contains(agent.stderr.String(), "exited: signal: killed") }, patience, 10*time.Millisecond,
+		"its stdout is closed although helpers are stuck, so Telegraf notices")
+	clear(t, metrics)
+	line := tail(t, metrics, "^vfsprobe ", "helpers_stuck=5i")
+	assert.NotContains(t, line, "helpers_killed=5i")
+	for _, fs := range hung {
+		tail(t, metrics, "^mountstat,", "path="+fs.Dir+" ", `result="stuck"`)
+	}
+	for _, fs := range hung {
+		fs.Heal()
+	}
+	clear(t, metrics)
+	tail(t, metrics, "^vfsprobe ", "helpers_stuck=0i")
+	clear(t, metrics)
+	tail(t, metrics, "^mountstat_summary ", "stuck=0i", "faults=0i")
+}
+
+func child(t testing.TB, parent int, comm string) int {
+	t.Helper()
+	var found int
+	require.Eventually(t, func() bool {
+		entries, _ := os.ReadDir("/proc")
+		for _, e := range entries {
+			stat, _ := os.ReadFile("/proc/" + e.Name() + "/stat")
+			var pid, ppid int
+			name, rest, ok := strings.Cut(string(stat), ") ")
+			if !ok {
+				continue
+			}
+			_, _ = fmt.Sscan(name, &pid)
+			_, _ = fmt.Sscanf(rest[2:], "%d", &ppid)
+			if ppid == parent && rest[0] != 'Z' && strings.HasSuffix(name, "("+comm) {
+				found = pid
+				return true
+			}
+		}
+		return false
+	}, patience, 5*time.Millisecond, "no child %s of %d", comm, parent)
+	return found
+}
+
+func TestFirstGatherHasEverythingHungMountOrNot(t *testing.T) {
+	faultfs.Require(t)
+	hung := faultfs.New(t)
+	hung.Silence()
+	p := start(t, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+	began := time.Now()
+	p.trigger()
+	line := p.until("^mountstat,", "path=/ ", `result="ok"`)
+	undelayed := time.Since(began)
+	stuck := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+	assert.Less(t, undelayed, time.Since(began), "the healthy mount did not wait for the hung one")
+	assert.Equal(t, timestamp(line), timestamp(stuck), "one timestamp per gather")
+
+	began = time.Now()
+	require.NoError(t, p.stdin.Close())
+	assert.Zero(t, p.exit())
+	assert.Less(t, time.Since(began), time.Second, "the end of stdin ends the program (within 0.1 s, plus this machine's noise)")
+}
+
+func timestamp(line string) string { return line[strings.LastIndexByte(line, ' ')+1:] }
+
+func TestTheForkServerIsKilledInMidGather(t *testing.T) {
+	faultfs.Require(t)
+	hung := faultfs.New(t)
+	p := start(t, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+	p.trigger()
+	p.until("^vfsprobe ")
+	hung.Silence()
+	p.trigger()
+	require.Eventually(t, func() bool { return hung.Unanswered() > 0 }, patience, time.Millisecond)
+	require.NoError(t, unix.Kill(child(t, p.Process.Pid, "vfsprobe-server"), unix.SIGKILL))
+	p.until("^mountstat,", "path="+hung.Dir+" ", `result="unchecked"`, "reason=")
+	p.trigger()
+	p.until("^mountstat,", "path=/ ", `result="ok"`)
+	p.trigger()
+	p.until("^vfsprobe ", "fork_server_restarts=1i", "helpers_stuck=1i")
+	assert.Regexp(t, `^W! \[vfsprobe\] the fork server .* ended`, p.stderr.String())
+}
+
+func TestTestPrintsOneGather(t *testing.T) {
+	faultfs.Require(t)
+	hung := faultfs.New(t)
+	hung.Silence()
+	p := start(t, binary(t, vfsprobe), "-test", "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+	var got []string
+	for line := range p.lines {
+		got = append(got, line)
+	}
+	assert.Zero(t, p.exit())
+	all := strings.Join(got, "\n")
+	for _, want := range []string{`(?m)^mountstat,.*path=` + hung.Dir + ` .*result="stuck"`, `(?m)^mountstat,.*path=/ .*result="ok"`,
+		"(?m)^dentrycache ", "(?m)^nfslock_summary,", "(?m)^vfsprobe "} {
+		assert.Regexp(t, want, all)
+	}
+}
+
+func TestBadConfigurationEndsTheProgram(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "bad.toml")
+	require.NoError(t, os.WriteFile(file, []byte("[[inputs.mountstat]]\n  timeout = \"5s\"\n  tiemout = \"5s\"\n"), 0o600))
+	for _, mode := range []string{"-test", "--test", "-interval=1s"} {
+		p := start(t, binary(t, vfsprobe), mode, "-config", file)
+		assert.Equal(t, 1, p.exit())
+		assert.Regexp(t, `^E! \[vfsprobe\] .*bad\.toml:3: .*tiemout`, p.stderr.String())
+	}
+	p := start(t, binary(t, vfsprobe), "-config", file+".missing")
+	assert.Equal(t, 1, p.exit())
+	assert.Contains(t, p.stderr.String(), file+".missing")
+}
+
+func TestIntervalNeedsNoTrigger(t *testing.T) {
+	p := start(t, binary(t, vfsprobe), "-interval", "100ms")
+	first := timestamp(p.until("^dentrycache "))
+	assert.NotEqual(t, first, timestamp(p.until("^dentrycache ")))
+	require.NoError(t, p.stdin.Close())
+	assert.Zero(t, p.exit())
+}
+
+func TestSignalsTriggerAndStop(t *testing.T) {
+	p := start(t, binary(t, vfsprobe))
+	p.trigger()
+	p.until("^vfsprobe ")
+	require.NoError(t, p.Process.Signal(syscall.SIGUSR1))
+	p.until("^vfsprobe ")
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	assert.Zero(t, p.exit())
+}
+
+func TestAClosedStdoutIsSaid(t *testing.T) {
+	p := exec.Command(binary(t, vfsprobe), "-interval", "50ms")
+	stdin, err := p.StdinPipe()
+	require.NoError(t, err)
+	defer stdin.Close()
+	stdout, err := p.StdoutPipe()
+	require.NoError(t, err)
+	var stderr bytes.Buffer
+	p.Stderr = &stderr
+	require.NoError(t, p.Start())
+	require.NoError(t, stdout.Close())
+	err = p.Wait()
+	var exit *exec.ExitError
+	require.ErrorAs(t, err, &exit)
+	assert.Equal(t, 1, exit.ExitCode())
+	assert.Regexp(t, `^E! \[vfsprobe\] writing metrics to stdout: .*broken pipe\n$`, stderr.String())
+}
+
+// No process can be forked: the limit of the fork server alone is lowered. It
+// binds no root process, so the plugin runs as another user.
+func TestAFullProcessTableIsSaidOnce(t *testing.T) {
+	faultfs.Require(t)
+	command := exec.Command(publicCopy(t, binary(t, vfsprobe)), "-config", publicCopy(t, filepath.Join(repository(t), "testdata/vfsprobe.toml")))
+	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	p := startCommand(t, command)
+	p.trigger()
+	p.until("^mountstat,", "path=/ ", `result="ok"`)
+	server := child(t, p.Process.Pid, "vfsprobe-server")
+	limit := func(soft string) {
+		prlimit := exec.Command("prlimit", "--pid", strconv.Itoa(server), "--nproc="+soft+":")
+		prlimit.SysProcAttr = command.SysProcAttr
+		out, err := prlimit.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+	}
+	limit("0")
+	for range 3 {
+		p.trigger()
+		line := p.until("^mountstat,", "path=/ ", `result="unchecked"`)
+		assert.Contains(t, line, "forking a helper: resource temporarily unavailable")
+		p.until("^vfsprobe ")
+	}
+	assert.Equal(t, 1, strings.Count(p.stderr.String(), "are not checked"), p.stderr.String())
+	limit("1000")
+	p.trigger()
+	p.until("^mountstat,", "path=/ ", `result="ok"`)
+}
+
+// No file descriptor is left in the plugin, and its fork server is gone.
+func TestNoFileDescriptorsIsSaidOnce(t *testing.T) {
+	p := start(t, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+	p.trigger()
+	p.until("^vfsprobe ")
+	var before unix.Rlimit
+	require.NoError(t, unix.Prlimit(p.Process.Pid, unix.RLIMIT_NOFILE, nil, &before))
+	require.NoError(t, unix.Prlimit(p.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: before.Max}, nil))
+	require.NoError(t, unix.Kill(child(t, p.Process.Pid, "vfsprobe-server"), unix.SIGKILL))
+	require.Eventually(t, func() bool { return strings.Contains(p.stderr.String(), "no file system can be checked") }, patience, 10*time.Millisecond)
+	for range 3 {
+		p.trigger()
+		p.until("^mountstat,", "path=/ ", `result="unchecked"`, "too many open files")
+		p.until("^vfsprobe ")
+	}
+	assert.Equal(t, 1, strings.Count(p.stderr.String(), "no file system can be checked"), p.stderr.String())
+	assert.Equal(t, 1, strings.Count(p.stderr.String(), "reading the dentry cache's state"), p.stderr.String())
+	require.NoError(t, unix.Prlimit(p.Process.Pid, unix.RLIMIT_NOFILE, &before, nil))
+	require.Eventually(t, func() bool {
+		p.trigger()
+		return strings.Contains(p.until("^mountstat,", "path=/ "), `result="ok"`)
+	}, patience, 100*time.Millisecond)
+}
+
+// The one rule: with mounts that hang, the plugin itself never names a path on a
+// file system that it checks in a system call, nor do its threads.
+func TestThePluginTouchesNoMonitoredMount(t *testing.T) {
+	faultfs.Require(t)
+	strace, err := exec.LookPath("strace")
+	require.NoError(t, err, "strace is needed")
+	root := t.TempDir()
+	var all []*faultfs.FS
+	for i := range 6 {
+		dir := filepath.Join(root, strconv.Itoa(i))
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		fs := faultfs.NewAt(t, dir, "faultfs")
+		if i%2 == 0 {
+			fs.Silence()
+		}
+		all = append(all, fs)
+	}
+	trace := filepath.Join(t.TempDir(), "trace")
+	p := start(t, strace, "-f", "-qq", "-o", trace, "-e", "trace=%file,%stat,%statfs,chdir,fchdir",
+		binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+	plugin := child(t, p.Process.Pid, "vfsprobe")
+	for range 3 {
+		p.trigger()
+		p.until("^mountstat_summary ", "stuck=3i")
+	}
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", plugin))
+	require.NoError(t, err)
+	ours := make(map[string]bool)
+	for _, task := range tasks {
+		ours[task.Name()] = true
+	}
+	for _, fs := range all {
+		fs.Abort() // strace can't leave a tracee that is stuck
+	}
+	require.NoError(t, p.stdin.Close())
+	p.exit()
+
+	content, err := os.ReadFile(trace)
+	require.NoError(t, err)
+	var byHelpers, byPlugin int
+	for line := range strings.Lines(string(content)) {
+		pid, call, _ := strings.Cut(strings.TrimSpace(line), " ")
+		call = strings.TrimSpace(call)
+		if !ours[pid] {
+			if strings.Contains(call, root) {
+				byHelpers++
+			}
+			continue
+		}
+		byPlugin++
+		assert.NotContains(t, call, root)
+		if path := regexp.MustCompile(`^\w+\((?:AT_FDCWD, )?"([^"]*)"`).FindStringSubmatch(call); path != nil && !strings.HasPrefix(call, "exec") {
+			assert.Regexp(t, `^/(proc|sys|dev/null)|^`+regexp.QuoteMeta(filepath.Join(repository(t), "testdata/vfsprobe.toml"))+`$`, path[1], call)
+		}
+	}
+	assert.GreaterOrEqual(t, byHelpers, 6, "the helpers were traced, and checked all mounts")
+	assert.NotZero(t, byPlugin, "the plugin was traced")
+}
+
+// publicCopy puts a file where every user can read it.
+func publicCopy(t testing.TB, file string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vfsprobe")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	require.NoError(t, os.Chmod(dir, 0o755))
+	content, err := os.ReadFile(file)
+	require.NoError(t, err)
+	public := filepath.Join(dir, filepath.Base(file))
+	require.NoError(t, os.WriteFile(public, content, 0o755))
+	return public
+}
