@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"os"
 	"os/signal"
@@ -51,8 +52,11 @@ const (
 func main() { os.Exit(run(os.Args[1:])) }
 
 func run(arguments []string) int {
-	log := execd.NewLog(os.Stderr)
-	own := log.Named("vfsprobe")
+	lines := execd.NewLog(os.Stderr)
+	own := lines.Named("vfsprobe")
+	// Telegraf's packages log through the standard logger, with the level in
+	// front of the text already.
+	log.SetFlags(0)
 
 	flags := flag.NewFlagSet("vfsprobe", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -103,7 +107,7 @@ func run(arguments []string) int {
 			return exitFailure
 		}
 	}
-	runner, err := execd.New(execd.Options{Inputs: selected, Prober: p, Log: log, Stdout: os.Stdout})
+	runner, err := execd.New(execd.Options{Inputs: selected, Prober: p, Log: lines, Stdout: os.Stdout})
 	if err != nil {
 		if *file != "" {
 			err = fmt.Errorf("%s: %w", *file, err)

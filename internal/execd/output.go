@@ -16,6 +16,8 @@ import (
 // top is dropped: old metrics are worth less than a bounded memory.
 const backlog = 8
 
+var errBlocked = errors.New("writing metrics to stdout: it is blocked")
+
 // output writes metrics to stdout, one write(2) per batch, from a goroutine of
 // its own: Telegraf may be stopped, and a gather must not wait for it.
 type output struct {
@@ -96,7 +98,7 @@ func (o *output) close(limit time.Duration) error {
 	select {
 	case <-o.drained:
 	case <-time.After(limit):
-		return errors.New("writing metrics to stdout: it is blocked")
+		return errBlocked
 	}
 	select {
 	case err := <-o.failed:

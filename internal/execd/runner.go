@@ -29,8 +29,8 @@ const (
 	// promptly is how long a round's metrics are held back to be written at once.
 	promptly = 100 * time.Millisecond
 	// farewell is how long gathers that are about to end may take after stdin
-	// has ended.
-	farewell = 50 * time.Millisecond
+	// has ended, and then again their writes.
+	farewell = 40 * time.Millisecond
 )
 
 // A Hurrier is an input whose Gather may wait for something that hangs. Hurry
@@ -125,7 +125,10 @@ func (r *Runner) Run(ctx context.Context, triggers <-chan time.Time) error {
 			for _, in := range r.inputs {
 				in.waitUntil(deadline)
 			}
-			return r.output.close(time.Until(deadline))
+			if err := r.output.close(farewell); !errors.Is(err, errBlocked) {
+				return err
+			}
+			return nil // nobody reads any more
 		}
 	}
 }

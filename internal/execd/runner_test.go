@@ -1,0 +1,346 @@
+package execd_test
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/execd"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+)
+
+// input is a telegraf.Input made of functions.
+type input struct {
+	Log    telegraf.Logger
+	init   func() error
+	gather func(telegraf.Accumulator) error
+}
+
+func (*input) SampleConfig() string                    { return "" }
+func (i *input) Gather(acc telegraf.Accumulator) error { return i.gather(acc) }
+func (i *input) Init() error {
+	if i.init == nil {
+		return nil
+	}
+	return i.init()
+}
+
+type hurrier struct {
+	input
+	hurry chan struct{}
+}
+
+func (h *hurrier) Hurry() { h.hurry <- struct{}{} }
+
+// writes records each write(2) that a pipe's reader would see.
+type writes struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (w *writes) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.all = append(w.all, string(p))
+	return len(p), nil
+}
+
+func (w *writes) seen() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.all)
+}
+
+func (w *writes) String() string { return strings.Join(w.seen(), "") }
+
+type rig struct {
+	*execd.Runner
+	stdout, stderr writes
+	triggers       chan time.Time
+	stop           context.CancelFunc
+	result         chan error
+}
+
+func run(t *testing.T, inputs ...config.Input) *rig {
+	r := &rig{triggers: make(chan time.Time), result: make(chan error, 1)}
+	r.begin(t, &r.stdout, inputs)
+	return r
+}
+
+func (r *rig) begin(t *testing.T, stdout io.Writer, inputs []config.Input) {
+	p := prober.New(prober.Options{})
+	t.Cleanup(p.Close)
+	runner, err := execd.New(execd.Options{Inputs: inputs, Prober: p, Log: execd.NewLog(&r.stderr), Stdout: stdout})
+	require.NoError(t, err)
+	var ctx context.Context
+	ctx, r.stop = context.WithCancel(t.Context())
+	t.Cleanup(r.stop)
+	go func() { r.result <- runner.Run(ctx, r.triggers) }()
+}
+
+func named(name string, gather func(telegraf.Accumulator) error) config.Input {
+	return config.Input{Name: name, Plugin: &input{gather: gather}}
+}
+
+func point(acc telegraf.Accumulator, name string) {
+	acc.AddFields(name, map[string]any{"value": int64(1)}, nil)
+}
+
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	require.Eventually(t, condition, 20*time.Second, time.Millisecond, what)
+}
+
+func timestamps(text string) []string {
+	var found []string
+	for line := range strings.Lines(text) {
+		found = append(found, line[strings.LastIndexByte(line, ' ')+1:])
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+func TestARoundIsOneWriteWithOneTimestamp(t *testing.T) {
+	r := run(t,
+		named("a", func(acc telegraf.Accumulator) error { point(acc, "a1"); point(acc, "a2"); return nil }),
+		named("b", func(acc telegraf.Accumulator) error { point(acc, "b"); return nil }))
+	now := time.Unix(1700000000, 123456789)
+	r.triggers <- now
+	eventually(t, "the write", func() bool { return len(r.stdout.seen()) == 1 })
+	text := r.stdout.String()
+	for _, name := range []string{"a1", "a2", "b", "vfsprobe"} {
+		assert.Regexp(t, "(?m)^"+name+" ", text)
+	}
+	assert.Equal(t, []string{"1700000000123456789\n"}, timestamps(text))
+	r.triggers <- now.Add(time.Second)
+	eventually(t, "the second write", func() bool { return len(r.stdout.seen()) == 2 })
+}
+
+func TestASlowInputDelaysNoOther(t *testing.T) {
+	proceed := make(chan struct{})
+	r := run(t,
+		named("slow", func(acc telegraf.Accumulator) error { point(acc, "early"); <-proceed; point(acc, "late"); return nil }),
+		named("fast", func(acc telegraf.Accumulator) error { point(acc, "fast"); return nil }))
+	r.triggers <- time.Unix(1, 0)
+	eventually(t, "what there is", func() bool { return len(r.stdout.seen()) == 1 })
+	assert.Contains(t, r.stdout.String(), "fast")
+	assert.Contains(t, r.stdout.String(), "early")
+	assert.NotContains(t, r.stdout.String(), "late")
+
+	for i := 2; i < 4; i++ {
+		r.triggers <- time.Unix(int64(i), 0)
+		eventually(t, "the fast input's further rounds", func() bool { return strings.Count(r.stdout.String(), "fast") == i })
+	}
+	assert.Equal(t, 1, strings.Count(r.stdout.String(), "early"), "it was not started twice")
+	assert.Equal(t, 1, strings.Count(r.stderr.String(), "W! [inputs.slow] still gathering"), "said once")
+	close(proceed)
+	eventually(t, "the rest", func() bool { return strings.Contains(r.stdout.String(), "late") })
+	assert.Regexp(t, "(?m)^late .* 1000000000$", r.stdout.String(), "with the timestamp of its own round")
+}
+
+func TestAHurriedInputTakesPartInEveryRound(t *testing.T) {
+	h := &hurrier{hurry: make(chan struct{}, 8)}
+	began := make(chan struct{}, 8)
+	h.gather = func(acc telegraf.Accumulator) error { point(acc, "h"); began <- struct{}{}; <-h.hurry; return nil }
+	r := run(t, config.Input{Name: "h", Plugin: h})
+	for i := range 4 {
+		r.triggers <- time.Unix(int64(i), 0)
+		<-began
+	}
+	eventually(t, "a point per round", func() bool { return strings.Count(r.stdout.String(), "h value") == 4 })
+	assert.NotContains(t, r.stderr.String(), "still gathering")
+	h.hurry <- struct{}{}
+}
+
+func TestAPanicCostsOneGatherOfOneInput(t *testing.T) {
+	r := run(t,
+		named("bad", func(acc telegraf.Accumulator) error {
+			point(acc, "before")
+			var m map[string]int
+			m["x"] = 1
+			return nil
+		}),
+		named("good", func(acc telegraf.Accumulator) error { point(acc, "good"); return nil }))
+	for i := range 3 {
+		r.triggers <- time.Unix(int64(i), 0)
+		eventually(t, "the others' metrics", func() bool { return strings.Count(r.stdout.String(), "good") == i+1 })
+	}
+	eventually(t, "the log", func() bool { return r.stderr.String() != "" })
+	assert.Regexp(t, `^E! \[inputs\.bad\] this gather is lost to a fault in vfsprobe: panic: assignment to entry in nil map, at .*runner_test\.go:\d+.*\n$`,
+		r.stderr.String(), "one line, once")
+}
+
+func TestAnErrorIsLoggedOnceAndItsEndToo(t *testing.T) {
+	var failing error = errors.New("no\nluck")
+	var mu sync.Mutex
+	r := run(t, named("x", func(acc telegraf.Accumulator) error {
+		mu.Lock()
+		defer mu.Unlock()
+		if failing != nil {
+			acc.AddError(errors.New("half"))
+		}
+		return failing
+	}))
+	round := 0
+	gather := func() {
+		round++
+		r.triggers <- time.Unix(int64(round), 0)
+		eventually(t, "the round", func() bool { return len(timestamps(r.stdout.String())) == round })
+	}
+	gather()
+	gather()
+	gather()
+	eventually(t, "both errors", func() bool { return strings.Count(r.stderr.String(), "\n") == 2 })
+	assert.Contains(t, r.stderr.String(), `E! [inputs.x] no\nluck`)
+	assert.Contains(t, r.stderr.String(), `E! [inputs.x] half`)
+	mu.Lock()
+	failing = nil
+	mu.Unlock()
+	gather()
+	gather()
+	eventually(t, "their end", func() bool { return strings.Count(r.stderr.String(), "\n") == 3 })
+	assert.Contains(t, r.stderr.String(), "I! [inputs.x] gathers without errors again")
+}
+
+func TestAMetricThatCannotBeSerialisedCostsItselfAlone(t *testing.T) {
+	r := run(t, named("x", func(acc telegraf.Accumulator) error {
+		acc.AddFields("empty", map[string]any{"nan": math.NaN()}, nil)
+		point(acc, "full")
+		return nil
+	}))
+	for i := range 3 {
+		r.triggers <- time.Unix(int64(i), 0)
+		eventually(t, "the other metric", func() bool { return strings.Count(r.stdout.String(), "full") == i+1 })
+	}
+	assert.NotContains(t, r.stdout.String(), "empty")
+	assert.Equal(t, 1, strings.Count(r.stderr.String(), `E! [vfsprobe] metric "empty" is lost`), r.stderr.String())
+}
+
+func TestOptionsNameAndTagMetrics(t *testing.T) {
+	gather := func(acc telegraf.Accumulator) error {
+		acc.AddGauge("m", map[string]any{"v": 1.5}, map[string]string{"own": "wins"})
+		return nil
+	}
+	one, two := named("x", gather), named("x", gather)
+	one.Options = config.Options{NamePrefix: "pre_", NameSuffix: "_post", Tags: map[string]string{"own": "loses", "rack": "7"}}
+	two.Options = config.Options{NameOverride: "other", Alias: "second"}
+	r := run(t, one, two)
+	r.triggers <- time.Unix(1, 0)
+	eventually(t, "the write", func() bool { return len(r.stdout.seen()) == 1 })
+	assert.Regexp(t, `(?m)^pre_m_post,own=wins,rack=7 v=1\.5 `, r.stdout.String())
+	assert.Regexp(t, `(?m)^other,own=wins v=1\.5 `, r.stdout.String())
+}
+
+func TestInitErrorsNameTheirTable(t *testing.T) {
+	bad := func(line int, text string) config.Input {
+		return config.Input{Name: "x", Line: line, Plugin: &input{init: func() error { return errors.New(text) }}}
+	}
+	p := prober.New(prober.Options{})
+	t.Cleanup(p.Close)
+	_, err := execd.New(execd.Options{Inputs: []config.Input{bad(3, "one"), bad(9, "two")}, Prober: p, Log: execd.NewLog(io.Discard), Stdout: io.Discard})
+	require.EqualError(t, err, "[[inputs.x]] in line 3: one\n[[inputs.x]] in line 9: two")
+}
+
+func TestTheEndOfTriggersDoesNotWaitForAHungGather(t *testing.T) {
+	r := run(t, named("hung", func(telegraf.Accumulator) error { select {} }))
+	r.triggers <- time.Unix(1, 0)
+	time.Sleep(10 * time.Millisecond) // let it begin; the test holds without
+	began := time.Now()
+	r.stop()
+	require.NoError(t, <-r.result)
+	assert.Less(t, time.Since(began), 2*time.Second)
+}
+
+func TestStoppingWritesWhatIsAlmostDone(t *testing.T) {
+	r := run(t, named("x", func(acc telegraf.Accumulator) error {
+		time.Sleep(5 * time.Millisecond)
+		point(acc, "x")
+		return nil
+	}))
+	r.triggers <- time.Unix(1, 0)
+	r.stop()
+	require.NoError(t, <-r.result)
+	assert.Contains(t, r.stdout.String(), "x value=1i")
+}
+
+func TestABlockedStdoutNeitherBlocksNorFloods(t *testing.T) {
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	r := &rig{triggers: make(chan time.Time), result: make(chan error, 1)}
+	big := strings.Repeat("x", 1<<20) // more than a pipe holds
+	r.begin(t, writer, []config.Input{named("x", func(acc telegraf.Accumulator) error {
+		acc.AddFields("x", map[string]any{"text": big}, nil)
+		return nil
+	})})
+	eventually(t, "the warning", func() bool {
+		r.triggers <- time.Now()
+		return strings.Contains(r.stderr.String(), "stdout is blocked")
+	})
+	for range 20 {
+		r.triggers <- time.Now()
+	}
+	assert.Equal(t, 1, strings.Count(r.stderr.String(), "stdout is blocked"), r.stderr.String())
+	var read strings.Builder
+	go func() { r.stop(); <-r.result; writer.Close() }()
+	_, err = io.Copy(&read, reader)
+	require.NoError(t, err)
+	assert.Less(t, strings.Count(read.String(), "x text="), 15, "what was waiting is bounded")
+}
+
+type failing struct{}
+
+func (failing) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
+
+func TestAFailedWriteEndsTheRunner(t *testing.T) {
+	r := &rig{triggers: make(chan time.Time), result: make(chan error, 1)}
+	r.begin(t, failing{}, []config.Input{named("x", func(acc telegraf.Accumulator) error { point(acc, "x"); return nil })})
+	r.triggers <- time.Unix(1, 0)
+	assert.EqualError(t, <-r.result, "writing metrics to stdout: broken pipe")
+}
+
+func TestOnceWaitsForAll(t *testing.T) {
+	p := prober.New(prober.Options{})
+	t.Cleanup(p.Close)
+	var stdout writes
+	runner, err := execd.New(execd.Options{Prober: p, Log: execd.NewLog(io.Discard), Stdout: &stdout, Inputs: []config.Input{
+		named("x", func(acc telegraf.Accumulator) error { time.Sleep(300 * time.Millisecond); point(acc, "x"); return nil })}})
+	require.NoError(t, err)
+	require.NoError(t, runner.Once())
+	assert.Contains(t, stdout.String(), "x value=1i")
+	assert.Contains(t, stdout.String(), "vfsprobe ")
+}
+
+func TestLogLinesAreTelegrafs(t *testing.T) {
+	var stderr writes
+	log := execd.NewLog(&stderr).Named("inputs.x::alias")
+	log.Errorf("%d", 1)
+	log.Warn("two")
+	log.Info("a\nforged\nE! line", "\x1b[31m")
+	log.Debugf("%s", strings.Repeat("long ", 100_000))
+	lines := stderr.seen()
+	require.Len(t, lines, 4)
+	assert.Equal(t, "E! [inputs.x::alias] 1\n", lines[0])
+	assert.Equal(t, "W! [inputs.x::alias] two\n", lines[1])
+	assert.Equal(t, `I! [inputs.x::alias] a\nforged\nE! line\x1b[31m`+"\n", lines[2])
+	assert.Regexp(t, regexp.MustCompile(`^D! .*\.\.\.\n$`), lines[3])
+	assert.Less(t, len(lines[3]), 64<<10)
+}
+
+func TestReadLinesCountsNewlines(t *testing.T) {
+	n := 0
+	execd.ReadLines(strings.NewReader("\n\n\r\ngather\nrest"), func() { n++ })
+	assert.Equal(t, 4, n)
+}
