@@ -8,6 +8,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -79,63 +80,78 @@ func Parse(file string, content []byte, lookup func(string) (string, bool), crea
 	content = []byte(expand(string(content), lookup))
 	var anything map[string]any
 	if err := toml.Unmarshal(content, &anything); err != nil {
-		return nil, located(file, err)
+		return nil, located(file, content, err)
 	}
 	sections, err := split(file, content, creators)
-	if err != nil {
-		return nil, err
-	}
-	if len(sections) == 0 {
-		return nil, fmt.Errorf("%s: no inputs; add one of %s", file, tableNames(creators))
+	if err == nil && len(sections) == 0 {
+		return nil, fmt.Errorf("%s:1: no inputs; add one of %s", file, tableNames(creators))
 	}
 	var all []Input
-	var problems []error
+	problems := []error{err}
 	for _, s := range sections {
 		input := Input{Name: s.name, Line: s.line, Plugin: creators[s.name]()}
 		if err := toml.Unmarshal(s.document, &input.Options); err != nil {
-			problems = append(problems, located(file, err))
+			problems = append(problems, located(file, s.document, err))
 			continue
 		}
-		decoder := toml.NewDecoder(bytes.NewReader(s.document)).DisallowUnknownFields()
-		if err := decoder.Decode(input.Plugin); err != nil {
-			problems = append(problems, unknownKeys(file, s.name, err)...)
+		if err := decode(s.document, input.Plugin); err != nil {
+			problems = append(problems, unknownKeys(file, s, err)...)
 		}
 		all = append(all, input)
 	}
 	return all, errors.Join(problems...)
 }
 
+func decode(document []byte, plugin telegraf.Input) error {
+	// The interface is Duration's.
+	err := toml.NewDecoder(bytes.NewReader(document)).DisallowUnknownFields().EnableUnmarshalerInterface().Decode(plugin)
+	var missing *toml.StrictMissingError
+	var positioned *toml.DecodeError
+	if err == nil || errors.As(err, &missing) || errors.As(err, &positioned) {
+		return err
+	}
+	// A table in a Duration's place gets no position, unless it is just a number.
+	return cmp.Or(toml.Unmarshal(document, plugin), err)
+}
+
 // unknownKeys turns a decoder's error into the user's terms. Keys that belong
 // to Options are none.
-func unknownKeys(file, input string, err error) []error {
+func unknownKeys(file string, s section, err error) []error {
 	var missing *toml.StrictMissingError
 	if !errors.As(err, &missing) {
-		return []error{located(file, err)}
+		return []error{located(file, s.document, err)}
 	}
 	var problems []error
 	for i := range missing.Errors {
 		e := &missing.Errors[i]
-		line, _ := e.Position()
+		line, column := e.Position()
 		key := strings.Join(e.Key(), ".")
+		// A key in an inline table comes without the keys above it.
+		atLine, atColumn := position(s.document, e.Key())
+		option := line == atLine && column == atColumn
 		switch {
-		case honoured(e.Key()[0]):
-		case telegrafs(e.Key()[0]):
+		case option && honoured(e.Key()[0]):
+		case option && telegrafs(e.Key()[0]):
 			problems = append(problems, fmt.Errorf("%s:%d: key %q of [[inputs.%s]] is for Telegraf to act on: put it into the [[inputs.execd]] table in telegraf.conf which runs vfsprobe",
-				file, line, key, input))
+				file, line, key, s.name))
 		default:
-			problems = append(problems, fmt.Errorf("%s:%d: [[inputs.%s]] has no key %q; vfsprobe -sample-config shows those it has", file, line, input, key))
+			problems = append(problems, fmt.Errorf("%s:%d: [[inputs.%s]] has no key %q; vfsprobe -sample-config shows those it has", file, line, s.name, key))
 		}
 	}
 	return problems
 }
 
 // located gives an error of the TOML library the file's name and the line.
-func located(file string, err error) error {
+func located(file string, document []byte, err error) error {
 	var decode *toml.DecodeError
 	if !errors.As(err, &decode) {
 		return fmt.Errorf("%s: %w", file, err)
 	}
-	line, _ := decode.Position()
+	line, column := decode.Position()
+	if line == 1 && column == 1 && len(decode.Key()) > 0 {
+		// An array within an array has no position.
+		line, _ = position(document, decode.Key())
+	}
 	message := strings.TrimPrefix(decode.Error(), "toml: ")
 	if key := strings.Join(decode.Key(), "."); key != "" {
 		return fmt.Errorf("%s:%d: key %q: %s", file, line, key, message)
@@ -181,16 +197,15 @@ func split(file string, content []byte, creators map[string]inputs.Creator) ([]s
 		if node.Kind != unstable.Table && node.Kind != unstable.ArrayTable && node.Kind != unstable.KeyValue {
 			continue
 		}
-		var keys []string
-		var ranges []unstable.Range
-		for it := node.Key(); it.Next(); {
-			keys = append(keys, string(it.Node().Data))
-			ranges = append(ranges, it.Node().Raw)
-		}
+		keys, ranges := keyOf(node)
 		start := int(ranges[0].Offset)
 		line := 1 + bytes.Count(content[:start], []byte("\n"))
 		lineStart := bytes.LastIndexByte(content[:start], '\n') + 1
 		dotted := strings.Join(keys, ".")
+		within := len(keys) > 2 && keys[0] == "inputs" && len(sections) > 0 && sections[len(sections)-1].name == keys[1]
+		if node.Kind != unstable.KeyValue && !within {
+			end(lineStart)
+		}
 
 		switch {
 		case node.Kind == unstable.KeyValue:
@@ -206,14 +221,13 @@ func split(file string, content []byte, creators map[string]inputs.Creator) ([]s
 			complain(line, "unknown input %q; there are %s", dotted, tableNames(creators))
 		case len(keys) == 2 && node.Kind == unstable.Table:
 			complain(line, "[%s] must be written [[%s]]", dotted, dotted)
-		case len(keys) > 2 && (len(sections) == 0 || sections[len(sections)-1].name != keys[1]):
+		case len(keys) > 2 && !within:
 			complain(line, "table %q stands without a [[inputs.%s]] before it", dotted, keys[1])
-		case len(keys) > 2:
+		case within:
 			// A table within the input: its name loses the first two parts.
 			s := &sections[len(sections)-1]
 			copy(s.document[start:], blank(content[start:int(ranges[2].Offset)]))
 		default:
-			end(lineStart)
 			last := ranges[len(ranges)-1]
 			bodyStart := int(last.Offset+last.Length) + bytes.IndexByte(content[last.Offset+last.Length:], ']') + len("]]")
 			document := append(blank(content[:bodyStart]), content[bodyStart:]...)
@@ -222,9 +236,38 @@ func split(file string, content []byte, creators map[string]inputs.Creator) ([]s
 		inTable = true
 	}
 	if err := parser.Error(); err != nil {
-		problems = append(problems, located(file, err))
+		problems = append(problems, located(file, content, err))
 	}
 	return sections, errors.Join(problems...)
+}
+
+func keyOf(node *unstable.Node) (keys []string, ranges []unstable.Range) {
+	for it := node.Key(); it.Next(); {
+		keys = append(keys, string(it.Node().Data))
+		ranges = append(ranges, it.Node().Raw)
+	}
+	return keys, ranges
+}
+
+// position is where a key stands, of a table or in one. Line and column 1, if
+// nowhere.
+func position(document []byte, key []string) (line, column int) {
+	var table []string
+	parser := unstable.Parser{}
+	parser.Reset(document)
+	for parser.NextExpression() {
+		node := parser.Expression()
+		keys, ranges := keyOf(node)
+		full := slices.Concat(table, keys)
+		if node.Kind != unstable.KeyValue {
+			table, full = keys, keys
+		}
+		if slices.Equal(full, key) {
+			start := parser.Shape(ranges[0]).Start
+			return start.Line, start.Column
+		}
+	}
+	return 1, 1
 }
 
 // blank is the text with everything but line ends replaced by spaces.

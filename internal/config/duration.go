@@ -1,10 +1,14 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/pelletier/go-toml/v2"
+	"github.com/pelletier/go-toml/v2/unstable"
 )
 
 // Duration is a span of time as Telegraf's configuration writes it: "5s",
@@ -24,6 +28,28 @@ func (d *Duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// UnmarshalTOML reads a duration as it stands in the file. Without it the TOML
+// library would take an integer for nanoseconds, and would not say where a bad
+// number is.
+func (d *Duration) UnmarshalTOML(raw []byte) error {
+	var document struct{ V any }
+	err := toml.Unmarshal(append([]byte("v = "), raw...), &document)
+	if err == nil {
+		switch value := document.V.(type) {
+		case string:
+			err = d.UnmarshalText([]byte(value))
+		case int64, float64:
+			err = d.UnmarshalText(fmt.Append(nil, value))
+		default:
+			err = errors.New("want a duration like \"5s\", \"1m30s\" or \"1d\", or a number of seconds")
+		}
+	}
+	if err != nil {
+		return unstable.NewParserError(raw, "%s", err)
+	}
+	return nil
+}
+
 func (d Duration) String() string { return time.Duration(d).String() }
 
 func parseDuration(text string) (time.Duration, error) {
@@ -31,7 +57,7 @@ func parseDuration(text string) (time.Duration, error) {
 		return inRange(text, seconds*float64(time.Second))
 	}
 	days, rest, found := strings.Cut(text, "d")
-	if !found {
+	if !found && text != "" {
 		days, rest = "0", text
 	}
 	n, err := strconv.ParseFloat(days, 64)

@@ -25,7 +25,12 @@ const (
 func commOf(key string) string {
 	hash := fnv.New64a()
 	hash.Write([]byte(key))
-	sum := binary.BigEndian.AppendUint64(nil, hash.Sum64())
+	// FNV hardly mixes the last bytes into the upper bits, which are used:
+	// finish as MurmurHash3 does.
+	h := hash.Sum64()
+	h = (h ^ h>>33) * 0xff51afd7ed558ccd
+	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+	sum := binary.BigEndian.AppendUint64(nil, h^h>>33)
 	return helperPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum)[:10])
 }
 

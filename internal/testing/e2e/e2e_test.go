@@ -553,3 +553,54 @@ func publicCopy(t testing.TB, file string) string {
 	require.NoError(t, os.WriteFile(public, content, 0o755))
 	return public
 }
+
+// Both inputs in one Telegraf: the disk input loses its metrics of all mounts,
+// and Telegraf its ability to stop. The README quotes the figures.
+func TestBesideTheDiskInput(t *testing.T) {
+	faultfs.Require(t)
+	const seconds = 8
+	fs := faultfs.New(t)
+	config, metrics := configure(t)
+	text, err := os.ReadFile(config)
+	require.NoError(t, err)
+	text = append(text, "\n[[inputs.disk]]\n  mount_points = [\"/\", \""+fs.Dir+"\"]\n"...)
+	require.NoError(t, os.WriteFile(config, text, 0o600))
+	command := exec.Command(binary(t, telegraf), "--config", config)
+	// The disk input prefers the mount table of process 1, which is not in this
+	// test's mount namespace.
+	command.Env = append(os.Environ(), "HOST_PROC_MOUNTINFO=/proc/self/mountinfo")
+	agent := startCommand(t, command)
+	t.Cleanup(fs.Close) // before the agent is killed: it may be stuck in the mount
+
+	rootPoints := func() (disk, mountstat int) {
+		content, err := os.ReadFile(metrics)
+		require.NoError(t, err)
+		return len(regexp.MustCompile(`(?m)^disk,.*path=/[ ,]`).FindAll(content, -1)),
+			len(regexp.MustCompile(`(?m)^mountstat,.*path=/ .*result="ok"`).FindAll(content, -1))
+	}
+	require.Eventually(t, func() bool {
+		disk, mountstat := 0, 0
+		if _, err := os.Stat(metrics); err == nil {
+			disk, mountstat = rootPoints()
+		}
+		return disk > 0 && mountstat > 0
+	}, patience, 50*time.Millisecond)
+
+	fs.Silence()
+	tail(t, metrics, "^mountstat,", "path="+fs.Dir+" ", `result="stuck"`)
+	clear(t, metrics)
+	time.Sleep(seconds * time.Second)
+	disk, mountstat := rootPoints()
+	t.Logf("points of / within %d s while another mount hangs: disk %d, mountstat %d", seconds, disk, mountstat)
+	assert.LessOrEqual(t, disk, 1, "one may have been under way")
+	assert.GreaterOrEqual(t, mountstat, seconds/2)
+	tail(t, metrics, "^mountstat,", "path="+fs.Dir+" ", `result="stuck"`)
+
+	require.NoError(t, agent.Process.Signal(syscall.SIGTERM))
+	select {
+	case <-agent.exited:
+		t.Log("Telegraf stopped")
+	case <-time.After(seconds * time.Second):
+		t.Logf("Telegraf with the disk input has not stopped %d s after SIGTERM", seconds)
+	}
+}
