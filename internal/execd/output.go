@@ -35,11 +35,12 @@ type output struct {
 
 func newOutput(w io.Writer, log telegraf.Logger) *output {
 	o := &output{
-		batches: make(chan []byte, backlog),
-		failed:  make(chan error, 1),
-		drained: make(chan struct{}),
-		log:     log,
-		refused: make(map[string]struct{}),
+		batches:    make(chan []byte, backlog),
+		serializer: influx.Serializer{SortFields: true}, // people read it too
+		failed:     make(chan error, 1),
+		drained:    make(chan struct{}),
+		log:        log,
+		refused:    make(map[string]struct{}),
 	}
 	go o.run(w)
 	return o
