@@ -88,6 +88,8 @@ type Prober struct {
 
 type pending struct {
 	check    Check
+	id       uint64
+	compiled *compiled
 	done     func(Report)
 	deadline time.Time
 	timer    *time.Timer // refuses the check when it is too late to start it
@@ -105,9 +107,6 @@ const (
 
 type helper struct {
 	*pending
-	id       uint64
-	names    []string
-	prologue int
 	started  time.Time
 	pid      int
 	stage    stage
@@ -169,7 +168,13 @@ func (p *Prober) Run(check Check) Report {
 func (p *Prober) Submit(check Check, done func(Report)) {
 	p.mu.Lock()
 	defer p.unlock()
-	w := &pending{check: check, done: done, deadline: time.Now().Add(check.Plan.Timeout)}
+	w := &pending{check: check, id: p.nextID, done: done, deadline: time.Now().Add(check.Plan.Timeout)}
+	p.nextID++
+	var err error
+	if w.compiled, err = check.Plan.compile(w.id, commOf(check.Key)); err != nil {
+		p.decide(w, Report{Outcome: Unavailable, Err: err})
+		return
+	}
 	if !p.restart.under && p.server == nil && time.Now().After(p.restart.next) {
 		p.restart.under = true
 		go p.startServer()
@@ -337,12 +342,7 @@ func (p *Prober) admit(c *Check) (verdict, Report) {
 // start sends the request for one helper. It reports false if the socket is
 // full.
 func (p *Prober) start(w *pending) bool {
-	c, err := w.check.Plan.compile(p.nextID, commOf(w.check.Key))
-	if err != nil {
-		p.decide(w, Report{Outcome: Unavailable, Err: err})
-		return true
-	}
-	switch err := p.server.send(c.request); {
+	switch err := p.server.send(w.compiled.request); {
 	case errors.Is(err, unix.EAGAIN):
 		p.server.full = true
 		s := p.server
@@ -361,8 +361,8 @@ func (p *Prober) start(w *pending) bool {
 	if w.timer != nil {
 		w.timer.Stop()
 	}
-	h := &helper{pending: w, id: p.nextID, names: c.names, prologue: c.prologue, started: time.Now()}
-	p.nextID++
+	w.compiled.request = nil // a stuck helper may be remembered for days
+	h := &helper{pending: w, started: time.Now()}
 	p.helpers[h.id] = h
 	p.byKey[w.check.Key] = h
 	p.fresh++
@@ -429,8 +429,8 @@ func (p *Prober) kill(h *helper) {
 
 // nextStep names the step a helper has not answered.
 func (h *helper) nextStep() string {
-	if h.answered < len(h.names) {
-		return h.names[h.answered]
+	if h.answered < len(h.compiled.names) {
+		return h.compiled.names[h.answered]
 	}
 	return "exit"
 }
@@ -495,11 +495,11 @@ func (p *Prober) receive(message []byte) {
 
 func (h *helper) step(answer *forkserver.Answer, output []byte) {
 	h.answered = int(answer.Step) + 1
-	if int(answer.Step) >= len(h.names) {
+	if int(answer.Step) >= len(h.compiled.names) {
 		return
 	}
-	name, errno := h.names[answer.Step], syscall.Errno(answer.Errno)
-	if int(answer.Step) < h.prologue {
+	name, errno := h.compiled.names[answer.Step], syscall.Errno(answer.Errno)
+	if int(answer.Step) < h.compiled.prologue {
 		if errno != 0 {
 			h.err = fmt.Errorf("preparing the helper: %s: %w", name, errno)
 		}

@@ -262,6 +262,26 @@ func TestTelegrafOnAHostWithAHungMount(t *testing.T) {
 	assert.NotContains(t, log, " E! ")
 }
 
+// The README's stanza, pasted as it stands, with the plugin's defaults.
+func TestTheReadmesStanza(t *testing.T) {
+	faultfs.Require(t)
+	readme, err := os.ReadFile(filepath.Join(repository(t), "README.md"))
+	require.NoError(t, err)
+	stanza := regexp.MustCompile("(?s)```toml\n(\\[\\[inputs\\.execd]].*?)```").FindSubmatch(readme)
+	require.NotNil(t, stanza)
+	config, metrics := configure(t)
+	text := "[agent]\n  interval = \"10s\"\n  flush_interval = \"1s\"\n[[outputs.file]]\n  files = [\"" + metrics + "\"]\n" +
+		strings.ReplaceAll(string(stanza[1]), "/usr/local/bin/vfsprobe", binary(t, vfsprobe))
+	require.NoError(t, os.WriteFile(config, []byte(text), 0o600))
+	hung := faultfs.New(t)
+	hung.Silence()
+	start(t, binary(t, telegraf), "--config", config)
+	first := tail(t, metrics, "^mountstat,", "path=/ ", `result="ok"`)
+	line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+	assert.Equal(t, timestamp(first), timestamp(line), "both from the first interval")
+	assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 5.0)
+}
+
 // The plugin is killed while five mounts hang: Telegraf starts another, which
 // knows them.
 func TestTelegrafRestartsAKilledPlugin(t *testing.T) {

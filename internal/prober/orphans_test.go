@@ -1,0 +1,83 @@
+package prober
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestHelperNamesFitAndDiffer(t *testing.T) {
+	seen := make(map[string]string)
+	for major := range 300 {
+		for minor := range 300 {
+			key := "mountstat " + string(rune('0'+major)) + ":" + string(rune('0'+minor))
+			comm := commOf(key)
+			require.Len(t, comm, 15, "TASK_COMM_LEN less the NUL")
+			require.True(t, strings.HasPrefix(comm, helperPrefix))
+			require.Equal(t, comm, commOf(key))
+			require.Empty(t, seen[comm], "of %q and %q", key, seen[comm])
+			seen[comm] = key
+		}
+	}
+}
+
+// process writes a fixture of /proc/PID.
+func process(t testing.TB, proc, pid, comm, state, ppid, start string) {
+	dir := filepath.Join(proc, pid)
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "comm"), []byte(comm+"\n"), 0o600))
+	stat := pid + " (" + comm + ") " + state + " " + ppid + strings.Repeat(" 0", 17) + " " + start + " 0 7 0\n"
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "stat"), []byte(stat), 0o600))
+}
+
+func TestOrphansAreHelpersWithoutAServer(t *testing.T) {
+	proc, comm := t.TempDir(), commOf("key")
+	process(t, proc, "1", "init", "S", "0", "1")
+	process(t, proc, "10", serverName, "S", "9", "100") // ours
+	process(t, proc, "11", comm, "S", "10", "101")
+	process(t, proc, "20", serverName, "S", "19", "100") // another plugin's
+	process(t, proc, "21", comm, "D", "20", "101")
+	process(t, proc, "30", commOf("other"), "D", "1", "100")
+	process(t, proc, "31", comm, "Z", "1", "100")
+	process(t, proc, "40", "vfsprobe", "D", "1", "100")
+	require.NoError(t, os.Mkdir(filepath.Join(proc, "50"), 0o755)) // just ended
+
+	o := findOrphans(proc, 10)
+	assert.Equal(t, 1, o.count(proc))
+	_, found := o.find(proc, comm)
+	assert.False(t, found, "it has a server, which is not ours, and the other is a zombie")
+	orphan, found := o.find(proc, commOf("other"))
+	require.True(t, found)
+	assert.Equal(t, 30, orphan.pid)
+
+	// The other server ends without its helper.
+	process(t, proc, "21", comm, "D", "1", "101")
+	orphan, found = o.find(proc, comm)
+	require.True(t, found)
+	assert.Equal(t, 21, orphan.pid)
+
+	// A later process has the same pid and name.
+	process(t, proc, "21", comm, "D", "1", "999")
+	_, found = o.find(proc, comm)
+	assert.False(t, found)
+}
+
+func FuzzStatFields(f *testing.F) {
+	f.Add("7 (a) b) S 1 2 3")
+	f.Add("7 (x) D 1" + strings.Repeat(" 0", 40))
+	f.Fuzz(func(t *testing.T, stat string) {
+		proc := t.TempDir()
+		require.NoError(t, os.Mkdir(filepath.Join(proc, "7"), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(proc, "7", "stat"), []byte(stat), 0o600))
+		fields, err := statFields(proc, 7)
+		if err == nil && len(fields) <= statRSS {
+			t.Errorf("%d fields", len(fields))
+		}
+		usage(proc, 7)
+		orphan{pid: 7}.look(proc)
+	})
+}
