@@ -102,16 +102,17 @@ func Parse(file string, content []byte, lookup func(string) (string, bool), crea
 	return all, errors.Join(problems...)
 }
 
+// decode decodes twice. Only Duration's own UnmarshalTOML gets numbers right,
+// but the decoder which calls it takes timeout.x = 5 for timeout = 5.
 func decode(document []byte, plugin telegraf.Input) error {
-	// The interface is Duration's.
-	err := toml.NewDecoder(bytes.NewReader(document)).DisallowUnknownFields().EnableUnmarshalerInterface().Decode(plugin)
+	strict := func() *toml.Decoder { return toml.NewDecoder(bytes.NewReader(document)).DisallowUnknownFields() }
+	err := strict().Decode(plugin)
 	var missing *toml.StrictMissingError
 	var positioned *toml.DecodeError
-	if err == nil || errors.As(err, &missing) || errors.As(err, &positioned) {
+	if errors.As(err, &missing) || errors.As(err, &positioned) {
 		return err
 	}
-	// A table in a Duration's place gets no position, unless it is just a number.
-	return cmp.Or(toml.Unmarshal(document, plugin), err)
+	return cmp.Or(strict().EnableUnmarshalerInterface().Decode(plugin), err)
 }
 
 // unknownKeys turns a decoder's error into the user's terms. Keys that belong

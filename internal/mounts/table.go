@@ -3,6 +3,7 @@
 package mounts
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -96,6 +97,7 @@ func (t *Table) Mounts() (all []Mount, changed bool, err error) {
 	}
 	content, err := io.ReadAll(io.NewSectionReader(t.file, 0, 1<<40))
 	if err != nil {
+		t.read = false // the kernel tells of a change only once
 		return nil, false, fmt.Errorf("reading the mount table: %w", err)
 	}
 	t.mounts, t.err = Parse(content)
@@ -129,6 +131,9 @@ func Parse(content []byte) ([]Mount, error) {
 func parseLines(content []byte) (infos []*mountinfo.Info, err error) {
 	var problems []error
 	for line := range bytes.Lines(content) {
+		// Only the superblock's options, which come last, can be this long: an
+		// overlay's directories. The scanner of mountinfo takes no longer ones.
+		line = line[:min(len(line), bufio.MaxScanTokenSize-1)]
 		parsed, err := mountinfo.GetMountsFromReader(bytes.NewReader(line), nil)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("a line of the mount table: %w", err))
@@ -143,7 +148,8 @@ func parseLines(content []byte) (infos []*mountinfo.Info, err error) {
 //   - that has another one on its own root (which stands in its place),
 //   - that lies below a directory on which another mount of the same parent
 //     was put,
-//   - whose parent is missed.
+//   - whose parent is missed,
+//   - that was put on the root directory itself: look-up starts below it.
 func hide(all []Mount) {
 	type place struct {
 		parent int
@@ -158,19 +164,23 @@ func hide(all []Mount) {
 			at[place{m.Parent, m.Mountpoint}] = m.ID
 		}
 	}
+	start := func(m *Mount) bool { return m.Mountpoint == "/" && byID[m.Parent] == nil }
 	// covered asks about the way to m, or through it to a child.
 	covered := func(m *Mount, child int) bool {
+		if start(m) {
+			return byID[child] != nil && byID[child].Mountpoint == "/"
+		}
 		if top, onTop := at[place{m.ID, m.Mountpoint}]; onTop && top != child {
 			return true
 		}
 		if top, ok := at[place{m.Parent, m.Mountpoint}]; ok && top != m.ID {
 			return true
 		}
-		parent := byID[m.Parent]
-		if parent == nil || parent == m {
-			return false
+		above := "/" // in a chroot the parent may be out of sight
+		if parent := byID[m.Parent]; parent != nil {
+			above = parent.Mountpoint
 		}
-		for dir := path.Dir(m.Mountpoint); len(dir) > len(parent.Mountpoint); dir = path.Dir(dir) {
+		for dir := path.Dir(m.Mountpoint); len(dir) > max(len(above), len("/")); dir = path.Dir(dir) {
 			if _, between := at[place{m.Parent, dir}]; between {
 				return true
 			}

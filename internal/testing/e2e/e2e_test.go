@@ -382,6 +382,19 @@ func TestTheForkServerIsKilledInMidGather(t *testing.T) {
 	assert.Regexp(t, `^W! \[vfsprobe\] the fork server .* ended`, p.stderr.String())
 }
 
+// A distribution may build position independent executables.
+func TestAPositionIndependentBuildWorks(t *testing.T) {
+	pie := filepath.Join(t.TempDir(), "vfsprobe")
+	command := exec.Command("go", "build", "-buildmode=pie", "-o", pie, "./cmd/vfsprobe")
+	command.Dir = repository(t)
+	command.Env = append(os.Environ(), "CGO_ENABLED=0")
+	out, err := command.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	p := start(t, pie, "-test")
+	p.until("^mountstat,", "path=/ ", `result="ok"`)
+	assert.Zero(t, p.exit())
+}
+
 func TestTestPrintsOneGather(t *testing.T) {
 	faultfs.Require(t)
 	hung := faultfs.New(t)

@@ -39,6 +39,9 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 		n.table = table
 	}
 	all, _, err := n.table.Mounts()
+	if all == nil && err != nil {
+		return err // counts of nothing would say that all is well
+	}
 	if err != nil {
 		acc.AddError(err)
 	}
