@@ -53,7 +53,6 @@
 // # When not to use it
 //
 // For calls that can't block, such as reading /proc or /sys: make them. For a
-// program, as opposed to system calls: a helper can't run Go code, nor may it
-// execute another program (no_new_privs is set, and the fork server's
-// environment is empty). For data in bulk: a step carries back 4 KiB.
+// program, as opposed to system calls: a helper can't run Go code, and has no
+// environment to hand to another program. For data in bulk: a step carries back 4 KiB.
 package prober

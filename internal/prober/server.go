@@ -16,8 +16,8 @@ import (
 )
 
 const (
-	// startTimeout is how long the launcher may take, which is about 2 ms on an
-	// idle host.
+	// startTimeout is how long a server may take to say that it is ready, which
+	// is well under 1 ms on an idle host.
 	startTimeout = 10 * time.Second
 	// restartDelay is the first pause after a server that ended soon after its
 	// start; each further one doubles it up to restartDelayMax.
@@ -46,7 +46,14 @@ type restartState struct {
 
 // startServer starts a fork server, and tries again later where that fails.
 func (p *Prober) startServer() {
+	var found orphans
+	looked := make(chan struct{})
+	go func() {
+		found = findOrphans(p.options.Proc)
+		close(looked)
+	}()
 	s, err := launch(p.options.Untrimmed)
+	<-looked
 
 	p.mu.Lock()
 	defer p.unlock()
@@ -71,7 +78,7 @@ func (p *Prober) startServer() {
 	}
 	p.restart.err = nil
 	p.server = s
-	p.orphans = findOrphans(p.options.Proc, s.pid)
+	p.orphans = found
 	go p.read(s)
 	go p.await(s)
 	p.pump()
@@ -82,75 +89,57 @@ func (p *Prober) pause() {
 	p.restart.next = time.Now().Add(p.restart.delay)
 }
 
-// launch executes this program again, as the launcher of a fork server.
+// launch forks a fork server, and hears its first word.
 func launch(untrimmed bool) (*server, error) {
 	fail := func(operation string, err error) (*server, error) {
 		return nil, fmt.Errorf("starting the fork server: %s: %w", operation, err)
 	}
-	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	if err != nil {
-		return fail("open", err)
-	}
-	defer null.Close()
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fail("socketpair", err)
 	}
 	// Only our end must not block: the server's is for helpers to wait on.
-	_ = unix.SetNonblock(pair[0], true)
+	if err := unix.SetNonblock(pair[0], true); err != nil {
+		return fail("fcntl", err)
+	}
 	conn := os.NewFile(uintptr(pair[0]), "fork server")
-	theirs := os.NewFile(uintptr(pair[1]), "fork server")
-	defer theirs.Close()
+	pid, _, err := forkserver.Start(pair[1], !untrimmed)
+	unix.Close(pair[1])
+	if err != nil {
+		conn.Close()
+		return fail("start", err)
+	}
+	s := &server{pid: pid, conn: conn, started: time.Now()}
+	if s.raw, err = conn.SyscallConn(); err == nil {
+		err = s.greeting()
+	}
+	if err != nil {
+		conn.Close()
+		s.kill()
+		s.wait()
+		return fail("greeting", err)
+	}
+	return s, nil
+}
 
-	mode := forkserver.Trimmed
-	if untrimmed {
-		mode = forkserver.Untrimmed
-	}
-	// /proc/self/exe is this very program, also after a package has replaced
-	// the file. The environment is the launcher's alone; the Go runtime needs
-	// no threads and no garbage collection for the little it does.
-	launcher, err := os.StartProcess("/proc/self/exe", []string{"vfsprobe: fork server"}, &os.ProcAttr{
-		Env:   []string{forkserver.EnvironmentVariable + "=" + mode, "GOGC=off", "GOMAXPROCS=1"},
-		Files: []*os.File{null, null, null, theirs},
-	})
-	if err != nil {
-		conn.Close()
-		return fail("exec", err)
-	}
-	theirs.Close()
+// greeting waits for the server's first word.
+func (s *server) greeting() error {
 	message := make([]byte, forkserver.MaxOutput)
-	_ = conn.SetReadDeadline(time.Now().Add(startTimeout))
-	n, readErr := conn.Read(message)
-	if readErr != nil {
-		_ = launcher.Kill()
+	if err := s.conn.SetReadDeadline(time.Now().Add(startTimeout)); err != nil {
+		return err
 	}
-	state, err := launcher.Wait()
+	n, err := s.conn.Read(message)
 	if err != nil {
-		conn.Close()
-		return fail("wait", err)
+		return err
 	}
 	answer, _, ok := forkserver.ParseAnswer(message[:n])
 	switch {
-	case readErr != nil && state.ExitCode() > 0:
-		err = fmt.Errorf("fork: %w", syscall.Errno(state.ExitCode()))
-	case readErr != nil:
-		err = fmt.Errorf("the launcher gave no answer (%v): %w", state, readErr)
 	case !ok || answer.Kind != forkserver.Ready:
-		err = fmt.Errorf("the launcher gave an unknown answer of %d bytes", n)
+		return fmt.Errorf("unknown message of %d bytes", n)
 	case answer.Errno != 0:
-		err = fmt.Errorf("signalfd: %w", syscall.Errno(answer.Errno))
+		return syscall.Errno(answer.Errno)
 	}
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("starting the fork server: %w", err)
-	}
-	_ = conn.SetReadDeadline(time.Time{})
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		conn.Close()
-		return fail("socket", err)
-	}
-	return &server{pid: int(answer.PID), conn: conn, raw: raw, started: time.Now()}, nil
+	return s.conn.SetReadDeadline(time.Time{})
 }
 
 // send hands over one message, or says EAGAIN where the socket is full.
@@ -168,6 +157,15 @@ func (s *server) send(message []byte) error {
 // for, so the number is still its own.
 func (s *server) kill() { _ = unix.Kill(s.pid, unix.SIGKILL) }
 
+// wait waits for the server's end.
+func (s *server) wait() (status unix.WaitStatus, used unix.Rusage) {
+	for {
+		if _, err := unix.Wait4(s.pid, &status, 0, &used); !errors.Is(err, unix.EINTR) {
+			return status, used
+		}
+	}
+}
+
 func (p *Prober) read(s *server) {
 	message := make([]byte, forkserver.MaxOutput+1024)
 	for {
@@ -182,13 +180,7 @@ func (p *Prober) read(s *server) {
 // await notices the end of the server by waiting for the process. The socket
 // does not tell: a stuck helper keeps the other end of it open.
 func (p *Prober) await(s *server) {
-	var status unix.WaitStatus
-	var used unix.Rusage
-	for {
-		if _, err := unix.Wait4(s.pid, &status, 0, &used); !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
+	status, used := s.wait()
 	s.conn.Close()
 
 	p.mu.Lock()
@@ -259,7 +251,7 @@ const (
 // statFields reads the fields of /proc/PID/stat that follow the command.
 func statFields(proc string, pid int) ([][]byte, error) {
 	name := filepath.Join(proc, strconv.Itoa(pid), "stat")
-	content, err := os.ReadFile(name)
+	content, err := readSmall(name)
 	if err != nil {
 		return nil, err
 	}

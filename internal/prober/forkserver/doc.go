@@ -3,26 +3,20 @@
 //
 // # How it comes to be
 //
-// The prober executes /proc/self/exe with [EnvironmentVariable] set. This
-// package's init sees the variable and takes the process over: main is never
-// reached, and few other packages are initialised. That process is the
-// launcher. It is an ordinary Go program with several threads, which it needs
-// only to prepare the ground:
-//
-//  1. It marks all memory but the executable's image and one piece of stack
-//     MADV_DONTFORK. This is called trimming, and makes a fork cheap.
-//  2. It forks a test child, which runs a tiny plan. Where that fails (a
-//     position independent or cgo build may keep thread state elsewhere), the
-//     trimming is undone.
-//  3. It forks the fork server with CLONE_PARENT, so that the server is the
-//     prober's child, and exits.
+// [Start] forks the server from the running process, without executing
+// anything: no file is needed, and it takes well under a millisecond. Before
+// that it marks all memory MADV_DONTFORK but code, constants, the package
+// variable memory and a few pages of stack. This is called trimming. A test
+// helper is forked first, which runs a tiny plan; where that fails (a build may
+// keep thread state elsewhere), the marks are undone and everything is
+// inherited, which works as well and makes a fork dearer.
 //
 // The server is thus a process without a Go runtime: one thread, no sysmon, no
-// garbage collector, no signal handlers, some 100 kB of memory of its own. It
-// sleeps in ppoll(2) until there is a request or a dead child, so it causes no
-// wake-ups while idle; it always forks from its main (only) thread, which
-// matters because PR_SET_PDEATHSIG fires when the forking thread ends; and
-// nothing in it can move the stack its children stand on.
+// garbage collector, no signal handlers, 20 kB of memory of its own. It sleeps
+// in ppoll(2) until there is a request or a dead child, so it causes no wake-ups
+// while idle; it always forks from its main (only) thread, which matters because
+// PR_SET_PDEATHSIG fires when the forking thread ends; and nothing in it can
+// move the stack its children stand on.
 //
 // # The price
 //
@@ -31,7 +25,7 @@
 // without a bounds check that could fail: a stack check would read the
 // goroutine's descriptor, which lives in memory that was not forked. The linker
 // proves the depth of the nosplit calls at build time. What they need beyond a
-// few words of stack is in package variables, which live in the image.
+// few words of stack is in the one variable.
 //
 // # Life and death
 //
@@ -39,7 +33,4 @@
 // kernel does however the prober dies. Helpers get SIGKILL when the server
 // ends. A helper which is stuck in the kernel survives both; it keeps the
 // server's end of the socket open, but no descriptor of the prober's.
-//
-// The package may import nothing but syscall and unsafe: what it imports is
-// initialised before it in the launcher, and costs start-up time.
 package forkserver

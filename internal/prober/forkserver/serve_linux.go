@@ -10,7 +10,6 @@ const (
 	prSetPdeathsig  = 1
 	prSetName       = 15
 	prSetNoNewPrivs = 38
-	sigBlock        = 0
 	clockMonotonic  = 1
 	pollIn          = 1
 	waitNoHang      = 1
@@ -18,76 +17,81 @@ const (
 	waitNoWait      = 0x01000000
 	idTypePID       = 1
 	signalSetSize   = 8
-	cloneParent     = 0x00008000
+	atFdCwd         = ^uintptr(100 - 1) // -100
+	sysCloseRange   = 436               // the same number on every architecture; Linux 5.9
 )
 
-// The memory of the server and of its helpers. A helper inherits the request
-// as the server received it, so nothing needs to be copied. The arrays are of
-// words to be aligned for the structures laid over them.
-var (
-	request [MaxRequest / 8]uint64
-	results [MaxSteps]uint64
-	answer  struct {
-		Answer
-		output [MaxOutput / 8]uint64
-	}
-	serverSocket uintptr
+// memory is all that the server and its helpers have beside the stack. A helper
+// inherits the request as the server received it, so nothing needs to be
+// copied. The arrays are of words to be aligned for the structures laid over
+// them.
+var memory struct {
+	prober       uintptr // its pid
+	server       uintptr // its pid
+	socket       uintptr
 	childSignals uintptr // a signalfd for SIGCHLD
-	serverPID    uintptr
-	pollSet      [2]struct {
+	pageSize     uintptr
+	poll         [2]struct {
 		fd      int32
 		events  int16
 		revents int16
 	}
-	clockStart, clockEnd syscall.Timespec
-	signalSet            uint64
-	signalInfo           [128]byte
-	serverName           = [16]byte{'v', 'f', 's', 'p', 'r', 'o', 'b', 'e', '-', 's', 'e', 'r', 'v', 'e', 'r'}
-)
+	signals    uint64
+	signalInfo [128]byte
+	clock      [2]syscall.Timespec
+	name       [16]byte
+	null       [16]byte
+	root       [8]byte
+	noLimit    [2]uint64
+	results    [MaxSteps]uint64
+	answer     Answer
+	output     [MaxOutput / 8]uint64 // behind the answer
+	request    [MaxRequest / 8]uint64
+}
 
 // serve is the fork server. It returns never.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func serve(prober uintptr, trimmed int64) {
+func serve() {
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0, 0, 0, 0)
-	if parent, _, _ := syscall.RawSyscall6(syscall.SYS_GETPPID, 0, 0, 0, 0, 0, 0); parent != prober {
+	if parent, _, _ := syscall.RawSyscall6(syscall.SYS_GETPPID, 0, 0, 0, 0, 0, 0); parent != memory.prober {
 		exit(0)
 	}
-	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&serverName)), 0, 0, 0, 0)
-	serverPID, _, _ = syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
-
-	signalSet = 1 << (syscall.SIGCHLD - 1)
-	fd, _, errno := syscall.RawSyscall6(syscall.SYS_SIGNALFD4, ^uintptr(0), uintptr(unsafe.Pointer(&signalSet)),
-		signalSetSize, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0, 0)
-	childSignals = fd
-	pollSet[0].fd, pollSet[0].events = int32(serverSocket), pollIn
-	pollSet[1].fd, pollSet[1].events = int32(fd), pollIn
-
-	answer.Kind, answer.PID, answer.Errno, answer.Result = Ready, int32(serverPID), uint32(errno), trimmed
+	memory.server, _, _ = syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
+	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&memory.name)), 0, 0, 0, 0)
+	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0)
+	syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, syscall.RLIMIT_CORE, uintptr(unsafe.Pointer(&memory.noLimit)), 0, 0, 0)
+	// Whatever directory the prober was started in is nobody's to pin.
+	syscall.RawSyscall6(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(&memory.root)), 0, 0, 0, 0, 0)
+	errno := keepSocketOnly()
+	if errno == 0 {
+		errno = watchChildren()
+	}
+	memory.answer.Kind, memory.answer.PID, memory.answer.Errno = Ready, int32(memory.server), uint32(errno)
 	send()
 	if errno != 0 {
 		exit(1)
 	}
 
 	for {
-		n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, serverSocket, uintptr(unsafe.Pointer(&request)),
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, memory.socket, uintptr(unsafe.Pointer(&memory.request)),
 			MaxRequest, syscall.MSG_DONTWAIT, 0, 0)
 		switch {
 		case errno == syscall.EAGAIN:
 			// Sleep for ever: the socket and dead children are all there is.
-			syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&pollSet)), uintptr(len(pollSet)), 0, 0, 0, 0)
-			if pollSet[1].revents != 0 {
-				syscall.RawSyscall6(syscall.SYS_READ, childSignals, uintptr(unsafe.Pointer(&signalInfo)),
-					unsafe.Sizeof(signalInfo), 0, 0, 0)
+			syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&memory.poll)), uintptr(len(memory.poll)), 0, 0, 0, 0)
+			if memory.poll[1].revents != 0 {
+				syscall.RawSyscall6(syscall.SYS_READ, memory.childSignals, uintptr(unsafe.Pointer(&memory.signalInfo)),
+					unsafe.Sizeof(memory.signalInfo), 0, 0, 0)
 				reap()
 			}
 		case errno == syscall.EINTR:
 		case errno != 0 || n == 0:
 			exit(0) // the prober is gone; the kernel kills the helpers now
 		default:
-			header := (*RequestHeader)(unsafe.Pointer(&request))
+			header := (*RequestHeader)(unsafe.Pointer(&memory.request))
 			switch header.Kind {
 			case Fork:
 				forkHelper(header)
@@ -98,15 +102,58 @@ func serve(prober uintptr, trimmed int64) {
 	}
 }
 
+// keepSocketOnly leaves the socket open as descriptor 3, and /dev/null as 0
+// to 2. The prober's other descriptors, its stdout above all, must not stay
+// open in a helper that is stuck.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func keepSocketOnly() syscall.Errno {
+	if memory.socket != 3 {
+		if _, _, errno := syscall.RawSyscall6(syscall.SYS_DUP3, memory.socket, 3, 0, 0, 0, 0); errno != 0 {
+			return errno
+		}
+		memory.socket = 3
+	}
+	if _, _, errno := syscall.RawSyscall6(sysCloseRange, 4, uintptr(^uint32(0)), 0, 0, 0, 0); errno != 0 {
+		for fd := uintptr(4); fd < 4096; fd++ { // before Linux 5.9
+			syscall.RawSyscall6(syscall.SYS_CLOSE, fd, 0, 0, 0, 0, 0)
+		}
+	}
+	null, _, errno := syscall.RawSyscall6(syscall.SYS_OPENAT, atFdCwd, uintptr(unsafe.Pointer(&memory.null)), syscall.O_RDWR, 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	for fd := uintptr(0); fd < 3; fd++ {
+		syscall.RawSyscall6(syscall.SYS_DUP3, null, fd, 0, 0, 0, 0)
+	}
+	syscall.RawSyscall6(syscall.SYS_CLOSE, null, 0, 0, 0, 0, 0)
+	return 0
+}
+
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func watchChildren() syscall.Errno {
+	memory.signals = 1 << (syscall.SIGCHLD - 1)
+	fd, _, errno := syscall.RawSyscall6(syscall.SYS_SIGNALFD4, ^uintptr(0), uintptr(unsafe.Pointer(&memory.signals)),
+		signalSetSize, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0, 0)
+	memory.childSignals = fd
+	memory.poll[0].fd, memory.poll[0].events = int32(memory.socket), pollIn
+	memory.poll[1].fd, memory.poll[1].events = int32(fd), pollIn
+	return errno
+}
+
 //go:nosplit
 //go:norace
 //go:nocheckptr
 func forkHelper(header *RequestHeader) {
 	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno == 0 && pid == 0 {
-		runSteps(header)
+		runSteps()
 	}
-	answer.Kind, answer.ID, answer.PID, answer.Errno = Forked, header.ID, int32(pid), uint32(errno)
+	memory.answer.Kind, memory.answer.ID, memory.answer.PID, memory.answer.Errno = Forked, header.ID, int32(pid), uint32(errno)
 	send()
 }
 
@@ -117,7 +164,7 @@ func forkHelper(header *RequestHeader) {
 //go:norace
 //go:nocheckptr
 func killHelper(pid uintptr) {
-	_, _, errno := syscall.RawSyscall6(syscall.SYS_WAITID, idTypePID, pid, uintptr(unsafe.Pointer(&signalInfo)),
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_WAITID, idTypePID, pid, uintptr(unsafe.Pointer(&memory.signalInfo)),
 		waitExited|waitNoHang|waitNoWait, 0, 0)
 	if errno == 0 {
 		syscall.RawSyscall6(syscall.SYS_KILL, pid, uintptr(syscall.SIGKILL), 0, 0, 0, 0)
@@ -129,12 +176,12 @@ func killHelper(pid uintptr) {
 //go:nocheckptr
 func reap() {
 	for {
-		pid, _, errno := syscall.RawSyscall6(syscall.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&answer.Status)),
+		pid, _, errno := syscall.RawSyscall6(syscall.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&memory.answer.Status)),
 			waitNoHang, 0, 0, 0)
 		if errno != 0 || pid == 0 {
 			return
 		}
-		answer.Kind, answer.PID, answer.Errno = Exited, int32(pid), 0
+		memory.answer.Kind, memory.answer.PID, memory.answer.Errno = Exited, int32(pid), 0
 		send()
 	}
 }
@@ -144,45 +191,46 @@ func reap() {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func runSteps(header *RequestHeader) {
+func runSteps() {
+	header := (*RequestHeader)(unsafe.Pointer(&memory.request))
 	armDeathSignal()
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&header.Name)), 0, 0, 0, 0)
-	syscall.RawSyscall6(syscall.SYS_CLOSE, childSignals, 0, 0, 0, 0, 0)
+	syscall.RawSyscall6(syscall.SYS_CLOSE, memory.childSignals, 0, 0, 0, 0, 0)
 
-	memory := unsafe.Pointer(&request)
+	base := unsafe.Pointer(header)
 	for i := uint32(0); i < header.Steps && i < MaxSteps; i++ {
-		step := (*Step)(unsafe.Add(memory, unsafe.Sizeof(RequestHeader{})+uintptr(i)*unsafe.Sizeof(Step{})))
+		step := (*Step)(unsafe.Add(base, unsafe.Sizeof(RequestHeader{})+uintptr(i)*unsafe.Sizeof(Step{})))
 		for k := range step.Arguments {
 			argument := &step.Arguments[k]
 			switch step.Kinds[k] {
 			case Address:
-				*argument += uint64(uintptr(memory))
+				*argument += uint64(uintptr(base))
 			case ResultOf:
-				*argument = results[*argument%MaxSteps]
+				*argument = memory.results[*argument%MaxSteps]
 			case Uint32At:
-				*argument = uint64(*(*uint32)(unsafe.Add(memory, *argument%MaxRequest)))
+				*argument = uint64(*(*uint32)(unsafe.Add(base, *argument%MaxRequest)))
 			}
 		}
 
 		a := &step.Arguments
-		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&clockStart)), 0, 0, 0, 0)
+		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&memory.clock[0])), 0, 0, 0, 0)
 		result, _, errno := syscall.RawSyscall6(uintptr(step.Number), uintptr(a[0]), uintptr(a[1]), uintptr(a[2]),
 			uintptr(a[3]), uintptr(a[4]), uintptr(a[5]))
-		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&clockEnd)), 0, 0, 0, 0)
-		results[i] = uint64(result)
+		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&memory.clock[1])), 0, 0, 0, 0)
+		memory.results[i] = uint64(result)
 		if step.Flags&RearmDeathSignal != 0 {
 			armDeathSignal()
 		}
 
-		answer.Kind, answer.ID, answer.Step = StepDone, header.ID, i
-		answer.Errno, answer.Result = uint32(errno), int64(result)
-		answer.Nanoseconds = (clockEnd.Sec-clockStart.Sec)*1e9 + clockEnd.Nsec - clockStart.Nsec
-		answer.OutputLength = 0
+		memory.answer.Kind, memory.answer.ID, memory.answer.Step = StepDone, header.ID, i
+		memory.answer.Errno, memory.answer.Result = uint32(errno), int64(result)
+		memory.answer.Nanoseconds = (memory.clock[1].Sec-memory.clock[0].Sec)*1e9 + memory.clock[1].Nsec - memory.clock[0].Nsec
+		memory.answer.OutputLength = 0
 		if errno == 0 {
-			answer.OutputLength = step.OutputLength % (MaxOutput + 1)
-			from := unsafe.Add(memory, step.OutputOffset%MaxRequest)
-			to := unsafe.Pointer(&answer.output)
-			for k := uintptr(0); k < uintptr(answer.OutputLength); k += 8 {
+			memory.answer.OutputLength = step.OutputLength % (MaxOutput + 1)
+			from := unsafe.Add(base, step.OutputOffset%MaxRequest)
+			to := unsafe.Pointer(&memory.output)
+			for k := uintptr(0); k < uintptr(memory.answer.OutputLength); k += 8 {
 				*(*uint64)(unsafe.Add(to, k)) = *(*uint64)(unsafe.Add(from, k))
 			}
 		}
@@ -201,7 +249,7 @@ func runSteps(header *RequestHeader) {
 //go:norace
 func armDeathSignal() {
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0, 0, 0, 0)
-	if parent, _, _ := syscall.RawSyscall6(syscall.SYS_GETPPID, 0, 0, 0, 0, 0, 0); parent != serverPID {
+	if parent, _, _ := syscall.RawSyscall6(syscall.SYS_GETPPID, 0, 0, 0, 0, 0, 0); parent != memory.server {
 		exit(1)
 	}
 }
@@ -213,10 +261,10 @@ func armDeathSignal() {
 //go:nocheckptr
 func send() {
 	length := unsafe.Sizeof(Answer{})
-	if answer.Kind == StepDone {
-		length += uintptr(answer.OutputLength)
+	if memory.answer.Kind == StepDone {
+		length += uintptr(memory.answer.OutputLength)
 	}
-	_, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, serverSocket, uintptr(unsafe.Pointer(&answer)), length,
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, memory.socket, uintptr(unsafe.Pointer(&memory.answer)), length,
 		syscall.MSG_NOSIGNAL, 0, 0)
 	if errno != 0 {
 		exit(1) // EPIPE: nobody listens any more

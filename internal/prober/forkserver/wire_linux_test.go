@@ -2,9 +2,8 @@ package forkserver
 
 import (
 	"bytes"
-	"fmt"
 	"os"
-	"strings"
+	"slices"
 	"testing"
 	"unsafe"
 
@@ -55,35 +54,32 @@ func FuzzParseAnswer(f *testing.F) {
 	})
 }
 
-func TestParseMapsReadsThisProcess(t *testing.T) {
-	maps, err := os.ReadFile("/proc/self/maps")
-	require.NoError(t, err)
-	ranges := parseMaps(maps)
-	assert.Len(t, ranges, strings.Count(string(maps), "\n"))
-	assert.Contains(t, string(maps), fmt.Sprintf("%x-%x", ranges[0].start, ranges[0].end))
-
-	var local byte
-	sp := uintptr(unsafe.Pointer(&local))
-	holds := func(ranges []memoryRange, address uintptr) bool {
-		for _, r := range ranges {
-			if address >= r.start && address < r.end {
-				return true
-			}
-		}
-		return false
+func TestUnneededMemory(t *testing.T) {
+	memory.pageSize = uintptr(os.Getpagesize())
+	holds := func(ranges []memoryRange, pointer unsafe.Pointer) bool {
+		return slices.ContainsFunc(ranges, func(r memoryRange) bool {
+			return uintptr(pointer) >= r.start && uintptr(pointer) < r.end
+		})
 	}
-	outside := outsideImageAndStack(sp)
-	assert.True(t, holds(ranges, sp))
-	assert.False(t, holds(outside, sp), "the stack is kept")
-	assert.False(t, holds(outside, uintptr(unsafe.Pointer(&request))), "the image is kept")
-	assert.True(t, holds(outside, uintptr(unsafe.Pointer(unsafe.SliceData(maps)))), "the heap is not")
+	heap := make([]byte, 1<<20)
+	rest := unneeded()
+	assert.True(t, holds(rest, unsafe.Pointer(unsafe.SliceData(heap))))
+	assert.False(t, holds(rest, unsafe.Pointer(&memory)))
+	assert.False(t, holds(rest, unsafe.Add(unsafe.Pointer(&memory), unsafe.Sizeof(memory)-1)))
+	assert.False(t, holds(rest, unsafe.Pointer(unsafe.StringData("a constant"))))
 }
 
-func FuzzParseMaps(f *testing.F) {
-	f.Add([]byte("00400000-00452000 r-xp 00000000 08:02 173521 /usr/bin/dbus-daemon\n7ffd-7fff rw-p 0 0 0\n"))
+func TestOutputFollowsTheAnswer(t *testing.T) {
+	assert.Equal(t, unsafe.Offsetof(memory.answer)+unsafe.Sizeof(memory.answer), unsafe.Offsetof(memory.output))
+}
+
+func FuzzVariables(f *testing.F) {
+	f.Add([]byte("00400000-00452000 rw-p 00000000 08:02 173521 /usr/bin/dbus-daemon\n7ffd-7fff r-xp 0 0 0\n"))
 	f.Fuzz(func(t *testing.T, maps []byte) {
-		if n, lines := len(parseMaps(maps)), bytes.Count(maps, []byte("\n"))+1; n > lines {
-			t.Errorf("%d ranges in %d lines", n, lines)
+		for _, r := range variables(maps) {
+			if r.start >= r.end {
+				t.Errorf("%+v", r)
+			}
 		}
 	})
 }
