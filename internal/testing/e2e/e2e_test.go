@@ -282,6 +282,28 @@ func TestTheReadmesStanza(t *testing.T) {
 	assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 5.0)
 }
 
+// Names that break line protocol, logs or terminals pass through Telegraf's
+// parser and back.
+func TestMountPointsOfEveryNameReachTelegraf(t *testing.T) {
+	faultfs.Require(t)
+	root := t.TempDir()
+	names := map[string]string{
+		"a b": `a\ b`, "tab\t": `tab\011`, "new\nline": `new\012line`, `back\slash\`: `back\134slash\134`, "#": "#",
+		`quo"te`: `quo"te`, "a,b=c": `a\,b\=c`, "\xff\xfe": `\377\376`, "ünï": "ünï", strings.Repeat("x", 255): strings.Repeat("x", 255),
+	}
+	for name := range names {
+		dir := filepath.Join(root, name)
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		faultfs.NewAt(t, dir, "faultfs")
+	}
+	config, metrics := configure(t)
+	agent := start(t, binary(t, telegraf), "--config", config)
+	for _, written := range names {
+		tail(t, metrics, "^mountstat,", regexp.QuoteMeta("path="+root+"/"+written)+" ", `result="ok"`)
+	}
+	assert.NotContains(t, agent.stderr.String(), " E! ")
+}
+
 // The plugin is killed while five mounts hang: Telegraf starts another, which
 // knows them.
 func TestTelegrafRestartsAKilledPlugin(t *testing.T) {
