@@ -8,7 +8,6 @@ package config
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -107,12 +106,10 @@ func Parse(file string, content []byte, lookup func(string) (string, bool), crea
 func decode(document []byte, plugin telegraf.Input) error {
 	strict := func() *toml.Decoder { return toml.NewDecoder(bytes.NewReader(document)).DisallowUnknownFields() }
 	err := strict().Decode(plugin)
-	var missing *toml.StrictMissingError
-	var positioned *toml.DecodeError
-	if errors.As(err, &missing) || errors.As(err, &positioned) {
+	if _, positioned := err.(*toml.DecodeError); positioned {
 		return err
 	}
-	return cmp.Or(strict().EnableUnmarshalerInterface().Decode(plugin), err)
+	return strict().EnableUnmarshalerInterface().Decode(plugin)
 }
 
 // unknownKeys turns a decoder's error into the user's terms. Keys that belong

@@ -173,7 +173,7 @@ func hide(all []Mount) {
 		if top, onTop := at[place{m.ID, m.Mountpoint}]; onTop && top != child {
 			return true
 		}
-		if top, ok := at[place{m.Parent, m.Mountpoint}]; ok && top != m.ID {
+		if top, ok := at[place{m.Parent, m.Mountpoint}]; ok && top != m.ID && m.Parent != m.ID {
 			return true
 		}
 		above := "/" // in a chroot the parent may be out of sight

@@ -51,7 +51,11 @@ type Check struct {
 	// Group names what shares a fate with other keys: a server, a daemon. No
 	// group can use up the cap on stuck helpers alone.
 	Group string
-	Plan  *Plan
+	// Trusted says that the last check of this key was answered. A quarter of
+	// the cap is kept for such checks, so that those which are likely to hang
+	// can't keep healthy ones waiting.
+	Trusted bool
+	Plan    *Plan
 }
 
 // Stats are counters since the prober was made, and gauges.
@@ -287,9 +291,10 @@ func (p *Prober) pump() {
 
 // admit decides whether a helper may be forked for the check now. Any helper
 // of a plan that is not Killable may turn out stuck, so those that run and
-// those that are stuck together never exceed the cap; and no group may hold
-// more than half of what the stuck ones have left of it, so that a daemon
-// with hundreds of dead mounts leaves room for everyone else.
+// those that are stuck together never exceed the cap. Two rules keep some of it
+// free. A quarter is for trusted keys. No group may hold more than half of what
+// the stuck ones have left, so that a daemon with hundreds of dead mounts
+// leaves room for everyone else.
 func (p *Prober) admit(c *Check) (verdict, Report) {
 	if h := p.byKey[c.Key]; h != nil {
 		if h.stage != stuck {
@@ -307,7 +312,7 @@ func (p *Prober) admit(c *Check) (verdict, Report) {
 		return admitted, Report{}
 	}
 
-	var running, runningOfGroup, stuckOfGroup int
+	var running, runningUntrusted, runningOfGroup, stuckOfGroup int
 	stuckAll := p.orphans.count(p.options.Proc)
 	for _, h := range p.helpers {
 		sameGroup := h.check.Group == c.Group
@@ -322,18 +327,25 @@ func (p *Prober) admit(c *Check) (verdict, Report) {
 			if sameGroup {
 				runningOfGroup++
 			}
+			if !h.check.Trusted {
+				runningUntrusted++
+			}
 		}
 	}
 	free := p.options.MaxStuck - stuckAll
+	reserved := 0
+	if !c.Trusted {
+		reserved = p.options.MaxStuck / 4
+	}
 	share := free / 2
 	if stuckOfGroup == 0 {
 		share = (free + 1) / 2
 	}
 	switch {
-	case share <= 0:
-		return refused, Report{Outcome: Capped, Err: fmt.Errorf("%d helpers are stuck on this host, %d of them on %s, and %d are allowed",
+	case free <= reserved || share <= 0:
+		return refused, Report{Outcome: Capped, Err: fmt.Errorf("%d helpers are stuck on this host, %d of them on %s, %d are allowed",
 			stuckAll, stuckOfGroup, c.Group, p.options.MaxStuck)}
-	case running >= free || runningOfGroup >= share:
+	case running >= free || runningOfGroup >= share || !c.Trusted && runningUntrusted >= free-reserved:
 		return later, Report{}
 	}
 	return admitted, Report{}

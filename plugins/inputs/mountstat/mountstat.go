@@ -95,6 +95,7 @@ type superblock struct {
 	code      result.Code
 	errno     string
 	since     time.Time // of code and errno
+	answered  bool      // the last check that was made
 	hungSince time.Time // start of the first check without an answer; zero: it answers
 
 	// Under Mountstat.mu:
@@ -231,7 +232,7 @@ func (sb *superblock) risk() int {
 	switch {
 	case !sb.hungSince.IsZero():
 		risk = 4
-	case !sb.known:
+	case !sb.answered:
 		risk = 2
 	}
 	if !strings.HasPrefix(sb.checks.Source, "/dev/") || strings.HasPrefix(sb.checks.FSType, "fuse") {
@@ -249,15 +250,17 @@ func (m *Mountstat) submit() {
 		sb.underWay = sb.underWay || idle
 		m.mu.Unlock()
 		if idle {
-			m.prober.Submit(m.check(sb.checks), func(r prober.Report) { m.arrive(sb, r) })
+			m.prober.Submit(m.check(sb), func(r prober.Report) { m.arrive(sb, r) })
 		}
 	}
 }
 
-func (m *Mountstat) check(mount *mounts.Mount) prober.Check {
+func (m *Mountstat) check(sb *superblock) prober.Check {
+	mount := sb.checks
 	return prober.Check{
-		Key:   "mountstat " + mount.Superblock(),
-		Group: group(mount),
+		Key:     "mountstat " + sb.id,
+		Group:   group(mount),
+		Trusted: sb.answered,
 		Plan: &prober.Plan{
 			Steps: []prober.Step{{Name: "statfs", Number: unix.SYS_STATFS, Arguments: []prober.Argument{
 				prober.Path(mount.Mountpoint), prober.Output(unsafe.Sizeof(unix.Statfs_t{}))}}},
@@ -351,11 +354,13 @@ func (m *Mountstat) settle(sb *superblock) {
 	code, errno, reason := m.judge(sb.report)
 	switch code {
 	case result.Timeout, result.Stuck:
+		sb.answered = false
 		if sb.hungSince.IsZero() {
 			sb.hungSince = sb.report.Since
 		}
 	case result.Unchecked: // tells nothing about the file system
 	default:
+		sb.answered = true
 		sb.hungSince = time.Time{}
 	}
 	if sb.known && code == sb.code && errno == sb.errno {

@@ -1,0 +1,295 @@
+package mounts_test
+
+import (
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+func TestMain(m *testing.M) { faultfs.Main(m) }
+
+func openTable(t *testing.T, proc string) *mounts.Table {
+	t.Helper()
+	table, err := mounts.OpenTable(proc)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, table.Close()) })
+	return table
+}
+
+// mount mounts for the time of the test, and makes the directory.
+func mount(t *testing.T, source, dir, fsType string, flags uintptr) {
+	t.Helper()
+	require.NoError(t, os.MkdirAll(dir, 0o755))
+	require.NoError(t, unix.Mount(source, dir, fsType, flags, ""), "mounting %s on %s", fsType, dir)
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+func find(all []mounts.Mount, point string) *mounts.Mount {
+	for i := range all {
+		if all[i].Mountpoint == point && !all[i].Hidden {
+			return &all[i]
+		}
+	}
+	return nil
+}
+
+func TestTheKernelsTable(t *testing.T) {
+	table := openTable(t, "/proc")
+	all, changed, err := table.Mounts()
+	require.NoError(t, err)
+	assert.True(t, changed, "the first time it is read")
+	require.NotNil(t, find(all, "/"))
+	require.NotNil(t, find(all, "/proc"))
+	assert.Equal(t, "proc", find(all, "/proc").FSType)
+
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat("/", &st))
+	assert.Equal(t, fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)), find(all, "/").Superblock())
+}
+
+func TestTheTableIsReadAgainOnlyAfterAChange(t *testing.T) {
+	faultfs.Require(t)
+	dir := filepath.Join(t.TempDir(), "a b")
+	table := openTable(t, "/proc")
+	before, changed, err := table.Mounts()
+	require.NoError(t, err)
+	require.True(t, changed)
+
+	same := func() {
+		t.Helper()
+		all, _, err := table.Mounts()
+		require.NoError(t, err)
+		again, changed, err := table.Mounts()
+		require.NoError(t, err)
+		assert.False(t, changed, "nothing happened")
+		assert.Equal(t, all, again)
+	}
+	next := func() []mounts.Mount {
+		t.Helper()
+		all, changed, err := table.Mounts()
+		require.NoError(t, err)
+		require.True(t, changed)
+		return all
+	}
+	same()
+
+	mount(t, "probe", dir, "tmpfs", unix.MS_NOSUID)
+	all := next()
+	assert.Len(t, all, len(before)+1)
+	m := find(all, dir)
+	require.NotNil(t, m)
+	assert.Equal(t, "probe", m.Source)
+	assert.True(t, m.HasOption("nosuid"))
+	assert.False(t, m.ReadOnly())
+	same()
+
+	require.NoError(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	assert.True(t, find(next(), dir).ReadOnly(), "a remount counts")
+	same()
+
+	require.NoError(t, unix.Unmount(dir, 0))
+	all = next()
+	assert.Nil(t, find(all, dir))
+	assert.Len(t, all, len(before))
+	same()
+}
+
+func TestAReadOnlySuperblock(t *testing.T) {
+	faultfs.Require(t)
+	dir := t.TempDir()
+	mount(t, "tmpfs", filepath.Join(dir, "a"), "tmpfs", 0)
+	mount(t, filepath.Join(dir, "a"), filepath.Join(dir, "b"), "", unix.MS_BIND)
+	// The mount is read-only, then the superblock below both.
+	require.NoError(t, unix.Mount("", filepath.Join(dir, "b"), "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	table := openTable(t, "/proc")
+	all, _, err := table.Mounts()
+	require.NoError(t, err)
+	a, b := find(all, filepath.Join(dir, "a")), find(all, filepath.Join(dir, "b"))
+	assert.Equal(t, a.Superblock(), b.Superblock())
+	assert.False(t, a.ReadOnly())
+	assert.True(t, b.ReadOnly())
+
+	var attr unix.Statfs_t
+	require.NoError(t, unix.Mount("", filepath.Join(dir, "a"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
+	require.NoError(t, unix.Statfs(filepath.Join(dir, "a"), &attr))
+	all, _, err = table.Mounts()
+	require.NoError(t, err)
+	assert.Equal(t, attr.Flags&unix.ST_RDONLY != 0, find(all, filepath.Join(dir, "a")).ReadOnly())
+}
+
+func TestATableThatCannotBeOpened(t *testing.T) {
+	dir := t.TempDir()
+	_, err := mounts.OpenTable(dir)
+	require.ErrorIs(t, err, os.ErrNotExist)
+	assert.ErrorContains(t, err, filepath.Join(dir, "self", "mountinfo"))
+}
+
+func TestATableThatCannotBeRead(t *testing.T) {
+	proc := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(proc, "self", "mountinfo"), 0o755))
+	table := openTable(t, proc)
+	for range 2 {
+		all, _, err := table.Mounts()
+		require.ErrorIs(t, err, unix.EISDIR)
+		assert.Nil(t, all)
+	}
+}
+
+// sameAsTheKernel compares Hidden with what a look-up of each path below dir
+// finds, and returns how many are hidden.
+func sameAsTheKernel(t *testing.T, table []mounts.Mount, dir string) (hidden int) {
+	t.Helper()
+	for i := range table {
+		m := &table[i]
+		if dir != "/" && m.Mountpoint != dir && !strings.HasPrefix(m.Mountpoint, dir+"/") {
+			continue
+		}
+		var stx unix.Statx_t
+		err := unix.Statx(unix.AT_FDCWD, m.Mountpoint, unix.AT_NO_AUTOMOUNT, unix.STATX_MNT_ID, &stx)
+		if err == nil && stx.Mask&unix.STATX_MNT_ID == 0 {
+			t.Skip("a kernel before 5.8 does not tell which mount a path leads to")
+		}
+		if m.Hidden {
+			hidden++
+		}
+		if visible := err == nil && int(stx.Mnt_id) == m.ID; m.Hidden == visible {
+			var listing strings.Builder
+			for _, m := range table {
+				fmt.Fprintf(&listing, "%d %d %s hidden=%t\n", m.ID, m.Parent, m.Mountpoint, m.Hidden)
+			}
+			t.Errorf("mount %d at %s: hidden is %t, but the path leads to mount %d; the table is\n%s", m.ID, m.Mountpoint, m.Hidden, stx.Mnt_id, &listing)
+			return hidden
+		}
+	}
+	return hidden
+}
+
+func TestHiddenAsTheKernelSees(t *testing.T) {
+	faultfs.Require(t)
+	random := rand.New(rand.NewPCG(3, 4))
+	paths := []string{"a", "a/b", "a/b/c", "a/d", "e", "e/f", "."}
+	hidden := 0
+	for range 30 {
+		base := t.TempDir()
+		mount(t, "base", base, "tmpfs", 0)
+		dir := filepath.Join(base, "dir")
+		var handles []int // directories as they were found earlier, maybe covered now
+		table := openTable(t, "/proc")
+		for range 12 {
+			target := filepath.Join(dir, paths[random.IntN(len(paths))])
+			if len(handles) > 0 && random.IntN(3) == 0 {
+				target = fmt.Sprintf("/proc/self/fd/%d", handles[random.IntN(len(handles))])
+			} else {
+				require.NoError(t, os.MkdirAll(target, 0o755))
+				fd, err := unix.Open(target, unix.O_PATH|unix.O_CLOEXEC, 0)
+				require.NoError(t, err)
+				handles = append(handles, fd)
+			}
+			switch random.IntN(6) {
+			case 0:
+				// A child that is busy, or no mount: both are fine.
+				_ = unix.Unmount(target, 0)
+			case 1:
+				require.NoError(t, unix.Mount(filepath.Dir(dir), target, "", unix.MS_BIND|unix.MS_REC, ""))
+			default:
+				require.NoError(t, unix.Mount("tmpfs", target, "tmpfs", 0, ""))
+			}
+			all, _, err := table.Mounts()
+			require.NoError(t, err)
+			hidden += sameAsTheKernel(t, all, dir)
+		}
+		for _, fd := range handles {
+			require.NoError(t, unix.Close(fd))
+		}
+	}
+	assert.Greater(t, hidden, 100, "the random mounts hide one another")
+}
+
+// onItsOwn runs f on a thread that has a root directory of its own, and ends with f.
+func onItsOwn(t *testing.T, f func()) {
+	t.Helper()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and not unlocked, so that the thread ends
+		if unix.Gettid() == unix.Getpid() {
+			// This one would stay, and is what /proc/self shows.
+			defer runtime.UnlockOSThread()
+			onItsOwn(t, f)
+			return
+		}
+		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+			t.Errorf("unshare: %v", err)
+			return
+		}
+		f()
+	}()
+	<-done
+}
+
+// readOwnTable reads the calling thread's table, whose root directory counts at
+// the time of opening. proc is a descriptor of the directory.
+func readOwnTable(t *testing.T, proc int) []mounts.Mount {
+	t.Helper()
+	fd, err := unix.Openat(proc, "thread-self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if !assert.NoError(t, err) {
+		return nil
+	}
+	file := os.NewFile(uintptr(fd), "mountinfo")
+	defer file.Close()
+	content, err := io.ReadAll(file)
+	assert.NoError(t, err)
+	all, err := mounts.Parse(content)
+	assert.NoError(t, err)
+	return all
+}
+
+func TestAMountOnTheRootDirectoryIsHidden(t *testing.T) {
+	faultfs.Require(t)
+	onItsOwn(t, func() {
+		proc, err := unix.Open("/proc", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if !assert.NoError(t, err) {
+			return
+		}
+		defer unix.Close(proc)
+		assert.NoError(t, unix.Mount("over", "/", "tmpfs", 0, ""))
+		all := readOwnTable(t, proc)
+		sameAsTheKernel(t, all, "/")
+		if assert.NotNil(t, find(all, "/")) {
+			assert.NotEqual(t, "over", find(all, "/").Source)
+		}
+	})
+}
+
+func TestMountsInAChroot(t *testing.T) {
+	faultfs.Require(t)
+	base := t.TempDir()
+	onItsOwn(t, func() {
+		proc, err := unix.Open("/proc", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if !assert.NoError(t, err) {
+			return
+		}
+		defer unix.Close(proc)
+		jail := filepath.Join(base, "jail")
+		for _, dir := range []string{"a/b", "a/b", "c", "a", "a/b", "c/d"} {
+			assert.NoError(t, os.MkdirAll(filepath.Join(jail, dir), 0o755))
+			assert.NoError(t, unix.Mount("jailed", filepath.Join(jail, dir), "tmpfs", 0, ""))
+		}
+		assert.NoError(t, unix.Chroot(jail))
+		all := readOwnTable(t, proc)
+		assert.Len(t, all, 6, "the jail itself is no mount")
+		sameAsTheKernel(t, all, "/")
+	})
+}
