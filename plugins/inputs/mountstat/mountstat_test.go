@@ -361,9 +361,10 @@ func TestHurryEndsAGatherThatWaits(t *testing.T) {
 	fs.Pause()
 
 	hurried := func() *collect.Metrics {
-		time.AfterFunc(200*time.Millisecond, m.Hurry)
+		nextInterval := time.AfterFunc(200*time.Millisecond, m.Hurry)
 		began := time.Now()
 		g := collect.Gather(t, m)
+		nextInterval.Stop()
 		require.Less(t, time.Since(began), time.Duration(m.Timeout))
 		assert.Equal(t, "ok", field(t, at(g, "/"), "result"))
 		return g
