@@ -188,6 +188,9 @@ func (p *Prober) await(s *server) {
 	p.server = nil
 	p.cpuBefore += time.Duration(used.Utime.Nano() + used.Stime.Nano())
 	if p.closed {
+		for _, h := range p.helpers {
+			p.remove(h)
+		}
 		return
 	}
 	p.stats.ServerRestarts++

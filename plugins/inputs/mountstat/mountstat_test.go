@@ -239,8 +239,9 @@ func TestManyHungMountsHarmNoOther(t *testing.T) {
 		fs.Abort()
 	}
 	require.Eventually(t, func() bool { return m.prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
-	g := collect.Gather(t, m)
-	assert.EqualValues(t, n, summary(t, g, "error"))
+	require.Eventually(t, func() bool { // a busy machine may not do 200 within half the short timeout
+		return summary(t, collect.Gather(t, m), "error") == n
+	}, 20*time.Second, 10*time.Millisecond)
 }
 
 func TestBindMountsShareOneCheck(t *testing.T) {
