@@ -106,6 +106,7 @@ func OwnerOf(path string) Identity { return Identity{ownerOf: path} }
 // compiled is a Plan as the fork server takes it.
 type compiled struct {
 	request  []byte
+	comm     string
 	names    []string // of all steps, those before the plan's own included
 	prologue int      // how many steps precede the plan's own
 }
@@ -188,7 +189,7 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		request = append(request, forkserver.Bytes(&wire[i])...)
 	}
 	request = append(request, sent...)
-	return &compiled{request: request, names: names, prologue: len(prologue)}, nil
+	return &compiled{request: request, comm: comm, names: names, prologue: len(prologue)}, nil
 }
 
 func aligned(size int) int { return (size + 7) &^ 7 }

@@ -20,8 +20,6 @@ const (
 	// killGrace is how long a helper has to disappear after SIGKILL before it
 	// is called stuck.
 	killGrace = 100 * time.Millisecond
-	// maxWaiting bounds the helpers of Killable plans that hang at one time.
-	maxWaiting = 1024
 	// retryFullSocket is when a request is sent again that found the socket full.
 	retryFullSocket = time.Millisecond
 )
@@ -76,7 +74,7 @@ type Prober struct {
 
 	mu        sync.Mutex
 	closed    bool
-	queue     []*pending         // in order of submission
+	admission                    // of checks that wait
 	helpers   map[uint64]*helper // by id
 	byPID     map[int]*helper    //
 	byKey     map[string]*helper //
@@ -142,6 +140,7 @@ func New(options Options) *Prober {
 		byPID:   make(map[int]*helper),
 		byKey:   make(map[string]*helper),
 	}
+	p.groups = make(map[string]*group)
 	p.restart.under = true
 	go p.startServer()
 	return p
@@ -167,8 +166,8 @@ func (p *Prober) Run(check Check) Report {
 
 // Submit queues the check and returns at once. done is called exactly once,
 // by another goroutine, at the latest the plan's Timeout and a grace of 0.1 s
-// later. It must not block. Checks are started in the order they were
-// submitted, except where one has to wait for others of its key or group.
+// later. It must not block. Groups take turns; checks of one group are started
+// in the order they were submitted, trusted ones before others.
 func (p *Prober) Submit(check Check, done func(Report)) {
 	p.mu.Lock()
 	defer p.unlock()
@@ -187,7 +186,7 @@ func (p *Prober) Submit(check Check, done func(Report)) {
 		p.decide(w, Report{Outcome: Unavailable, Err: p.restart.err})
 		return
 	}
-	p.queue = append(p.queue, w)
+	p.enqueue(w)
 	p.pump()
 	if !w.decided {
 		w.timer = time.AfterFunc(check.Plan.Timeout/2, func() { p.giveUp(w) })
@@ -248,107 +247,11 @@ func (p *Prober) giveUp(w *pending) {
 	if w.decided {
 		return
 	}
-	p.queue = slices.DeleteFunc(p.queue, func(o *pending) bool { return o == w })
 	r := Report{Outcome: Capped, Err: fmt.Errorf("no place for another helper within %v, %d hang", w.check.Plan.Timeout/2, len(p.helpers)-p.fresh)}
 	if p.server == nil {
 		r = Report{Outcome: Unavailable, Err: errors.Join(errors.New("the fork server is being restarted"), p.restart.err)}
 	}
 	p.decide(w, r)
-}
-
-type verdict uint8
-
-const (
-	admitted verdict = iota
-	later
-	refused
-)
-
-// pump starts what can be started, in the order of submission.
-func (p *Prober) pump() {
-	if p.server == nil {
-		return
-	}
-	var keep []*pending
-	for i, w := range p.queue {
-		if p.fresh >= p.options.Concurrency || p.server.full {
-			keep = append(keep, p.queue[i:]...)
-			break
-		}
-		switch v, r := p.admit(&w.check); v {
-		case later:
-			keep = append(keep, w)
-		case refused:
-			p.decide(w, r)
-		case admitted:
-			if !p.start(w) {
-				keep = append(keep, w)
-			}
-		}
-	}
-	p.queue = keep
-}
-
-// admit decides whether a helper may be forked for the check now. Any helper
-// of a plan that is not Killable may turn out stuck, so those that run and
-// those that are stuck together never exceed the cap. Two rules keep some of it
-// free. A quarter is for trusted keys. No group may hold more than half of what
-// the stuck ones have left, so that a daemon with hundreds of dead mounts
-// leaves room for everyone else.
-func (p *Prober) admit(c *Check) (verdict, Report) {
-	if h := p.byKey[c.Key]; h != nil {
-		if h.stage != stuck {
-			return later, Report{}
-		}
-		return refused, Report{Outcome: Busy, PID: h.pid, Since: h.started, HangsIn: h.report.HangsIn}
-	}
-	if o, ok := p.orphans.find(p.options.Proc, commOf(c.Key)); ok {
-		return refused, Report{Outcome: Busy, PID: o.pid, Since: o.started}
-	}
-	if c.Plan.Killable {
-		if len(p.helpers) >= maxWaiting {
-			return later, Report{}
-		}
-		return admitted, Report{}
-	}
-
-	var running, runningUntrusted, runningOfGroup, stuckOfGroup int
-	stuckAll := p.orphans.count(p.options.Proc)
-	for _, h := range p.helpers {
-		sameGroup := h.check.Group == c.Group
-		switch {
-		case h.stage == stuck:
-			stuckAll++
-			if sameGroup {
-				stuckOfGroup++
-			}
-		case !h.check.Plan.Killable:
-			running++
-			if sameGroup {
-				runningOfGroup++
-			}
-			if !h.check.Trusted {
-				runningUntrusted++
-			}
-		}
-	}
-	free := p.options.MaxStuck - stuckAll
-	reserved := 0
-	if !c.Trusted {
-		reserved = p.options.MaxStuck / 4
-	}
-	share := free / 2
-	if stuckOfGroup == 0 {
-		share = (free + 1) / 2
-	}
-	switch {
-	case free <= reserved || share <= 0:
-		return refused, Report{Outcome: Capped, Err: fmt.Errorf("%d helpers are stuck on this host, %d of them on %s, %d are allowed",
-			stuckAll, stuckOfGroup, c.Group, p.options.MaxStuck)}
-	case running >= free || runningOfGroup >= share || !c.Trusted && runningUntrusted >= free-reserved:
-		return later, Report{}
-	}
-	return admitted, Report{}
 }
 
 // start sends the request for one helper. It reports false if the socket is
@@ -378,6 +281,7 @@ func (p *Prober) start(w *pending) bool {
 	p.helpers[h.id] = h
 	p.byKey[w.check.Key] = h
 	p.fresh++
+	p.started(&w.check)
 	p.stats.Forked++
 	h.timer = time.AfterFunc(min(patience, time.Until(w.deadline)), func() { p.due(h) })
 	return true
@@ -420,6 +324,7 @@ func (p *Prober) due(h *helper) {
 		p.pump()
 	case killed:
 		h.stage = stuck
+		p.turnedStuck(&h.check)
 		h.report.HangsIn = h.nextStep()
 		p.finish(h, Stuck)
 		p.pump()
@@ -465,6 +370,7 @@ func (p *Prober) remove(h *helper) {
 	if h.stage == fresh {
 		p.fresh--
 	}
+	p.ended(&h.check, h.stage == stuck)
 	delete(p.helpers, h.id)
 	delete(p.byKey, h.check.Key)
 	delete(p.byPID, h.pid)

@@ -588,3 +588,24 @@ func TestPathsOfEveryKind(t *testing.T) {
 	require.Equal(t, prober.Done, report.Outcome, "%v", &report)
 	assert.Equal(t, unix.ENOENT, report.Failed().Errno, "4,095 bytes arrive whole; one more would be ENAMETOOLONG")
 }
+
+// The time per check must not grow with how many wait.
+func BenchmarkManyWaitingChecks(b *testing.B) {
+	for _, n := range []int{100, 1000, 10000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			p := start(b, prober.Options{})
+			p.Run(check("/"))
+			for b.Loop() {
+				var all sync.WaitGroup
+				all.Add(n)
+				for i := range n {
+					plan := statfs("/")
+					plan.Timeout = time.Minute
+					p.Submit(prober.Check{Key: strconv.Itoa(i), Group: "one", Plan: plan}, func(prober.Report) { all.Done() })
+				}
+				all.Wait()
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N)/float64(n), "µs/check")
+		})
+	}
+}

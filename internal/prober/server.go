@@ -64,10 +64,9 @@ func (p *Prober) startServer() {
 		}
 		p.restart.err = err
 		p.pause()
-		for _, w := range p.queue {
+		for _, w := range p.drain() {
 			p.decide(w, Report{Outcome: Unavailable, Err: err})
 		}
-		p.queue = nil
 		return
 	}
 	if p.closed {
