@@ -19,7 +19,7 @@ bin/vfsprobe: $(SOURCES) .git/HEAD
 
 # One package at a time: stuck helpers of one are orphans for another.
 test: setup lint
-	$(GO) test -p 1 -timeout 20m ./...
+	CGO_ENABLED=0 $(GO) test -p 1 -timeout 20m ./...
 	$(MAKE) --no-print-directory race fuzz
 
 # What the tests need beside Go.

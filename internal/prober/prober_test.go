@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -546,6 +547,27 @@ func TestThreadsDoNotGrowWithStuckHelpers(t *testing.T) {
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", serverOf(t, os.Getpid())))
 	require.NoError(t, err)
 	assert.Len(t, tasks, 1)
+}
+
+// However large the plugin is, its server is not.
+func TestTheServerInheritsNoHeap(t *testing.T) {
+	heap := make([]byte, 50<<20)
+	for i := range heap {
+		heap[i] = 1
+	}
+	p := start(t, prober.Options{})
+	require.Equal(t, prober.Done, p.Run(check("/")).Outcome)
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", serverOf(t, os.Getpid())))
+	require.NoError(t, err)
+	var own int
+	_, rest, found := strings.Cut(string(status), "RssAnon:")
+	require.True(t, found)
+	_, err = fmt.Sscan(rest, &own)
+	require.NoError(t, err)
+	if runtime.GOARCH == "amd64" {
+		assert.Less(t, own, 200, "kB, in every build mode")
+	}
+	runtime.KeepAlive(heap)
 }
 
 func TestUntrimmed(t *testing.T) {

@@ -6,10 +6,11 @@
 // [Start] forks the server from the running process, without executing
 // anything: no file is needed, and it takes well under a millisecond. Before
 // that it marks all memory MADV_DONTFORK but code, constants, the package
-// variable memory and a few pages of stack. This is called trimming. A test
-// helper is forked first, which runs a tiny plan; where that fails (a build may
-// keep thread state elsewhere), the marks are undone and everything is
-// inherited, which works as well and makes a fork dearer.
+// variable memory, a few pages of stack and of the thread's own data. This is
+// called trimming. A test helper is forked first, which runs a tiny plan; where
+// that fails (cgo builds on other processors than amd64), the marks are undone
+// and everything is inherited, which works as well and makes a fork dearer the
+// larger the process is.
 //
 // The server is thus a process without a Go runtime: one thread, no sysmon, no
 // garbage collector, no signal handlers, 20 kB of memory of its own. It sleeps

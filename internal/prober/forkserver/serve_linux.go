@@ -31,6 +31,7 @@ var memory struct {
 	socket       uintptr
 	childSignals uintptr // a signalfd for SIGCHLD
 	pageSize     uintptr
+	threadArea   uintptr
 	poll         [2]struct {
 		fd      int32
 		events  int16

@@ -40,12 +40,14 @@ func Start(socket int, trim bool) (pid int, trimmed bool, err error) {
 	copy(memory.root[:], "/")
 	memory.prober = uintptr(os.Getpid())
 	memory.pageSize = uintptr(os.Getpagesize())
+	memory.threadArea = threadArea()
+	rest := unneeded()
 	if trim {
-		rest := unneeded()
 		advise(rest, madvDontFork)
-		if trimmed = helperWorks(); !trimmed {
-			advise(rest, madvDoFork)
-		}
+		trimmed = helperWorks()
+	}
+	if !trimmed {
+		advise(rest, madvDoFork) // an earlier start may have left its marks, too
 	}
 	memory.socket = uintptr(socket)
 	pid, errno := fork(serverRole, trimmed)
@@ -62,9 +64,10 @@ const (
 	testHelperRole
 )
 
-// fork forks this process with all signals blocked. A trimmed child gets the
-// pages of the stack it stands on, which can't move: nosplit functions don't
-// grow it. What they call needs less than a page, which the linker checks.
+// fork forks this process with all signals blocked. A trimmed child gets two
+// pages of the thread's own data, and the pages of the stack it stands on, which
+// can't move: nosplit functions don't grow it. What they call needs less than a
+// page, which the linker checks.
 //
 //go:nosplit
 //go:norace
@@ -74,6 +77,8 @@ func fork(child role, trimmed bool) (int, syscall.Errno) {
 	if trimmed {
 		page := uintptr(unsafe.Pointer(&all)) &^ (memory.pageSize - 1)
 		syscall.RawSyscall6(syscall.SYS_MADVISE, page-memory.pageSize, 3*memory.pageSize, madvDoFork, 0, 0, 0)
+		page = memory.threadArea &^ (memory.pageSize - 1)
+		syscall.RawSyscall6(syscall.SYS_MADVISE, page, 2*memory.pageSize, madvDoFork, 0, 0, 0)
 	}
 	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, sigSetMask, uintptr(unsafe.Pointer(&all)),
 		uintptr(unsafe.Pointer(&before)), signalSetSize, 0, 0)
