@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+const (
+	startsPerRound = 10
+	startMounts    = 20
+	startTarget    = "3"
+	sizeTarget     = "6"
+)
+
+// measureStart compares the time from the start of vfsprobe to its first
+// metric with the time in which an empty Go program starts and ends.
+func measureStart(dir string) error {
+	empty, err := build(dir, "internal/prober/bench/empty")
+	if err != nil {
+		return err
+	}
+	vfsprobe, err := build(dir, "cmd/vfsprobe")
+	if err != nil {
+		return err
+	}
+	binary, err := os.Stat(vfsprobe)
+	if err != nil {
+		return err
+	}
+	d, err := startDaemon(dir, startMounts)
+	if err != nil {
+		return err
+	}
+	defer d.stop()
+
+	var floors, firsts series // medians of each round
+	for range rounds {
+		var floor, first series
+		for range startsPerRound {
+			began := time.Now()
+			if err := run(exec.Command(empty)); err != nil {
+				return err
+			}
+			floor = append(floor, milliseconds(time.Since(began)))
+			took, err := firstMetric(vfsprobe)
+			if err != nil {
+				return err
+			}
+			first = append(first, milliseconds(took))
+		}
+		floors, firsts = append(floors, floor.median()), append(firsts, first.median())
+	}
+
+	fmt.Printf("Start to first metric, wall time: %d checked mounts, medians of %d starts\n\n", startMounts, startsPerRound)
+	printRow("", "  ms, by round", "ratio to the floor", "target")
+	printRow("floor: empty Go program, to its exit", floors.raw(), floors.over(floors).String(), "1")
+	printRow("vfsprobe, to its first line", firsts.raw(), firsts.over(floors).String(), startTarget)
+	printRow("", "  MB", "", "")
+	printRow("size of the binary", series{float64(binary.Size()) / 1e6}.raw(), "", sizeTarget)
+	fmt.Println()
+	return nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1e3 }
+
+// firstMetric starts vfsprobe with a newline waiting on its stdin, and returns
+// how long its first line takes.
+func firstMetric(vfsprobe string) (took time.Duration, err error) {
+	stdin, orders, err := os.Pipe()
+	if err != nil {
+		return 0, err
+	}
+	defer stdin.Close()
+	defer orders.Close()
+	if _, err := orders.WriteString("\n"); err != nil {
+		return 0, err
+	}
+	c := exec.Command(vfsprobe)
+	var log strings.Builder
+	c.Stdin, c.Stderr = stdin, &log
+	stdout, err := c.StdoutPipe()
+	if err != nil {
+		return 0, err
+	}
+	lines := bufio.NewReader(stdout)
+
+	began := time.Now()
+	if err := c.Start(); err != nil {
+		return 0, err
+	}
+	_, readErr := lines.ReadString('\n')
+	took = time.Since(began)
+
+	orders.Close() // which ends vfsprobe
+	_, drainErr := io.Copy(io.Discard, lines)
+	if err := errors.Join(readErr, drainErr, c.Wait()); err != nil {
+		return 0, fmt.Errorf("running vfsprobe: %w\n%s", err, &log)
+	}
+	return took, nil
+}
