@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -81,6 +82,7 @@ type Prober struct {
 	orphans   orphans            // stuck helpers of earlier servers
 	completed []func()           // callbacks to be made when mu is free
 	server    *server            // nil while there is none
+	untrimmed atomic.Bool        // servers inherit all memory
 	restart   restartState       //
 	nextID    uint64             //
 	fresh     int                // helpers younger than patience
@@ -141,6 +143,7 @@ func New(options Options) *Prober {
 		byKey:   make(map[string]*helper),
 	}
 	p.groups = make(map[string]*group)
+	p.untrimmed.Store(options.Untrimmed)
 	p.restart.under = true
 	go p.startServer()
 	return p
@@ -377,7 +380,7 @@ func (p *Prober) remove(h *helper) {
 }
 
 // receive handles one message from the server or a helper.
-func (p *Prober) receive(message []byte) {
+func (p *Prober) receive(s *server, message []byte) {
 	answer, output, ok := forkserver.ParseAnswer(message)
 	if !ok {
 		return
@@ -385,6 +388,8 @@ func (p *Prober) receive(message []byte) {
 	p.mu.Lock()
 	defer p.unlock()
 	switch answer.Kind {
+	case forkserver.Ready:
+		p.greeted(s, syscall.Errno(answer.Errno))
 	case forkserver.Forked:
 		h := p.helpers[answer.ID]
 		if h == nil {
@@ -435,6 +440,11 @@ func (p *Prober) exited(h *helper, status syscall.WaitStatus) {
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && h.stage >= killed:
 		outcome = Expired
 		h.report.HangsIn = h.nextStep()
+	case memoryFault(unix.WaitStatus(status)) && p.server != nil && p.server.trimmed:
+		outcome = Unavailable
+		h.err = errors.New("the helper needs more memory than it was given")
+		p.needsAllMemory()
+		p.server.kill()
 	case status.Signaled():
 		outcome = Died
 		h.report.Signal = status.Signal()

@@ -16,9 +16,6 @@ import (
 )
 
 const (
-	// startTimeout is how long a server may take to say that it is ready, which
-	// is well under 1 ms on an idle host.
-	startTimeout = 10 * time.Second
 	// restartDelay is the first pause after a server that ended soon after its
 	// start; each further one doubles it up to restartDelayMax.
 	restartDelay    = 100 * time.Millisecond
@@ -33,7 +30,10 @@ type server struct {
 	conn    *os.File // SOCK_SEQPACKET
 	raw     syscall.RawConn
 	started time.Time
-	full    bool // the socket took no request; one is sent again soon
+	trimmed bool
+	ready   bool  // it has said so
+	err     error // why it could not get ready
+	full    bool  // the socket took no request; one is sent again soon
 }
 
 // restartState says how the next fork server comes about.
@@ -52,30 +52,19 @@ func (p *Prober) startServer() {
 		found = findOrphans(p.options.Proc)
 		close(looked)
 	}()
-	s, err := launch(p.options.Untrimmed)
+	s, err := launch(!p.untrimmed.Load())
 	<-looked
 
 	p.mu.Lock()
 	defer p.unlock()
 	p.restart.under = false
 	if err != nil {
-		if p.restart.err == nil {
-			p.warn("no file system can be checked: %v", err)
-		}
-		p.restart.err = err
-		p.pause()
-		for _, w := range p.drain() {
-			p.decide(w, Report{Outcome: Unavailable, Err: err})
-		}
+		p.unavailable(err)
 		return
 	}
 	if p.closed {
 		s.conn.Close()
 	}
-	if p.restart.err != nil {
-		p.warn("the fork server runs again (pid %d)", s.pid)
-	}
-	p.restart.err = nil
 	p.server = s
 	p.orphans = found
 	go p.read(s)
@@ -83,62 +72,57 @@ func (p *Prober) startServer() {
 	p.pump()
 }
 
+// unavailable notes that no server could be started, and ends what waits for one.
+func (p *Prober) unavailable(err error) {
+	if p.restart.err == nil {
+		p.warn("no file system can be checked: %v", err)
+	}
+	p.restart.err = err
+	p.pause()
+	for _, w := range p.drain() {
+		p.decide(w, Report{Outcome: Unavailable, Err: err})
+	}
+}
+
+// greeted takes a server's first word.
+func (p *Prober) greeted(s *server, errno syscall.Errno) {
+	if errno != 0 {
+		s.err = fmt.Errorf("starting the fork server: %w", errno)
+		return // it is about to exit
+	}
+	s.ready = true
+	if p.restart.err != nil {
+		p.warn("the fork server runs again (pid %d)", s.pid)
+	}
+	p.restart.err = nil
+}
+
 func (p *Prober) pause() {
 	p.restart.delay = min(max(2*p.restart.delay, restartDelay), restartDelayMax)
 	p.restart.next = time.Now().Add(p.restart.delay)
 }
 
-// launch forks a fork server, and hears its first word.
-func launch(untrimmed bool) (*server, error) {
-	fail := func(operation string, err error) (*server, error) {
-		return nil, fmt.Errorf("starting the fork server: %s: %w", operation, err)
-	}
+// launch forks a fork server.
+func launch(trim bool) (*server, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return fail("socketpair", err)
+		return nil, fmt.Errorf("starting the fork server: socketpair: %w", err)
 	}
+	defer unix.Close(pair[1])
 	// Only our end must not block: the server's is for helpers to wait on.
-	if err := unix.SetNonblock(pair[0], true); err != nil {
-		return fail("fcntl", err)
+	err = unix.SetNonblock(pair[0], true)
+	s := &server{conn: os.NewFile(uintptr(pair[0]), "fork server"), started: time.Now(), trimmed: trim}
+	if err == nil {
+		s.raw, err = s.conn.SyscallConn()
 	}
-	conn := os.NewFile(uintptr(pair[0]), "fork server")
-	pid, _, err := forkserver.Start(pair[1], !untrimmed)
-	unix.Close(pair[1])
-	if err != nil {
-		conn.Close()
-		return fail("start", err)
-	}
-	s := &server{pid: pid, conn: conn, started: time.Now()}
-	if s.raw, err = conn.SyscallConn(); err == nil {
-		err = s.greeting()
+	if err == nil {
+		s.pid, err = forkserver.Start(pair[1], trim)
 	}
 	if err != nil {
-		conn.Close()
-		s.kill()
-		s.wait()
-		return fail("greeting", err)
+		s.conn.Close()
+		return nil, fmt.Errorf("starting the fork server: %w", err)
 	}
 	return s, nil
-}
-
-// greeting waits for the server's first word.
-func (s *server) greeting() error {
-	message := make([]byte, forkserver.MaxOutput)
-	if err := s.conn.SetReadDeadline(time.Now().Add(startTimeout)); err != nil {
-		return err
-	}
-	n, err := s.conn.Read(message)
-	if err != nil {
-		return err
-	}
-	answer, _, ok := forkserver.ParseAnswer(message[:n])
-	switch {
-	case !ok || answer.Kind != forkserver.Ready:
-		return fmt.Errorf("unknown message of %d bytes", n)
-	case answer.Errno != 0:
-		return syscall.Errno(answer.Errno)
-	}
-	return s.conn.SetReadDeadline(time.Time{})
 }
 
 // send hands over one message, or says EAGAIN where the socket is full.
@@ -172,7 +156,7 @@ func (p *Prober) read(s *server) {
 		if err != nil {
 			return // the server's end is noticed by await
 		}
-		p.receive(message[:n])
+		p.receive(s, message[:n])
 	}
 }
 
@@ -192,13 +176,15 @@ func (p *Prober) await(s *server) {
 		}
 		return
 	}
-	p.stats.ServerRestarts++
 	lost := 0
 	for _, h := range p.helpers {
 		if !h.reported {
 			lost++
 		}
 		h.err = errors.New("the fork server ended while the check was under way")
+		if s.err != nil {
+			h.err = s.err
+		}
 		p.finish(h, Unavailable)
 		p.remove(h)
 	}
@@ -206,6 +192,20 @@ func (p *Prober) await(s *server) {
 	if status.Signaled() {
 		reason = status.Signal().String()
 	}
+	switch {
+	case !s.ready && s.trimmed && memoryFault(status):
+		p.needsAllMemory()
+		p.restart.under = true
+		go p.startServer()
+		return
+	case !s.ready:
+		if s.err == nil {
+			s.err = fmt.Errorf("starting the fork server: it ended at once (%s)", reason)
+		}
+		p.unavailable(s.err)
+		return
+	}
+	p.stats.ServerRestarts++
 	p.warn("the fork server (pid %d) ended (%s), %d checks were under way; starting it again", s.pid, reason, lost)
 
 	p.restart.under = true
@@ -217,6 +217,17 @@ func (p *Prober) await(s *server) {
 	wait := p.restart.delay
 	p.pause()
 	time.AfterFunc(wait, p.startServer)
+}
+
+// memoryFault reports whether a process died of touching memory it has not.
+func memoryFault(status unix.WaitStatus) bool {
+	return status.Signaled() && (status.Signal() == unix.SIGSEGV || status.Signal() == unix.SIGBUS)
+}
+
+// needsAllMemory has further servers inherit everything.
+func (p *Prober) needsAllMemory() {
+	p.untrimmed.Store(true)
+	p.warn("in this build helpers need all of the plugin's memory, and cost more")
 }
 
 // usage reads a process's CPU time, with that of the children it has waited
