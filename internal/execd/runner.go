@@ -2,9 +2,9 @@
 // newline on stdin triggers a gather, stdout carries line protocol, stderr
 // carries log lines, and the end of stdin ends the program.
 //
-// Inputs gather side by side. All that answer promptly share one write; an
-// input that takes longer than that has its metrics written when they come,
-// with the same timestamp. An input which still gathers is not started again.
+// Inputs gather side by side, with one timestamp. What an input has gathered is
+// one write, when it has finished; of one that takes longer, what it has after
+// 0.1 s is written first. An input which still gathers is not started again.
 package execd
 
 import (
@@ -26,7 +26,8 @@ import (
 )
 
 const (
-	// promptly is how long a round's metrics are held back to be written at once.
+	// promptly is how long the metrics of an input that has not finished are held
+	// back to be one write.
 	promptly = 100 * time.Millisecond
 	// farewell is how long gathers that are about to end may take after stdin
 	// has ended, and then again their writes.
@@ -136,7 +137,7 @@ func (r *Runner) Run(ctx context.Context, triggers <-chan time.Time) error {
 // trigger begins a round.
 func (r *Runner) trigger(now time.Time) {
 	all := &round{time: now, output: r.output, health: r.health, gathering: len(r.inputs)}
-	all.timer = time.AfterFunc(promptly, all.flush)
+	all.timer = time.AfterFunc(promptly, func() { all.write(true) })
 	for _, in := range r.inputs {
 		in.start(all)
 	}
@@ -151,7 +152,7 @@ type round struct {
 
 	mu        sync.Mutex
 	gathering int  // inputs that have not finished
-	written   bool // the first write was made: whoever finishes now writes
+	healthy   bool // the plugin's own metric was written
 	metrics   []telegraf.Metric
 }
 
@@ -161,25 +162,24 @@ func (r *round) add(m telegraf.Metric) {
 	r.metrics = append(r.metrics, m)
 }
 
+// finished writes an input's metrics. The plugin's own comes with the last.
 func (r *round) finished() {
 	r.mu.Lock()
 	r.gathering--
-	now := r.gathering == 0 || r.written
-	if r.gathering == 0 {
+	last := r.gathering == 0
+	r.mu.Unlock()
+	if last {
 		r.timer.Stop()
 	}
-	r.mu.Unlock()
-	if now {
-		r.flush()
-	}
+	r.write(last)
 }
 
-func (r *round) flush() {
+func (r *round) write(withHealth bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !r.written {
+	if withHealth && !r.healthy {
 		r.metrics = append(r.metrics, r.health.metric(r.time))
-		r.written = true
+		r.healthy = true
 	}
 	r.output.write(r.metrics)
 	r.metrics = nil
