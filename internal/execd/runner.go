@@ -54,10 +54,10 @@ type Options struct {
 
 // A Runner gathers from its inputs whenever it is triggered.
 type Runner struct {
-	inputs []*input
-	output *output
-	health *health
-	log    telegraf.Logger
+	inputs  []*input
+	output  *output
+	health  *health
+	gathers sync.WaitGroup // each input's part of each round
 }
 
 // New initialises the inputs. Its error is about the configuration.
@@ -69,7 +69,6 @@ func New(o Options) (*Runner, error) {
 	r := &Runner{
 		output: newOutput(o.Stdout, own),
 		health: &health{prober: o.Prober, proc: o.Proc},
-		log:    own,
 	}
 	var problems []error
 	for _, c := range o.Inputs {
@@ -106,9 +105,7 @@ func setLog(plugin telegraf.Input, log telegraf.Logger) {
 // Once gathers from all inputs, waits for all of them, and writes the metrics.
 func (r *Runner) Once() error {
 	r.trigger(time.Now())
-	for _, in := range r.inputs {
-		in.wait()
-	}
+	r.gathers.Wait()
 	return r.output.close(time.Minute)
 }
 
@@ -122,9 +119,14 @@ func (r *Runner) Run(ctx context.Context, triggers <-chan time.Time) error {
 		case err := <-r.output.failed:
 			return err
 		case <-ctx.Done():
-			deadline := time.Now().Add(farewell)
-			for _, in := range r.inputs {
-				in.waitUntil(deadline)
+			ended := make(chan struct{})
+			go func() {
+				r.gathers.Wait()
+				close(ended)
+			}()
+			select {
+			case <-ended:
+			case <-time.After(farewell):
 			}
 			if err := r.output.close(farewell); !errors.Is(err, errBlocked) {
 				return err
@@ -136,7 +138,8 @@ func (r *Runner) Run(ctx context.Context, triggers <-chan time.Time) error {
 
 // trigger begins a round.
 func (r *Runner) trigger(now time.Time) {
-	all := &round{time: now, output: r.output, health: r.health, gathering: len(r.inputs)}
+	r.gathers.Add(len(r.inputs))
+	all := &round{time: now, output: r.output, health: r.health, gathers: &r.gathers, gathering: len(r.inputs)}
 	all.timer = time.AfterFunc(promptly, func() { all.write(true) })
 	for _, in := range r.inputs {
 		in.start(all)
@@ -145,10 +148,11 @@ func (r *Runner) trigger(now time.Time) {
 
 // round is one trigger's metrics.
 type round struct {
-	time   time.Time
-	output *output
-	health *health
-	timer  *time.Timer
+	time    time.Time
+	output  *output
+	health  *health
+	gathers *sync.WaitGroup
+	timer   *time.Timer
 
 	mu        sync.Mutex
 	gathering int  // inputs that have not finished
@@ -164,6 +168,7 @@ func (r *round) add(m telegraf.Metric) {
 
 // finished writes an input's metrics. The plugin's own comes with the last.
 func (r *round) finished() {
+	defer r.gathers.Done()
 	r.mu.Lock()
 	r.gathering--
 	last := r.gathering == 0
@@ -193,7 +198,7 @@ type input struct {
 	log     telegraf.Logger
 
 	mu      sync.Mutex
-	done    chan struct{}       // closed when the gather under way has ended; nil if none is
+	busy    bool                // a gather is under way
 	next    *round              // begins when the one under way has been hurried to its end
 	errors  map[string]struct{} // of this gather
 	known   map[string]struct{} // of the last one, logged already
@@ -205,8 +210,8 @@ type input struct {
 func (in *input) start(r *round) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.done == nil {
-		in.done = make(chan struct{})
+	if !in.busy {
+		in.busy = true
 		go in.gather(r)
 		return
 	}
@@ -225,15 +230,11 @@ func (in *input) start(r *round) {
 func (in *input) gather(r *round) {
 	for r != nil {
 		ok := in.gatherOnce(r)
-		r.finished()
-
 		in.mu.Lock()
 		in.report(ok)
+		r.finished() // the input is busy until its metrics are on their way
 		r, in.next = in.next, nil
-		if r == nil {
-			close(in.done)
-			in.done = nil
-		}
+		in.busy = r != nil
 		in.mu.Unlock()
 	}
 }
@@ -289,26 +290,4 @@ func (in *input) report(ok bool) {
 		in.log.Info("gathers without errors again")
 	}
 	in.known, in.errors = in.errors, nil
-}
-
-func (in *input) wait() {
-	in.mu.Lock()
-	done := in.done
-	in.mu.Unlock()
-	if done != nil {
-		<-done
-	}
-}
-
-func (in *input) waitUntil(deadline time.Time) {
-	in.mu.Lock()
-	done := in.done
-	in.mu.Unlock()
-	if done == nil {
-		return
-	}
-	select {
-	case <-done:
-	case <-time.After(time.Until(deadline)):
-	}
 }
