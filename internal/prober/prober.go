@@ -77,17 +77,17 @@ type Prober struct {
 	closed    bool
 	admission                    // of checks that wait
 	helpers   map[uint64]*helper // by id
-	byPID     map[int]*helper    //
-	byKey     map[string]*helper //
-	orphans   orphans            // stuck helpers of earlier servers
-	completed []func()           // callbacks to be made when mu is free
-	server    *server            // nil while there is none
-	untrimmed atomic.Bool        // servers inherit all memory
-	restart   restartState       //
-	nextID    uint64             //
-	fresh     int                // helpers younger than patience
-	stats     Stats              // counters only
-	cpuBefore time.Duration      // of servers that have ended
+	byPID     map[int]*helper
+	byKey     map[string]*helper
+	orphans   orphans     // stuck helpers of earlier servers
+	completed []func()    // callbacks to be made when mu is free
+	server    *server     // nil while there is none
+	untrimmed atomic.Bool // servers inherit all memory
+	restart   restartState
+	nextID    uint64
+	fresh     int           // helpers younger than patience
+	stats     Stats         // counters only
+	cpuBefore time.Duration // of servers that have ended
 }
 
 type pending struct {
@@ -144,8 +144,7 @@ func New(options Options) *Prober {
 	}
 	p.groups = make(map[string]*group)
 	p.untrimmed.Store(options.Untrimmed)
-	p.restart.under = true
-	go p.startServer()
+	p.startServerIn(0)
 	return p
 }
 
@@ -182,8 +181,7 @@ func (p *Prober) Submit(check Check, done func(Report)) {
 		return
 	}
 	if !p.restart.under && p.server == nil && time.Now().After(p.restart.next) {
-		p.restart.under = true
-		go p.startServer()
+		p.startServerIn(0)
 	}
 	if !p.restart.under && p.server == nil {
 		p.decide(w, Report{Outcome: Unavailable, Err: p.restart.err})

@@ -44,7 +44,13 @@ type restartState struct {
 	err   error         // why there is none
 }
 
-// startServer starts a fork server, and tries again later where that fails.
+// startServerIn starts a fork server after a pause.
+func (p *Prober) startServerIn(pause time.Duration) {
+	p.restart.under = true
+	time.AfterFunc(pause, p.startServer)
+}
+
+// startServer starts a fork server. Where that fails, a later check tries again.
 func (p *Prober) startServer() {
 	var found orphans
 	looked := make(chan struct{})
@@ -195,8 +201,7 @@ func (p *Prober) await(s *server) {
 	switch {
 	case !s.ready && s.trimmed && memoryFault(status):
 		p.needsAllMemory()
-		p.restart.under = true
-		go p.startServer()
+		p.startServerIn(0)
 		return
 	case !s.ready:
 		if s.err == nil {
@@ -208,15 +213,13 @@ func (p *Prober) await(s *server) {
 	p.stats.ServerRestarts++
 	p.warn("the fork server (pid %d) ended (%s), %d checks were under way; starting it again", s.pid, reason, lost)
 
-	p.restart.under = true
 	if time.Since(s.started) > lived {
 		p.restart.delay = 0
-		go p.startServer()
+		p.startServerIn(0)
 		return
 	}
-	wait := p.restart.delay
+	p.startServerIn(p.restart.delay)
 	p.pause()
-	time.AfterFunc(wait, p.startServer)
 }
 
 // memoryFault reports whether a process died of touching memory it has not.
@@ -226,7 +229,9 @@ func memoryFault(status unix.WaitStatus) bool {
 
 // needsAllMemory has further servers inherit everything.
 func (p *Prober) needsAllMemory() {
-	p.untrimmed.Store(true)
+	if p.untrimmed.Swap(true) {
+		return // said already, for another helper
+	}
 	p.warn("in this build helpers need all of the plugin's memory, and cost more")
 }
 

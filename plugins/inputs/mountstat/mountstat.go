@@ -123,8 +123,10 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	var counts counts
 	for m.next(pending) {
 		for _, sb := range m.take(pending) {
-			m.settle(sb)
-			m.emit(acc, sb, sb.report, &counts)
+			found := m.judge(sb.report)
+			m.settle(sb, found)
+			m.emit(acc, sb, found)
+			counts[found.code] += len(sb.mounts)
 			sb.report = nil
 			delete(pending, sb)
 		}
@@ -319,40 +321,46 @@ func (m *Mountstat) take(pending map[*superblock]struct{}) []*superblock {
 	})
 }
 
-// judge turns a report into a result.
-func (m *Mountstat) judge(r *prober.Report) (code result.Code, errno, reason string) {
+// finding is what a report says of a file system.
+type finding struct {
+	code   result.Code
+	errno  string // its name, if there was one
+	reason string // why it was not checked
+}
+
+// judge turns a report into a finding.
+func (m *Mountstat) judge(r *prober.Report) finding {
 	switch r.Outcome {
 	case prober.Expired:
-		return result.Timeout, "", ""
+		return finding{code: result.Timeout}
 	case prober.Stuck, prober.Busy:
-		return result.Stuck, "", ""
+		return finding{code: result.Stuck}
 	case prober.Capped, prober.Died, prober.Unavailable:
-		return result.Unchecked, "", r.Err.Error()
+		return finding{code: result.Unchecked, reason: r.Err.Error()}
 	}
 	if r.Err != nil || len(r.Steps) == 0 {
-		return result.Unchecked, "", errors.Join(r.Err, errors.New("the helper gave no answer")).Error()
+		return finding{code: result.Unchecked, reason: errors.Join(r.Err, errors.New("the helper gave no answer")).Error()}
 	}
 	failed := r.Failed()
 	if failed == nil {
 		if r.Steps[0].Elapsed > time.Duration(m.SlowThreshold) {
-			return result.Slow, "", ""
+			return finding{code: result.Slow}
 		}
-		return result.OK, "", ""
+		return finding{code: result.OK}
 	}
-	errno = unix.ErrnoName(failed.Errno)
+	errno := unix.ErrnoName(failed.Errno)
 	switch failed.Errno {
 	case unix.EACCES, unix.EPERM:
-		return result.Denied, errno, ""
+		return finding{code: result.Denied, errno: errno}
 	case unix.ESTALE:
-		return result.Stale, errno, ""
+		return finding{code: result.Stale, errno: errno}
 	}
-	return result.Error, errno, ""
+	return finding{code: result.Error, errno: errno}
 }
 
-// settle notes a report's result, and logs it if it is another than before.
-func (m *Mountstat) settle(sb *superblock) {
-	code, errno, reason := m.judge(sb.report)
-	switch code {
+// settle notes a finding, and logs it if it is another than before.
+func (m *Mountstat) settle(sb *superblock, found finding) {
+	switch found.code {
 	case result.Timeout, result.Stuck:
 		sb.answered = false
 		if sb.hungSince.IsZero() {
@@ -363,23 +371,23 @@ func (m *Mountstat) settle(sb *superblock) {
 		sb.answered = true
 		sb.hungSince = time.Time{}
 	}
-	if sb.known && code == sb.code && errno == sb.errno {
+	if sb.known && found.code == sb.code && found.errno == sb.errno {
 		return
 	}
 	now := time.Now()
 	if !sb.known {
 		sb.since = now
 	}
-	m.logChange(sb, code, errno, reason, now.Sub(sb.since).Round(time.Second))
-	sb.known, sb.code, sb.errno, sb.since = true, code, errno, now
+	m.logChange(sb, found, now.Sub(sb.since).Round(time.Second))
+	sb.known, sb.code, sb.errno, sb.since = true, found.code, found.errno, now
 }
 
-func (m *Mountstat) logChange(sb *superblock, code result.Code, errno, reason string, lasted time.Duration) {
+func (m *Mountstat) logChange(sb *superblock, found finding, lasted time.Duration) {
 	what := fmt.Sprintf("%s (%s on %s)", mounts.Printable(sb.checks.Mountpoint), sb.checks.FSType, mounts.Printable(sb.checks.Source))
 	if n := len(sb.mounts); n > 1 {
 		what += fmt.Sprintf(" and %d more mounts of it", n-1)
 	}
-	switch code {
+	switch found.code {
 	case result.OK, result.Slow:
 		if sb.known && sb.code != result.OK && sb.code != result.Slow && sb.code != result.Unchecked {
 			m.Log.Infof("%s answers again; it was %s for %v", what, sb.code, lasted)
@@ -391,9 +399,9 @@ func (m *Mountstat) logChange(sb *superblock, code result.Code, errno, reason st
 		m.Log.Warnf("%s hangs: helper process %d has waited in it for %v and survives SIGKILL",
 			what, sb.report.PID, time.Since(sb.report.Since).Round(100*time.Millisecond))
 	case result.Unchecked:
-		m.Log.Debugf("%s is not checked: %s", what, reason)
+		m.Log.Debugf("%s is not checked: %s", what, found.reason)
 	default:
-		m.Log.Warnf("%s: %s: %s", what, sb.report.Failed().Name, errno)
+		m.Log.Warnf("%s: %s: %s", what, sb.report.Failed().Name, found.errno)
 	}
 }
 
@@ -415,19 +423,19 @@ func (m *Mountstat) sayUnchecked(n int) {
 type counts [result.Count]int
 
 // emit makes the metrics of a superblock's mounts.
-func (m *Mountstat) emit(acc telegraf.Accumulator, sb *superblock, r *prober.Report, counts *counts) {
-	code, errno, reason := m.judge(r)
-	fields := m.fields(sb, code)
-	if errno != "" {
-		fields["errno"] = errno
+func (m *Mountstat) emit(acc telegraf.Accumulator, sb *superblock, found finding) {
+	r := sb.report
+	fields := m.fields(sb, found.code)
+	if found.errno != "" {
+		fields["errno"] = found.errno
 	}
-	if reason != "" {
-		fields["reason"] = reason
+	if found.reason != "" {
+		fields["reason"] = found.reason
 	}
 	if r.HangsIn != "" {
 		fields["hangs_in"] = r.HangsIn
 	}
-	if r.PID != 0 && code == result.Stuck {
+	if r.PID != 0 && found.code == result.Stuck {
 		fields["stuck_pid"] = int64(r.PID)
 	}
 	if r.Outcome == prober.Done && len(r.Steps) > 0 {
@@ -437,7 +445,6 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, sb *superblock, r *prober.Rep
 		}
 	}
 	m.add(acc, sb, fields)
-	counts[code] += len(sb.mounts)
 }
 
 // emitPending reports a superblock whose check was still under way when Gather
