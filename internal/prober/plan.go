@@ -17,12 +17,7 @@ import (
 // (unless that one is Optional), so a later step that could leave a process
 // stuck is risked only on a file system which has just answered.
 type Plan struct {
-	Steps    []Step
-	Identity Identity
-	// MountNS is the path of a mount namespace the helper enters first, such as
-	// /proc/1/ns/mnt; empty for the plugin's own. It takes CAP_SYS_ADMIN and
-	// CAP_SYS_CHROOT (setns(2)).
-	MountNS string
+	Steps []Step
 	// Timeout is how long the whole check may take, waiting for its turn
 	// included.
 	Timeout time.Duration
@@ -40,6 +35,9 @@ type Step struct {
 	Arguments []Argument
 	// Optional lets the plan go on if the call fails.
 	Optional bool
+	// Quiet leaves the step out of the report unless it fails. It is for calls
+	// which can't hang, since a hang would be laid to the step before.
+	Quiet bool
 }
 
 // An Argument of a system call. Make it with one of the functions below.
@@ -58,7 +56,7 @@ const (
 	output
 	scratch
 	resultOf
-	uint32At
+	uint32Of
 )
 
 // Value is a plain number.
@@ -83,39 +81,60 @@ func Scratch(size int) Argument { return Argument{kind: scratch, size: size} }
 // descriptor, usually.
 func ResultOf(step int) Argument { return Argument{kind: resultOf, value: uint64(step)} }
 
-// Identity says as whom a helper runs its steps. The zero value is the
-// plugin's own user with its capabilities. Any other identity runs without
-// capabilities, and needs CAP_SETUID, CAP_SETGID and, to be killed, CAP_KILL
-// in the plugin.
-type Identity struct {
-	ownerOf  string
-	user     bool
-	uid, gid uint32
-	groups   []uint32
+// Add appends a step and returns its index, for [ResultOf].
+func (p *Plan) Add(step Step) int {
+	p.Steps = append(p.Steps, step)
+	return len(p.Steps) - 1
 }
 
-// User is the identity of the given ids.
-func User(uid, gid uint32, groups ...uint32) Identity {
-	return Identity{user: true, uid: uid, gid: gid, groups: groups}
+// EnterMountNS appends the steps that take the helper into the mount namespace
+// at path, such as /proc/1/ns/mnt. It takes CAP_SYS_ADMIN and CAP_SYS_CHROOT
+// (setns(2)).
+func (p *Plan) EnterMountNS(path string) {
+	namespace := p.Add(Step{Name: "open " + path, Number: unix.SYS_OPENAT,
+		Arguments: []Argument{Value(unix.AT_FDCWD), Path(path), Value(unix.O_RDONLY | unix.O_CLOEXEC), Value(0)}})
+	p.Add(Step{Name: "setns", Number: unix.SYS_SETNS, Arguments: []Argument{ResultOf(namespace), Value(unix.CLONE_NEWNS)}})
+	p.Add(Step{Name: "close", Number: unix.SYS_CLOSE, Arguments: []Argument{ResultOf(namespace)}, Quiet: true})
 }
 
-// OwnerOf is the identity of the user and group that own path; they are looked
-// up in the helper, since that can hang.
-func OwnerOf(path string) Identity { return Identity{ownerOf: path} }
+// Become appends the steps that give the helper the ids, and take all
+// capabilities from it. It takes CAP_SETUID and CAP_SETGID, and CAP_KILL for the
+// helper to be killed later.
+func (p *Plan) Become(uid, gid uint32, groups ...uint32) { p.become(Value(uid), Value(gid), groups) }
+
+// BecomeOwner is [Plan.Become] for the owner and group which an earlier step has
+// looked up: statx(2), whose Output is a whole unix.Statx_t.
+func (p *Plan) BecomeOwner(statx int) {
+	var st unix.Statx_t
+	p.become(
+		Argument{kind: uint32Of, value: uint64(statx), size: int(unsafe.Offsetof(st.Uid))},
+		Argument{kind: uint32Of, value: uint64(statx), size: int(unsafe.Offsetof(st.Gid))}, nil)
+}
+
+func (p *Plan) become(uid, gid Argument, groups []uint32) {
+	list := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(groups))), len(groups)*4)
+	capabilities := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	none := make([]byte, 2*unsafe.Sizeof(unix.CapUserData{}))
+	p.Steps = append(p.Steps,
+		Step{Name: "setgroups", Number: unix.SYS_SETGROUPS, Arguments: []Argument{Value(len(groups)), Input(list)}, Quiet: true},
+		Step{Name: "setresgid", Number: unix.SYS_SETRESGID, Arguments: []Argument{gid, gid, gid}, Quiet: true},
+		Step{Name: "setresuid", Number: unix.SYS_SETRESUID, Arguments: []Argument{uid, uid, uid}, Quiet: true},
+		Step{Name: "capset", Number: unix.SYS_CAPSET, Quiet: true, Arguments: []Argument{
+			Input((*[unsafe.Sizeof(capabilities)]byte)(unsafe.Pointer(&capabilities))[:]), Input(none)}},
+	)
+}
 
 // compiled is a Plan as the fork server takes it.
 type compiled struct {
-	request  []byte
-	comm     string
-	names    []string // of all steps, those before the plan's own included
-	prologue int      // how many steps precede the plan's own
+	request []byte
+	comm    string
+	names   []string // of the steps
 }
 
 // compile turns the plan into a request. Errors are the caller's: too many
 // steps or arguments, or more data than a request holds.
 func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
-	prologue := p.prologue()
-	steps := append(prologue, p.Steps...)
+	steps := p.Steps
 	if len(steps) > forkserver.MaxSteps {
 		return nil, fmt.Errorf("plan of %d steps: at most %d are possible", len(steps), forkserver.MaxSteps)
 	}
@@ -142,6 +161,9 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		if step.Optional {
 			w.Flags |= forkserver.ContinueOnError
 		}
+		if step.Quiet {
+			w.Flags |= forkserver.Quiet
+		}
 		switch step.Number {
 		case unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET:
 			w.Flags |= forkserver.RearmDeathSignal
@@ -165,17 +187,18 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 					w.OutputOffset, w.OutputLength = uint32(memoryEnd), uint32(a.size)
 				}
 				memoryEnd += aligned(a.size)
-			case resultOf:
-				w.Kinds[k] = forkserver.ResultOf
-				if i >= len(prologue) {
-					w.Arguments[k] += uint64(len(prologue))
-				}
-				if w.Arguments[k] >= uint64(i) {
+			case resultOf, uint32Of:
+				if a.value >= uint64(i) {
 					return nil, fmt.Errorf("step %s: refers to the result of step %d, which comes later", step.Name, a.value)
 				}
-			case uint32At:
-				// Only the prologue uses it: an offset into the first output.
-				w.Kinds[k], w.Arguments[k] = forkserver.Uint32At, uint64(inputEnd)+a.value
+				w.Kinds[k] = forkserver.ResultOf
+				if a.kind == uint32Of {
+					earlier := &wire[a.value]
+					if a.size+4 > int(earlier.OutputLength) {
+						return nil, fmt.Errorf("step %s: refers to byte %d of the output of step %d, which has %d", step.Name, a.size, a.value, earlier.OutputLength)
+					}
+					w.Kinds[k], w.Arguments[k] = forkserver.Uint32At, uint64(earlier.OutputOffset)+uint64(a.size)
+				}
 			}
 		}
 	}
@@ -189,48 +212,10 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		request = append(request, forkserver.Bytes(&wire[i])...)
 	}
 	request = append(request, sent...)
-	return &compiled{request: request, comm: comm, names: names, prologue: len(prologue)}, nil
+	return &compiled{request: request, comm: comm, names: names}, nil
 }
 
 func aligned(size int) int { return (size + 7) &^ 7 }
-
-// prologue is what a helper does before the plan's own steps: it takes on the
-// identity, and enters the namespace. Finding an owner comes after the
-// namespace, since the path is one of that namespace.
-func (p *Plan) prologue() []Step {
-	var steps []Step
-	if p.MountNS != "" {
-		at := len(steps)
-		steps = append(steps,
-			Step{Name: "open " + p.MountNS, Number: unix.SYS_OPENAT,
-				Arguments: []Argument{Value(unix.AT_FDCWD), Path(p.MountNS), Value(unix.O_RDONLY | unix.O_CLOEXEC), Value(0)}},
-			Step{Name: "setns", Number: unix.SYS_SETNS, Arguments: []Argument{ResultOf(at), Value(unix.CLONE_NEWNS)}},
-			Step{Name: "close", Number: unix.SYS_CLOSE, Arguments: []Argument{ResultOf(at)}},
-		)
-	}
-	id := p.Identity
-	uid, gid := Value(id.uid), Value(id.gid)
-	switch {
-	case id.ownerOf != "":
-		var st unix.Statx_t
-		steps = append(steps, Step{Name: "statx " + id.ownerOf, Number: unix.SYS_STATX, Arguments: []Argument{
-			Value(unix.AT_FDCWD), Path(id.ownerOf), Value(0), Value(unix.STATX_UID | unix.STATX_GID), Output(unsafe.Sizeof(st))}})
-		uid = Argument{kind: uint32At, value: uint64(unsafe.Offsetof(st.Uid))}
-		gid = Argument{kind: uint32At, value: uint64(unsafe.Offsetof(st.Gid))}
-	case !id.user:
-		return steps
-	}
-	groups := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(id.groups))), len(id.groups)*4)
-	capabilities := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	none := make([]byte, 2*unsafe.Sizeof(unix.CapUserData{}))
-	return append(steps,
-		Step{Name: "setgroups", Number: unix.SYS_SETGROUPS, Arguments: []Argument{Value(len(id.groups)), Input(groups)}},
-		Step{Name: "setresgid", Number: unix.SYS_SETRESGID, Arguments: []Argument{gid, gid, gid}},
-		Step{Name: "setresuid", Number: unix.SYS_SETRESUID, Arguments: []Argument{uid, uid, uid}},
-		Step{Name: "capset", Number: unix.SYS_CAPSET, Arguments: []Argument{
-			Input((*[unsafe.Sizeof(capabilities)]byte)(unsafe.Pointer(&capabilities))[:]), Input(none)}},
-	)
-}
 
 // Outcome says how a helper ended.
 type Outcome uint8
@@ -261,7 +246,8 @@ func (o Outcome) String() string { return outcomeNames[o] }
 // A Report says how each step ended and how long it took; Outcome says whether
 // the helper finished, was killed, or is stuck.
 type Report struct {
-	// Steps holds the results of the plan's steps that ended, in order.
+	// Steps holds the results of the plan's steps that ended, in order; of
+	// those that are Quiet only the failed ones.
 	Steps   []StepResult
 	Outcome Outcome
 	// Elapsed is the time from the request to fork the helper to its end, or
@@ -274,8 +260,8 @@ type Report struct {
 	HangsIn string
 	// Signal is what killed a helper that Died.
 	Signal syscall.Signal
-	// Err says why there is no result: the plan could not be compiled, the
-	// identity or namespace not be taken on, no helper be forked.
+	// Err says why there is no result: the plan could not be compiled, no helper
+	// be forked, or it was killed by someone else.
 	Err error
 }
 

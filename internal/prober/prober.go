@@ -118,7 +118,7 @@ type helper struct {
 	report   Report
 	reported bool
 	err      error
-	answered int  // steps, the prologue's included
+	answered int  // steps
 	overdue  bool // the server has not confirmed it within the timeout
 }
 
@@ -420,12 +420,6 @@ func (h *helper) step(answer *forkserver.Answer, output []byte) {
 		return
 	}
 	name, errno := h.compiled.names[answer.Step], syscall.Errno(answer.Errno)
-	if int(answer.Step) < h.compiled.prologue {
-		if errno != 0 {
-			h.err = fmt.Errorf("preparing the helper: %s: %w", name, errno)
-		}
-		return
-	}
 	h.report.Steps = append(h.report.Steps, StepResult{
 		Name: name, Result: answer.Result, Errno: errno,
 		Elapsed: time.Duration(answer.Nanoseconds), Output: slices.Clone(output),

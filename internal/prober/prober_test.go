@@ -337,8 +337,16 @@ func TestAHelperKilledByAnotherDied(t *testing.T) {
 }
 
 func owner(path string) *prober.Plan {
-	plan := statfs("/")
-	plan.Identity = prober.OwnerOf(path)
+	plan := &prober.Plan{Timeout: timeout}
+	plan.BecomeOwner(plan.Add(prober.Step{Name: "statx", Number: unix.SYS_STATX, Arguments: []prober.Argument{
+		prober.Value(unix.AT_FDCWD), prober.Path(path), prober.Value(0), prober.Value(unix.STATX_UID | unix.STATX_GID),
+		prober.Output(unsafe.Sizeof(unix.Statx_t{}))}}))
+	return plan
+}
+
+func user(uid, gid uint32, groups ...uint32) *prober.Plan {
+	plan := &prober.Plan{Timeout: timeout}
+	plan.Become(uid, gid, groups...)
 	return plan
 }
 
@@ -355,25 +363,37 @@ func TestIdentity(t *testing.T) {
 	shadow := prober.Step{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
 		prober.Value(unix.AT_FDCWD), prober.Path("/etc/shadow"), prober.Value(unix.O_RDONLY)}}
 
-	for name, identity := range map[string]prober.Identity{
-		"the owner of a path": prober.OwnerOf(file),
-		"a given user":        prober.User(4711, 4712, 4713),
+	for name, plan := range map[string]*prober.Plan{
+		"the owner of a path": owner(file),
+		"a given user":        user(4711, 4712, 4713),
 	} {
 		t.Run(name, func(t *testing.T) {
-			report := p.Run(prober.Check{Key: name, Plan: &prober.Plan{
-				Timeout: timeout, Identity: identity, Steps: []prober.Step{getuid(), shadow}}})
+			plan.Add(getuid())
+			plan.Add(prober.Step{Name: "getgid", Number: unix.SYS_GETGID})
+			plan.Add(shadow)
+			report := p.Run(prober.Check{Key: name, Plan: plan})
 			require.Equal(t, prober.Done, report.Outcome, "%v", &report)
 			require.NoError(t, report.Err)
-			require.Len(t, report.Steps, 2, "%v", &report)
-			assert.EqualValues(t, 4711, report.Steps[0].Result)
-			assert.Equal(t, unix.EACCES, report.Steps[1].Errno, "capabilities are dropped")
+			steps := report.Steps[len(report.Steps)-3:]
+			assert.EqualValues(t, 4711, steps[0].Result)
+			assert.EqualValues(t, 4712, steps[1].Result)
+			assert.Equal(t, unix.EACCES, steps[2].Errno, "capabilities are dropped")
+			for _, step := range report.Steps {
+				assert.NotContains(t, step.Name, "set", "quiet steps are not reported")
+			}
 		})
 	}
 
 	report := p.Run(prober.Check{Key: "missing", Plan: owner(file + ".missing")})
-	require.ErrorIs(t, report.Err, unix.ENOENT)
-	assert.ErrorContains(t, report.Err, file+".missing")
-	assert.Empty(t, report.Steps)
+	require.Len(t, report.Steps, 1)
+	assert.Equal(t, unix.ENOENT, report.Steps[0].Errno)
+
+	quiet := user(4711, 4711)
+	quiet.Become(0, 0)
+	report = p.Run(prober.Check{Key: "quiet", Plan: quiet})
+	require.Len(t, report.Steps, 1, "a quiet step is reported if it fails")
+	assert.Equal(t, "setgroups", report.Steps[0].Name)
+	assert.Equal(t, unix.EPERM, report.Failed().Errno)
 }
 
 func TestLookingUpAnOwnerCanHang(t *testing.T) {
@@ -383,7 +403,7 @@ func TestLookingUpAnOwnerCanHang(t *testing.T) {
 	fs.Silence(faultfs.Getattr)
 	report := p.Run(prober.Check{Key: fs.Dir, Plan: owner(fs.Dir)})
 	assert.Equal(t, prober.Stuck, report.Outcome, "%v", &report)
-	assert.Equal(t, "statx "+fs.Dir, report.HangsIn)
+	assert.Equal(t, "statx", report.HangsIn)
 }
 
 func TestAHelperOfAnotherUserDiesWithItsServer(t *testing.T) {
@@ -394,8 +414,8 @@ func TestAHelperOfAnotherUserDiesWithItsServer(t *testing.T) {
 	t.Cleanup(func() { os.Remove(dir) })
 	fs := faultfs.NewAt(t, dir, "faultfs")
 	fs.Pause()
-	plan := statfs(fs.Dir)
-	plan.Identity = prober.User(4711, 4711)
+	plan := user(4711, 4711)
+	plan.Steps = append(plan.Steps, statfs(fs.Dir).Steps...)
 	reports := make(chan prober.Report, 1)
 	p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(r prober.Report) { reports <- r })
 	server := serverOf(t, os.Getpid())
@@ -418,16 +438,15 @@ func TestMountNamespace(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t) // a mount of this test's own namespace
-	plan := func() *prober.Plan {
-		return &prober.Plan{Timeout: timeout, Steps: []prober.Step{{Name: "access", Number: unix.SYS_FACCESSAT, Arguments: []prober.Argument{
-			prober.Value(unix.AT_FDCWD), prober.Path(filepath.Join(fs.Dir, faultfs.FileName)), prober.Value(0)}}}}
-	}
-	here := p.Run(prober.Check{Key: "here", Plan: plan()})
+	access := prober.Step{Name: "access", Number: unix.SYS_FACCESSAT, Arguments: []prober.Argument{
+		prober.Value(unix.AT_FDCWD), prober.Path(filepath.Join(fs.Dir, faultfs.FileName)), prober.Value(0)}}
+	here := p.Run(prober.Check{Key: "here", Plan: &prober.Plan{Timeout: timeout, Steps: []prober.Step{access}}})
 	require.Equal(t, prober.Done, here.Outcome, "%v", &here)
 	require.Nil(t, here.Failed())
 
-	there := plan()
-	there.MountNS = fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid()) // faultfs.Main's first process
+	there := &prober.Plan{Timeout: timeout}
+	there.EnterMountNS(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid())) // faultfs.Main's first process
+	there.Add(access)
 	report := p.Run(prober.Check{Key: "there", Plan: there})
 	require.NoError(t, report.Err)
 	require.NotNil(t, report.Failed(), "%v", &report)

@@ -235,7 +235,9 @@ func runSteps() {
 				*(*uint64)(unsafe.Add(to, k)) = *(*uint64)(unsafe.Add(from, k))
 			}
 		}
-		send()
+		if errno != 0 || step.Flags&Quiet == 0 {
+			send()
+		}
 		if errno != 0 && step.Flags&ContinueOnError == 0 {
 			break
 		}

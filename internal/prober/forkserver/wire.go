@@ -59,6 +59,8 @@ const (
 	// RearmDeathSignal sets PR_SET_PDEATHSIG anew after the step: the kernel
 	// clears it whenever credentials change (commit_creds, kernel/cred.c).
 	RearmDeathSignal
+	// Quiet steps are answered only if they fail.
+	Quiet
 )
 
 // Step is one system call.
