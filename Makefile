@@ -24,7 +24,7 @@ test: setup lint
 
 # What the tests need beside Go.
 setup:
-	tools/setup gcc strace
+	tools/setup gcc strace rpcbind
 
 lint:
 	@test -z "$$(gofmt -l cmd internal plugins)" || { gofmt -l cmd internal plugins; echo 'not gofmt-clean'; exit 1; }

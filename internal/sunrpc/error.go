@@ -1,0 +1,184 @@
+package sunrpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// Phase says how far a call came.
+type Phase int
+
+// The phases in their order.
+const (
+	// Connecting: no socket, or no TCP connection. UDP connects nothing, so that
+	// a refused datagram fails in the next phase.
+	Connecting Phase = iota
+	// Calling: no answer until the deadline, or the connection broke.
+	Calling
+	// Answered: the error is what the server said.
+	Answered
+)
+
+// String is the phase in lower case.
+func (p Phase) String() string {
+	switch p {
+	case Connecting:
+		return "connecting"
+	case Calling:
+		return "calling"
+	default:
+		return "answered"
+	}
+}
+
+// Error is a call that failed. It wraps the cause: an [*AnswerError] or
+// [ErrMalformed] where the server answered, otherwise an error of package net,
+// context or io.
+type Error struct {
+	Network                     string
+	Server                      netip.AddrPort
+	Program, Version, Procedure uint32
+	Phase                       Phase
+	Err                         error
+}
+
+func (e *Error) Error() string {
+	return fmt.Sprintf("RPC program %d version %d procedure %d at %s/%s: %s: %v",
+		e.Program, e.Version, e.Procedure, e.Server, e.Network, e.Phase, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// ErrMalformed means that something answered in another way than RFC 5531 says.
+var ErrMalformed = errors.New("malformed reply")
+
+// Status is a server's reason not to do what it was asked for.
+type Status int
+
+// The reasons: accept_stat and reject_stat of RFC 5531, and rpcbind's zero port.
+const (
+	ProgramUnavailable   Status = iota + 1 // PROG_UNAVAIL
+	ProgramMismatch                        // PROG_MISMATCH: other versions only
+	ProcedureUnavailable                   // PROC_UNAVAIL
+	GarbageArguments                       // GARBAGE_ARGS
+	SystemError                            // SYSTEM_ERR
+	RPCMismatch                            // RPC_MISMATCH: not version 2 of RPC itself
+	AuthRefused                            // AUTH_ERROR
+	NotRegistered                          // rpcbind is alive and knows no such service
+)
+
+// AnswerError is the answer of a live server that did not do the call.
+type AnswerError struct {
+	Status    Status
+	Low, High uint32 // the versions it has, with ProgramMismatch and RPCMismatch
+	Auth      uint32 // auth_stat, with AuthRefused
+}
+
+func (e *AnswerError) Error() string {
+	switch e.Status {
+	case ProgramUnavailable:
+		return "no such program"
+	case ProgramMismatch:
+		return fmt.Sprintf("no such version, there are %d to %d", e.Low, e.High)
+	case ProcedureUnavailable:
+		return "no such procedure"
+	case GarbageArguments:
+		return "arguments not understood"
+	case SystemError:
+		return "system error of the server"
+	case RPCMismatch:
+		return fmt.Sprintf("no RPC version 2, there are %d to %d", e.Low, e.High)
+	case AuthRefused:
+		return fmt.Sprintf("credentials refused, auth_stat %d", e.Auth)
+	case NotRegistered:
+		return "not registered"
+	default:
+		return fmt.Sprintf("status %d", e.Status)
+	}
+}
+
+// Alive reports whether an RPC server answered, be it with a refusal.
+func Alive(err error) bool {
+	_, answered := errors.AsType[*AnswerError](err)
+	return err == nil || answered
+}
+
+// ErrorName is a short word for the cause of an error, fit for a metric:
+//
+//	ETIMEDOUT      no connection or no answer in time
+//	ECONNREFUSED   nothing listens at the port, or a firewall says so
+//	ECONNRESET     the connection was closed or reset before the answer
+//	EHOSTUNREACH, ENETUNREACH, EACCES
+//	               said by a router, a firewall or the local routing table
+//	EPERM          a local firewall dropped the packet
+//	EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM
+//	               the call never left this host
+//	ECANCELED      the caller gave up
+//	EBADRPC        the answer is malformed
+//	EPROGUNAVAIL, EPROGMISMATCH, EPROCUNAVAIL, ERPCMISMATCH, EAUTH
+//	               the server's answer, with the names that BSD has for it
+//	EGARBAGEARGS, ESYSTEMERR, ENOTREGISTERED
+//	               the server's answers without such a name
+//	EIO            anything else
+//
+// There are no others. It is empty without an error.
+func ErrorName(err error) string {
+	if err == nil {
+		return ""
+	}
+	if answer, ok := errors.AsType[*AnswerError](err); ok {
+		return answer.Status.name()
+	}
+	if errno, ok := errors.AsType[unix.Errno](err); ok {
+		switch errno {
+		case unix.EPIPE, unix.ECONNABORTED:
+			return "ECONNRESET"
+		case unix.ETIMEDOUT, unix.ECONNREFUSED, unix.ECONNRESET, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EACCES, unix.EPERM,
+			unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT, unix.EINVAL, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+			return unix.ErrnoName(errno)
+		}
+		return "EIO"
+	}
+	switch {
+	case errors.Is(err, context.Canceled):
+		return "ECANCELED"
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return "ETIMEDOUT"
+	case errors.Is(err, ErrMalformed):
+		return "EBADRPC"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "ECONNRESET"
+	default:
+		return "EIO"
+	}
+}
+
+func (s Status) name() string {
+	switch s {
+	case ProgramUnavailable:
+		return "EPROGUNAVAIL"
+	case ProgramMismatch:
+		return "EPROGMISMATCH"
+	case ProcedureUnavailable:
+		return "EPROCUNAVAIL"
+	case GarbageArguments:
+		return "EGARBAGEARGS"
+	case SystemError:
+		return "ESYSTEMERR"
+	case RPCMismatch:
+		return "ERPCMISMATCH"
+	case AuthRefused:
+		return "EAUTH"
+	case NotRegistered:
+		return "ENOTREGISTERED"
+	default:
+		return "EIO"
+	}
+}
