@@ -1,5 +1,5 @@
-// Package mounts knows what is mounted. It reads the mount table only, and
-// makes no call on a mounted file system.
+// Package mounts knows what is mounted, and what should be. It reads tables
+// only, and makes no call on a mounted file system.
 package mounts
 
 import (

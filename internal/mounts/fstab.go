@@ -1,0 +1,196 @@
+package mounts
+
+import (
+	"errors"
+	"fmt"
+	"iter"
+	"path"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+)
+
+// FstabEntry is one line of fstab(5). Names are raw bytes; see Printable.
+type FstabEntry struct {
+	Source string // escapes decoded, quotes kept; see Device
+	// Mountpoint is as written, but for escapes and superfluous slashes and
+	// dots. Symbolic links in it are not resolved, which mount(8) does.
+	Mountpoint string
+	FSType     string
+	Options    string // empty where the line has none
+	Line       int    // its number, from 1
+}
+
+// ParseFstab reads the content of an fstab file. It opens none, and asks for no
+// device. As for libmount, the fields after the type may be missing, escapes
+// are three octal digits and quotes don't hold blanks together. Lines that make
+// no sense are left out, and named in the error.
+func ParseFstab(content []byte) ([]FstabEntry, error) {
+	var entries []FstabEntry
+	var problems []error
+	number := 0
+	for line := range strings.Lines(string(content)) {
+		number++
+		fields := strings.FieldsFunc(line, func(r rune) bool { return strings.ContainsRune(" \t\r\n", r) })
+		if len(fields) == 0 || fields[0][0] == '#' {
+			continue
+		}
+		entry, err := fstabEntry(fields)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("line %d of fstab: %w: %q", number, err, strings.TrimSpace(line)))
+			continue
+		}
+		entry.Line = number
+		entries = append(entries, entry)
+	}
+	return entries, errors.Join(problems...)
+}
+
+func fstabEntry(fields []string) (FstabEntry, error) {
+	if len(fields) < 3 {
+		return FstabEntry{}, fmt.Errorf("%d fields, expected at least 3", len(fields))
+	}
+	entry := FstabEntry{Source: unescapeOctal(fields[0]), Mountpoint: unescapeOctal(fields[1]), FSType: unescapeOctal(fields[2])}
+	if strings.HasPrefix(entry.Mountpoint, "/") {
+		entry.Mountpoint = path.Clean(entry.Mountpoint)
+	}
+	if len(fields) > 3 {
+		entry.Options = unescapeOctal(fields[3])
+	}
+	// fs_freq and fs_passno mean nothing here, but show a blank too many, or a
+	// comment where none can be.
+	for _, field := range fields[min(4, len(fields)):min(6, len(fields))] {
+		if _, err := strconv.Atoi(field); err != nil {
+			return FstabEntry{}, fmt.Errorf("%q is not a number", field)
+		}
+	}
+	return entry, nil
+}
+
+// unescapeOctal decodes \040 and the like, and leaves what is none alone.
+func unescapeOctal(field string) string {
+	if !strings.Contains(field, `\`) {
+		return field
+	}
+	var b strings.Builder
+	for len(field) > 0 {
+		if field[0] == '\\' && len(field) > 3 && octal(field[1]) && octal(field[2]) && octal(field[3]) {
+			b.WriteByte((field[1]-'0')<<6 | (field[2]-'0')<<3 | (field[3] - '0'))
+			field = field[4:]
+			continue
+		}
+		b.WriteByte(field[0])
+		field = field[1:]
+	}
+	return b.String()
+}
+
+func octal(c byte) bool { return c >= '0' && c <= '7' }
+
+// NoAuto reports whether the entry is not mounted at boot.
+func (e *FstabEntry) NoAuto() bool { return e.last("noauto", "auto") == "noauto" }
+
+// NoFail reports whether the host boots without it.
+func (e *FstabEntry) NoFail() bool { return e.last("nofail", "fail") == "nofail" }
+
+// Automount reports whether systemd mounts it at its first use:
+// systemd.mount(5).
+func (e *FstabEntry) Automount() bool {
+	return e.last("x-systemd.automount", "comment=systemd.automount") != ""
+}
+
+// Bind reports whether the source is a directory, or a file, shown elsewhere.
+func (e *FstabEntry) Bind() bool { return e.last("bind", "rbind") != "" }
+
+// ReadOnly reports whether writing is to be refused. It does not know that a
+// file system may be unable to write, as iso9660 is.
+func (e *FstabEntry) ReadOnly() bool { return e.last("ro", "rw") == "ro" }
+
+// Swap reports whether the entry is swap space.
+func (e *FstabEntry) Swap() bool { return e.FSType == "swap" }
+
+// HasMountpoint reports whether the entry is to be mounted somewhere: it is not
+// swap space, and its mount point is not "none" or some other word.
+func (e *FstabEntry) HasMountpoint() bool { return !e.Swap() && strings.HasPrefix(e.Mountpoint, "/") }
+
+// Network reports whether the file system needs the network: by its type, or
+// because _netdev says so, as for iSCSI.
+func (e *FstabEntry) Network() bool {
+	switch strings.TrimPrefix(e.FSType, "fuse.") {
+	case "9p", "afs", "beegfs", "ceph", "cifs", "curlftpfs", "davfs", "davfs2", "gfs2", "glusterfs", "gpfs", "lustre",
+		"ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "s3fs", "smb3", "smbfs", "sshfs":
+		return true
+	}
+	return e.last("_netdev") != ""
+}
+
+// last is the last of the entry's options that is one of the words; with
+// mount(8), it wins.
+func (e *FstabEntry) last(words ...string) (found string) {
+	for option := range e.options() {
+		for _, word := range words {
+			if option == word {
+				found = option
+			}
+		}
+	}
+	return found
+}
+
+// options are separated by commas, except within double quotes.
+func (e *FstabEntry) options() iter.Seq[string] {
+	quoted := false
+	return strings.FieldsFuncSeq(e.Options, func(r rune) bool {
+		quoted = quoted != (r == '"')
+		return r == ',' && !quoted
+	})
+}
+
+// Device is the path of the entry's device: the source, or the symbolic link
+// which udev makes for LABEL=, UUID=, PARTLABEL=, PARTUUID= or ID=. It is empty
+// where the source is neither. Nothing is looked up: the link may be missing.
+func (e *FstabEntry) Device() string {
+	tag, value, isTag := strings.Cut(e.Source, "=")
+	directory := ""
+	switch {
+	case strings.HasPrefix(e.Source, "/dev/"):
+		return e.Source
+	case !isTag:
+		return ""
+	case tag == "LABEL", tag == "UUID", tag == "PARTLABEL", tag == "PARTUUID", tag == "ID":
+		directory = "/dev/disk/by-" + strings.ToLower(tag) + "/"
+	default:
+		return ""
+	}
+	if n := len(value); n > 1 && (value[0] == '"' || value[0] == '\'') && value[n-1] == value[0] {
+		value = value[1 : n-1]
+	}
+	if value == "" {
+		return ""
+	}
+	return directory + udevName(value)
+}
+
+// udevName is a label as udev and libblkid write it in a file name: all but
+// some ASCII and valid UTF-8 becomes \x20 and the like.
+func udevName(label string) string {
+	var b strings.Builder
+	for len(label) > 0 {
+		r, size := utf8.DecodeRuneInString(label)
+		if size > 1 && character(r) || size == 1 && nameByte(label[0]) {
+			b.WriteString(label[:size])
+		} else {
+			size = 1
+			fmt.Fprintf(&b, `\x%02x`, label[0])
+		}
+		label = label[size:]
+	}
+	return b.String()
+}
+
+func nameByte(c byte) bool {
+	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || strings.IndexByte("#+-.:=@_", c) >= 0
+}
+
+// character excludes what udev takes for no characters of Unicode.
+func character(r rune) bool { return (r < 0xfdd0 || r > 0xfdef) && r&0xffff != 0xffff }
