@@ -10,4 +10,7 @@ require (
 	golang.org/x/sys v0.49.0
 )
 
-require go.yaml.in/yaml/v3 v3.0.5 // indirect
+require (
+	github.com/gobwas/glob v0.2.3 // indirect
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+)

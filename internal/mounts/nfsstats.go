@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -69,11 +68,11 @@ type NFSOperations struct {
 // Retransmissions is how often a call was sent again.
 func (o *NFSOperations) Retransmissions() int64 { return max(0, o.Transmissions-o.Count) }
 
-// ReadMountStats reads the counters of all NFS mounts in this process's mount
-// namespace, below the directory where procfs is mounted. It asks no server. An
-// error that comes with counters is about lines which could not be understood.
-func ReadMountStats(proc string) ([]NFSStats, error) {
-	content, err := os.ReadFile(filepath.Join(proc, "self", "mountstats"))
+// ReadMountStats reads the counters of all NFS mounts of a mount namespace from
+// the file of the given name, /proc/PID/mountstats. It asks no server. An error
+// that comes with counters is about lines which could not be understood.
+func ReadMountStats(name string) ([]NFSStats, error) {
+	content, err := os.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}

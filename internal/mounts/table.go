@@ -10,7 +10,6 @@ import (
 	"io"
 	"os"
 	"path"
-	"path/filepath"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -65,8 +64,8 @@ func (m *Mount) ReadOnly() bool { return m.HasOption("ro") }
 // bind mount of a directory does.
 func (m *Mount) Bind() bool { return m.Root != "/" }
 
-// Table is the mount table of this process's mount namespace, read again only
-// when the kernel says that it changed.
+// Table is the mount table of one mount namespace, read again only when the
+// kernel says that it changed.
 type Table struct {
 	file   *os.File
 	mounts []Mount
@@ -74,9 +73,8 @@ type Table struct {
 	read   bool
 }
 
-// OpenTable opens the mount table. proc is where procfs is mounted.
-func OpenTable(proc string) (*Table, error) {
-	name := filepath.Join(proc, "self", "mountinfo")
+// OpenTable opens the mount table of the given name: /proc/PID/mountinfo.
+func OpenTable(name string) (*Table, error) {
 	// Not os.Open: Go's poller would watch the file for us to no use.
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -230,12 +228,14 @@ func Printable(name string) string {
 // unprintable holds for U+FFFD too, which stands for a byte that is not UTF-8.
 func unprintable(r rune) bool { return r == '\\' || r == utf8.RuneError || unicode.IsControl(r) }
 
-// PseudoFileSystems lists the types which hold no files of a user's and never
-// wait for a device or a server. Checking them would tell nothing.
-func PseudoFileSystems() []string {
-	return []string{
-		"autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "cpuset", "debugfs", "devpts", "devtmpfs",
-		"efivarfs", "fusectl", "fuse.gvfsd-fuse", "fuse.portal", "hugetlbfs", "mqueue", "nfsd", "nsfs", "proc", "pstore", "ramfs", "resctrl",
-		"rootfs", "rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sysfs", "tracefs",
+// Pseudo reports whether file systems of the type hold no files of a user's and
+// never wait for a device or a server. Checking them would tell nothing.
+func Pseudo(fstype string) bool {
+	switch fstype {
+	case "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "cpuset", "debugfs", "devpts", "devtmpfs",
+		"efivarfs", "fusectl", "fuse.gvfsd-fuse", "fuse.portal", "hugetlbfs", "mqueue", "nfsd", "nsfs", "proc", "pstore",
+		"ramfs", "resctrl", "rootfs", "rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sysfs", "tracefs":
+		return true
 	}
+	return false
 }

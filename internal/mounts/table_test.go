@@ -22,7 +22,7 @@ func TestMain(m *testing.M) { faultfs.Main(m) }
 
 func openTable(t *testing.T, proc string) *mounts.Table {
 	t.Helper()
-	table, err := mounts.OpenTable(proc)
+	table, err := mounts.OpenTable(filepath.Join(proc, "self", "mountinfo"))
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, table.Close()) })
 	return table
@@ -131,7 +131,7 @@ func TestAReadOnlySuperblock(t *testing.T) {
 
 func TestATableThatCannotBeOpened(t *testing.T) {
 	dir := t.TempDir()
-	_, err := mounts.OpenTable(dir)
+	_, err := mounts.OpenTable(filepath.Join(dir, "self", "mountinfo"))
 	require.ErrorIs(t, err, os.ErrNotExist)
 	assert.ErrorContains(t, err, filepath.Join(dir, "self", "mountinfo"))
 }

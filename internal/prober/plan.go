@@ -36,7 +36,7 @@ type Step struct {
 	// Optional lets the plan go on if the call fails.
 	Optional bool
 	// Quiet leaves the step out of the report unless it fails. It is for calls
-	// which can't hang, since a hang would be laid to the step before.
+	// which can't hang: a hang would be laid to the step after it.
 	Quiet bool
 }
 
@@ -128,7 +128,7 @@ func (p *Plan) become(uid, gid Argument, groups []uint32) {
 type compiled struct {
 	request []byte
 	comm    string
-	names   []string // of the steps
+	steps   []Step
 }
 
 // compile turns the plan into a request. Errors are the caller's: too many
@@ -145,7 +145,6 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		sent     []byte // behind the steps: inputs
 		wire     = make([]forkserver.Step, len(steps))
 		base     = int(unsafe.Sizeof(header)) + len(steps)*int(unsafe.Sizeof(wire[0]))
-		names    = make([]string, len(steps))
 		inputEnd = base
 	)
 	for i := range steps {
@@ -156,7 +155,6 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 	memoryEnd := inputEnd
 	for i := range steps {
 		step, w := &steps[i], &wire[i]
-		names[i] = step.Name
 		w.Number = uint32(step.Number)
 		if step.Optional {
 			w.Flags |= forkserver.ContinueOnError
@@ -212,7 +210,7 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		request = append(request, forkserver.Bytes(&wire[i])...)
 	}
 	request = append(request, sent...)
-	return &compiled{request: request, comm: comm, names: names}, nil
+	return &compiled{request: request, comm: comm, steps: steps}, nil
 }
 
 func aligned(size int) int { return (size + 7) &^ 7 }

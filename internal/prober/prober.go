@@ -347,8 +347,10 @@ func (p *Prober) kill(h *helper) {
 
 // nextStep names the step a helper has not answered.
 func (h *helper) nextStep() string {
-	if h.answered < len(h.compiled.names) {
-		return h.compiled.names[h.answered]
+	for i := h.answered; i < len(h.compiled.steps); i++ {
+		if step := &h.compiled.steps[i]; !step.Quiet {
+			return step.Name
+		}
 	}
 	return "exit"
 }
@@ -416,10 +418,10 @@ func (p *Prober) receive(s *server, message []byte) {
 
 func (h *helper) step(answer *forkserver.Answer, output []byte) {
 	h.answered = int(answer.Step) + 1
-	if int(answer.Step) >= len(h.compiled.names) {
+	if int(answer.Step) >= len(h.compiled.steps) {
 		return
 	}
-	name, errno := h.compiled.names[answer.Step], syscall.Errno(answer.Errno)
+	name, errno := h.compiled.steps[answer.Step].Name, syscall.Errno(answer.Errno)
 	h.report.Steps = append(h.report.Steps, StepResult{
 		Name: name, Result: answer.Result, Errno: errno,
 		Elapsed: time.Duration(answer.Nanoseconds), Output: slices.Clone(output),

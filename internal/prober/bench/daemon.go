@@ -77,7 +77,7 @@ func runDaemon(dirs []string) error {
 		}
 	}()
 	for _, dir := range dirs {
-		fs, err := faultfs.Mount(dir, "bench")
+		fs, err := faultfs.Mount(dir, faultfs.Options{Source: "bench"})
 		if err != nil {
 			return err
 		}

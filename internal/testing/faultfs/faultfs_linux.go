@@ -50,7 +50,8 @@ const (
 	batchForget Op = 42
 )
 
-// FileName is the one regular file in the root directory, of FileSize zeros.
+// FileName is the one regular file in the root directory, of FileSize zeros
+// unless Options say otherwise.
 const (
 	FileName = "canary"
 	FileSize = 4096
@@ -62,6 +63,9 @@ const (
 	// Sizes of the structures in linux/fuse.h.
 	inHeaderSize  = 40
 	outHeaderSize = 16
+	writeInSize   = 40
+
+	fopenDirectIO = 1
 	bufferSize    = 1 << 20
 )
 
@@ -71,10 +75,24 @@ type behaviour struct {
 	errno  unix.Errno
 }
 
+// Options of a file system. The zero value is one that everybody may use.
+type Options struct {
+	Source  string // in the mount table; "faultfs" by default
+	Type    string // fuse.faultfs by default
+	UID     uint32 // who mounted it
+	GID     uint32
+	Private bool // nobody but UID may use it
+	// Size of the file in bytes; FileSize by default. What is written to it is
+	// kept, so that it can carry a file system itself.
+	Size int
+}
+
 // FS is one mounted file system.
 type FS struct {
-	Dir    string
-	device *os.File
+	Dir     string
+	device  *os.File
+	options Options
+	content []byte // of the file
 
 	mu         sync.Mutex
 	behaviours map[Op]behaviour
@@ -85,19 +103,32 @@ type FS struct {
 	unanswered [][]byte // requests that were read while silent
 }
 
-// Mount mounts a healthy file system on the directory dir, whose name appears
-// as source in the mount table. It takes CAP_SYS_ADMIN.
-func Mount(dir, source string) (*FS, error) {
+// Mount mounts a healthy file system on the directory dir. It takes
+// CAP_SYS_ADMIN.
+func Mount(dir string, o Options) (*FS, error) {
+	if o.Source == "" {
+		o.Source = "faultfs"
+	}
+	if o.Type == "" {
+		o.Type = "fuse.faultfs"
+	}
+	if o.Size == 0 {
+		o.Size = FileSize
+	}
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/fuse: %w", err)
 	}
-	options := fmt.Sprintf("fd=%d,rootmode=40755,user_id=0,group_id=0,allow_other", fd)
-	if err := unix.Mount(source, dir, "fuse.faultfs", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+	options := fmt.Sprintf("fd=%d,rootmode=40755,user_id=%d,group_id=%d", fd, o.UID, o.GID)
+	if !o.Private {
+		options += ",allow_other"
+	}
+	if err := unix.Mount(o.Source, dir, o.Type, unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
 		unix.Close(fd)
 		return nil, fmt.Errorf("mount faultfs on %q: %w", dir, err)
 	}
-	f := &FS{Dir: dir, device: os.NewFile(uintptr(fd), "/dev/fuse"), behaviours: make(map[Op]behaviour)}
+	f := &FS{Dir: dir, options: o, content: make([]byte, o.Size),
+		device: os.NewFile(uintptr(fd), "/dev/fuse"), behaviours: make(map[Op]behaviour)}
 	f.changed = sync.NewCond(&f.mu)
 	// The kernel's greeting comes first: until it is answered, every request
 	// waits in a way that can be killed, whatever the fault.
@@ -121,7 +152,13 @@ func New(t testing.TB) *FS {
 // NewAt is New with a directory and a source of the test's choice.
 func NewAt(t testing.TB, dir, source string) *FS {
 	t.Helper()
-	f, err := Mount(dir, source)
+	return NewWith(t, dir, Options{Source: source})
+}
+
+// NewWith is NewAt with all options.
+func NewWith(t testing.TB, dir string, o Options) *FS {
+	t.Helper()
+	f, err := Mount(dir, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,23 +295,33 @@ func (f *FS) answer(request []byte, op Op) {
 	case destroy, release, releasedir, Flush, Setlk:
 		f.reply(request, 0, nil)
 	case Getattr:
-		f.reply(request, 0, structure(attrOut{Attr: attributes(node)}))
+		f.reply(request, 0, structure(attrOut{Attr: f.attributes(node)}))
 	case Lookup:
 		if string(body) != FileName+"\x00" {
 			f.reply(request, unix.ENOENT, nil)
 			return
 		}
-		f.reply(request, 0, structure(entryOut{Node: fileNode, Attr: attributes(fileNode)}))
+		f.reply(request, 0, structure(entryOut{Node: fileNode, Attr: f.attributes(fileNode)}))
 	case Open, Opendir:
-		f.reply(request, 0, structure(openOut{}))
+		// Past the page cache: what carries a file system is to feel each fault.
+		f.reply(request, 0, structure(openOut{Flags: fopenDirectIO}))
 	case Read:
 		in := *(*readIn)(unsafe.Pointer(unsafe.SliceData(body)))
-		f.reply(request, 0, make([]byte, min(uint64(in.Size), FileSize-min(in.Offset, FileSize))))
+		f.mu.Lock()
+		rest := f.content[min(in.Offset, uint64(len(f.content))):]
+		content := slices.Clone(rest[:min(uint64(in.Size), uint64(len(rest)))])
+		f.mu.Unlock()
+		f.reply(request, 0, content)
 	case Readdir:
 		in := *(*readIn)(unsafe.Pointer(unsafe.SliceData(body)))
 		f.reply(request, 0, entries(in.Offset))
 	case Write:
 		in := *(*readIn)(unsafe.Pointer(unsafe.SliceData(body)))
+		f.mu.Lock()
+		if in.Offset < uint64(len(f.content)) {
+			copy(f.content[in.Offset:], body[writeInSize:])
+		}
+		f.mu.Unlock()
 		f.reply(request, 0, structure(writeOut{Size: in.Size}))
 	case Statfs:
 		f.reply(request, 0, structure(statfsOut{
@@ -340,11 +387,11 @@ func structure[T any](s T) []byte {
 	return slices.Clone(unsafe.Slice((*byte)(unsafe.Pointer(&s)), unsafe.Sizeof(s)))
 }
 
-func attributes(node uint64) attr {
+func (f *FS) attributes(node uint64) attr {
 	if node == rootNode {
-		return attr{Ino: rootNode, Mode: unix.S_IFDIR | 0o755, Nlink: 2, Blksize: 4096}
+		return attr{Ino: rootNode, Mode: unix.S_IFDIR | 0o755, Nlink: 2, Blksize: 4096, UID: f.options.UID, GID: f.options.GID}
 	}
-	return attr{Ino: fileNode, Size: FileSize, Blocks: FileSize / 512, Mode: unix.S_IFREG | 0o666, Nlink: 1, Blksize: 4096}
+	return attr{Ino: fileNode, Size: uint64(f.options.Size), Blocks: uint64(f.options.Size) / 512, Mode: unix.S_IFREG | 0o666, Nlink: 1, Blksize: 4096}
 }
 
 // entries is the root directory from the offset on, as struct fuse_dirent.

@@ -4,17 +4,13 @@ package mountstat
 
 import (
 	_ "embed"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/inputs"
-	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
@@ -28,36 +24,73 @@ var sampleConfig string
 // Mountstat is the input. Its exported fields are its configuration, which
 // sample.conf explains.
 type Mountstat struct {
-	MountPoints     []string        `toml:"mount_points"`
-	IgnoreFS        []string        `toml:"ignore_fs"`
-	IgnoreMountOpts []string        `toml:"ignore_mount_opts"`
-	Timeout         config.Duration `toml:"timeout"`
-	SlowThreshold   config.Duration `toml:"slow_threshold"`
+	MountPoints        []string        `toml:"mount_points"`
+	FS                 []string        `toml:"fs"`
+	Devices            []string        `toml:"devices"`
+	IgnoreMountPoints  []string        `toml:"ignore_mount_points"`
+	IgnoreFS           []string        `toml:"ignore_fs"`
+	IgnoreDevices      []string        `toml:"ignore_devices"`
+	IgnoreMountOpts    []string        `toml:"ignore_mount_opts"`
+	Checks             []string        `toml:"checks"`
+	Canary             string          `toml:"canary"`
+	RunAs              string          `toml:"run_as"`
+	Timeout            config.Duration `toml:"timeout"`
+	SlowThreshold      config.Duration `toml:"slow_threshold"`
+	PerMount           bool            `toml:"per_mount"`
+	ProbeAutomounted   bool            `toml:"probe_automounted"`
+	Fstab              string          `toml:"fstab"`
+	Expected           []string        `toml:"expected"`
+	MountNamespaces    string          `toml:"mount_namespaces"`
+	EnterHostNamespace bool            `toml:"enter_host_namespace"`
+	BlockedTop         int             `toml:"blocked_top"`
+	Override           []Override      `toml:"override"`
 
 	Log telegraf.Logger `toml:"-"`
 
-	prober      *prober.Prober
-	proc        string
-	table       *mounts.Table
-	tableErr    string // logged already
-	superblocks []*superblock
-	hidden      int
-	unchecked   bool // some are, and that was said
+	settings
+	prober *prober.Prober
+
+	source       *mounts.Table
+	table        []mounts.Mount // as last read
+	superblocks  []*superblock
+	above        map[int]placed // by mount id
+	hidden       int
+	namespaces   namespaces
+	expectations expectations
+
+	// What was said, and is not said again.
+	tableErr, statsErr, fstabErr, namespacesErr string
+	saidRefused, saidLate                       bool
 
 	mu      sync.Mutex
 	arrived []*superblock // whose report came
 	wake    chan struct{} // something arrived, or Hurry was called
 	hurried bool
+	asking  map[endpoint]bool // calls under way
+	answers map[endpoint]answer
+}
+
+// placed is a mount and, if it is checked, its superblock.
+type placed struct {
+	mount      *mounts.Mount
+	superblock *superblock
 }
 
 func init() {
 	inputs.Add("mountstat", func() telegraf.Input {
 		return &Mountstat{
-			IgnoreFS:      []string{"tmpfs", "devtmpfs", "devfs", "iso9660", "overlay", "aufs", "squashfs"},
-			Timeout:       config.Duration(5 * time.Second),
-			SlowThreshold: config.Duration(time.Second),
-			proc:          "/proc",
-			wake:          make(chan struct{}, 1),
+			IgnoreFS:        []string{"tmpfs", "devtmpfs", "devfs", "iso9660", "overlay", "aufs", "squashfs"},
+			Checks:          []string{string(checkStatfs), string(checkReaddir)},
+			Canary:          ".mountstat",
+			RunAs:           "owner",
+			Timeout:         config.Duration(5 * time.Second),
+			SlowThreshold:   config.Duration(time.Second),
+			Fstab:           defaultFstab,
+			MountNamespaces: "own",
+			BlockedTop:      10,
+			wake:            make(chan struct{}, 1),
+			asking:          make(map[endpoint]bool),
+			answers:         make(map[endpoint]answer),
 		}
 	})
 }
@@ -68,39 +101,18 @@ func (*Mountstat) SampleConfig() string { return sampleConfig }
 // UseProber sets the prober that all inputs of the plugin share.
 func (m *Mountstat) UseProber(p *prober.Prober) { m.prober = p }
 
-// Init checks the configuration and opens the mount table.
+// Init checks the configuration.
 func (m *Mountstat) Init() error {
-	if m.Timeout < config.Duration(10*time.Millisecond) {
-		return fmt.Errorf("timeout = %q: at least 10ms are needed", m.Timeout)
-	}
-	for _, path := range m.MountPoints {
-		if !strings.HasPrefix(path, "/") {
-			return fmt.Errorf("mount_points: %q is not an absolute path", path)
-		}
+	if err := m.resolve(); err != nil {
+		return err
 	}
 	if m.prober == nil {
-		m.prober = prober.New(prober.Options{Proc: m.proc, Warnf: m.Log.Warnf})
+		m.prober = prober.New(prober.Options{Warnf: m.Log.Warnf})
+	}
+	if (m.policy.runAs.owner || m.policy.runAs.user) && !m.becomes {
+		m.Log.Infof("file systems are checked as this user, not as run_as says: that takes CAP_SETUID, CAP_SETGID and CAP_KILL")
 	}
 	return nil
-}
-
-// superblock is one file system instance with the mounts that show it. One
-// check answers for all of them.
-type superblock struct {
-	id     string
-	checks *mounts.Mount   // whose path is checked
-	mounts []*mounts.Mount // in the table's order; checks is one of them
-
-	known     bool // a check has ended
-	code      result.Code
-	errno     string
-	since     time.Time // of code and errno
-	answered  bool      // the last check that was made
-	hungSince time.Time // start of the first check without an answer; zero: it answers
-
-	// Under Mountstat.mu:
-	underWay bool
-	report   *prober.Report // came, and was not yet turned into metrics
 }
 
 // Gather checks all file systems side by side and reports each as soon as it
@@ -108,33 +120,51 @@ type superblock struct {
 // called.
 func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	began := time.Now()
-	if err := m.refresh(); err != nil {
+	changed, err := m.refresh(began)
+	if err != nil {
 		return err
-	}
-	pending := make(map[*superblock]struct{}, len(m.superblocks))
-	for _, sb := range m.superblocks {
-		pending[sb] = struct{}{}
 	}
 	m.mu.Lock()
 	m.hurried = false
 	m.mu.Unlock()
+	m.readTraffic(began)
+	m.askServers()
+	m.askFstab(began)
+	m.expect(changed)
+	pending := make(map[*superblock]struct{}, len(m.superblocks))
+	for _, sb := range m.superblocks {
+		if sb.exempt == "" {
+			pending[sb] = struct{}{}
+		}
+	}
 	m.submit()
 
 	var counts counts
+	var refused int
 	for m.next(pending) {
 		for _, sb := range m.take(pending) {
-			found := m.judge(sb.report)
+			found := m.judge(sb)
+			found.cause = m.causeOf(sb, &found)
+			if sb.report.Err != nil {
+				refused += len(sb.mounts)
+			}
 			m.settle(sb, found)
-			m.emit(acc, sb, found)
-			counts[found.code] += len(sb.mounts)
+			m.emit(acc, sb, &sb.found, &counts)
 			sb.report = nil
 			delete(pending, sb)
 		}
 	}
-	for sb := range pending {
-		m.emitPending(acc, sb, &counts)
+	for _, sb := range m.superblocks {
+		if _, late := pending[sb]; late {
+			m.emitPending(acc, sb, &counts)
+		} else if sb.exempt != "" {
+			m.emitExempt(acc, sb, &counts)
+		}
 	}
-	m.sayUnchecked(counts[result.Unchecked])
+	m.sayRefused(refused)
+	m.expect(false)
+	m.emitMissing(acc, &counts)
+	m.emitServers(acc)
 	m.summarise(acc, &counts, time.Since(began))
 	return nil
 }
@@ -156,129 +186,45 @@ func (m *Mountstat) signal() {
 }
 
 // refresh brings superblocks up to date with the mount table.
-func (m *Mountstat) refresh() error {
-	if m.table == nil {
-		table, err := mounts.OpenTable(m.proc)
-		if err != nil {
-			return fmt.Errorf("opening the mount table: %w", err)
+func (m *Mountstat) refresh(now time.Time) (changed bool, err error) {
+	if m.source == nil {
+		if m.source, err = mounts.OpenTable(m.mountinfo); err != nil {
+			return false, fmt.Errorf("opening the mount table: %w", err)
 		}
-		m.table = table
 	}
-	all, changed, err := m.table.Mounts()
+	all, changed, err := m.source.Mounts()
 	if err != nil && all == nil {
-		return err
+		return false, err
 	}
-	if err != nil && err.Error() != m.tableErr {
-		m.Log.Errorf("left out: %v", err)
-		m.tableErr = err.Error()
+	m.sayOnce(&m.tableErr, err)
+	m.table = all
+	if looked := m.findNamespaces(now); looked || changed {
+		m.regroup()
 	}
-	if changed {
-		m.regroup(all)
-	}
-	// Those that answered come first, so that they don't wait behind others
-	// which hang; local ones before those that depend on a server or daemon.
 	slices.SortStableFunc(m.superblocks, func(a, b *superblock) int { return a.risk() - b.risk() })
-	return nil
-}
-
-// regroup sorts the mounts to be checked by superblock, and keeps what is known
-// about those that were there before.
-func (m *Mountstat) regroup(all []mounts.Mount) {
-	before := make(map[string]*superblock, len(m.superblocks))
-	for _, sb := range m.superblocks {
-		before[sb.id] = sb
-	}
-	found := make(map[string]*superblock, len(all))
-	m.superblocks, m.hidden = nil, 0
-	for i := range all {
-		mount := &all[i]
-		if m.ignored(mount) {
-			continue
-		}
-		if mount.Hidden {
-			m.hidden++
-			continue
-		}
-		id := mount.Superblock()
-		sb := found[id]
-		if sb == nil {
-			if sb = before[id]; sb == nil || sb.checks.Source != mount.Source || sb.checks.FSType != mount.FSType {
-				sb = &superblock{id: id}
-			}
-			sb.mounts = nil
-			sb.checks = mount
-			found[id] = sb
-			m.superblocks = append(m.superblocks, sb)
-		}
-		sb.mounts = append(sb.mounts, mount)
-		if sb.checks.Bind() && !mount.Bind() {
-			sb.checks = mount
-		}
-	}
-}
-
-func (m *Mountstat) ignored(mount *mounts.Mount) bool {
-	if slices.Contains(mounts.PseudoFileSystems(), mount.FSType) || slices.Contains(m.IgnoreFS, mount.FSType) {
-		return true
-	}
-	if len(m.MountPoints) > 0 && !slices.Contains(m.MountPoints, mount.Mountpoint) {
-		return true
-	}
-	return slices.ContainsFunc(m.IgnoreMountOpts, func(option string) bool {
-		return mount.HasOption(option) || option == "bind" && mount.Bind()
-	})
-}
-
-func (sb *superblock) risk() int {
-	risk := 0
-	switch {
-	case !sb.hungSince.IsZero():
-		risk = 4
-	case !sb.answered:
-		risk = 2
-	}
-	if !strings.HasPrefix(sb.checks.Source, "/dev/") || strings.HasPrefix(sb.checks.FSType, "fuse") {
-		risk++
-	}
-	return risk
+	return changed, nil
 }
 
 // submit starts a check of each superblock for which none is under way, or has
 // ended since the last gather.
 func (m *Mountstat) submit() {
 	for _, sb := range m.superblocks {
+		if sb.exempt != "" {
+			continue
+		}
 		m.mu.Lock()
 		idle := !sb.underWay && sb.report == nil
 		sb.underWay = sb.underWay || idle
 		m.mu.Unlock()
 		if idle {
-			m.prober.Submit(m.check(sb), func(r prober.Report) { m.arrive(sb, r) })
+			m.prober.Submit(prober.Check{
+				Key:     "mountstat " + sb.id,
+				Group:   group(sb.checked),
+				Trusted: sb.answered,
+				Plan:    m.plan(sb),
+			}, func(r prober.Report) { m.arrive(sb, r) })
 		}
 	}
-}
-
-func (m *Mountstat) check(sb *superblock) prober.Check {
-	mount := sb.checks
-	return prober.Check{
-		Key:     "mountstat " + sb.id,
-		Group:   group(mount),
-		Trusted: sb.answered,
-		Plan: &prober.Plan{
-			Steps: []prober.Step{{Name: "statfs", Number: unix.SYS_STATFS, Arguments: []prober.Argument{
-				prober.Path(mount.Mountpoint), prober.Output(unsafe.Sizeof(unix.Statfs_t{}))}}},
-			Timeout: time.Duration(m.Timeout),
-			// rpc_wait_bit_killable, net/sunrpc/sched.c
-			Killable: mount.NFS(),
-		},
-	}
-}
-
-// group names what mounts share a fate with: their server, daemon or device.
-func group(mount *mounts.Mount) string {
-	if server, ok := mount.Option("addr"); ok {
-		return mount.FSType + " " + server
-	}
-	return mount.FSType + " " + mount.Source
 }
 
 // arrive is called by the prober.
@@ -297,11 +243,15 @@ func (m *Mountstat) next(pending map[*superblock]struct{}) bool {
 	for {
 		m.mu.Lock()
 		arrived, hurried := len(m.arrived) > 0, m.hurried
+		others := len(m.asking) > 0 || m.expectations.reading
 		m.mu.Unlock()
 		switch {
 		case arrived:
 			return true
-		case hurried || len(pending) == 0:
+		case hurried:
+			m.sayLate(len(pending))
+			return false
+		case len(pending) == 0 && !others:
 			return false
 		}
 		<-m.wake
@@ -321,97 +271,54 @@ func (m *Mountstat) take(pending map[*superblock]struct{}) []*superblock {
 	})
 }
 
-// finding is what a report says of a file system.
-type finding struct {
-	code   result.Code
-	errno  string // its name, if there was one
-	reason string // why it was not checked
-}
-
-// judge turns a report into a finding.
-func (m *Mountstat) judge(r *prober.Report) finding {
-	switch r.Outcome {
-	case prober.Expired:
-		return finding{code: result.Timeout}
-	case prober.Stuck, prober.Busy:
-		return finding{code: result.Stuck}
-	case prober.Capped, prober.Died, prober.Unavailable:
-		return finding{code: result.Unchecked, reason: r.Err.Error()}
-	}
-	if r.Err != nil || len(r.Steps) == 0 {
-		return finding{code: result.Unchecked, reason: errors.Join(r.Err, errors.New("the helper gave no answer")).Error()}
-	}
-	failed := r.Failed()
-	if failed == nil {
-		if r.Steps[0].Elapsed > time.Duration(m.SlowThreshold) {
-			return finding{code: result.Slow}
-		}
-		return finding{code: result.OK}
-	}
-	errno := unix.ErrnoName(failed.Errno)
-	switch failed.Errno {
-	case unix.EACCES, unix.EPERM:
-		return finding{code: result.Denied, errno: errno}
-	case unix.ESTALE:
-		return finding{code: result.Stale, errno: errno}
-	}
-	return finding{code: result.Error, errno: errno}
-}
-
 // settle notes a finding, and logs it if it is another than before.
 func (m *Mountstat) settle(sb *superblock, found finding) {
-	switch found.code {
-	case result.Timeout, result.Stuck:
-		sb.answered = false
-		if sb.hungSince.IsZero() {
-			sb.hungSince = sb.report.Since
-		}
-	case result.Unchecked: // tells nothing about the file system
-	default:
-		sb.answered = true
-		sb.hungSince = time.Time{}
+	if changed, before, lasted := sb.settle(found, time.Now()); changed {
+		m.logChange(sb, &before, lasted.Round(100*time.Millisecond))
 	}
-	if sb.known && found.code == sb.code && found.errno == sb.errno {
-		return
-	}
-	now := time.Now()
-	if !sb.known {
-		sb.since = now
-	}
-	m.logChange(sb, found, now.Sub(sb.since).Round(time.Second))
-	sb.known, sb.code, sb.errno, sb.since = true, found.code, found.errno, now
 }
 
-func (m *Mountstat) logChange(sb *superblock, found finding, lasted time.Duration) {
-	what := fmt.Sprintf("%s (%s on %s)", mounts.Printable(sb.checks.Mountpoint), sb.checks.FSType, mounts.Printable(sb.checks.Source))
+func (m *Mountstat) logChange(sb *superblock, before *finding, lasted time.Duration) {
+	what := fmt.Sprintf("%s (%s on %s)", mounts.Printable(sb.checked.Mountpoint), sb.checked.FSType, mounts.Printable(sb.checked.Source))
 	if n := len(sb.mounts); n > 1 {
 		what += fmt.Sprintf(" and %d more mounts of it", n-1)
 	}
-	switch found.code {
+	if sb.namespace != nil && sb.namespace.container != "" {
+		what += " in container " + sb.namespace.container
+	}
+	f := &sb.found
+	why := string(f.cause)
+	if f.reason != "" {
+		why += "; " + mounts.Printable(f.reason)
+	}
+	switch f.code {
 	case result.OK, result.Slow:
-		if sb.known && sb.code != result.OK && sb.code != result.Slow && sb.code != result.Unchecked {
-			m.Log.Infof("%s answers again; it was %s for %v", what, sb.code, lasted)
+		if before.code.Fault() {
+			m.Log.Infof("%s answers again; it was %s for %v", what, before.code, lasted)
 		}
 	case result.Timeout:
-		m.Log.Warnf("%s hangs: statfs has not answered within %v", what, m.Timeout)
+		m.Log.Warnf("%s hangs: %s has not answered within %v: %s", what, f.call, sb.policy.timeout, why)
 	case result.Stuck:
 		// A duration, since a time of day would have Go read the time zone's file.
-		m.Log.Warnf("%s hangs: helper process %d has waited in it for %v and survives SIGKILL",
-			what, sb.report.PID, time.Since(sb.report.Since).Round(100*time.Millisecond))
+		m.Log.Warnf("%s hangs: helper process %d has waited in it for %v and survives SIGKILL: %s",
+			what, sb.report.PID, time.Since(sb.report.Since).Round(100*time.Millisecond), why)
 	case result.Unchecked:
-		m.Log.Debugf("%s is not checked: %s", what, found.reason)
+		m.Log.Debugf("%s is not checked: %s", what, f.reason)
 	default:
-		m.Log.Warnf("%s: %s: %s", what, sb.report.Failed().Name, found.errno)
+		if f.call != "" {
+			what += ": " + f.call
+		}
+		m.Log.Warnf("%s: %s: %s", what, f.errno, why)
 	}
 }
 
-// sayUnchecked sums up in one line what a full host or a restarting fork server
+// sayRefused sums up in one line what a full host or a restarting fork server
 // can cause for many mounts at once.
-func (m *Mountstat) sayUnchecked(n int) {
-	if (n > 0) == m.unchecked {
+func (m *Mountstat) sayRefused(n int) {
+	if (n > 0) == m.saidRefused {
 		return
 	}
-	m.unchecked = n > 0
+	m.saidRefused = n > 0
 	if n > 0 {
 		m.Log.Warnf("%d mounts are not checked; the field reason says why", n)
 	} else {
@@ -419,124 +326,31 @@ func (m *Mountstat) sayUnchecked(n int) {
 	}
 }
 
-// counts of mounts per result.
-type counts [result.Count]int
-
-// emit makes the metrics of a superblock's mounts.
-func (m *Mountstat) emit(acc telegraf.Accumulator, sb *superblock, found finding) {
-	r := sb.report
-	fields := m.fields(sb, found.code)
-	if found.errno != "" {
-		fields["errno"] = found.errno
+// sayLate says once that hangs are found later than they could be.
+func (m *Mountstat) sayLate(n int) {
+	if n > 0 && !m.saidLate {
+		m.saidLate = true
+		m.Log.Warnf("timeout = %v is longer than the time between two gathers: a hang is reported late", m.longestTimeout())
 	}
-	if found.reason != "" {
-		fields["reason"] = found.reason
-	}
-	if r.HangsIn != "" {
-		fields["hangs_in"] = r.HangsIn
-	}
-	if r.PID != 0 && found.code == result.Stuck {
-		fields["stuck_pid"] = int64(r.PID)
-	}
-	if r.Outcome == prober.Done && len(r.Steps) > 0 {
-		fields["response_seconds"] = r.Steps[0].Elapsed.Seconds()
-		if size := int(unsafe.Sizeof(unix.Statfs_t{})); len(r.Steps[0].Output) == size {
-			usage(fields, (*unix.Statfs_t)(unsafe.Pointer(unsafe.SliceData(r.Steps[0].Output))))
-		}
-	}
-	m.add(acc, sb, fields)
 }
 
 // emitPending reports a superblock whose check was still under way when Gather
 // had to return: one that hung before still does; of others nothing is known.
 func (m *Mountstat) emitPending(acc telegraf.Accumulator, sb *superblock, counts *counts) {
-	if sb.hungSince.IsZero() || !sb.code.Fault() {
-		return
-	}
-	m.add(acc, sb, m.fields(sb, sb.code))
-	counts[sb.code] += len(sb.mounts)
-}
-
-func (m *Mountstat) fields(sb *superblock, code result.Code) map[string]any {
-	fields := map[string]any{
-		"result":       code.String(),
-		"result_code":  int64(code),
-		"hung_seconds": 0.0,
-	}
-	if !sb.hungSince.IsZero() {
-		fields["hung_seconds"] = time.Since(sb.hungSince).Seconds()
-	}
-	return fields
-}
-
-// usage adds sizes in the terms of Telegraf's disk input. File systems without
-// a size, such as an empty FUSE one, get none.
-func usage(fields map[string]any, st *unix.Statfs_t) {
-	if st.Blocks == 0 {
-		return
-	}
-	block := st.Frsize // the unit of the block counts, statvfs(3)
-	if block == 0 {
-		block = st.Bsize
-	}
-	bytes := func(blocks uint64) int64 { return int64(blocks) * block }
-	used, free := st.Blocks-st.Bfree, st.Bavail
-	fields["total"] = bytes(st.Blocks)
-	fields["free"] = bytes(free)
-	fields["used"] = bytes(used)
-	fields["used_percent"] = percent(used, free)
-	fields["inodes_total"] = int64(st.Files)
-	fields["inodes_free"] = int64(st.Ffree)
-	fields["inodes_used"] = int64(st.Files - st.Ffree)
-	fields["inodes_used_percent"] = percent(st.Files-st.Ffree, st.Ffree)
-}
-
-func percent(used, free uint64) float64 {
-	if used+free == 0 {
-		return 0
-	}
-	return float64(used) / (float64(used) + float64(free)) * 100
-}
-
-// add makes one metric per mount of the superblock.
-func (m *Mountstat) add(acc telegraf.Accumulator, sb *superblock, fields map[string]any) {
-	for _, mount := range sb.mounts {
-		own := fields
-		if mount != sb.checks {
-			own = make(map[string]any, len(fields)+1)
-			for key, value := range fields {
-				own[key] = value
-			}
-			own["shared_with"] = mounts.Printable(sb.checks.Mountpoint)
-		}
-		mode := "rw"
-		if mount.ReadOnly() {
-			mode = "ro"
-		}
-		acc.AddGauge("mountstat", own, map[string]string{
-			"path":   mounts.Printable(mount.Mountpoint),
-			"device": mounts.Printable(strings.ReplaceAll(mount.Source, "/dev/", "")),
-			"fstype": mount.FSType,
-			"mode":   mode,
-		})
+	if sb.hung() && sb.found.code.Fault() {
+		m.emit(acc, sb, &finding{code: sb.found.code, cause: sb.found.cause, check: sb.found.check, call: sb.found.call}, counts)
 	}
 }
 
-func (m *Mountstat) summarise(acc telegraf.Accumulator, counts *counts, took time.Duration) {
-	fields := map[string]any{
-		"superblocks":    int64(len(m.superblocks)),
-		"hidden":         int64(m.hidden),
-		"gather_seconds": took.Seconds(),
+// emitExempt reports a superblock which must not be checked. That its server is
+// dead can be known nevertheless: it answers neither us nor those who use it.
+func (m *Mountstat) emitExempt(acc telegraf.Accumulator, sb *superblock, counts *counts) {
+	found := finding{code: result.Unchecked, reason: sb.exempt}
+	if c := m.causeAtServer(sb); c != "" && sb.traffic.unanswered() > 0 {
+		found.code, found.errno, found.cause = result.Error, m.answerOf(sb.remote).errno, c
+		m.settle(sb, found)
+	} else if !sb.badSince.IsZero() {
+		m.settle(sb, finding{code: result.OK})
 	}
-	var reported, faults int
-	for code, n := range counts {
-		fields[result.Code(code).String()] = int64(n)
-		reported += n
-		if result.Code(code).Fault() {
-			faults += n
-		}
-	}
-	fields["mounts"] = int64(reported)
-	fields["faults"] = int64(faults)
-	acc.AddGauge("mountstat_summary", fields, nil)
+	m.emit(acc, sb, &found, counts)
 }

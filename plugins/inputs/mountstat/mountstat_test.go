@@ -65,6 +65,7 @@ func newInput(t testing.TB, change func(*Mountstat)) (*Mountstat, *journal) {
 	log := &journal{t: t}
 	m.Log = log
 	m.Timeout = config.Duration(timeout)
+	m.Fstab = ""
 	p := prober.New(prober.Options{Warnf: log.Warnf})
 	t.Cleanup(p.Close)
 	m.UseProber(p)
@@ -112,7 +113,7 @@ func TestAHealthyMount(t *testing.T) {
 	assert.Equal(t, int64(90), field(t, metric, "inodes_free"))
 	assert.Equal(t, int64(10), field(t, metric, "inodes_used"))
 	assert.InDelta(t, 10.0, field(t, metric, "inodes_used_percent"), 1e-9)
-	assert.Positive(t, field(t, metric, "response_seconds"))
+	assert.Positive(t, field(t, metric, "statfs_seconds"))
 	for _, name := range []string{"errno", "reason", "hangs_in", "shared_with"} {
 		assert.False(t, metric.HasField(name), name)
 	}
@@ -120,7 +121,7 @@ func TestAHealthyMount(t *testing.T) {
 	assert.Empty(t, log.lines, "nothing is said about a healthy host")
 	for _, metric := range g.Named("mountstat") {
 		fstype, _ := metric.GetTag("fstype")
-		assert.NotContains(t, append(mounts.PseudoFileSystems(), "tmpfs"), fstype)
+		assert.False(t, mounts.Pseudo(fstype) || fstype == "tmpfs", fstype)
 	}
 }
 
@@ -135,11 +136,13 @@ func TestTheLifeOfAHungMount(t *testing.T) {
 	g := collect.Gather(t, m)
 	assert.Less(t, time.Since(began), 4*timeout)
 	assert.Equal(t, "stuck", field(t, at(g, fs.Dir), "result"))
-	assert.Equal(t, "statfs", field(t, at(g, fs.Dir), "hangs_in"))
+	assert.Equal(t, "fstatfs", field(t, at(g, fs.Dir), "hangs_in"))
+	assert.Equal(t, "statfs", field(t, at(g, fs.Dir), "failed_check"))
+	assert.Equal(t, "fuse_daemon_silent", field(t, at(g, fs.Dir), "cause"))
 	assert.GreaterOrEqual(t, field(t, at(g, fs.Dir), "hung_seconds"), timeout.Seconds())
 	assert.False(t, at(g, fs.Dir).HasField("total"))
 	assert.Equal(t, "ok", field(t, at(g, healthy.Dir), "result"))
-	assert.Less(t, field(t, at(g, healthy.Dir), "response_seconds"), timeout.Seconds())
+	assert.Less(t, field(t, at(g, healthy.Dir), "statfs_seconds"), timeout.Seconds())
 	assert.EqualValues(t, 1, summary(t, g, "stuck"))
 	assert.EqualValues(t, 1, summary(t, g, "faults"))
 	pid := field(t, at(g, fs.Dir), "stuck_pid")
@@ -161,7 +164,7 @@ func TestTheLifeOfAHungMount(t *testing.T) {
 	assert.Equal(t, "error", field(t, at(g, fs.Dir), "result"))
 	assert.Equal(t, "ENOTCONN", field(t, at(g, fs.Dir), "errno"))
 	assert.Equal(t, 0.0, field(t, at(g, fs.Dir), "hung_seconds"))
-	assert.Len(t, log.about("statfs: ENOTCONN"), 1)
+	assert.Len(t, log.about("fstatfs: ENOTCONN: fuse_daemon_dead"), 1)
 
 	fs.Close()
 	again := faultfs.NewAt(t, fs.Dir, "faultfs")
@@ -203,7 +206,7 @@ func TestErrnoDecidesTheResult(t *testing.T) {
 		assert.EqualValues(t, 1, summary(t, g, "faults"))
 	}
 	fs.Heal()
-	m.SlowThreshold = config.Duration(timeout / 10)
+	m, _ = newInput(t, func(m *Mountstat) { m.SlowThreshold = config.Duration(timeout / 10) })
 	fs.Delay(timeout/5, faultfs.Statfs)
 	g := collect.Gather(t, m)
 	assert.Equal(t, "slow", field(t, at(g, fs.Dir), "result"))
@@ -278,7 +281,6 @@ func TestAMountOnTopHidesTheOneBelow(t *testing.T) {
 
 func TestAMountOverAHungParentHangsToo(t *testing.T) {
 	faultfs.Require(t)
-	m, _ := newInput(t, nil)
 	parent := faultfs.NewAt(t, t.TempDir(), "parent")
 	child := filepath.Join(parent.Dir, faultfs.FileName)
 	file := filepath.Join(t.TempDir(), "file")
@@ -286,7 +288,7 @@ func TestAMountOverAHungParentHangsToo(t *testing.T) {
 	other := faultfs.NewAt(t, t.TempDir(), "other")
 	require.NoError(t, unix.Mount(filepath.Join(other.Dir, faultfs.FileName), child, "", unix.MS_BIND, ""))
 	t.Cleanup(func() { _ = unix.Unmount(child, unix.MNT_DETACH) })
-	m.MountPoints = []string{parent.Dir, child}
+	m, _ := newInput(t, func(m *Mountstat) { m.MountPoints = []string{parent.Dir, child} })
 	parent.Silence()
 	g := collect.Gather(t, m)
 	assert.Equal(t, "stuck", field(t, at(g, parent.Dir), "result"))
@@ -335,7 +337,7 @@ func TestAMountPointOf4095Bytes(t *testing.T) {
 	}
 	unix.Close(fd)
 	require.Len(t, path, 4095)
-	fs, err := faultfs.Mount(path, "deep")
+	fs, err := faultfs.Mount(path, faultfs.Options{Source: "deep"})
 	require.NoError(t, err)
 	t.Cleanup(fs.Close)
 	g := collect.Gather(t, m)
@@ -399,9 +401,27 @@ func TestSelection(t *testing.T) {
 }
 
 func TestBadConfiguration(t *testing.T) {
+	nothing := config.Duration(0)
 	for want, change := range map[string]func(*Mountstat){
-		"timeout":      func(m *Mountstat) { m.Timeout = 0 },
-		"mount_points": func(m *Mountstat) { m.MountPoints = []string{"srv"} },
+		`timeout = "0s": at least 10ms are needed`:                 func(m *Mountstat) { m.Timeout = 0 },
+		`slow_threshold = "0s": it must be more than 0`:            func(m *Mountstat) { m.SlowThreshold = 0 },
+		`mount_points: "srv" is not an absolute path`:              func(m *Mountstat) { m.MountPoints = []string{"srv"} },
+		`mount_points: "" is not an absolute path`:                 func(m *Mountstat) { m.IgnoreMountPoints = []string{""} },
+		`mount_points: a pattern of ["/srv/[a"] is not a glob`:     func(m *Mountstat) { m.MountPoints = []string{"/srv/[a"} },
+		`fs: a pattern of ["nfs" "[x"] is not a glob`:              func(m *Mountstat) { m.FS, m.IgnoreFS = []string{"nfs"}, []string{"[x"} },
+		`devices: a pattern of ["[x"] is not a glob`:               func(m *Mountstat) { m.Devices = []string{"[x"} },
+		`checks: unknown check "touch"; there are ["statfs"`:       func(m *Mountstat) { m.Checks = []string{"touch"} },
+		`checks: there must be one`:                                func(m *Mountstat) { m.Checks = nil },
+		`run_as: "nosuchuser" is neither "owner" nor "self" nor`:   func(m *Mountstat) { m.RunAs = "nosuchuser" },
+		`canary = "a/b": it must be the name of a file`:            func(m *Mountstat) { m.Canary = "a/b" },
+		`expected: "srv" is not an absolute path`:                  func(m *Mountstat) { m.Expected = []string{"srv"} },
+		`fstab = "fstab" is not an absolute path`:                  func(m *Mountstat) { m.Fstab = "fstab" },
+		`mount_namespaces = "some": it must be "own" or "all"`:     func(m *Mountstat) { m.MountNamespaces = "some" },
+		`enter_host_namespace: the environment variable HOST_PROC`: func(m *Mountstat) { m.EnterHostNamespace = true },
+		`blocked_top = -1: it can't be negative`:                   func(m *Mountstat) { m.BlockedTop = -1 },
+		`override 1: timeout = "0s"`:                               func(m *Mountstat) { m.Override = []Override{{Timeout: &nothing}} },
+		`override 1: checks: unknown check "x"`:                    func(m *Mountstat) { m.Override = []Override{{Checks: []string{"x"}}} },
+		`override 2: mount_points: "x" is not`:                     func(m *Mountstat) { m.Override = []Override{{}, {MountPoints: []string{"x"}}} },
 	} {
 		m := inputs.Inputs["mountstat"]().(*Mountstat)
 		change(m)

@@ -4,6 +4,7 @@ package nfslock
 import (
 	_ "embed"
 	"fmt"
+	"path/filepath"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/inputs"
@@ -32,7 +33,7 @@ func (*Nfslock) SampleConfig() string { return sampleConfig }
 // which processes of this host hold or wait for.
 func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 	if n.table == nil {
-		table, err := mounts.OpenTable(n.proc)
+		table, err := mounts.OpenTable(filepath.Join(n.proc, "self", "mountinfo"))
 		if err != nil {
 			return fmt.Errorf("opening the mount table: %w", err)
 		}

@@ -1,0 +1,208 @@
+package mountstat
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/document"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+)
+
+// fault is one that is made for real, and healed.
+type fault struct {
+	name   string
+	checks string // that are made; the default ones if empty
+	// rig makes a healthy mount and says how to break and to heal it.
+	rig    func(t *testing.T) (path string, inflict, heal func())
+	result string
+	errno  string
+	check  string // that failed or hangs
+	cause  cause
+}
+
+// fuse is a fault of a FUSE daemon's.
+func fuse(inflict func(fs *faultfs.FS)) func(*testing.T) (string, func(), func()) {
+	return func(t *testing.T) (string, func(), func()) {
+		fs := faultfs.New(t)
+		return fs.Dir, func() { inflict(fs) }, fs.Heal
+	}
+}
+
+func fails(errno unix.Errno, ops ...faultfs.Op) func(*testing.T) (string, func(), func()) {
+	return fuse(func(fs *faultfs.FS) { fs.Fail(errno, ops...) })
+}
+
+func silent(ops ...faultfs.Op) func(*testing.T) (string, func(), func()) {
+	return fuse(func(fs *faultfs.FS) { fs.Silence(ops...) })
+}
+
+func daemonDies(t *testing.T) (string, func(), func()) {
+	fs := faultfs.New(t)
+	return fs.Dir, fs.Abort, func() {
+		fs.Close()
+		faultfs.NewAt(t, fs.Dir, "faultfs")
+	}
+}
+
+func frozenFS(fstype string, size int64) func(*testing.T) (string, func(), func()) {
+	return func(t *testing.T) (string, func(), func()) {
+		fs := loopfs.New(t, fstype, size, "")
+		return fs.Dir, fs.Freeze, fs.Thaw
+	}
+}
+
+func fullFS(t *testing.T) (string, func(), func()) {
+	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	file := filepath.Join(fs.Dir, "ballast")
+	return fs.Dir, func() {
+		fill, err := os.Create(file)
+		require.NoError(t, err)
+		defer fill.Close()
+		for block := make([]byte, 1024); len(block) > 0; block = block[:len(block)/2] {
+			for err = nil; err == nil; {
+				_, err = fill.Write(block)
+			}
+			require.ErrorIs(t, err, unix.ENOSPC)
+			require.NoError(t, fill.Sync())
+		}
+	}, func() { require.NoError(t, os.Remove(file)) }
+}
+
+// onFaultyDevice is an ext4 whose device is a file of a FUSE daemon's.
+func onFaultyDevice(inflict, heal func(*faultfs.FS)) func(*testing.T) (string, func(), func()) {
+	return func(t *testing.T) (string, func(), func()) {
+		daemon := faultfs.NewWith(t, t.TempDir(), faultfs.Options{Size: loopfs.DefaultSize})
+		t.Cleanup(daemon.Heal) // before the device is closed, which waits for it
+		fs := loopfs.On(t, filepath.Join(daemon.Dir, faultfs.FileName), "ext4", "")
+		t.Cleanup(daemon.Heal)
+		require.NoError(t, os.WriteFile(filepath.Join(fs.Dir, ".mountstat"), []byte("canary"), 0o644))
+		unix.Sync()
+		return fs.Dir, func() { inflict(daemon) }, func() { heal(daemon) }
+	}
+}
+
+func turnsReadOnly(t *testing.T) (string, func(), func()) {
+	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "errors=remount-ro")
+	return fs.Dir, func() {
+			trigger := filepath.Join("/sys/fs/ext4", filepath.Base(fs.Device), "trigger_fs_error")
+			require.NoError(t, os.WriteFile(trigger, []byte("made by a test"), 0))
+		}, func() {
+			require.NoError(t, unix.Unmount(fs.Dir, 0))
+			require.NoError(t, unix.Mount(fs.Device, fs.Dir, "ext4", 0, ""))
+		}
+}
+
+func unmounted(t *testing.T) (string, func(), func()) {
+	fs := faultfs.New(t)
+	return fs.Dir, fs.Close, func() { faultfs.NewAt(t, fs.Dir, "faultfs") }
+}
+
+func faults() []fault {
+	return []fault{
+		{name: "FUSE: statfs is never answered", rig: silent(faultfs.Statfs), result: "stuck", check: "statfs", cause: fuseDaemonSilent},
+		{name: "FUSE: getattr is never answered", checks: "stat", rig: silent(faultfs.Getattr), result: "stuck", check: "stat", cause: fuseDaemonSilent},
+		{name: "FUSE: opendir is never answered", rig: silent(faultfs.Opendir), result: "stuck", check: "readdir", cause: fuseDaemonSilent},
+		{name: "FUSE: readdir is never answered", rig: silent(faultfs.Readdir), result: "stuck", check: "readdir", cause: fuseDaemonSilent},
+		{name: "FUSE: read is never answered", checks: "statfs read", rig: silent(faultfs.Read), result: "stuck", check: "read", cause: fuseDaemonSilent},
+		{name: "FUSE: lookup is never answered", checks: "statfs read", rig: silent(faultfs.Lookup), result: "stuck", check: "read", cause: fuseDaemonSilent},
+		{name: "FUSE: nothing is answered", rig: silent(), result: "stuck", check: "statfs", cause: fuseDaemonSilent},
+		{name: "FUSE: daemon stopped before it read the request", rig: fuse((*faultfs.FS).Pause), result: "timeout", check: "statfs", cause: fuseDaemonSilent},
+		{name: "FUSE: daemon slow", rig: fuse(func(fs *faultfs.FS) { fs.Delay(300*time.Millisecond, faultfs.Statfs) }), result: "slow", check: "statfs"},
+		{name: "FUSE: daemon died", rig: daemonDies, result: "error", errno: "ENOTCONN", check: "statfs", cause: fuseDaemonDead},
+		{name: "FUSE: EIO", rig: fails(unix.EIO, faultfs.Statfs), result: "error", errno: "EIO", check: "statfs", cause: ioError},
+		{name: "FUSE: EIO in readdir alone", rig: fails(unix.EIO, faultfs.Readdir), result: "error", errno: "EIO", check: "readdir", cause: ioError},
+		{name: "FUSE: ESTALE", rig: fails(unix.ESTALE, faultfs.Statfs), result: "stale", errno: "ESTALE", check: "statfs", cause: ioError},
+		{name: "FUSE: EACCES", rig: fails(unix.EACCES, faultfs.Statfs), result: "denied", errno: "EACCES", check: "statfs", cause: permission},
+		{name: "FUSE: EPERM", rig: fails(unix.EPERM, faultfs.Opendir), result: "denied", errno: "EPERM", check: "readdir", cause: permission},
+		{name: "FUSE: ETIMEDOUT", rig: fails(unix.ETIMEDOUT, faultfs.Statfs), result: "error", errno: "ETIMEDOUT", check: "statfs", cause: ioError},
+		{name: "FUSE: ENOTCONN", rig: fails(unix.ENOTCONN, faultfs.Statfs), result: "error", errno: "ENOTCONN", check: "statfs", cause: fuseDaemonDead},
+		{name: "FUSE: ENOSPC", rig: fails(unix.ENOSPC, faultfs.Opendir), result: "error", errno: "ENOSPC", check: "readdir", cause: noSpace},
+		{name: "FUSE: EROFS", rig: fails(unix.EROFS, faultfs.Opendir), result: "error", errno: "EROFS", check: "readdir", cause: readOnly},
+		{name: "ext4: frozen", checks: "statfs readdir write", rig: frozenFS("ext4", loopfs.DefaultSize), result: "stuck", check: "write", cause: frozen},
+		{name: "xfs: frozen", checks: "statfs readdir write", rig: frozenFS("xfs", 320<<20), result: "stuck", check: "write", cause: frozen},
+		{name: "ext4: full", checks: "statfs write", rig: fullFS, result: "error", errno: "ENOSPC", check: "write", cause: noSpace},
+		{name: "ext4: turned read-only after an error", rig: turnsReadOnly, result: "error", errno: "EROFS", cause: readOnly},
+		{name: "ext4: its device never answers", checks: "statfs read", rig: onFaultyDevice(func(d *faultfs.FS) { d.Silence(faultfs.Read) }, (*faultfs.FS).Heal), result: "timeout", check: "read", cause: deviceHangs},
+		{name: "ext4: its device never answers a write", checks: "statfs write", rig: onFaultyDevice(func(d *faultfs.FS) { d.Silence(faultfs.Write) }, (*faultfs.FS).Heal), result: "stuck", check: "write", cause: deviceHangs},
+		{name: "ext4: its device fails", checks: "statfs read", rig: onFaultyDevice(func(d *faultfs.FS) { d.Fail(unix.EIO, faultfs.Read) }, (*faultfs.FS).Heal), result: "error", errno: "EIO", check: "read", cause: ioError},
+		{name: "expected, and not mounted", rig: unmounted, result: "missing", cause: notMounted},
+	}
+}
+
+// TestFaults makes each fault of a local file system for real, and holds what
+// mountstat says of it against what it should. Where FAULTS names a file, it
+// writes its table there.
+func TestFaults(t *testing.T) {
+	faultfs.Require(t)
+	table := document.Table{Header: []string{"fault", "checks", "result", "errno", "failed_check", "cause", "reported after", "recovered after"}}
+	for _, f := range faults() {
+		t.Run(f.name, func(t *testing.T) {
+			path, inflict, heal := f.rig(t)
+			m, _ := newInput(t, func(m *Mountstat) {
+				m.MountPoints = []string{path}
+				m.Expected = []string{path}
+				m.SlowThreshold = config.Duration(200 * time.Millisecond)
+				m.Canary = faultfs.FileName
+				if strings.HasPrefix(f.name, "ext4") {
+					m.Canary = ".mountstat"
+				}
+				if f.checks != "" {
+					m.Checks = strings.Fields(f.checks)
+				}
+			})
+			await := func(result string) (telegraf.Metric, time.Duration) {
+				t.Helper()
+				for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+					metric := at(collect.Gather(t, m), path)
+					if text(metric, "result") == result {
+						return metric, time.Since(began)
+					}
+					require.Less(t, time.Since(began), 30*time.Second, "%s does not come, but %v", result, metric)
+				}
+			}
+			await("ok")
+			inflict()
+			metric, reported := await(f.result)
+			require.Equal(t, f.errno, text(metric, "errno"), "%v", metric)
+			require.Equal(t, f.check, text(metric, "failed_check"), "%v", metric)
+			require.Equal(t, string(f.cause), text(metric, "cause"), "%v", metric)
+			heal()
+			metric, recovered := await("ok")
+			for _, name := range []string{"errno", "cause", "failed_check", "stuck_pid"} {
+				require.False(t, metric.HasField(name), "%v", metric)
+			}
+			require.Eventually(t, func() bool { return m.prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
+			checks := f.checks
+			if checks == "" {
+				checks = "statfs readdir"
+			}
+			table.Add(f.name, checks, f.result, f.errno, f.check, string(f.cause), seconds(reported), seconds(recovered))
+		})
+	}
+	if name := os.Getenv("FAULTS"); name != "" && !t.Failed() {
+		require.NoError(t, table.Write(name, "local"))
+	}
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+
+// text returns a field, or "".
+func text(metric telegraf.Metric, name string) string {
+	if metric == nil {
+		return ""
+	}
+	value, _ := metric.GetField(name)
+	s, _ := value.(string)
+	return s
+}

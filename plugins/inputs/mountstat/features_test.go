@@ -1,0 +1,472 @@
+package mountstat
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+)
+
+// only selects mount points.
+func only(paths ...string) func(*Mountstat) {
+	return func(m *Mountstat) { m.MountPoints, m.IgnoreFS = paths, nil }
+}
+
+// tmpfs mounts one on a new directory below dir.
+func tmpfs(t testing.TB, dir, options string) string {
+	t.Helper()
+	path, err := os.MkdirTemp(dir, "tmpfs")
+	require.NoError(t, err)
+	require.NoError(t, unix.Mount("tmpfs", path, "tmpfs", 0, options))
+	t.Cleanup(func() {
+		_ = unix.Unmount(path, unix.MNT_DETACH)
+		_ = os.Remove(path)
+	})
+	return path
+}
+
+func TestEveryCheckOfAHealthyFileSystem(t *testing.T) {
+	faultfs.Require(t)
+	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	m, log := newInput(t, func(m *Mountstat) {
+		only(fs.Dir)(m)
+		m.Checks = []string{"write", "read", "readdir", "stat", "statfs"}
+	})
+	metric := at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "ok", text(metric, "result"))
+	assert.Equal(t, "read was left out: there is no canary .mountstat", text(metric, "reason"))
+	assert.False(t, metric.HasField("read_seconds"))
+	for _, c := range []string{"statfs", "stat", "readdir", "write"} {
+		assert.Positive(t, field(t, metric, c+"_seconds"), c)
+	}
+
+	canary := filepath.Join(fs.Dir, ".mountstat")
+	require.NoError(t, os.WriteFile(canary, nil, 0o644))
+	metric = at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "read was left out: the canary .mountstat is empty", text(metric, "reason"))
+	require.NoError(t, os.WriteFile(canary, []byte("content"), 0o644))
+	metric = at(collect.Gather(t, m), fs.Dir)
+	assert.Empty(t, text(metric, "reason"))
+	assert.Positive(t, field(t, metric, "read_seconds"))
+
+	require.NoError(t, os.Remove(canary))
+	require.NoError(t, os.Symlink("/etc/hostname", canary))
+	assert.Equal(t, "ELOOP", text(at(collect.Gather(t, m), fs.Dir), "errno"), "links are not followed")
+	require.NoError(t, os.Remove(canary))
+	require.NoError(t, unix.Mkfifo(canary, 0o644))
+	assert.NotEqual(t, "timeout", text(at(collect.Gather(t, m), fs.Dir), "result"), "a FIFO does not block")
+
+	left, err := os.ReadDir(fs.Dir)
+	require.NoError(t, err)
+	assert.Len(t, left, 2, "the write check leaves nothing: lost+found and the canary")
+	assert.Len(t, log.about("hangs"), 0)
+}
+
+// A helper that was killed in the middle leaves its file, which the next check
+// takes over.
+func TestTheWriteCheckTakesOverItsFile(t *testing.T) {
+	faultfs.Require(t)
+	dir := tmpfs(t, "", "")
+	m, _ := newInput(t, func(m *Mountstat) {
+		only(dir)(m)
+		m.Checks = []string{"write"}
+	})
+	host, err := os.Hostname()
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, ".mountstat."+host), []byte("left behind"), 0o600))
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), dir), "result"))
+	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}
+
+func TestTheOwnerMayLookWhereOthersMayNot(t *testing.T) {
+	faultfs.Require(t)
+	// A private directory below one that its owner may not search.
+	parent := t.TempDir()
+	require.NoError(t, os.Chmod(parent, 0o700))
+	dir := tmpfs(t, parent, "mode=0700,uid=4711,gid=4712")
+	result := func(as string) (string, string) {
+		m, _ := newInput(t, func(m *Mountstat) {
+			only(dir)(m)
+			m.RunAs = as
+			m.Checks = []string{"statfs", "stat", "readdir", "write"}
+		})
+		metric := at(collect.Gather(t, m), dir)
+		return text(metric, "result"), text(metric, "reason")
+	}
+	got, _ := result("owner")
+	assert.Equal(t, "ok", got)
+	got, _ = result("self")
+	assert.Equal(t, "ok", got, "root may")
+	got, why := result("nobody")
+	assert.Equal(t, "denied", got)
+	assert.Equal(t, "its root has mode 0700, uid 4711, gid 4712", why)
+}
+
+func TestAPrivateFUSEMountIsCheckedAsItsUser(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.NewWith(t, t.TempDir(), faultfs.Options{UID: 4711, GID: 4712, Private: true})
+	m, _ := newInput(t, only(fs.Dir))
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	m, _ = newInput(t, func(m *Mountstat) {
+		only(fs.Dir)(m)
+		m.RunAs = "self"
+	})
+	assert.Equal(t, "denied", text(at(collect.Gather(t, m), fs.Dir), "result"), "not even root may")
+
+	m, _ = newInput(t, only(fs.Dir))
+	m.becomes = false // as without capabilities
+	metric := at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "unchecked", text(metric, "result"), "that is no fault")
+	assert.Contains(t, text(metric, "reason"), "4711")
+}
+
+func TestOneHelperForFiveHundredBindMounts(t *testing.T) {
+	faultfs.Require(t)
+	fs, root := faultfs.New(t), t.TempDir()
+	for i := range 500 {
+		dir := filepath.Join(root, strconv.Itoa(i))
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		require.NoError(t, unix.Mount(fs.Dir, dir, "", unix.MS_BIND, ""))
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	}
+	m, log := newInput(t, func(m *Mountstat) { m.FS = []string{"fuse.faultfs"} })
+	fs.Silence()
+	before := m.prober.Stats().Forked
+	g := collect.Gather(t, m)
+	assert.EqualValues(t, 1, m.prober.Stats().Forked-before)
+	assert.EqualValues(t, 501, summary(t, g, "stuck"))
+	assert.Equal(t, fs.Dir, text(at(g, filepath.Join(root, "17")), "shared_with"))
+	assert.Len(t, log.about("and 500 more mounts of it"), 1)
+	fs.Heal()
+	require.Eventually(t, func() bool { return m.prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
+
+	m, _ = newInput(t, func(m *Mountstat) {
+		m.FS, m.PerMount = []string{"fuse.faultfs"}, true
+		m.Timeout = config.Duration(20 * time.Second)
+	})
+	g = collect.Gather(t, m)
+	assert.EqualValues(t, 501, m.prober.Stats().Forked)
+	assert.EqualValues(t, 501, summary(t, g, "ok"))
+	assert.False(t, at(g, filepath.Join(root, "17")).HasField("shared_with"))
+}
+
+func TestABindMountOfAFile(t *testing.T) {
+	faultfs.Require(t)
+	file, source := filepath.Join(t.TempDir(), "file"), tmpfs(t, "", "")
+	require.NoError(t, os.WriteFile(file, nil, 0o644))
+	require.NoError(t, os.WriteFile(filepath.Join(source, "resolv.conf"), nil, 0o644))
+	require.NoError(t, unix.Mount(filepath.Join(source, "resolv.conf"), file, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { _ = unix.Unmount(file, unix.MNT_DETACH) })
+	m, _ := newInput(t, only(file))
+	metric := at(collect.Gather(t, m), file)
+	assert.Equal(t, "ok", text(metric, "result"))
+	assert.Equal(t, "readdir was left out: the mount is of a file", text(metric, "reason"))
+}
+
+func TestRecoveriesAndTheTimesOfAFault(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, log := newInput(t, only(fs.Dir))
+	metric := at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, int64(0), field(t, metric, "recoveries"))
+	assert.Equal(t, 0.0, field(t, metric, "fault_seconds"))
+	for range 2 {
+		fs.Fail(unix.EIO, faultfs.Opendir)
+		collect.Gather(t, m)
+		time.Sleep(20 * time.Millisecond)
+		metric = at(collect.Gather(t, m), fs.Dir)
+		assert.GreaterOrEqual(t, field(t, metric, "fault_seconds"), 0.02)
+		assert.GreaterOrEqual(t, field(t, metric, "last_ok_seconds_ago"), 0.02)
+		assert.Equal(t, 0.0, field(t, metric, "hung_seconds"), "an error is an answer")
+		fs.Heal()
+		metric = at(collect.Gather(t, m), fs.Dir)
+	}
+	assert.Equal(t, int64(2), field(t, metric, "recoveries"))
+	assert.Equal(t, 0.0, field(t, metric, "fault_seconds"))
+	assert.Len(t, log.lines, 4, "a line per change")
+}
+
+func TestOverrides(t *testing.T) {
+	faultfs.Require(t)
+	slow, quick := faultfs.NewAt(t, t.TempDir(), "archive:/slow"), faultfs.New(t)
+	long, short := config.Duration(10*timeout), config.Duration(timeout)
+	m, _ := newInput(t, func(m *Mountstat) {
+		m.FS = []string{"fuse.faultfs"}
+		m.Override = []Override{
+			{Devices: []string{"archive:*"}, Timeout: &long, SlowThreshold: &long, Checks: []string{"statfs"}},
+			{FS: []string{"fuse.*"}, SlowThreshold: &short},
+		}
+	})
+	slow.Delay(2*timeout, faultfs.Statfs)
+	slow.Silence(faultfs.Opendir)
+	g := collect.Gather(t, m)
+	assert.Equal(t, "ok", text(at(g, slow.Dir), "result"), "in the longer time, without readdir")
+	assert.False(t, at(g, slow.Dir).HasField("readdir_seconds"))
+	assert.True(t, at(g, quick.Dir).HasField("readdir_seconds"))
+}
+
+func TestExpectedMounts(t *testing.T) {
+	faultfs.Require(t)
+	dir := t.TempDir()
+	path := func(name string) string {
+		p := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(p, 0o755))
+		return p
+	}
+	faultfs.NewAt(t, path("there"), "there")
+	readOnly := tmpfs(t, dir, "ro")
+	alsoReadOnly := tmpfs(t, dir, "ro")
+	fstab := filepath.Join(dir, "fstab")
+	require.NoError(t, os.WriteFile(fstab, fmt.Appendf(nil, `# comment
+there          %[1]s/there     fuse.faultfs defaults 0 0
+UUID=1234-5678 %[1]s/gone      ext4 defaults 0 2
+LABEL=backup   %[1]s/unplugged ext4 nofail 0 2
+nas:/home      %[1]s/nofail    nfs  nofail,_netdev 0 0
+nas:/archive   %[1]s/noauto    nfs  noauto 0 0
+nas:/auto      %[1]s/auto      nfs  noauto,x-systemd.automount 0 0
+tmpfs          %[2]s           tmpfs rw 0 0
+tmpfs          %[3]s           tmpfs ro 0 0
+/dev/sdz9      none            swap sw 0 0
+nonsense
+`, dir, readOnly, alsoReadOnly), 0o644))
+	m, log := newInput(t, func(m *Mountstat) {
+		m.Fstab, m.Expected = fstab, []string{path("wanted")}
+		m.IgnoreFS = nil
+	})
+	g := collect.Gather(t, m)
+	for name, want := range map[string]string{
+		"there": "ok", "gone": "missing", "unplugged": "", "nofail": "missing", "noauto": "", "auto": "missing", "wanted": "missing",
+	} {
+		metric := at(g, filepath.Join(dir, name))
+		assert.Equal(t, want, text(metric, "result"), name)
+		if want == "missing" {
+			assert.Equal(t, "not_mounted", text(metric, "cause"))
+		}
+	}
+	assert.Equal(t, map[string]string{"path": filepath.Join(dir, "gone"), "device": "UUID=1234-5678", "fstype": "ext4", "mode": "rw"},
+		at(g, filepath.Join(dir, "gone")).Tags())
+	assert.EqualValues(t, 4, summary(t, g, "missing"))
+
+	metric := at(collect.Gather(t, m), readOnly) // it may have answered before fstab was read
+	assert.Equal(t, "error EROFS read_only", text(metric, "result")+" "+text(metric, "errno")+" "+text(metric, "cause"))
+	assert.Equal(t, true, field(t, metric, "unexpected_ro"))
+	assert.Equal(t, "ok", text(at(g, alsoReadOnly), "result"), "as fstab wants it")
+
+	collect.Gather(t, m)
+	assert.Len(t, log.about("is not mounted"), 4, "said once")
+	assert.Len(t, log.about("line 11"), 1, "the malformed line is named, once: %q", log.lines)
+
+	faultfs.NewAt(t, path("gone"), "there now")
+	g = collect.Gather(t, m)
+	assert.Equal(t, "ok", text(at(g, filepath.Join(dir, "gone")), "result"))
+	assert.Len(t, log.about("is mounted; it was missing for"), 1)
+}
+
+func TestAnFstabThatCanNotBeRead(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, log := newInput(t, func(m *Mountstat) { m.Fstab = fs.Dir })
+	for range 2 {
+		assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"), "the rest works")
+		m.expectations.due = time.Time{}
+	}
+	assert.Len(t, log.about("reading "+fs.Dir), 1, "said once: %q", log.lines)
+}
+
+// A FUSE file system that hangs holds fstab: not even that makes Gather wait
+// longer than its timeout.
+func TestAnFstabThatHangs(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, log := newInput(t, func(m *Mountstat) { m.Fstab = filepath.Join(fs.Dir, faultfs.FileName) })
+	fs.Silence(faultfs.Lookup)
+	began := time.Now()
+	g := collect.Gather(t, m)
+	assert.Less(t, time.Since(began), 4*timeout)
+	assert.Equal(t, "ok", text(at(g, "/"), "result"))
+	assert.Len(t, log.about("it was not answered"), 1)
+}
+
+// autofs mounts an indirect autofs, as automount(8) does, with a daemon that
+// never mounts anything.
+func autofs(t *testing.T) string {
+	dir := t.TempDir()
+	var pipe [2]int
+	require.NoError(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
+	t.Cleanup(func() { unix.Close(pipe[0]); unix.Close(pipe[1]) })
+	options := fmt.Sprintf("fd=%d,pgrp=%d,minproto=5,maxproto=5,indirect", pipe[1], unix.Getpgrp())
+	if err := unix.Mount("test", dir, "autofs", 0, options); err != nil {
+		t.Skipf("no autofs here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+func TestWhatAutofsMountedIsLeftAlone(t *testing.T) {
+	faultfs.Require(t)
+	dir := autofs(t)
+	child := filepath.Join(dir, "child")
+	require.NoError(t, os.Mkdir(child, 0o755)) // the daemon's process group may
+	fs := faultfs.NewAt(t, child, "nas:/home")
+	fs.Silence() // a check would hang
+	m, _ := newInput(t, func(m *Mountstat) { m.Expected = []string{dir} })
+	g := collect.Gather(t, m)
+	assert.Equal(t, "unchecked", text(at(g, child), "result"))
+	assert.Contains(t, text(at(g, child), "reason"), "on demand")
+	assert.Equal(t, "unchecked", text(at(g, dir), "result"), "autofs waits for somebody to ask")
+	assert.Zero(t, fs.Unanswered(), "it was not touched")
+	assert.Zero(t, m.prober.Stats().Stuck)
+
+	fs.Heal()
+	m, _ = newInput(t, func(m *Mountstat) { m.ProbeAutomounted = true })
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), child), "result"))
+}
+
+// A container: another mount namespace, with a network file system of its own.
+func TestNetworkFileSystemsOfContainers(t *testing.T) {
+	faultfs.Require(t)
+	dir := t.TempDir()
+	// The container's process waits for its stdin to end.
+	container := exec.Command("sh", "-c", `mount --make-rprivate / && echo ready && read -r line`)
+	container.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
+	stdin, err := container.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := container.StdoutPipe()
+	require.NoError(t, err)
+	// Mounted here first, and here alone unmounted again.
+	fs := faultfs.NewWith(t, dir, faultfs.Options{Type: "fuse.sshfs", Source: "nas:/export"})
+	require.NoError(t, container.Start())
+	t.Cleanup(func() {
+		fs.Abort()
+		stdin.Close()
+		_ = container.Wait()
+	})
+	_, err = stdout.Read(make([]byte, 6))
+	require.NoError(t, err)
+	require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH))
+
+	m, _ := newInput(t, nil)
+	assert.Nil(t, at(collect.Gather(t, m), dir), "it does not show here")
+	m, log := newInput(t, func(m *Mountstat) { m.MountNamespaces = "all" })
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), dir), "result"))
+	fs.Silence()
+	metric := at(collect.Gather(t, m), dir)
+	assert.Equal(t, "stuck fuse_daemon_silent", text(metric, "result")+" "+text(metric, "cause"))
+	assert.Len(t, log.about("hangs"), 1)
+	fs.Heal()
+	require.Eventually(t, func() bool { return m.prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), dir), "result"))
+}
+
+// In a container of our own: the host's file systems show below a prefix.
+func TestTheHostBelowAPrefix(t *testing.T) {
+	faultfs.Require(t)
+	fs, host := faultfs.New(t), t.TempDir()
+	require.NoError(t, unix.Mount("/", host, "", unix.MS_BIND|unix.MS_REC, ""))
+	t.Cleanup(func() { _ = unix.Unmount(host, unix.MNT_DETACH) })
+	t.Setenv("HOST_MOUNT_PREFIX", host)
+	m, _ := newInput(t, only(fs.Dir, "/"))
+	g := collect.Gather(t, m)
+	assert.Equal(t, "ok", text(at(g, fs.Dir), "result"), "below the prefix, reported without it")
+	assert.Equal(t, "ok", text(at(g, "/"), "result"))
+	require.NoError(t, unix.Unmount(filepath.Join(host, fs.Dir), 0))
+	metric := at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "unchecked", text(metric, "result"), "what lies there instead is no answer")
+	assert.Contains(t, text(metric, "reason"), "leads to another file system")
+}
+
+// systemd's PrivateMounts: a namespace that the host's mounts reach.
+func TestAPrivateMountNamespace(t *testing.T) {
+	faultfs.Require(t)
+	dir := t.TempDir()
+	require.NoError(t, unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""))
+	t.Cleanup(func() { _ = unix.Mount("", "/", "", unix.MS_PRIVATE|unix.MS_REC, "") })
+	service := exec.Command("unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo ready; read -r line")
+	service.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stdin, err := service.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := service.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, service.Start())
+	t.Cleanup(func() {
+		stdin.Close()
+		_ = service.Wait()
+	})
+	_, err = stdout.Read(make([]byte, 6))
+	require.NoError(t, err)
+
+	m, _ := newInput(t, only(dir))
+	// As if this process were in the service's namespace.
+	m.mountinfo = fmt.Sprintf("/proc/%d/mountinfo", service.Process.Pid)
+	m.namespace = fmt.Sprintf("/proc/%d/ns/mnt", service.Process.Pid)
+	assert.Nil(t, at(collect.Gather(t, m), dir))
+	fs := faultfs.NewAt(t, dir, "mounted later")
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), dir), "result"), "it was propagated")
+	require.NoError(t, unix.Unmount(fs.Dir, 0))
+	assert.Nil(t, at(collect.Gather(t, m), dir), "so was its end")
+}
+
+func TestTheHostsNamespaceCanBeEntered(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newInput(t, only(fs.Dir))
+	m.namespace = fmt.Sprintf("/proc/%d/ns/mnt", os.Getpid())
+	m.prefix = ""
+	metric := at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "ok", text(metric, "result"))
+	m.namespace = "/proc/1073741824/ns/mnt"
+	metric = at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "unchecked", text(metric, "result"))
+	assert.Contains(t, text(metric, "reason"), "preparing the helper: open /proc/1073741824/ns/mnt: no such file")
+}
+
+func TestGlobsSelect(t *testing.T) {
+	faultfs.Require(t)
+	root := t.TempDir()
+	for _, name := range []string{"a", "b"} {
+		require.NoError(t, os.Mkdir(filepath.Join(root, name), 0o755))
+		faultfs.NewAt(t, filepath.Join(root, name), "source-"+name)
+	}
+	paths := func(change func(*Mountstat)) []string {
+		m, _ := newInput(t, change)
+		var found []string
+		for _, metric := range collect.Gather(t, m).Named("mountstat") {
+			path, _ := metric.GetTag("path")
+			found = append(found, filepath.Base(path))
+		}
+		return found
+	}
+	assert.ElementsMatch(t, []string{"a", "b"}, paths(func(m *Mountstat) { m.MountPoints = []string{root + "/*"} }))
+	assert.Equal(t, []string{"b"}, paths(func(m *Mountstat) {
+		m.MountPoints, m.IgnoreMountPoints = []string{root + "/*"}, []string{"*/a"}
+	}))
+	assert.Equal(t, []string{"a"}, paths(func(m *Mountstat) { m.Devices = []string{"source-a"} }))
+	assert.Equal(t, []string{"b"}, paths(func(m *Mountstat) { m.FS, m.IgnoreDevices = []string{"fuse.*"}, []string{"*-a"} }))
+}
+
+func TestTheTimeoutBeyondTheIntervalIsSaidOnce(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, log := newInput(t, only(fs.Dir))
+	fs.Pause()
+	for range 3 {
+		time.AfterFunc(20*time.Millisecond, m.Hurry)
+		collect.Gather(t, m)
+	}
+	assert.Len(t, log.about("longer than the time between two gathers"), 1)
+}

@@ -1,0 +1,253 @@
+package mountstat
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/influxdata/telegraf"
+
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
+)
+
+// endpoint is where an NFS server's answer is asked for, as the mount does:
+// nfs_show_mount_options, fs/nfs/super.c.
+type endpoint struct {
+	address netip.AddrPort
+	network string // tcp or udp
+	version uint32
+}
+
+const nfsPort = 2049
+
+// nfsEndpoint returns nil for what is not NFS, or NFS over something else than
+// TCP and UDP.
+func nfsEndpoint(mount *mounts.Mount) *endpoint {
+	if !mount.NFS() {
+		return nil
+	}
+	option := func(name string) string {
+		value, _ := mount.Option(name)
+		return value
+	}
+	address, err := netip.ParseAddr(option("addr"))
+	if err != nil {
+		return nil
+	}
+	var e endpoint
+	switch option("proto") {
+	case "udp", "udp6":
+		e.network = "udp"
+	case "tcp", "tcp6", "":
+		e.network = "tcp"
+	default:
+		return nil
+	}
+	port, err := strconv.ParseUint(option("port"), 10, 16)
+	if err != nil || port == 0 {
+		port = nfsPort
+	}
+	e.address = netip.AddrPortFrom(address, uint16(port))
+	major, _, _ := strings.Cut(option("vers"), ".")
+	version, err := strconv.ParseUint(major, 10, 32)
+	if err != nil {
+		version = 4
+	}
+	e.version = uint32(version)
+	return &e
+}
+
+// answer is what an endpoint said when it was last asked.
+type answer struct {
+	known   bool
+	seconds float64
+	errno   string // empty: it answered
+	reached bool   // its host did, if only to refuse
+}
+
+func (a answer) answered() bool { return a.known && a.errno == "" }
+
+// askServers sends a NULL call to each server, and does not wait for the
+// answers. They must be here before the checks that hang are given up.
+func (m *Mountstat) askServers() {
+	const share = 0.8
+	wanted := make(map[endpoint]time.Duration)
+	for _, sb := range m.superblocks {
+		if sb.remote == nil {
+			continue
+		}
+		limit := time.Duration(float64(sb.policy.timeout) * share)
+		if before, found := wanted[*sb.remote]; found {
+			limit = min(limit, before)
+		}
+		wanted[*sb.remote] = limit
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	maps.DeleteFunc(m.answers, func(e endpoint, _ answer) bool { _, found := wanted[e]; return !found })
+	for e, limit := range wanted {
+		if m.asking[e] {
+			continue // a gather was cut short
+		}
+		m.asking[e] = true
+		go func() {
+			a := ask(e, limit)
+			m.mu.Lock()
+			delete(m.asking, e)
+			m.answers[e] = a
+			m.mu.Unlock()
+			m.signal()
+		}()
+	}
+}
+
+func ask(e endpoint, limit time.Duration) answer {
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	began := time.Now()
+	took, err := sunrpc.Null(ctx, e.network, e.address, sunrpc.ProgramNFS, e.version)
+	if err != nil {
+		took = time.Since(began)
+	}
+	if sunrpc.Alive(err) {
+		return answer{known: true, seconds: took.Seconds()}
+	}
+	a := answer{known: true, errno: sunrpc.ErrorName(err)}
+	switch a.errno {
+	case "EADDRNOTAVAIL", "EAFNOSUPPORT", "EINVAL", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECANCELED":
+		return answer{} // this host's fault
+	case "ECONNREFUSED", "ECONNRESET":
+		a.reached = true
+	default:
+		failed, _ := errors.AsType[*sunrpc.Error](err)
+		a.reached = failed != nil && (failed.Phase == sunrpc.Answered || failed.Phase == sunrpc.Calling && e.network == "tcp")
+	}
+	return a
+}
+
+// answerOf returns the endpoint's last answer.
+func (m *Mountstat) answerOf(e *endpoint) answer {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.answers[*e]
+}
+
+// traffic is what the transport of an NFS mount has done.
+type traffic struct {
+	stats     *mounts.NFSStats // of this gather, or nil
+	received  int64            // replies, when they last grew,
+	sent      int64            // calls at that time,
+	lastReply time.Time        // and that time
+}
+
+// readTraffic takes the transports' statistics, if there are NFS mounts.
+func (m *Mountstat) readTraffic(now time.Time) {
+	if !slices.ContainsFunc(m.superblocks, func(sb *superblock) bool { return sb.checked.NFS() }) {
+		return
+	}
+	all, err := mounts.ReadMountStats(m.mountstats)
+	m.sayOnce(&m.statsErr, err)
+	at := make(map[string]*mounts.NFSStats, len(all))
+	for i := range all {
+		at[all[i].Mountpoint] = &all[i]
+	}
+	for _, sb := range m.superblocks {
+		sb.traffic.stats = nil
+		if !sb.checked.NFS() || sb.namespace != nil {
+			continue
+		}
+		if stats := at[sb.checked.Mountpoint]; stats != nil {
+			sb.traffic.update(stats, now)
+		}
+	}
+}
+
+func (t *traffic) update(stats *mounts.NFSStats, now time.Time) {
+	if t.lastReply.IsZero() || stats.Transport.Receives != t.received {
+		t.received, t.sent, t.lastReply = stats.Transport.Receives, stats.Transport.Sends, now
+	}
+	t.stats = stats
+}
+
+// unanswered is the number of calls since the last reply.
+func (t *traffic) unanswered() int64 {
+	if t.stats == nil {
+		return 0
+	}
+	return max(0, t.stats.Transport.Sends-t.sent)
+}
+
+func (m *Mountstat) serverFields(sb *superblock, fields map[string]any) {
+	if sb.remote != nil {
+		if a := m.answerOf(sb.remote); a.answered() {
+			fields["server_rpc_seconds"] = a.seconds
+		} else if a.known {
+			fields["server_rpc_errno"] = a.errno
+		}
+	}
+	t := &sb.traffic
+	if t.stats == nil {
+		return
+	}
+	fields["nfs_age_seconds"] = t.stats.Age
+	fields["nfs_read_bytes"] = t.stats.Bytes.ServerRead
+	fields["nfs_written_bytes"] = t.stats.Bytes.ServerWritten
+	fields["nfs_retransmissions"] = t.stats.Operations.Retransmissions()
+	fields["nfs_timeouts"] = t.stats.Operations.MajorTimeouts
+	fields["nfs_backlog"] = t.stats.Transport.Backlog
+	fields["nfs_unanswered"] = t.unanswered()
+	fields["nfs_last_reply_seconds_ago"] = time.Since(t.lastReply).Seconds()
+}
+
+// emitServers makes one metric per NFS server: it says at once what 300 mounts
+// have in common.
+func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
+	type summary struct {
+		mounts, superblocks, faults, hung int64
+		answer                            answer
+	}
+	servers := make(map[string]*summary)
+	for _, sb := range m.superblocks {
+		if sb.remote == nil {
+			continue
+		}
+		name := sb.remote.address.Addr().String()
+		s := servers[name]
+		if s == nil {
+			s = &summary{}
+			servers[name] = s
+		}
+		s.superblocks++
+		s.mounts += int64(len(sb.mounts))
+		if sb.found.code.Fault() {
+			s.faults += int64(len(sb.mounts))
+		}
+		if sb.hung() {
+			s.hung += int64(len(sb.mounts))
+		}
+		// Of several ports and protocols the worst counts.
+		if a := m.answerOf(sb.remote); a.known && (a.errno != "" || s.answer.errno == "" && a.seconds > s.answer.seconds) {
+			s.answer = a
+		}
+	}
+	for name, s := range servers {
+		fields := map[string]any{
+			"mounts":      s.mounts,
+			"superblocks": s.superblocks,
+			"faults":      s.faults,
+			"hung":        s.hung,
+		}
+		if s.answer.errno != "" {
+			fields["rpc_errno"] = s.answer.errno
+		} else if s.answer.known {
+			fields["rpc_seconds"] = s.answer.seconds
+		}
+		acc.AddGauge("mountstat_server", fields, map[string]string{"server": name})
+	}
+}
