@@ -1,0 +1,257 @@
+// Package blocked finds the tasks that wait uninterruptibly: since when, where
+// in the kernel, and what they have open.
+//
+// It reads stat, comm, status, wchan, fdinfo and the links ns/mnt, cwd and fd of
+// other processes only. These take no lock that a stuck process holds, unlike
+// cmdline, environ and maps, which wait for its memory. Of fdinfo, that of
+// files with a path outside of /dev only: an epoll instance, for one, is locked
+// while a FUSE server is asked about a file in it.
+package blocked
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Task is a thread that waits.
+type Task struct {
+	PID  int    // of the process
+	TID  int    // of the thread; equal to PID for the first one
+	Comm string // the thread's name, raw bytes
+	// State is D, or S with [NewScanner]'s waits.
+	State byte
+	// Wchan is the kernel function in which the task sleeps. It is empty without
+	// the right to trace the task, and may be on exotic kernels.
+	Wchan string
+	// Kernel means a thread of the kernel's.
+	Kernel bool
+	// Since is the time of the first scan that saw the task in this very sleep:
+	// it has not run since then. The sleep itself may have begun earlier.
+	Since time.Time
+	// Caught is the time of the first scan of the unbroken row of scans which all
+	// saw the task waiting in this function, and no later than Since. It may have
+	// run in between: the retransmissions of an NFS call wake its task.
+	Caught time.Time
+
+	start uint64 // ticks after boot: with the TID, the task's identity
+}
+
+// Scanner looks for tasks that wait, again and again. It is not safe for
+// concurrent use.
+type Scanner struct {
+	proc    int // the open directory
+	waits   map[string]struct{}
+	waiting map[identity]sleep // of the last scan
+	path    []byte
+	content [64 << 10]byte    // a status file with thousands of groups
+	entries [2][32 << 10]byte // of the processes, and of a process's threads
+}
+
+type identity struct {
+	tid   int
+	start uint64
+}
+
+type sleep struct {
+	wchan         string
+	switches      uint64
+	since, caught time.Time
+}
+
+// NewScanner makes a scanner of all processes below the directory where procfs
+// is mounted.
+//
+// waits names kernel functions. A task in state S, waiting interruptibly, counts
+// too if it waits in one of them: [FUSEWaits] for example. As this takes another
+// look at every sleeping task, a scan costs about twice as much with any.
+func NewScanner(proc string, waits ...string) (*Scanner, error) {
+	fd, err := unix.Open(proc, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: proc, Err: err}
+	}
+	s := &Scanner{proc: fd, waits: make(map[string]struct{})}
+	for _, function := range waits {
+		s.waits[function] = struct{}{}
+	}
+	return s, nil
+}
+
+// FUSEWaits are the functions in which tasks wait for a FUSE server. They show
+// S, not D, until they get a signal (fs/fuse/dev.c). The compiler decides which
+// of them appears.
+func FUSEWaits() []string {
+	return []string{"request_wait_answer", "__fuse_simple_request", "__fuse_request_send", "fuse_simple_request", "fuse_get_req"}
+}
+
+// Close closes the scanner's directory.
+func (s *Scanner) Close() error { return unix.Close(s.proc) }
+
+// Scan looks at all tasks, and returns those which wait, in no special order.
+// now is the time of the scan. Tasks that may not be looked at are left out. An
+// error that comes with tasks says that some others could not be looked at.
+func (s *Scanner) Scan(now time.Time) ([]Task, error) {
+	scan := scan{Scanner: s, now: now, waiting: make(map[identity]sleep)}
+	if _, err := unix.Seek(s.proc, 0, unix.SEEK_SET); err != nil {
+		return nil, fmt.Errorf("rewind the directory of processes: %w", err)
+	}
+	err := eachNumber(s.proc, s.entries[0][:], func(pid int) bool {
+		scan.process(pid)
+		return true
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the processes: %w", err)
+	}
+	s.waiting = scan.waiting
+	return scan.tasks, errors.Join(scan.problems...)
+}
+
+// scan is the state of one scan.
+type scan struct {
+	*Scanner
+	now      time.Time
+	waiting  map[identity]sleep
+	tasks    []Task
+	problems []error
+}
+
+func (s *scan) process(pid int) {
+	first, ok := s.look(pid, pid, s.name(pid, "stat"))
+	if !ok || first.threads < 2 {
+		return
+	}
+	dir, err := s.open(s.name(pid, "task"), unix.O_DIRECTORY)
+	if err != nil {
+		s.note(err)
+		return
+	}
+	defer unix.Close(dir)
+	err = eachNumber(dir, s.entries[1][:], func(tid int) bool {
+		if tid != pid {
+			s.look(pid, tid, s.taskFile(pid, tid, "stat"))
+		}
+		return true
+	})
+	s.note(err)
+}
+
+// look reads a task's stat file, and takes the task down if it waits.
+func (s *scan) look(pid, tid int, file []byte) (stat, bool) {
+	content, err := s.read(file)
+	if err != nil {
+		s.note(err)
+		return stat{}, false
+	}
+	st, err := parseStat(content)
+	if err != nil {
+		s.note(err)
+		return stat{}, false
+	}
+	switch st.state {
+	case 'D':
+		s.take(pid, tid, st, s.wchan(pid, tid))
+	case 'S':
+		if len(s.waits) == 0 {
+			break
+		}
+		wchan := s.wchan(pid, tid)
+		if _, wanted := s.waits[string(wchan)]; wanted {
+			s.take(pid, tid, st, wchan)
+		}
+	}
+	return st, true
+}
+
+func (s *scan) take(pid, tid int, st stat, function []byte) {
+	task := Task{PID: pid, TID: tid, State: st.state, Wchan: string(function), Kernel: st.kernel, start: st.start, Since: s.now, Caught: s.now}
+	status, err := s.read(s.taskFile(pid, tid, "status"))
+	if err != nil {
+		return // it has ended
+	}
+	switches, counted := contextSwitches(status)
+	id := identity{tid, st.start}
+	if before, known := s.Scanner.waiting[id]; known && before.wchan == task.Wchan {
+		task.Caught = before.caught
+		if counted && switches == before.switches {
+			task.Since = before.since
+		}
+	}
+	if comm, err := s.read(s.taskFile(pid, tid, "comm")); err == nil {
+		task.Comm = string(bytes.TrimSuffix(comm, []byte("\n")))
+	}
+	s.waiting[id] = sleep{task.Wchan, switches, task.Since, task.Caught}
+	s.tasks = append(s.tasks, task)
+}
+
+// note keeps the first problem that is neither a task's end nor the lack of a
+// right.
+func (s *scan) note(err error) {
+	if err != nil && len(s.problems) == 0 && !gone(err) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) {
+		s.problems = append(s.problems, err)
+	}
+}
+
+func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) }
+
+// wchan is the function in which a task sleeps, or nothing.
+func (s *Scanner) wchan(pid, tid int) []byte {
+	function, err := s.read(s.taskFile(pid, tid, "wchan"))
+	if err != nil || string(function) == "0" {
+		return nil
+	}
+	return bytes.TrimSpace(function)
+}
+
+// maxFiles is how many of a task's descriptors are looked at.
+const maxFiles = 256
+
+// Files is what a task has to do with mounts.
+type Files struct {
+	// MountIDs are those of its open files, as in mountinfo, in ascending order.
+	// Pipes, sockets and devices are left out. Only the first 256 descriptors
+	// count.
+	MountIDs []int
+	Cwd      string // its working directory, raw bytes
+	MountNS  string // its mount namespace, such as mnt:[4026531841]
+}
+
+// Files tells what a task has open. It asks for no file, and so never hangs.
+// What may not be seen, or is gone, is empty.
+func (s *Scanner) Files(task Task) Files {
+	files := Files{
+		Cwd:     s.readlink(s.taskFile(task.PID, task.TID, "cwd")),
+		MountNS: s.readlink(s.taskFile(task.PID, task.TID, "ns/mnt")),
+	}
+	dir, err := s.open(s.taskFile(task.PID, task.TID, "fd"), unix.O_DIRECTORY)
+	if err != nil {
+		return files
+	}
+	defer unix.Close(dir)
+	descriptor := func(directory string, fd int) []byte {
+		return strconv.AppendInt(s.taskFile(task.PID, task.TID, directory), int64(fd), 10)
+	}
+	count := 0
+	_ = eachNumber(dir, s.entries[1][:], func(fd int) bool {
+		count++
+		target := s.readlink(descriptor("fd/", fd))
+		if !strings.HasPrefix(target, "/") || strings.HasPrefix(target, "/dev/") {
+			return count < maxFiles
+		}
+		if info, err := s.read(descriptor("fdinfo/", fd)); err == nil {
+			if id, found := mountID(info); found {
+				files.MountIDs = append(files.MountIDs, id)
+			}
+		}
+		return count < maxFiles
+	})
+	slices.Sort(files.MountIDs)
+	files.MountIDs = slices.Compact(files.MountIDs)
+	return files
+}

@@ -1,0 +1,42 @@
+package blocked
+
+import (
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// LoadExcludes reports whether the host's load average rules out that any task
+// has been in state D for the given time, at the price of one small file. A scan
+// would find none then; otherwise it may.
+//
+// A task in D counts as 1 in the load (kernel/sched/loadavg.c), which the
+// 1-minute average approaches every 5 seconds: after 30 s of D it is 0.28 or
+// more, after 60 s 0.57. So this is of use on quiet hosts only, where
+// it is nearly always true; one busy CPU is enough to make it false. It is false
+// for anything shorter than some 10 s.
+//
+// Not in the load are tasks in S, such as those which wait for a FUSE server and
+// got no signal, and those which the freezer stopped. A container whose
+// /proc/loadavg is made up (lxcfs) must not rely on it. procs_blocked of
+// /proc/stat is no help: it counts waits for block devices only, and neither
+// those for NFS nor for a frozen file system.
+func LoadExcludes(proc string, waiting time.Duration) (bool, error) {
+	name := filepath.Join(proc, "loadavg")
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return false, err
+	}
+	var load float64
+	if _, err := fmt.Sscanf(string(content), "%f", &load); err != nil {
+		return false, fmt.Errorf("%s: %q: %w", name, content, err)
+	}
+	// LOAD_FREQ is 5 s and a tick; the first sample may have come too early, and
+	// that of an idle CPU is counted one period late.
+	samples := math.Floor(waiting.Seconds()/5.01) - 1
+	least := 1 - math.Pow(1884.0/2048, samples) // EXP_1 of FIXED_1
+	const rounding = 0.01                       // of the two digits shown
+	return samples > 0 && load+rounding < least, nil
+}

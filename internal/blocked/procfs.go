@@ -1,0 +1,161 @@
+package blocked
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"os"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// name is a process's file, relative to the scanner's directory, in a buffer
+// which the next name overwrites.
+func (s *Scanner) name(pid int, file string) []byte {
+	s.path = strconv.AppendInt(s.path[:0], int64(pid), 10)
+	s.path = append(append(s.path, '/'), file...)
+	return s.path
+}
+
+func (s *Scanner) taskFile(pid, tid int, file string) []byte {
+	s.path = strconv.AppendInt(s.name(pid, "task/"), int64(tid), 10)
+	s.path = append(append(s.path, '/'), file...)
+	return s.path
+}
+
+// open is openat(2). That of package unix would allocate the name.
+func (s *Scanner) open(name []byte, flags int) (fd int, err error) {
+	name = append(name, 0)
+	r, _, errno := unix.Syscall6(unix.SYS_OPENAT, uintptr(s.proc), uintptr(unsafe.Pointer(unsafe.SliceData(name))),
+		uintptr(flags|unix.O_RDONLY|unix.O_CLOEXEC), 0, 0, 0)
+	if errno != 0 {
+		return -1, &os.PathError{Op: "open", Path: string(name[:len(name)-1]), Err: errno}
+	}
+	return int(r), nil
+}
+
+// read reads the beginning of a file, in a buffer which the next read
+// overwrites.
+func (s *Scanner) read(name []byte) ([]byte, error) {
+	fd, err := s.open(name, 0)
+	if err != nil {
+		return nil, err
+	}
+	n, err := unix.Read(fd, s.content[:])
+	unix.Close(fd)
+	if err != nil {
+		return nil, &os.PathError{Op: "read", Path: string(name), Err: err}
+	}
+	return s.content[:n], nil
+}
+
+// readlink is empty where the link can't be read.
+func (s *Scanner) readlink(name []byte) string {
+	n, err := unix.Readlinkat(s.proc, string(name), s.content[:])
+	if err != nil {
+		return ""
+	}
+	return string(s.content[:n])
+}
+
+// eachNumber calls do for the entries of a directory whose names are numbers,
+// until it says to stop.
+func eachNumber(dir int, buffer []byte, do func(number int) bool) error {
+	for {
+		n, err := unix.Getdents(dir, buffer)
+		if err != nil {
+			return fmt.Errorf("getdents: %w", err)
+		}
+		if n == 0 {
+			return nil
+		}
+		for rest := buffer[:n]; len(rest) > 0; {
+			// struct linux_dirent64, getdents(2): inode, offset, length, type, name.
+			const nameOffset = 19
+			length := int(binary.NativeEndian.Uint16(rest[16:]))
+			number, ok := parseNumber(rest[nameOffset:length])
+			rest = rest[length:]
+			if ok && !do(number) {
+				return nil
+			}
+		}
+	}
+}
+
+// parseNumber reads decimal digits up to a zero byte.
+func parseNumber(name []byte) (number int, ok bool) {
+	for i, c := range name {
+		if c == 0 {
+			return number, i > 0
+		}
+		if c < '0' || c > '9' || number > 1<<31 {
+			return 0, false
+		}
+		number = number*10 + int(c-'0')
+	}
+	return 0, false
+}
+
+// stat is what matters here of proc_pid_stat(5).
+type stat struct {
+	state   byte
+	kernel  bool
+	threads int
+	start   uint64 // ticks after boot
+}
+
+const pfKthread = 0x00200000 // linux/sched.h
+
+// parseStat reads a stat file. The name in it may hold anything, what follows
+// it holds no parenthesis.
+func parseStat(content []byte) (stat, error) {
+	rest := content[bytes.LastIndexByte(content, ')')+1:]
+	if len(rest) == len(content) || len(rest) < 3 || rest[0] != ' ' || rest[2] != ' ' {
+		return stat{}, fmt.Errorf("a stat file without a state: %q", content)
+	}
+	st := stat{state: rest[1]}
+	field := 4
+	for value := range bytes.FieldsSeq(rest[3:]) {
+		if field == 9 || field == 20 || field == 22 { // flags, num_threads, starttime
+			number, err := strconv.ParseUint(string(value), 10, 64)
+			if err != nil {
+				return stat{}, fmt.Errorf("field %d of a stat file: %w: %q", field, err, content)
+			}
+			switch field {
+			case 9:
+				st.kernel = number&pfKthread != 0
+			case 20:
+				st.threads = int(min(number, 1<<31))
+			case 22:
+				st.start = number
+				return st, nil
+			}
+		}
+		field++
+	}
+	return stat{}, fmt.Errorf("a stat file of %d fields: %q", field-1, content)
+}
+
+// contextSwitches is how often a task has left the CPU, by its status file.
+func contextSwitches(status []byte) (switches uint64, found bool) {
+	for _, key := range []string{"\nvoluntary_ctxt_switches:\t", "\nnonvoluntary_ctxt_switches:\t"} {
+		_, rest, ok := bytes.Cut(status, []byte(key))
+		line, _, whole := bytes.Cut(rest, []byte("\n"))
+		number, err := strconv.ParseUint(string(line), 10, 64)
+		if !ok || !whole || err != nil {
+			return 0, false
+		}
+		switches += number
+	}
+	return switches, true
+}
+
+// mountID is that of an open file, by its fdinfo file.
+func mountID(info []byte) (id int, found bool) {
+	_, rest, ok := bytes.Cut(info, []byte("\nmnt_id:\t"))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	id, err := strconv.Atoi(string(line))
+	return id, ok && err == nil
+}

@@ -1,0 +1,71 @@
+package blocked
+
+import (
+	"bytes"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestParseStat(t *testing.T) {
+	got, err := parseStat([]byte("1 (a) D 1) R 2 3 4 5 6 2097216 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22\n"))
+	require.NoError(t, err)
+	assert.Equal(t, stat{state: 'R', kernel: true, threads: 18, start: 20}, got)
+	for _, content := range []string{
+		"", "1", "1 (a", "1 (a)", "1 (a) ", "1 (a) D", "1 (a) D ", "1 (a)D 1", "1 (a) D 1 2 3", "1 (a) D 2 3 4 5 6 x 8 9",
+		"1 (a) D 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 -18 19 20 21",
+		"1 (a) D 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19",
+	} {
+		_, err := parseStat([]byte(content))
+		require.Error(t, err, content)
+	}
+}
+
+func TestContextSwitches(t *testing.T) {
+	n, found := contextSwitches([]byte("Name:\tvoluntary_ctxt_switches:\t7\nvoluntary_ctxt_switches:\t3\nnonvoluntary_ctxt_switches:\t4\n"))
+	assert.True(t, found)
+	assert.EqualValues(t, 7, n)
+	for _, status := range []string{
+		"", "Name:\tx\n", "\nvoluntary_ctxt_switches:\t3\n", "\nvoluntary_ctxt_switches:\t3\nnonvoluntary_ctxt_switches:\t4",
+		"\nvoluntary_ctxt_switches:\tx\nnonvoluntary_ctxt_switches:\t4\n",
+	} {
+		_, found := contextSwitches([]byte(status))
+		assert.False(t, found, "%q", status)
+	}
+}
+
+func FuzzParseStat(f *testing.F) {
+	f.Add([]byte("1 (a) D 1) R 2 3 4 5 6 2097216 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22\n"))
+	f.Add([]byte("5626 (cat) R 5080 5080 28043 0 -1 4194304 100 0 0 0 0 0 0 0 20 0 1 0 1342173 3133440 390 18446744073709551615 0"))
+	f.Add([]byte("1 (a) D"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		st, err := parseStat(content)
+		if err != nil {
+			require.Zero(t, st)
+			return
+		}
+		end := bytes.LastIndexByte(content, ')')
+		require.Equal(t, content[end+2], st.state)
+		require.GreaterOrEqual(t, st.threads, 0)
+		// The name makes no difference, whatever it holds.
+		other, err := parseStat(append([]byte("1 (a) D 1 (\n"), content[end:]...))
+		require.NoError(t, err)
+		require.Equal(t, st, other)
+	})
+}
+
+func FuzzStatusAndFdinfo(f *testing.F) {
+	f.Add([]byte("Name:\tx\nvoluntary_ctxt_switches:\t3\nnonvoluntary_ctxt_switches:\t4\n"))
+	f.Add([]byte("pos:\t0\nflags:\t0100000\nmnt_id:\t24\nino:\t3\n"))
+	f.Add([]byte("123\x00"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		if n, found := contextSwitches(content); !found {
+			require.Zero(t, n)
+		}
+		_, _ = mountID(content)
+		if n, ok := parseNumber(content); ok {
+			require.GreaterOrEqual(t, n, 0)
+		}
+	})
+}
