@@ -26,7 +26,7 @@ type Task struct {
 	PID  int    // of the process
 	TID  int    // of the thread; equal to PID for the first one
 	Comm string // the thread's name, raw bytes
-	// State is D, or S with [NewScanner]'s waits.
+	// State is D, or S with [Scanner.SetWaits].
 	State byte
 	// Wchan is the kernel function in which the task sleeps. It is empty without
 	// the right to trace the task, and may be on exotic kernels.
@@ -48,7 +48,7 @@ type Task struct {
 // concurrent use.
 type Scanner struct {
 	proc    int // the open directory
-	waits   map[string]struct{}
+	waits   []string
 	waiting map[identity]sleep // of the last scan
 	path    []byte
 	content [64 << 10]byte    // a status file with thousands of groups
@@ -67,22 +67,19 @@ type sleep struct {
 }
 
 // NewScanner makes a scanner of all processes below the directory where procfs
-// is mounted.
-//
-// waits names kernel functions. A task in state S, waiting interruptibly, counts
-// too if it waits in one of them: [FUSEWaits] for example. As this takes another
-// look at every sleeping task, a scan costs about twice as much with any.
+// is mounted. For waits see [Scanner.SetWaits].
 func NewScanner(proc string, waits ...string) (*Scanner, error) {
 	fd, err := unix.Open(proc, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: proc, Err: err}
 	}
-	s := &Scanner{proc: fd, waits: make(map[string]struct{})}
-	for _, function := range waits {
-		s.waits[function] = struct{}{}
-	}
-	return s, nil
+	return &Scanner{proc: fd, waits: waits}, nil
 }
+
+// SetWaits names kernel functions. A task in state S, waiting interruptibly,
+// counts too if it waits in one of them: [FUSEWaits] for example. As this takes
+// another look at every sleeping task, a scan costs about twice as much with any.
+func (s *Scanner) SetWaits(waits ...string) { s.waits = waits }
 
 // FUSEWaits are the functions in which tasks wait for a FUSE server. They show
 // S, not D, until they get a signal (fs/fuse/dev.c). The compiler decides which
@@ -162,7 +159,7 @@ func (s *scan) look(pid, tid int, file []byte) (stat, bool) {
 			break
 		}
 		wchan := s.wchan(pid, tid)
-		if _, wanted := s.waits[string(wchan)]; wanted {
+		if slices.Contains(s.waits, string(wchan)) {
 			s.take(pid, tid, st, wchan)
 		}
 	}

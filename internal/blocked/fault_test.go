@@ -1,13 +1,11 @@
 package blocked_test
 
 import (
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +15,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 )
 
 func TestMain(m *testing.M) { faultfs.Main(m) }
@@ -127,55 +126,13 @@ func TestAThreadThatHangs(t *testing.T) {
 	}
 }
 
-// freeze makes a file system on a loop device, and freezes it. Should this
-// process end, however it ends, a guard thaws it: a frozen file system would
-// outlive its mount, and with it whoever writes there.
-func freeze(t *testing.T) (dir string, thaw func()) {
-	t.Helper()
-	faultfs.Require(t)
-	for _, tool := range []string{"mkfs.ext4", "fsfreeze", "mount"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("no %s here", tool)
-		}
-	}
-	image := filepath.Join(t.TempDir(), "image")
-	require.NoError(t, os.WriteFile(image, nil, 0o600))
-	require.NoError(t, os.Truncate(image, 16<<20))
-	run := func(name string, arguments ...string) {
-		t.Helper()
-		out, err := exec.Command(name, arguments...).CombinedOutput()
-		require.NoError(t, err, "%s: %s", name, out)
-	}
-	run("mkfs.ext4", "-q", image)
-	dir = t.TempDir()
-	if out, err := exec.Command("mount", "-o", "loop", image, dir).CombinedOutput(); err != nil {
-		t.Skipf("no loop device here: %s", out)
-	}
-	t.Cleanup(func() { assert.NoError(t, unix.Unmount(dir, unix.UMOUNT_NOFOLLOW)) })
-
-	guard := exec.Command("sh", "-c", `read -r _; fsfreeze --unfreeze "$0"`, dir)
-	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // out of reach of an interrupt
-	life, err := guard.StdinPipe()
-	require.NoError(t, err)
-	require.NoError(t, guard.Start())
-	thawed := false
-	thaw = func() {
-		if !thawed {
-			thawed = true
-			_, _ = io.WriteString(life, "\n")
-			assert.NoError(t, guard.Wait())
-		}
-	}
-	t.Cleanup(thaw)
-	run("fsfreeze", "--freeze", dir)
-	return dir, thaw
-}
-
 func TestAWriterOnAFrozenFileSystem(t *testing.T) {
-	dir, thaw := freeze(t)
+	faultfs.Require(t)
+	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	fs.Freeze()
 	scanner := newScanner(t, "/proc")
-	writer := start(t, "touch", filepath.Join(dir, "file"))
-	t.Cleanup(thaw)
+	writer := start(t, "touch", filepath.Join(fs.Dir, "file"))
+	t.Cleanup(fs.Thaw)
 	task := settled(t, scanner, writer.Process.Pid)
 	assert.Equal(t, byte('D'), task.State)
 	assert.Equal(t, "touch", task.Comm)
@@ -187,7 +144,7 @@ func TestAWriterOnAFrozenFileSystem(t *testing.T) {
 		assert.Equal(t, task.Since, again.Since)
 		assert.Equal(t, task.Caught, again.Caught)
 	}
-	thaw()
+	fs.Thaw()
 	require.NoError(t, writer.Wait())
 	assert.NotContains(t, scan(t, scanner, time.Now()), writer.Process.Pid)
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -115,6 +116,9 @@ func TestAnNFSClient(t *testing.T) {
 		})
 	}
 	assert.Equal(t, "[2001:db8::10]:/home", at["/mnt/v4/home"].Source)
+	assert.Equal(t, &mounts.NFSServer{Address: netip.MustParseAddrPort("[2001:db8::10]:2049"), Network: "tcp", Version: 4}, at["/mnt/v4"].NFSServer())
+	assert.EqualValues(t, 3, at["/mnt/v3"].NFSServer().Version)
+	assert.Nil(t, at["/"].NFSServer())
 	assert.Equal(t, at["/mnt/v3"].Superblock(), at["/srv/project"].Superblock(), "a bind mount shares its superblock")
 	assert.True(t, at["/srv/project"].ReadOnly())
 	assert.False(t, at["/mnt/v3"].ReadOnly())

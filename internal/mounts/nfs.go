@@ -1,6 +1,10 @@
 package mounts
 
-import "strings"
+import (
+	"net/netip"
+	"strconv"
+	"strings"
+)
 
 // NFS reports whether the mount is of an NFS server.
 func (m *Mount) NFS() bool { return m.FSType == "nfs" || m.FSType == "nfs4" }
@@ -16,4 +20,47 @@ func (m *Mount) RemoteLocking() bool {
 	}
 	local, _ := m.Option("local_lock")
 	return !m.HasOption("nolock") && local != "all"
+}
+
+// NFSServer is where a mount's calls go.
+type NFSServer struct {
+	Address netip.AddrPort
+	Network string // tcp or udp
+	Version uint32 // of the NFS program: 2, 3 or 4
+}
+
+// nfsPort is where servers listen unless the option port says otherwise, nfs(5).
+const nfsPort = 2049
+
+// NFSServer returns nil for what is not NFS, or NFS over something else than TCP
+// and UDP (nfs_show_mount_options, fs/nfs/super.c).
+func (m *Mount) NFSServer() *NFSServer {
+	option := func(name string) string {
+		value, _ := m.Option(name)
+		return value
+	}
+	address, err := netip.ParseAddr(option("addr"))
+	if err != nil || !m.NFS() {
+		return nil
+	}
+	s := &NFSServer{Network: strings.TrimSuffix(option("proto"), "6")}
+	switch s.Network {
+	case "":
+		s.Network = "tcp"
+	case "tcp", "udp":
+	default:
+		return nil
+	}
+	port, err := strconv.ParseUint(option("port"), 10, 16)
+	if err != nil || port == 0 {
+		port = nfsPort
+	}
+	s.Address = netip.AddrPortFrom(address, uint16(port))
+	major, _, _ := strings.Cut(option("vers"), ".")
+	version, err := strconv.ParseUint(major, 10, 32)
+	if err != nil {
+		version = 4
+	}
+	s.Version = uint32(version)
+	return s
 }

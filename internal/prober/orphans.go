@@ -16,7 +16,7 @@ import (
 // A helper is named after its key, so that a later run of the plugin which
 // finds it stuck knows what it was forked for.
 const (
-	helperPrefix = "vfsp:"
+	HelperPrefix = "vfsp:"
 	serverName   = "vfsprobe-server"
 )
 
@@ -31,7 +31,7 @@ func commOf(key string) string {
 	h = (h ^ h>>33) * 0xff51afd7ed558ccd
 	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
 	sum := binary.BigEndian.AppendUint64(nil, h^h>>33)
-	return helperPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum)[:10])
+	return HelperPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum)[:10])
 }
 
 // An orphan is a stuck helper whose fork server has ended.
@@ -69,7 +69,7 @@ func findOrphans(proc string) orphans {
 			continue
 		}
 		comm := readComm(proc, pid)
-		if !strings.HasPrefix(comm, helperPrefix) {
+		if !strings.HasPrefix(comm, HelperPrefix) {
 			continue
 		}
 		fields, err := statFields(proc, pid)

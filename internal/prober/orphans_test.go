@@ -17,7 +17,7 @@ func TestHelperNamesFitAndDiffer(t *testing.T) {
 			key := "mountstat " + string(rune('0'+major)) + ":" + string(rune('0'+minor))
 			comm := commOf(key)
 			require.Len(t, comm, 15, "TASK_COMM_LEN less the NUL")
-			require.True(t, strings.HasPrefix(comm, helperPrefix))
+			require.True(t, strings.HasPrefix(comm, HelperPrefix))
 			require.Equal(t, comm, commOf(key))
 			require.Empty(t, seen[comm], "of %q and %q", key, seen[comm])
 			seen[comm] = key

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"unsafe"
 
@@ -123,6 +124,7 @@ func (f *FS) Freeze() {
 	defer dir.Close()
 	guard := exec.Command("sh", "-c", "read -r line; exec fsfreeze -u /proc/self/fd/3")
 	guard.ExtraFiles = []*os.File{dir}
+	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // out of an interrupt's reach
 	stdin, err := guard.StdinPipe()
 	if err != nil {
 		f.t.Fatal(err)

@@ -136,11 +136,10 @@ func percent(used, free uint64) float64 {
 	return float64(used) / (float64(used) + float64(free)) * 100
 }
 
-func (m *Mountstat) summarise(acc telegraf.Accumulator, counts *counts, took time.Duration) {
+func (m *Mountstat) summarise(acc telegraf.Accumulator, counts *counts, began time.Time) {
 	fields := map[string]any{
-		"superblocks":    int64(len(m.superblocks)),
-		"hidden":         int64(m.hidden),
-		"gather_seconds": took.Seconds(),
+		"superblocks": int64(len(m.superblocks)),
+		"hidden":      int64(m.hidden),
 	}
 	var reported, faults int
 	for code, n := range counts {
@@ -155,5 +154,7 @@ func (m *Mountstat) summarise(acc telegraf.Accumulator, counts *counts, took tim
 	if n, found := m.hungTasks(); found {
 		fields["hung_task_detect_count"] = n
 	}
+	m.emitBlocked(acc, fields)
+	fields["gather_seconds"] = time.Since(began).Seconds()
 	acc.AddGauge("mountstat_summary", fields, nil)
 }

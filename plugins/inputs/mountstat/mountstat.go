@@ -57,17 +57,18 @@ type Mountstat struct {
 	hidden       int
 	namespaces   namespaces
 	expectations expectations
+	waiters      waiters
 
 	// What was said, and is not said again.
-	tableErr, statsErr, fstabErr, namespacesErr string
-	saidRefused, saidLate                       bool
+	tableErr, statsErr, fstabErr, namespacesErr, blockedErr string
+	saidRefused, saidLate                                   bool
 
 	mu      sync.Mutex
 	arrived []*superblock // whose report came
 	wake    chan struct{} // something arrived, or Hurry was called
 	hurried bool
-	asking  map[endpoint]bool // calls under way
-	answers map[endpoint]answer
+	asking  map[mounts.NFSServer]bool // calls under way
+	answers map[mounts.NFSServer]answer
 }
 
 // placed is a mount and, if it is checked, its superblock.
@@ -89,8 +90,8 @@ func init() {
 			MountNamespaces: "own",
 			BlockedTop:      10,
 			wake:            make(chan struct{}, 1),
-			asking:          make(map[endpoint]bool),
-			answers:         make(map[endpoint]answer),
+			asking:          make(map[mounts.NFSServer]bool),
+			answers:         make(map[mounts.NFSServer]answer),
 		}
 	})
 }
@@ -165,7 +166,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.expect(false)
 	m.emitMissing(acc, &counts)
 	m.emitServers(acc)
-	m.summarise(acc, &counts, time.Since(began))
+	m.summarise(acc, &counts, began)
 	return nil
 }
 

@@ -4,10 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net/netip"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -16,54 +13,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
-// endpoint is where an NFS server's answer is asked for, as the mount does:
-// nfs_show_mount_options, fs/nfs/super.c.
-type endpoint struct {
-	address netip.AddrPort
-	network string // tcp or udp
-	version uint32
-}
-
-const nfsPort = 2049
-
-// nfsEndpoint returns nil for what is not NFS, or NFS over something else than
-// TCP and UDP.
-func nfsEndpoint(mount *mounts.Mount) *endpoint {
-	if !mount.NFS() {
-		return nil
-	}
-	option := func(name string) string {
-		value, _ := mount.Option(name)
-		return value
-	}
-	address, err := netip.ParseAddr(option("addr"))
-	if err != nil {
-		return nil
-	}
-	var e endpoint
-	switch option("proto") {
-	case "udp", "udp6":
-		e.network = "udp"
-	case "tcp", "tcp6", "":
-		e.network = "tcp"
-	default:
-		return nil
-	}
-	port, err := strconv.ParseUint(option("port"), 10, 16)
-	if err != nil || port == 0 {
-		port = nfsPort
-	}
-	e.address = netip.AddrPortFrom(address, uint16(port))
-	major, _, _ := strings.Cut(option("vers"), ".")
-	version, err := strconv.ParseUint(major, 10, 32)
-	if err != nil {
-		version = 4
-	}
-	e.version = uint32(version)
-	return &e
-}
-
-// answer is what an endpoint said when it was last asked.
+// answer is what a server said when it was last asked.
 type answer struct {
 	known   bool
 	seconds float64
@@ -77,7 +27,7 @@ func (a answer) answered() bool { return a.known && a.errno == "" }
 // answers. They must be here before the checks that hang are given up.
 func (m *Mountstat) askServers() {
 	const share = 0.8
-	wanted := make(map[endpoint]time.Duration)
+	wanted := make(map[mounts.NFSServer]time.Duration)
 	for _, sb := range m.superblocks {
 		if sb.remote == nil {
 			continue
@@ -90,7 +40,7 @@ func (m *Mountstat) askServers() {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	maps.DeleteFunc(m.answers, func(e endpoint, _ answer) bool { _, found := wanted[e]; return !found })
+	maps.DeleteFunc(m.answers, func(e mounts.NFSServer, _ answer) bool { _, found := wanted[e]; return !found })
 	for e, limit := range wanted {
 		if m.asking[e] {
 			continue // a gather was cut short
@@ -107,11 +57,11 @@ func (m *Mountstat) askServers() {
 	}
 }
 
-func ask(e endpoint, limit time.Duration) answer {
+func ask(e mounts.NFSServer, limit time.Duration) answer {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	began := time.Now()
-	took, err := sunrpc.Null(ctx, e.network, e.address, sunrpc.ProgramNFS, e.version)
+	took, err := sunrpc.Null(ctx, e.Network, e.Address, sunrpc.ProgramNFS, e.Version)
 	if err != nil {
 		took = time.Since(began)
 	}
@@ -126,13 +76,13 @@ func ask(e endpoint, limit time.Duration) answer {
 		a.reached = true
 	default:
 		failed, _ := errors.AsType[*sunrpc.Error](err)
-		a.reached = failed != nil && (failed.Phase == sunrpc.Answered || failed.Phase == sunrpc.Calling && e.network == "tcp")
+		a.reached = failed != nil && (failed.Phase == sunrpc.Answered || failed.Phase == sunrpc.Calling && e.Network == "tcp")
 	}
 	return a
 }
 
-// answerOf returns the endpoint's last answer.
-func (m *Mountstat) answerOf(e *endpoint) answer {
+// answerOf returns the server's last answer.
+func (m *Mountstat) answerOf(e *mounts.NFSServer) answer {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.answers[*e]
@@ -217,7 +167,7 @@ func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 		if sb.remote == nil {
 			continue
 		}
-		name := sb.remote.address.Addr().String()
+		name := sb.remote.Address.Addr().String()
 		s := servers[name]
 		if s == nil {
 			s = &summary{}

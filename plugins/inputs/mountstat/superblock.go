@@ -19,8 +19,8 @@ type superblock struct {
 	mounts    []*mounts.Mount // in the table's order; checked is one of them
 	namespace *namespace      // where the mounts are; nil: in the table
 	policy    policy
-	exempt    string // why it is not checked
-	remote    *endpoint
+	exempt    string            // why it is not checked
+	remote    *mounts.NFSServer // nil: unknown, or not NFS
 
 	known     bool // a check has ended
 	found     finding
@@ -117,7 +117,7 @@ func (m *Mountstat) regroup() {
 	}
 	for _, sb := range m.superblocks {
 		sb.policy = m.policyFor(sb.checked)
-		sb.remote = nfsEndpoint(sb.checked)
+		sb.remote = sb.checked.NFSServer()
 		if sb.namespace == nil {
 			for _, mount := range sb.mounts {
 				m.above[mount.ID] = placed{mount: mount, superblock: sb}

@@ -1,0 +1,121 @@
+package mountstat
+
+import (
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+)
+
+// victim runs a shell's command in the directory, once released.
+func victim(t *testing.T, dir, command string) (release func()) {
+	shell := exec.Command("sh", "-c", "cd '"+dir+"' && echo ready && read -r line && "+command)
+	shell.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stdin, err := shell.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := shell.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, shell.Start())
+	t.Cleanup(func() {
+		_ = shell.Process.Kill()
+		go func() { _ = shell.Wait() }() // the mount heals later
+	})
+	_, err = stdout.Read(make([]byte, 6))
+	require.NoError(t, err)
+	return func() { stdin.Write([]byte("go\n")) }
+}
+
+// awaitBlocked gathers until a task of that name is reported.
+func awaitBlocked(t *testing.T, m *Mountstat, comm string) (telegraf.Metric, *collect.Metrics) {
+	t.Helper()
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		g := collect.Gather(t, m)
+		if metric := g.Tagged("mountstat_blocked", "comm", comm); metric != nil {
+			return metric, g
+		}
+		require.Less(t, time.Since(began), 20*time.Second, "%v", g.Named("mountstat_blocked"))
+	}
+}
+
+func TestWhoWaitsForAFUSEDaemon(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newInput(t, only(fs.Dir, "/"))
+	release := victim(t, fs.Dir, "exec cat "+faultfs.FileName)
+	fs.Silence()
+	release()
+	metric, g := awaitBlocked(t, m, "cat")
+	path, _ := metric.GetTag("path")
+	assert.Equal(t, fs.Dir, path)
+	wchan, _ := metric.GetTag("wchan")
+	assert.Contains(t, wchan, "request_wait_answer")
+	assert.Equal(t, int64(1), field(t, metric, "count"))
+	assert.Positive(t, field(t, metric, "longest_seconds"))
+	assert.Positive(t, field(t, metric, "pid"))
+	assert.EqualValues(t, 1, summary(t, g, "blocked_helpers"), "ours is counted apart")
+	for _, other := range g.Named("mountstat_blocked") {
+		comm, _ := other.GetTag("comm")
+		assert.NotContains(t, comm, "vfsp")
+	}
+	fs.Heal()
+	require.Eventually(t, func() bool {
+		return collect.Gather(t, m).Tagged("mountstat_blocked", "comm", "cat") == nil
+	}, 20*time.Second, 50*time.Millisecond)
+}
+
+func TestWhoWaitsForAFrozenFileSystem(t *testing.T) {
+	faultfs.Require(t)
+	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	m, _ := newInput(t, func(m *Mountstat) {
+		only(fs.Dir)(m)
+		m.Checks = []string{"statfs", "write"}
+	})
+	release := victim(t, fs.Dir, "exec touch made-by-a-victim")
+	fs.Freeze()
+	release()
+	metric, _ := awaitBlocked(t, m, "touch")
+	path, _ := metric.GetTag("path")
+	assert.Equal(t, fs.Dir, path)
+	wchan, _ := metric.GetTag("wchan")
+	assert.Contains(t, wchan, "percpu_rwsem_wait")
+	fs.Thaw()
+	require.Eventually(t, func() bool {
+		g := collect.Gather(t, m)
+		return g.Tagged("mountstat_blocked", "comm", "touch") == nil && text(at(g, fs.Dir), "result") == "ok"
+	}, 20*time.Second, 50*time.Millisecond)
+	assert.FileExists(t, filepath.Join(fs.Dir, "made-by-a-victim"))
+}
+
+func TestTheRestOfTheBlockedIsSummedUp(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newInput(t, func(m *Mountstat) {
+		only(fs.Dir)(m)
+		m.BlockedTop = 1
+	})
+	fs.Silence()
+	for _, command := range []string{"cat", "cat", "wc", "md5sum"} {
+		victim(t, "/", "exec "+command+" "+filepath.Join(fs.Dir, faultfs.FileName))()
+	}
+	// They wait in different places: one in the look-up, others for it. The host
+	// may have more such tasks.
+	require.Eventually(t, func() bool {
+		g := collect.Gather(t, m)
+		var sum int64
+		for _, metric := range g.Named("mountstat_blocked") {
+			sum += field(t, metric, "count").(int64)
+		}
+		return len(g.Named("mountstat_blocked")) == 2 && g.Tagged("mountstat_blocked", "comm", "other") != nil &&
+			sum >= 4 && sum == summary(t, g, "blocked")
+	}, 20*time.Second, 50*time.Millisecond)
+	fs.Heal()
+}
