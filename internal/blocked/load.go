@@ -21,8 +21,9 @@ import (
 // Not in the load are tasks in S, such as those which wait for a FUSE server and
 // got no signal, and those which the freezer stopped. A container whose
 // /proc/loadavg is made up (lxcfs) must not rely on it. procs_blocked of
-// /proc/stat is no help: it counts waits for block devices only, and neither
-// those for NFS nor for a frozen file system.
+// /proc/stat is no help: it counts those who wait for pages and block devices
+// (io_schedule), and not those who wait for an answer of an NFS server or on a
+// frozen file system.
 func LoadExcludes(proc string, waiting time.Duration) (bool, error) {
 	name := filepath.Join(proc, "loadavg")
 	content, err := os.ReadFile(name)
