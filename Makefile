@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build test setup lint race fuzz bench clean
+.PHONY: run build test setup lint race fuzz faults bench clean
 
 run: build
 	bin/vfsprobe -test
@@ -24,7 +24,7 @@ test: setup lint
 
 # What the tests need beside Go.
 setup:
-	tools/setup gcc strace rpcbind
+	tools/setup gcc strace rpcbind e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs util-linux:fsfreeze
 
 lint:
 	@test -z "$$(gofmt -l cmd internal plugins)" || { gofmt -l cmd internal plugins; echo 'not gofmt-clean'; exit 1; }
@@ -41,6 +41,10 @@ race:
 # Every parser, for FUZZTIME each.
 fuzz:
 	tools/fuzz $(FUZZTIME)
+
+# Writes the tables of docs/FAULTS.md.
+faults: setup
+	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults|TestNoFault' ./plugins/inputs/mountstat
 
 bench:
 	tools/setup gcc

@@ -38,6 +38,9 @@ type Step struct {
 	// Quiet leaves the step out of the report unless it fails. It is for calls
 	// which can't hang: a hang would be laid to the step after it.
 	Quiet bool
+	// Joined makes one of the step and the next: it is Quiet, and its time is
+	// part of the next one's. A hang in it is laid to the next one.
+	Joined bool
 }
 
 // An Argument of a system call. Make it with one of the functions below.
@@ -159,8 +162,11 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		if step.Optional {
 			w.Flags |= forkserver.ContinueOnError
 		}
-		if step.Quiet {
+		if step.Quiet || step.Joined {
 			w.Flags |= forkserver.Quiet
+		}
+		if step.Joined {
+			w.Flags |= forkserver.Joined
 		}
 		switch step.Number {
 		case unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET:
@@ -245,7 +251,7 @@ func (o Outcome) String() string { return outcomeNames[o] }
 // the helper finished, was killed, or is stuck.
 type Report struct {
 	// Steps holds the results of the plan's steps that ended, in order; of
-	// those that are Quiet only the failed ones.
+	// those that are Quiet or Joined only the failed ones.
 	Steps   []StepResult
 	Outcome Outcome
 	// Elapsed is the time from the request to fork the helper to its end, or

@@ -348,7 +348,7 @@ func (p *Prober) kill(h *helper) {
 // nextStep names the step a helper has not answered.
 func (h *helper) nextStep() string {
 	for i := h.answered; i < len(h.compiled.steps); i++ {
-		if step := &h.compiled.steps[i]; !step.Quiet {
+		if step := &h.compiled.steps[i]; !step.Quiet && !step.Joined {
 			return step.Name
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 )
@@ -71,6 +72,7 @@ func (d *daemon) stop() {
 // runDaemon is the role of the daemon. It ends with stdin.
 func runDaemon(dirs []string) error {
 	var all []*faultfs.FS
+	var err error
 	defer func() {
 		for _, fs := range all {
 			fs.Close()
@@ -86,8 +88,16 @@ func runDaemon(dirs []string) error {
 	fmt.Println("mounted")
 	orders := bufio.NewScanner(os.Stdin)
 	for orders.Scan() {
-		for _, fs := range all {
-			switch orders.Text() {
+		// "silence" may be followed by how many.
+		order, number, _ := strings.Cut(orders.Text(), " ")
+		n := len(all)
+		if number != "" {
+			if n, err = strconv.Atoi(number); err != nil {
+				return fmt.Errorf("order %q: %w", orders.Text(), err)
+			}
+		}
+		for _, fs := range all[:n] {
+			switch order {
 			case "silence":
 				fs.Silence()
 			case "heal":

@@ -1,12 +1,13 @@
 // Command bench measures what the prober costs: CPU time per check, memory per
-// stuck helper, and the time from the start of vfsprobe to its first metric.
+// stuck helper, the time from the start of vfsprobe to its first metric, and
+// whole gathers.
 // Times depend on the machine, so each is given as a ratio to a floor, which is
 // measured in the same run and interleaved with it.
 //
-// Usage: bench [cpu] [start] [memory]
+// Usage: bench [cpu] [start] [memory] [gather]
 //
-// Without arguments it measures all three. It needs gcc, the go command and
-// this module as the current directory's; memory and start mount file systems,
+// Without arguments it measures all of them. It needs gcc, the go command and
+// this module as the current directory's; all but cpu mount file systems,
 // in a mount namespace of their own, which takes root and /dev/fuse. Memory is
 // that of the whole host: nothing else should run.
 package main
@@ -36,6 +37,7 @@ var measurements = []measurement{
 	{"cpu", measureCPU},
 	{"start", func(dir string) error { return inNamespace("start", dir) }},
 	{"memory", func(dir string) error { return inNamespace("memory", dir) }},
+	{"gather", func(dir string) error { return inNamespace("gather", dir) }},
 }
 
 type measurement struct {
@@ -49,6 +51,7 @@ var roles = map[string]func(arguments []string) error{
 	"exec":   runCommands,
 	"daemon": runDaemon,
 	"memory": func(arguments []string) error { return measureMemory(arguments[0]) },
+	"gather": func(arguments []string) error { return measureGather(arguments[0]) },
 	"start":  func(arguments []string) error { return measureStart(arguments[0]) },
 }
 

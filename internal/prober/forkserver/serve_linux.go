@@ -199,6 +199,7 @@ func runSteps() {
 	syscall.RawSyscall6(syscall.SYS_CLOSE, memory.childSignals, 0, 0, 0, 0, 0)
 
 	base := unsafe.Pointer(header)
+	joined := false // to the step before
 	for i := uint32(0); i < header.Steps && i < MaxSteps; i++ {
 		step := (*Step)(unsafe.Add(base, unsafe.Sizeof(RequestHeader{})+uintptr(i)*unsafe.Sizeof(Step{})))
 		for k := range step.Arguments {
@@ -214,7 +215,10 @@ func runSteps() {
 		}
 
 		a := &step.Arguments
-		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&memory.clock[0])), 0, 0, 0, 0)
+		if !joined {
+			syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&memory.clock[0])), 0, 0, 0, 0)
+		}
+		joined = step.Flags&Joined != 0
 		result, _, errno := syscall.RawSyscall6(uintptr(step.Number), uintptr(a[0]), uintptr(a[1]), uintptr(a[2]),
 			uintptr(a[3]), uintptr(a[4]), uintptr(a[5]))
 		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&memory.clock[1])), 0, 0, 0, 0)

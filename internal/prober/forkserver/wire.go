@@ -61,6 +61,8 @@ const (
 	RearmDeathSignal
 	// Quiet steps are answered only if they fail.
 	Quiet
+	// Joined steps and the one after them are timed together.
+	Joined
 )
 
 // Step is one system call.

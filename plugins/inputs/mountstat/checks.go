@@ -30,6 +30,14 @@ const (
 	canaryBlock    = 4096
 )
 
+// planOf returns the superblock's plan, which is made anew only when it changes.
+func (m *Mountstat) planOf(sb *superblock) *prober.Plan {
+	if sb.plan == nil {
+		sb.plan = m.plan(sb)
+	}
+	return sb.plan
+}
+
 // plan is what a helper does to check the superblock. The root is opened as the
 // plugin's own user, since its owner may not be allowed to search the
 // directories above, and all else goes through that descriptor.
@@ -46,7 +54,7 @@ func (m *Mountstat) plan(sb *superblock) *prober.Plan {
 		p.EnterMountNS(namespace)
 		path = mount.Mountpoint
 	}
-	root := p.Add(prober.Step{Name: stepOpen, Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
+	root := p.Add(prober.Step{Name: stepOpen, Number: unix.SYS_OPENAT, Quiet: true, Arguments: []prober.Argument{
 		prober.Value(unix.AT_FDCWD), prober.Path(path), prober.Value(unix.O_PATH | unix.O_CLOEXEC)}})
 	m.identify(p, sb, root)
 	for _, c := range sb.policy.checks {
@@ -62,14 +70,17 @@ func (sb *superblock) makes(wanted check) bool {
 // addCheck appends a check's steps, named "CHECK CALL". What could fail for
 // reasons of the check's own is optional, and judged later.
 func (m *Mountstat) addCheck(p *prober.Plan, c check, root int) {
+	step := func(call string, number uintptr, optional bool, arguments ...prober.Argument) prober.Step {
+		return prober.Step{Name: string(c) + " " + call, Number: number, Arguments: arguments, Optional: optional}
+	}
 	add := func(call string, number uintptr, optional bool, arguments ...prober.Argument) int {
-		return p.Add(prober.Step{Name: string(c) + " " + call, Number: number, Arguments: arguments, Optional: optional})
+		return p.Add(step(call, number, optional, arguments...))
 	}
 	closeOf := func(fd int) {
 		p.Add(prober.Step{Name: string(c) + " close", Number: unix.SYS_CLOSE, Arguments: []prober.Argument{prober.ResultOf(fd)}, Optional: true, Quiet: c != checkWrite})
 	}
-	open := func(name string, flags int, optional bool) int {
-		return add("openat", unix.SYS_OPENAT, optional, prober.ResultOf(root), prober.Path(name),
+	open := func(name string, flags int) prober.Step {
+		return step("openat", unix.SYS_OPENAT, true, prober.ResultOf(root), prober.Path(name),
 			prober.Value(flags|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOFOLLOW), prober.Value(0o600))
 	}
 	switch c {
@@ -80,11 +91,13 @@ func (m *Mountstat) addCheck(p *prober.Plan, c check, root int) {
 			prober.Value(unix.STATX_BASIC_STATS), prober.Scratch(int(unsafe.Sizeof(unix.Statx_t{}))))
 	case checkReaddir:
 		// The root may be a file: a bind mount of one.
-		directory := open(".", unix.O_RDONLY|unix.O_DIRECTORY, true)
+		opened := open(".", unix.O_RDONLY|unix.O_DIRECTORY)
+		opened.Joined = true
+		directory := p.Add(opened)
 		add("getdents64", unix.SYS_GETDENTS64, true, prober.ResultOf(directory), prober.Scratch(directoryBlock), prober.Value(directoryBlock))
 		closeOf(directory)
 	case checkRead:
-		file := open(m.canary, unix.O_RDONLY, true)
+		file := p.Add(open(m.canary, unix.O_RDONLY))
 		p.Add(prober.Step{Name: "read fadvise64", Number: unix.SYS_FADVISE64, Optional: true, Arguments: []prober.Argument{
 			prober.ResultOf(file), prober.Value(0), prober.Value(0), prober.Value(unix.FADV_DONTNEED)}})
 		add("pread64", unix.SYS_PREAD64, true, prober.ResultOf(file), prober.Scratch(canaryBlock), prober.Value(canaryBlock), prober.Value(0))
@@ -94,7 +107,9 @@ func (m *Mountstat) addCheck(p *prober.Plan, c check, root int) {
 		// error it must be removed nevertheless.
 		name := m.canary + "." + m.host
 		content := []byte("a write check by vfsprobe on " + m.host + "\n")
-		file := open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC, false)
+		created := open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC)
+		created.Optional = false
+		file := p.Add(created)
 		add("pwrite64", unix.SYS_PWRITE64, true, prober.ResultOf(file), prober.Input(content), prober.Value(len(content)), prober.Value(0))
 		add("fsync", unix.SYS_FSYNC, true, prober.ResultOf(file))
 		closeOf(file)
@@ -204,7 +219,10 @@ func (m *Mountstat) judge(sb *superblock) finding {
 		if r.Outcome == prober.Expired {
 			f.code = result.Timeout
 		}
-		f.check, f.call, _ = sb.split(r.HangsIn)
+		var prepares bool
+		if f.check, f.call, prepares = sb.split(r.HangsIn); prepares && f.call == stepStatx {
+			f.call = stepOpen // the quiet step before, as statx does not hang here
+		}
 		if r.Outcome == prober.Busy {
 			f.check, f.call = sb.found.check, sb.found.call // of the same helper
 		}
@@ -218,8 +236,8 @@ func (m *Mountstat) judge(sb *superblock) finding {
 	if attributes != nil && m.leadsElsewhere(sb, attributes) {
 		return finding{code: result.Unchecked, reason: fmt.Sprintf("the path leads to another file system, %d:%d", attributes.Dev_major, attributes.Dev_minor)}
 	}
-	if attributes != nil {
-		sb.rootOwned = attributes.Uid == 0
+	if rootOwned := attributes != nil && attributes.Uid == 0; rootOwned != sb.rootOwned {
+		sb.rootOwned, sb.plan = rootOwned, nil
 	}
 	for i := range r.Steps {
 		if step := &r.Steps[i]; step.Errno != 0 || step.Name == "read pread64" && step.Result == 0 {

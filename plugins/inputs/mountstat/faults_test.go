@@ -1,10 +1,13 @@
 package mountstat
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -142,7 +145,7 @@ func faults() []fault {
 
 // TestFaults makes each fault of a local file system for real, and holds what
 // mountstat says of it against what it should. Where FAULTS names a file, it
-// writes its table there.
+// writes its table there: "make faults" does so.
 func TestFaults(t *testing.T) {
 	faultfs.Require(t)
 	table := document.Table{Header: []string{"fault", "checks", "result", "errno", "failed_check", "cause", "reported after", "recovered after"}}
@@ -192,6 +195,67 @@ func TestFaults(t *testing.T) {
 	}
 	if name := os.Getenv("FAULTS"); name != "" && !t.Failed() {
 		require.NoError(t, table.Write(name, "local"))
+	}
+}
+
+// TestNoFaultOfAHealthyHost gathers under load: both CPUs busy, and two file
+// systems written to. It does so 1000 times for "make faults", 20 times
+// otherwise.
+func TestNoFaultOfAHealthyHost(t *testing.T) {
+	faultfs.Require(t)
+	gathers := 20
+	if os.Getenv("FAULTS") != "" {
+		gathers = 1000
+	}
+	var paths []string
+	ext4 := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	paths = append(paths, ext4.Dir, tmpfs(t, "", "size=32m"), "/")
+	for range 20 {
+		paths = append(paths, faultfs.New(t).Dir)
+	}
+	stop := make(chan struct{})
+	var load sync.WaitGroup
+	for i := range 4 {
+		load.Go(func() {
+			file := filepath.Join(paths[i%2], "load"+strconv.Itoa(i))
+			for block := make([]byte, 1<<20); ; {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				_ = os.WriteFile(file, block, 0o600)
+				for range 20 {
+					_ = sha256.Sum256(block)
+				}
+			}
+		})
+	}
+	m, log := newInput(t, func(m *Mountstat) {
+		only(paths...)(m)
+		m.Checks = []string{"statfs", "stat", "readdir", "write"}
+		m.Timeout = config.Duration(5 * time.Second)
+		m.SlowThreshold = config.Duration(time.Second)
+		m.Override = []Override{{FS: []string{"fuse.*"}, Checks: []string{"statfs", "stat", "readdir"}}} // it makes no files
+	})
+	faults, slow := 0, 0
+	var longest time.Duration
+	for range gathers {
+		began := time.Now()
+		g := collect.Gather(t, m)
+		longest = max(longest, time.Since(began))
+		require.Len(t, g.Named("mountstat"), len(paths))
+		faults += int(summary(t, g, "faults"))
+		slow += int(summary(t, g, "slow"))
+	}
+	close(stop)
+	load.Wait()
+	require.Zero(t, faults, "%q", log.lines)
+	t.Logf("%d gathers of %d mounts: no fault, %d slow, the longest took %v", gathers, len(paths), slow, longest)
+	if name := os.Getenv("FAULTS"); name != "" {
+		table := document.Table{Header: []string{"gathers under load", "mounts", "faults reported", "slow", "longest gather"}}
+		table.Add(strconv.Itoa(gathers), strconv.Itoa(len(paths)), strconv.Itoa(faults), strconv.Itoa(slow), longest.Round(time.Millisecond).String())
+		require.NoError(t, table.Write(name, "healthy"))
 	}
 }
 

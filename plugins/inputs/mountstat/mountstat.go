@@ -222,7 +222,7 @@ func (m *Mountstat) submit() {
 				Key:     "mountstat " + sb.id,
 				Group:   group(sb.checked),
 				Trusted: sb.answered,
-				Plan:    m.plan(sb),
+				Plan:    m.planOf(sb),
 			}, func(r prober.Report) { m.arrive(sb, r) })
 		}
 	}

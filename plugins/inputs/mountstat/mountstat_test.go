@@ -33,13 +33,16 @@ type journal struct {
 	t     testing.TB
 	mu    sync.Mutex
 	lines []string
+	quiet bool // the test's own log
 }
 
 func (j *journal) note(level, format string, a []any) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.lines = append(j.lines, level+" "+fmt.Sprintf(format, a...))
-	j.t.Log(j.lines[len(j.lines)-1])
+	if !j.quiet {
+		j.t.Log(j.lines[len(j.lines)-1])
+	}
 }
 func (j *journal) Errorf(format string, a ...any) { j.note("E!", format, a) }
 func (j *journal) Warnf(format string, a ...any)  { j.note("W!", format, a) }

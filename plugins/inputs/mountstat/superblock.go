@@ -19,6 +19,7 @@ type superblock struct {
 	mounts    []*mounts.Mount // in the table's order; checked is one of them
 	namespace *namespace      // where the mounts are; nil: in the table
 	policy    policy
+	plan      *prober.Plan      // of its check; nil: to be made
 	exempt    string            // why it is not checked
 	remote    *mounts.NFSServer // nil: unknown, or not NFS
 
@@ -116,7 +117,7 @@ func (m *Mountstat) regroup() {
 		}
 	}
 	for _, sb := range m.superblocks {
-		sb.policy = m.policyFor(sb.checked)
+		sb.policy, sb.plan = m.policyFor(sb.checked), nil
 		sb.remote = sb.checked.NFSServer()
 		if sb.namespace == nil {
 			for _, mount := range sb.mounts {
