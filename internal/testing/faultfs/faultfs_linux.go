@@ -81,7 +81,8 @@ type Options struct {
 	Type    string // fuse.faultfs by default
 	UID     uint32 // who mounted it
 	GID     uint32
-	Private bool // nobody but UID may use it
+	Private bool   // nobody but UID may use it
+	Mode    uint32 // permissions of the root directory; 0755 by default
 	// Size of the file in bytes; FileSize by default. What is written to it is
 	// kept, so that it can carry a file system itself.
 	Size int
@@ -115,11 +116,14 @@ func Mount(dir string, o Options) (*FS, error) {
 	if o.Size == 0 {
 		o.Size = FileSize
 	}
+	if o.Mode == 0 {
+		o.Mode = 0o755
+	}
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open /dev/fuse: %w", err)
 	}
-	options := fmt.Sprintf("fd=%d,rootmode=40755,user_id=%d,group_id=%d", fd, o.UID, o.GID)
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d", fd, o.UID, o.GID)
 	if !o.Private {
 		options += ",allow_other"
 	}
@@ -389,7 +393,7 @@ func structure[T any](s T) []byte {
 
 func (f *FS) attributes(node uint64) attr {
 	if node == rootNode {
-		return attr{Ino: rootNode, Mode: unix.S_IFDIR | 0o755, Nlink: 2, Blksize: 4096, UID: f.options.UID, GID: f.options.GID}
+		return attr{Ino: rootNode, Mode: unix.S_IFDIR | f.options.Mode, Nlink: 2, Blksize: 4096, UID: f.options.UID, GID: f.options.GID}
 	}
 	return attr{Ino: fileNode, Size: uint64(f.options.Size), Blocks: uint64(f.options.Size) / 512, Mode: unix.S_IFREG | 0o666, Nlink: 1, Blksize: 4096}
 }

@@ -1,0 +1,225 @@
+package mountstat
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+// listen serves TCP connections on loopback until the end of the test.
+func listen(t *testing.T, serve func(net.Conn)) netip.AddrPort {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				serve(conn)
+			}()
+		}
+	}()
+	return netip.MustParseAddrPort(listener.Addr().String())
+}
+
+// answerNull is an RPC server which accepts every call, RFC 5531.
+func answerNull(conn net.Conn) {
+	call := make([]byte, 4096)
+	for {
+		n, err := conn.Read(call)
+		if err != nil || n < 8 {
+			return
+		}
+		reply := binary.BigEndian.AppendUint32(nil, 1<<31|24)
+		reply = append(reply, call[4:8]...) // xid
+		for _, word := range []uint32{1, 0, 0, 0, 0} {
+			reply = binary.BigEndian.AppendUint32(reply, word)
+		}
+		if _, err := conn.Write(reply); err != nil {
+			return
+		}
+	}
+}
+
+func silence(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
+
+// nfsMount makes the table say that a FUSE file system is an NFS mount of the
+// server. This machine has no NFS client; the real one is met in the VM.
+func nfsMount(t *testing.T, fs *faultfs.FS, server netip.AddrPort, options string) func(*Mountstat) {
+	t.Helper()
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(fs.Dir, &st))
+	table := filepath.Join(t.TempDir(), "mountinfo")
+	line := fmt.Sprintf("90 1 %d:%d / %s rw shared:1 - nfs4 nas:/export rw,vers=4.2,proto=tcp,port=%d,sec=sys,addr=%s%s\n",
+		unix.Major(st.Dev), unix.Minor(st.Dev), fs.Dir, server.Port(), server.Addr(), options)
+	require.NoError(t, os.WriteFile(table, []byte(line), 0o600))
+	return func(m *Mountstat) { m.mountinfo = table }
+}
+
+func TestTheCauseOfAHungNFSMount(t *testing.T) {
+	faultfs.Require(t)
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	refusing := netip.MustParseAddrPort(closed.Addr().String())
+	closed.Close()
+	// A backlog that is full drops connections, as a cut network does.
+	full, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(full)
+	require.NoError(t, unix.Bind(full, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
+	require.NoError(t, unix.Listen(full, 0))
+	name, err := unix.Getsockname(full)
+	require.NoError(t, err)
+	unreachable := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(name.(*unix.SockaddrInet4).Port))
+	filler, err := net.Dial("tcp", unreachable.String())
+	require.NoError(t, err)
+	defer filler.Close()
+
+	for _, c := range []struct {
+		name   string
+		server netip.AddrPort
+		cause  cause
+		errno  string
+	}{
+		{"its server answers", listen(t, answerNull), exportHangs, ""},
+		{"its server takes connections and says nothing", listen(t, silence), serverRPCDead, "ETIMEDOUT"},
+		{"its server refuses connections", refusing, serverRPCDead, "ECONNREFUSED"},
+		{"its server does not answer at all", unreachable, serverUnreachable, "ETIMEDOUT"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fs := faultfs.New(t)
+			m, log := newInput(t, nil)
+			nfsMount(t, fs, c.server, "")(m)
+			g := collect.Gather(t, m)
+			assert.Equal(t, "ok", text(at(g, fs.Dir), "result"), "a mount that answers is fine, whatever its server says to us")
+			server, _ := at(g, fs.Dir).GetTag("server")
+			assert.Equal(t, "127.0.0.1", server)
+
+			fs.Pause()
+			began := time.Now()
+			g = collect.Gather(t, m)
+			assert.Less(t, time.Since(began), 4*timeout)
+			metric := at(g, fs.Dir)
+			assert.Equal(t, "timeout", text(metric, "result"))
+			assert.Equal(t, string(c.cause), text(metric, "cause"))
+			assert.Equal(t, c.errno, text(metric, "server_rpc_errno"))
+			assert.Equal(t, c.errno == "", metric.HasField("server_rpc_seconds"))
+			assert.Len(t, log.about(string(c.cause)), 1)
+
+			all := g.Named("mountstat_server")
+			require.Len(t, all, 1)
+			assert.Equal(t, int64(1), field(t, all[0], "faults"))
+			assert.Equal(t, int64(1), field(t, all[0], "hung"))
+			assert.Equal(t, c.errno, text(all[0], "rpc_errno"))
+
+			// A soft mount gives up with EIO.
+			fs.Heal()
+			fs.Fail(unix.EIO, faultfs.Statfs)
+			want := c.cause
+			if want == exportHangs {
+				want = ioError
+			}
+			assert.Equal(t, string(want), text(at(collect.Gather(t, m), fs.Dir), "cause"))
+			fs.Fail(unix.ESTALE, faultfs.Statfs)
+			assert.Equal(t, "stale_export", text(at(collect.Gather(t, m), fs.Dir), "cause"))
+		})
+	}
+}
+
+// The owner of an export's root may be root, whom the server squashes.
+func TestARefusalToSquashedRootIsNoFault(t *testing.T) {
+	faultfs.Require(t)
+	server := listen(t, answerNull)
+	for _, c := range []struct {
+		options string
+		mode    uint32
+		result  string
+	}{
+		{"", 0o711, "ok"},
+		{"", 0o755, "denied"},
+	} {
+		fs := faultfs.NewWith(t, t.TempDir(), faultfs.Options{Mode: c.mode})
+		m, _ := newInput(t, nil)
+		nfsMount(t, fs, server, c.options)(m)
+		collect.Gather(t, m)
+		var st unix.Stat_t
+		require.NoError(t, unix.Stat(fs.Dir, &st)) // the kernel knows the attributes now
+		fs.Fail(unix.EACCES, faultfs.Opendir)
+		metric := at(collect.Gather(t, m), fs.Dir)
+		assert.Equal(t, c.result, text(metric, "result"), "%o: %v", c.mode, metric)
+		assert.Contains(t, text(metric, "reason"), fmt.Sprintf("mode %04o", c.mode))
+	}
+}
+
+// What a mount's transport says decides where a check must not be made.
+func TestAnAutomountedNFSMountWhoseServerIsDead(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, log := newInput(t, nil)
+	nfsMount(t, fs, listen(t, silence), "")(m)
+	table, err := os.ReadFile(m.mountinfo)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(m.mountinfo, append([]byte("1 0 0:1 / "+filepath.Dir(fs.Dir)+" rw - autofs auto rw\n"), table...), 0o600))
+	stats := func(sends, receives int) {
+		m.mountstats = filepath.Join(t.TempDir(), "mountstats")
+		require.NoError(t, os.WriteFile(m.mountstats, fmt.Appendf(nil, "device nas:/export mounted on %s with fstype nfs4 statvers=1.1\n"+
+			"\tage:\t100\n\txprt:\ttcp 900 1 1 0 0 %d %d 0 0 0 2 0 0\n\n", fs.Dir, sends, receives), 0o600))
+	}
+	fs.Silence()
+	stats(10, 10)
+	g := collect.Gather(t, m)
+	assert.Equal(t, "unchecked", text(at(g, fs.Dir), "result"), "nobody waits for it")
+	assert.Equal(t, int64(0), field(t, at(g, fs.Dir), "nfs_unanswered"))
+	stats(12, 10)
+	g = collect.Gather(t, m)
+	metric := at(g, fs.Dir)
+	assert.Equal(t, "error ETIMEDOUT server_rpc_dead", text(metric, "result")+" "+text(metric, "errno")+" "+text(metric, "cause"))
+	assert.Equal(t, int64(2), field(t, metric, "nfs_unanswered"))
+	assert.Positive(t, field(t, metric, "nfs_last_reply_seconds_ago"))
+	stats(12, 12)
+	g = collect.Gather(t, m)
+	assert.Equal(t, "unchecked", text(at(g, fs.Dir), "result"))
+	assert.Equal(t, int64(1), field(t, at(g, fs.Dir), "recoveries"))
+	assert.Zero(t, fs.Unanswered(), "it was never touched")
+	assert.Len(t, log.lines, 2, "%q", log.lines)
+}
+
+func TestServersAreAskedAtOnce(t *testing.T) {
+	m, _ := newInput(t, nil)
+	m.superblocks = nil
+	silent := listen(t, silence)
+	for i := range 300 {
+		address := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i / 250), byte(1 + i%250)}), silent.Port())
+		m.superblocks = append(m.superblocks, &superblock{checked: &mounts.Mount{}, policy: m.policy,
+			remote: &mounts.NFSServer{Address: address, Network: "tcp", Version: 3}})
+	}
+	began := time.Now()
+	m.askServers()
+	require.Less(t, time.Since(began), timeout, "without waiting")
+	for m.next(nil) {
+	}
+	assert.Less(t, time.Since(began), 4*timeout, "side by side")
+	for _, sb := range m.superblocks {
+		assert.True(t, m.answerOf(sb.remote).known)
+		assert.NotEmpty(t, m.answerOf(sb.remote).errno)
+	}
+}
