@@ -332,7 +332,15 @@ func TestWhatAutofsMountedIsLeftAlone(t *testing.T) {
 	assert.Zero(t, fs.Unanswered(), "it was not touched")
 	assert.Zero(t, m.prober.Stats().Stuck)
 
+	// The same superblock elsewhere can be checked.
 	fs.Heal()
+	bind := t.TempDir()
+	require.NoError(t, unix.Mount(child, bind, "", unix.MS_BIND, ""))
+	g = collect.Gather(t, m)
+	assert.Equal(t, "ok", text(at(g, child), "result"))
+	assert.Equal(t, bind, text(at(g, child), "shared_with"))
+	require.NoError(t, unix.Unmount(bind, 0))
+
 	m, _ = newInput(t, func(m *Mountstat) { m.ProbeAutomounted = true })
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), child), "result"))
 }
@@ -433,6 +441,21 @@ func TestTheHostsNamespaceCanBeEntered(t *testing.T) {
 	metric = at(collect.Gather(t, m), fs.Dir)
 	assert.Equal(t, "unchecked", text(metric, "result"))
 	assert.Contains(t, text(metric, "reason"), "preparing the helper: open /proc/1073741824/ns/mnt: no such file")
+}
+
+func TestTheRequestsThatAFUSEDaemonLeavesUnanswered(t *testing.T) {
+	faultfs.Require(t)
+	const connections = "/sys/fs/fuse/connections"
+	if err := unix.Mount("fusectl", connections, "fusectl", 0, ""); err != nil && err != unix.EBUSY {
+		t.Skipf("no fusectl here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(connections, unix.MNT_DETACH) })
+	fs := faultfs.New(t)
+	m, _ := newInput(t, only(fs.Dir))
+	assert.Equal(t, int64(0), field(t, at(collect.Gather(t, m), fs.Dir), "fuse_waiting"))
+	fs.Silence()
+	assert.Equal(t, int64(1), field(t, at(collect.Gather(t, m), fs.Dir), "fuse_waiting"), "our own")
+	fs.Heal()
 }
 
 func TestGlobsSelect(t *testing.T) {
