@@ -105,18 +105,33 @@ func (m *Mountstat) causeOfHang(sb *superblock, f *finding) cause {
 	return unknown
 }
 
-// causeAtServer is the fault of the server, if one was seen.
+// causeAtServer is the fault of the server, if one was seen. A mount takes a
+// while to notice that its server is back, v3 half a minute: the cause stays what
+// it was until a reply has come on its own connection, and for checks that began
+// before the server was back.
 func (m *Mountstat) causeAtServer(sb *superblock) cause {
 	if sb.remote == nil {
 		return ""
 	}
-	switch a := m.answerOf(sb.remote); {
-	case !a.known || a.answered():
+	a := m.answerOf(sb.remote)
+	switch {
+	case !a.known:
 		return ""
-	case a.reached:
+	case !a.answered() && a.reached:
 		return serverRPCDead
+	case !a.answered():
+		return serverUnreachable
 	}
-	return serverUnreachable
+	before := sb.found.cause
+	if before != serverRPCDead && before != serverUnreachable {
+		return ""
+	}
+	beganBefore := sb.report != nil && sb.report.Since.Before(a.since)
+	unheard := sb.traffic.stats != nil && sb.traffic.lastReply.Before(sb.badSince)
+	if beganBefore || unheard {
+		return before
+	}
+	return ""
 }
 
 // causeAbove is why the way to a mount hangs: a file system that its path leads

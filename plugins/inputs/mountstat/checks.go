@@ -58,7 +58,7 @@ func (m *Mountstat) plan(sb *superblock) *prober.Plan {
 		prober.Value(unix.AT_FDCWD), prober.Path(path), prober.Value(unix.O_PATH | unix.O_CLOEXEC)}})
 	m.identify(p, sb, root)
 	for _, c := range sb.policy.checks {
-		m.addCheck(p, c, root)
+		m.addCheck(p, c, root, mount)
 	}
 	return p
 }
@@ -69,7 +69,7 @@ func (sb *superblock) makes(wanted check) bool {
 
 // addCheck appends a check's steps, named "CHECK CALL". What could fail for
 // reasons of the check's own is optional, and judged later.
-func (m *Mountstat) addCheck(p *prober.Plan, c check, root int) {
+func (m *Mountstat) addCheck(p *prober.Plan, c check, root int, mount *mounts.Mount) {
 	step := func(call string, number uintptr, optional bool, arguments ...prober.Argument) prober.Step {
 		return prober.Step{Name: string(c) + " " + call, Number: number, Arguments: arguments, Optional: optional}
 	}
@@ -105,7 +105,7 @@ func (m *Mountstat) addCheck(p *prober.Plan, c check, root int) {
 	case checkWrite:
 		// A new file each time, since rewriting one needs no space. After an
 		// error it must be removed nevertheless.
-		name := m.canary + "." + m.host
+		name := m.writtenFile(mount)
 		content := []byte("a write check by vfsprobe on " + m.host + "\n")
 		created := open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC)
 		created.Optional = false
@@ -115,6 +115,12 @@ func (m *Mountstat) addCheck(p *prober.Plan, c check, root int) {
 		closeOf(file)
 		add("unlinkat", unix.SYS_UNLINKAT, true, prober.ResultOf(root), prober.Path(name), prober.Value(0))
 	}
+}
+
+// writtenFile is the name of the file that the check "write" makes. Other hosts
+// share the directory, and so may another superblock: an export mounted twice.
+func (m *Mountstat) writtenFile(mount *mounts.Mount) string {
+	return fmt.Sprintf("%s.%s.%d-%d", m.canary, m.host, mount.Major, mount.Minor)
 }
 
 // identify appends the steps that make the helper the user who is to check, and

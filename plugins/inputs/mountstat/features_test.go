@@ -84,9 +84,10 @@ func TestTheWriteCheckTakesOverItsFile(t *testing.T) {
 		only(dir)(m)
 		m.Checks = []string{"write"}
 	})
-	host, err := os.Hostname()
-	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(filepath.Join(dir, ".mountstat."+host), []byte("left behind"), 0o600))
+	collect.Gather(t, m)
+	name := m.writtenFile(m.superblocks[0].checked)
+	assert.Regexp(t, `^\.mountstat\..+\.[0-9]+-[0-9]+$`, name)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("left behind"), 0o600))
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), dir), "result"))
 	left, err := os.ReadDir(dir)
 	require.NoError(t, err)

@@ -65,6 +65,7 @@ type Mountstat struct {
 
 	mu      sync.Mutex
 	arrived []*superblock // whose report came
+	held    []*superblock // whose report waits for their server's answer
 	wake    chan struct{} // something arrived, or Hurry was called
 	hurried bool
 	asking  map[mounts.NFSServer]bool // calls under way
@@ -145,6 +146,9 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	for m.next(pending) {
 		for _, sb := range m.take(pending) {
 			found := m.judge(sb)
+			if found.code.Fault() && m.holdBack(sb) {
+				continue
+			}
 			found.cause = m.causeOf(sb, &found)
 			if sb.report.Err != nil {
 				refused += len(sb.mounts)
@@ -236,6 +240,18 @@ func (m *Mountstat) arrive(sb *superblock, r prober.Report) {
 	m.arrived = append(m.arrived, sb)
 	m.mu.Unlock()
 	m.signal()
+}
+
+// holdBack keeps a report until the server has answered a call that was made
+// since the check began, or not answered it in time: a soft mount fails before.
+func (m *Mountstat) holdBack(sb *superblock) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if sb.remote == nil || !m.asking[*sb.remote] || m.answers[*sb.remote].at.After(sb.report.Since) {
+		return false
+	}
+	m.held = append(m.held, sb)
+	return true
 }
 
 // next waits for a report while any is to come. It returns false when there is

@@ -16,6 +16,8 @@ import (
 // answer is what a server said when it was last asked.
 type answer struct {
 	known   bool
+	at      time.Time
+	since   time.Time // it has been so
 	seconds float64
 	errno   string // empty: it answered
 	reached bool   // its host did, if only to refuse
@@ -50,7 +52,12 @@ func (m *Mountstat) askServers() {
 			a := ask(e, limit)
 			m.mu.Lock()
 			delete(m.asking, e)
+			a.at, a.since = time.Now(), m.answers[e].since
+			if m.answers[e].errno != a.errno {
+				a.since = a.at
+			}
 			m.answers[e] = a
+			m.arrived, m.held = append(m.arrived, m.held...), nil
 			m.mu.Unlock()
 			m.signal()
 		}()
