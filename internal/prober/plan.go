@@ -58,6 +58,7 @@ const (
 	input
 	output
 	scratch
+	inOut
 	resultOf
 	uint32Of
 )
@@ -79,6 +80,10 @@ func Output(size uintptr) Argument { return Argument{kind: output, size: int(siz
 
 // Scratch is a pointer to size bytes whose content is of no interest.
 func Scratch(size int) Argument { return Argument{kind: scratch, size: size} }
+
+// InOut is a pointer to a copy of data which the call changes: StepResult.Output
+// brings it back if the call succeeds.
+func InOut(data []byte) Argument { return Argument{kind: inOut, data: data} }
 
 // ResultOf is what the step with this index in Plan.Steps returned: a file
 // descriptor, usually.
@@ -112,6 +117,22 @@ func (p *Plan) BecomeOwner(statx int) {
 	p.become(
 		Argument{kind: uint32Of, value: uint64(statx), size: int(unsafe.Offsetof(st.Uid))},
 		Argument{kind: uint32Of, value: uint64(statx), size: int(unsafe.Offsetof(st.Gid))}, nil)
+}
+
+// CanBecome reports whether this process has the capabilities that [Plan.Become]
+// takes.
+func CanBecome() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&header, &data[0]) != nil {
+		return false
+	}
+	for _, c := range []int{unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_KILL} {
+		if data[c/32].Effective&(1<<(c%32)) == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (p *Plan) become(uid, gid Argument, groups []uint32) {
@@ -178,16 +199,16 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		for k, a := range step.Arguments {
 			w.Arguments[k] = a.value
 			switch a.kind {
-			case input:
+			case input, inOut:
 				w.Kinds[k], w.Arguments[k] = forkserver.Address, uint64(base+len(sent))
+				if a.kind == inOut {
+					w.OutputOffset, w.OutputLength = uint32(base+len(sent)), uint32(len(a.data))
+				}
 				sent = append(sent, a.data...)
 				sent = append(sent, make([]byte, aligned(len(sent))-len(sent))...)
 			case output, scratch:
 				w.Kinds[k], w.Arguments[k] = forkserver.Address, uint64(memoryEnd)
 				if a.kind == output {
-					if a.size > forkserver.MaxOutput {
-						return nil, fmt.Errorf("step %s: output of %d bytes, at most %d are possible", step.Name, a.size, forkserver.MaxOutput)
-					}
 					w.OutputOffset, w.OutputLength = uint32(memoryEnd), uint32(a.size)
 				}
 				memoryEnd += aligned(a.size)
@@ -204,6 +225,9 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 					w.Kinds[k], w.Arguments[k] = forkserver.Uint32At, uint64(earlier.OutputOffset)+uint64(a.size)
 				}
 			}
+		}
+		if w.OutputLength > forkserver.MaxOutput {
+			return nil, fmt.Errorf("step %s: output of %d bytes, at most %d are possible", step.Name, w.OutputLength, forkserver.MaxOutput)
 		}
 	}
 	if memoryEnd > forkserver.MaxRequest {

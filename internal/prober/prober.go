@@ -194,6 +194,17 @@ func (p *Prober) Submit(check Check, done func(Report)) {
 	}
 }
 
+// Helper returns the pid of the helper that is at work for the key, or 0. It may
+// have ended since.
+func (p *Prober) Helper(key string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if h := p.byKey[key]; h != nil {
+		return h.pid
+	}
+	return 0
+}
+
 // Stats returns the counters and gauges of now.
 func (p *Prober) Stats() Stats {
 	p.mu.Lock()

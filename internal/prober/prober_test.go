@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -103,6 +104,39 @@ func TestStepsUseEarlierResultsAndEndAtTheFirstFailure(t *testing.T) {
 	assert.Equal(t, "content", string(report.Steps[2].Output[:7]))
 	assert.Equal(t, unix.EBADF, report.Steps[3].Errno)
 	assert.Equal(t, "unlink", report.Failed().Name)
+}
+
+// The kernel overwrites what it was asked about.
+func TestACallCanChangeItsInput(t *testing.T) {
+	p := start(t, prober.Options{})
+	file := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: 7, Len: 1}
+	question := slices.Clone(unsafe.Slice((*byte)(unsafe.Pointer(&lock)), unsafe.Sizeof(lock)))
+	report := p.Run(prober.Check{Key: file, Plan: &prober.Plan{Timeout: timeout, Steps: []prober.Step{
+		{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
+			prober.Value(unix.AT_FDCWD), prober.Path(file), prober.Value(unix.O_RDWR)}},
+		{Name: "getlk", Number: unix.SYS_FCNTL, Arguments: []prober.Argument{
+			prober.ResultOf(0), prober.Value(unix.F_GETLK), prober.InOut(question)}},
+	}}})
+	require.Nil(t, report.Failed(), "%v", &report)
+	answer := *(*unix.Flock_t)(unsafe.Pointer(unsafe.SliceData(report.Steps[1].Output)))
+	assert.EqualValues(t, unix.F_UNLCK, answer.Type, "nobody holds it")
+	assert.EqualValues(t, 7, answer.Start)
+	assert.EqualValues(t, unix.F_WRLCK, (*unix.Flock_t)(unsafe.Pointer(unsafe.SliceData(question))).Type, "the plan stays as it was")
+}
+
+func TestTheHelperOfAKeyIsKnown(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	assert.Zero(t, p.Helper(fs.Dir))
+	fs.Silence()
+	p.Submit(check(fs.Dir), func(prober.Report) {})
+	eventually(t, "a helper", func() bool { return p.Helper(fs.Dir) != 0 })
+	assert.Contains(t, children(t, serverOf(t, os.Getpid())), p.Helper(fs.Dir))
+	fs.Heal()
+	eventually(t, "no helper", func() bool { return p.Helper(fs.Dir) == 0 })
 }
 
 func TestAHelperThatCannotBeKilledIsStuckUntilItsEnd(t *testing.T) {

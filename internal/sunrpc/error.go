@@ -110,6 +110,30 @@ func Alive(err error) bool {
 	return err == nil || answered
 }
 
+// Reached reports whether the server's host answered in any way, be it that it
+// refuses the port or takes the connection and then is silent.
+func Reached(err error) bool {
+	if Alive(err) {
+		return true
+	}
+	switch ErrorName(err) {
+	case "ECONNREFUSED", "ECONNRESET":
+		return true
+	}
+	failed, _ := errors.AsType[*Error](err)
+	return failed != nil && (failed.Phase == Answered || failed.Phase == Calling && failed.Network == "tcp")
+}
+
+// Local reports whether the call never left this host, or was given up by the
+// caller: it tells nothing about the server.
+func Local(err error) bool {
+	switch ErrorName(err) {
+	case "EADDRNOTAVAIL", "EAFNOSUPPORT", "EINVAL", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECANCELED":
+		return true
+	}
+	return false
+}
+
 // ErrorName is a short word for the cause of an error, fit for a metric:
 //
 //	ETIMEDOUT      no connection or no answer in time

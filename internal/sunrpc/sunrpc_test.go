@@ -229,6 +229,8 @@ func TestRefusedPorts(t *testing.T) {
 	require.ErrorIs(t, err, unix.ECONNREFUSED)
 	assert.Equal(t, sunrpc.Connecting, failure(t, err).Phase)
 	assert.Equal(t, "ECONNREFUSED", sunrpc.ErrorName(err))
+	assert.True(t, sunrpc.Reached(err))
+	assert.False(t, sunrpc.Local(err))
 	assert.False(t, sunrpc.Alive(err))
 	assert.ErrorContains(t, err, tcp.String()+"/tcp: connecting")
 
@@ -260,6 +262,8 @@ func checkTimeout(t *testing.T, err error, phase sunrpc.Phase, start time.Time, 
 	require.ErrorIs(t, err, context.DeadlineExceeded)
 	assert.Equal(t, phase, failure(t, err).Phase)
 	assert.Equal(t, "ETIMEDOUT", sunrpc.ErrorName(err))
+	assert.Equal(t, phase == sunrpc.Calling && failure(t, err).Network == "tcp", sunrpc.Reached(err))
+	assert.False(t, sunrpc.Local(err))
 	assert.GreaterOrEqual(t, elapsed, timeout)
 	assert.Less(t, elapsed, timeout+time.Second)
 }

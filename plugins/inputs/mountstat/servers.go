@@ -2,7 +2,6 @@ package mountstat
 
 import (
 	"context"
-	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -75,17 +74,10 @@ func ask(e mounts.NFSServer, limit time.Duration) answer {
 	if sunrpc.Alive(err) {
 		return answer{known: true, seconds: took.Seconds()}
 	}
-	a := answer{known: true, errno: sunrpc.ErrorName(err)}
-	switch a.errno {
-	case "EADDRNOTAVAIL", "EAFNOSUPPORT", "EINVAL", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECANCELED":
-		return answer{} // this host's fault
-	case "ECONNREFUSED", "ECONNRESET":
-		a.reached = true
-	default:
-		failed, _ := errors.AsType[*sunrpc.Error](err)
-		a.reached = failed != nil && (failed.Phase == sunrpc.Answered || failed.Phase == sunrpc.Calling && e.Network == "tcp")
+	if sunrpc.Local(err) {
+		return answer{}
 	}
-	return a
+	return answer{known: true, errno: sunrpc.ErrorName(err), reached: sunrpc.Reached(err)}
 }
 
 // answerOf returns the server's last answer.

@@ -12,10 +12,10 @@ import (
 	"time"
 
 	"github.com/influxdata/telegraf/filter"
-	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
 // Override replaces settings for the mounts it fits.
@@ -117,7 +117,7 @@ func (m *Mountstat) resolve() error {
 	}
 	s := &m.settings
 	s.superuser = os.Geteuid() == 0
-	s.becomes = capable(unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_KILL)
+	s.becomes = prober.CanBecome()
 
 	var err error
 	if s.selection, err = newSelection(m.MountPoints, m.IgnoreMountPoints, m.FS, m.IgnoreFS, m.Devices, m.IgnoreDevices); err != nil {
@@ -282,19 +282,4 @@ func parseRunAs(text string) (runAs, error) {
 		}
 	}
 	return as, nil
-}
-
-// capable reports whether this process has all of the capabilities.
-func capable(wanted ...int) bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if unix.Capget(&header, &data[0]) != nil {
-		return false
-	}
-	for _, c := range wanted {
-		if data[c/32].Effective&(1<<(c%32)) == 0 {
-			return false
-		}
-	}
-	return true
 }
