@@ -24,6 +24,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
 func TestMain(m *testing.M) { faultfs.Main(m) }
@@ -38,33 +39,10 @@ func repository(t testing.TB) string {
 	return root
 }
 
-var vfsprobe = sync.OnceValues(func() (string, error) {
-	return build("vfsprobe", ".", "./cmd/vfsprobe", "-s -w", "")
-})
-
-// telegraf is a slim build of the real one, which stays in the user's cache.
-var telegraf = sync.OnceValues(func() (string, error) {
-	const version = "1.37.2"
-	return build("telegraf-"+version, "tools/telegraf", "github.com/influxdata/telegraf/cmd/telegraf",
-		"-s -w -X github.com/influxdata/telegraf/internal.Version="+version,
-		"custom,inputs.execd,inputs.disk,outputs.file,outputs.influxdb,outputs.prometheus_client,parsers.influx,serializers.influx")
-})
-
-func build(name, module, target, ldflags, tags string) (string, error) {
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	binary := filepath.Join(cache, "vfsprobe", name)
-	_, file, _, _ := runtime.Caller(0)
-	command := exec.Command("go", "build", "-trimpath", "-buildmode=exe", "-ldflags", ldflags, "-tags", tags, "-o", binary, target)
-	command.Dir = filepath.Join(filepath.Dir(file), "../../..", module)
-	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
-	if out, err := command.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building %s: %w\n%s", target, err, out)
-	}
-	return binary, nil
-}
+var (
+	vfsprobe = sync.OnceValues(programs.Vfsprobe)
+	telegraf = sync.OnceValues(programs.Telegraf)
+)
 
 func binary(t testing.TB, of func() (string, error)) string {
 	t.Helper()

@@ -1,0 +1,127 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// firewall adds a rule on the server for a host's packets to all of it or one
+// service. It lies on the server, as a firewall between the two would: dropped
+// by the client itself, a packet would be an error there at once.
+func (l *lab) firewall(client, service, target string) error {
+	from := address(1, number(client), 2)
+	rule := func(chain string, match ...string) error {
+		return l.server.do("iptables-legacy", append(append([]string{"-w", "-A", chain}, match...), "-j", target)...)
+	}
+	if service == "" {
+		if target != "DROP" {
+			return rule("INPUT", "-s", from)
+		}
+		return errors.Join(rule("INPUT", "-s", from), rule("OUTPUT", "-d", from))
+	}
+	tcp, udp, ok := ports(service)
+	if !ok {
+		return fmt.Errorf("unknown service %q", service)
+	}
+	return errors.Join(
+		rule("INPUT", "-s", from, "-p", "tcp", "--dport", tcp),
+		rule("INPUT", "-s", from, "-p", "udp", "--dport", udp))
+}
+
+func (l *lab) vanish() error {
+	return l.server.do("ip", "address", "del", address(1, 1, 1)+"/24", "dev", "c1")
+}
+
+// heal undoes firewall and vanish.
+func (l *lab) heal() error {
+	err := l.server.do("iptables-legacy", "-w", "-F")
+	if l.clients["client"] != nil {
+		err = errors.Join(err, l.server.do("ip", "address", "replace", address(1, 1, 1)+"/24", "dev", "c1"))
+	}
+	return err
+}
+
+func (l *lab) statd(h *host, how string) error {
+	const name = "rpc.statd"
+	switch how {
+	case "start":
+		return h.do(name, "-p", "662", "-L")
+	case "stop":
+		return h.signal(name, unix.SIGTERM)
+	case "kill":
+		return h.signal(name, unix.SIGKILL)
+	case "freeze":
+		return h.signal(name, unix.SIGSTOP)
+	case "thaw":
+		return h.signal(name, unix.SIGCONT)
+	}
+	return fmt.Errorf("statd: unknown %q", how)
+}
+
+// rpcbind is stopped and started with what it knew (-w).
+func (l *lab) rpcbind(h *host, how string) error {
+	switch how {
+	case "start":
+		return h.do("rpcbind", "-w")
+	case "stop":
+		return h.signal("rpcbind", unix.SIGTERM)
+	}
+	return fmt.Errorf("rpcbind: unknown %q", how)
+}
+
+// exportAs exports a path with its options, and more.
+func (l *lab) exportAs(path, more string) error {
+	i := slices.IndexFunc(l.exports(), func(e export) bool { return e.path == path })
+	if i < 0 {
+		return fmt.Errorf("%s is no export", path)
+	}
+	return errors.Join(l.server.do("exportfs", "-o", l.exports()[i].options+more, "*:"+path), l.server.do("exportfs", "-f"))
+}
+
+func (l *lab) unexport(path string) error {
+	return errors.Join(l.server.do("exportfs", "-u", "*:"+path), l.server.do("exportfs", "-f"))
+}
+
+// FIFREEZE and FITHAW, include/uapi/linux/fs.h.
+const (
+	fifreeze = 0xC0045877
+	fithaw   = 0xC0045878
+)
+
+func (l *lab) freeze(path string, request uint) error {
+	dir, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return unix.IoctlSetInt(int(dir.Fd()), request, 0)
+}
+
+func (l *lab) thawAll() error {
+	for _, e := range l.exports() {
+		if err := l.freeze(e.path, fithaw); err != nil && !errors.Is(err, unix.EINVAL) { // not frozen
+			return fmt.Errorf("thawing %s: %w", e.path, err)
+		}
+	}
+	return nil
+}
+
+func (l *lab) fill(path string) error {
+	file, err := os.Create(filepath.Join(path, "fill"))
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for block := make([]byte, 1<<20); err == nil; {
+		_, err = file.Write(block)
+	}
+	if !errors.Is(err, unix.ENOSPC) {
+		return err
+	}
+	return nil
+}

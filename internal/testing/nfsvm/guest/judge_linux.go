@@ -1,0 +1,304 @@
+package guest
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/report"
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/scenario"
+)
+
+const (
+	// deadline is how long a report or a recovery may take.
+	deadline = 60 * time.Second
+	// watch is how long a phase is watched at least, so that what must hold all
+	// the time is seen to.
+	watch = 6 * time.Second
+)
+
+// okOnly are the results of a mount that works. A slow answer on a busy
+// machine is no fault.
+func okOnly(value string) bool { return value == "ok" || value == "slow" }
+
+// valueOf is a sample's value of a field.
+func valueOf(s sample, field string) string {
+	if value, ok := s.Fields[field]; ok {
+		return value
+	}
+	if value, ok := s.Tags[field]; ok {
+		return value
+	}
+	return scenario.None
+}
+
+// latest is what was last said, by how many mounts if there are several.
+func (r *run) latest(since time.Time, mount, input, field string) string {
+	counts := map[string]int{}
+	for _, path := range paths(mount) {
+		value := scenario.None
+		if samples := r.observer.since(since, input, path); len(samples) > 0 {
+			value = valueOf(samples[len(samples)-1], field)
+		}
+		counts[value]++
+	}
+	var values []string
+	for value, n := range counts {
+		if strings.Contains(mount, "*") {
+			value = fmt.Sprintf("%d×%s", n, value)
+		}
+		values = append(values, value)
+	}
+	slices.Sort(values)
+	return strings.Join(values, " ")
+}
+
+// settledAt is when the result of all mounts began to be what it still is.
+func (r *run) settledAt(since time.Time, mount string, good func(string) bool) (time.Time, bool) {
+	return r.settled(since, mount, "mountstat", "result", good)
+}
+
+func (r *run) settled(since time.Time, mount, input, field string, good func(string) bool) (time.Time, bool) {
+	var all time.Time
+	for _, path := range paths(mount) {
+		samples := r.observer.since(since, input, path)
+		first := len(samples)
+		for first > 0 && good(valueOf(samples[first-1], field)) {
+			first--
+		}
+		if first == len(samples) {
+			return time.Time{}, false
+		}
+		if at := samples[first].at; at.After(all) {
+			all = at
+		}
+	}
+	return all, !all.IsZero()
+}
+
+// always tells whether every sample is good, and there are some.
+func (r *run) always(since time.Time, mount, input, field string, good func(string) bool) (bad string, ok bool) {
+	for _, path := range paths(mount) {
+		samples := r.observer.since(since, input, path)
+		for _, s := range samples {
+			if value := valueOf(s, field); !good(value) {
+				return value, false
+			}
+		}
+		if len(samples) == 0 {
+			return scenario.None, false
+		}
+	}
+	return "", true
+}
+
+// pending is a statement about one mount, and the row it belongs to.
+type pending struct {
+	statement *scenario.Statement
+	mount     string
+	call      string // of a witness
+	row       int
+	check     report.Check
+	at        time.Time // when it settled
+}
+
+// judge watches until all statements hold that should, or their time is up.
+func (r *run) judge(statements []*scenario.Statement) {
+	r.phase++
+	var expected, witnessed []*pending
+	for _, s := range statements {
+		for _, mount := range r.named(s.Mounts) {
+			p := pending{statement: s, mount: mount, row: r.row(mount)}
+			if s.Calls == nil {
+				expected = append(expected, &p)
+				continue
+			}
+			for _, call := range s.Calls {
+				p := p
+				p.call = call
+				witnessed = append(witnessed, &p)
+			}
+		}
+	}
+	began := r.began
+	done := make(chan struct{})
+	go func() {
+		r.witness(witnessed)
+		close(done)
+	}()
+	for limit := began.Add(deadline); ; time.Sleep(100 * time.Millisecond) {
+		open := false
+		for _, p := range expected {
+			r.look(p, began)
+			open = open || !p.check.OK && p.statement.NotYet == ""
+		}
+		if time.Now().After(limit) || !open && time.Since(began) > watch && isClosed(done) {
+			break
+		}
+	}
+	<-done
+	for _, p := range slices.Concat(expected, witnessed) {
+		row := &r.result.Rows[p.row]
+		row.Checks = append(row.Checks, p.check)
+		if p.check.OK && !p.at.IsZero() {
+			row.Report = max(row.Report, p.at.Sub(began).Seconds())
+		}
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// look judges an expectation by what has come so far.
+func (r *run) look(p *pending, since time.Time) {
+	s := p.statement
+	p.check = report.Check{
+		What: s.Input + " " + s.Field, Want: strings.Join(s.Values, "|"), NotYet: s.NotYet,
+		Got: r.latest(since, p.mount, s.Input, s.Field),
+	}
+	if s.Field == "result" && slices.Equal(s.Values, []string{"ok"}) {
+		var bad string
+		if bad, p.check.OK = r.always(since, p.mount, s.Input, s.Field, okOnly); bad != "" {
+			p.check.Got = bad
+		}
+		return
+	}
+	p.at, p.check.OK = r.settled(since, p.mount, s.Input, s.Field, func(value string) bool { return slices.Contains(s.Values, value) })
+}
+
+// witness tries the calls: side by side on different mounts, one after another
+// on one.
+func (r *run) witness(all []*pending) {
+	var wait sync.WaitGroup
+	byMount := map[string][]*pending{}
+	for _, p := range all {
+		byMount[p.mount] = append(byMount[p.mount], p)
+	}
+	for mount, calls := range byMount {
+		wait.Go(func() {
+			for _, p := range calls {
+				got := r.observer.host.witness(p.call, "/mnt/"+mount, "lock-"+mount)
+				p.check = report.Check{
+					What: p.call, Want: strings.Join(p.statement.Values, "|"), NotYet: p.statement.NotYet,
+					Got: got, OK: slices.Contains(p.statement.Values, got),
+				}
+			}
+		})
+	}
+	wait.Wait()
+}
+
+// named are the mounts which a statement names.
+func (r *run) named(names []string) []string {
+	var found []string
+	for _, mount := range r.mounts {
+		if slices.ContainsFunc(names, func(name string) bool { ok, _ := filepath.Match(name, mount); return ok || name == mount }) {
+			found = append(found, mount)
+		}
+	}
+	return found
+}
+
+// row is the row of a mount in this phase.
+func (r *run) row(mount string) int {
+	i := slices.IndexFunc(r.result.Rows, func(row report.Row) bool { return row.Mount == mount && row.Phase == r.phase })
+	if i < 0 {
+		i = len(r.result.Rows)
+		r.result.Rows = append(r.result.Rows, report.Row{Phase: r.phase, Mount: mount, Report: -1, Recover: -1})
+	}
+	return i
+}
+
+// lastRow is the last row of a mount, made if there is none.
+func (r *run) lastRow(mount string) *report.Row {
+	for i := len(r.result.Rows) - 1; i >= 0; i-- {
+		if r.result.Rows[i].Mount == mount {
+			return &r.result.Rows[i]
+		}
+	}
+	r.result.Rows = append(r.result.Rows, report.Row{Mount: mount, Report: -1, Recover: -1})
+	return &r.result.Rows[len(r.result.Rows)-1]
+}
+
+func (r *run) expectNever(s *scenario.Statement) {
+	for _, mount := range r.named(s.Mounts) {
+		r.nevers = append(r.nevers, never{since: r.began, statement: s, mount: mount})
+	}
+}
+
+// judgeNevers looks back, also at the mounts of the server that had no fault.
+func (r *run) judgeNevers() {
+	for _, n := range r.nevers {
+		s := n.statement
+		bad, ok := r.always(n.since, n.mount, s.Input, s.Field, func(value string) bool { return !slices.Contains(s.Values, value) })
+		row := r.lastRow(n.mount)
+		row.Checks = append(row.Checks, report.Check{
+			What: s.Input + " " + s.Field, Want: "never " + strings.Join(s.Values, "|"), Got: bad, NotYet: s.NotYet, OK: ok})
+	}
+	row := r.lastRow("healthy-*")
+	bad, ok := r.always(r.observed, "healthy-*", "mountstat", "result", okOnly)
+	row.Checks = append(row.Checks, report.Check{What: "mountstat result", Want: "ok", Got: or(bad, "ok"), OK: ok})
+}
+
+func or(a, b string) string {
+	if a == "" {
+		return b
+	}
+	return a
+}
+
+// recover waits until all mounts are ok again, and no helper is left.
+func (r *run) recover() {
+	healed := r.began
+	var left []string
+	_ = poll(deadline, func() error {
+		left = helpersLeft(watch)
+		// Helpers first: what they wait for is the mounts' recovery.
+		if len(left) > 0 {
+			return fmt.Errorf("helpers are left: %s", strings.Join(left, ", "))
+		}
+		for _, mount := range r.mounts {
+			if _, ok := r.settledAt(healed, mount, okOnly); !ok {
+				return fmt.Errorf("%s is not ok", mount)
+			}
+		}
+		if got := r.hostValue(healed, "helpers_stuck"); got != "0" {
+			return fmt.Errorf("helpers_stuck is %s", got)
+		}
+		return nil
+	})
+	for _, mount := range r.mounts {
+		if strings.HasPrefix(mount, "healthy-") {
+			continue
+		}
+		at, ok := r.settledAt(healed, mount, okOnly)
+		row := r.lastRow(mount)
+		if ok {
+			row.Recover = max(0, at.Sub(healed).Seconds())
+		}
+		row.Checks = append(row.Checks, report.Check{What: "recovers", Want: "ok", Got: r.latest(healed, mount, "mountstat", "result"), OK: ok})
+	}
+	row := r.lastRow("")
+	stuck := r.hostValue(healed, "helpers_stuck")
+	row.Checks = append(row.Checks,
+		report.Check{What: "helpers_stuck", Want: "0", Got: stuck, OK: stuck == "0"},
+		report.Check{What: "helpers left", Want: "none", Got: or(strings.Join(left, ", "), "none"), OK: len(left) == 0})
+}
+
+// hostValue is the latest of a field of the measurement vfsprobe.
+func (r *run) hostValue(since time.Time, field string) string {
+	samples := r.observer.since(since, "vfsprobe", "")
+	if len(samples) == 0 {
+		return scenario.None
+	}
+	return valueOf(samples[len(samples)-1], field)
+}

@@ -1,0 +1,233 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Fixed ports, so that a fault can name a service.
+func ports(service string) (tcp, udp string, ok bool) {
+	switch service {
+	case "nfs":
+		return "2049", "2049", true
+	case "nlm":
+		return "32803", "32769", true
+	case "rpcbind":
+		return "111", "111", true
+	case "mountd":
+		return "20048", "20048", true
+	case "statd":
+		return "662", "662", true
+	}
+	return "", "", false
+}
+
+// exports of the two servers: path, what it lies on, options.
+type export struct{ path, device, options string }
+
+func (l *lab) exports() []export {
+	return []export{
+		{"/srv/data", "/dev/ram0", "rw,no_root_squash,no_subtree_check,fsid=1"},
+		{"/srv/home", "/dev/ram1", "rw,root_squash,no_subtree_check,fsid=2"},
+	}
+}
+
+func healthyExport() export {
+	return export{"/srv/healthy", "/dev/ram2", "rw,no_root_squash,no_subtree_check,fsid=3"}
+}
+
+// lab is the server that gets the faults, one that gets none, and the clients
+// of the scenario under way.
+type lab struct {
+	server, server2 *host
+	clients         map[string]*host
+}
+
+// The addresses: 10.S.C.1 is server S to client C, 10.S.C.2 client C to server S.
+func address(server, client, end int) string { return fmt.Sprintf("10.%d.%d.%d", server, client, end) }
+
+func number(name string) int {
+	if strings.HasSuffix(name, "2") {
+		return 2
+	}
+	return 1
+}
+
+func newLab() (*lab, error) {
+	began := time.Now()
+	step := func(what string) { fmt.Printf("%5.1f s: %s\n", time.Since(began).Seconds(), what) }
+	for _, module := range [][]string{
+		{"lockd", "nlm_tcpport=32803", "nlm_udpport=32769", "nlm_grace_period=10"},
+		{"nfsd"}, {"nfsv3"}, {"nfsv4"}, {"veth"}, {"brd", "rd_nr=3", "rd_size=65536"},
+		{"ext4"}, {"ip_tables"}, {"iptable_filter"}, {"ipt_REJECT"},
+	} {
+		if out, err := exec.Command("modprobe", module...).CombinedOutput(); err != nil {
+			return nil, fmt.Errorf("modprobe %s: %w: %s", module[0], err, out)
+		}
+	}
+	step("modules")
+	l := &lab{server: &host{name: "server"}, clients: make(map[string]*host)}
+	if err := unix.Sethostname([]byte("server")); err != nil {
+		return nil, err
+	}
+	names := fmt.Sprintf("127.0.0.1 localhost\n%s client\n%s client2\n%s server\n",
+		address(1, 1, 2), address(1, 2, 2), address(1, 1, 1))
+	if err := prepareNFS(names); err != nil {
+		return nil, err
+	}
+	if err := l.server.do("ip", "link", "set", "lo", "up"); err != nil {
+		return nil, err
+	}
+	var err error
+	l.server2, err = startHost("server2", fmt.Sprintf("127.0.0.1 localhost\n%s client\n%s server2\n", address(2, 1, 2), address(2, 1, 1)))
+	if err != nil {
+		return nil, err
+	}
+	if err := l.serveNFS(l.server, l.exports()); err != nil {
+		return nil, err
+	}
+	step("server")
+	if err := l.serveNFS(l.server2, []export{healthyExport()}); err != nil {
+		return nil, err
+	}
+	step("server2")
+	// What the exports hold.
+	for _, dir := range []string{"/srv/data/sub"} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	return l, errors.Join(os.Chown("/srv/home", 1000, 1000), os.Chmod("/srv/home", 0o700))
+}
+
+// serveNFS makes the exported file systems and starts a server.
+func (l *lab) serveNFS(h *host, exports []export) error {
+	for _, e := range exports {
+		if err := os.MkdirAll(e.path, 0o755); err != nil {
+			return err
+		}
+		if err := errors.Join(h.do("mkfs.ext4", "-q", "-O", "^has_journal", e.device), h.do("mount", e.device, e.path)); err != nil {
+			return err
+		}
+	}
+	if err := errors.Join(h.do("mount", "-t", "nfsd", "nfsd", "/proc/fs/nfsd"), h.do("rpcbind")); err != nil {
+		return err
+	}
+	// NFSv4's root: mountd makes one up only on file systems with a UUID.
+	if err := h.do("exportfs", "-o", "ro,no_subtree_check,fsid=0", "*:/"); err != nil {
+		return err
+	}
+	for _, e := range exports {
+		if err := h.do("exportfs", "-o", e.options, "*:"+e.path); err != nil {
+			return err
+		}
+	}
+	return errors.Join(
+		h.do("sh", "-c", "echo 10 >/proc/fs/nfsd/nfsv4gracetime; echo 10 >/proc/fs/nfsd/nfsv4leasetime"),
+		h.do("rpc.statd", "-p", "662", "-L"),
+		h.do("rpc.mountd", "-p", "20048"),
+		h.startNFSD(false),
+	)
+}
+
+func (h *host) startNFSD(grace bool) error {
+	// Beside the machine's own namespaces, nfsd has no record of clients, and
+	// its grace period can't be ended.
+	if err := h.do("rpc.nfsd", "16"); err != nil || grace || h.pid != 0 {
+		return err
+	}
+	return h.do("sh", "-c", "echo Y >/proc/fs/nfsd/v4_end_grace")
+}
+
+// newClient makes a client host, joined to the servers.
+func (l *lab) newClient(name string) (*host, error) {
+	c := number(name)
+	h, err := startHost(name, fmt.Sprintf("127.0.0.1 localhost\n%s server\n%s server2\n%s %s\n",
+		address(1, c, 1), address(2, c, 1), address(1, c, 2), name))
+	if err != nil {
+		return nil, err
+	}
+	l.clients[name] = h
+	for s, server := range map[int]*host{1: l.server, 2: l.server2} {
+		near, far := fmt.Sprintf("s%d", s), fmt.Sprintf("c%d", c)
+		target := []string{}
+		if server.pid != 0 {
+			target = []string{"netns", fmt.Sprint(server.pid)}
+		}
+		arguments := append([]string{"link", "add", near, "netns", fmt.Sprint(h.pid), "type", "veth", "peer", "name", far}, target...)
+		if err := errors.Join(
+			l.server.do("ip", arguments...),
+			h.do("ip", "address", "add", address(s, c, 2)+"/24", "dev", near), h.do("ip", "link", "set", near, "up"),
+			server.do("ip", "address", "add", address(s, c, 1)+"/24", "dev", far), server.do("ip", "link", "set", far, "up"),
+		); err != nil {
+			return nil, err
+		}
+	}
+	return h, errors.Join(h.do("rpcbind"), h.do("rpc.statd", "-p", "662", "-L"))
+}
+
+// reset undoes what a scenario has left, and gives up its clients.
+func (l *lab) reset() error {
+	errs := []error{l.heal(), l.thawAll(), l.revive()}
+	for _, h := range l.clients {
+		errs = append(errs, h.umountAll(), h.end())
+	}
+	clear(l.clients)
+	// Nobody holds a lock any more.
+	for _, e := range l.exports() {
+		_ = os.WriteFile("/proc/fs/nfsd/unlock_filesystem", []byte(e.path+"\n"), 0)
+	}
+	states, _ := filepath.Glob("/proc/fs/nfsd/clients/*/ctl")
+	for _, control := range states {
+		_ = os.WriteFile(control, []byte("expire\n"), 0)
+	}
+	locks, _ := filepath.Glob("/srv/data/lock-*")
+	for _, lock := range locks {
+		errs = append(errs, os.Remove(lock))
+	}
+	return errors.Join(errs...)
+}
+
+// revive starts what a scenario has stopped on the server.
+func (l *lab) revive() error {
+	var errs []error
+	if len(l.server.pids("rpcbind")) == 0 {
+		errs = append(errs, l.rpcbind(l.server, "start"))
+	}
+	if len(l.server.pids("rpc.statd")) == 0 {
+		errs = append(errs, l.statd(l.server, "start"))
+	}
+	for _, e := range l.exports() {
+		errs = append(errs, l.server.do("exportfs", "-o", e.options, "*:"+e.path))
+	}
+	if threads, _ := os.ReadFile("/proc/fs/nfsd/threads"); strings.TrimSpace(string(threads)) == "0" {
+		errs = append(errs, l.server.startNFSD(false))
+	}
+	errs = append(errs, os.MkdirAll("/srv/data/sub", 0o755), os.RemoveAll("/srv/data/fill"))
+	return errors.Join(errs...)
+}
+
+// umountAll unmounts a client's NFS mounts, those that hang too.
+func (h *host) umountAll() error {
+	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", h.pid))
+	if err != nil {
+		return err
+	}
+	var targets []string
+	for line := range strings.Lines(string(table)) {
+		if fields := strings.Fields(line); len(fields) > 2 && strings.HasPrefix(fields[2], "nfs") {
+			targets = append(targets, fields[1])
+		}
+	}
+	if len(targets) == 0 {
+		return nil
+	}
+	return h.do("umount", append([]string{"-i", "-f", "-l"}, targets...)...)
+}

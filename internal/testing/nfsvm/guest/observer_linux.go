@@ -1,0 +1,227 @@
+package guest
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/influx"
+)
+
+// Where the programs under test lie in the machine.
+const (
+	vfsprobeBinary = "/opt/vfsprobe"
+	telegrafBinary = "/opt/telegraf"
+)
+
+// A sample is a point and when it came.
+type sample struct {
+	at time.Time
+	influx.Point
+}
+
+// observer runs vfsprobe on the client, by itself or under Telegraf, and keeps
+// all it says.
+type observer struct {
+	host     *host
+	telegraf bool
+	options  map[string][]string // further lines of the inputs' tables
+
+	command *exec.Cmd
+	stdin   io.WriteCloser
+	exited  chan struct{}
+
+	mu      sync.Mutex
+	samples []sample
+	log     []string
+}
+
+// configure writes what the inputs and Telegraf are told.
+func (o *observer) configure() error {
+	var text strings.Builder
+	tables := map[string][]string{
+		"mountstat": {`timeout = "3s"`, `ignore_fs = ["tmpfs", "devtmpfs", "overlay", "rootfs", "rpc_pipefs", "nfsd"]`},
+		"nfslock":   nil,
+	}
+	for _, input := range []string{"mountstat", "nfslock"} {
+		fmt.Fprintf(&text, "[[inputs.%s]]\n", input)
+		for _, line := range slices.Concat(tables[input], o.options[input]) {
+			fmt.Fprintf(&text, "  %s\n", line)
+		}
+	}
+	const telegraf = `[agent]
+  interval = "1s"
+  flush_interval = "1s"
+  omit_hostname = true
+[[inputs.execd]]
+  command = ["` + vfsprobeBinary + `", "-config", "/run/vfsprobe.toml"]
+  signal = "STDIN"
+  data_format = "influx"
+[[outputs.file]]
+  files = ["stdout"]
+  data_format = "influx"
+`
+	return errors.Join(
+		o.host.write("/run/vfsprobe.toml", text.String()),
+		o.host.write("/run/telegraf.conf", telegraf))
+}
+
+// write writes a file of the host.
+func (h *host) write(path, text string) error {
+	return os.WriteFile(fmt.Sprintf("/proc/%d/root%s", h.pid, path), []byte(text), 0o644)
+}
+
+func (o *observer) start() error {
+	o.command = o.host.plain(vfsprobeBinary, "-config", "/run/vfsprobe.toml")
+	if o.telegraf {
+		o.command = o.host.plain(telegrafBinary, "--config", "/run/telegraf.conf")
+	}
+	stdin, err := o.command.StdinPipe()
+	if err != nil {
+		return err
+	}
+	// Own pipes: a stuck helper must not keep Wait waiting for their end.
+	out, outEnd, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	errs, errEnd, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	o.command.Stdout, o.command.Stderr = outEnd, errEnd
+	err = o.command.Start()
+	outEnd.Close()
+	errEnd.Close()
+	if err != nil {
+		return fmt.Errorf("starting %s: %w", o.command.Args[0], err)
+	}
+	o.stdin, o.exited = stdin, make(chan struct{})
+	go lines(out, o.take)
+	go lines(errs, o.note)
+	go func(command *exec.Cmd, exited chan struct{}) {
+		_ = command.Wait()
+		close(exited)
+	}(o.command, o.exited)
+	if !o.telegraf {
+		go trigger(stdin, o.exited)
+	}
+	return nil
+}
+
+func lines(r io.Reader, take func(string)) {
+	scanner := bufio.NewScanner(r)
+	scanner.Buffer(nil, 1<<20)
+	for scanner.Scan() {
+		take(scanner.Text())
+	}
+}
+
+// trigger asks for a gather once per second, as Telegraf would.
+func trigger(w io.Writer, exited <-chan struct{}) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		if _, err := io.WriteString(w, "\n"); err != nil {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-exited:
+			return
+		}
+	}
+}
+
+func (o *observer) take(line string) {
+	point, err := influx.Parse(line)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err != nil {
+		o.log = append(o.log, "not line protocol: "+line)
+		return
+	}
+	o.samples = append(o.samples, sample{time.Now(), point})
+}
+
+func (o *observer) note(line string) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.log = append(o.log, line)
+}
+
+// since returns what has come from then on about one mount point, or with an
+// empty path about the host.
+func (o *observer) since(then time.Time, measurement, path string) []sample {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var found []sample
+	for _, s := range o.samples {
+		if s.Name == measurement && s.Tags["path"] == path && !s.at.Before(then) {
+			found = append(found, s)
+		}
+	}
+	return found
+}
+
+// stop ends it as Telegraf ends vfsprobe, and systemd Telegraf.
+func (o *observer) stop(limit time.Duration) error {
+	if o.command == nil {
+		return nil
+	}
+	if o.telegraf {
+		_ = o.command.Process.Signal(unix.SIGTERM)
+	}
+	_ = o.stdin.Close()
+	command := o.command
+	o.command = nil
+	select {
+	case <-o.exited:
+		return nil
+	case <-time.After(limit):
+	}
+	_ = command.Process.Kill()
+	return fmt.Errorf("%s has not ended %v after it was told to", command.Args[len(command.Args)-3], limit)
+}
+
+// helpersLeft names helpers that are older than any check may take.
+func helpersLeft(age time.Duration) []string {
+	var left []string
+	for _, pid := range processes() {
+		if comm := commOf(pid); strings.HasPrefix(comm, "vfsp:") && ageOf(pid) > age {
+			stack, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stack", pid))
+			first, _, _ := strings.Cut(string(stack), "\n")
+			left = append(left, fmt.Sprintf("%s (%s)", comm, first))
+		}
+	}
+	return left
+}
+
+// ageOf reads field 22 of /proc/PID/stat, proc(5): the start in ticks since
+// boot, of which there are 100 in a second.
+func ageOf(pid int) time.Duration {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	uptime, _ := os.ReadFile("/proc/uptime")
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	fields := strings.Fields(rest)
+	if len(fields) < 20 {
+		return 0
+	}
+	var ticks, now float64
+	if _, err := fmt.Sscan(fields[19], &ticks); err != nil {
+		return 0
+	}
+	if _, err := fmt.Sscan(string(uptime), &now); err != nil {
+		return 0
+	}
+	return time.Duration((now - ticks/100) * float64(time.Second))
+}

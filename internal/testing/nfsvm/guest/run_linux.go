@@ -1,0 +1,298 @@
+package guest
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/report"
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/scenario"
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/scenarios"
+)
+
+// run is one scenario under way.
+type run struct {
+	lab      *lab
+	observer *observer
+	mounts   []string // mount points' names, globs standing for many
+	result   *report.Result
+	nevers   []never
+	// began is when the last thing was done: what is reported from then on is
+	// judged.
+	began, observed time.Time
+	phase           int
+}
+
+// never is a statement to be judged at the end.
+type never struct {
+	since     time.Time
+	row       int
+	statement *scenario.Statement
+	mount     string
+}
+
+// run runs the scenario of that name from a fresh client to a clean lab.
+func (l *lab) run(name string) *report.Result {
+	began := time.Now()
+	r := &run{lab: l, result: &report.Result{Scenario: name}}
+	err := r.all(name)
+	if r.observer != nil {
+		err = errors.Join(err, r.observer.stop(10*time.Second))
+	}
+	r.note(err)
+	r.note(l.reset())
+	if counts := r.result.Count(); counts.Failed > 0 && r.observer != nil {
+		r.observer.mu.Lock()
+		r.result.Log = slices.Clone(r.observer.log)
+		r.observer.mu.Unlock()
+	}
+	r.result.Seconds = time.Since(began).Seconds()
+	return r.result
+}
+
+func (r *run) note(err error) {
+	if err != nil {
+		r.result.Errors = append(r.result.Errors, strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+}
+
+func (r *run) all(name string) error {
+	s, err := scenarios.Load(name)
+	if err != nil {
+		return err
+	}
+	client, err := r.lab.newClient("client")
+	if err != nil {
+		return err
+	}
+	r.observer = &observer{host: client, options: make(map[string][]string)}
+	for version, options := range map[string]string{"v3": "vers=3", "v4": "vers=4.2"} {
+		if err := r.mount("healthy-"+version, "server2:/srv/healthy", options); err != nil {
+			return err
+		}
+	}
+	for steps := s.Steps; len(steps) > 0; {
+		if steps[0].Statement == nil {
+			if err := r.step(steps[0]); err != nil {
+				return fmt.Errorf("line %d: %s: %w", steps[0].Line, steps[0].Verb, err)
+			}
+			steps = steps[1:]
+			continue
+		}
+		n := slices.IndexFunc(steps, func(s scenario.Step) bool { return s.Statement == nil })
+		if n < 0 {
+			n = len(steps)
+		}
+		var statements []*scenario.Statement
+		for _, step := range steps[:n] {
+			statements = append(statements, step.Statement)
+			if step.Verb == "never" {
+				r.expectNever(step.Statement)
+			}
+		}
+		r.judge(slices.DeleteFunc(statements, func(st *scenario.Statement) bool {
+			return slices.ContainsFunc(r.nevers, func(n never) bool { return n.statement == st })
+		}))
+		steps = steps[n:]
+	}
+	r.judgeNevers()
+	return nil
+}
+
+// step does what a line says.
+func (r *run) step(s scenario.Step) (err error) {
+	a := append(slices.Clone(s.Arguments), "", "", "", "")
+	l := r.lab
+	switch s.Verb {
+	case "mount":
+		return r.mountStep(s.Arguments)
+	case "many":
+		return r.many(a[0], a[1], a[2], a[3])
+	case "umount":
+		err = r.observer.host.do("umount", "-i", "-f", "-l", "/mnt/"+a[0])
+		r.mounts = slices.DeleteFunc(r.mounts, func(m string) bool { return m == a[0] })
+	case "option":
+		r.observer.options[a[0]] = append(r.observer.options[a[0]], strings.Join(s.Arguments[1:], " "))
+		return nil
+	case "observe":
+		return r.observe(a[0] == "telegraf")
+	case "restart":
+		if err = r.observer.stop(10 * time.Second); err == nil {
+			err = r.observer.start()
+		}
+	case "cut", "drop":
+		err = l.firewall(a[0], a[1], "DROP")
+	case "reject":
+		err = l.firewall(a[0], a[1], "REJECT")
+	case "vanish":
+		err = l.vanish()
+	case "heal":
+		err = l.heal()
+	case "statd":
+		err = l.on(a[0], func(h *host) error { return l.statd(h, a[1]) })
+	case "rpcbind":
+		err = l.on(a[0], func(h *host) error { return l.rpcbind(h, a[1]) })
+	case "nfsd":
+		if a[0] == "stop" {
+			err = l.server.do("rpc.nfsd", "0")
+		} else {
+			err = l.server.startNFSD(a[1] == "grace")
+		}
+	case "unexport":
+		err = l.unexport(a[0])
+	case "export":
+		err = l.exportAs(a[0], "")
+	case "fsid":
+		err = l.exportAs(a[0], ",fsid="+a[1])
+	case "mkdir":
+		err = os.MkdirAll(a[0], 0o755)
+	case "rmdir":
+		err = os.Remove(a[0])
+	case "freeze":
+		err = l.freeze(a[0], fifreeze)
+	case "thaw":
+		err = l.freeze(a[0], fithaw)
+	case "fill":
+		err = l.fill(a[0])
+	case "drain":
+		err = os.Remove(filepath.Join(a[0], "fill"))
+	case "lock":
+		err = r.lock(a[0], a[1], a[2])
+	case "unlock":
+		err = l.on(a[0], func(h *host) error { return h.endHolders() })
+	case "crash":
+		err = l.firewall("client2", "", "DROP")
+		for _, pid := range l.clients["client2"].holders() {
+			err = errors.Join(err, kill(pid))
+		}
+	case "reboot":
+		err = l.heal()
+	case "dirty":
+		err = r.hold(r.observer.host, asDirty, "/mnt/"+a[0]+"/dirty-"+a[0])
+	case "wait":
+		var d time.Duration
+		if d, err = time.ParseDuration(a[0]); err == nil {
+			time.Sleep(d)
+		}
+		return err
+	case "recover":
+		r.recover()
+		return nil
+	default:
+		return fmt.Errorf("the guest can't do that")
+	}
+	r.began = time.Now()
+	return err
+}
+
+// on does something on a host, which is made if it is not there.
+func (l *lab) on(name string, do func(*host) error) error {
+	if name == "server" {
+		return do(l.server)
+	}
+	h := l.clients[name]
+	if h == nil {
+		var err error
+		if h, err = l.newClient(name); err != nil {
+			return err
+		}
+	}
+	return do(h)
+}
+
+func (r *run) mountStep(a []string) error {
+	switch {
+	case a[0] == "all":
+		for _, standard := range scenario.Standard() {
+			if err := r.mount(standard[0], "server:/srv/data", standard[1]); err != nil {
+				return err
+			}
+		}
+		return nil
+	case len(a) != 3:
+		return errors.New("want NAME SERVER:PATH OPTIONS")
+	}
+	return r.mount(a[0], a[1], a[2])
+}
+
+func (r *run) mount(name, source, options string) error {
+	if strings.HasPrefix(source, "server:/srv/data") {
+		file := "/srv/data/lock-" + name
+		if err := errors.Join(os.WriteFile(file, nil, 0o666), os.Chmod(file, 0o666)); err != nil {
+			return err
+		}
+	}
+	r.mounts = append(r.mounts, name)
+	return r.observer.host.mount(name, source, options)
+}
+
+func (h *host) mount(name, source, options string) error {
+	target := "/mnt/" + name
+	if err := os.MkdirAll(target, 0o755); err != nil {
+		return err
+	}
+	return h.do("mount", "-t", "nfs", "-o", options, source, target)
+}
+
+// many mounts COUNT times; the mounts count as one, named NAME-*.
+func (r *run) many(count, name, source, options string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	for i := range n {
+		if err := r.observer.host.mount(fmt.Sprintf("%s-%d", name, i+1), source, options+",nosharecache"); err != nil {
+			return err
+		}
+	}
+	r.mounts = append(r.mounts, name+"-*")
+	return nil
+}
+
+// paths are the mount points a name or glob stands for.
+func paths(mount string) []string {
+	found, _ := filepath.Glob("/mnt/" + mount) // of directories of the machine's own file system
+	return found
+}
+
+func (r *run) observe(telegraf bool) error {
+	r.observer.telegraf = telegraf
+	if err := r.observer.configure(); err != nil {
+		return err
+	}
+	r.observed = time.Now()
+	if err := r.observer.start(); err != nil {
+		return err
+	}
+	err := poll(deadline, func() error {
+		for _, mount := range r.mounts {
+			if _, ok := r.settledAt(r.observed, mount, okOnly); !ok {
+				return fmt.Errorf("%s is %s before anything was done", mount, r.latest(r.observed, mount, "mountstat", "result"))
+			}
+		}
+		return nil
+	})
+	r.began = time.Now()
+	return err
+}
+
+// lock takes a lock and holds it.
+func (r *run) lock(on, mount, how string) error {
+	return r.lab.on(on, func(h *host) error {
+		if on == "client2" {
+			options := "vers=3"
+			if strings.HasPrefix(mount, "v4") {
+				options = "vers=4.2"
+			}
+			if err := h.mount(mount, "server:/srv/data", options); err != nil {
+				return err
+			}
+		}
+		return r.hold(h, asHold, "/mnt/"+mount+"/lock-"+mount, how)
+	})
+}

@@ -1,0 +1,117 @@
+// Package image makes the initial RAM disk of the virtual machine: a small
+// Debian with the NFS programs, built once, and per run the kernel's modules
+// and the programs under test behind it. The kernel unpacks archives that
+// follow one another over each other (Documentation/driver-api/early-userspace).
+package image
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// archive writes the "newc" format of cpio(5).
+type archive struct {
+	w     io.Writer
+	inode int
+	dirs  map[string]bool
+}
+
+func newArchive(w io.Writer) *archive {
+	return &archive{w: w, dirs: map[string]bool{".": true, "/": true}}
+}
+
+func (a *archive) entry(name string, mode uint32, uid, gid int, size int64, content io.Reader) error {
+	a.inode++
+	name = strings.TrimPrefix(name, "/")
+	_, err := fmt.Fprintf(a.w, "070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%s\x00%s",
+		a.inode, mode, uid, gid, 1, 0, size, 0, 0, 0, 0, len(name)+1, 0, name, padding(110+len(name)+1))
+	if err != nil || size == 0 {
+		return err
+	}
+	if n, err := io.Copy(a.w, content); err != nil || n != size {
+		return fmt.Errorf("%s: %d of %d bytes: %w", name, n, size, err)
+	}
+	_, err = io.WriteString(a.w, padding(int(size%4)))
+	return err
+}
+
+// padding goes up to a multiple of four.
+func padding(n int) string { return "\x00\x00\x00"[:(4-n%4)%4] }
+
+// parents makes the directories above a path that were not made yet.
+func (a *archive) parents(name string) error {
+	dir := filepath.Dir(strings.TrimPrefix(name, "/"))
+	if a.dirs[dir] {
+		return nil
+	}
+	a.dirs[dir] = true
+	if err := a.parents(dir); err != nil {
+		return err
+	}
+	return a.entry(dir, unix.S_IFDIR|0o755, 0, 0, 0, nil)
+}
+
+// file adds a copy of a file under another name.
+func (a *archive) file(name, from string, mode uint32) error {
+	if err := a.parents(name); err != nil {
+		return err
+	}
+	file, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	return a.entry(name, unix.S_IFREG|mode, 0, 0, info.Size(), file)
+}
+
+// tree adds a directory but for the paths left out.
+func (a *archive) tree(root string, leftOut []string) error {
+	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		if err != nil || name == "." {
+			return err
+		}
+		if slices.Contains(leftOut, name) {
+			return fs.SkipDir
+		}
+		var st unix.Stat_t
+		if err := unix.Lstat(path, &st); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		uid, gid := int(st.Uid), int(st.Gid)
+		switch st.Mode & unix.S_IFMT {
+		case unix.S_IFDIR:
+			return a.entry(name, st.Mode, uid, gid, 0, nil)
+		case unix.S_IFLNK:
+			target, err := os.Readlink(path)
+			if err != nil {
+				return err
+			}
+			return a.entry(name, st.Mode, uid, gid, int64(len(target)), strings.NewReader(target))
+		case unix.S_IFREG:
+			file, err := os.Open(path)
+			if err != nil {
+				return err
+			}
+			defer file.Close()
+			return a.entry(name, st.Mode, uid, gid, st.Size, file)
+		}
+		return nil // devices: devtmpfs has them
+	})
+}
+
+func (a *archive) end() error { return a.entry("TRAILER!!!", 0, 0, 0, 0, nil) }

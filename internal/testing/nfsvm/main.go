@@ -1,0 +1,214 @@
+// Command nfsvm runs vfsprobe against real NFS faults: it boots virtual
+// machines with a kernel NFS server and two clients in each, has the scenarios
+// run there, and says what came of them. It is the machines' init as well.
+// docs/NFS-SCENARIOS.md explains it.
+package main
+
+import (
+	"context"
+	"debug/elf"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/guest"
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/image"
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/machine"
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/report"
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/scenarios"
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
+)
+
+// Exit codes. Skipped is the one that test drivers such as automake's know.
+const (
+	exitFailed  = 1
+	exitUsage   = 2
+	exitSkipped = 77
+)
+
+func main() {
+	guest.Main()
+	os.Exit(run())
+}
+
+type options struct {
+	kind    machine.Kind
+	names   []string
+	vms     int
+	table   string
+	verbose bool
+}
+
+func parse() (options, error) {
+	var o options
+	flags := flag.NewFlagSet("nfsvm", flag.ContinueOnError)
+	accel := flags.String("accel", "uml", "what runs the machines: uml, kvm or tcg")
+	only := flags.String("run", "", "run the scenarios whose names match this `expression` only")
+	flags.IntVar(&o.vms, "vms", 2, "how many machines may run at once")
+	flags.StringVar(&o.table, "table", "", "write what was seen into this `file`, between the markers of the NFS section")
+	flags.BoolVar(&o.verbose, "v", false, "show the machines' consoles")
+	if err := flags.Parse(os.Args[1:]); err != nil {
+		return o, err
+	}
+	i := slices.IndexFunc(machine.Kinds(), func(k machine.Kind) bool { return k.Name == *accel })
+	if i < 0 {
+		return o, fmt.Errorf("unknown -accel %q", *accel)
+	}
+	o.kind = machine.Kinds()[i]
+	pattern, err := regexp.Compile(*only)
+	if err != nil {
+		return o, err
+	}
+	all, err := scenarios.Names()
+	if err != nil {
+		return o, err
+	}
+	for _, name := range all {
+		if pattern.MatchString(name) {
+			o.names = append(o.names, name)
+		}
+	}
+	if len(o.names) == 0 || o.vms < 1 {
+		return o, errors.New("nothing to run")
+	}
+	return o, nil
+}
+
+func run() int {
+	o, err := parse()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		return 0
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "nfsvm:", err)
+		return exitUsage
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	began := time.Now()
+	initrd, err := prepare(ctx, o)
+	if err != nil {
+		for _, name := range o.names {
+			fmt.Printf("SKIP  %s\n", name)
+		}
+		fmt.Printf("\nskipped, since %v\n0 passed, 0 failed, %d skipped\n", err, len(o.names))
+		return exitSkipped
+	}
+	defer os.RemoveAll(filepath.Dir(initrd))
+
+	fmt.Println(heading())
+	var counts report.Counts
+	var skipped int
+	results, err := runAll(ctx, o, initrd, func(r *report.Result) {
+		c := r.Count()
+		counts.Passed += c.Passed
+		counts.Failed += c.Failed
+		counts.ExpectedToFail += c.ExpectedToFail
+		print(r)
+	})
+	for _, name := range o.names {
+		if !slices.ContainsFunc(results, func(r *report.Result) bool { return r.Scenario == name }) {
+			skipped++
+			fmt.Printf("SKIP  %s: %v\n", name, err)
+		}
+	}
+	if o.table != "" && err == nil {
+		if err := report.WriteTable(o.table, results); err != nil {
+			fmt.Println(err)
+			counts.Failed++
+		}
+	}
+	fmt.Printf("\n%d scenarios in %v: %d passed, %d failed, %d expected to fail, %d skipped\n",
+		len(results), time.Since(began).Round(time.Second), counts.Passed, counts.Failed, counts.ExpectedToFail, skipped)
+	switch {
+	case counts.Failed > 0:
+		return exitFailed
+	case skipped > 0:
+		return exitSkipped
+	}
+	return 0
+}
+
+// prepare builds what the machines start from. An error means that they can't
+// be started here.
+func prepare(ctx context.Context, o options) (initrd string, err error) {
+	if missing, packages := o.kind.Missing(); len(missing) > 0 {
+		return "", fmt.Errorf("%s is missing; get it with: apt-get install %s", strings.Join(missing, ", "), strings.Join(packages, " "))
+	}
+	own, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	if err := static(own); err != nil {
+		return "", err
+	}
+	began := time.Now()
+	base, err := image.Base(ctx, func() {
+		fmt.Println("building the root file system, once")
+	})
+	if err != nil {
+		why := "it needs a Debian mirror"
+		if os.Getuid() != 0 {
+			why = "it needs root, once, and a Debian mirror"
+		}
+		return "", fmt.Errorf("the root file system can't be built (%s): %w", why, err)
+	}
+	if took := time.Since(began); took > time.Second {
+		fmt.Printf("root file system built in %v\n", took.Round(time.Second))
+	}
+	modules, err := o.kind.Modules()
+	if err != nil {
+		return "", err
+	}
+	vfsprobe, err := programs.Vfsprobe()
+	if err != nil {
+		return "", err
+	}
+	telegraf, err := programs.Telegraf()
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp("", "nfsvm-")
+	if err != nil {
+		return "", err
+	}
+	initrd = filepath.Join(dir, "initrd")
+	err = image.Compose(initrd, base, modules, []image.Program{
+		{From: own, Name: "init"}, {From: vfsprobe, Name: "opt/vfsprobe"}, {From: telegraf, Name: "opt/telegraf"}})
+	if err != nil {
+		return "", errors.Join(err, os.RemoveAll(dir))
+	}
+	return initrd, nil
+}
+
+// static fails for a program that needs a loader, which the machine's init
+// can't count on.
+func static(binary string) error {
+	file, err := elf.Open(binary)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for _, p := range file.Progs {
+		if p.Type == elf.PT_INTERP {
+			return errors.New("this program is not static: build it with CGO_ENABLED=0")
+		}
+	}
+	return nil
+}
+
+func console(verbose bool, tail *lastBytes) io.Writer {
+	if verbose {
+		return io.MultiWriter(os.Stderr, tail)
+	}
+	return tail
+}

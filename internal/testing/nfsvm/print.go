@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/report"
+)
+
+const columns = "%-5s %-36s %-52s %-52s %8s %8s\n"
+
+func heading() string {
+	return strings.TrimRight(fmt.Sprintf(columns, "", "scenario", "expected", "got", "report s", "recover s"), "\n")
+}
+
+// print prints a line per mount of a scenario, and more about what failed.
+// In a line, an expectation that is known to fail stands in parentheses.
+func print(r *report.Result) {
+	for _, row := range r.Rows {
+		name := r.Scenario
+		if row.Phase > 1 {
+			name = fmt.Sprintf("%s#%d", name, row.Phase)
+		}
+		if row.Mount != "" {
+			name += "/" + row.Mount
+		}
+		want, got, ok := row.Summary()
+		verdict := "ok"
+		if !ok {
+			verdict = "FAIL"
+		}
+		fmt.Printf(columns, verdict, name, want, got, seconds(row.Report), seconds(row.Recover))
+		for _, check := range row.Checks {
+			switch check.Verdict() {
+			case report.Failed:
+				fmt.Printf("      %s: expected %s, got %s\n", check.What, check.Want, check.Got)
+			case report.Unexpected:
+				fmt.Printf("      %s: is %s as it should be, though marked as not yet (%s): remove the mark\n", check.What, check.Got, check.NotYet)
+			}
+		}
+	}
+	for _, err := range r.Errors {
+		fmt.Printf("FAIL  %s: %s\n", r.Scenario, err)
+	}
+	for _, line := range r.Log {
+		fmt.Printf("      | %s\n", line)
+	}
+	fmt.Printf("      %s took %.0f s\n", r.Scenario, r.Seconds)
+}
+
+func seconds(s float64) string {
+	if s < 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f", s)
+}
+
+// lastBytes keeps the end of what is written to it.
+type lastBytes struct {
+	mu sync.Mutex
+	b  []byte
+}
+
+func (l *lastBytes) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.b = append(l.b, p...)
+	if over := len(l.b) - 8192; over > 0 {
+		l.b = l.b[over:]
+	}
+	return len(p), nil
+}
+
+func (l *lastBytes) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return string(l.b)
+}
+
+func (l *lastBytes) lines() []string {
+	return strings.Split(strings.TrimSpace(strings.ReplaceAll(l.String(), "\r", "")), "\n")
+}

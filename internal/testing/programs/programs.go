@@ -1,0 +1,40 @@
+// Package programs builds the programs that are tested as a whole. They stay in
+// the user's cache.
+package programs
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+)
+
+// Vfsprobe builds the binary as it is shipped.
+func Vfsprobe() (string, error) {
+	return build("vfsprobe", ".", "./cmd/vfsprobe", "-s -w", "")
+}
+
+// Telegraf builds a slim Telegraf from the real one's sources.
+func Telegraf() (string, error) {
+	const version = "1.37.2"
+	return build("telegraf-"+version, "tools/telegraf", "github.com/influxdata/telegraf/cmd/telegraf",
+		"-s -w -X github.com/influxdata/telegraf/internal.Version="+version,
+		"custom,inputs.execd,inputs.disk,outputs.file,outputs.influxdb,outputs.prometheus_client,parsers.influx,serializers.influx")
+}
+
+func build(name, module, target, ldflags, tags string) (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(cache, "vfsprobe", name)
+	_, file, _, _ := runtime.Caller(0)
+	command := exec.Command("go", "build", "-trimpath", "-buildmode=exe", "-ldflags", ldflags, "-tags", tags, "-o", binary, target)
+	command.Dir = filepath.Join(filepath.Dir(file), "../../..", module)
+	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	if out, err := command.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("building %s: %w\n%s", target, err, out)
+	}
+	return binary, nil
+}
