@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build test setup lint race fuzz faults bench clean
+.PHONY: run build test test-nfs setup lint race fuzz faults faults-nfs bench clean
 
 run: build
 	bin/vfsprobe -test
@@ -21,6 +21,22 @@ bin/vfsprobe: $(SOURCES) .git/HEAD
 test: setup lint
 	CGO_ENABLED=0 $(GO) test -p 1 -timeout 20m ./...
 	$(MAKE) --no-print-directory race fuzz
+
+# Real NFS faults, in virtual machines: User Mode Linux, or QEMU with ACCEL=kvm
+# or ACCEL=tcg. RUN=expression selects scenarios. Where no machine can be started
+# they are reported as skipped, and make fails with 77.
+ACCEL ?= uml
+VM_NEEDS_uml := user-mode-linux:linux.uml gcc
+VM_NEEDS_kvm := qemu-system-x86:qemu-system-x86_64
+VM_NEEDS_tcg := $(VM_NEEDS_kvm)
+NFSVM = bin/nfsvm -accel $(ACCEL) -run '$(RUN)'
+
+test-nfs: bin/nfsvm
+	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
+	@$(NFSVM); code=$$?; [ $$code != 77 ] || echo 'test-nfs: SKIPPED'; exit $$code
+
+bin/nfsvm: $(SOURCES) $(shell find internal/testing/nfsvm -name '*.scenario' -o -name '*.c')
+	CGO_ENABLED=0 $(GO) build -o $@ ./internal/testing/nfsvm
 
 # What the tests need beside Go.
 setup:
@@ -45,6 +61,10 @@ fuzz:
 # Writes the tables of docs/FAULTS.md.
 faults: setup
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults|TestNoFault' ./plugins/inputs/mountstat
+
+faults-nfs: bin/nfsvm
+	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
+	@$(NFSVM) -table docs/FAULTS.md
 
 bench:
 	tools/setup gcc

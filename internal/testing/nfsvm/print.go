@@ -8,7 +8,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/report"
 )
 
-const columns = "%-5s %-36s %-52s %-52s %8s %8s\n"
+const columns = "%-5s %-36s %-72s %-48s %8s %9s\n"
 
 func heading() string {
 	return strings.TrimRight(fmt.Sprintf(columns, "", "scenario", "expected", "got", "report s", "recover s"), "\n")
@@ -25,9 +25,12 @@ func print(r *report.Result) {
 		if row.Mount != "" {
 			name += "/" + row.Mount
 		}
-		want, got, ok := row.Summary()
+		want, got := row.Summary()
+		if want == "" {
+			want, got = "recovers", "recovers"
+		}
 		verdict := "ok"
-		if !ok {
+		if row.Failed() {
 			verdict = "FAIL"
 		}
 		fmt.Printf(columns, verdict, name, want, got, seconds(row.Report), seconds(row.Recover))

@@ -74,6 +74,16 @@ func (l *lab) rpcbind(h *host, how string) error {
 	return fmt.Errorf("rpcbind: unknown %q", how)
 }
 
+// mountd freezes or thaws rpc.mountd, whom nfsd asks who may see an export;
+// what it was told before is forgotten.
+func (l *lab) mountd(how string) error {
+	s := unix.SIGCONT
+	if how == "freeze" {
+		s = unix.SIGSTOP
+	}
+	return errors.Join(l.server.signal("rpc.mountd", s), l.server.do("exportfs", "-f"))
+}
+
 // exportAs exports a path with its options, and more.
 func (l *lab) exportAs(path, more string) error {
 	i := slices.IndexFunc(l.exports(), func(e export) bool { return e.path == path })
@@ -112,7 +122,7 @@ func (l *lab) thawAll() error {
 }
 
 func (l *lab) fill(path string) error {
-	file, err := os.Create(filepath.Join(path, "fill"))
+	file, err := os.Create(filepath.Join(path, "filler"))
 	if err != nil {
 		return err
 	}

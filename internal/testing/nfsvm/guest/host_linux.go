@@ -67,6 +67,10 @@ func beHost(name, hosts string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("making mounts private: %w", err)
 	}
+	// What the server has mounted is not there.
+	for _, path := range []string{"/srv/data", "/srv/home", "/srv/healthy", "/proc/fs/nfsd", "/etc/hosts", "/run/rpc_pipefs", "/var/lib/nfs", "/run"} {
+		_ = unix.Unmount(path, unix.MNT_DETACH)
+	}
 	if err := prepareNFS(hosts); err != nil {
 		return err
 	}

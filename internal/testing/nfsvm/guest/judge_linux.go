@@ -18,6 +18,8 @@ const (
 	// watch is how long a phase is watched at least, so that what must hold all
 	// the time is seen to.
 	watch = 6 * time.Second
+	// silence is how long nothing may be said about a mount.
+	silence = 10 * time.Second
 )
 
 // okOnly are the results of a mount that works. A slow answer on a busy
@@ -69,7 +71,7 @@ func (r *run) settled(since time.Time, mount, input, field string, good func(str
 		for first > 0 && good(valueOf(samples[first-1], field)) {
 			first--
 		}
-		if first == len(samples) {
+		if first == len(samples) || time.Since(samples[len(samples)-1].at) > silence {
 			return time.Time{}, false
 		}
 		if at := samples[first].at; at.After(all) {
@@ -90,6 +92,9 @@ func (r *run) always(since time.Time, mount, input, field string, good func(stri
 		}
 		if len(samples) == 0 {
 			return scenario.None, false
+		}
+		if quiet := time.Since(samples[len(samples)-1].at); quiet > silence {
+			return fmt.Sprintf("nothing for %.0f s", quiet.Seconds()), false
 		}
 	}
 	return "", true
@@ -175,26 +180,41 @@ func (r *run) look(p *pending, since time.Time) {
 	p.at, p.check.OK = r.settled(since, p.mount, s.Input, s.Field, func(value string) bool { return slices.Contains(s.Values, value) })
 }
 
-// witness tries the calls: side by side on different mounts, one after another
-// on one.
+// witness tries the calls: those of one line side by side, but for locks of one
+// file, which exclude each other; one line after another, since a call that
+// hangs can make the next one hang, by a lock of the directory.
 func (r *run) witness(all []*pending) {
-	var wait sync.WaitGroup
-	byMount := map[string][]*pending{}
-	for _, p := range all {
-		byMount[p.mount] = append(byMount[p.mount], p)
-	}
-	for mount, calls := range byMount {
-		wait.Go(func() {
-			for _, p := range calls {
-				got := r.observer.host.witness(p.call, "/mnt/"+mount, "lock-"+mount)
-				p.check = report.Check{
-					What: p.call, Want: strings.Join(p.statement.Values, "|"), NotYet: p.statement.NotYet,
-					Got: got, OK: slices.Contains(p.statement.Values, got),
-				}
+	for len(all) > 0 {
+		n := slices.IndexFunc(all, func(p *pending) bool { return p.statement != all[0].statement })
+		if n < 0 {
+			n = len(all)
+		}
+		var wait sync.WaitGroup
+		locks := map[string]*sync.Mutex{}
+		for _, p := range all[:n] {
+			if locks[p.mount] == nil {
+				locks[p.mount] = &sync.Mutex{}
 			}
-		})
+			lock := locks[p.mount]
+			wait.Go(func() {
+				if isLock(p.call) {
+					lock.Lock()
+					defer lock.Unlock()
+				}
+				r.try(p)
+			})
+		}
+		wait.Wait()
+		all = all[n:]
 	}
-	wait.Wait()
+}
+
+func (r *run) try(p *pending) {
+	got := r.observer.host.witness(p.call, "/mnt/"+p.mount, "lock-"+p.mount)
+	p.check = report.Check{
+		What: p.call, Want: strings.Join(p.statement.Values, "|"), NotYet: p.statement.NotYet,
+		Got: got, OK: slices.Contains(p.statement.Values, got),
+	}
 }
 
 // named are the mounts which a statement names.

@@ -48,7 +48,12 @@ func healthyExport() export {
 type lab struct {
 	server, server2 *host
 	clients         map[string]*host
+	graceEnds       time.Time // of the server's lockd
 }
+
+// lockdGrace is how long lockd gives out no new locks after it was started: 10
+// seconds, and some for a busy machine. Unlike that of v4 it can't be cut short.
+const lockdGrace = 12 * time.Second
 
 // The addresses: 10.S.C.1 is server S to client C, 10.S.C.2 client C to server S.
 func address(server, client, end int) string { return fmt.Sprintf("10.%d.%d.%d", server, client, end) }
@@ -93,6 +98,7 @@ func newLab() (*lab, error) {
 	if err := l.serveNFS(l.server, l.exports()); err != nil {
 		return nil, err
 	}
+	l.graceEnds = time.Now().Add(lockdGrace)
 	step("server")
 	if err := l.serveNFS(l.server2, []export{healthyExport()}); err != nil {
 		return nil, err
@@ -157,6 +163,7 @@ func (l *lab) newClient(name string) (*host, error) {
 	l.clients[name] = h
 	for s, server := range map[int]*host{1: l.server, 2: l.server2} {
 		near, far := fmt.Sprintf("s%d", s), fmt.Sprintf("c%d", c)
+		_ = server.do("ip", "link", "delete", far) // of an earlier client, whose namespace the kernel may still be taking down
 		target := []string{}
 		if server.pid != 0 {
 			target = []string{"netns", fmt.Sprint(server.pid)}
@@ -188,9 +195,11 @@ func (l *lab) reset() error {
 	for _, control := range states {
 		_ = os.WriteFile(control, []byte("expire\n"), 0)
 	}
-	locks, _ := filepath.Glob("/srv/data/lock-*")
-	for _, lock := range locks {
-		errs = append(errs, os.Remove(lock))
+	for _, pattern := range []string{"/srv/data/*-*", "/mnt/*"} {
+		left, _ := filepath.Glob(pattern)
+		for _, path := range left {
+			errs = append(errs, os.Remove(path))
+		}
 	}
 	return errors.Join(errs...)
 }
@@ -201,6 +210,9 @@ func (l *lab) revive() error {
 	if len(l.server.pids("rpcbind")) == 0 {
 		errs = append(errs, l.rpcbind(l.server, "start"))
 	}
+	if err := l.server.signal("rpc.mountd", unix.SIGCONT); err != nil {
+		errs = append(errs, err)
+	}
 	if len(l.server.pids("rpc.statd")) == 0 {
 		errs = append(errs, l.statd(l.server, "start"))
 	}
@@ -209,8 +221,9 @@ func (l *lab) revive() error {
 	}
 	if threads, _ := os.ReadFile("/proc/fs/nfsd/threads"); strings.TrimSpace(string(threads)) == "0" {
 		errs = append(errs, l.server.startNFSD(false))
+		l.graceEnds = time.Now().Add(lockdGrace)
 	}
-	errs = append(errs, os.MkdirAll("/srv/data/sub", 0o755), os.RemoveAll("/srv/data/fill"))
+	errs = append(errs, os.MkdirAll("/srv/data/sub", 0o755), os.RemoveAll("/srv/data/filler"))
 	return errors.Join(errs...)
 }
 
@@ -222,7 +235,7 @@ func (h *host) umountAll() error {
 	}
 	var targets []string
 	for line := range strings.Lines(string(table)) {
-		if fields := strings.Fields(line); len(fields) > 2 && strings.HasPrefix(fields[2], "nfs") {
+		if fields := strings.Fields(line); len(fields) > 2 && (fields[2] == "nfs" || fields[2] == "nfs4") {
 			targets = append(targets, fields[1])
 		}
 	}

@@ -142,7 +142,10 @@ func (r *run) step(s scenario.Step) (err error) {
 			err = l.server.do("rpc.nfsd", "0")
 		} else {
 			err = l.server.startNFSD(a[1] == "grace")
+			l.graceEnds = time.Now().Add(lockdGrace)
 		}
+	case "mountd":
+		err = l.mountd(a[0])
 	case "unexport":
 		err = l.unexport(a[0])
 	case "export":
@@ -160,7 +163,7 @@ func (r *run) step(s scenario.Step) (err error) {
 	case "fill":
 		err = l.fill(a[0])
 	case "drain":
-		err = os.Remove(filepath.Join(a[0], "fill"))
+		err = os.Remove(filepath.Join(a[0], "filler"))
 	case "lock":
 		err = r.lock(a[0], a[1], a[2])
 	case "unlock":
@@ -265,6 +268,7 @@ func (r *run) observe(telegraf bool) error {
 	if err := r.observer.configure(); err != nil {
 		return err
 	}
+	time.Sleep(time.Until(r.lab.graceEnds))
 	r.observed = time.Now()
 	if err := r.observer.start(); err != nil {
 		return err

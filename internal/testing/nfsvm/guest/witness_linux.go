@@ -22,14 +22,14 @@ const (
 
 // How long a call may take until it is killed, and until it must be gone then.
 const (
-	callLimit = 6 * time.Second
+	callLimit = 5 * time.Second
 	killLimit = 4 * time.Second
 )
 
 // witness makes a system call in a process of its own on the host.
 func (h *host) witness(call, dir, lock string) string {
 	path := dir
-	if strings.Contains(call, "lk") || strings.HasPrefix(call, "flock") || call == "open" {
+	if isLock(call) || call == "open" {
 		path = filepath.Join(dir, lock)
 	}
 	c := h.plain(self, asTry, call, path)
@@ -60,6 +60,10 @@ func (h *host) witness(call, dir, lock string) string {
 	case <-time.After(killLimit):
 		return stuck
 	}
+}
+
+func isLock(call string) bool {
+	return strings.HasSuffix(call, "lk") || strings.HasPrefix(call, "flock")
 }
 
 // plain is a command that nobody kills. Unlike nsenter's, its process is the

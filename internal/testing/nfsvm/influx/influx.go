@@ -38,7 +38,7 @@ func Parse(line string) (Point, error) {
 		}
 		p.Fields[unescape(key)] = value
 	}
-	if p.Name == "" || len(p.Fields) == 0 {
+	if p.Name == "" || p.Name[0] == '#' || len(p.Fields) == 0 {
 		return Point{}, errors.New("not line protocol")
 	}
 	return p, nil

@@ -1,6 +1,8 @@
 // Package report holds what a run of the scenarios has found.
 package report
 
+import "strings"
+
 // A Row is what was expected and seen at one mount in one phase of a scenario.
 type Row struct {
 	Phase  int    `json:"phase,omitempty"`
@@ -19,6 +21,12 @@ type Check struct {
 	Got    string `json:"got"`
 	NotYet string `json:"not_yet,omitempty"`
 	OK     bool   `json:"ok"`
+}
+
+// Witness tells whether the check is of a system call, and not of what vfsprobe
+// says.
+func (c Check) Witness() bool {
+	return !strings.Contains(c.What, " ") && c.What != "recovers" && c.What != "helpers_stuck"
 }
 
 // Verdict of a check.

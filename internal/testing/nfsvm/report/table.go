@@ -7,16 +7,25 @@ import (
 	"strings"
 )
 
-// Summary is a row's expectations and what was seen, in one line each. Those
-// which are known to fail stand in parentheses.
-func (r Row) Summary() (want, got string, ok bool) {
+// Summary is what vfsprobe was expected to say and what it said, in one line
+// each. What is known to fail stands in parentheses.
+func (r Row) Summary() (want, got string) {
+	return summary(r.Checks, func(c Check) bool {
+		return !c.Witness() && c.What != "recovers" && !strings.HasPrefix(c.Want, "never ")
+	})
+}
+
+// Calls are the system calls that were tried, and how they ended.
+func (r Row) Calls() string {
+	_, got := summary(r.Checks, Check.Witness)
+	return got
+}
+
+func summary(checks []Check, wanted func(Check) bool) (want, got string) {
 	var wants, gots []string
-	ok = true
-	for _, c := range r.Checks {
-		verdict := c.Verdict()
-		ok = ok && verdict != Failed && verdict != Unexpected
-		if c.What == "recovers" || strings.HasPrefix(c.Want, "never ") {
-			continue // its time is a column of its own
+	for _, c := range checks {
+		if !wanted(c) {
+			continue
 		}
 		name := ""
 		if measurement, field, found := strings.Cut(c.What, " "); !found || field == "left" {
@@ -25,18 +34,23 @@ func (r Row) Summary() (want, got string, ok bool) {
 			name = measurement + " "
 		}
 		w, g := name+c.Want, name+c.Got
-		if verdict == ExpectedToFail {
+		if c.Verdict() == ExpectedToFail {
 			w, g = "("+w+")", "("+g+")"
 		}
 		wants, gots = append(wants, w), append(gots, g)
 	}
-	return strings.Join(wants, ", "), strings.Join(gots, ", "), ok
+	return strings.Join(wants, ", "), strings.Join(gots, ", ")
+}
+
+// Failed tells whether a check has failed, or should have.
+func (r Row) Failed() bool {
+	return slices.ContainsFunc(r.Checks, func(c Check) bool { return c.Verdict() == Failed || c.Verdict() == Unexpected })
 }
 
 // The markers between which the table goes.
 const (
-	tableBegin = "<!-- begin: NFS faults, written by make faults-nfs -->"
-	tableEnd   = "<!-- end: NFS faults -->"
+	tableBegin = "<!-- nfs -->"
+	tableEnd   = "<!-- /nfs -->"
 )
 
 // WriteTable writes the results into a Markdown file, between its markers.
@@ -64,23 +78,13 @@ func Table(results []*Result) string {
 			if row.Mount == "" || strings.HasPrefix(row.Mount, "healthy-") {
 				continue
 			}
-			calls := Row{}
-			said := Row{}
-			for _, c := range row.Checks {
-				if strings.Contains(c.What, " ") || c.What == "recovers" {
-					said.Checks = append(said.Checks, c)
-				} else {
-					calls.Checks = append(calls.Checks, c)
-				}
-			}
-			want, got, _ := said.Summary()
-			_, seen, _ := calls.Summary()
+			want, got := row.Summary()
 			name := r.Scenario
 			if row.Phase > 1 {
 				name = fmt.Sprintf("%s (%d)", name, row.Phase)
 			}
 			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n",
-				name, escape(row.Mount), escape(want), escape(got), escape(seen), cell(row.Report), cell(row.Recover))
+				name, escape(row.Mount), escape(want), escape(got), row.Calls(), cell(row.Report), cell(row.Recover))
 		}
 	}
 	return b.String()

@@ -131,6 +131,8 @@ func (s *Scenario) check() error {
 				}
 				mounted[name] = true
 			}
+		case "many":
+			mounted[step.Arguments[1]+"-*"] = true
 		case "observe":
 			observed = true
 		case "recover":

@@ -1,0 +1,56 @@
+package image
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestClosure(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "modules.dep"), []byte(
+		"kernel/fs/nfs.ko: kernel/net/sunrpc.ko kernel/fs/lockd.ko\nkernel/fs/lockd.ko.xz: kernel/net/sunrpc.ko\nkernel/net/sunrpc.ko:\nkernel/other.ko:\n"), 0o644))
+	files, err := closure(dir, []string{"lockd", "nfs", "builtin"})
+	require.NoError(t, err)
+	assert.Equal(t, []string{"kernel/fs/lockd.ko.xz", "kernel/net/sunrpc.ko", "kernel/fs/nfs.ko", "kernel/fs/lockd.ko", "modules.dep"}, files)
+}
+
+// TestArchive has cpio read what was written.
+func TestArchive(t *testing.T) {
+	if _, err := exec.LookPath("cpio"); err != nil {
+		t.Skip("cpio is missing")
+	}
+	root := t.TempDir()
+	for _, dir := range []string{"etc/empty", "left/out"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(root, dir), 0o755))
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/odd"), []byte("12345"), 0o640))
+	require.NoError(t, os.Symlink("odd", filepath.Join(root, "etc/link")))
+
+	var b bytes.Buffer
+	a := newArchive(&b)
+	require.NoError(t, a.tree(root, []string{"left"}))
+	require.NoError(t, a.file("opt/deep/copy", filepath.Join(root, "etc/odd"), 0o755))
+	require.NoError(t, a.end())
+
+	to := t.TempDir()
+	command := exec.Command("cpio", "-idm", "--quiet", "--no-absolute-filenames")
+	command.Dir, command.Stdin = to, &b
+	out, err := command.CombinedOutput()
+	require.NoError(t, err, string(out))
+	for _, file := range []string{"etc/link", "opt/deep/copy"} {
+		text, err := os.ReadFile(filepath.Join(to, file))
+		require.NoError(t, err)
+		assert.Equal(t, "12345", string(text))
+	}
+	assert.DirExists(t, filepath.Join(to, "etc/empty"))
+	assert.NoDirExists(t, filepath.Join(to, "left"))
+	info, err := os.Stat(filepath.Join(to, "opt/deep/copy"))
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o755), info.Mode().Perm())
+}

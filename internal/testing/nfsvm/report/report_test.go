@@ -1,0 +1,50 @@
+package report_test
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/report"
+)
+
+func result() *report.Result {
+	return &report.Result{Scenario: "cut", Rows: []report.Row{
+		{Mount: "v3", Phase: 1, Report: 3.2, Recover: 1, Checks: []report.Check{
+			{What: "mountstat result", Want: "timeout|stuck", Got: "timeout", OK: true},
+			{What: "mountstat cause", Want: "server_unreachable", Got: "-", NotYet: "soon"},
+			{What: "nfslock diagnosis", Want: "server_unreachable", Got: "ok"},
+			{What: "statfs", Want: "hangs", Got: "hangs", OK: true},
+			{What: "recovers", Want: "ok", Got: "ok", OK: true},
+		}},
+		{Checks: []report.Check{{What: "helpers_stuck", Want: "0", Got: "0", OK: true}}, Report: -1, Recover: -1},
+	}}
+}
+
+func TestCount(t *testing.T) {
+	r := result()
+	assert.Equal(t, report.Counts{Passed: 4, Failed: 1, ExpectedToFail: 1}, r.Count())
+	r.Rows[0].Checks[1].OK = true
+	assert.Equal(t, report.Counts{Passed: 4, Failed: 2}, r.Count(), "an expectation that holds unexpectedly is a failure")
+	r.Errors = []string{"can't"}
+	assert.Equal(t, 3, r.Count().Failed)
+}
+
+func TestTable(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "FAULTS.md")
+	require.NoError(t, os.WriteFile(file, []byte("before\nafter\n"), 0o644))
+	require.ErrorContains(t, report.WriteTable(file, nil), "markers")
+
+	const begin, end = "<!-- nfs -->", "<!-- /nfs -->"
+	require.NoError(t, os.WriteFile(file, []byte("before\n"+begin+"\nold\n"+end+"\nafter\n"), 0o644))
+	require.NoError(t, report.WriteTable(file, []*report.Result{result()}))
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, "before\n"+begin+"\n"+
+		"| scenario | mount | expected | reported | system calls | seconds to report | to recover |\n|---|---|---|---|---|---|---|\n"+
+		"| cut | v3 | timeout or stuck, (server_unreachable), nfslock server_unreachable | timeout, (-), nfslock ok | statfs hangs | 3 | 1 |\n"+
+		end+"\nafter\n", string(text))
+}
