@@ -31,7 +31,6 @@ type run struct {
 // never is a statement to be judged at the end.
 type never struct {
 	since     time.Time
-	row       int
 	statement *scenario.Statement
 	mount     string
 }
