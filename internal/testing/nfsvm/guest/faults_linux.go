@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,8 +16,13 @@ import (
 // by the client itself, a packet would be an error there at once.
 func (l *lab) firewall(client, service, target string) error {
 	from := address(1, number(client), 2)
+	verdict := []string{"-j", target}
+	if target == "REJECT" {
+		// Its default, port unreachable, would say that the host is there.
+		verdict = append(verdict, "--reject-with", "icmp-admin-prohibited")
+	}
 	rule := func(chain string, match ...string) error {
-		return l.server.do("iptables-legacy", append(append([]string{"-w", "-A", chain}, match...), "-j", target)...)
+		return l.server.do("iptables-legacy", slices.Concat([]string{"-w", "-A", chain}, match, verdict)...)
 	}
 	if service == "" {
 		if target != "DROP" {
@@ -121,17 +127,25 @@ func (l *lab) thawAll() error {
 	return nil
 }
 
+// fill fills a file system, until nothing that others give back is left either:
+// a file of the write check may come and go meanwhile.
 func (l *lab) fill(path string) error {
 	file, err := os.Create(filepath.Join(path, "filler"))
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	for block := make([]byte, 1<<20); err == nil; {
-		_, err = file.Write(block)
-	}
-	if !errors.Is(err, unix.ENOSPC) {
-		return err
+	block := make([]byte, 1<<20)
+	for full := time.Now(); time.Since(full) < 2*time.Second; {
+		n, err := file.Write(block)
+		switch {
+		case err == nil || n > 0:
+			full = time.Now()
+		case errors.Is(err, unix.ENOSPC):
+			time.Sleep(20 * time.Millisecond)
+		default:
+			return err
+		}
 	}
 	return nil
 }

@@ -48,7 +48,7 @@ func healthyExport() export {
 type lab struct {
 	server, server2 *host
 	clients         map[string]*host
-	graceEnds       time.Time // of the server's lockd
+	graceEnds       time.Time // of the server's lockd, and of the second one's NFSv4
 }
 
 // lockdGrace is how long lockd gives out no new locks after it was started: 10
@@ -98,17 +98,15 @@ func newLab() (*lab, error) {
 	if err := l.serveNFS(l.server, l.exports()); err != nil {
 		return nil, err
 	}
-	l.graceEnds = time.Now().Add(lockdGrace)
 	step("server")
 	if err := l.serveNFS(l.server2, []export{healthyExport()}); err != nil {
 		return nil, err
 	}
 	step("server2")
+	l.graceEnds = time.Now().Add(lockdGrace)
 	// What the exports hold.
-	for _, dir := range []string{"/srv/data/sub"} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
-		}
+	if err := errors.Join(os.MkdirAll("/srv/data/sub", 0o755), l.server2.do("mkdir", "/srv/healthy/v3", "/srv/healthy/v4")); err != nil {
+		return nil, err
 	}
 	return l, errors.Join(os.Chown("/srv/home", 1000, 1000), os.Chmod("/srv/home", 0o700))
 }

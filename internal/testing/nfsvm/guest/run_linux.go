@@ -71,7 +71,7 @@ func (r *run) all(name string) error {
 	}
 	r.observer = &observer{host: client, options: make(map[string][]string)}
 	for version, options := range map[string]string{"v3": "vers=3", "v4": "vers=4.2"} {
-		if err := r.mount("healthy-"+version, "server2:/srv/healthy", options); err != nil {
+		if err := r.mount("healthy-"+version, "server2:/srv/healthy/"+version, options); err != nil {
 			return err
 		}
 	}

@@ -2,31 +2,81 @@ package machine
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 )
 
-// qemu boots Debian's kernel.
+// qemu boots Debian's kernel, which is taken from its package without being
+// installed.
 func qemu(accel string) Kind {
-	const kernel = "/boot/vmlinuz-*-amd64"
-	needs := [][2]string{{"qemu-system-x86_64", "qemu-system-x86"}, {kernel, "linux-image-amd64"}}
+	needs := [][2]string{{"qemu-system-x86_64", "qemu-system-x86"}, {"apt-get", "apt"}, {"dpkg-deb", "dpkg"}}
 	if accel == "kvm" {
-		needs = append(needs, [2]string{"/dev/kvm", "(none: the hardware or hypervisor must offer it)"})
+		needs = append(needs, [2]string{"/dev/kvm", "(none: the hardware or the hypervisor must offer it)"})
 	}
 	return Kind{
-		Name:    accel,
-		Needs:   needs,
-		Modules: func() (string, error) { return newest("/lib/modules/*-amd64") },
+		Name:  accel,
+		Needs: needs,
+		Modules: func() (string, error) {
+			tree, err := debianKernel()
+			if err != nil {
+				return "", err
+			}
+			return newest(filepath.Join(tree, "lib/modules/*"))
+		},
 		command: func(ctx context.Context, _, initrd string) (*exec.Cmd, error) {
-			image, err := newest(kernel)
+			tree, err := debianKernel()
+			if err != nil {
+				return nil, err
+			}
+			kernel, err := newest(filepath.Join(tree, "boot/vmlinuz-*"))
 			if err != nil {
 				return nil, err
 			}
 			return exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-m", "1536", "-nodefaults", "-no-reboot",
-				"-display", "none", "-kernel", image, "-initrd", initrd,
-				"-chardev", "stdio,id=console,signal=off", "-serial", "chardev:console",
+				"-display", "none", "-kernel", kernel, "-initrd", initrd,
+				"-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console",
 				"-add-fd", "fd=3,set=1", "-add-fd", "fd=4,set=2",
 				"-chardev", "file,id=line,path=/dev/fdset/2,input-path=/dev/fdset/1", "-serial", "chardev:line",
 				"-append", "console=ttyS0 quiet rootfstype=tmpfs panic=-1 nfsvm.line=/dev/ttyS1"), nil
 		},
 	}
+}
+
+// debianKernel unpacks the package of the kernel that linux-image-amd64 stands
+// for into the user's cache.
+func debianKernel() (string, error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	cache = filepath.Join(cache, "vfsprobe", "nfsvm")
+	depends, err := exec.Command("apt-cache", "depends", "linux-image-amd64").Output()
+	name := regexp.MustCompile(`linux-image-[0-9][^\s>]*`).Find(depends)
+	if err != nil || name == nil {
+		return "", errors.New("apt knows no linux-image-amd64: apt-get update, with Debian's sources")
+	}
+	tree := filepath.Join(cache, string(name))
+	if _, err := os.Stat(tree); err == nil {
+		return tree, nil
+	}
+	work, err := os.MkdirTemp(cache, "kernel-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(work)
+	for _, step := range [][]string{
+		{"sh", "-c", "apt-get download -qq -o APT::Sandbox::User=root " + string(name)},
+		{"sh", "-c", "dpkg-deb -x *.deb tree"},
+	} {
+		c := exec.Command(step[0], step[1:]...)
+		c.Dir = work
+		if out, err := c.CombinedOutput(); err != nil {
+			return "", fmt.Errorf("getting %s: %w\n%s", name, err, out)
+		}
+	}
+	return tree, os.Rename(filepath.Join(work, "tree"), tree)
 }
