@@ -21,7 +21,8 @@
 // # What is promised
 //
 //   - No method makes a system call on a path of a plan. Every report comes at
-//     the latest 0.1 s after the plan's timeout, whatever hangs.
+//     the latest a twentieth of the plan's timeout after it (but 0.1 s to 1 s),
+//     whatever hangs.
 //   - A helper that outlives its timeout gets SIGKILL. Where even that does not
 //     end it, the check is reported as [Stuck] and later ones with the same key
 //     as [Busy], without forking again, until the helper's end, which is noticed

@@ -24,9 +24,13 @@ type Plan struct {
 	// Killable promises that SIGKILL ends a helper in any of the steps, as it
 	// does in path-based calls on NFS. Such helpers don't need a place under
 	// the cap on stuck helpers. A promise that turns out wrong is survived: the
-	// helper counts from then on.
+	// helper counts from then on, and later checks are Busy.
 	Killable bool
 }
+
+// grace is how long a helper has to disappear after SIGKILL before it counts as
+// stuck. On a host with nothing else to do it takes well under a millisecond.
+func (p *Plan) grace() time.Duration { return min(max(minGrace, p.Timeout/20), maxGrace) }
 
 // A Step is one system call.
 type Step struct {

@@ -18,9 +18,9 @@ const (
 	// patience is how long a helper counts as one that is about to finish. A
 	// healthy file system answers in well under a millisecond.
 	patience = 50 * time.Millisecond
-	// killGrace is how long a helper has to disappear after SIGKILL before it
-	// is called stuck.
-	killGrace = 100 * time.Millisecond
+	// minGrace and maxGrace bound [Plan.grace].
+	minGrace = 100 * time.Millisecond
+	maxGrace = time.Second
 	// retryFullSocket is when a request is sent again that found the socket full.
 	retryFullSocket = time.Millisecond
 )
@@ -167,9 +167,10 @@ func (p *Prober) Run(check Check) Report {
 }
 
 // Submit queues the check and returns at once. done is called exactly once,
-// by another goroutine, at the latest the plan's Timeout and a grace of 0.1 s
-// later. It must not block. Groups take turns; checks of one group are started
-// in the order they were submitted, trusted ones before others.
+// by another goroutine, at the latest the plan's Timeout and a twentieth of it
+// (but at least 0.1 s, and at most 1 s) later. It must not block. Groups take
+// turns; checks of one group are started in the order they were submitted,
+// trusted ones before others.
 func (p *Prober) Submit(check Check, done func(Report)) {
 	p.mu.Lock()
 	defer p.unlock()
@@ -322,7 +323,7 @@ func (p *Prober) due(h *helper) {
 			// answer is about to be read, or the server does not answer.
 			if !h.overdue {
 				h.overdue = true
-				h.timer.Reset(killGrace)
+				h.timer.Reset(h.check.Plan.grace())
 				return
 			}
 			p.warn("the fork server (pid %d) has not answered for %v, killing it", p.server.pid, h.check.Plan.Timeout)
@@ -332,13 +333,17 @@ func (p *Prober) due(h *helper) {
 		h.stage = killed
 		p.stats.Killed++
 		p.kill(h)
-		h.timer.Reset(killGrace)
+		h.timer.Reset(h.check.Plan.grace())
 		p.pump()
 	case killed:
 		h.stage = stuck
 		p.turnedStuck(&h.check)
 		h.report.HangsIn = h.nextStep()
-		p.finish(h, Stuck)
+		outcome := Stuck
+		if h.check.Plan.Killable {
+			outcome = Expired // a busy host may take long to end it; if it is stuck, the next check will say so
+		}
+		p.finish(h, outcome)
 		p.pump()
 	}
 }

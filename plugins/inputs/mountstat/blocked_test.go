@@ -61,7 +61,7 @@ func TestWhoWaitsForAFUSEDaemon(t *testing.T) {
 	assert.Equal(t, int64(1), field(t, metric, "count"))
 	assert.Positive(t, field(t, metric, "longest_seconds"))
 	assert.Positive(t, field(t, metric, "pid"))
-	assert.EqualValues(t, 1, summary(t, g, "blocked_helpers"), "ours is counted apart")
+	assert.Positive(t, summary(t, g, "blocked_helpers"), "ours is counted apart")
 	for _, other := range g.Named("mountstat_blocked") {
 		comm, _ := other.GetTag("comm")
 		assert.NotContains(t, comm, "vfsp")

@@ -290,7 +290,7 @@ func (m *Mountstat) take(pending map[*superblock]struct{}) []*superblock {
 
 // settle notes a finding, and logs it if it is another than before.
 func (m *Mountstat) settle(sb *superblock, found finding) {
-	if changed, before, lasted := sb.settle(found, time.Now()); changed {
+	if changed, before, lasted := sb.settle(found, time.Now()); changed && !sb.onlyEvidenceChanged(&before) {
 		m.logChange(sb, &before, lasted.Round(100*time.Millisecond))
 	}
 }

@@ -199,6 +199,12 @@ func (sb *superblock) risk() int {
 	return risk
 }
 
+// onlyEvidenceChanged reports whether a fault is what it was, and only its cause is
+// told in another way: a firewall that rejects, say, does not answer every call.
+func (sb *superblock) onlyEvidenceChanged(before *finding) bool {
+	return before.cause != "" && before.cause != unknown && before.code == sb.found.code && before.errno == sb.found.errno
+}
+
 // settle notes a finding, and reports whether it is another than before, and
 // how long the file system had been at fault.
 func (sb *superblock) settle(found finding, now time.Time) (changed bool, before finding, lasted time.Duration) {
