@@ -140,10 +140,11 @@ func (m *Mountstat) causeAbove(sb *superblock) cause {
 	if sb.namespace != nil {
 		return unknown
 	}
-	for id := sb.checked.Parent; ; {
+	id := sb.checked.Parent
+	for range m.above { // a table that lies may be a ring
 		above, mount := m.above[id].superblock, m.above[id].mount
 		if mount == nil || mount.Parent == id {
-			return unknown
+			break
 		}
 		if above != nil && above != sb && m.hangsNow(above) {
 			f := above.found
@@ -155,6 +156,7 @@ func (m *Mountstat) causeAbove(sb *superblock) cause {
 		}
 		id = mount.Parent
 	}
+	return unknown
 }
 
 // hangsNow reports whether no answer has come in this gather, or the last.
@@ -169,7 +171,7 @@ func (m *Mountstat) waitsIn(sb *superblock) string {
 	if sb.report == nil || sb.report.PID == 0 {
 		return ""
 	}
-	content, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(sb.report.PID), "wchan"))
+	content, err := os.ReadFile(filepath.Join(ownProc, strconv.Itoa(sb.report.PID), "wchan"))
 	if err != nil || string(content) == "0" {
 		return ""
 	}

@@ -145,7 +145,7 @@ func (m *Mountstat) identify(p *prober.Plan, sb *superblock, root int) {
 	}
 	statx := p.Add(prober.Step{Name: stepStatx, Number: unix.SYS_STATX, Arguments: []prober.Argument{
 		prober.ResultOf(root), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC),
-		prober.Value(unix.STATX_TYPE | unix.STATX_MODE | unix.STATX_UID | unix.STATX_GID), prober.Output(unsafe.Sizeof(unix.Statx_t{}))}})
+		prober.Value(unix.STATX_TYPE | unix.STATX_MODE | unix.STATX_UID | unix.STATX_GID | unix.STATX_MNT_ID), prober.Output(unsafe.Sizeof(unix.Statx_t{}))}})
 	if becomesOwner {
 		p.BecomeOwner(statx)
 	}
@@ -193,6 +193,14 @@ type finding struct {
 
 // hangs reports whether the file system gave no answer.
 func (f *finding) hangs() bool { return f.code == result.Timeout || f.code == result.Stuck }
+
+// hangsIn is the system call that gave no answer.
+func (f *finding) hangsIn() string {
+	if f.hangs() {
+		return f.call
+	}
+	return ""
+}
 
 // failWith takes an errno of the file system.
 func (f *finding) failWith(errno syscall.Errno) {
@@ -292,10 +300,16 @@ func (sb *superblock) split(step string) (c check, call string, prepares bool) {
 }
 
 // leadsElsewhere reports whether the path does not show the superblock: it was
-// unmounted meanwhile, or this is a container whose own paths are others. Btrfs
-// subvolumes have device numbers of their own.
+// unmounted meanwhile, or this is a container whose own paths are others.
 func (m *Mountstat) leadsElsewhere(sb *superblock, st *unix.Statx_t) bool {
-	return sb.checked.FSType != "btrfs" && (int(st.Dev_major) != sb.checked.Major || int(st.Dev_minor) != sb.checked.Minor)
+	mount := sb.checked
+	switch {
+	case st.Mask&unix.STATX_MNT_ID != 0 && st.Mnt_id == uint64(mount.ID): // since Linux 5.8
+		return false
+	case mount.FSType == "btrfs", mount.FSType == "bcachefs": // their subvolumes have device numbers of their own
+		return false
+	}
+	return int(st.Dev_major) != mount.Major || int(st.Dev_minor) != mount.Minor
 }
 
 // judgeStep judges a step that failed.

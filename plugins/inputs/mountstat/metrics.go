@@ -29,14 +29,11 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, sb *superblock, f *finding, c
 		"recoveries":    sb.recovered,
 	}
 	for name, value := range map[string]string{
-		"errno": f.errno, "failed_check": string(f.check), "cause": string(f.cause), "reason": f.reason,
+		"errno": f.errno, "failed_check": string(f.check), "cause": string(f.cause), "reason": f.reason, "hangs_in": f.hangsIn(),
 	} {
 		if value != "" {
 			fields[name] = value
 		}
-	}
-	if f.hangs() {
-		fields["hangs_in"] = f.call
 	}
 	if !sb.lastOK.IsZero() {
 		fields["last_ok_seconds_ago"] = secondsSince(sb.lastOK)
@@ -71,19 +68,19 @@ func secondsSince(t time.Time) float64 {
 func (m *Mountstat) add(acc telegraf.Accumulator, sb *superblock, f *finding, fields map[string]any, counts *counts) {
 	for _, mount := range sb.mounts {
 		own, code := fields, f.code
-		readOnly := m.expectations.readOnly[mount.Mountpoint]
-		if mount != sb.checked || readOnly != nil {
+		unexpected := m.expectations.readOnly[mount.Mountpoint]
+		if mount != sb.checked || unexpected != nil {
 			own = maps.Clone(fields)
 		}
 		if mount != sb.checked {
 			own["shared_with"] = mounts.Printable(sb.checked.Mountpoint)
 		}
-		if readOnly != nil && sb.namespace == nil {
+		if unexpected != nil && sb.namespace == nil {
 			own["unexpected_ro"] = true
 			if code == result.OK || code == result.Slow {
 				code = result.Error
-				own["result"], own["result_code"], own["errno"], own["cause"] = code.String(), int64(code), "EROFS", string(cause("read_only"))
-				own["fault_seconds"] = secondsSince(readOnly.since)
+				own["result"], own["result_code"], own["errno"], own["cause"] = code.String(), int64(code), "EROFS", string(readOnly)
+				own["fault_seconds"] = secondsSince(unexpected.since)
 			}
 		}
 		counts[code]++

@@ -47,7 +47,7 @@ func (m *Mountstat) findNamespaces(now time.Time) bool {
 		target, _ := os.Readlink(filepath.Join(m.proc, process, "ns", name))
 		return target
 	}
-	network, _ := os.Readlink("/proc/self/ns/net") // HOST_PROC may not know this process
+	network, _ := os.Readlink(filepath.Join(ownProc, "self/ns/net"))
 	seen := map[string]bool{"": true, link(filepath.Base(filepath.Dir(m.mountinfo)), "mnt"): true}
 	for _, process := range processes {
 		if _, err := strconv.Atoi(process.Name()); err != nil {

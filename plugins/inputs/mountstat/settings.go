@@ -29,6 +29,10 @@ type Override struct {
 	RunAs         string           `toml:"run_as"`
 }
 
+// ownProc is where this process and its helpers show. HOST_PROC, which has the
+// host's processes, may not know them.
+const ownProc = "/proc"
+
 // policy is how a file system is checked.
 type policy struct {
 	timeout, slow time.Duration
@@ -202,7 +206,7 @@ func (m *Mountstat) resolveHost() error {
 	// The host's own processes see the host's mounts; this one may not.
 	pid := "1"
 	if s.proc == "" {
-		s.proc, pid = "/proc", "self"
+		s.proc, pid = ownProc, "self"
 	}
 	if s.sys == "" {
 		s.sys = "/sys"
@@ -229,14 +233,20 @@ func (m *Mountstat) resolveHost() error {
 	return nil
 }
 
-// policyFor returns how to check the mount.
+// policyFor returns how to check the mount. Where nobody may write, that is not
+// tried.
 func (s *settings) policyFor(mount *mounts.Mount) policy {
-	for i := range s.overrides {
-		if s.overrides[i].fits(mount) {
-			return s.overrides[i].policy
-		}
+	p := s.policy
+	if i := slices.IndexFunc(s.overrides, func(o override) bool { return o.fits(mount) }); i >= 0 {
+		p = s.overrides[i].policy
 	}
-	return s.policy
+	if mount.ReadOnly() {
+		p.checks = slices.DeleteFunc(slices.Clone(p.checks), func(c check) bool { return c == checkWrite })
+	}
+	if len(p.checks) == 0 {
+		p.checks = []check{checkStatfs}
+	}
+	return p
 }
 
 // longestTimeout is how long a gather can take.
