@@ -69,6 +69,7 @@ faults-nfs: bin/nfsvm
 bench:
 	tools/setup gcc
 	$(GO) run ./internal/prober/bench
+	GATHERS=10000 $(GO) test -count 1 -timeout 30m -v -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 
 clean:
 	rm -rf bin
