@@ -142,6 +142,10 @@ func (l *lab) fill(path string) error {
 		case err == nil || n > 0:
 			full = time.Now()
 		case errors.Is(err, unix.ENOSPC):
+			// Blocks set apart for the allocation of others come back.
+			if err := file.Sync(); err != nil {
+				return err
+			}
 			time.Sleep(20 * time.Millisecond)
 		default:
 			return err

@@ -117,7 +117,7 @@ func (l *lab) serveNFS(h *host, exports []export) error {
 		if err := os.MkdirAll(e.path, 0o755); err != nil {
 			return err
 		}
-		if err := errors.Join(h.do("mkfs.ext4", "-q", "-O", "^has_journal", e.device), h.do("mount", e.device, e.path)); err != nil {
+		if err := errors.Join(h.do("mkfs.ext4", "-q", "-b", "4096", "-O", "^has_journal", e.device), h.do("mount", e.device, e.path)); err != nil {
 			return err
 		}
 	}
