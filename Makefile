@@ -27,7 +27,7 @@ test: setup lint
 # they are reported as skipped, and make fails with 77.
 ACCEL ?= uml
 VM_NEEDS_uml := user-mode-linux:linux.uml gcc
-VM_NEEDS_kvm := qemu-system-x86:qemu-system-x86_64
+VM_NEEDS_kvm := qemu-system-x86:qemu-system-x86_64 kmod:depmod
 VM_NEEDS_tcg := $(VM_NEEDS_kvm)
 NFSVM = bin/nfsvm -accel $(ACCEL) -run '$(RUN)'
 

@@ -77,8 +77,11 @@ func parse() (options, error) {
 			o.names = append(o.names, name)
 		}
 	}
-	if len(o.names) == 0 || o.vms < 1 {
+	switch {
+	case len(o.names) == 0 || o.vms < 1:
 		return o, errors.New("nothing to run")
+	case o.table != "" && len(o.names) < len(all):
+		return o, errors.New("a table of some of the scenarios would lack the others")
 	}
 	return o, nil
 }

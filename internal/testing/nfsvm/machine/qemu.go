@@ -13,7 +13,7 @@ import (
 // qemu boots Debian's kernel, which is taken from its package without being
 // installed.
 func qemu(accel string) Kind {
-	needs := [][2]string{{"qemu-system-x86_64", "qemu-system-x86"}, {"apt-get", "apt"}, {"dpkg-deb", "dpkg"}}
+	needs := [][2]string{{"qemu-system-x86_64", "qemu-system-x86"}, {"apt-get", "apt"}, {"dpkg-deb", "dpkg"}, {"/usr/sbin/depmod", "kmod"}}
 	if accel == "kvm" {
 		needs = append(needs, [2]string{"/dev/kvm", "(none: the hardware or the hypervisor must offer it)"})
 	}
@@ -27,7 +27,7 @@ func qemu(accel string) Kind {
 			}
 			return newest(filepath.Join(tree, "lib/modules/*"))
 		},
-		command: func(ctx context.Context, _, initrd string) (*exec.Cmd, error) {
+		command: func(ctx context.Context, dir, initrd string) (*exec.Cmd, error) {
 			tree, err := debianKernel()
 			if err != nil {
 				return nil, err
@@ -36,11 +36,15 @@ func qemu(accel string) Kind {
 			if err != nil {
 				return nil, err
 			}
+			// What its pipe device opens: the descriptors it inherits.
+			line := filepath.Join(dir, "line")
+			if err := errors.Join(os.Symlink("/proc/self/fd/3", line+".in"), os.Symlink("/proc/self/fd/4", line+".out")); err != nil {
+				return nil, err
+			}
 			return exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-m", "1536", "-nodefaults", "-no-reboot",
 				"-display", "none", "-kernel", kernel, "-initrd", initrd,
 				"-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console",
-				"-add-fd", "fd=3,set=1", "-add-fd", "fd=4,set=2",
-				"-chardev", "file,id=line,path=/dev/fdset/2,input-path=/dev/fdset/1", "-serial", "chardev:line",
+				"-chardev", "pipe,id=line,path="+line, "-serial", "chardev:line",
 				"-append", "console=ttyS0 quiet rootfstype=tmpfs panic=-1 nfsvm.line=/dev/ttyS1"), nil
 		},
 	}
@@ -71,6 +75,7 @@ func debianKernel() (string, error) {
 	for _, step := range [][]string{
 		{"sh", "-c", "apt-get download -qq -o APT::Sandbox::User=root " + string(name)},
 		{"sh", "-c", "dpkg-deb -x *.deb tree"},
+		{"sh", "-c", "/usr/sbin/depmod -b tree $(ls tree/lib/modules)"},
 	} {
 		c := exec.Command(step[0], step[1:]...)
 		c.Dir = work
