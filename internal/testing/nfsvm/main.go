@@ -100,11 +100,7 @@ func run() int {
 	began := time.Now()
 	initrd, err := prepare(ctx, o)
 	if err != nil {
-		for _, name := range o.names {
-			fmt.Printf("SKIP  %s\n", name)
-		}
-		fmt.Printf("\nskipped, since %v\n0 passed, 0 failed, %d skipped\n", err, len(o.names))
-		return exitSkipped
+		return withoutMachine(o, err)
 	}
 	defer os.RemoveAll(filepath.Dir(initrd))
 
@@ -118,10 +114,17 @@ func run() int {
 		counts.ExpectedToFail += c.ExpectedToFail
 		print(r)
 	})
+	if err != nil && len(results) == 0 {
+		return withoutMachine(o, err)
+	}
+	if err != nil {
+		counts.Failed++
+		fmt.Println("FAIL ", err)
+	}
 	for _, name := range o.names {
 		if !slices.ContainsFunc(results, func(r *report.Result) bool { return r.Scenario == name }) {
 			skipped++
-			fmt.Printf("SKIP  %s: %v\n", name, err)
+			fmt.Println("SKIP ", name)
 		}
 	}
 	if o.table != "" && err == nil {
@@ -141,11 +144,30 @@ func run() int {
 	return 0
 }
 
-// prepare builds what the machines start from. An error means that they can't
-// be started here.
+// An unavailable machine can't be had here: something is missing that is not
+// part of the project.
+type unavailable struct{ error }
+
+func (u unavailable) Unwrap() error { return u.error }
+
+// withoutMachine names the scenarios that were not run, and why.
+func withoutMachine(o options, err error) int {
+	for _, name := range o.names {
+		fmt.Println("SKIP ", name)
+	}
+	if errors.As(err, new(unavailable)) {
+		fmt.Printf("\nskipped, since %v\n0 passed, 0 failed, %d skipped\n", err, len(o.names))
+		return exitSkipped
+	}
+	fmt.Printf("\n%v\n0 passed, 1 failed, %d skipped\n", err, len(o.names))
+	return exitFailed
+}
+
+// prepare builds what the machines start from.
 func prepare(ctx context.Context, o options) (initrd string, err error) {
 	if missing, packages := o.kind.Missing(); len(missing) > 0 {
-		return "", fmt.Errorf("%s is missing; get it with: apt-get install %s", strings.Join(missing, ", "), strings.Join(packages, " "))
+		return "", unavailable{fmt.Errorf("of what it needs, these are missing: %s; get them, as root, with: apt-get install %s",
+			strings.Join(missing, ", "), strings.Join(packages, " "))}
 	}
 	own, err := os.Executable()
 	if err != nil {
@@ -163,14 +185,14 @@ func prepare(ctx context.Context, o options) (initrd string, err error) {
 		if os.Getuid() != 0 {
 			why = "it needs root, once, and a Debian mirror"
 		}
-		return "", fmt.Errorf("the root file system can't be built (%s): %w", why, err)
+		return "", unavailable{fmt.Errorf("the root file system can't be built (%s): %w", why, err)}
 	}
 	if took := time.Since(began); took > time.Second {
 		fmt.Printf("root file system built in %v\n", took.Round(time.Second))
 	}
 	modules, err := o.kind.Modules()
 	if err != nil {
-		return "", err
+		return "", unavailable{err}
 	}
 	vfsprobe, err := programs.Vfsprobe()
 	if err != nil {

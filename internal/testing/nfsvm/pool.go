@@ -105,7 +105,9 @@ func boot(ctx context.Context, o options, initrd string) (*vm, error) {
 	v := &vm{m, json.NewDecoder(m.Line), tail}
 	message, err := v.receive(ctx, bootLimit)
 	switch {
+	case ctx.Err() != nil:
 	case err != nil:
+		err = unavailable{err} // it has not even come to init
 	case message.Fatal != "":
 		err = errors.New(message.Fatal)
 	case !message.Ready:

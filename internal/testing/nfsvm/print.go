@@ -10,6 +10,9 @@ import (
 
 const columns = "%-5s %-36s %-72s %-48s %8s %9s\n"
 
+// logLines is how much of vfsprobe's log is shown of a scenario that failed.
+const logLines = 30
+
 func heading() string {
 	return strings.TrimRight(fmt.Sprintf(columns, "", "scenario", "expected", "got", "report s", "recover s"), "\n")
 }
@@ -46,7 +49,10 @@ func print(r *report.Result) {
 	for _, err := range r.Errors {
 		fmt.Printf("FAIL  %s: %s\n", r.Scenario, err)
 	}
-	for _, line := range r.Log {
+	if more := len(r.Log) - logLines; more > 0 {
+		fmt.Printf("      | (%d lines of log before these)\n", more)
+	}
+	for _, line := range r.Log[max(0, len(r.Log)-logLines):] {
 		fmt.Printf("      | %s\n", line)
 	}
 	fmt.Printf("      %s took %.0f s\n", r.Scenario, r.Seconds)

@@ -20,6 +20,8 @@ const (
 	watch = 6 * time.Second
 	// silence is how long nothing may be said about a mount.
 	silence = 10 * time.Second
+	// stopLimit is how long vfsprobe or Telegraf may take to stop.
+	stopLimit = 10 * time.Second
 )
 
 // okOnly are the results of a mount that works. A slow answer on a busy

@@ -65,6 +65,7 @@ func (r *run) all(name string) error {
 	if err != nil {
 		return err
 	}
+	r.result.Title = s.Title
 	client, err := r.lab.newClient("client")
 	if err != nil {
 		return err
@@ -121,9 +122,7 @@ func (r *run) step(s scenario.Step) (err error) {
 	case "observe":
 		return r.observe(a[0] == "telegraf")
 	case "restart":
-		if err = r.observer.stop(10 * time.Second); err == nil {
-			err = r.observer.start()
-		}
+		err = r.restart(a[0])
 	case "cut", "drop":
 		err = l.firewall(a[0], a[1], "DROP")
 	case "reject":
@@ -190,6 +189,20 @@ func (r *run) step(s scenario.Step) (err error) {
 	}
 	r.began = time.Now()
 	return err
+}
+
+// restart stops the program and starts it again. It must be gone within the
+// time systemd and Telegraf have patience at least.
+func (r *run) restart(name string) error {
+	began := time.Now()
+	if err := r.observer.stop(stopLimit); err != nil {
+		return err
+	}
+	row := r.lastRow("")
+	row.Checks = append(row.Checks, report.Check{
+		What: name + " stops", Want: fmt.Sprintf("gone within %v", stopLimit),
+		Got: fmt.Sprintf("gone after %.1f s", time.Since(began).Seconds()), OK: true})
+	return r.observer.start()
 }
 
 // on does something on a host, which is made if it is not there.

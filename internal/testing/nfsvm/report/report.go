@@ -57,6 +57,7 @@ func (c Check) Verdict() Verdict {
 // A Result is what came of one scenario.
 type Result struct {
 	Scenario string   `json:"scenario"`
+	Title    string   `json:"title"`
 	Rows     []Row    `json:"rows"`
 	Errors   []string `json:"errors,omitempty"` // of the scenario itself: a step that can't be done
 	Log      []string `json:"log,omitempty"`    // vfsprobe's, of a scenario that failed

@@ -70,27 +70,51 @@ func WriteTable(file string, results []*Result) error {
 // Table renders what was seen as Markdown.
 func Table(results []*Result) string {
 	var b strings.Builder
-	b.WriteString("| scenario | mount | expected | reported | system calls | seconds to report | to recover |\n|---|---|---|---|---|---|---|\n")
+	b.WriteString("| fault | mount | expected | reported | system calls | seconds to report | to recover |\n|---|---|---|---|---|---|---|\n")
 	results = slices.Clone(results)
 	slices.SortFunc(results, func(a, b *Result) int { return strings.Compare(a.Scenario, b.Scenario) })
 	for _, r := range results {
-		for _, row := range r.Rows {
-			if row.Mount == "" || strings.HasPrefix(row.Mount, "healthy-") {
-				continue
+		for i, row := range r.joined() {
+			title := ""
+			if i == 0 {
+				title = fmt.Sprintf("**%s**: %s", r.Scenario, r.Title)
+			}
+			mount := row.Mount
+			if row.Phase > 1 {
+				mount += " after the restart"
 			}
 			want, got := row.Summary()
-			name := r.Scenario
-			if row.Phase > 1 {
-				name = fmt.Sprintf("%s (%d)", name, row.Phase)
-			}
 			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n",
-				name, escape(row.Mount), escape(want), escape(got), row.Calls(), cell(row.Report), cell(row.Recover))
+				escape(title), escape(mount), escape(want), escape(got), row.Calls(), cell(row.Report), cell(row.Recover))
 		}
 	}
 	return b.String()
 }
 
-func escape(s string) string { return strings.NewReplacer("|", " or ", "*", `\*`).Replace(s) }
+// joined are the rows of the mounts that had the fault. What was seen in a later
+// phase, in which nothing new was to be reported, belongs to the earlier one.
+func (r *Result) joined() []Row {
+	var rows []Row
+	for _, row := range r.Rows {
+		if row.Mount == "" || strings.HasPrefix(row.Mount, "healthy-") {
+			continue
+		}
+		want, _ := row.Summary()
+		i := len(rows) - 1
+		for ; i >= 0 && rows[i].Mount != row.Mount; i-- {
+		}
+		switch {
+		case want != "":
+			rows = append(rows, row)
+		case i >= 0:
+			rows[i].Checks = slices.Concat(rows[i].Checks, row.Checks)
+			rows[i].Recover = max(rows[i].Recover, row.Recover)
+		}
+	}
+	return rows
+}
+
+func escape(s string) string { return strings.NewReplacer("|", " or ", "-*", `-\*`).Replace(s) }
 
 func cell(s float64) string {
 	if s < 0 {
