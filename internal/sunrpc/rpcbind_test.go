@@ -3,9 +3,6 @@ package sunrpc_test
 import (
 	"context"
 	"net/netip"
-	"os"
-	"os/exec"
-	"syscall"
 	"testing"
 	"time"
 
@@ -13,37 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
+	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
-
-// startRPCBind runs a real rpcbind in the tests' namespaces.
-func startRPCBind(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("a network namespace takes root")
-	}
-	command, err := exec.LookPath("rpcbind")
-	if err != nil {
-		t.Skip("no rpcbind here")
-	}
-	server := exec.Command(command, "-f")
-	server.Stderr = os.Stderr
-	server.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	require.NoError(t, server.Start())
-	t.Cleanup(func() {
-		assert.NoError(t, server.Process.Kill())
-		_ = server.Wait()
-	})
-	require.Eventually(t, func() bool {
-		for _, host := range []string{"127.0.0.1:111", "[::1]:111"} {
-			for _, network := range []string{"tcp", "udp"} {
-				if _, err := sunrpc.Null(t.Context(), network, netip.MustParseAddrPort(host), sunrpc.ProgramRPCBind, 4); err != nil {
-					return false
-				}
-			}
-		}
-		return true
-	}, 10*time.Second, 10*time.Millisecond)
-}
 
 func within(t testing.TB, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
@@ -52,7 +20,7 @@ func within(t testing.TB, d time.Duration) context.Context {
 }
 
 func TestARealRPCBind(t *testing.T) {
-	startRPCBind(t)
+	rpchost.StartRPCBind(t)
 	for _, host := range []string{"127.0.0.1:111", "[::1]:111", "[fe80::1%lo]:111", "[::ffff:127.0.0.1]:111"} {
 		for _, network := range []string{"tcp", "udp"} {
 			t.Run(host+"/"+network, func(t *testing.T) {
@@ -109,7 +77,7 @@ func TestARealRPCBind(t *testing.T) {
 
 // An unknown version of a known program has the port of another version.
 func TestRPCBindAnswersForOtherVersions(t *testing.T) {
-	startRPCBind(t)
+	rpchost.StartRPCBind(t)
 	server := netip.MustParseAddrPort("127.0.0.1:111")
 	port, err := sunrpc.GetPort(within(t, 5*time.Second), "udp", server, sunrpc.Service{Program: sunrpc.ProgramRPCBind, Version: 9, Network: "udp"})
 	require.NoError(t, err)

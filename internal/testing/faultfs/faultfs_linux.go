@@ -39,7 +39,8 @@ const (
 	Flush   Op = 25
 	Opendir Op = 27
 	Readdir Op = 28
-	Setlk   Op = 32
+	Getlk   Op = 31
+	Setlk   Op = 32 // flock as well, with Options.Locks
 
 	forget      Op = 2
 	release     Op = 18
@@ -66,6 +67,8 @@ const (
 	writeInSize   = 40
 
 	fopenDirectIO = 1
+	posixLocks    = 1 << 1  // FUSE_POSIX_LOCKS
+	flockLocks    = 1 << 10 // FUSE_FLOCK_LOCKS
 	bufferSize    = 1 << 20
 )
 
@@ -83,6 +86,11 @@ type Options struct {
 	GID     uint32
 	Private bool   // nobody but UID may use it
 	Mode    uint32 // permissions of the root directory; 0755 by default
+	// Locks are taken by the daemon, which grants each at once and remembers none.
+	// Otherwise they never leave the kernel.
+	Locks bool
+	// Name of the file; FileName by default.
+	Name string
 	// Size of the file in bytes; FileSize by default. What is written to it is
 	// kept, so that it can carry a file system itself.
 	Size int
@@ -118,6 +126,9 @@ func Mount(dir string, o Options) (*FS, error) {
 	}
 	if o.Mode == 0 {
 		o.Mode = 0o755
+	}
+	if o.Name == "" {
+		o.Name = FileName
 	}
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -184,7 +195,7 @@ func (f *FS) behave(b behaviour, ops []Op) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(ops) == 0 {
-		ops = []Op{Lookup, Getattr, Open, Read, Write, Statfs, Flush, Opendir, Readdir, Setlk}
+		ops = []Op{Lookup, Getattr, Open, Read, Write, Statfs, Flush, Opendir, Readdir, Getlk, Setlk}
 	}
 	for _, op := range ops {
 		f.behaviours[op] = b
@@ -293,15 +304,21 @@ func (f *FS) answer(request []byte, op Op) {
 	body := request[inHeaderSize:]
 	switch op {
 	case initialise:
-		f.reply(request, 0, structure(initOut{Major: 7, Minor: 31, MaxBackground: 16, MaxWrite: 128 << 10, TimeGran: 1}))
+		var flags uint32
+		if f.options.Locks {
+			flags = posixLocks | flockLocks
+		}
+		f.reply(request, 0, structure(initOut{Major: 7, Minor: 31, Flags: flags, MaxBackground: 16, MaxWrite: 128 << 10, TimeGran: 1}))
 	case forget, batchForget, interrupt:
 		// These have no answer.
 	case destroy, release, releasedir, Flush, Setlk:
 		f.reply(request, 0, nil)
+	case Getlk:
+		f.reply(request, 0, structure(lockOut{Type: unix.F_UNLCK}))
 	case Getattr:
 		f.reply(request, 0, structure(attrOut{Attr: f.attributes(node)}))
 	case Lookup:
-		if string(body) != FileName+"\x00" {
+		if string(body) != f.options.Name+"\x00" {
 			f.reply(request, unix.ENOENT, nil)
 			return
 		}
@@ -318,7 +335,7 @@ func (f *FS) answer(request []byte, op Op) {
 		f.reply(request, 0, content)
 	case Readdir:
 		in := *(*readIn)(unsafe.Pointer(unsafe.SliceData(body)))
-		f.reply(request, 0, entries(in.Offset))
+		f.reply(request, 0, entries(in.Offset, f.options.Name))
 	case Write:
 		in := *(*readIn)(unsafe.Pointer(unsafe.SliceData(body)))
 		f.mu.Lock()
@@ -379,6 +396,10 @@ type (
 		Handle, Offset uint64
 		Size, Flags    uint32
 	}
+	lockOut struct {
+		Start, End uint64
+		Type, PID  uint32
+	}
 	writeOut  struct{ Size, _ uint32 }
 	statfsOut struct {
 		Blocks, Bfree, Bavail, Files, Ffree uint64
@@ -399,14 +420,14 @@ func (f *FS) attributes(node uint64) attr {
 }
 
 // entries is the root directory from the offset on, as struct fuse_dirent.
-func entries(offset uint64) []byte {
+func entries(offset uint64, file string) []byte {
 	var listing []byte
-	for i, name := range []string{".", "..", FileName} {
+	for i, name := range []string{".", "..", file} {
 		if uint64(i) < offset {
 			continue
 		}
 		node, kind := uint64(rootNode), uint32(unix.DT_DIR)
-		if name == FileName {
+		if name == file {
 			node, kind = fileNode, unix.DT_REG
 		}
 		entry := binary.NativeEndian.AppendUint64(nil, node)
