@@ -216,7 +216,7 @@ func TestTelegrafOnAHostWithAHungMount(t *testing.T) {
 	assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 0.5)
 	tail(t, metrics, "^mountstat_summary ", "stuck=1i", "faults=1i")
 	tail(t, metrics, "^dentrycache ", "negative=")
-	tail(t, metrics, "^nfslock_summary,rack=none ", "mounts=0i")
+	tail(t, metrics, "^nfslock_host,rack=none ", "mounts=0i")
 	tail(t, metrics, "^vfsprobe ", "helpers_stuck=1i", "fork_server_restarts=0i")
 
 	hung.Abort()
@@ -407,7 +407,7 @@ func TestTestPrintsOneGather(t *testing.T) {
 	assert.Zero(t, p.exit())
 	all := strings.Join(got, "\n")
 	for _, want := range []string{`(?m)^mountstat,.*path=` + hung.Dir + ` .*result="stuck"`, `(?m)^mountstat,.*path=/ .*result="ok"`,
-		"(?m)^dentrycache ", "(?m)^nfslock_summary,", "(?m)^vfsprobe "} {
+		"(?m)^dentrycache ", "(?m)^nfslock_host,", "(?m)^vfsprobe "} {
 		assert.Regexp(t, want, all)
 	}
 }

@@ -1,9 +1,13 @@
 package nfslock
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/inputs"
@@ -12,131 +16,113 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
 
-func newInput(t *testing.T, proc string) *Nfslock {
-	n := &Nfslock{proc: proc}
+func TestMain(m *testing.M) { rpchost.Main(m) }
+
+const timeout = 500 * time.Millisecond
+
+// journal is the log of the input under test.
+type journal struct {
+	telegraf.Logger
+	t     testing.TB
+	mu    sync.Mutex
+	lines []string
+}
+
+func (j *journal) note(level, text string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.lines = append(j.lines, level+" "+text)
+	j.t.Log(level + " " + text)
+}
+func (j *journal) Warnf(format string, a ...any)  { j.note("W!", fmt.Sprintf(format, a...)) }
+func (j *journal) Warn(a ...any)                  { j.note("W!", fmt.Sprint(a...)) }
+func (j *journal) Infof(format string, a ...any)  { j.note("I!", fmt.Sprintf(format, a...)) }
+func (j *journal) Info(a ...any)                  { j.note("I!", fmt.Sprint(a...)) }
+func (j *journal) Debugf(format string, a ...any) { j.note("D!", fmt.Sprintf(format, a...)) }
+
+// about returns the lines that contain text.
+func (j *journal) about(text string) (found []string) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, line := range j.lines {
+		if strings.Contains(line, text) {
+			found = append(found, line)
+		}
+	}
+	return found
+}
+
+func newInput(t testing.TB, change func(*Nfslock)) (*Nfslock, *journal) {
+	t.Helper()
+	n := inputs.Inputs["nfslock"]().(*Nfslock)
+	log := &journal{t: t}
+	n.Log, n.Timeout, n.KernelLog = log, config.Duration(timeout), ""
+	p := prober.New(prober.Options{Warnf: log.Warnf})
+	t.Cleanup(p.Close)
+	n.UseProber(p)
+	if change != nil {
+		change(n)
+	}
+	require.NoError(t, n.Init())
 	t.Cleanup(func() {
 		if n.table != nil {
 			assert.NoError(t, n.table.Close())
 		}
 	})
-	return n
+	return n, log
 }
 
-// only fails unless the input added this gauge and nothing else.
-func only(t *testing.T, acc *collect.Metrics, fields map[string]any) {
+// on selects mounts of any type by their mount points.
+func on(paths ...string) func(*Nfslock) {
+	return func(n *Nfslock) { n.MountPoints, n.FSTypes = paths, []string{"*"} }
+}
+
+// tmpfs mounts one with a canary.
+func tmpfs(t testing.TB, options string) string {
 	t.Helper()
-	all := acc.Named("nfslock_summary")
-	require.Len(t, all, 1)
-	assert.Equal(t, fields, all[0].Fields())
-	assert.Empty(t, all[0].Tags())
-	assert.Equal(t, telegraf.Gauge, all[0].Type())
-}
-
-func TestAnNFSClient(t *testing.T) {
-	n := newInput(t, "testdata/client")
-	for range 2 { // the second time from the table at hand
-		acc := &collect.Metrics{}
-		require.NoError(t, n.Gather(acc))
-		require.Empty(t, acc.Errors())
-		only(t, acc, map[string]any{
-			"mounts":                int64(11),
-			"mounts_remote_locking": int64(8),
-			"mounts_local_locking":  int64(3),
-			"locks_held":            int64(3),
-			"locks_waiting":         int64(2),
-			"host_locks_held":       int64(5),
-			"host_locks_waiting":    int64(3),
-		})
+	if os.Geteuid() != 0 {
+		t.Skip("mounting takes root")
 	}
+	dir := t.TempDir()
+	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, options))
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	putCanary(t, dir)
+	return dir
 }
 
-func TestLinesThatMakeNoSenseAreErrorsBesideTheMetrics(t *testing.T) {
-	acc := &collect.Metrics{}
-	require.NoError(t, newInput(t, "testdata/malformed").Gather(acc))
-	require.Len(t, acc.Errors(), 2)
-	assert.ErrorContains(t, acc.Errors()[0], "/mnt/broken")
-	assert.ErrorContains(t, acc.Errors()[1], "2: FLOCK")
-	only(t, acc, map[string]any{
-		"mounts":                int64(1),
-		"mounts_remote_locking": int64(1),
-		"mounts_local_locking":  int64(0),
-		"locks_held":            int64(1),
-		"locks_waiting":         int64(0),
-		"host_locks_held":       int64(1),
-		"host_locks_waiting":    int64(0),
-	})
-}
-
-// procWith is a procfs with one file.
-func procWith(t *testing.T, name, content string) string {
+func putCanary(t testing.TB, dir string) string {
 	t.Helper()
-	proc := t.TempDir()
-	require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(proc, name)), 0o755))
-	require.NoError(t, os.WriteFile(filepath.Join(proc, name), []byte(content), 0o600))
-	return proc
+	name := filepath.Join(dir, ".nfslock-probe")
+	require.NoError(t, os.WriteFile(name, nil, 0o666))
+	require.NoError(t, os.Chmod(name, 0o666))
+	return name
 }
 
-func TestWithoutTheListOfLocksTheMountsAreCounted(t *testing.T) {
-	acc := &collect.Metrics{}
-	proc := procWith(t, "self/mountinfo", "40 1 253:0 / / rw,relatime - xfs /dev/sda1 rw\n")
-	require.NoError(t, newInput(t, proc).Gather(acc))
-	require.Len(t, acc.Errors(), 1)
-	require.ErrorIs(t, acc.Errors()[0], os.ErrNotExist)
-	only(t, acc, map[string]any{
-		"mounts": int64(0), "mounts_remote_locking": int64(0), "mounts_local_locking": int64(0),
-	})
+func at(m *collect.Metrics, path string) telegraf.Metric { return m.Tagged("nfslock", "path", path) }
+
+func field(t testing.TB, m telegraf.Metric, name string) any {
+	t.Helper()
+	require.NotNil(t, m)
+	value, found := m.GetField(name)
+	require.True(t, found, "no field %s in %v", name, m.Fields())
+	return value
 }
 
-func TestNoLocksAreZeros(t *testing.T) {
-	acc := &collect.Metrics{}
-	proc := procWith(t, "self/mountinfo", "40 1 253:0 / / rw,relatime - xfs /dev/sda1 rw\n")
-	require.NoError(t, os.WriteFile(filepath.Join(proc, "locks"), nil, 0o600))
-	require.NoError(t, newInput(t, proc).Gather(acc))
-	require.Empty(t, acc.Errors())
-	only(t, acc, map[string]any{
-		"mounts": int64(0), "mounts_remote_locking": int64(0), "mounts_local_locking": int64(0),
-		"locks_held": int64(0), "locks_waiting": int64(0), "host_locks_held": int64(0), "host_locks_waiting": int64(0),
-	})
+func text(t testing.TB, m telegraf.Metric, name string) string {
+	t.Helper()
+	require.NotNil(t, m)
+	value, _ := m.GetField(name)
+	s, _ := value.(string)
+	return s
 }
 
-func TestWithoutAMountTableNothingIsReported(t *testing.T) {
-	proc := procWith(t, "locks", "1: FLOCK  ADVISORY  WRITE 5 08:01:7 0 EOF\n")
-	n := newInput(t, proc)
-	acc := &collect.Metrics{}
-	require.ErrorIs(t, n.Gather(acc), os.ErrNotExist)
-	assert.Empty(t, acc.Named("nfslock_summary"))
-
-	// One that can be opened, but not read.
-	require.NoError(t, os.MkdirAll(filepath.Join(proc, "self", "mountinfo"), 0o755))
-	require.ErrorIs(t, n.Gather(acc), unix.EISDIR)
-	assert.Empty(t, acc.Named("nfslock_summary"), "zeros would say that there are no NFS mounts")
-}
-
-func TestTheRealHost(t *testing.T) {
-	file, err := os.Create(filepath.Join(t.TempDir(), "lock"))
-	require.NoError(t, err)
-	defer file.Close()
-	require.NoError(t, unix.Flock(int(file.Fd()), unix.LOCK_EX))
-
-	n := inputs.Inputs["nfslock"]().(*Nfslock)
-	acc := &collect.Metrics{}
-	require.NoError(t, n.Gather(acc))
-	defer n.table.Close()
-	require.Empty(t, acc.Errors())
-	all := acc.Named("nfslock_summary")
-	require.Len(t, all, 1)
-	held, found := all[0].GetField("host_locks_held")
-	require.True(t, found)
-	assert.Positive(t, held, "the test holds one")
-}
-
-func TestTheSampleConfigurationIsValid(t *testing.T) {
-	sample := (&Nfslock{}).SampleConfig()
-	all, err := config.Parse("sample.conf", []byte(sample), os.LookupEnv, map[string]inputs.Creator{"nfslock": inputs.Inputs["nfslock"]})
-	require.NoError(t, err)
-	require.Len(t, all, 1)
-	assert.Equal(t, &Nfslock{proc: "/proc"}, all[0].Plugin)
+// verdict is what a metric says, in short.
+func verdict(t testing.TB, m telegraf.Metric) string {
+	t.Helper()
+	return text(t, m, "result") + " " + text(t, m, "diagnosis")
 }

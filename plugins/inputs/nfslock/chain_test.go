@@ -1,0 +1,265 @@
+package nfslock
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
+)
+
+// pretend has the input take directories for NFS mounts with these options: the
+// locks are those of what is there, and the servers are asked.
+func pretend(t testing.TB, n *Nfslock, options map[string]string) {
+	t.Helper()
+	var table strings.Builder
+	id := 1000
+	for dir, o := range options {
+		var st unix.Stat_t
+		require.NoError(t, unix.Stat(filepath.Dir(dir), &st), "the mount point may hang")
+		var sx unix.Statx_t
+		require.NoError(t, unix.Statx(unix.AT_FDCWD, dir, unix.AT_STATX_DONT_SYNC, 0, &sx))
+		id++
+		fmt.Fprintf(&table, "%d 1 %d:%d / %s rw - nfs nas:/export%d rw,%s\n", id, sx.Dev_major, sx.Dev_minor, dir, id, o)
+	}
+	n.mountinfo = filepath.Join(t.TempDir(), "mountinfo")
+	require.NoError(t, os.WriteFile(n.mountinfo, []byte(table.String()), 0o600))
+}
+
+const (
+	nfs3 = "vers=3,proto=tcp,addr=127.0.0.1"
+	nfs4 = "vers=4.2,proto=tcp,addr=127.0.0.1"
+)
+
+// serveNFS answers NULL calls at the NFS port.
+func serveNFS(t testing.TB) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:2049")
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				call := make([]byte, 44)
+				if _, err := io.ReadFull(conn, call); err != nil {
+					return
+				}
+				reply := binary.BigEndian.AppendUint32(nil, 1<<31|24)
+				for _, word := range []uint32{binary.BigEndian.Uint32(call[4:]), 1, 0, 0, 0, 0} {
+					reply = binary.BigEndian.AppendUint32(reply, word)
+				}
+				_, _ = conn.Write(reply)
+			}()
+		}
+	}()
+}
+
+// A real rpcbind and a real rpc.statd, in all the states that matter.
+func TestThisHostsStatd(t *testing.T) {
+	diagnose := func() diagnosis {
+		e := evidence{end: hung, stage: locking, nlm: true, local: askThisHost(timeout)}
+		return e.diagnose()
+	}
+	if os.Geteuid() == 0 {
+		assert.Equal(t, statdDown, diagnose(), "there is not even an rpcbind")
+	}
+	rpchost.StartRPCBind(t)
+	assert.Equal(t, statdDown, diagnose())
+	statd := rpchost.StartStatd(t)
+	found := askThisHost(10 * timeout)
+	assert.Positive(t, found.rpcbind.elapsed)
+	assert.Positive(t, found.nsm.elapsed)
+	assert.Equal(t, unknown, diagnose())
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		found = askServer(endpoint{netip.MustParseAddr(host), 2049, "tcp"}, question{nfs: 3, nlm: true}, 10*timeout)
+		assert.Equal(t, "ECONNREFUSED", found.nfs.errno)
+		assert.Equal(t, "ENOTREGISTERED", found.nlm.errno)
+		assert.Empty(t, found.rpcbind.errno)
+		assert.True(t, found.nsm.asked)
+		assert.Empty(t, found.nsm.errno)
+	}
+
+	require.NoError(t, statd.Signal(unix.SIGSTOP))
+	assert.Equal(t, statdHung, diagnose())
+	require.NoError(t, statd.Signal(unix.SIGCONT))
+	assert.Equal(t, unknown, diagnose())
+	require.NoError(t, statd.Kill())
+	require.Eventually(t, func() bool { return diagnose() == statdDeadRegistered }, 10*time.Second, 10*time.Millisecond)
+}
+
+// The story that it all began with.
+func TestStatdStoppedBeforeTheFirstLock(t *testing.T) {
+	serveNFS(t)
+	rpchost.StartRPCBind(t)
+	fs, other := daemon(t), daemon(t)
+	n, log := newInput(t, nil)
+	pretend(t, n, map[string]string{fs.Dir: nfs3, other.Dir: nfs4})
+	fs.Silence(faultfs.Setlk)
+	g := collect.Gather(t, n)
+	m := at(g, fs.Dir)
+	assert.Equal(t, "stuck statd_down", verdict(t, m))
+	assert.Equal(t, "setlk", text(t, m, "hangs_in"))
+	assert.Equal(t, "server", text(t, m, "lock_scope"))
+	assert.Equal(t, map[string]string{"path": fs.Dir, "fstype": "nfs", "server": "127.0.0.1", "version": "3"}, m.Tags())
+	assert.Equal(t, "ok ok", verdict(t, at(g, other.Dir)), "NFSv4 needs no statd")
+	assert.Len(t, log.about("statd_down: the rpc.statd of this host is not registered"), 1)
+	host := g.Named("nfslock_host")[0]
+	assert.Equal(t, "ENOTREGISTERED", text(t, host, "statd_errno"))
+	assert.Positive(t, field(t, host, "rpcbind_seconds"))
+
+	// Locks go on where the server is monitored already.
+	fs.Heal()
+	require.Eventually(t, func() bool { return n.prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
+	assert.Equal(t, "error statd_down_latent", verdict(t, at(collect.Gather(t, n), fs.Dir)))
+	assert.Len(t, log.about("locks still work, but"), 1)
+
+	rpchost.StartStatd(t)
+	collect.Gather(t, n)
+	m = at(collect.Gather(t, n), fs.Dir)
+	assert.Equal(t, "ok ok", verdict(t, m))
+	assert.Equal(t, int64(1), field(t, m, "recoveries"))
+}
+
+func TestServers(t *testing.T) {
+	serveNFS(t)
+	rpchost.StartRPCBind(t)
+	rpchost.StartStatd(t)
+	first, second, third := tmpfs(t, ""), tmpfs(t, ""), tmpfs(t, "")
+	require.NoError(t, os.Remove(filepath.Join(second, ".nfslock-probe")))
+	n, _ := newInput(t, nil)
+	pretend(t, n, map[string]string{first: nfs3, second: nfs3, third: nfs3 + ",local_lock=all"})
+	g := collect.Gather(t, n)
+	assert.Equal(t, "ok ok", verdict(t, at(g, first)))
+	assert.Equal(t, "error nlm_unregistered", verdict(t, at(g, second)), "no canary, but the chain says enough")
+	assert.Equal(t, "unchecked local_only", verdict(t, at(g, third)))
+	assert.Equal(t, "local", text(t, at(g, third), "lock_scope"))
+	servers := g.Named("nfslock_server")
+	require.Len(t, servers, 1)
+	assert.Equal(t, map[string]string{"server": "127.0.0.1"}, servers[0].Tags())
+	fields := servers[0].Fields()
+	for _, name := range []string{"nfs_seconds", "rpcbind_seconds", "nsm_seconds"} {
+		assert.Positive(t, fields[name], name)
+	}
+	assert.Equal(t, "ENOTREGISTERED", fields["nlm_errno"])
+	assert.Equal(t, int64(3), fields["mounts"])
+	assert.Equal(t, int64(1), fields["faults"])
+}
+
+func TestNFS4AsksNoLockManager(t *testing.T) {
+	serveNFS(t)
+	dir := tmpfs(t, "")
+	n, _ := newInput(t, nil)
+	pretend(t, n, map[string]string{dir: nfs4})
+	g := collect.Gather(t, n)
+	assert.Equal(t, "ok ok", verdict(t, at(g, dir)))
+	fields := g.Named("nfslock_server")[0].Fields()
+	assert.Contains(t, fields, "nfs_seconds")
+	for _, name := range []string{"rpcbind_seconds", "rpcbind_errno", "nlm_seconds", "nlm_errno", "nsm_seconds", "nsm_errno"} {
+		assert.NotContains(t, fields, name)
+	}
+	assert.NotContains(t, g.Named("nfslock_host")[0].Fields(), "statd_errno")
+}
+
+// A hundred mounts of five dead servers: one question to each, one helper for
+// each mount, and the time is kept. A healthy mount does not wait.
+func TestAllServersDead(t *testing.T) {
+	faultfs.Require(t)
+	n, log := newInput(t, func(n *Nfslock) { n.Timeout *= 2 })
+	options := make(map[string]string)
+	for i := range 100 {
+		fs := daemon(t)
+		fs.Pause() // killable, as NFS is
+		options[fs.Dir] = fmt.Sprintf("vers=3,proto=tcp,addr=192.0.2.%d", i%5+1)
+	}
+	healthy := tmpfs(t, "")
+	options[healthy] = nfs4
+	serveNFS(t)
+	pretend(t, n, options)
+	for range 2 {
+		began := time.Now()
+		g := collect.Gather(t, n)
+		took := time.Since(began)
+		t.Logf("timeout %v, gather %v", time.Duration(n.Timeout), took)
+		assert.Less(t, took, 2*time.Duration(n.Timeout))
+		assert.Equal(t, "ok ok", verdict(t, at(g, healthy)))
+		dead := 0
+		for _, m := range g.Named("nfslock") {
+			if verdict(t, m) == "timeout server_unreachable" {
+				dead++
+			}
+		}
+		assert.Equal(t, 100, dead)
+		assert.Len(t, g.Named("nfslock_server"), 6)
+	}
+	assert.Len(t, log.about("server_unreachable"), 100, "each said once")
+	assert.Zero(t, n.prober.Stats().Stuck)
+}
+
+// Whoever answers garbage does not answer.
+func TestAServerThatAnswersGarbage(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:111")
+	if err != nil {
+		t.Skip(err)
+	}
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+			_, _ = io.Copy(io.Discard, conn)
+			conn.Close()
+		}
+	}()
+	found := askServer(endpoint{netip.MustParseAddr("127.0.0.1"), 2049, "tcp"}, question{nfs: 3, nlm: true}, timeout)
+	assert.Equal(t, "EBADRPC", found.rpcbind.errno)
+	assert.False(t, found.nlm.asked, "nobody said where it is")
+	assert.False(t, found.nsm.asked)
+}
+
+func TestEndpoints(t *testing.T) {
+	dir := t.TempDir()
+	for options, want := range map[string]string{
+		"vers=3,proto=tcp,addr=10.0.0.1":                      "10.0.0.1 2049 tcp 3 true",
+		"vers=3,proto=udp6,addr=fe80::1%eth0,mountport=20048": "fe80::1%eth0 2049 udp 3 true",
+		"vers=3,proto=tcp,port=12049,addr=10.0.0.1":           "10.0.0.1 12049 tcp 3 true",
+		"vers=4.1,proto=tcp6,addr=fd00::1":                    "fd00::1 2049 tcp 4 false",
+		"vers=3,nolock,proto=tcp,addr=10.0.0.1":               "10.0.0.1 2049 tcp 3 false",
+		"vers=3,proto=tcp,local_lock=all,addr=10.0.0.1":       "10.0.0.1 2049 tcp 3 false",
+		"vers=3,proto=tcp,local_lock=flock,addr=10.0.0.1":     "10.0.0.1 2049 tcp 3 true",
+		"vers=3,proto=rdma,port=20049,addr=10.0.0.1":          "10.0.0.1 0 tcp 0 true",
+		"vers=3,proto=tcp,addr=nas.example.org":               "-",
+		"vers=3,proto=tcp":                                    "-",
+	} {
+		n, _ := newInput(t, nil)
+		pretend(t, n, map[string]string{dir: options})
+		require.NoError(t, n.refresh())
+		got := "-"
+		if e, q := endpointOf(n.superblocks[0].probed); e != nil {
+			got = fmt.Sprintf("%v %d %s %d %v", e.address, e.port, e.network, q.nfs, q.nlm)
+		}
+		assert.Equal(t, want, got, options)
+	}
+}

@@ -1,0 +1,125 @@
+package nfslock
+
+import (
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/result"
+)
+
+var (
+	up      = link{asked: true, elapsed: time.Millisecond}
+	silent  = link{asked: true, errno: "ETIMEDOUT"}
+	refused = link{asked: true, errno: "ECONNREFUSED"}
+	missing = link{asked: true, errno: "ENOTREGISTERED"}
+)
+
+// v3 is the evidence on a mount whose chain is healthy.
+func v3(end ending, at stage, errno syscall.Errno, change ...func(*evidence)) evidence {
+	e := evidence{end: end, stage: at, errno: errno, nlm: true,
+		local: links{rpcbind: up, nsm: up}, server: links{rpcbind: up, nfs: up, nlm: up, nsm: up}}
+	for _, c := range change {
+		c(&e)
+	}
+	return e
+}
+
+func v4(end ending, at stage, errno syscall.Errno, change ...func(*evidence)) evidence {
+	e := evidence{end: end, stage: at, errno: errno, server: links{nfs: up}}
+	for _, c := range change {
+		c(&e)
+	}
+	return e
+}
+
+func dead(e *evidence)          { e.server = links{rpcbind: silent, nfs: silent} }
+func nfsdStopped(e *evidence)   { e.server.nfs = refused; e.server.nlm = missing }
+func noNLM(e *evidence)         { e.server.nlm = missing }
+func nlmDropped(e *evidence)    { e.server.nlm = silent }
+func nlmRejected(e *evidence)   { e.server.nlm = refused }
+func rpcbindCut(e *evidence)    { e.server.rpcbind = silent; e.server.nlm = link{}; e.server.nsm = link{} }
+func nsmDropped(e *evidence)    { e.server.nsm = silent }
+func statdStopped(e *evidence)  { e.local.nsm = missing }
+func statdKilled(e *evidence)   { e.local.nsm = refused }
+func statdFrozen(e *evidence)   { e.local.nsm = silent }
+func noLocalBind(e *evidence)   { e.local = links{rpcbind: refused} }
+func inGrace(e *evidence)       { e.grace = true }
+func unproven(e *evidence)      { e.unproven = true }
+func withoutCanary(e *evidence) { e.absent = true }
+func nothingAsked(e *evidence)  { e.local, e.server = links{}, links{} }
+
+// The rows of the table "NFS" in FACTS.md as the project measured them, and
+// their combinations.
+func TestDiagnosis(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		evidence
+		want diagnosis
+		code result.Code
+	}{
+		{"healthy v3", v3(passed, 0, 0), healthy, result.OK},
+		{"healthy v4", v4(passed, 0, 0), healthy, result.OK},
+		{"network cut, v3", v3(hung, reaching, 0, dead), serverUnreachable, result.Timeout},
+		{"network cut, v4", v4(hung, reaching, 0, dead), serverUnreachable, result.Timeout},
+		{"soft mount, cut", v3(failed, reaching, unix.EIO, dead), serverUnreachable, result.Error},
+		{"export removed", v3(failed, reaching, unix.ESTALE), staleExport, result.Stale},
+		{"directory removed", v4(failed, opening, unix.ESTALE), staleExport, result.Stale},
+		{"re-exported after locks were held, v3", v3(hung, asking, 0), unknown, result.Timeout},
+		{"nfsd stopped", v3(hung, reaching, 0, nfsdStopped), serverUnreachable, result.Timeout},
+		{"the export hangs, the server answers", v3(hung, reaching, 0), unknown, result.Timeout},
+		{"NLM dropped", v3(hung, asking, 0, nlmDropped), nlmUnreachable, result.Timeout},
+		{"NLM rejected", v3(hung, asking, 0, nlmRejected), nlmUnreachable, result.Timeout},
+		{"NLM not registered", v3(hung, asking, 0, noNLM), nlmUnregistered, result.Timeout},
+		{"NLM and statd", v3(hung, asking, 0, nlmDropped, statdStopped), nlmUnreachable, result.Timeout},
+		{"rpcbind dropped, fresh client", v3(hung, asking, 0, rpcbindCut), serverRPCBindUnreachable, result.Timeout},
+		{"rpcbind dropped, bound client", v3(passed, 0, 0, rpcbindCut), healthy, result.OK},
+		{"statd stopped before the first lock", v3(hung, locking, 0, statdStopped), statdDown, result.Timeout},
+		{"statd stopped, and rpcbind", v3(hung, locking, 0, noLocalBind), statdDown, result.Timeout},
+		{"statd killed with -9", v3(failed, locking, unix.ENOLCK, statdKilled), statdDeadRegistered, result.Error},
+		{"statd SIGSTOPped", v3(hung, locking, 0, statdFrozen), statdHung, result.Timeout},
+		{"statd SIGSTOPped, the errno after 65 s", v3(failed, locking, unix.ENOLCK, statdFrozen), statdHung, result.Error},
+		{"statd stopped after the server is monitored", v3(passed, 0, 0, statdStopped), statdDownLatent, result.Error},
+		{"the same, killed", v3(passed, 0, 0, statdKilled), statdDownLatent, result.Error},
+		{"statd is nothing to v4", v4(passed, 0, 0, statdStopped), healthy, result.OK},
+		{"grace, v3", v3(hung, asking, 0, inGrace), gracePeriod, result.Unchecked},
+		{"grace, v4", v4(hung, locking, 0, inGrace), gracePeriod, result.Unchecked},
+		{"grace, v4, which opens no file either", v4(hung, opening, 0, inGrace), gracePeriod, result.Unchecked},
+		{"held by another client", v3(failed, locking, unix.EAGAIN), heldElsewhere, result.Error},
+		{"held, as System V says it", v3(failed, locking, unix.EACCES), heldElsewhere, result.Error},
+		{"flock held", v4(failed, flocking, unix.EAGAIN), heldElsewhere, result.Error},
+		{"EAGAIN of open is none", v4(failed, opening, unix.EAGAIN), unknown, result.Error},
+		{"root_squash", v3(failed, opening, unix.EACCES), denied, result.Denied},
+		{"EPERM", v4(failed, locking, unix.EPERM), denied, result.Denied},
+		{"nolock", v3(passed, 0, 0, unproven, statdStopped), localOnly, result.Unchecked},
+		{"nolock, server dead", v3(hung, reaching, 0, unproven, dead), serverUnreachable, result.Timeout},
+		{"nolock, no canary", v3(notTried, 0, 0, unproven, withoutCanary), localOnly, result.Unchecked},
+		{"server's statd stopped", v3(failed, locking, unix.ENOLCK, nsmDropped), nsmUnreachable, result.Error},
+		{"server's statd stopped, locks work", v3(passed, 0, 0, nsmDropped), nsmUnreachable, result.OK},
+		{"ENOLCK for no visible reason", v3(failed, locking, unix.ENOLCK), unknown, result.Error},
+		{"no canary", v3(notTried, 0, 0, withoutCanary), noCanary, result.Unchecked},
+		{"no canary, statd down", v3(notTried, 0, 0, withoutCanary, statdStopped), statdDown, result.Error},
+		{"no canary, NLM dropped", v3(notTried, 0, 0, withoutCanary, nlmDropped), nlmUnreachable, result.Error},
+		{"no canary, server's statd", v3(notTried, 0, 0, withoutCanary, nsmDropped), nsmUnreachable, result.Unchecked},
+		{"no canary, v4", v4(notTried, 0, 0, withoutCanary), noCanary, result.Unchecked},
+		{"no canary, v4, server dead", v4(notTried, 0, 0, withoutCanary, dead), serverUnreachable, result.Error},
+		{"nothing could be asked", v3(hung, locking, 0, nothingAsked), unknown, result.Timeout},
+		{"nothing could be tried or asked", v3(notTried, 0, 0, nothingAsked), unknown, result.Unchecked},
+		{"the server died after the lock", v3(hung, unlocking, 0, dead), serverUnreachable, result.Timeout},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := c.diagnose()
+			assert.Equal(t, c.want, got)
+			assert.Equal(t, c.code, c.evidence.code(got, false, time.Second, time.Minute))
+			assert.NotEmpty(t, got.explain())
+			if c.end == hung {
+				assert.Equal(t, result.Stuck, c.evidence.code(got, true, time.Second, time.Minute))
+			}
+		})
+	}
+	late := v3(hung, asking, 0, inGrace)
+	assert.Equal(t, result.Timeout, late.code(gracePeriod, false, 2*time.Minute, time.Minute), "a grace period does not last for ever")
+}

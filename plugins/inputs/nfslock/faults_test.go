@@ -1,0 +1,158 @@
+package nfslock
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+// daemon is a file system whose locks its daemon takes.
+func daemon(t testing.TB) *faultfs.FS {
+	t.Helper()
+	faultfs.Require(t)
+	return faultfs.NewWith(t, t.TempDir(), faultfs.Options{Locks: true, Name: ".nfslock-probe"})
+}
+
+// The seed of it all: everything works but the locks.
+func TestALockThatHangs(t *testing.T) {
+	for _, c := range []struct {
+		op    faultfs.Op
+		call  string
+		stage stage
+	}{
+		{faultfs.Statfs, "fstatfs", reaching},
+		{faultfs.Open, "openat", opening},
+		{faultfs.Getlk, "getlk", asking},
+		{faultfs.Setlk, "setlk", locking},
+	} {
+		t.Run(c.call, func(t *testing.T) {
+			hung, healthy := daemon(t), daemon(t)
+			n, log := newInput(t, on(hung.Dir, healthy.Dir))
+			assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), hung.Dir)))
+
+			hung.Silence(c.op)
+			began := time.Now()
+			g := collect.Gather(t, n)
+			assert.Less(t, time.Since(began), 4*timeout)
+			assert.Equal(t, "ok ok", verdict(t, at(g, healthy.Dir)))
+			m := at(g, hung.Dir)
+			assert.Equal(t, "stuck unknown", verdict(t, m), "a FUSE daemon that has read the request")
+			assert.Equal(t, c.call, text(t, m, "hangs_in"))
+			assert.NotEmpty(t, text(t, m, "waits_in"))
+			assert.GreaterOrEqual(t, field(t, m, "hung_seconds"), timeout.Seconds())
+			assert.GreaterOrEqual(t, field(t, m, "fault_seconds"), timeout.Seconds())
+			pid := field(t, m, "stuck_pid")
+			assert.Equal(t, c.stage >= locking, m.HasField("leftover"), "a lock may stay at the server")
+
+			forked := n.prober.Stats().Forked
+			m = at(collect.Gather(t, n), hung.Dir)
+			assert.Equal(t, "stuck unknown", verdict(t, m))
+			assert.Equal(t, c.call, text(t, m, "hangs_in"))
+			assert.Equal(t, pid, field(t, m, "stuck_pid"))
+			assert.EqualValues(t, 1, n.prober.Stats().Forked-forked, "the healthy one's: never a second for a superblock")
+			assert.Len(t, log.about("a lock hangs in "+c.call), 1, "said once")
+
+			hung.Heal()
+			require.Eventually(t, func() bool { return n.prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
+			m = at(collect.Gather(t, n), hung.Dir)
+			assert.Equal(t, "ok ok", verdict(t, m))
+			assert.Equal(t, int64(1), field(t, m, "recoveries"))
+			assert.Equal(t, 0.0, field(t, m, "hung_seconds"))
+			assert.False(t, m.HasField("leftover"))
+			assert.Len(t, log.about("locks work again"), 1)
+		})
+	}
+}
+
+func TestALockThatFails(t *testing.T) {
+	fs := daemon(t)
+	n, log := newInput(t, on(fs.Dir))
+	for errno, want := range map[unix.Errno]string{
+		unix.ENOLCK: "error unknown", unix.EIO: "error unknown", unix.ESTALE: "stale stale_export", unix.EPERM: "denied denied",
+		unix.EAGAIN: "error held_elsewhere",
+	} {
+		fs.Fail(errno, faultfs.Setlk)
+		for range 2 {
+			m := at(collect.Gather(t, n), fs.Dir)
+			assert.Equal(t, want, verdict(t, m))
+			assert.Equal(t, unix.ErrnoName(errno), text(t, m, "errno"))
+			assert.Equal(t, 0.0, field(t, m, "hung_seconds"))
+		}
+		assert.Len(t, log.about("setlk: "+unix.ErrnoName(errno)), 1)
+		fs.Heal()
+		assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), fs.Dir)))
+	}
+}
+
+func TestASlowLock(t *testing.T) {
+	fs := daemon(t)
+	n, _ := newInput(t, func(n *Nfslock) {
+		on(fs.Dir)(n)
+		n.Timeout *= 20
+		n.SlowThreshold = n.Timeout / 100
+	})
+	fs.Delay(time.Duration(n.SlowThreshold)*2, faultfs.Setlk)
+	m := at(collect.Gather(t, n), fs.Dir)
+	assert.Equal(t, "slow ok", verdict(t, m))
+	assert.Greater(t, field(t, m, "setlk_seconds"), 2*time.Duration(n.SlowThreshold).Seconds())
+}
+
+// With the whole cap stuck the others are not probed, and that is said once.
+func TestManyHang(t *testing.T) {
+	faultfs.Require(t)
+	var all []*faultfs.FS
+	var paths []string
+	for range 20 {
+		fs := daemon(t)
+		all, paths = append(all, fs), append(paths, fs.Dir)
+	}
+	healthy := faultfs.NewWith(t, t.TempDir(), faultfs.Options{Locks: true, Name: ".nfslock-probe", Source: "another"})
+	n, log := newInput(t, on(append(paths, healthy.Dir)...))
+	assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), healthy.Dir)))
+	for _, fs := range all {
+		fs.Silence(faultfs.Setlk)
+	}
+	for range 2 {
+		g := collect.Gather(t, n)
+		verdicts := make(map[string]int)
+		for _, m := range g.Named("nfslock") {
+			verdicts[strings.Fields(verdict(t, m))[0]]++
+		}
+		assert.Equal(t, 1, verdicts["ok"])
+		assert.Equal(t, 20, verdicts["stuck"]+verdicts["unchecked"])
+		assert.LessOrEqual(t, verdicts["stuck"], 16)
+		assert.Positive(t, verdicts["stuck"])
+	}
+	assert.Len(t, log.about("are not probed"), 1)
+}
+
+func TestHurryEndsAGather(t *testing.T) {
+	hung, healthy := daemon(t), daemon(t)
+	n, _ := newInput(t, func(n *Nfslock) {
+		on(hung.Dir, healthy.Dir)(n)
+		n.Timeout *= 4
+	})
+	hung.Silence(faultfs.Setlk)
+	done := make(chan *collect.Metrics)
+	go func() {
+		m := &collect.Metrics{}
+		_ = n.Gather(m)
+		done <- m
+	}()
+	require.Eventually(t, func() bool { return hung.Unanswered() > 0 }, 10*time.Second, time.Millisecond)
+	began := time.Now()
+	n.Hurry()
+	g := <-done
+	assert.Less(t, time.Since(began), timeout)
+	assert.Nil(t, at(g, hung.Dir), "nothing is known yet")
+	assert.NotNil(t, at(g, healthy.Dir))
+	require.Eventually(t, func() bool { return n.prober.Stats().Stuck > 0 }, 10*time.Second, 5*time.Millisecond)
+	assert.Equal(t, "stuck unknown", verdict(t, at(collect.Gather(t, n), hung.Dir)), "by the next one")
+}
