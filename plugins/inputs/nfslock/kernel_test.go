@@ -54,7 +54,11 @@ func TestTheKernelsWord(t *testing.T) {
 }
 
 func TestWithoutTheKernelsLog(t *testing.T) {
-	n, log := newInput(t, func(n *Nfslock) { n.KernelLog = filepath.Join(t.TempDir(), "kmsg") })
+	dir := tmpfs(t, "")
+	n, log := newInput(t, func(n *Nfslock) {
+		on(dir)(n)
+		n.KernelLog = filepath.Join(t.TempDir(), "kmsg")
+	})
 	for range 2 {
 		g := collect.Gather(t, n)
 		assert.False(t, g.Named("nfslock_host")[0].HasField("kernel_timed_out"))

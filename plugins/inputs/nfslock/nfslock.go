@@ -100,7 +100,9 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 		return err
 	}
 	n.mail.open()
-	n.kernel.read(n)
+	if len(n.superblocks) > 0 {
+		n.kernel.read(n)
+	}
 	locks := n.readLocks(began)
 	n.ask()
 	pending := n.startProbes(began)

@@ -1,6 +1,7 @@
 package nfslock
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/fnv"
@@ -168,7 +169,7 @@ func (n *Nfslock) lock(sb *superblock) *prober.Plan {
 		}
 		p.Add(prober.Step{Name: name, Number: unix.SYS_FCNTL, Arguments: []prober.Argument{prober.ResultOf(file), prober.Value(command), argument}})
 	}
-	start := n.rangeOf(sb.probed)
+	start := n.rangeOf(sb)
 	control(stepGetlk, unix.F_GETLK, &unix.Flock_t{Type: kind, Start: start, Len: 1})
 	control(stepSetlk, unix.F_OFD_SETLK, &unix.Flock_t{Type: kind, Start: start, Len: 1})
 	control(stepUnlock, unix.F_OFD_SETLK, &unix.Flock_t{Type: unix.F_UNLCK, Start: start, Len: 1})
@@ -234,14 +235,18 @@ func (n *Nfslock) nextAccess(sb *superblock) bool {
 	return false
 }
 
-// rangeOf is the first byte of this host's own range, which is one byte long.
-// Those of two hosts are the same with a probability of 2^-61. NFS version 2 has
-// offsets of 31 bits.
-func (n *Nfslock) rangeOf(mount *mounts.Mount) int64 {
-	if version, _ := mount.Option("vers"); version == "2" {
-		return int64(n.hostHash%(1<<30)) + 1
+// rangeOf is the first byte of the range that is this host's own, which is one
+// byte long. Each superblock has its own, since a host may have mounted an export
+// twice. Two are the same with a probability of 2^-61. NFS version 2 has offsets
+// of 31 bits.
+func (n *Nfslock) rangeOf(sb *superblock) int64 {
+	hash := fnv.New64a()
+	hash.Write(binary.BigEndian.AppendUint64(nil, n.hostHash))
+	hash.Write([]byte(sb.id))
+	if version, _ := sb.probed.Option("vers"); version == "2" {
+		return int64(hash.Sum64()%(1<<30)) + 1
 	}
-	return int64(n.hostHash%(1<<61)) + 1<<61
+	return int64(hash.Sum64()%(1<<61)) + 1<<61
 }
 
 // findHost reads the host's machine-id, which lies on a monitored file system: a
@@ -311,6 +316,7 @@ func (n *Nfslock) ended(sb *superblock, r *prober.Report) (a *attempt, final boo
 		sb.leftover = sb.leftover || a.stage >= locking
 		return a, true
 	case prober.Busy:
+		sb.killable = false
 		a.end, a.call, a.stage = hung, sb.found.call, sb.found.stage // of the same helper
 		return a, true
 	case prober.Capped, prober.Died, prober.Unavailable:
@@ -454,6 +460,9 @@ func (n *Nfslock) judgeLock(sb *superblock, r *prober.Report) {
 			sb.canary.retried = true
 			n.submit(sb, n.lock(sb), n.judgeLock)
 			return
+		case (failure.Name == stepShared || failure.Name == stepExcl) && failure.Errno == unix.EAGAIN:
+			// This host has mounted the export twice, and probes both.
+			a.reason = "flock was left out: the host's own file is in use"
 		default:
 			a.fail(failure)
 		}

@@ -84,7 +84,7 @@ func TestALockThatIsHeldElsewhere(t *testing.T) {
 	assert.Len(t, log.about("locks work again"), 2)
 
 	// Another host's range is not in the way.
-	hold(t, canary, unix.F_WRLCK, n.rangeOf(n.superblocks[0].probed)+1, 1<<40)
+	hold(t, canary, unix.F_WRLCK, n.rangeOf(n.superblocks[0])+1, 1<<40)
 	assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
 }
 
@@ -116,6 +116,24 @@ func TestAFleetOnOneCanary(t *testing.T) {
 	}
 }
 
+// A host may have mounted an export twice, and lock its file through both.
+func TestTheFileOfThisHostIsNoFaultWhenInUse(t *testing.T) {
+	dir := tmpfs(t, "")
+	own := filepath.Join(dir, ".nfslock-probe.")
+	n, _ := newInput(t, on(dir))
+	f, err := os.Create(own + n.host)
+	require.NoError(t, err)
+	defer f.Close()
+	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
+	m := at(collect.Gather(t, n), dir)
+	assert.Equal(t, "ok ok", verdict(t, m))
+	assert.Equal(t, false, field(t, m, "flock"))
+	assert.Contains(t, text(t, m, "reason"), "in use")
+	other := *n.superblocks[0]
+	other.id = "0:9999"
+	assert.NotEqual(t, n.rangeOf(&other), n.rangeOf(n.superblocks[0]))
+}
+
 func TestTheRangeIsThisHostsOwn(t *testing.T) {
 	dir := tmpfs(t, "")
 	seen := make(map[int64]string)
@@ -126,13 +144,13 @@ func TestTheRangeIsThisHostsOwn(t *testing.T) {
 			require.NoError(t, os.WriteFile(n.machineID, []byte(id), 0o600))
 		}
 		collect.Gather(t, n)
-		start := n.rangeOf(n.superblocks[0].probed)
+		start := n.rangeOf(n.superblocks[0])
 		assert.NotContains(t, seen, start)
 		assert.Positive(t, start)
 		assert.Positive(t, start+1)
 		seen[start] = id
 		n.findHost()
-		assert.Equal(t, start, n.rangeOf(n.superblocks[0].probed), "it stays the same")
+		assert.Equal(t, start, n.rangeOf(n.superblocks[0]), "it stays the same")
 	}
 }
 

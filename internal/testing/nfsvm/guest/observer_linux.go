@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/influx"
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/scenario"
 )
 
 // Where the programs under test lie in the machine.
@@ -50,13 +51,17 @@ func (o *observer) configure() error {
 	var text strings.Builder
 	tables := map[string][]string{
 		"mountstat": {`timeout = "3s"`, `ignore_fs = ["tmpfs", "devtmpfs", "overlay", "rootfs", "rpc_pipefs", "nfsd"]`},
-		"nfslock":   nil,
+		"nfslock":   {`timeout = "3s"`, `create_canary = true`},
 	}
 	for _, input := range []string{"mountstat", "nfslock"} {
 		fmt.Fprintf(&text, "[[inputs.%s]]\n", input)
 		for _, line := range slices.Concat(tables[input], o.options[input]) {
 			fmt.Fprintf(&text, "  %s\n", line)
 		}
+	}
+	// nfslock locks what the witnesses and the other client lock.
+	for _, standard := range scenario.Standard() {
+		fmt.Fprintf(&text, "  [[inputs.nfslock.override]]\n    mount_points = [\"/mnt/%[1]s\"]\n    canary = \"lock-%[1]s\"\n", standard[0])
 	}
 	const telegraf = `[agent]
   interval = "1s"
