@@ -126,6 +126,7 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 			n.watch(pending)
 		}
 	}
+	n.watch(pending) // for the gather that reports them
 	for sb := range pending {
 		n.reportPending(acc, sb, locks, &counts)
 	}
