@@ -42,7 +42,7 @@ bin/nfsvm: $(SOURCES) $(shell find internal/testing/nfsvm -name '*.scenario' -o 
 
 # What the tests need beside Go.
 setup:
-	tools/setup gcc strace cpio rpcbind e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs util-linux:fsfreeze
+	tools/setup gcc strace cpio rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs util-linux:fsfreeze
 
 lint:
 	@test -z "$$(gofmt -l cmd internal plugins)" || { gofmt -l cmd internal plugins; echo 'not gofmt-clean'; exit 1; }

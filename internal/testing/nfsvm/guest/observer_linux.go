@@ -51,7 +51,7 @@ func (o *observer) configure() error {
 	var text strings.Builder
 	tables := map[string][]string{
 		"mountstat": {`timeout = "3s"`, `ignore_fs = ["tmpfs", "devtmpfs", "overlay", "rootfs", "rpc_pipefs", "nfsd"]`},
-		"nfslock":   {`timeout = "3s"`, `create_canary = true`},
+		"nfslock":   {`timeout = "2s"`, `create_canary = true`}, // a grace period of 10 s is to be seen
 	}
 	for _, input := range []string{"mountstat", "nfslock"} {
 		fmt.Fprintf(&text, "[[inputs.%s]]\n", input)
