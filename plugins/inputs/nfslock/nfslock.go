@@ -302,7 +302,7 @@ func (n *Nfslock) logChange(sb *superblock, before *finding, lasted time.Duratio
 	case f.diagnosis == noCanary && !n.saidNoCanary:
 		n.saidNoCanary = true
 		n.Log.Infof("%s: %s; no lock is tried on it, nor on other mounts without a canary. Provide an empty file which all may write, or see create_canary", what, mounts.Printable(f.reason))
-	default:
+	case f.code != result.OK:
 		n.Log.Debugf("%s: %s", what, why)
 	}
 }
