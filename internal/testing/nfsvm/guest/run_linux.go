@@ -153,7 +153,7 @@ func (r *run) step(s scenario.Step) (err error) {
 	case "mkdir":
 		err = os.MkdirAll(a[0], 0o755)
 	case "rmdir":
-		err = os.Remove(a[0])
+		err = os.RemoveAll(a[0]) // with the canaries in it
 	case "freeze":
 		err = l.freeze(a[0], fifreeze)
 	case "thaw":
