@@ -1,6 +1,9 @@
 package prober
 
-import "fmt"
+import (
+	"fmt"
+	"time"
+)
 
 // maxWaiting bounds the helpers of Killable plans that hang at one time.
 const maxWaiting = 1024
@@ -220,7 +223,11 @@ func (p *Prober) admit(w *pending) (verdict, Report) {
 		if h.stage != stuck {
 			return groupWaits, Report{}
 		}
-		return refused, Report{Outcome: Busy, PID: h.pid, Since: h.started, HangsIn: h.report.HangsIn}
+		outcome := Busy
+		if h.check.Plan.Killable && time.Since(h.killed) < killablePatience {
+			outcome = Expired // and about to end
+		}
+		return refused, Report{Outcome: outcome, PID: h.pid, Since: h.started, HangsIn: h.report.HangsIn}
 	}
 	if o, ok := p.orphans.find(p.options.Proc, w.compiled.comm); ok {
 		return refused, Report{Outcome: Busy, PID: o.pid, Since: o.started}

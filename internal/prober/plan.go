@@ -24,7 +24,7 @@ type Plan struct {
 	// Killable promises that SIGKILL ends a helper in any of the steps, as it
 	// does in path-based calls on NFS. Such helpers don't need a place under
 	// the cap on stuck helpers. A promise that turns out wrong is survived: the
-	// helper counts from then on, and later checks are Busy.
+	// helper counts from then on, and checks more than 10 s later are Busy.
 	Killable bool
 }
 

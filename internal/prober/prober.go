@@ -21,6 +21,9 @@ const (
 	// minGrace and maxGrace bound [Plan.grace].
 	minGrace = 100 * time.Millisecond
 	maxGrace = time.Second
+	// killablePatience is how long a helper of a Killable plan may take to end
+	// before it is called stuck: it must be scheduled for that.
+	killablePatience = 10 * time.Second
 	// retryFullSocket is when a request is sent again that found the socket full.
 	retryFullSocket = time.Millisecond
 )
@@ -112,6 +115,7 @@ const (
 type helper struct {
 	*pending
 	started  time.Time
+	killed   time.Time
 	pid      int
 	stage    stage
 	timer    *time.Timer
@@ -331,6 +335,7 @@ func (p *Prober) due(h *helper) {
 			return
 		}
 		h.stage = killed
+		h.killed = time.Now()
 		p.stats.Killed++
 		p.kill(h)
 		h.timer.Reset(h.check.Plan.grace())

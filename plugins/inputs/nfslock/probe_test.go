@@ -203,9 +203,11 @@ func TestACanaryIsMadeOnlyWhereAskedFor(t *testing.T) {
 		on(dir)(n)
 		n.CreateCanary = true
 	})
-	m := at(collect.Gather(t, n), dir)
-	assert.Equal(t, "ok ok", verdict(t, m))
-	assert.Equal(t, true, field(t, m, "flock"))
+	for gather, flock := range []bool{false, true, true} { // the second makes the host's own file
+		m := at(collect.Gather(t, n), dir)
+		assert.Equal(t, "ok ok", verdict(t, m))
+		assert.Equal(t, flock, field(t, m, "flock"), gather)
+	}
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o666), info.Mode())

@@ -47,6 +47,8 @@ type canary struct {
 	access  int  // index of accesses
 	create  bool // it is to be made
 	retried bool // after a refusal, in this gather
+	// This host's own file is to be made.
+	createOwn bool
 	// The owners, as last seen.
 	uid, gid  uint32
 	rootOwned bool // of the root: uid 0
