@@ -47,7 +47,7 @@ func statdStopped(e *evidence)  { e.local.nsm = missing }
 func statdKilled(e *evidence)   { e.local.nsm = refused }
 func statdFrozen(e *evidence)   { e.local.nsm = silent }
 func noLocalBind(e *evidence)   { e.local = links{rpcbind: refused} }
-func inGrace(e *evidence)       { e.grace = true }
+func restarted(e *evidence)     { e.grace = true }
 func unproven(e *evidence)      { e.unproven = true }
 func withoutCanary(e *evidence) { e.absent = true }
 func nothingAsked(e *evidence)  { e.local, e.server = links{}, links{} }
@@ -85,9 +85,9 @@ func TestDiagnosis(t *testing.T) {
 		{"statd stopped after the server is monitored", v3(passed, 0, 0, statdStopped), statdDownLatent, result.Error},
 		{"the same, killed", v3(passed, 0, 0, statdKilled), statdDownLatent, result.Error},
 		{"statd is nothing to v4", v4(passed, 0, 0, statdStopped), healthy, result.OK},
-		{"grace, v3", v3(hung, asking, 0, inGrace), gracePeriod, result.Unchecked},
-		{"grace, v4", v4(hung, locking, 0, inGrace), gracePeriod, result.Unchecked},
-		{"grace, v4, which opens no file either", v4(hung, opening, 0, inGrace), gracePeriod, result.Unchecked},
+		{"grace, v3", v3(hung, asking, 0, restarted), gracePeriod, result.Unchecked},
+		{"grace, v4", v4(hung, locking, 0, restarted), gracePeriod, result.Unchecked},
+		{"grace, v4, which opens no file either", v4(hung, opening, 0, restarted), gracePeriod, result.Unchecked},
 		{"held by another client", v3(failed, locking, unix.EAGAIN), heldElsewhere, result.Error},
 		{"held, as System V says it", v3(failed, locking, unix.EACCES), heldElsewhere, result.Error},
 		{"flock held", v4(failed, flocking, unix.EAGAIN), heldElsewhere, result.Error},
@@ -120,6 +120,18 @@ func TestDiagnosis(t *testing.T) {
 			}
 		})
 	}
-	late := v3(hung, asking, 0, inGrace)
+	late := v3(hung, asking, 0, restarted)
 	assert.Equal(t, result.Timeout, late.code(gracePeriod, false, 2*time.Minute, time.Minute), "a grace period does not last for ever")
+}
+
+func TestWhereAGracePeriodIsWaitedFor(t *testing.T) {
+	for waits, want := range map[string]bool{
+		"":                  false,
+		"nlm_wait_on_grace": true,
+		"[<0>] schedule_timeout_killable+0x2\n[<0>] nfs4_delay_killable+0x4\n[<0>] nfs4_handle_exception+0x1\n": true,
+		"[<0>] rpc_wait_bit_killable+0x2\n[<0>] __rpc_execute+0x4\n[<0>] nlmclnt_call+0x1\n":                    false,
+		"request_wait_answer": false,
+	} {
+		assert.Equal(t, want, inGrace(waits), waits)
+	}
 }

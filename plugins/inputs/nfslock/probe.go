@@ -489,7 +489,7 @@ func holderOf(answer []byte) *holder {
 func (n *Nfslock) evidenceOf(sb *superblock) evidence {
 	a := sb.attempt
 	e := evidence{end: a.end, stage: a.stage, errno: a.errno, absent: a.absent, nlm: sb.nlm, local: n.local.links,
-		grace: strings.Contains(sb.waits, "nlm_wait_on_grace") || strings.Contains(sb.waits, "nfs4_delay")}
+		grace: inGrace(sb.waits)}
 	if sb.chain != nil {
 		e.server = sb.chain.links
 	}
@@ -500,6 +500,18 @@ func (n *Nfslock) evidenceOf(sb *superblock) evidence {
 		e.unproven = !a.flocked
 	}
 	return e
+}
+
+// inGrace reports whether a stack or wchan is that of a process which the server
+// told to come again later: with NLM in a grace period only (fs/lockd/clntproc.c),
+// with NFSv4 then and while the client recovers what it held (fs/nfs/nfs4proc.c).
+func inGrace(waits string) bool {
+	for _, function := range []string{"nlm_wait_on_grace", "nfs4_delay", "nfs4_handle_exception", "nfs4_wait_clnt_recover"} {
+		if strings.Contains(waits, function) {
+			return true
+		}
+	}
+	return false
 }
 
 // findingOf draws the conclusion.
