@@ -263,10 +263,20 @@ func (n *Nfslock) report(acc telegraf.Accumulator, sb *superblock, locks *lockTa
 	now := time.Now()
 	f := n.findingOf(sb, now)
 	sb.attempt = nil
-	if changed, before, lasted := sb.settle(f, now); changed {
+	if changed, before, lasted := sb.settle(f, now); changed && !sb.onlyEvidenceChanged(&before) {
+		sb.said = f.diagnosis
 		n.logChange(sb, &before, lasted.Round(100*time.Millisecond))
 	}
 	n.emit(acc, sb, &sb.found, locks, counts)
+}
+
+// onlyEvidenceChanged reports whether the lock hangs as before, and what is said
+// of it was said already or is nothing new: the evidence of a server that answers
+// some calls comes and goes.
+func (sb *superblock) onlyEvidenceChanged(before *finding) bool {
+	f := &sb.found
+	sameHang := f.end == hung && before.end == hung && f.code == before.code
+	return sameHang && (f.diagnosis == unknown || f.diagnosis == sb.said)
 }
 
 // reportPending reports a superblock whose probe was still under way when Gather

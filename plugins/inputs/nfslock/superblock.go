@@ -30,6 +30,7 @@ type superblock struct {
 	waits    string   // where the helper waited when last seen
 
 	found     finding
+	said      diagnosis // in the log
 	known     bool
 	answered  bool      // the last probe
 	hungSince time.Time // start of the first probe without an answer; zero: it answers
