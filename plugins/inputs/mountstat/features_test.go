@@ -476,6 +476,22 @@ func TestTheRequestsThatAFUSEDaemonLeavesUnanswered(t *testing.T) {
 	fs.Heal()
 }
 
+func TestALineOfTheTableThatMakesNoSense(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	own, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	m, log := newInput(t, nil)
+	m.mountinfo = filepath.Join(t.TempDir(), "mountinfo")
+	require.NoError(t, os.WriteFile(m.mountinfo, append([]byte("nonsense\n33 28 8:5\n"), own...), 0o600))
+	for range 2 {
+		g := collect.Gather(t, m)
+		assert.EqualValues(t, 2, summary(t, g, "malformed"), "they are counted")
+		assert.Equal(t, "ok", text(at(g, fs.Dir), "result"), "and cost no other")
+	}
+	assert.Len(t, log.about("nonsense"), 1, "said once")
+}
+
 func TestGlobsSelect(t *testing.T) {
 	faultfs.Require(t)
 	root := t.TempDir()

@@ -137,6 +137,7 @@ func (m *Mountstat) summarise(acc telegraf.Accumulator, counts *counts, began ti
 	fields := map[string]any{
 		"superblocks": int64(len(m.superblocks)),
 		"hidden":      int64(m.hidden),
+		"malformed":   int64(m.malformed),
 	}
 	var reported, faults int
 	for code, n := range counts {

@@ -55,6 +55,7 @@ type Mountstat struct {
 	superblocks  []*superblock
 	above        map[int]placed // by mount id
 	hidden       int
+	malformed    int // lines of the table
 	namespaces   namespaces
 	expectations expectations
 	waiters      waiters
@@ -202,12 +203,23 @@ func (m *Mountstat) refresh(now time.Time) (changed bool, err error) {
 		return false, err
 	}
 	m.sayOnce(&m.tableErr, err)
-	m.table = all
+	m.table, m.malformed = all, countErrors(err)
 	if looked := m.findNamespaces(now); looked || changed {
 		m.regroup()
 	}
 	slices.SortStableFunc(m.superblocks, func(a, b *superblock) int { return a.risk() - b.risk() })
 	return changed, nil
+}
+
+// countErrors counts what errors.Join has joined.
+func countErrors(err error) int {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		return len(joined.Unwrap())
+	}
+	if err != nil {
+		return 1
+	}
+	return 0
 }
 
 // submit starts a check of each superblock for which none is under way, or has
