@@ -160,7 +160,7 @@ func (n *Nfslock) refresh() error {
 	}
 	if len(n.superblocks) == 0 && !n.saidNone {
 		n.saidNone = true
-		n.Log.Infof("no mounts of %q here: only the host's own locks are reported", n.FSTypes)
+		n.Log.Debugf("no mounts of %q here: only the host's own locks are reported", n.FSTypes)
 	}
 	return nil
 }
