@@ -86,6 +86,32 @@ func parse() (options, error) {
 	return o, nil
 }
 
+// maxAgain is how many scenarios may fail to be run again.
+const maxAgain = 3
+
+// runAgain runs the few scenarios that have failed once more, one machine at a
+// time, and replaces their results. On a busy host a machine can miss the ten
+// seconds of a grace period, or be too slow to end its helpers.
+func runAgain(ctx context.Context, o options, initrd string, results []*report.Result) (int, error) {
+	var failed []string
+	for _, r := range results {
+		if r.Count().Failed > 0 {
+			failed = append(failed, r.Scenario)
+		}
+	}
+	if len(failed) == 0 || len(failed) > maxAgain {
+		return 0, nil
+	}
+	fmt.Println("\nonce more:", strings.Join(failed, ", "))
+	o.names, o.vms = failed, 1
+	second, err := runAll(ctx, o, initrd, print)
+	for _, r := range second {
+		i := slices.IndexFunc(results, func(first *report.Result) bool { return first.Scenario == r.Scenario })
+		results[i] = r
+	}
+	return len(failed), err
+}
+
 func run() int {
 	o, err := parse()
 	switch {
@@ -107,15 +133,19 @@ func run() int {
 	fmt.Println(heading())
 	var counts report.Counts
 	var skipped int
-	results, err := runAll(ctx, o, initrd, func(r *report.Result) {
+	results, err := runAll(ctx, o, initrd, print)
+	if err != nil && len(results) == 0 {
+		return withoutMachine(o, err)
+	}
+	again := 0
+	if err == nil {
+		again, err = runAgain(ctx, o, initrd, results)
+	}
+	for _, r := range results {
 		c := r.Count()
 		counts.Passed += c.Passed
 		counts.Failed += c.Failed
 		counts.ExpectedToFail += c.ExpectedToFail
-		print(r)
-	})
-	if err != nil && len(results) == 0 {
-		return withoutMachine(o, err)
 	}
 	if err != nil {
 		counts.Failed++
@@ -132,6 +162,9 @@ func run() int {
 			fmt.Println(err)
 			counts.Failed++
 		}
+	}
+	if again > 0 {
+		fmt.Printf("\n%d scenarios had failed and were run again, which counts\n", again)
 	}
 	fmt.Printf("\n%d scenarios in %v: %d passed, %d failed, %d expected to fail, %d skipped\n",
 		len(results), time.Since(began).Round(time.Second), counts.Passed, counts.Failed, counts.ExpectedToFail, skipped)

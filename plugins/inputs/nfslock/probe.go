@@ -185,8 +185,7 @@ func (n *Nfslock) lock(sb *superblock) *prober.Plan {
 
 // addFlock appends flock on a file that no other host locks: on NFS it takes the
 // whole file, and would meet the other hosts' ranges of the canary. Where there
-// is no such file it is left out, and made by the next probe if that is wanted.
-// Not by each: O_CREAT hangs on a frozen export although the file is there, and
+// is no such file it is left out, or made if that is wanted. Not by each probe: O_CREAT hangs on a frozen export although the file is there, and
 // takes one of the server's threads.
 func (n *Nfslock) addFlock(p *prober.Plan, root int, sb *superblock) {
 	mode := unix.O_RDWR
@@ -457,7 +456,11 @@ func (n *Nfslock) judgeLock(sb *superblock, r *prober.Report) {
 			a.end, a.absent, a.reason = notTried, true, fmt.Sprintf("%s: %v", sb.policy.canary, failure.Errno)
 		case failure.Name == stepOwn:
 			// All that matters was done. Why there is no such file is nobody's fault.
-			sb.canary.createOwn = n.CreateCanary && failure.Errno == unix.ENOENT && !creatingOwn
+			if n.CreateCanary && failure.Errno == unix.ENOENT && !creatingOwn {
+				sb.canary.createOwn = true
+				n.submit(sb, n.lock(sb), n.judgeLock)
+				return
+			}
 		case (failure.Name == stepSetlk || failure.Name == stepShared || failure.Name == stepExcl) && failure.Errno == unix.EAGAIN && !sb.canary.retried:
 			// Another vfsprobe of this host has the same range for a moment.
 			sb.canary.retried = true
