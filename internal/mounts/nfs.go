@@ -22,6 +22,13 @@ func (m *Mount) RemoteLocking() bool {
 	return !m.HasOption("nolock") && local != "all"
 }
 
+// Kerberos reports whether the server knows users by their tickets, sec=krb5* in
+// nfs(5) and mount.cifs(8).
+func (m *Mount) Kerberos() bool {
+	security, _ := m.Option("sec")
+	return strings.HasPrefix(security, "krb5")
+}
+
 // NFSServer is where a mount's calls go.
 type NFSServer struct {
 	Address netip.AddrPort

@@ -1,6 +1,7 @@
 package result_test
 
 import (
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -32,4 +33,9 @@ func TestCodesAndNames(t *testing.T) {
 		assert.Equal(t, c.name, c.code.String())
 		assert.Equal(t, c.fault, c.code.Fault(), c.name)
 	}
+}
+
+func TestErrnoName(t *testing.T) {
+	assert.Equal(t, "ESTALE", result.ErrnoName(syscall.ESTALE))
+	assert.Equal(t, "errno 524", result.ErrnoName(524), "ENOTSUPP, which NFS lets out")
 }

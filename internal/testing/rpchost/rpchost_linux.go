@@ -4,7 +4,9 @@ package rpchost
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -91,6 +93,49 @@ func StartStatd(t testing.TB) *os.Process {
 		return err == nil
 	})
 	return process
+}
+
+// Serve serves TCP connections at the address until the end of the test, and
+// returns where it does. The test is skipped where the port is taken.
+func Serve(t testing.TB, address string, serve func(net.Conn)) netip.AddrPort {
+	t.Helper()
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer conn.Close()
+				serve(conn)
+			}()
+		}
+	}()
+	return netip.MustParseAddrPort(listener.Addr().String())
+}
+
+// AnswerNull is an RPC server which accepts every call, RFC 5531.
+func AnswerNull(conn net.Conn) {
+	call := make([]byte, 4096)
+	for {
+		n, err := conn.Read(call)
+		if err != nil || n < 8 {
+			return
+		}
+		reply := binary.BigEndian.AppendUint32(nil, 1<<31|24)
+		reply = append(reply, call[4:8]...) // xid
+		for _, word := range []uint32{1, 0, 0, 0, 0} {
+			reply = binary.BigEndian.AppendUint32(reply, word)
+		}
+		if _, err := conn.Write(reply); err != nil {
+			return
+		}
+	}
 }
 
 func start(t testing.TB, name string, arguments ...string) *os.Process {

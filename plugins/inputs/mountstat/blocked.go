@@ -92,7 +92,7 @@ func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any
 	m.sayOnce(&m.blockedErr, m.scanBlocked(now))
 	crowds := make(map[place]*crowd)
 	var total, helpers int64
-	finder := m.newFinder()
+	var finder *finder // costs a look at every superblock
 	for _, task := range m.waiters.tasks {
 		switch {
 		case strings.HasPrefix(task.Comm, prober.HelperPrefix):
@@ -103,6 +103,9 @@ func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any
 		}
 		total++
 		at := place{wchan: task.Wchan, comm: commonName(&task)}
+		if finder == nil {
+			finder = m.newFinder()
+		}
 		if total <= maxInspected {
 			at.path = finder.mountOf(task)
 		}

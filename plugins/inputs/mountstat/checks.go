@@ -132,7 +132,7 @@ func (m *Mountstat) identify(p *prober.Plan, sb *superblock, root int) {
 	case as.user:
 		p.Become(as.uid, as.gid, as.groups...)
 	case !as.owner:
-	case kerberos(sb.checked):
+	case sb.checked.Kerberos():
 		// The server knows a user by a ticket, and only root has a machine's.
 	case isFUSE(sb.checked):
 		// The root's attributes may not have been fetched yet, and without
@@ -149,11 +149,6 @@ func (m *Mountstat) identify(p *prober.Plan, sb *superblock, root int) {
 	if becomesOwner {
 		p.BecomeOwner(statx)
 	}
-}
-
-func kerberos(mount *mounts.Mount) bool {
-	security, _ := mount.Option("sec")
-	return strings.HasPrefix(security, "krb5")
 }
 
 func (m *Mountstat) isUser(uid uint32) bool { return int64(uid) == int64(os.Geteuid()) }
@@ -204,7 +199,7 @@ func (f *finding) hangsIn() string {
 
 // failWith takes an errno of the file system.
 func (f *finding) failWith(errno syscall.Errno) {
-	f.errno = errnoName(errno)
+	f.errno = result.ErrnoName(errno)
 	switch errno {
 	case unix.EACCES, unix.EPERM:
 		f.code = result.Denied
@@ -213,13 +208,6 @@ func (f *finding) failWith(errno syscall.Errno) {
 	default:
 		f.code = result.Error
 	}
-}
-
-func errnoName(errno syscall.Errno) string {
-	if name := unix.ErrnoName(errno); name != "" {
-		return name
-	}
-	return "errno " + strconv.Itoa(int(errno))
 }
 
 // judge turns a report into a finding, without its cause.
@@ -332,7 +320,7 @@ func (m *Mountstat) judgeStep(sb *superblock, f *finding, step *prober.StepResul
 		m.leaveOut(f, c, "the canary "+m.canary+" is empty")
 	case step.Errno == unix.EBADF && f.leftOut(c): // of what could not be opened
 	case refused && c != checkStatfs && attributes != nil && !m.entitled(sb, attributes):
-		m.leaveOut(f, c, fmt.Sprintf("%s: %s", errnoName(step.Errno), describe(attributes)))
+		m.leaveOut(f, c, fmt.Sprintf("%s: %s", result.ErrnoName(step.Errno), describe(attributes)))
 	default:
 		f.failWith(step.Errno)
 		if refused && attributes != nil {
@@ -359,7 +347,7 @@ func (m *Mountstat) entitled(sb *superblock, st *unix.Statx_t) bool {
 	const all = 0o005
 	as := sb.policy.runAs
 	asked := m.becomes || !as.owner && !as.user
-	squashed := as.owner && networked(sb.checked) && (st.Uid == 0 || kerberos(sb.checked))
+	squashed := as.owner && networked(sb.checked) && (st.Uid == 0 || sb.checked.Kerberos())
 	return asked && !squashed || st.Mode&all == all
 }
 

@@ -1,7 +1,6 @@
 package mountstat
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -18,47 +17,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
-
-// listen serves TCP connections on loopback until the end of the test.
-func listen(t *testing.T, serve func(net.Conn)) netip.AddrPort {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				serve(conn)
-			}()
-		}
-	}()
-	return netip.MustParseAddrPort(listener.Addr().String())
-}
-
-// answerNull is an RPC server which accepts every call, RFC 5531.
-func answerNull(conn net.Conn) {
-	call := make([]byte, 4096)
-	for {
-		n, err := conn.Read(call)
-		if err != nil || n < 8 {
-			return
-		}
-		reply := binary.BigEndian.AppendUint32(nil, 1<<31|24)
-		reply = append(reply, call[4:8]...) // xid
-		for _, word := range []uint32{1, 0, 0, 0, 0} {
-			reply = binary.BigEndian.AppendUint32(reply, word)
-		}
-		if _, err := conn.Write(reply); err != nil {
-			return
-		}
-	}
-}
 
 func silence(conn net.Conn) { _, _ = io.Copy(io.Discard, conn) }
 
@@ -100,8 +60,8 @@ func TestTheCauseOfAHungNFSMount(t *testing.T) {
 		cause  cause
 		errno  string
 	}{
-		{"its server answers", listen(t, answerNull), exportHangs, ""},
-		{"its server takes connections and says nothing", listen(t, silence), serverRPCDead, "ETIMEDOUT"},
+		{"its server answers", rpchost.Serve(t, "127.0.0.1:0", rpchost.AnswerNull), exportHangs, ""},
+		{"its server takes connections and says nothing", rpchost.Serve(t, "127.0.0.1:0", silence), serverRPCDead, "ETIMEDOUT"},
 		{"its server refuses connections", refusing, serverRPCDead, "ECONNREFUSED"},
 		{"its server does not answer at all", unreachable, serverUnreachable, "ETIMEDOUT"},
 	} {
@@ -148,7 +108,7 @@ func TestTheCauseOfAHungNFSMount(t *testing.T) {
 // The owner of an export's root may be root, whom the server squashes.
 func TestARefusalToSquashedRootIsNoFault(t *testing.T) {
 	faultfs.Require(t)
-	server := listen(t, answerNull)
+	server := rpchost.Serve(t, "127.0.0.1:0", rpchost.AnswerNull)
 	for _, c := range []struct {
 		options string
 		mode    uint32
@@ -175,7 +135,7 @@ func TestAnAutomountedNFSMountWhoseServerIsDead(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, log := newInput(t, nil)
-	nfsMount(t, fs, listen(t, silence), "")(m)
+	nfsMount(t, fs, rpchost.Serve(t, "127.0.0.1:0", silence), "")(m)
 	table, err := os.ReadFile(m.mountinfo)
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(m.mountinfo, append([]byte("1 0 0:1 / "+filepath.Dir(fs.Dir)+" rw - autofs auto rw\n"), table...), 0o600))
@@ -206,7 +166,7 @@ func TestAnAutomountedNFSMountWhoseServerIsDead(t *testing.T) {
 func TestServersAreAskedAtOnce(t *testing.T) {
 	m, _ := newInput(t, nil)
 	m.superblocks = nil
-	silent := listen(t, silence)
+	silent := rpchost.Serve(t, "127.0.0.1:0", silence)
 	for i := range 300 {
 		address := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i / 250), byte(1 + i%250)}), silent.Port())
 		m.superblocks = append(m.superblocks, &superblock{checked: &mounts.Mount{}, policy: m.policy,

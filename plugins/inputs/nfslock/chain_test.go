@@ -1,7 +1,6 @@
 package nfslock
 
 import (
-	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -47,31 +46,7 @@ const (
 // serveNFS answers NULL calls at the NFS port.
 func serveNFS(t testing.TB) {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:2049")
-	if err != nil {
-		t.Skip(err)
-	}
-	t.Cleanup(func() { listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				call := make([]byte, 44)
-				if _, err := io.ReadFull(conn, call); err != nil {
-					return
-				}
-				reply := binary.BigEndian.AppendUint32(nil, 1<<31|24)
-				for _, word := range []uint32{binary.BigEndian.Uint32(call[4:]), 1, 0, 0, 0, 0} {
-					reply = binary.BigEndian.AppendUint32(reply, word)
-				}
-				_, _ = conn.Write(reply)
-			}()
-		}
-	}()
+	rpchost.Serve(t, "127.0.0.1:2049", rpchost.AnswerNull)
 }
 
 // A real rpcbind and a real rpc.statd, in all the states that matter.
@@ -218,22 +193,10 @@ func TestAllServersDead(t *testing.T) {
 
 // Whoever answers garbage does not answer.
 func TestAServerThatAnswersGarbage(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:111")
-	if err != nil {
-		t.Skip(err)
-	}
-	defer listener.Close()
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
-			_, _ = io.Copy(io.Discard, conn)
-			conn.Close()
-		}
-	}()
+	rpchost.Serve(t, "127.0.0.1:111", func(conn net.Conn) {
+		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
+		_, _ = io.Copy(io.Discard, conn)
+	})
 	found := askServer(endpoint{netip.MustParseAddr("127.0.0.1"), 2049, "tcp"}, question{nfs: 3, nlm: true}, timeout)
 	assert.Equal(t, "EBADRPC", found.rpcbind.errno)
 	assert.False(t, found.nlm.asked, "nobody said where it is")

@@ -49,7 +49,7 @@ func (n *Nfslock) emit(acc telegraf.Accumulator, sb *superblock, f *finding, loc
 			fields["waits_in"] = wait
 		}
 	case failed:
-		fields["failed_call"], fields["errno"] = f.call, errnoName(f.errno)
+		fields["failed_call"], fields["errno"] = f.call, result.ErrnoName(f.errno)
 	case passed:
 		fields["flock"], fields["read_lock"] = f.flocked, f.readOnly
 	}

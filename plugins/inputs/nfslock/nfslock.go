@@ -304,7 +304,7 @@ func (n *Nfslock) logChange(sb *superblock, before *finding, lasted time.Duratio
 	case f.end == hung:
 		n.Log.Infof("%s: a lock waits: %s", what, why)
 	case f.end == failed:
-		n.Log.Warnf("%s: no lock, %s: %s: %s", what, f.call, errnoName(f.errno), why)
+		n.Log.Warnf("%s: no lock, %s: %s: %s", what, f.call, result.ErrnoName(f.errno), why)
 	case f.code.Fault():
 		n.Log.Warnf("%s: %s", what, why)
 	case before.code.Fault() && f.diagnosis != unknown:

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -13,7 +12,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
@@ -84,7 +82,7 @@ func (n *Nfslock) begin(p *prober.Plan, sb *superblock, way access) (root int) {
 		prober.ResultOf(root), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC),
 		prober.Value(unix.STATX_TYPE | unix.STATX_MODE | unix.STATX_UID | unix.STATX_GID), prober.Output(unsafe.Sizeof(unix.Statx_t{}))}})
 	switch {
-	case !n.becomes, kerberos(sb.probed):
+	case !n.becomes, sb.probed.Kerberos():
 		// The server knows a user by a ticket, and only root has a machine's.
 	case way.asItsOwner:
 		p.Become(sb.canary.uid, sb.canary.gid)
@@ -94,11 +92,6 @@ func (n *Nfslock) begin(p *prober.Plan, sb *superblock, way access) (root int) {
 	p.Add(prober.Step{Name: stepReach, Number: unix.SYS_FSTATFS, Arguments: []prober.Argument{
 		prober.ResultOf(root), prober.Scratch(int(unsafe.Sizeof(unix.Statfs_t{})))}})
 	return root
-}
-
-func kerberos(mount *mounts.Mount) bool {
-	security, _ := mount.Option("sec")
-	return strings.HasPrefix(security, "krb5")
 }
 
 // open appends a step that opens a file of the mount. Links are not followed:
@@ -227,7 +220,7 @@ func (n *Nfslock) nextAccess(sb *superblock) bool {
 	for c.access+1 < len(accesses()) {
 		c.access++
 		way := n.accessOf(sb)
-		if way.asItsOwner && (!n.becomes || c.uid == 0 || kerberos(sb.probed)) || way == tried {
+		if way.asItsOwner && (!n.becomes || c.uid == 0 || sb.probed.Kerberos()) || way == tried {
 			continue
 		}
 		return true
@@ -536,11 +529,4 @@ func (n *Nfslock) findingOf(sb *superblock, now time.Time) finding {
 		}
 	}
 	return f
-}
-
-func errnoName(errno syscall.Errno) string {
-	if name := unix.ErrnoName(errno); name != "" {
-		return name
-	}
-	return "errno " + strconv.Itoa(int(errno))
 }
