@@ -199,15 +199,40 @@ func (p *Prober) Submit(check Check, done func(Report)) {
 	}
 }
 
-// Helper returns the pid of the helper that is at work for the key, or 0. It may
-// have ended since.
-func (p *Prober) Helper(key string) int {
+// Progress reports how far the helper that is at work for the key has come;
+// HangsIn names the step it is in. It reports false where there is none. The
+// Outcome means nothing yet.
+func (p *Prober) Progress(key string) (Report, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if h := p.byKey[key]; h != nil {
-		return h.pid
+	h := p.byKey[key]
+	if h == nil {
+		return Report{}, false
 	}
-	return 0
+	r := h.report
+	r.Steps = slices.Clone(r.Steps)
+	r.PID, r.Since, r.Elapsed, r.HangsIn = h.pid, h.started, time.Since(h.started), h.nextStep()
+	return r, true
+}
+
+// SetDeadline moves the moment at which the helper that is at work for the key
+// is killed: its plan's timeout no longer counts. It reports false where there is
+// none, or it was killed already. A helper that is given more time keeps its place
+// under the caps.
+func (p *Prober) SetDeadline(key string, deadline time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	h := p.byKey[key]
+	if h == nil || h.stage >= killed {
+		return false
+	}
+	h.deadline = deadline
+	left := time.Until(deadline)
+	if h.stage == fresh {
+		left = min(left, patience)
+	}
+	h.timer.Reset(left)
+	return true
 }
 
 // Stats returns the counters and gauges of now.
@@ -315,13 +340,15 @@ func (p *Prober) due(h *helper) {
 	case fresh:
 		h.stage = waiting
 		p.fresh--
-		if left := time.Until(h.deadline); left > 0 {
-			h.timer.Reset(left)
+		if time.Until(h.deadline) > 0 {
 			p.pump()
-			return
 		}
 		fallthrough
 	case waiting:
+		if left := time.Until(h.deadline); left > 0 {
+			h.timer.Reset(left)
+			return
+		}
 		if h.pid == 0 && h.answered == 0 {
 			// Not even forked. Either our own process was stopped, and the
 			// answer is about to be read, or the server does not answer.

@@ -126,17 +126,55 @@ func TestACallCanChangeItsInput(t *testing.T) {
 	assert.EqualValues(t, unix.F_WRLCK, (*unix.Flock_t)(unsafe.Pointer(unsafe.SliceData(question))).Type, "the plan stays as it was")
 }
 
-func TestTheHelperOfAKeyIsKnown(t *testing.T) {
+func TestTheProgressOfAHelperIsKnown(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
-	assert.Zero(t, p.Helper(fs.Dir))
+	_, found := p.Progress(fs.Dir)
+	assert.False(t, found)
 	fs.Silence()
-	p.Submit(check(fs.Dir), func(prober.Report) {})
-	eventually(t, "a helper", func() bool { return p.Helper(fs.Dir) != 0 })
-	assert.Contains(t, children(t, serverOf(t, os.Getpid())), p.Helper(fs.Dir))
+	plan := &prober.Plan{Timeout: timeout}
+	plan.Add(prober.Step{Name: "getpid", Number: unix.SYS_GETPID})
+	plan.Steps = append(plan.Steps, statfs(fs.Dir).Steps...)
+	p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(prober.Report) {})
+	var report prober.Report
+	eventually(t, "a helper in statfs", func() bool {
+		report, found = p.Progress(fs.Dir)
+		return found && report.HangsIn == "statfs"
+	})
+	assert.Contains(t, children(t, serverOf(t, os.Getpid())), report.PID)
+	require.Len(t, report.Steps, 1)
+	assert.Equal(t, int64(report.PID), report.Steps[0].Result)
+	assert.WithinDuration(t, time.Now(), report.Since, report.Elapsed+time.Second)
 	fs.Heal()
-	eventually(t, "no helper", func() bool { return p.Helper(fs.Dir) == 0 })
+	eventually(t, "no helper", func() bool { _, found := p.Progress(fs.Dir); return !found })
+}
+
+func TestAHelperCanBeGivenMoreTimeAndLess(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	assert.False(t, p.SetDeadline(fs.Dir, time.Now()))
+	reports := make(chan prober.Report, 1)
+	submit := func() {
+		fs.Pause()
+		p.Submit(check(fs.Dir), func(r prober.Report) { reports <- r })
+		eventually(t, "a helper", func() bool { return p.SetDeadline(fs.Dir, time.Now().Add(time.Hour)) })
+	}
+
+	submit()
+	time.Sleep(timeout * 3 / 2)
+	require.Empty(t, reports)
+	fs.Heal()
+	r := <-reports
+	assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
+	assert.Greater(t, r.Elapsed, timeout)
+
+	submit()
+	assert.True(t, p.SetDeadline(fs.Dir, time.Now()))
+	r = <-reports
+	assert.Equal(t, prober.Expired, r.Outcome, "%v", &r)
+	assert.False(t, p.SetDeadline(fs.Dir, time.Now()))
 }
 
 func TestAHelperThatCannotBeKilledIsStuckUntilItsEnd(t *testing.T) {

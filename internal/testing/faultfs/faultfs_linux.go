@@ -109,7 +109,8 @@ type FS struct {
 	paused     bool
 	resting    bool // the reader has noticed
 	closed     bool
-	unanswered [][]byte // requests that were read while silent
+	unanswered [][]byte           // requests that were read while silent
+	delayed    map[[8]byte]func() // by the request's id: ends it when it is interrupted
 }
 
 // Mount mounts a healthy file system on the directory dir. It takes
@@ -143,7 +144,8 @@ func Mount(dir string, o Options) (*FS, error) {
 		return nil, fmt.Errorf("mount faultfs on %q: %w", dir, err)
 	}
 	f := &FS{Dir: dir, options: o, content: make([]byte, o.Size),
-		device: os.NewFile(uintptr(fd), "/dev/fuse"), behaviours: make(map[Op]behaviour)}
+		device: os.NewFile(uintptr(fd), "/dev/fuse"), behaviours: make(map[Op]behaviour),
+		delayed: make(map[[8]byte]func())}
 	f.changed = sync.NewCond(&f.mu)
 	// The kernel's greeting comes first: until it is answered, every request
 	// waits in a way that can be killed, whatever the fault.
@@ -188,7 +190,13 @@ func (f *FS) Silence(ops ...Op) { f.behave(behaviour{silent: true}, ops) }
 // Fail answers these requests with errno.
 func (f *FS) Fail(errno unix.Errno, ops ...Op) { f.behave(behaviour{errno: errno}, ops) }
 
-// Delay answers these requests late.
+// FailLate answers these requests with errno, but not soon. Whoever made one can
+// be killed.
+func (f *FS) FailLate(d time.Duration, errno unix.Errno, ops ...Op) {
+	f.behave(behaviour{delay: d, errno: errno}, ops)
+}
+
+// Delay answers these requests late. Whoever made one can be killed.
 func (f *FS) Delay(d time.Duration, ops ...Op) { f.behave(behaviour{delay: d}, ops) }
 
 func (f *FS) behave(b behaviour, ops []Op) {
@@ -287,14 +295,44 @@ func (f *FS) handle(request []byte) {
 		f.unanswered = append(f.unanswered, request)
 	}
 	f.mu.Unlock()
+	answer := func() { f.answer(request, op) }
+	if b.errno != 0 {
+		answer = func() { f.reply(request, b.errno, nil) }
+	}
 	switch {
 	case b.silent:
 	case b.delay > 0:
-		time.AfterFunc(b.delay, func() { f.answer(request, op) })
-	case b.errno != 0:
-		f.reply(request, b.errno, nil)
+		f.delay(b.delay, request, answer)
 	default:
-		f.answer(request, op)
+		answer()
+	}
+}
+
+// delay answers later, or when the requester is interrupted.
+func (f *FS) delay(d time.Duration, request []byte, answer func()) {
+	unique := *(*[8]byte)(request[8:])
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.delayed[unique] = func() { f.reply(request, unix.EINTR, nil) }
+	time.AfterFunc(d, func() {
+		f.mu.Lock()
+		_, waits := f.delayed[unique]
+		delete(f.delayed, unique)
+		f.mu.Unlock()
+		if waits {
+			answer()
+		}
+	})
+}
+
+// interrupted answers a delayed request whose requester has got a signal.
+func (f *FS) interrupted(unique [8]byte) {
+	f.mu.Lock()
+	answer := f.delayed[unique]
+	delete(f.delayed, unique)
+	f.mu.Unlock()
+	if answer != nil {
+		answer()
 	}
 }
 
@@ -309,7 +347,9 @@ func (f *FS) answer(request []byte, op Op) {
 			flags = posixLocks | flockLocks
 		}
 		f.reply(request, 0, structure(initOut{Major: 7, Minor: 31, Flags: flags, MaxBackground: 16, MaxWrite: 128 << 10, TimeGran: 1}))
-	case forget, batchForget, interrupt:
+	case interrupt:
+		f.interrupted([8]byte(body))
+	case forget, batchForget:
 		// These have no answer.
 	case destroy, release, releasedir, Flush, Setlk:
 		f.reply(request, 0, nil)

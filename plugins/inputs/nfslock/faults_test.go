@@ -71,6 +71,89 @@ func TestALockThatHangs(t *testing.T) {
 	}
 }
 
+// asNFS has the file system taken for NFS, whose helpers can be killed.
+func asNFS(t *testing.T, n *Nfslock) {
+	t.Helper()
+	require.NoError(t, n.refresh())
+	for _, sb := range n.superblocks {
+		sb.probed.FSType = "nfs"
+	}
+}
+
+// As with an rpc.statd that does not answer: ENOLCK comes after 65 s.
+func TestALockThatHangsAndFailsInTheEnd(t *testing.T) {
+	fs := daemon(t)
+	n, log := newInput(t, on(fs.Dir))
+	asNFS(t, n)
+	assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), fs.Dir)))
+
+	const late = timeout * 5 / 2
+	fs.FailLate(late, unix.ENOLCK, faultfs.Setlk)
+	began := time.Now()
+	m := at(collect.Gather(t, n), fs.Dir)
+	assert.Equal(t, "timeout unknown", verdict(t, m), "at its time")
+	assert.Equal(t, "setlk", text(t, m, "hangs_in"))
+	assert.Less(t, time.Since(began), late)
+	forked := n.prober.Stats().Forked
+	m = at(collect.Gather(t, n), fs.Dir)
+	assert.Equal(t, "timeout unknown", verdict(t, m), "told again")
+	assert.GreaterOrEqual(t, field(t, m, "hung_seconds"), timeout.Seconds())
+	assert.Equal(t, forked, n.prober.Stats().Forked, "by the same helper")
+	assert.Len(t, log.about("a lock hangs, setlk"), 1)
+
+	require.Eventually(t, func() bool { return n.prober.Stats().Running == 0 }, 10*time.Second, 5*time.Millisecond)
+	m = at(collect.Gather(t, n), fs.Dir)
+	assert.Equal(t, "error unknown", verdict(t, m), "refined")
+	assert.Equal(t, "ENOLCK", text(t, m, "errno"))
+	assert.GreaterOrEqual(t, field(t, m, "setlk_seconds"), late.Seconds())
+	assert.Len(t, log.about("ENOLCK"), 1)
+
+	m = at(collect.Gather(t, n), fs.Dir)
+	assert.Equal(t, "error unknown", verdict(t, m), "the next one hangs as the last one did")
+	assert.Equal(t, "ENOLCK", text(t, m, "errno"))
+	assert.Len(t, log.about("W!"), 2)
+
+	fs.Heal()
+	require.Eventually(t, func() bool {
+		return verdict(t, at(collect.Gather(t, n), fs.Dir)) == "ok ok"
+	}, 10*time.Second, timeout)
+}
+
+// A helper that waits for what can no longer be learned from it makes way.
+func TestALockThatHangsIsTriedAgainWhenTheChainIsMended(t *testing.T) {
+	fs := daemon(t)
+	n, _ := newInput(t, on(fs.Dir))
+	asNFS(t, n)
+	n.superblocks[0].chain = &chain{known: true, links: links{nfs: refused}}
+	fs.FailLate(time.Hour, unix.EIO, faultfs.Getlk)
+	m := at(collect.Gather(t, n), fs.Dir)
+	assert.Equal(t, "timeout server_unreachable", verdict(t, m))
+	killed := n.prober.Stats().Killed
+
+	n.superblocks[0].chain.links.nfs = up
+	fs.Fail(unix.EIO, faultfs.Getlk)
+	m = at(collect.Gather(t, n), fs.Dir)
+	assert.Equal(t, "error unknown", verdict(t, m))
+	assert.Equal(t, killed+1, n.prober.Stats().Killed)
+}
+
+// Each helper that waits adds to the load.
+func TestFewHelpersAreLeftWaiting(t *testing.T) {
+	var paths []string
+	for range maxPatient + 2 {
+		fs := daemon(t)
+		fs.FailLate(timeout*2, unix.ENOLCK, faultfs.Getlk)
+		paths = append(paths, fs.Dir)
+	}
+	n, _ := newInput(t, on(paths...))
+	asNFS(t, n)
+	g := collect.Gather(t, n)
+	for _, path := range paths {
+		assert.Equal(t, "timeout unknown", verdict(t, at(g, path)))
+	}
+	assert.EqualValues(t, 2, n.prober.Stats().Killed)
+}
+
 func TestALockThatFails(t *testing.T) {
 	fs := daemon(t)
 	n, log := newInput(t, on(fs.Dir))

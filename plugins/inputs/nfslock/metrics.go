@@ -159,8 +159,8 @@ func (c *chain) tags() map[string]string {
 }
 
 // emitHost makes the metric of this host.
-func (n *Nfslock) emitHost(acc telegraf.Accumulator, locks *lockTable, counts *counts, began time.Time) {
-	n.sayOnce(&n.blockedErr, n.scanBlocked(began))
+func (n *Nfslock) emitHost(acc telegraf.Accumulator, locks *lockTable, counts *counts) {
+	n.sayOnce(&n.blockedErr, n.scanBlocked(n.began))
 	fields := map[string]any{
 		"mounts":                locks.remote + locks.localLocking,
 		"mounts_remote_locking": locks.remote,
@@ -182,7 +182,7 @@ func (n *Nfslock) emitHost(acc telegraf.Accumulator, locks *lockTable, counts *c
 		fields["faults"], fields["superblocks"] = faults, int64(len(n.superblocks))
 		n.blockedFields(nil, fields)
 		n.kernel.fields(fields)
-		fields["gather_seconds"] = time.Since(began).Seconds()
+		fields["gather_seconds"] = time.Since(n.began).Seconds()
 	}
 	n.local.links.rpcbind.fields("rpcbind", fields)
 	n.local.links.nsm.fields("statd", fields)

@@ -40,7 +40,8 @@ type Nfslock struct {
 
 	settings
 	prober   *prober.Prober
-	hostHash uint64 // where this host's range is; 0: not known yet
+	hostHash uint64    // where this host's range is; 0: not known yet
+	began    time.Time // the gather
 
 	table       *mounts.Table
 	all         []mounts.Mount // as last read
@@ -94,24 +95,24 @@ func (n *Nfslock) Init() error {
 // depend on, and reports each mount as soon as its diagnosis is sure. It returns
 // when all are reported, or their time is up, or Hurry is called.
 func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
-	began := time.Now()
+	n.began = time.Now()
 	n.hurried = false
 	if err := n.refresh(); err != nil {
 		return err
 	}
+	pending := n.setDeadlines()
 	n.mail.open()
 	if len(n.superblocks) > 0 {
 		n.kernel.read(n)
 	}
-	locks := n.readLocks(began)
+	locks := n.readLocks(n.began)
 	n.ask()
-	pending := n.startProbes(began)
 
 	var counts counts
-	watch := time.After(n.shortestTimeout() * 9 / 10)
 	for {
 		n.mail.open()
 		for sb := range pending {
+			n.advance(sb)
 			if sb.attempt != nil && n.evident(sb) {
 				n.report(acc, sb, locks, &counts)
 				delete(pending, sb)
@@ -120,11 +121,7 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 		if n.hurried || len(pending) == 0 && !n.askingAny() {
 			break
 		}
-		select {
-		case <-n.mail.wake:
-		case <-watch:
-			n.watch(pending)
-		}
+		n.await(pending)
 	}
 	n.watch(pending) // for the gather that reports them
 	for sb := range pending {
@@ -132,8 +129,24 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 	}
 	n.sayRefused()
 	n.emitServers(acc)
-	n.emitHost(acc, locks, &counts, began)
+	n.emitHost(acc, locks, &counts)
 	return nil
+}
+
+// await returns when something was posted, or it is time to look at the probes
+// that do not answer.
+func (n *Nfslock) await(pending map[*superblock]struct{}) {
+	var watch <-chan time.Time
+	if in, due := n.nextWatch(pending, time.Now()); due {
+		timer := time.NewTimer(in)
+		defer timer.Stop()
+		watch = timer.C
+	}
+	select {
+	case <-n.mail.wake:
+	case <-watch:
+		n.watch(pending)
+	}
 }
 
 // Hurry makes a Gather under way return. What still hangs then is reported by
@@ -215,25 +228,34 @@ func (n *Nfslock) askingAny() bool {
 	return n.local.asking
 }
 
-// startProbes starts a probe of each superblock for which none is under way, and
-// returns those which are to be reported.
-func (n *Nfslock) startProbes(now time.Time) map[*superblock]struct{} {
+// setDeadlines gives the probes of all superblocks their time, and returns those
+// which are to be reported: all.
+func (n *Nfslock) setDeadlines() map[*superblock]struct{} {
 	pending := make(map[*superblock]struct{}, len(n.superblocks))
 	if n.hostHash == 0 && len(n.superblocks) > 0 {
 		n.findHost()
 	}
 	for _, sb := range n.superblocks {
 		pending[sb] = struct{}{}
-		sb.deadline = now.Add(sb.policy.timeout)
-		switch {
-		case sb.underWay, sb.attempt != nil:
-		case sb.exempt != "":
-			sb.attempt = &attempt{reason: sb.exempt}
-		default:
-			n.start(sb)
+		if !sb.patient {
+			sb.deadline = n.began.Add(sb.policy.timeout)
 		}
 	}
 	return pending
+}
+
+// advance starts the probe of a superblock if none is under way, and looks after
+// one that takes long.
+func (n *Nfslock) advance(sb *superblock) {
+	switch {
+	case sb.attempt != nil:
+	case sb.underWay:
+		n.judgePatient(sb, time.Now())
+	case sb.exempt != "":
+		sb.attempt = &attempt{reason: sb.exempt}
+	default:
+		n.start(sb)
+	}
 }
 
 // evident reports whether all is known that the diagnosis of the attempt needs.
@@ -243,19 +265,13 @@ func (n *Nfslock) evident(sb *superblock) bool {
 	if sb.attempt.end == passed {
 		return !sb.nlm || n.local.known
 	}
-	return (sb.chain == nil || !sb.chain.asking) && (!sb.nlm || !n.local.asking)
+	return !n.awaitsAnswers(sb)
 }
 
-// watch looks where the helpers that are about to be killed wait.
-func (n *Nfslock) watch(pending map[*superblock]struct{}) {
-	for sb := range pending {
-		if !sb.underWay {
-			continue
-		}
-		if pid := n.prober.Helper(sb.key()); pid != 0 {
-			sb.waits = waitsOf(n.proc, pid)
-		}
-	}
+// awaitsAnswers reports whether a service has still to answer on which the locks
+// of the superblock depend.
+func (n *Nfslock) awaitsAnswers(sb *superblock) bool {
+	return sb.chain != nil && sb.chain.asking || sb.nlm && n.local.asking
 }
 
 // report makes the metrics of a superblock from its attempt.
@@ -282,7 +298,7 @@ func (sb *superblock) onlyEvidenceChanged(before *finding) bool {
 // reportPending reports a superblock whose probe was still under way when Gather
 // had to return: one that hung before still does; of others nothing is known.
 func (n *Nfslock) reportPending(acc telegraf.Accumulator, sb *superblock, locks *lockTable, counts *counts) {
-	if sb.hung() && sb.found.end == hung {
+	if sb.hung() && sb.found.end == hung || sb.patient {
 		f := sb.found
 		f.seconds = nil
 		n.emit(acc, sb, &f, locks, counts)
@@ -303,6 +319,8 @@ func (n *Nfslock) logChange(sb *superblock, before *finding, lasted time.Duratio
 		n.Log.Warnf("%s: a lock hangs, %s has not answered within %v: %s", what, f.call, sb.policy.timeout, why)
 	case f.end == hung:
 		n.Log.Infof("%s: a lock waits: %s", what, why)
+	case f.end == failed && f.report.Elapsed >= sb.policy.timeout:
+		n.Log.Warnf("%s: no lock, %s failed after %v: %s: %s", what, f.call, f.report.Elapsed.Round(time.Second), result.ErrnoName(f.errno), why)
 	case f.end == failed:
 		n.Log.Warnf("%s: no lock, %s: %s: %s", what, f.call, result.ErrnoName(f.errno), why)
 	case f.code.Fault():

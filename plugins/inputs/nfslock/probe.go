@@ -268,8 +268,18 @@ func (n *Nfslock) submit(sb *superblock, plan *prober.Plan, judge func(*superblo
 	sb.underWay, sb.waits = true, ""
 	n.prober.Submit(prober.Check{Key: sb.key(), Group: group(sb.probed), Trusted: sb.answered, Plan: plan}, func(r prober.Report) {
 		n.mail.post(func() {
-			sb.underWay = false
+			late := sb.patient && !time.Now().Before(sb.deadline)
+			sb.underWay, sb.patient = false, false
+			if late {
+				if sb.waitedFor(&r) {
+					return
+				}
+				sb.deadline = n.began.Add(sb.policy.timeout)
+			}
 			judge(sb, &r)
+			if late && sb.attempt != nil && sb.attempt.end == failed {
+				sb.late = sb.attempt
+			}
 		})
 	})
 }
@@ -288,12 +298,9 @@ func (n *Nfslock) start(sb *superblock) {
 // ended judges what both plans have in common. final is false if the plan went on
 // to what only it knows.
 func (n *Nfslock) ended(sb *superblock, r *prober.Report) (a *attempt, final bool) {
-	a = &attempt{report: r, seconds: make(map[string]time.Duration)}
+	a = newAttempt(r)
 	for i := range r.Steps {
 		step := &r.Steps[i]
-		if field, timed := timedSteps()[step.Name]; timed {
-			a.seconds[field] += step.Elapsed
-		}
 		if step.Name == stepOwner && step.Errno == 0 {
 			root := (*unix.Statx_t)(unsafe.Pointer(unsafe.SliceData(step.Output)))
 			sb.canary.rootOwned = root.Uid == 0
@@ -305,7 +312,7 @@ func (n *Nfslock) ended(sb *superblock, r *prober.Report) (a *attempt, final boo
 	}
 	switch r.Outcome {
 	case prober.Expired, prober.Stuck:
-		a.end, a.call, a.stage = hung, r.HangsIn, stageOf(r.HangsIn)
+		a.hang(r.HangsIn)
 		sb.killable = sb.killable && r.Outcome == prober.Expired
 		sb.leftover = sb.leftover || a.stage >= locking
 		return a, true
@@ -481,9 +488,9 @@ func holderOf(answer []byte) *holder {
 	return &holder{pid: int64(lock.Pid), write: lock.Type == unix.F_WRLCK}
 }
 
-// evidenceOf puts together what is known about the superblock's locks.
-func (n *Nfslock) evidenceOf(sb *superblock) evidence {
-	a := sb.attempt
+// evidenceOf puts together what is known about the superblock's locks, beside
+// what the attempt has met.
+func (n *Nfslock) evidenceOf(sb *superblock, a *attempt) evidence {
 	e := evidence{end: a.end, stage: a.stage, errno: a.errno, absent: a.absent, nlm: sb.nlm, local: n.local.links,
 		grace: inGrace(sb.waits)}
 	if sb.chain != nil {
@@ -512,15 +519,15 @@ func inGrace(waits string) bool {
 
 // findingOf draws the conclusion.
 func (n *Nfslock) findingOf(sb *superblock, now time.Time) finding {
-	e := n.evidenceOf(sb)
+	sb.refine()
+	e := n.evidenceOf(sb, sb.attempt)
 	f := finding{attempt: *sb.attempt}
 	f.diagnosis = e.diagnose()
-	stuck := f.report != nil && (f.report.Outcome == prober.Stuck || f.report.Outcome == prober.Busy)
 	var hungFor time.Duration
 	if sb.hung() {
 		hungFor = now.Sub(sb.hungSince)
 	}
-	f.code = e.code(f.diagnosis, stuck, hungFor, n.grace)
+	f.code = e.code(f.diagnosis, f.stuck(), hungFor, n.grace)
 	if f.code == result.OK {
 		for _, took := range f.seconds {
 			if took > n.slow {

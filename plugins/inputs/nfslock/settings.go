@@ -134,7 +134,7 @@ func (s *settings) policyFor(mount *mounts.Mount) policy {
 	return s.policy
 }
 
-// shortestTimeout is when to look where helpers wait, at the latest.
+// shortestTimeout is how long services may take to answer.
 func (s *settings) shortestTimeout() time.Duration {
 	shortest := s.timeout
 	for i := range s.overrides {

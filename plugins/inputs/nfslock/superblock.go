@@ -26,6 +26,9 @@ type superblock struct {
 	underWay bool // a helper's report is to come
 	killable bool // no helper of it was ever stuck
 	deadline time.Time
+	patient  bool     // the helper may outlast the deadline
+	outrun   bool     // it is killed for a new one that will know sooner
+	late     *attempt // the failure that the last lock to hang ended with
 	attempt  *attempt // is to be reported
 	waits    string   // where the helper waited when last seen
 
@@ -68,6 +71,24 @@ type attempt struct {
 	readOnly bool // by a read lock
 	seconds  map[string]time.Duration
 	report   *prober.Report
+}
+
+// newAttempt notes what a helper has done.
+func newAttempt(r *prober.Report) *attempt {
+	a := &attempt{report: r, seconds: make(map[string]time.Duration)}
+	for i := range r.Steps {
+		if field, timed := timedSteps()[r.Steps[i].Name]; timed {
+			a.seconds[field] += r.Steps[i].Elapsed
+		}
+	}
+	return a
+}
+
+func (a *attempt) hang(call string) { a.end, a.call, a.stage = hung, call, stageOf(call) }
+
+// stuck reports whether a helper survives SIGKILL.
+func (a *attempt) stuck() bool {
+	return a.report != nil && (a.report.Outcome == prober.Stuck || a.report.Outcome == prober.Busy)
 }
 
 // holder is who has the lock, as F_GETLK names it.
@@ -142,6 +163,11 @@ func (n *Nfslock) regroup(table []mounts.Mount) {
 		sb.exempt = ""
 		if automounted[sb.probed.Parent] && !n.ProbeAutomounted {
 			sb.exempt = "mounted on demand: a probe would keep it mounted; see probe_automounted"
+		}
+	}
+	for id, sb := range before {
+		if found[id] != sb {
+			n.prober.SetDeadline(sb.key(), time.Now()) // it would keep the mount busy
 		}
 	}
 	n.linkChains()
