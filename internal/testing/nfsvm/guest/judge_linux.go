@@ -28,6 +28,12 @@ const (
 // machine is no fault.
 func okOnly(value string) bool { return value == "ok" || value == "slow" }
 
+// noFault are the results of a mount whose locks work, or prove nothing.
+func noFault(value string) bool { return okOnly(value) || value == "unchecked" }
+
+// anything is any result.
+func anything(value string) bool { return value != scenario.None }
+
 // valueOf is a sample's value of a field.
 func valueOf(s sample, field string) string {
 	if value, ok := s.Fields[field]; ok {
@@ -289,7 +295,7 @@ func (r *run) recover() {
 			return fmt.Errorf("helpers are left: %s", strings.Join(left, ", "))
 		}
 		for _, mount := range r.mounts {
-			if _, ok := r.settledAt(healed, mount, okOnly); !ok {
+			if _, ok := r.recovered(healed, mount); !ok {
 				return fmt.Errorf("%s is not ok", mount)
 			}
 		}
@@ -302,18 +308,29 @@ func (r *run) recover() {
 		if strings.HasPrefix(mount, "healthy-") {
 			continue
 		}
-		at, ok := r.settledAt(healed, mount, okOnly)
+		at, ok := r.recovered(healed, mount)
 		row := r.lastRow(mount)
 		if ok {
 			row.Recover = max(0, at.Sub(healed).Seconds())
 		}
-		row.Checks = append(row.Checks, report.Check{What: "recovers", Want: "ok", Got: r.latest(healed, mount, "mountstat", "result"), OK: ok})
+		row.Checks = append(row.Checks, report.Check{What: "recovers", Want: "ok", OK: ok,
+			Got: r.latest(healed, mount, "mountstat", "result") + ", locks " + r.latest(healed, mount, "nfslock", "result")})
 	}
 	row := r.lastRow("")
 	stuck := r.hostValue(healed, "helpers_stuck")
 	row.Checks = append(row.Checks,
 		report.Check{What: "helpers_stuck", Want: "0", Got: stuck, OK: stuck == "0"},
 		report.Check{What: "helpers left", Want: "none", Got: or(strings.Join(left, ", "), "none"), OK: len(left) == 0})
+}
+
+// recovered is when both inputs began to find no fault.
+func (r *run) recovered(since time.Time, mount string) (time.Time, bool) {
+	at, ok := r.settledAt(since, mount, okOnly)
+	locksAt, locksOK := r.settled(since, mount, "nfslock", "result", noFault)
+	if locksAt.After(at) {
+		at = locksAt
+	}
+	return at, ok && locksOK
 }
 
 // hostValue is the latest of a field of the measurement vfsprobe.

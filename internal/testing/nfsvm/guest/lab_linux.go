@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -51,25 +52,56 @@ type lab struct {
 	graceEnds       time.Time // of the server's lockd, and of the second one's NFSv4
 }
 
-// lockdGrace is how long lockd gives out no new locks after it was started: 10
-// seconds, and some for a busy machine. Unlike that of v4 it can't be cut short.
-const lockdGrace = 12 * time.Second
+// Grace periods in seconds: one that is in the way, and one that is to be seen
+// by a busy machine. That of lockd can't be cut short, unlike that of v4.
+const (
+	shortGrace = 10
+	longGrace  = 30
+)
+
+// graceEnd is when a server that is started now gives out locks: a busy machine
+// takes some time to start it.
+func graceEnd(seconds int) time.Time {
+	return time.Now().Add(time.Duration(seconds+2) * time.Second)
+}
+
+// maxClients is how many the servers know by name.
+const maxClients = 32
 
 // The addresses: 10.S.C.1 is server S to client C, 10.S.C.2 client C to server S.
 func address(server, client, end int) string { return fmt.Sprintf("10.%d.%d.%d", server, client, end) }
 
+// number is C of a client of this name: client, client2, client3 and so on.
 func number(name string) int {
-	if strings.HasSuffix(name, "2") {
-		return 2
+	if n, err := strconv.Atoi(strings.TrimPrefix(name, "client")); err == nil {
+		return n
 	}
 	return 1
+}
+
+// clientName is the name of client C.
+func clientName(c int) string {
+	if c == 1 {
+		return "client"
+	}
+	return fmt.Sprintf("client%d", c)
+}
+
+// hostsOf is /etc/hosts of server S: statd looks up whom it is to tell of a
+// restart.
+func hostsOf(s int, name string) string {
+	text := "127.0.0.1 localhost\n" + address(s, 1, 1) + " " + name + "\n"
+	for c := 1; c <= maxClients; c++ {
+		text += address(s, c, 2) + " " + clientName(c) + "\n"
+	}
+	return text
 }
 
 func newLab() (*lab, error) {
 	began := time.Now()
 	step := func(what string) { fmt.Printf("%5.1f s: %s\n", time.Since(began).Seconds(), what) }
 	for _, module := range [][]string{
-		{"lockd", "nlm_tcpport=32803", "nlm_udpport=32769", "nlm_grace_period=10"},
+		{"lockd", "nlm_tcpport=32803", "nlm_udpport=32769"},
 		{"nfsd"}, {"nfsv3"}, {"nfsv4"}, {"veth"}, {"brd", "rd_nr=3", "rd_size=65536"},
 		{"ext4"}, {"ip_tables"}, {"iptable_filter"}, {"ipt_REJECT"},
 	} {
@@ -82,16 +114,14 @@ func newLab() (*lab, error) {
 	if err := unix.Sethostname([]byte("server")); err != nil {
 		return nil, err
 	}
-	names := fmt.Sprintf("127.0.0.1 localhost\n%s client\n%s client2\n%s server\n",
-		address(1, 1, 2), address(1, 2, 2), address(1, 1, 1))
-	if err := prepareNFS(names); err != nil {
+	if err := prepareNFS(hostsOf(1, "server")); err != nil {
 		return nil, err
 	}
 	if err := l.server.do("ip", "link", "set", "lo", "up"); err != nil {
 		return nil, err
 	}
 	var err error
-	l.server2, err = startHost("server2", fmt.Sprintf("127.0.0.1 localhost\n%s client\n%s server2\n", address(2, 1, 2), address(2, 1, 1)))
+	l.server2, err = startHost("server2", hostsOf(2, "server2"))
 	if err != nil {
 		return nil, err
 	}
@@ -103,7 +133,7 @@ func newLab() (*lab, error) {
 		return nil, err
 	}
 	step("server2")
-	l.graceEnds = time.Now().Add(lockdGrace)
+	l.graceEnds = graceEnd(shortGrace)
 	// What the exports hold.
 	if err := errors.Join(os.MkdirAll("/srv/data/sub", 0o755), l.server2.do("mkdir", "/srv/healthy/v3", "/srv/healthy/v4")); err != nil {
 		return nil, err
@@ -134,17 +164,23 @@ func (l *lab) serveNFS(h *host, exports []export) error {
 		}
 	}
 	return errors.Join(
-		h.do("sh", "-c", "echo 10 >/proc/fs/nfsd/nfsv4gracetime; echo 10 >/proc/fs/nfsd/nfsv4leasetime"),
+		h.do("sh", "-c", "echo 10 >/proc/fs/nfsd/nfsv4leasetime"),
 		h.do("rpc.statd", "-p", "662", "-L"),
 		h.do("rpc.mountd", "-p", "20048"),
-		h.startNFSD(false),
+		h.startNFSD(shortGrace),
 	)
 }
 
-func (h *host) startNFSD(grace bool) error {
+// startNFSD starts a server with a grace period of so many seconds. A short one
+// is ended at once for v4.
+func (h *host) startNFSD(grace int) error {
+	err := errors.Join(
+		h.do("sh", "-c", fmt.Sprintf("echo %d >/proc/sys/fs/nfs/nlm_grace_period", grace)),
+		h.do("sh", "-c", fmt.Sprintf("echo %d >/proc/fs/nfsd/nfsv4gracetime", grace)),
+		h.do("rpc.nfsd", "16"))
 	// Beside the machine's own namespaces, nfsd has no record of clients, and
 	// its grace period can't be ended.
-	if err := h.do("rpc.nfsd", "16"); err != nil || grace || h.pid != 0 {
+	if err != nil || grace != shortGrace || h.pid != 0 {
 		return err
 	}
 	return h.do("sh", "-c", "echo Y >/proc/fs/nfsd/v4_end_grace")
@@ -218,8 +254,8 @@ func (l *lab) revive() error {
 		errs = append(errs, l.server.do("exportfs", "-o", e.options, "*:"+e.path))
 	}
 	if threads, _ := os.ReadFile("/proc/fs/nfsd/threads"); strings.TrimSpace(string(threads)) == "0" {
-		errs = append(errs, l.server.startNFSD(false))
-		l.graceEnds = time.Now().Add(lockdGrace)
+		errs = append(errs, l.server.startNFSD(shortGrace))
+		l.graceEnds = graceEnd(shortGrace)
 	}
 	errs = append(errs, os.MkdirAll("/srv/data/sub", 0o755), os.RemoveAll("/srv/data/filler"))
 	return errors.Join(errs...)

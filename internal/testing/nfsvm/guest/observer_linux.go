@@ -2,6 +2,7 @@ package guest
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -36,22 +37,33 @@ type observer struct {
 	host     *host
 	telegraf bool
 	options  map[string][]string // further lines of the inputs' tables
+	interval time.Duration
+	timeout  string // of both inputs
 
 	command *exec.Cmd
 	stdin   io.WriteCloser
 	exited  chan struct{}
 
+	*kept
+}
+
+// kept is all that was said.
+type kept struct {
 	mu      sync.Mutex
 	samples []sample
 	log     []string
+}
+
+func newObserver(h *host) *observer {
+	return &observer{host: h, options: make(map[string][]string), interval: time.Second, kept: &kept{}}
 }
 
 // configure writes what the inputs and Telegraf are told.
 func (o *observer) configure() error {
 	var text strings.Builder
 	tables := map[string][]string{
-		"mountstat": {`timeout = "3s"`, `ignore_fs = ["tmpfs", "devtmpfs", "overlay", "rootfs", "rpc_pipefs", "nfsd"]`},
-		"nfslock":   {`timeout = "2s"`, `create_canary = true`}, // a grace period of 10 s is to be seen
+		"mountstat": {fmt.Sprintf("timeout = %q", cmp.Or(o.timeout, "3s")), `ignore_fs = ["tmpfs", "devtmpfs", "overlay", "rootfs", "rpc_pipefs", "nfsd"]`},
+		"nfslock":   {fmt.Sprintf("timeout = %q", cmp.Or(o.timeout, "2s")), `create_canary = true`},
 	}
 	for _, input := range []string{"mountstat", "nfslock"} {
 		fmt.Fprintf(&text, "[[inputs.%s]]\n", input)
@@ -118,7 +130,7 @@ func (o *observer) start() error {
 		close(exited)
 	}(o.command, o.exited)
 	if !o.telegraf {
-		go trigger(stdin, o.exited)
+		go trigger(stdin, o.interval, o.exited)
 	}
 	return nil
 }
@@ -131,9 +143,9 @@ func lines(r io.Reader, take func(string)) {
 	}
 }
 
-// trigger asks for a gather once per second, as Telegraf would.
-func trigger(w io.Writer, exited <-chan struct{}) {
-	ticker := time.NewTicker(time.Second)
+// trigger asks for a gather once per interval, as Telegraf would.
+func trigger(w io.Writer, interval time.Duration, exited <-chan struct{}) {
+	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		if _, err := io.WriteString(w, "\n"); err != nil {
@@ -147,30 +159,37 @@ func trigger(w io.Writer, exited <-chan struct{}) {
 	}
 }
 
-func (o *observer) take(line string) {
+func (k *kept) take(line string) {
 	point, err := influx.Parse(line)
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	if err != nil {
-		o.log = append(o.log, "not line protocol: "+line)
+		k.log = append(k.log, "not line protocol: "+line)
 		return
 	}
-	o.samples = append(o.samples, sample{time.Now(), point})
+	k.samples = append(k.samples, sample{time.Now(), point})
 }
 
-func (o *observer) note(line string) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.log = append(o.log, line)
+func (k *kept) note(line string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.log = append(k.log, line)
+}
+
+// said returns the log.
+func (k *kept) said() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return slices.Clone(k.log)
 }
 
 // since returns what has come from then on about one mount point, or with an
 // empty path about the host.
-func (o *observer) since(then time.Time, measurement, path string) []sample {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+func (k *kept) since(then time.Time, measurement, path string) []sample {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	var found []sample
-	for _, s := range o.samples {
+	for _, s := range k.samples {
 		if s.Name == measurement && s.Tags["path"] == path && !s.at.Before(then) {
 			found = append(found, s)
 		}

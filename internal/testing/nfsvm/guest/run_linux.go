@@ -19,7 +19,8 @@ import (
 type run struct {
 	lab      *lab
 	observer *observer
-	mounts   []string // mount points' names, globs standing for many
+	others   []*observer // on clients of a crowd
+	mounts   []string    // mount points' names, globs standing for many
 	result   *report.Result
 	nevers   []never
 	// began is when the last thing was done: what is reported from then on is
@@ -40,15 +41,16 @@ func (l *lab) run(name string) *report.Result {
 	began := time.Now()
 	r := &run{lab: l, result: &report.Result{Scenario: name}}
 	err := r.all(name)
+	for _, o := range r.others {
+		err = errors.Join(err, o.stop(stopLimit))
+	}
 	if r.observer != nil {
-		err = errors.Join(err, r.observer.stop(10*time.Second))
+		err = errors.Join(err, r.observer.stop(stopLimit))
 	}
 	r.note(err)
 	r.note(l.reset())
 	if counts := r.result.Count(); counts.Failed > 0 && r.observer != nil {
-		r.observer.mu.Lock()
-		r.result.Log = slices.Clone(r.observer.log)
-		r.observer.mu.Unlock()
+		r.result.Log = r.observer.said()
 	}
 	r.result.Seconds = time.Since(began).Seconds()
 	return r.result
@@ -70,7 +72,7 @@ func (r *run) all(name string) error {
 	if err != nil {
 		return err
 	}
-	r.observer = &observer{host: client, options: make(map[string][]string)}
+	r.observer = newObserver(client)
 	for version, options := range map[string]string{"v3": "vers=3", "v4": "vers=4.2"} {
 		if err := r.mount("healthy-"+version, "server2:/srv/healthy/"+version, options); err != nil {
 			return err
@@ -113,6 +115,8 @@ func (r *run) step(s scenario.Step) (err error) {
 		return r.mountStep(s.Arguments)
 	case "many":
 		return r.many(a[0], a[1], a[2], a[3])
+	case "crowd":
+		return r.crowd(a[0], a[1], a[2], a[3])
 	case "umount":
 		err = r.observer.host.do("umount", "-i", "-f", "-l", "/mnt/"+a[0])
 		r.mounts = slices.DeleteFunc(r.mounts, func(m string) bool { return m == a[0] })
@@ -139,8 +143,12 @@ func (r *run) step(s scenario.Step) (err error) {
 		if a[0] == "stop" {
 			err = l.server.do("rpc.nfsd", "0")
 		} else {
-			err = l.server.startNFSD(a[1] == "grace")
-			l.graceEnds = time.Now().Add(lockdGrace)
+			grace := shortGrace
+			if a[1] == "grace" {
+				grace = longGrace
+			}
+			err = l.server.startNFSD(grace)
+			l.graceEnds = graceEnd(grace)
 		}
 	case "mountd":
 		err = l.mountd(a[0])
@@ -236,14 +244,20 @@ func (r *run) mountStep(a []string) error {
 }
 
 func (r *run) mount(name, source, options string) error {
-	if strings.HasPrefix(source, "server:/srv/data") {
-		file := "/srv/data/lock-" + name
-		if err := errors.Join(os.WriteFile(file, nil, 0o666), os.Chmod(file, 0o666)); err != nil {
-			return err
-		}
+	if err := provideCanary(name, source); err != nil {
+		return err
 	}
 	r.mounts = append(r.mounts, name)
 	return r.observer.host.mount(name, source, options)
+}
+
+// provideCanary makes the file that is locked on a mount of this name.
+func provideCanary(name, source string) error {
+	if !strings.HasPrefix(source, "server:/srv/data") {
+		return nil
+	}
+	file := "/srv/data/lock-" + name
+	return errors.Join(os.WriteFile(file, nil, 0o666), os.Chmod(file, 0o666))
 }
 
 func (h *host) mount(name, source, options string) error {
@@ -269,6 +283,40 @@ func (r *run) many(count, name, source, options string) error {
 	return nil
 }
 
+// crowd makes COUNT more clients, with three mounts and a vfsprobe of their own
+// each, which all lock one canary. The mounts count as one, named NAME-*.
+func (r *run) crowd(count, name, source, options string) error {
+	n, err := strconv.Atoi(count)
+	if err != nil {
+		return err
+	}
+	if err := provideCanary(name, source); err != nil {
+		return err
+	}
+	for i := range n {
+		h, err := r.lab.newClient(clientName(i + 3))
+		if err != nil {
+			return err
+		}
+		o := newObserver(h)
+		// All of them share one CPU.
+		o.kept, o.interval, o.timeout = r.observer.kept, 8*time.Second, "15s"
+		o.options["nfslock"] = []string{fmt.Sprintf("canary = %q", "lock-"+name)}
+		r.others = append(r.others, o)
+		if err := o.configure(); err != nil {
+			return err
+		}
+		const mounts = 3 // three superblocks lock what three hosts would
+		for k := range mounts {
+			if err := h.mount(fmt.Sprintf("%s-%d", name, i*mounts+k+1), source, options+",nosharecache"); err != nil {
+				return err
+			}
+		}
+	}
+	r.mounts = append(r.mounts, name+"-*")
+	return nil
+}
+
 // paths are the mount points a name or glob stands for.
 func paths(mount string) []string {
 	found, _ := filepath.Glob("/mnt/" + mount) // of directories of the machine's own file system
@@ -281,12 +329,19 @@ func (r *run) observe(telegraf bool) error {
 		return err
 	}
 	time.Sleep(time.Until(r.lab.graceEnds))
-	r.observed = time.Now()
-	if err := r.observer.start(); err != nil {
-		return err
+	for _, o := range append(r.others, r.observer) {
+		r.observed = time.Now()
+		if err := o.start(); err != nil {
+			return err
+		}
+		time.Sleep(o.interval / 8)
 	}
 	err := poll(deadline, func() error {
 		for _, mount := range r.mounts {
+			// What must happen before or after the first lock depends on it.
+			if _, ok := r.settled(r.observed, mount, "nfslock", "result", anything); !ok {
+				return fmt.Errorf("nfslock has not reported %s", mount)
+			}
 			if _, ok := r.settledAt(r.observed, mount, okOnly); !ok {
 				return fmt.Errorf("%s is %s before anything was done", mount, r.latest(r.observed, mount, "mountstat", "result"))
 			}

@@ -131,7 +131,7 @@ func (s *Scenario) check() error {
 				}
 				mounted[name] = true
 			}
-		case "many":
+		case "many", "crowd":
 			mounted[step.Arguments[1]+"-*"] = true
 		case "observe":
 			observed = true

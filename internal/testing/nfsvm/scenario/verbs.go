@@ -18,6 +18,7 @@ func Verbs() []Verb {
 		{Name: "mount", Usage: "NAME [SERVER:PATH OPTIONS] | all", Min: 1, Max: 3, Does: "mounts on the client, at /mnt/NAME; `all`: v3, v3-soft, v3-nolock, v4 and v4-soft"},
 		{Name: "umount", Usage: "NAME", Min: 1, Max: 1, Does: "unmounts it"},
 		{Name: "many", Usage: "COUNT NAME SERVER:PATH OPTIONS", Min: 4, Max: 4, Does: "mounts NAME-1 to NAME-COUNT, each with a superblock of its own"},
+		{Name: "crowd", Usage: "COUNT NAME SERVER:PATH OPTIONS", Min: 4, Max: 4, Does: "makes more clients, with three mounts NAME-N and a vfsprobe each, which all lock one canary"},
 		{Name: "option", Usage: "INPUT KEY = VALUE", Min: 4, Max: 16, Does: "adds a line to an input's table of vfsprobe's configuration"},
 		{Name: "observe", Usage: "[telegraf]", Max: 1, First: nil, Does: "starts vfsprobe on the client, by itself or under Telegraf, and waits until all mounts are ok"},
 		{Name: "restart", Usage: "plugin|telegraf", Min: 1, Max: 1, First: []string{"plugin", "telegraf"}, Does: "stops it as Telegraf or systemd does, which must take less than 10 s, and starts it again"},
@@ -30,7 +31,7 @@ func Verbs() []Verb {
 
 		{Name: "statd", Usage: "HOST stop|kill|freeze|thaw|start", Min: 2, Max: 2, First: hosts, Does: "does that to rpc.statd; a stopped one unregisters, a killed one does not"},
 		{Name: "rpcbind", Usage: "HOST stop|start", Min: 2, Max: 2, First: hosts, Does: "does that to rpcbind"},
-		{Name: "nfsd", Usage: "stop|start [grace]", Min: 1, Max: 2, First: []string{"stop", "start"}, Does: "does that on the server; the grace period is ended at once for v4 unless asked for"},
+		{Name: "nfsd", Usage: "stop|start [grace]", Min: 1, Max: 2, First: []string{"stop", "start"}, Does: "does that on the server; the grace period is short, and ended at once for v4, unless asked for"},
 		{Name: "mountd", Usage: "freeze|thaw", Min: 1, Max: 1, First: []string{"freeze", "thaw"}, Does: "does that to the server's rpc.mountd, and has nfsd forget what it said: requests wait for it"},
 		{Name: "unexport", Usage: "PATH", Min: 1, Max: 1, Does: "takes an export away"},
 		{Name: "export", Usage: "PATH", Min: 1, Max: 1, Does: "exports it again, as it was at first"},
