@@ -25,6 +25,9 @@ type Mount struct {
 	// Hidden means that the mount point's path leads to another mount, which
 	// lies on top of this one or of a directory above it.
 	Hidden bool
+	// OnDemand means that the way to the mount point leads through one of autofs:
+	// whoever walks there starts its idle time anew.
+	OnDemand bool
 }
 
 // Superblock is the device number, as major:minor, which all mounts of one
@@ -63,6 +66,19 @@ func (m *Mount) ReadOnly() bool { return m.HasOption("ro") }
 // Bind reports whether the mount shows a part of its file system only, as a
 // bind mount of a directory does.
 func (m *Mount) Bind() bool { return m.Root != "/" }
+
+// Shows reports whether a file of these attributes, of which STATX_MNT_ID was asked
+// for, lies on the mount. It may not: the mount is gone by now, or the path means
+// another file system here, in a container say.
+func (m *Mount) Shows(st *unix.Statx_t) bool {
+	switch {
+	case st.Mask&unix.STATX_MNT_ID != 0 && st.Mnt_id == uint64(m.ID): // since Linux 5.8
+		return true
+	case m.FSType == "btrfs", m.FSType == "bcachefs": // their subvolumes have device numbers of their own
+		return true
+	}
+	return int(st.Dev_major) == m.Major && int(st.Dev_minor) == m.Minor
+}
 
 // Table is the mount table of one mount namespace, read again only when the
 // kernel says that it changed.
@@ -122,8 +138,29 @@ func Parse(content []byte) ([]Mount, error) {
 	for i, info := range infos {
 		all[i].Info = info
 	}
-	hide(all)
+	byID := make(map[int]*Mount, len(all))
+	for i := range all {
+		byID[all[i].ID] = &all[i]
+	}
+	hide(all, byID)
+	for i := range all {
+		all[i].OnDemand = onDemand(&all[i], byID)
+	}
 	return all, err
+}
+
+func onDemand(m *Mount, byID map[int]*Mount) bool {
+	for range byID { // a table that lies may be a ring
+		parent := byID[m.Parent]
+		if parent == nil || parent == m {
+			return false
+		}
+		if parent.FSType == "autofs" {
+			return true
+		}
+		m = parent
+	}
+	return false
 }
 
 func parseLines(content []byte) (infos []*mountinfo.Info, err error) {
@@ -148,16 +185,14 @@ func parseLines(content []byte) (infos []*mountinfo.Info, err error) {
 //     was put,
 //   - whose parent is missed,
 //   - that was put on the root directory itself: look-up starts below it.
-func hide(all []Mount) {
+func hide(all []Mount, byID map[int]*Mount) {
 	type place struct {
 		parent int
 		path   string
 	}
 	at := make(map[place]int, len(all)) // the last mount there
-	byID := make(map[int]*Mount, len(all))
 	for i := range all {
 		m := &all[i]
-		byID[m.ID] = m
 		if m.ID != m.Parent {
 			at[place{m.Parent, m.Mountpoint}] = m.ID
 		}

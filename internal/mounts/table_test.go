@@ -293,3 +293,33 @@ func TestMountsInAChroot(t *testing.T) {
 		sameAsTheKernel(t, all, "/")
 	})
 }
+
+func TestWhatAutofsHasMountedIsOnDemand(t *testing.T) {
+	all, err := mounts.Parse([]byte(`20 1 8:1 / / rw - ext4 /dev/sda1 rw
+30 20 0:40 / /home rw - autofs auto.home rw
+31 30 0:41 / /home/ann rw - nfs4 nas:/ann rw
+32 31 0:42 / /home/ann/scratch rw - tmpfs tmpfs rw
+33 20 0:43 / /srv rw - nfs4 nas:/srv rw
+40 41 0:44 / /ring/a rw - tmpfs tmpfs rw
+41 40 0:45 / /ring/b rw - tmpfs tmpfs rw
+`))
+	require.NoError(t, err)
+	for _, m := range all {
+		assert.Equal(t, m.ID == 31 || m.ID == 32, m.OnDemand, m.Mountpoint)
+	}
+}
+
+func TestWhatAMountShows(t *testing.T) {
+	all, err := mounts.Parse([]byte("31 20 0:41 / /a rw - ext4 /dev/sda1 rw\n32 20 0:42 /sub /b rw - btrfs /dev/sdb1 rw\n"))
+	require.NoError(t, err)
+	ext4, btrfs := &all[0], &all[1]
+	for want, st := range map[bool][]unix.Statx_t{
+		true:  {{Dev_minor: 41}, {Mask: unix.STATX_MNT_ID, Mnt_id: 31, Dev_minor: 99}, {Mask: unix.STATX_MNT_ID, Mnt_id: 77, Dev_minor: 41}},
+		false: {{Dev_minor: 42}, {Dev_major: 1, Dev_minor: 41}, {Mask: unix.STATX_MNT_ID, Mnt_id: 77, Dev_minor: 99}},
+	} {
+		for _, s := range st {
+			assert.Equal(t, want, ext4.Shows(&s), "%+v", s)
+		}
+	}
+	assert.True(t, btrfs.Shows(&unix.Statx_t{Dev_minor: 99}), "a subvolume")
+}

@@ -235,7 +235,7 @@ func (m *Mountstat) judge(sb *superblock) finding {
 	if r.Err != nil || len(r.Steps) == 0 {
 		return finding{code: result.Unchecked, reason: errors.Join(r.Err, errors.New("the helper gave no answer")).Error()}
 	}
-	if attributes != nil && m.leadsElsewhere(sb, attributes) {
+	if attributes != nil && !sb.checked.Shows(attributes) {
 		return finding{code: result.Unchecked, reason: fmt.Sprintf("the path leads to another file system, %d:%d", attributes.Dev_major, attributes.Dev_minor)}
 	}
 	if rootOwned := attributes != nil && attributes.Uid == 0; rootOwned != sb.rootOwned {
@@ -285,19 +285,6 @@ func (sb *superblock) split(step string) (c check, call string, prepares bool) {
 		return sb.policy.checks[0], step, true
 	}
 	return check(name), call, false
-}
-
-// leadsElsewhere reports whether the path does not show the superblock: it was
-// unmounted meanwhile, or this is a container whose own paths are others.
-func (m *Mountstat) leadsElsewhere(sb *superblock, st *unix.Statx_t) bool {
-	mount := sb.checked
-	switch {
-	case st.Mask&unix.STATX_MNT_ID != 0 && st.Mnt_id == uint64(mount.ID): // since Linux 5.8
-		return false
-	case mount.FSType == "btrfs", mount.FSType == "bcachefs": // their subvolumes have device numbers of their own
-		return false
-	}
-	return int(st.Dev_major) != mount.Major || int(st.Dev_minor) != mount.Minor
 }
 
 // judgeStep judges a step that failed.

@@ -143,7 +143,7 @@ func (m *Mountstat) ignored(mount *mounts.Mount) bool {
 // last, and the whole file system rather than a part of it.
 func (m *Mountstat) reluctance(mount *mounts.Mount) int {
 	reluctance := 0
-	if m.onDemand(mount) {
+	if mount.OnDemand {
 		reluctance = 2
 	}
 	if mount.Bind() {
@@ -152,26 +152,10 @@ func (m *Mountstat) reluctance(mount *mounts.Mount) int {
 	return reluctance
 }
 
-// onDemand reports whether the way to a mount leads through one that autofs has
-// made: whoever walks there starts its idle time anew.
-func (m *Mountstat) onDemand(mount *mounts.Mount) bool {
-	for range m.above { // a table that lies may be a ring
-		parent := m.above[mount.Parent].mount
-		if parent == nil || parent == mount {
-			return false
-		}
-		if parent.FSType == "autofs" {
-			return true
-		}
-		mount = parent
-	}
-	return false
-}
-
 // exemption says why a superblock must not be checked, if so.
 func (m *Mountstat) exemption(sb *superblock) string {
 	mount := sb.checked
-	if sb.namespace == nil && !m.ProbeAutomounted && m.onDemand(mount) {
+	if sb.namespace == nil && !m.ProbeAutomounted && mount.OnDemand {
 		return "mounted on demand: a check would keep it mounted; see probe_automounted"
 	}
 	if uid, _, private := privateFUSE(mount); private && !m.becomes && !m.isUser(uid) {

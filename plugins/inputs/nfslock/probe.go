@@ -80,7 +80,7 @@ func (n *Nfslock) begin(p *prober.Plan, sb *superblock, way access) (root int) {
 		prober.Value(unix.AT_FDCWD), prober.Path(n.prefix + sb.probed.Mountpoint), prober.Value(unix.O_PATH | unix.O_CLOEXEC)}})
 	owner := p.Add(prober.Step{Name: stepOwner, Number: unix.SYS_STATX, Arguments: []prober.Argument{
 		prober.ResultOf(root), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC),
-		prober.Value(unix.STATX_TYPE | unix.STATX_MODE | unix.STATX_UID | unix.STATX_GID), prober.Output(unsafe.Sizeof(unix.Statx_t{}))}})
+		prober.Value(unix.STATX_TYPE | unix.STATX_MODE | unix.STATX_UID | unix.STATX_GID | unix.STATX_MNT_ID), prober.Output(unsafe.Sizeof(unix.Statx_t{}))}})
 	switch {
 	case !n.becomes, sb.probed.Kerberos():
 		// The server knows a user by a ticket, and only root has a machine's.
@@ -304,7 +304,7 @@ func (n *Nfslock) ended(sb *superblock, r *prober.Report) (a *attempt, final boo
 		if step.Name == stepOwner && step.Errno == 0 {
 			root := (*unix.Statx_t)(unsafe.Pointer(unsafe.SliceData(step.Output)))
 			sb.canary.rootOwned = root.Uid == 0
-			if sb.probed.FSType != "btrfs" && (int(root.Dev_major) != sb.probed.Major || int(root.Dev_minor) != sb.probed.Minor) {
+			if !sb.probed.Shows(root) {
 				a.reason = fmt.Sprintf("the path leads to another file system, %d:%d", root.Dev_major, root.Dev_minor)
 				return a, true
 			}

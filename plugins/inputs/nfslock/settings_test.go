@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
-	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 )
 
@@ -42,11 +41,8 @@ func TestWhatAutofsHasMountedIsLeftAlone(t *testing.T) {
 	n, _ := newInput(t, nil)
 	pretend(t, n, map[string]string{dir: nfs4})
 	require.NoError(t, n.refresh())
-	automount := *n.superblocks[0].probed
-	info := *automount.Info
-	automount.Info = &info
-	automount.FSType, automount.ID = "autofs", automount.Parent
-	n.regroup(append([]mounts.Mount{automount}, n.all...))
+	n.superblocks[0].probed.OnDemand = true
+	n.regroup(n.all)
 	m := at(collect.Gather(t, n), dir)
 	assert.Equal(t, "unchecked", text(t, m, "result"))
 	assert.Contains(t, text(t, m, "reason"), "mounted on demand")

@@ -132,13 +132,9 @@ func (n *Nfslock) regroup(table []mounts.Mount) {
 	}
 	n.superblocks = nil
 	n.byMountID = make(map[int]*superblock)
-	automounted := make(map[int]bool)
 	found := make(map[string]*superblock)
 	for i := range table {
 		mount := &table[i]
-		if mount.FSType == "autofs" {
-			automounted[mount.ID] = true
-		}
 		if mount.Hidden || !n.types.Match(mount.FSType) || !n.points.Match(mount.Mountpoint) {
 			continue
 		}
@@ -161,7 +157,7 @@ func (n *Nfslock) regroup(table []mounts.Mount) {
 	for _, sb := range n.superblocks {
 		sb.policy, sb.scope, sb.nlm = n.policyFor(sb.probed), scopeOf(sb.probed), locksByNLM(sb.probed)
 		sb.exempt = ""
-		if automounted[sb.probed.Parent] && !n.ProbeAutomounted {
+		if sb.probed.OnDemand && !n.ProbeAutomounted {
 			sb.exempt = "mounted on demand: a probe would keep it mounted; see probe_automounted"
 		}
 	}
