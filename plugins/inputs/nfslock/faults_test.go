@@ -119,6 +119,34 @@ func TestALockThatHangsAndFailsInTheEnd(t *testing.T) {
 	}, 10*time.Second, timeout)
 }
 
+// What an interval shorter than the timeout makes of it.
+func TestAHurriedGatherSaysNothingOfALockThatIsWaitedFor(t *testing.T) {
+	fs := daemon(t)
+	n, _ := newInput(t, func(n *Nfslock) {
+		on(fs.Dir)(n)
+		n.Timeout *= 4
+	})
+	asNFS(t, n)
+	for _, before := range []string{"", "ok ok"} {
+		fs.FailLate(time.Hour, unix.EIO, faultfs.Getlk)
+		g, done := &collect.Metrics{}, make(chan error)
+		go func() { done <- n.Gather(g) }()
+		require.Eventually(t, func() bool {
+			r, _ := n.prober.Progress(n.superblocks[0].key())
+			return r.HangsIn == stepGetlk
+		}, 10*time.Second, time.Millisecond)
+		n.Hurry()
+		require.NoError(t, <-done)
+		assert.Nil(t, at(g, fs.Dir), "it was %q", before)
+		assert.Equal(t, "timeout unknown", verdict(t, at(collect.Gather(t, n), fs.Dir)))
+		fs.Heal()
+		n.prober.SetDeadline(n.superblocks[0].key(), time.Now())
+		require.Eventually(t, func() bool {
+			return verdict(t, at(collect.Gather(t, n), fs.Dir)) == "ok ok"
+		}, 10*time.Second, timeout/10)
+	}
+}
+
 // A helper that waits for what can no longer be learned from it makes way.
 func TestALockThatHangsIsTriedAgainWhenTheChainIsMended(t *testing.T) {
 	fs := daemon(t)

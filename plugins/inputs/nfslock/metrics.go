@@ -93,15 +93,16 @@ func (h *holder) fields(fields map[string]any) {
 	}
 }
 
-// firstFunction is the name of the function on top of a stack, or a wchan.
+// firstFunction is the name of the function on top of a stack, or a wchan. On some
+// architectures, arm64 for one, the switch to another task is on top of all.
 func firstFunction(waits string) string {
-	line, _, _ := strings.Cut(waits, "\n")
-	line = strings.TrimPrefix(line, "[<0>] ")
-	name, _, _ := strings.Cut(line, "+")
-	if name == "0" {
-		return ""
+	for line := range strings.Lines(waits) {
+		name, _, _ := strings.Cut(strings.TrimPrefix(line, "[<0>] "), "+")
+		if name = strings.TrimSpace(name); name != "0" && name != "__switch_to" {
+			return name
+		}
 	}
-	return strings.TrimSpace(name)
+	return ""
 }
 
 // fields adds the time of the answer, or why there was none.

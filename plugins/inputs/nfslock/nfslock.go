@@ -298,7 +298,7 @@ func (sb *superblock) onlyEvidenceChanged(before *finding) bool {
 // reportPending reports a superblock whose probe was still under way when Gather
 // had to return: one that hung before still does; of others nothing is known.
 func (n *Nfslock) reportPending(acc telegraf.Accumulator, sb *superblock, locks *lockTable, counts *counts) {
-	if sb.hung() && sb.found.end == hung || sb.patient {
+	if sb.hung() && sb.found.end == hung || sb.late != nil {
 		f := sb.found
 		f.seconds = nil
 		n.emit(acc, sb, &f, locks, counts)

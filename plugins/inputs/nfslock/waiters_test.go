@@ -23,6 +23,7 @@ func TestWhoWaitsForALock(t *testing.T) {
 		}
 	}
 	assert.Equal(t, "nlmclnt_block", firstFunction("nlmclnt_block"))
+	assert.Equal(t, "rpc_wait_bit_killable", firstFunction("[<0>] __switch_to+0x1/0x2\n[<0>] rpc_wait_bit_killable+0x11/0x60\n"))
 	assert.Empty(t, firstFunction("0"))
 	assert.Empty(t, firstFunction(""))
 }

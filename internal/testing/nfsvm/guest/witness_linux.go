@@ -168,7 +168,12 @@ func hold(path, how string) error {
 	if how == "shared" {
 		region.Type = unix.F_RDLCK
 	}
-	if err := unix.FcntlFlock(file.Fd(), unix.F_SETLKW, &region); err != nil {
+	lock := func() error { return unix.FcntlFlock(file.Fd(), unix.F_SETLKW, &region) }
+	if how == "wanted" {
+		go func() { _ = lock() }()
+		return sayReadyAndWait()
+	}
+	if err := lock(); err != nil {
 		return fmt.Errorf("locking %s: %w", path, err)
 	}
 	return sayReadyAndWait()
