@@ -94,11 +94,13 @@ func (h *holder) fields(fields map[string]any) {
 }
 
 // firstFunction is the name of the function on top of a stack, or a wchan. On some
-// architectures, arm64 for one, the switch to another task is on top of all.
+// architectures, arm64 for one, the scheduler's are on top of all.
 func firstFunction(waits string) string {
 	for line := range strings.Lines(waits) {
 		name, _, _ := strings.Cut(strings.TrimPrefix(line, "[<0>] "), "+")
-		if name = strings.TrimSpace(name); name != "0" && name != "__switch_to" {
+		switch name = strings.TrimSpace(name); name {
+		case "0", "__switch_to", "__schedule", "schedule":
+		default:
 			return name
 		}
 	}
