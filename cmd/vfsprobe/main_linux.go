@@ -24,6 +24,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/schema"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/dentrycache"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/mountstat"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/nfslock"
@@ -65,6 +66,7 @@ func run(arguments []string) int {
 	interval := flags.Duration("interval", 0, "gather at this interval instead of on newlines, for execd's signal = \"none\"")
 	maxStuck := flags.Int("max-stuck", 16, "how many helper processes may hang unkillably on this host")
 	sample := flags.Bool("sample-config", false, "print a documented configuration")
+	describe := flags.Bool("metrics", false, "print what the metrics mean, as Markdown")
 	showVersion := flags.Bool("version", false, "print the version")
 	help := func(w io.Writer) {
 		fmt.Fprint(w, usage)
@@ -92,6 +94,12 @@ func run(arguments []string) int {
 		return 0
 	case *sample:
 		fmt.Print(sampleConfig())
+		return 0
+	case *describe:
+		if err := describeMetrics(os.Stdout); err != nil {
+			own.Error(err)
+			return exitFailure
+		}
 		return 0
 	}
 
@@ -192,6 +200,34 @@ func sampleConfig() string {
 		text += "\n" + inputs.Inputs[name]().SampleConfig()
 	}
 	return text
+}
+
+// describeMetrics writes the file docs/METRICS.md in the repository.
+func describeMetrics(w io.Writer) error {
+	var all []schema.Measurement
+	fmt.Fprint(w, "# Metrics\n\nWhat `vfsprobe -metrics` prints. Any tag and any field may be absent: what does not\n"+
+		"apply is left out. The READMEs of the inputs explain results, causes and diagnoses.\n")
+	section := func(name string, measurements []schema.Measurement) error {
+		all = append(all, measurements...)
+		fmt.Fprintf(w, "\n## %s\n\n", name)
+		return schema.WriteList(w, measurements)
+	}
+	for _, name := range slices.Sorted(maps.Keys(inputs.Inputs)) {
+		if described, ok := inputs.Inputs[name]().(schema.Describer); ok {
+			if err := section(name, described.Schema()); err != nil {
+				return err
+			}
+		}
+	}
+	if err := section("vfsprobe", execd.Schema()); err != nil {
+		return err
+	}
+	fmt.Fprint(w, "\n## Types for Prometheus\n\nLine protocol carries no types. This gives them back to Telegraf's output:\n\n```toml\n")
+	if err := schema.WritePrometheusTypes(w, all); err != nil {
+		return err
+	}
+	_, err := fmt.Fprint(w, "```\n")
+	return err
 }
 
 // buildVersion is what the Makefile has linked in, or else what the go command

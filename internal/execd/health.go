@@ -12,7 +12,25 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/schema"
 )
+
+// Schema describes the plugin's metric about itself.
+func Schema() []schema.Measurement {
+	return []schema.Measurement{{
+		Name: "vfsprobe",
+		Fields: []schema.Fields{
+			schema.Floats("of the plugin's process", "cpu_seconds"),
+			schema.Integers("of the plugin's process", "resident_bytes"),
+			schema.Counters("helper processes", "helpers_forked"),
+			schema.Counters("of them, those that did not end in time", "helpers_killed"),
+			schema.Integers("now; those that survive SIGKILL, and the others", "helpers_stuck", "helpers_running"),
+			schema.Counters("because it ended or did not answer", "fork_server_restarts"),
+			schema.Floats("of the fork server and the helpers", "fork_server_cpu_seconds"),
+			schema.Integers("", "fork_server_resident_bytes"),
+		},
+	}}
+}
 
 // health makes the plugin's metric about itself.
 type health struct {

@@ -128,6 +128,17 @@ func TestAnInputIsOneWriteAndARoundOneTimestamp(t *testing.T) {
 		assert.Regexp(t, "(?m)^"+name+" ", r.stdout.String())
 	}
 	assert.Equal(t, []string{"1700000000123456789\n"}, timestamps(r.stdout.String()))
+
+	_, own, _ := strings.Cut(r.stdout.String(), "vfsprobe ")
+	own, _, _ = strings.Cut(own, "\n")
+	described := 0
+	for _, fields := range execd.Schema()[0].Fields {
+		for _, name := range fields.Names {
+			assert.Contains(t, ","+own, ","+name+"=")
+			described++
+		}
+	}
+	assert.Equal(t, described, strings.Count(own, "="), "all fields are described: %s", own)
 }
 
 func TestASlowInputDelaysNoOther(t *testing.T) {

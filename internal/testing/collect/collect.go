@@ -10,6 +10,8 @@ import (
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/metric"
+
+	"github.com/vfsprobe/vfsprobe/internal/schema"
 )
 
 // Metrics is what an input has added. It is a telegraf.Accumulator.
@@ -21,12 +23,19 @@ type Metrics struct {
 
 var _ telegraf.Accumulator = (*Metrics)(nil)
 
-// Gather gathers once.
+// Gather gathers once. What the input emits must be as it describes it.
 func Gather(t testing.TB, input telegraf.Input) *Metrics {
 	t.Helper()
 	m := &Metrics{}
 	if err := input.Gather(m); err != nil {
 		t.Fatalf("Gather: %v", err)
+	}
+	if described, ok := input.(schema.Describer); ok {
+		for _, metric := range m.all {
+			if err := schema.Check(described.Schema(), metric); err != nil {
+				t.Error(err)
+			}
+		}
 	}
 	return m
 }

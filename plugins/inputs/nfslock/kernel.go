@@ -73,7 +73,7 @@ func (k *kernel) fields(fields map[string]any) {
 		return
 	}
 	for kind, count := range k.total {
-		fields["kernel_"+string(kind)] = count
+		fields[kernelField(kind)] = count
 	}
 	fields["kernel_log_lost"] = int64(k.log.Lost())
 }
@@ -88,6 +88,6 @@ func (k *kernel) serverFields(c *chain, fields map[string]any) {
 		for name := range c.names {
 			count += k.by[name][kind]
 		}
-		fields["kernel_"+string(kind)] = count
+		fields[kernelField(kind)] = count
 	}
 }

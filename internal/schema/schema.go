@@ -1,0 +1,191 @@
+// Package schema describes what the inputs emit: one description serves the
+// documentation, the tests that compare real output with it, and whoever must
+// know of a field's type.
+package schema
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/influxdata/telegraf"
+)
+
+// Describer is an input that says what it emits.
+type Describer interface {
+	Schema() []Measurement
+}
+
+// Measurement is a name of metrics with what they hold.
+type Measurement struct {
+	Name   string
+	About  string // may be empty
+	Tags   []Tag
+	Fields []Fields
+}
+
+// Tag of a measurement.
+type Tag struct {
+	Name  string
+	About string // may be empty
+}
+
+// Kind is a field's type.
+type Kind string
+
+// The kinds.
+const (
+	Integer Kind = "integer"
+	Float   Kind = "float"
+	String  Kind = "string"
+	Boolean Kind = "boolean"
+)
+
+// Fields are some of one kind and meaning.
+type Fields struct {
+	Names []string
+	Kind  Kind
+	About string // unit or meaning, and when they are absent; may be empty
+	// Counter says that the values only grow, until a restart.
+	Counter bool
+}
+
+// T is a tag.
+func T(name, about string) Tag { return Tag{Name: name, About: about} }
+
+// Integers, Counters, Floats, Strings and Booleans are fields of these kinds.
+// Counters are integers.
+func Integers(about string, names ...string) Fields {
+	return Fields{Names: names, Kind: Integer, About: about}
+}
+
+func Counters(about string, names ...string) Fields {
+	return Fields{Names: names, Kind: Integer, About: about, Counter: true}
+}
+
+func Floats(about string, names ...string) Fields {
+	return Fields{Names: names, Kind: Float, About: about}
+}
+
+func Strings(about string, names ...string) Fields {
+	return Fields{Names: names, Kind: String, About: about}
+}
+
+func Booleans(about string, names ...string) Fields {
+	return Fields{Names: names, Kind: Boolean, About: about}
+}
+
+// field returns the description of one field.
+func (m *Measurement) field(name string) (Fields, bool) {
+	i := slices.IndexFunc(m.Fields, func(f Fields) bool { return slices.Contains(f.Names, name) })
+	if i < 0 {
+		return Fields{}, false
+	}
+	return m.Fields[i], true
+}
+
+// Check reports what a metric has that is not described. All may lack tags and
+// fields.
+func Check(all []Measurement, metric telegraf.Metric) error {
+	i := slices.IndexFunc(all, func(m Measurement) bool { return m.Name == metric.Name() })
+	if i < 0 {
+		return fmt.Errorf("measurement %s is not described", metric.Name())
+	}
+	m := &all[i]
+	for _, tag := range metric.TagList() {
+		if !slices.ContainsFunc(m.Tags, func(t Tag) bool { return t.Name == tag.Key }) {
+			return fmt.Errorf("%s: tag %s is not described", m.Name, tag.Key)
+		}
+	}
+	for _, field := range metric.FieldList() {
+		f, found := m.field(field.Key)
+		if !found {
+			return fmt.Errorf("%s: field %s is not described", m.Name, field.Key)
+		}
+		if got := kindOf(field.Value); got != f.Kind {
+			return fmt.Errorf("%s: field %s is described as %s, and is %s (%v)", m.Name, field.Key, f.Kind, got, field.Value)
+		}
+	}
+	return nil
+}
+
+func kindOf(value any) Kind {
+	switch value.(type) {
+	case int64:
+		return Integer
+	case float64:
+		return Float
+	case string:
+		return String
+	case bool:
+		return Boolean
+	}
+	return Kind(fmt.Sprintf("%T", value))
+}
+
+// WriteList writes the measurements as a Markdown list, in the form of Telegraf's
+// README files.
+func WriteList(w io.Writer, all []Measurement) error {
+	var b strings.Builder
+	for _, m := range all {
+		item(&b, 0, m.Name, m.About)
+		if len(m.Tags) > 0 {
+			item(&b, 1, "tags:", "")
+		}
+		for _, tag := range m.Tags {
+			item(&b, 2, tag.Name, tag.About)
+		}
+		item(&b, 1, "fields:", "")
+		for _, f := range m.Fields {
+			about := string(f.Kind)
+			if f.Counter {
+				about += ", counter"
+			}
+			if f.About != "" {
+				about += ", " + f.About
+			}
+			item(&b, 2, strings.Join(f.Names, ", "), about)
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// WritePrometheusTypes writes the table of [[outputs.prometheus_client]] that says
+// which metrics are counters and which gauges.
+func WritePrometheusTypes(w io.Writer, all []Measurement) error {
+	var counters, gauges strings.Builder
+	for _, m := range all {
+		for _, f := range m.Fields {
+			for _, name := range f.Names {
+				switch {
+				case f.Counter:
+					fmt.Fprintf(&counters, "      %q,\n", m.Name+"_"+name)
+				case f.Kind == Integer || f.Kind == Float:
+					fmt.Fprintf(&gauges, "      %q,\n", m.Name+"_"+name)
+				}
+			}
+		}
+	}
+	_, err := fmt.Fprintf(w, "  [outputs.prometheus_client.metric_types]\n    counter = [\n%s    ]\n    gauge = [\n%s    ]\n", &counters, &gauges)
+	return err
+}
+
+// item writes an item of a list, in lines of at most 80 characters.
+func item(b *strings.Builder, level int, name, about string) {
+	const width = 80
+	if about != "" {
+		name += " (" + about + ")"
+	}
+	indent := strings.Repeat("  ", level)
+	line := indent + "-"
+	for word := range strings.FieldsSeq(name) {
+		if len(line)+1+len(word) > width {
+			b.WriteString(line + "\n")
+			line = indent + " "
+		}
+		line += " " + word
+	}
+	b.WriteString(line + "\n")
+}
