@@ -24,6 +24,9 @@ const (
 	// killablePatience is how long a helper of a Killable plan may take to end
 	// before it is called stuck: it must be scheduled for that.
 	killablePatience = 10 * time.Second
+	// serverPatience is how long the fork server may say nothing while it is to
+	// fork a helper, before it is replaced: all helpers are lost with it.
+	serverPatience = 5 * time.Second
 	// retryFullSocket is when a request is sent again that found the socket full.
 	retryFullSocket = time.Millisecond
 )
@@ -350,15 +353,7 @@ func (p *Prober) due(h *helper) {
 			return
 		}
 		if h.pid == 0 && h.answered == 0 {
-			// Not even forked. Either our own process was stopped, and the
-			// answer is about to be read, or the server does not answer.
-			if !h.overdue {
-				h.overdue = true
-				h.timer.Reset(h.check.Plan.grace())
-				return
-			}
-			p.warn("the fork server (pid %d) has not answered for %v, killing it", p.server.pid, h.check.Plan.Timeout)
-			p.server.kill()
+			p.unforked(h)
 			return
 		}
 		h.stage = killed
@@ -378,6 +373,26 @@ func (p *Prober) due(h *helper) {
 		p.finish(h, outcome)
 		p.pump()
 	}
+}
+
+// unforked handles a helper that is not even there when its time is up. Either our
+// own process was stopped, and the answer is about to be read, or the host is so
+// busy that the server was not scheduled, or the server does not answer.
+func (p *Prober) unforked(h *helper) {
+	if !h.overdue {
+		h.overdue = true
+		h.timer.Reset(h.check.Plan.grace())
+		return
+	}
+	silent := min(time.Since(h.started), time.Since(p.server.heard))
+	if silent >= serverPatience {
+		p.warn("the fork server (pid %d) has not answered for %v, killing it", p.server.pid, silent.Round(time.Millisecond))
+		p.server.kill()
+		return
+	}
+	h.err = fmt.Errorf("the fork server has not forked a helper within %v", h.check.Plan.Timeout)
+	p.finish(h, Unavailable)
+	h.timer.Reset(serverPatience - silent)
 }
 
 func (p *Prober) kill(h *helper) {
@@ -435,6 +450,9 @@ func (p *Prober) receive(s *server, message []byte) {
 	}
 	p.mu.Lock()
 	defer p.unlock()
+	if answer.Kind != forkserver.StepDone {
+		s.heard = time.Now()
+	}
 	switch answer.Kind {
 	case forkserver.Ready:
 		p.greeted(s, syscall.Errno(answer.Errno))
@@ -453,6 +471,9 @@ func (p *Prober) receive(s *server, message []byte) {
 		}
 		h.pid = int(answer.PID)
 		p.byPID[h.pid] = h
+		if h.reported {
+			h.timer.Reset(0) // nobody waits for it
+		}
 	case forkserver.StepDone:
 		if h := p.helpers[answer.ID]; h != nil {
 			h.step(&answer, output)

@@ -389,8 +389,33 @@ func TestAStoppedServerIsReplaced(t *testing.T) {
 	require.NoError(t, unix.Kill(serverOf(t, os.Getpid()), unix.SIGSTOP))
 	report := p.Run(check("/"))
 	assert.Equal(t, prober.Unavailable, report.Outcome, "%v", &report)
-	again := p.Run(check("/"))
-	assert.Equal(t, prober.Done, again.Outcome, "%v", &again)
+	eventually(t, "another server", func() bool { return p.Run(check("/")).Outcome == prober.Done })
+	assert.EqualValues(t, 1, p.Stats().ServerRestarts)
+}
+
+// One that is thawed, or scheduled at last, goes on with the helpers it has.
+func TestAServerThatAnswersLateIsKept(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Silence()
+	reports := make(chan prober.Report, 1)
+	hanging := check(fs.Dir)
+	hanging.Plan.Timeout = time.Minute
+	p.Submit(hanging, func(r prober.Report) { reports <- r })
+	eventually(t, "a helper", func() bool { return fs.Unanswered() > 0 })
+
+	server := serverOf(t, os.Getpid())
+	require.NoError(t, unix.Kill(server, unix.SIGSTOP))
+	late := p.Run(check("/"))
+	assert.Equal(t, prober.Unavailable, late.Outcome, "%v", &late)
+	assert.ErrorContains(t, late.Err, "has not forked a helper")
+	require.NoError(t, unix.Kill(server, unix.SIGCONT))
+	eventually(t, "checks again", func() bool { return p.Run(check("/")).Outcome == prober.Done })
+	assert.Zero(t, p.Stats().ServerRestarts)
+	fs.Heal()
+	r := <-reports
+	assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
 }
 
 func TestAHelperKilledByAnotherDied(t *testing.T) {

@@ -30,6 +30,7 @@ type server struct {
 	conn    *os.File // SOCK_SEQPACKET
 	raw     syscall.RawConn
 	started time.Time
+	heard   time.Time // when it last said something
 	trimmed bool
 	ready   bool  // it has said so
 	err     error // why it could not get ready

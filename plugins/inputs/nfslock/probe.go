@@ -203,8 +203,18 @@ func (n *Nfslock) addFlock(p *prober.Plan, root int, sb *superblock) {
 func (n *Nfslock) ownFile(sb *superblock) string { return sb.policy.canary + "." + n.host }
 
 // left is the time that is left for a plan.
-func (n *Nfslock) left(sb *superblock) time.Duration {
-	return max(time.Until(sb.deadline), sb.policy.timeout/20)
+func (n *Nfslock) left(sb *superblock) time.Duration { return time.Until(sb.deadline) }
+
+// goOn makes the locks once it is known how. Where little time is left, as on a
+// very busy host, that is left to the next gather: a lock that is only slow must
+// not be taken for one that hangs.
+func (n *Nfslock) goOn(sb *superblock) {
+	if n.left(sb) < sb.policy.timeout/4 {
+		sb.canary.regular = true
+		sb.attempt = &attempt{reason: "no time was left for the locks: looking for the canary took too long"}
+		return
+	}
+	n.submit(sb, n.lock(sb), n.judgeLock)
 }
 
 // accessOf is how to open the canary.
@@ -271,10 +281,10 @@ func (n *Nfslock) submit(sb *superblock, plan *prober.Plan, judge func(*superblo
 			late := sb.patient && !time.Now().Before(sb.deadline)
 			sb.underWay, sb.patient = false, false
 			if late {
+				sb.deadline = n.began.Add(sb.policy.timeout)
 				if sb.waitedFor(&r) {
 					return
 				}
-				sb.deadline = n.began.Add(sb.policy.timeout)
 			}
 			judge(sb, &r)
 			if late && sb.attempt != nil && sb.attempt.end == failed {
@@ -389,7 +399,7 @@ func (n *Nfslock) judgeLook(sb *superblock, r *prober.Report) {
 		sb.attempt = a
 		return
 	}
-	n.submit(sb, n.lock(sb), n.judgeLock)
+	n.goOn(sb)
 }
 
 // absent holds for errors which say that there is nothing to be locked.
@@ -448,7 +458,7 @@ func (n *Nfslock) judgeLock(sb *superblock, r *prober.Report) {
 			a.end, a.absent, a.reason = notTried, true, fmt.Sprintf("creating %s: %v", sb.policy.canary, failure.Errno)
 		case failure.Name == stepOpen && (failure.Errno == unix.EACCES || failure.Errno == unix.EPERM || failure.Errno == unix.EROFS):
 			if n.nextAccess(sb) {
-				n.submit(sb, n.lock(sb), n.judgeLock)
+				n.goOn(sb)
 				return
 			}
 			a.fail(failure)
@@ -458,13 +468,13 @@ func (n *Nfslock) judgeLock(sb *superblock, r *prober.Report) {
 			// All that matters was done. Why there is no such file is nobody's fault.
 			if n.CreateCanary && failure.Errno == unix.ENOENT && !creatingOwn {
 				sb.canary.createOwn = true
-				n.submit(sb, n.lock(sb), n.judgeLock)
+				n.goOn(sb)
 				return
 			}
 		case (failure.Name == stepSetlk || failure.Name == stepShared || failure.Name == stepExcl) && failure.Errno == unix.EAGAIN && !sb.canary.retried:
 			// Another vfsprobe of this host has the same range for a moment.
 			sb.canary.retried = true
-			n.submit(sb, n.lock(sb), n.judgeLock)
+			n.goOn(sb)
 			return
 		case (failure.Name == stepShared || failure.Name == stepExcl) && failure.Errno == unix.EAGAIN:
 			// This host has mounted the export twice, and probes both.

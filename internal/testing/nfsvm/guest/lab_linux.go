@@ -223,7 +223,7 @@ func (l *lab) reset() error {
 	clear(l.clients)
 	// Nobody holds a lock any more.
 	for _, e := range l.exports() {
-		_ = os.WriteFile("/proc/fs/nfsd/unlock_filesystem", []byte(e.path+"\n"), 0)
+		_ = unlockFilesystem(e.path)
 	}
 	states, _ := filepath.Glob("/proc/fs/nfsd/clients/*/ctl")
 	for _, control := range states {
@@ -236,6 +236,12 @@ func (l *lab) reset() error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// unlockFilesystem drops the locks that clients of NFS 2 and 3 hold
+// (fs/nfsd/nfsctl.c, write_unlock_fs).
+func unlockFilesystem(path string) error {
+	return os.WriteFile("/proc/fs/nfsd/unlock_filesystem", []byte(path+"\n"), 0)
 }
 
 // revive starts what a scenario has stopped on the server.

@@ -172,6 +172,8 @@ func (r *run) step(s scenario.Step) (err error) {
 		err = os.Remove(filepath.Join(a[0], "filler"))
 	case "lock":
 		err = r.lock(a[0], a[1], a[2])
+	case "clear":
+		err = unlockFilesystem(a[0])
 	case "unlock":
 		err = l.on(a[0], func(h *host) error { return h.endHolders() })
 	case "crash":

@@ -44,6 +44,7 @@ func Verbs() []Verb {
 		{Name: "drain", Usage: "PATH", Min: 1, Max: 1, Does: "removes what fill wrote"},
 
 		{Name: "lock", Usage: "HOST NAME shared|exclusive|wanted", Min: 3, Max: 3, First: hosts[:2], Does: "locks the file `lock` of a mount and holds it, or with wanted waits for it; client2 mounts it for that as the client does"},
+		{Name: "clear", Usage: "PATH", Min: 1, Max: 1, Does: "drops all locks on an exported file system"},
 		{Name: "unlock", Usage: "HOST", Min: 1, Max: 1, First: hosts[:2], Does: "ends the holders"},
 		{Name: "crash", Usage: "client2", Min: 1, Max: 1, First: hosts[1:2], Does: "the host falls silent, and its lock holders are gone without an unlock"},
 		{Name: "reboot", Usage: "client2", Min: 1, Max: 1, First: hosts[1:2], Does: "the crashed host comes back and tells the server so (sm-notify)"},
