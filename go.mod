@@ -3,6 +3,7 @@ module github.com/vfsprobe/vfsprobe
 go 1.26.0
 
 require (
+	github.com/cilium/ebpf v0.22.0
 	github.com/influxdata/telegraf v1.37.2
 	github.com/moby/sys/mountinfo v0.7.3
 	github.com/pelletier/go-toml/v2 v2.4.3

@@ -20,6 +20,9 @@ const (
 	serverName   = "vfsprobe-server"
 )
 
+// HelperName is the process name (comm) of the helpers for a key.
+func HelperName(key string) string { return commOf(key) }
+
 // commOf is the name of the helpers for a key: the prefix and 50 bits of the
 // key's hash, together the 15 bytes the kernel keeps (TASK_COMM_LEN).
 func commOf(key string) string {

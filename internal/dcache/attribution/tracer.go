@@ -1,34 +1,464 @@
 package attribution
 
-import "errors"
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
 
-// A Tracer counts. Its methods may be called from several goroutines.
-type Tracer struct{ status Status }
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/link"
+	"github.com/cilium/ebpf/rlimit"
+)
 
-// Start begins to count in the best mode that works here, which can be None.
-// It takes up to a second, and up to three times Options.Timeout where the
-// self-tests hang.
-//
-// The error is for a broken build only; what the host refuses is in
-// [Tracer.Status].
-func Start(options Options) (*Tracer, error) {
-	return &Tracer{Status_(options)}, nil
+// hooks are the functions that make, change and free negative dentries. Each
+// has a program for kprobe and one for fentry. The first function that a kernel
+// has is used.
+var hooks = []struct {
+	program   string
+	functions []string
+	required  bool
+}{
+	// Since 6.17 the older one calls the newer one.
+	{"d_splice_alias", []string{"d_splice_alias_ops", "d_splice_alias"}, true},
+	{"d_add", []string{"d_add"}, true},
+	{"d_instantiate", []string{"d_instantiate"}, true},
+	{"d_instantiate_new", []string{"d_instantiate_new"}, true},
+	{"d_delete", []string{"d_delete"}, true},
+	// Renamed in 7.2. Older kernels have one of that name, which calls it.
+	{"__dentry_kill", []string{"__dentry_kill", "dentry_kill"}, true},
+	{"d_move", []string{"d_move"}, false},
+	{"d_drop", []string{"d_drop"}, false},
+	{"d_invalidate", []string{"d_invalidate"}, false},
 }
 
-// Status_ is for now.
-func Status_(Options) Status {
-	return Status{Refused: []Refusal{{Fentry, errors.ErrUnsupported}, {Kprobe, errors.ErrUnsupported}, {ENOENT, errors.ErrUnsupported}}}
+// Counters in the map totals: see the C source.
+const (
+	counterCreated = iota
+	counterConverted
+	counterUnlinked
+	counterKilled
+	counterLost
+	counters
+)
+
+// A Tracer counts. Its methods may be called from several goroutines.
+type Tracer struct {
+	mu         sync.Mutex
+	status     Status
+	collection *ebpf.Collection
+	functions  map[string]string // that programs are attached to
+	links      []link.Link       // of programs that are attached
+
+	// Room for reading whole maps, kept from one Read to the next.
+	rowKeys     []dentryRowKey
+	rows        []dentryRow
+	places      []dentryPlace
+	directories []dentryDirectory
+	closed      bool
+}
+
+// Start begins to count in the best mode that works here, which can be None.
+// It takes some 0.3 s, and up to twice Options.Timeout more for each mode where
+// the self-tests hang. It touches no file system but procfs and sysfs.
+//
+// The error is for a broken build only: what the host refuses is in
+// [Tracer.Status].
+func Start(options Options) (*Tracer, error) {
+	if options.Modes == nil {
+		options.Modes = []Mode{Fentry, Kprobe, ENOENT}
+	}
+	if options.Directories == nil {
+		options.Directories = []string{"/sys", "/"}
+	}
+	if options.Timeout == 0 {
+		options.Timeout = 2 * time.Second
+	}
+	spec, err := loadDentry()
+	if err != nil {
+		return nil, err
+	}
+	t := &Tracer{}
+	types, err := kernelTypes()
+	if err != nil {
+		for _, mode := range options.Modes {
+			t.status.Refused = append(t.status.Refused, Refusal{mode, err})
+		}
+		return t, nil
+	}
+	for _, mode := range options.Modes {
+		if mode == None {
+			break
+		}
+		err := t.try(mode, spec, types, &options)
+		if err == nil {
+			t.status.Mode = mode
+			t.status.Watching = mode != ENOENT
+			break
+		}
+		t.unload()
+		t.status.Refused = append(t.status.Refused, Refusal{mode, err})
+	}
+	return t, nil
+}
+
+func (t *Tracer) try(mode Mode, spec *ebpf.CollectionSpec, types *btf.Cache, options *Options) error {
+	if err := t.load(mode, spec, types); err != nil {
+		return err
+	}
+	if err := t.attach(); err != nil {
+		return err
+	}
+	test, err := t.selfTest(mode, options)
+	if err != nil {
+		return fmt.Errorf("self-test: %w", err)
+	}
+	t.status.SelfTest = test
+	if mode == ENOENT {
+		return t.detach()
+	}
+	return nil
+}
+
+// load loads the programs of one mode and their maps.
+func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Cache) error {
+	// Kernels before 5.11 account BPF memory by RLIMIT_MEMLOCK. Elsewhere this
+	// does nothing. A failure shows in what follows.
+	_ = rlimit.RemoveMemlock()
+
+	spec := all.Copy()
+	t.functions = map[string]string{}
+	wanted := map[string]bool{}
+	switch mode {
+	case ENOENT:
+		wanted[dentryProgSysExit] = true
+		if err := spec.Variables[dentryVarSyscalls].Set(pathSyscalls()); err != nil {
+			return err
+		}
+	case Fentry, Kprobe:
+		for _, hook := range hooks {
+			program := spec.Programs[mode.String()+"_"+hook.program]
+			function, err := kernelFunction(types, hook.functions)
+			if err != nil && hook.required {
+				return err
+			}
+			if err == nil {
+				program.AttachTo = function
+				wanted[program.Name] = true
+				t.functions[program.Name] = function
+			}
+		}
+		delete(spec.Maps, dentryMapSeen)
+		delete(spec.Maps, ".rodata")
+		clear(spec.Variables)
+	}
+	delete(spec.Maps, dentryMapWalks)
+	for name := range spec.Programs {
+		if !wanted[name] {
+			delete(spec.Programs, name)
+		}
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: types})
+	if err != nil {
+		return loadError(err)
+	}
+	t.collection = collection
+	t.status.MapBytes = 0
+	for _, m := range collection.Maps {
+		if info, err := m.Info(); err == nil {
+			if bytes, ok := info.Memlock(); ok {
+				t.status.MapBytes += int64(bytes)
+			}
+		}
+	}
+	return nil
+}
+
+// vmlinux holds the kernel's types.
+const vmlinux = "/sys/kernel/btf/vmlinux"
+
+// kernelTypes reads them. Package btf would look for them in files elsewhere,
+// on file systems that may hang.
+func kernelTypes() (*btf.Cache, error) {
+	if _, err := os.Stat(vmlinux); err != nil {
+		return nil, fmt.Errorf("types of the kernel (CONFIG_DEBUG_INFO_BTF): %w", err)
+	}
+	types := btf.NewCache()
+	if _, err := types.Kernel(); err != nil {
+		return nil, fmt.Errorf("types of the kernel: %w", err)
+	}
+	return types, nil
+}
+
+// kernelFunction returns the first of the functions that the kernel has.
+func kernelFunction(types *btf.Cache, names []string) (string, error) {
+	kernel, err := types.Kernel()
+	if err != nil {
+		return "", err
+	}
+	for _, name := range names {
+		var function *btf.Func
+		if err := kernel.TypeByName(name, &function); err == nil {
+			return name, nil
+		}
+	}
+	return "", fmt.Errorf("the kernel has no function %s", strings.Join(names, " or "))
+}
+
+// loadError leaves out the verifier's log but for its end.
+func loadError(err error) error {
+	var verifier *ebpf.VerifierError
+	if errors.As(err, &verifier) {
+		return fmt.Errorf("load: %w%s", verifier.Cause, lastLine(verifier.Log))
+	}
+	return fmt.Errorf("load: %w", err)
+}
+
+func lastLine(log []string) string {
+	for _, line := range slices.Backward(log) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "processed ") {
+			return " (" + line + ")"
+		}
+	}
+	return ""
+}
+
+// attach begins to run the programs.
+func (t *Tracer) attach() error {
+	for name, program := range t.collection.Programs {
+		var l link.Link
+		var err error
+		switch program.Type() {
+		case ebpf.Tracing:
+			l, err = link.AttachTracing(link.TracingOptions{Program: program})
+		case ebpf.Kprobe:
+			l, err = link.Kprobe(t.functions[name], program, nil)
+		case ebpf.RawTracepoint:
+			l, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: "sys_exit", Program: program})
+		}
+		if err != nil {
+			return fmt.Errorf("attach %s: %w", name, errors.Join(err, t.detach()))
+		}
+		t.links = append(t.links, l)
+	}
+	return nil
+}
+
+func (t *Tracer) detach() error {
+	var errs []error
+	for _, l := range t.links {
+		errs = append(errs, l.Close())
+	}
+	t.links = nil
+	return errors.Join(errs...)
+}
+
+func (t *Tracer) unload() {
+	_ = t.detach()
+	if t.collection != nil {
+		t.collection.Close()
+		t.collection = nil
+	}
 }
 
 // Status says what is being counted, and why not more.
-func (t *Tracer) Status() Status { return t.status }
+func (t *Tracer) Status() Status {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.status
+	s.Refused = slices.Clone(s.Refused)
+	if t.collection != nil {
+		totals, err := t.totals()
+		if err == nil {
+			s.EventsLost = totals.Lost
+		}
+		for _, program := range t.collection.Programs {
+			if stats, err := program.Stats(); err == nil {
+				s.EventsLost += int64(stats.RecursionMisses)
+			}
+		}
+	}
+	return s
+}
 
 // Watch turns counting on or off in the mode ENOENT, which costs something in
 // every system call of the host. It does nothing in other modes.
-func (t *Tracer) Watch(on bool) error { return nil }
-
-// Read returns all rows, in no order.
-func (t *Tracer) Read() ([]Source, Totals, error) { return nil, Totals{}, nil }
+func (t *Tracer) Watch(on bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed || t.status.Mode != ENOENT || on == t.status.Watching {
+		return nil
+	}
+	var err error
+	if on {
+		err = t.attach()
+	} else {
+		err = t.detach()
+	}
+	if err == nil {
+		t.status.Watching = on
+	}
+	return err
+}
 
 // Close ends the counting and frees all it uses.
-func (t *Tracer) Close() error { return nil }
+func (t *Tracer) Close() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	err := t.detach()
+	t.unload()
+	t.status.Watching = false
+	return err
+}
+
+// Read returns all rows, in no order. At 8192 rows it takes some milliseconds.
+func (t *Tracer) Read() ([]Source, Totals, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.collection == nil {
+		return nil, Totals{}, nil
+	}
+	totals, err := t.totals()
+	if err != nil {
+		return nil, Totals{}, err
+	}
+	rows, err := readAll(t.collection.Maps[dentryMapRows], &t.rowKeys, &t.rows)
+	if err != nil {
+		return nil, totals, err
+	}
+	directories, err := readAll(t.collection.Maps[dentryMapDirectories], &t.places, &t.directories)
+	if err != nil {
+		return nil, totals, err
+	}
+	byPlace := make(map[dentryPlace]int, directories)
+	for i, place := range t.places[:directories] {
+		byPlace[place] = i
+	}
+	paths := newPaths()
+	sources := make([]Source, rows)
+	for i := range sources {
+		key, row := &t.rowKeys[i], &t.rows[i]
+		s := Source{
+			Comm:      string(cString(key.Comm[:])),
+			CgroupID:  key.Cgroup,
+			Place:     Place{Device: deviceOf(key.Place.Device), Inode: key.Place.Inode},
+			Created:   int64(row.Created),
+			Converted: int64(row.Converted),
+			Unlinked:  int64(row.Unlinked),
+			PID:       int32(row.Pid),
+			UID:       row.Uid,
+		}
+		if d, ok := byPlace[key.Place]; ok {
+			directory := &t.directories[d]
+			s.KilledInDir = int64(directory.Killed)
+			s.Place.FSType = paths.text(cString(directory.Fstype[:]))
+			s.Place.Path = paths.components(d, directory)
+			s.Place.Truncated = directory.Truncated != 0
+			s.Place.FromRoot = directory.FromRoot != 0
+			s.Place.Relative = string(directory.Relative[:min(int(directory.RelativeSize), len(directory.Relative))])
+		} else {
+			s.Place.Truncated = true
+		}
+		sources[i] = s
+	}
+	return sources, totals, nil
+}
+
+func (t *Tracer) totals() (Totals, error) {
+	var sums [counters]int64
+	var perCPU []uint64
+	for i := range sums {
+		if err := t.collection.Maps[dentryMapTotals].Lookup(uint32(i), &perCPU); err != nil {
+			return Totals{}, fmt.Errorf("read totals: %w", err)
+		}
+		for _, n := range perCPU {
+			sums[i] += int64(n)
+		}
+	}
+	return Totals{
+		Created: sums[counterCreated], Converted: sums[counterConverted], Unlinked: sums[counterUnlinked],
+		Killed: sums[counterKilled], Lost: sums[counterLost],
+	}, nil
+}
+
+// readAll copies a whole hash map, in one system call if that is possible (5.6).
+// Entries which are made or evicted meanwhile may be left out.
+func readAll[K comparable, V any](m *ebpf.Map, keys *[]K, values *[]V) (int, error) {
+	size := int(m.MaxEntries())
+	if *keys == nil {
+		*keys, *values = make([]K, size), make([]V, size)
+	}
+	var cursor ebpf.MapBatchCursor
+	n := 0
+	for n < size {
+		got, err := m.BatchLookup(&cursor, (*keys)[n:], (*values)[n:], nil)
+		n += got
+		if errors.Is(err, ebpf.ErrKeyNotExist) {
+			break
+		}
+		if err != nil {
+			return n, fmt.Errorf("read %s: %w", m, err)
+		}
+	}
+	return n, nil
+}
+
+// paths makes strings of names, each only once: many rows have directories in
+// common, and many directories their parents' names.
+type paths struct {
+	names map[string]string
+	done  map[int][]string // by directory
+}
+
+func newPaths() *paths {
+	return &paths{names: make(map[string]string), done: make(map[int][]string)}
+}
+
+func (p *paths) text(name []byte) string {
+	s, ok := p.names[string(name)]
+	if !ok {
+		s = string(name)
+		p.names[s] = s
+	}
+	return s
+}
+
+func (p *paths) components(index int, d *dentryDirectory) []string {
+	if done, ok := p.done[index]; ok {
+		return done
+	}
+	path := parsePath(d.Path[:min(int(d.PathSize), len(d.Path))], p.text)
+	p.done[index] = path
+	return path
+}
+
+// parsePath splits the names of a directory and its parents, the directory's own
+// first and each with a NUL, and turns their order round.
+func parsePath(path []byte, text func([]byte) string) []string {
+	components := make([]string, 0, bytes.Count(path, []byte{0}))
+	for len(path) > 0 {
+		name, rest, found := bytes.Cut(path, []byte{0})
+		if !found {
+			break
+		}
+		components = append(components, text(name))
+		path = rest
+	}
+	slices.Reverse(components)
+	return components
+}
+
+// cString is what comes before the first NUL.
+func cString(b []byte) []byte {
+	before, _, _ := bytes.Cut(b, []byte{0})
+	return before
+}
+
+// deviceOf splits a dev_t of the kernel (MAJOR, MINOR of linux/kdev_t.h).
+func deviceOf(dev uint32) Device { return Device{Major: dev >> 20, Minor: dev & (1<<20 - 1)} }

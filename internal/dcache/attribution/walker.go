@@ -1,14 +1,33 @@
 package attribution
 
 import (
+	"crypto/rand"
 	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
 	"time"
+	"unsafe"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/features"
+	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
 // A Walker counts the children of directories in the dentry cache.
-type Walker struct{}
+type Walker struct {
+	prober *prober.Prober
+	mu     sync.Mutex // a walk at a time: they share a map
+	opened *ebpf.Program
+	goOn   *ebpf.Program
+	state  *ebpf.Map
+	closed bool
+}
 
 // A Request is for one walk.
 type Request struct {
@@ -56,27 +75,245 @@ type Directory struct {
 	Newest  []Child // newest first
 }
 
+// What a program returns: see the C source.
+const (
+	walkMore = iota
+	walkEnd
+	walkLost
+	walkNone
+)
+
+const (
+	// heldDescriptor is where the helper has the directory. Its own ones are
+	// far below.
+	heldDescriptor = 200
+	// attempts is how often a walk begins that lost its way, since the child it
+	// stood on was freed.
+	attempts = 5
+)
+
 // OpenWalker loads the programs. The error says what the kernel or this
-// process's privileges lack.
+// process's privileges lack: bpf_loop came with 5.17.
 func OpenWalker(p *prober.Prober) (*Walker, error) {
-	return nil, errors.ErrUnsupported
+	spec, err := loadDentry()
+	if err != nil {
+		return nil, err
+	}
+	types, err := kernelTypes()
+	if err != nil {
+		return nil, err
+	}
+	for name := range spec.Programs {
+		if name != dentryProgWalkOpen && name != dentryProgWalkOn {
+			delete(spec.Programs, name)
+		}
+	}
+	for name := range spec.Maps {
+		if name != dentryMapWalks {
+			delete(spec.Maps, name)
+		}
+	}
+	clear(spec.Variables)
+	_ = rlimit.RemoveMemlock() // see Tracer.load
+	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: types})
+	if err != nil {
+		if errors.Is(features.HaveProgramHelper(ebpf.Syscall, asm.FnLoop), ebpf.ErrNotSupported) {
+			return nil, errors.New("the kernel has no bpf_loop, which came with Linux 5.17")
+		}
+		return nil, loadError(err)
+	}
+	return &Walker{
+		prober: p,
+		opened: collection.DetachProgram(dentryProgWalkOpen),
+		goOn:   collection.DetachProgram(dentryProgWalkOn),
+		state:  collection.DetachMap(dentryMapWalks),
+	}, nil
 }
 
-// Walk counts the children of one directory. It blocks for at most the timeout
-// and a twentieth of it (but at least 0.1 s); the file system is touched by a
-// helper of the prober only, so call it in a goroutine of its own. Walks run
-// one at a time.
-//
-// A directory that could not be opened is an error of type [*OpenError].
-func (w *Walker) Walk(r Request) (Directory, error) { return Directory{}, errors.ErrUnsupported }
+// Close unloads the programs. A walk that is under way ends first.
+func (w *Walker) Close() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	return errors.Join(w.opened.Close(), w.goOn.Close(), w.state.Close())
+}
 
-// An OpenError says that a directory could not be opened for a walk.
+// An OpenError says that a directory could not be opened for a walk. Report
+// tells in which step, and by which error or hang.
 type OpenError struct {
 	Path   string
 	Report prober.Report
 }
 
-func (e *OpenError) Error() string { return "open " + e.Path + ": " + e.Report.String() }
+func (e *OpenError) Error() string {
+	if failed := e.Report.Failed(); failed != nil {
+		return fmt.Sprintf("%s %s: %v", failed.Name, e.Path, failed.Errno)
+	}
+	return fmt.Sprintf("open %s: %v", e.Path, &e.Report)
+}
 
-// Close unloads the programs.
-func (w *Walker) Close() error { return nil }
+// Unwrap returns the errno of the step that failed, if one did.
+func (e *OpenError) Unwrap() error {
+	if failed := e.Report.Failed(); failed != nil {
+		return failed.Errno
+	}
+	return e.Report.Err
+}
+
+// Walk counts the children of one directory. It blocks for at most the timeout
+// and a twentieth of it (but at least 0.1 s); the file system is touched by a
+// helper of the prober only, so call it in a goroutine of its own. Walks run
+// one at a time, and what one waits for another is not part of its timeout.
+//
+// A directory that could not be opened is an error of type [*OpenError].
+func (w *Walker) Walk(r Request) (Directory, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return Directory{}, net.ErrClosed
+	}
+	if r.Timeout == 0 {
+		r.Timeout = 5 * time.Second
+	}
+	deadline := time.Now().Add(r.Timeout)
+
+	// The helper opens the directory and then connects to this socket. While
+	// the connection is open it holds the directory, which this process must
+	// not: to give it back can take for ever if it is the last user of a file
+	// system which hangs.
+	name := "@vfsprobe-walk-" + rand.Text()
+	listener, err := net.ListenUnix("unixpacket", &net.UnixAddr{Name: name, Net: "unixpacket"})
+	if err != nil {
+		return Directory{}, fmt.Errorf("socket for a walk: %w", err)
+	}
+	defer listener.Close()
+	plan, statx := holdPlan(r.Path, name, r.Timeout)
+	check := r.Check
+	check.Plan = plan
+	reports := make(chan prober.Report, 1)
+	w.prober.Submit(check, func(report prober.Report) {
+		reports <- report
+		listener.Close() // ends Accept if the helper has not connected
+	})
+	_ = listener.SetDeadline(deadline)
+	conn, err := listener.AcceptUnix()
+	if err != nil {
+		report := <-reports // which comes: the helper has ended, or will
+		return Directory{}, &OpenError{r.Path, report}
+	}
+	directory, peer, walkErr := w.walk(conn, &r, deadline)
+	conn.Close() // the helper ends
+	report := <-reports
+	if walkErr != nil {
+		return Directory{}, fmt.Errorf("walk %s: %w", r.Path, walkErr)
+	}
+	if peer != report.PID {
+		return Directory{}, fmt.Errorf("walk %s: process %d answers for helper %d", r.Path, peer, report.PID)
+	}
+	for _, step := range report.Steps {
+		if step.Name == statx && step.Errno == 0 {
+			var st unix.Statx_t
+			copy(unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)), step.Output)
+			directory.StatDevice = Device{st.Dev_major, st.Dev_minor}
+		}
+	}
+	return directory, nil
+}
+
+// holdPlan opens the directory, says so, and keeps it until the other end of the
+// connection is closed.
+func holdPlan(path, name string, timeout time.Duration) (*prober.Plan, string) {
+	var st unix.Statx_t
+	address := append([]byte{unix.AF_UNIX, 0, 0}, name[1:]...) // abstract: unix(7)
+	plan := &prober.Plan{Timeout: timeout}
+	opened := plan.Add(prober.Step{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
+		prober.Value(unix.AT_FDCWD), prober.Path(path), prober.Value(unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC), prober.Value(0)}})
+	held := plan.Add(prober.Step{Name: "dup3", Number: unix.SYS_DUP3, Quiet: true, Arguments: []prober.Argument{
+		prober.ResultOf(opened), prober.Value(heldDescriptor), prober.Value(unix.O_CLOEXEC)}})
+	statx := plan.Add(prober.Step{Name: "statx", Number: unix.SYS_STATX, Arguments: []prober.Argument{
+		prober.ResultOf(held), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC),
+		prober.Value(unix.STATX_INO), prober.Output(unsafe.Sizeof(st))}})
+	socket := plan.Add(prober.Step{Name: "socket", Number: unix.SYS_SOCKET, Quiet: true, Arguments: []prober.Argument{
+		prober.Value(unix.AF_UNIX), prober.Value(unix.SOCK_SEQPACKET | unix.SOCK_CLOEXEC), prober.Value(0)}})
+	plan.Add(prober.Step{Name: "connect", Number: unix.SYS_CONNECT, Quiet: true, Arguments: []prober.Argument{
+		prober.ResultOf(socket), prober.Input(address), prober.Value(len(address))}})
+	plan.Add(prober.Step{Name: "walk", Number: unix.SYS_READ, Arguments: []prober.Argument{
+		prober.ResultOf(socket), prober.Scratch(8), prober.Value(8)}})
+	return plan, plan.Steps[statx].Name
+}
+
+// walk runs the programs. It returns the pid of the process at the other end.
+func (w *Walker) walk(conn *net.UnixConn, r *Request, deadline time.Time) (d Directory, peer int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return d, 0, err
+	}
+	controlErr := raw.Control(func(fd uintptr) {
+		var credentials *unix.Ucred
+		if credentials, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err != nil {
+			return
+		}
+		peer = int(credentials.Pid)
+		for range attempts {
+			if d, err = w.once(int(fd), r, deadline); err != nil || !d.Disturbed {
+				return
+			}
+		}
+	})
+	return d, peer, errors.Join(controlErr, err)
+}
+
+// once makes one attempt.
+func (w *Walker) once(socket int, r *Request, deadline time.Time) (Directory, error) {
+	start := time.Now()
+	state := dentryWalk{Socket: uint32(socket), Descriptor: heldDescriptor, Names: uint32(min(r.Names, len(dentryWalk{}.Newest)))}
+	if err := w.state.Put(uint32(0), &state); err != nil {
+		return Directory{}, err
+	}
+	result, err := w.opened.Run(nil)
+	if err != nil {
+		return Directory{}, err
+	}
+	var d Directory
+	for chunk := int64(0); result == walkMore; chunk++ {
+		switch {
+		case r.MaxChildren > 0 && chunk*chunkSize >= r.MaxChildren:
+			d.Capped = true
+		case time.Now().After(deadline):
+			d.TimedOut = true
+		}
+		if d.Capped || d.TimedOut {
+			break
+		}
+		if result, err = w.goOn.Run(nil); err != nil {
+			return Directory{}, err
+		}
+	}
+	if result == walkNone {
+		return Directory{}, errors.New("the helper's directory was not found")
+	}
+	d.Elapsed = time.Since(start)
+	if err := w.state.Lookup(uint32(0), &state); err != nil {
+		return Directory{}, err
+	}
+	d.Device, d.Inode = deviceOf(state.Device), state.Inode
+	d.FSType = string(cString(state.Fstype[:]))
+	d.Children, d.Negative = int64(state.Children), int64(state.Negative)
+	d.Complete, d.Disturbed = result == walkEnd, result == walkLost
+	d.KeepsNegatives = state.Transient == 0 && !slices.Contains(withoutNegatives, d.FSType)
+	for i := range min(int(state.Named), len(state.Newest)) {
+		child := &state.Newest[i]
+		d.Newest = append(d.Newest, Child{string(cString(child.Name[:])), child.Negative != 0})
+	}
+	return d, nil
+}
+
+// chunkSize is the number of children in one run of walk_on.
+const chunkSize = 4096
+
+// withoutNegatives are file systems that keep no negative dentries: those whose
+// look-ups are simple_lookup() (fs/libfs.c), and procfs.
+var withoutNegatives = []string{
+	"tmpfs", "devtmpfs", "ramfs", "rootfs", "hugetlbfs", "proc", "bpf", "debugfs", "tracefs", "securityfs", "configfs",
+	"mqueue", "devpts", "pstore", "efivarfs", "fusectl", "rpc_pipefs", "binfmt_misc", "selinuxfs", "autofs", "nfsd",
+}
