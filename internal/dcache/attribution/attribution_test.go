@@ -1,10 +1,19 @@
 package attribution_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -12,8 +21,18 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 )
+
+// What a virtual machine, which has no mkfs, tells its tests.
+const (
+	ext4Variable  = "VFSPROBE_TEST_EXT4"  // a directory of an ext4
+	modesVariable = "VFSPROBE_TEST_MODES" // that must work here
+	walkVariable  = "VFSPROBE_TEST_WALK"  // yes or no
+)
+
+func TestMain(m *testing.M) { faultfs.Main(m) }
 
 func newProber(t testing.TB) *prober.Prober {
 	p := prober.New(prober.Options{Warnf: func(f string, a ...any) { t.Logf("W! "+f, a...) }})
@@ -21,47 +40,376 @@ func newProber(t testing.TB) *prober.Prober {
 	return p
 }
 
+// ext4 returns a new directory of a real file system, two levels down.
+func ext4(t testing.TB) string {
+	t.Helper()
+	root := os.Getenv(ext4Variable)
+	if root == "" {
+		root = loopfs.New(t, "ext4", loopfs.DefaultSize, "").Dir
+	}
+	top, err := os.MkdirTemp(root, "test")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = os.RemoveAll(top) })
+	dir := filepath.Join(top, "sub dir")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	return dir
+}
+
+// inMode starts a tracer in the mode, and skips the test where there is none
+// (but not in a machine that must have it).
+func inMode(t testing.TB, mode attribution.Mode) *attribution.Tracer {
+	t.Helper()
+	tracer, err := attribution.Start(attribution.Options{
+		Prober: newProber(t), Modes: []attribution.Mode{mode}, Timeout: 20 * time.Second,
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, tracer.Close()) })
+	status := tracer.Status()
+	if status.Mode != mode {
+		if strings.Contains(os.Getenv(modesVariable), mode.String()) {
+			t.Fatal(status.Refused[0].Err)
+		}
+		t.Skip(status.Refused[0].Err)
+	}
+	assert.LessOrEqual(t, status.MapBytes, int64(8<<20))
+	require.NoError(t, tracer.Watch(true))
+	return tracer
+}
+
+// eachMode runs the test in every mode that works here.
+func eachMode(t *testing.T, test func(t *testing.T, mode attribution.Mode)) {
+	for _, mode := range []attribution.Mode{attribution.Fentry, attribution.Kprobe, attribution.ENOENT} {
+		t.Run(mode.String(), func(t *testing.T) { test(t, mode) })
+	}
+}
+
+// miss looks for names that don't exist, as seen from the directory.
 func miss(t testing.TB, dir string, from, to int) {
 	t.Helper()
 	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	require.NoError(t, err)
 	defer unix.Close(fd)
 	for i := from; i < to; i++ {
-		if err := unix.Faccessat(fd, fmt.Sprintf("missing-%08d", i), 0, 0); err != unix.ENOENT {
+		if err := missing(fd, i); err != unix.ENOENT {
 			t.Fatal(err)
 		}
 	}
 }
 
-func TestStart(t *testing.T) {
-	tracer, err := attribution.Start(attribution.Options{Prober: newProber(t)})
-	require.NoError(t, err)
-	defer tracer.Close()
-	t.Logf("%+v", tracer.Status())
-	require.NoError(t, tracer.Watch(true))
-	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
-	dir := filepath.Join(fs.Dir, "some", "dir")
-	require.NoError(t, os.MkdirAll(dir, 0o755))
-	miss(t, dir, 0, 1000)
-	sources, totals, err := tracer.Read()
-	require.NoError(t, err)
-	t.Logf("%+v", totals)
-	for _, s := range sources {
-		t.Logf("%+v", s)
-	}
-	t.Logf("%+v", tracer.Status())
+func missing(fd, i int) error {
+	return unix.Faccessat(fd, fmt.Sprintf("missing-%08d", i), 0, 0)
 }
 
-func TestWalk(t *testing.T) {
-	w, err := attribution.OpenWalker(newProber(t))
+func inodeOf(t testing.TB, path string) (uint64, attribution.Device) {
+	t.Helper()
+	var st unix.Stat_t
+	require.NoError(t, unix.Lstat(path, &st))
+	return st.Ino, attribution.Device{Major: unix.Major(st.Dev), Minor: unix.Minor(st.Dev)}
+}
+
+// in sums up the rows of a directory.
+func in(t testing.TB, tracer *attribution.Tracer, dir string) (sum attribution.Source) {
+	t.Helper()
+	inode, device := inodeOf(t, dir)
+	sources, _, err := tracer.Read()
 	require.NoError(t, err)
-	defer w.Close()
-	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
-	dir := filepath.Join(fs.Dir, "some", "dir")
-	require.NoError(t, os.MkdirAll(dir, 0o755))
-	miss(t, dir, 0, 1000)
-	d, err := w.Walk(attribution.Request{Path: dir, Check: prober.Check{Key: dir}, Names: 4})
+	for _, s := range sources {
+		if s.Place.Inode != inode || s.Place.Device != device || s.Place.Relative != "" {
+			continue
+		}
+		s.Created += sum.Created
+		s.Converted += sum.Converted
+		s.Unlinked += sum.Unlinked
+		sum = s
+	}
+	return sum
+}
+
+func TestWhoCreates(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode attribution.Mode) {
+		dir := ext4(t)
+		tracer := inMode(t, mode)
+		_, before, err := tracer.Read()
+		require.NoError(t, err)
+		miss(t, dir, 0, 5000)
+
+		s := in(t, tracer, dir)
+		comm, err := os.ReadFile("/proc/self/comm")
+		require.NoError(t, err)
+		assert.EqualValues(t, 5000, s.Created)
+		assert.Equal(t, strings.TrimSuffix(string(comm), "\n"), s.Comm)
+		assert.EqualValues(t, os.Getpid(), s.PID)
+		assert.EqualValues(t, os.Getuid(), s.UID)
+		assert.Equal(t, "ext4", s.Place.FSType)
+		assert.Equal(t, []string{filepath.Base(filepath.Dir(dir)), "sub dir"}, s.Place.Path)
+		assert.False(t, s.Place.Truncated)
+		assert.NotZero(t, s.CgroupID)
+		_, after, err := tracer.Read()
+		require.NoError(t, err)
+		assert.GreaterOrEqual(t, after.Created-before.Created, int64(5000))
+		assert.Zero(t, tracer.Status().EventsLost)
+
+		// Again, they are found in the cache.
+		miss(t, dir, 0, 5000)
+		again := in(t, tracer, dir).Created
+		if mode == attribution.ENOENT { // which does not know the cache, but what it has seen
+			assert.InDelta(t, 5000, again, 50)
+		} else {
+			assert.EqualValues(t, 5000, again)
+		}
+	})
+}
+
+// TestAccount follows negative dentries through all that can become of them.
+func TestAccount(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode attribution.Mode) {
+		if mode == attribution.ENOENT {
+			t.Skip("sees failed look-ups only")
+		}
+		tracer := inMode(t, mode)
+		dir := ext4(t)
+		miss(t, dir, 0, 1000)
+		for i := range 100 { // of those
+			require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("missing-%08d", i)), nil, 0o600))
+		}
+		for i := range 100 { // new ones
+			require.NoError(t, os.Mkdir(filepath.Join(dir, fmt.Sprintf("new-%d", i)), 0o700))
+		}
+		for i := range 40 {
+			require.NoError(t, os.Rename(filepath.Join(dir, fmt.Sprintf("new-%d", i)), filepath.Join(dir, fmt.Sprintf("renamed-%d", i))))
+		}
+		for i := range 30 {
+			require.NoError(t, os.Remove(filepath.Join(dir, fmt.Sprintf("missing-%08d", i))))
+		}
+		s := in(t, tracer, dir)
+		assert.EqualValues(t, 1000+100+40, s.Created)
+		assert.EqualValues(t, 100+100+40, s.Converted)
+		assert.EqualValues(t, 30, s.Unlinked)
+		assert.Zero(t, s.KilledInDir)
+
+		// Unused ones go with their directory.
+		entries, err := os.ReadDir(dir)
+		require.NoError(t, err)
+		for _, entry := range entries {
+			require.NoError(t, os.Remove(filepath.Join(dir, entry.Name())))
+		}
+		inode, device := inodeOf(t, dir)
+		require.NoError(t, os.Remove(dir))
+		sources, _, err := tracer.Read()
+		require.NoError(t, err)
+		for _, s := range sources {
+			if s.Place.Inode == inode && s.Place.Device == device {
+				assert.Equal(t, s.Created-s.Converted+s.Unlinked, s.KilledInDir)
+			}
+		}
+	})
+}
+
+// TestTransient: tmpfs frees a negative dentry as soon as it is made.
+func TestTransient(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode attribution.Mode) {
+		tracer := inMode(t, mode)
+		dir := t.TempDir()
+		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
+			t.Skip(err)
+		}
+		defer func() { _ = unix.Unmount(dir, unix.MNT_DETACH) }()
+		miss(t, dir, 0, 1000)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
+		require.NoError(t, os.Remove(filepath.Join(dir, "file")))
+		assert.Zero(t, in(t, tracer, dir))
+	})
+}
+
+func setComm(t testing.TB, comm string) {
+	b := append([]byte(comm), 0)
+	require.NoError(t, unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0))
+}
+
+// TestChurn has 20,000 cold keys push one another out, beside a heavy hitter.
+func TestChurn(t *testing.T) {
+	const cold, heavyPerCold = 20_000, 3
+	eachMode(t, func(t *testing.T, mode attribution.Mode) {
+		dir := ext4(t)
+		tracer := inMode(t, mode)
+		_, before, err := tracer.Read()
+		require.NoError(t, err)
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+		require.NoError(t, err)
+		defer unix.Close(fd)
+		var wait sync.WaitGroup
+		wait.Go(func() {
+			// The thread ends with the goroutine, and its name with it.
+			runtime.LockOSThread()
+			n := 0
+			for i := range cold {
+				setComm(t, fmt.Sprintf("cold\xff\x01%d", i))
+				assert.Equal(t, unix.ENOENT, missing(fd, n))
+				n++
+				setComm(t, "heavy hitter")
+				for range heavyPerCold {
+					assert.Equal(t, unix.ENOENT, missing(fd, n))
+					n++
+				}
+			}
+		})
+		wait.Wait()
+		sources, after, err := tracer.Read()
+		require.NoError(t, err)
+		assert.LessOrEqual(t, len(sources), 8192)
+		heavy, odd := int64(0), false
+		for _, s := range sources {
+			if s.Comm == "heavy hitter" {
+				heavy += s.Created
+			}
+			odd = odd || strings.HasPrefix(s.Comm, "cold\xff\x01")
+		}
+		assert.EqualValues(t, cold*heavyPerCold, heavy)
+		assert.True(t, odd)
+		assert.GreaterOrEqual(t, after.Created-before.Created, int64(cold*(1+heavyPerCold)))
+		assert.Zero(t, tracer.Status().EventsLost)
+	})
+}
+
+func TestManyThreads(t *testing.T) {
+	const threads, each = 8, 4000
+	eachMode(t, func(t *testing.T, mode attribution.Mode) {
+		dir := ext4(t)
+		tracer := inMode(t, mode)
+		var wait sync.WaitGroup
+		for i := range threads {
+			wait.Go(func() { miss(t, dir, i*each, (i+1)*each) })
+		}
+		wait.Wait()
+		assert.EqualValues(t, threads*each, in(t, tracer, dir).Created)
+		assert.Zero(t, tracer.Status().EventsLost)
+	})
+}
+
+// TestPathsAsAsked: in the mode ENOENT a path is all there is.
+func TestPathsAsAsked(t *testing.T) {
+	tracer := inMode(t, attribution.ENOENT)
+	dir := ext4(t)
+	for i := range 10 {
+		_, err := os.Lstat(filepath.Join(dir, fmt.Sprintf("absolute-%d", i)))
+		require.ErrorIs(t, err, os.ErrNotExist)
+	}
+	parent, err := unix.Open(filepath.Dir(dir), unix.O_PATH|unix.O_CLOEXEC, 0)
 	require.NoError(t, err)
-	t.Logf("%+v", d)
-	assert.EqualValues(t, 1000, d.Children)
+	defer unix.Close(parent)
+	for i := range 20 {
+		require.Equal(t, unix.ENOENT, unix.Faccessat(parent, fmt.Sprintf("sub dir/relative-%d", i), 0, 0))
+	}
+	sources, _, err := tracer.Read()
+	require.NoError(t, err)
+	inode, device := inodeOf(t, filepath.Dir(dir))
+	absolute, relative := false, false
+	for _, s := range sources {
+		if s.Place.Relative == dir+"/" {
+			absolute = true
+			assert.EqualValues(t, 10, s.Created)
+			assert.True(t, s.Place.FromRoot)
+		}
+		if s.Place.Inode == inode && s.Place.Device == device && s.Place.Relative == "sub dir/" {
+			relative = true
+			assert.EqualValues(t, 20, s.Created)
+			assert.False(t, s.Place.FromRoot)
+			assert.Equal(t, []string{filepath.Base(filepath.Dir(dir))}, s.Place.Path)
+		}
+	}
+	assert.True(t, absolute)
+	assert.True(t, relative)
+
+	require.NoError(t, tracer.Watch(false))
+	assert.False(t, tracer.Status().Watching)
+	miss(t, dir, 0, 100)
+	assert.Zero(t, in(t, tracer, dir).Created)
+	require.NoError(t, tracer.Watch(true))
+	miss(t, dir, 100, 200)
+	assert.EqualValues(t, 100, in(t, tracer, dir).Created)
+}
+
+func TestDeepPath(t *testing.T) {
+	eachMode(t, func(t *testing.T, mode attribution.Mode) {
+		tracer := inMode(t, mode)
+		dir := ext4(t)
+		for range 40 {
+			dir = filepath.Join(dir, "level")
+		}
+		require.NoError(t, os.MkdirAll(dir, 0o700))
+		miss(t, dir, 0, 10)
+		s := in(t, tracer, dir)
+		assert.EqualValues(t, 10, s.Created)
+		assert.True(t, s.Place.Truncated)
+		assert.Equal(t, slices.Repeat([]string{"level"}, 32), s.Place.Path)
+	})
+}
+
+// TestRefused says why, in a process that may do nothing.
+func TestRefused(t *testing.T) {
+	const variable = "VFSPROBE_TEST_REFUSED"
+	if os.Getenv(variable) != "" {
+		tracer, err := attribution.Start(attribution.Options{Prober: newProber(t)})
+		require.NoError(t, err)
+		status := tracer.Status()
+		fmt.Printf("STATUS %v %v\n", status.Mode, status.Refused)
+		require.NoError(t, tracer.Watch(true))
+		sources, _, err := tracer.Read()
+		require.NoError(t, err)
+		assert.Empty(t, sources)
+		assert.Len(t, status.Refused, 3)
+		require.NoError(t, tracer.Close())
+		_, err = attribution.OpenWalker(newProber(t))
+		fmt.Printf("STATUS walk: %v\n", err)
+		return
+	}
+	if os.Getuid() != 0 {
+		t.Skip("needs to give privileges up")
+	}
+	// Where nobody can reach it.
+	binary, err := os.ReadFile("/proc/self/exe")
+	require.NoError(t, err)
+	dir, err := os.MkdirTemp("", "refused")
+	require.NoError(t, err)
+	defer os.RemoveAll(dir)
+	require.NoError(t, os.Chmod(dir, 0o755))
+	program := filepath.Join(dir, "test")
+	require.NoError(t, os.WriteFile(program, binary, 0o755))
+	for _, test := range []struct {
+		name string
+		caps []uintptr
+	}{
+		{"nothing", nil},
+		{"CAP_BPF and CAP_PERFMON", []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			command := exec.Command(program, "-test.run", "^TestRefused$")
+			command.Dir = "/"
+			command.Env = append(os.Environ(), variable+"=1")
+			command.SysProcAttr = &syscall.SysProcAttr{
+				Credential: &syscall.Credential{Uid: 65534, Gid: 65534}, AmbientCaps: test.caps,
+			}
+			out, err := command.CombinedOutput()
+			for line := range strings.Lines(string(out)) {
+				if text, ok := strings.CutPrefix(line, "STATUS "); ok {
+					t.Log(strings.TrimSpace(text))
+				}
+			}
+			if test.caps == nil {
+				require.NoError(t, err, string(out))
+				assert.Contains(t, string(out), "STATUS none")
+				assert.Contains(t, string(out), "it takes CAP_BPF and CAP_PERFMON")
+			} else {
+				assert.NotContains(t, string(out), "STATUS none")
+			}
+		})
+	}
+}
+
+func TestNoProber(t *testing.T) {
+	tracer, err := attribution.Start(attribution.Options{})
+	require.NoError(t, err)
+	assert.Equal(t, attribution.None, tracer.Status().Mode)
+	assert.NoError(t, tracer.Close())
+	assert.True(t, errors.Is(tracer.Watch(true), nil))
 }

@@ -54,9 +54,7 @@ type dentryScratch struct {
 	_         structs.HostLayout
 	Directory dentryDirectory
 	Overflow  [256]uint8
-	Asked     [257]uint8
-	More      [256]uint8
-	_         [7]byte
+	Asked     [256]uint8
 }
 
 type dentryWalk struct {
@@ -78,6 +76,11 @@ type dentryWalk struct {
 		Negative uint8
 		Name     [255]uint8
 	}
+}
+
+type dentryWays struct {
+	_    structs.HostLayout
+	Hash [4]uint64
 }
 
 // Names of all BPF objects in the ELF.

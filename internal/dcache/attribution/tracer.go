@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/rlimit"
+	"golang.org/x/sys/unix"
 )
 
 // hooks are the functions that make, change and free negative dentries. Each
@@ -141,6 +143,10 @@ func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Cache) err
 			return err
 		}
 	case Fentry, Kprobe:
+		// What follows would look for other ways, and give their errors.
+		if _, err := os.Stat(kprobeEvents); mode == Kprobe && err != nil {
+			return fmt.Errorf("the kernel has no kprobes (CONFIG_KPROBE_EVENTS): %w", err)
+		}
 		for _, hook := range hooks {
 			program := spec.Programs[mode.String()+"_"+hook.program]
 			function, err := kernelFunction(types, hook.functions)
@@ -210,13 +216,41 @@ func kernelFunction(types *btf.Cache, names []string) (string, error) {
 	return "", fmt.Errorf("the kernel has no function %s", strings.Join(names, " or "))
 }
 
+// kprobeEvents is there where kprobes are (since 4.17).
+const kprobeEvents = "/sys/bus/event_source/devices/kprobe"
+
 // loadError leaves out the verifier's log but for its end.
 func loadError(err error) error {
 	var verifier *ebpf.VerifierError
-	if errors.As(err, &verifier) {
+	if errors.As(err, &verifier) && !errors.Is(err, unix.EPERM) {
 		return fmt.Errorf("load: %w%s", verifier.Cause, lastLine(verifier.Log))
 	}
-	return fmt.Errorf("load: %w", err)
+	return fmt.Errorf("load: %w", explain(err))
+}
+
+// explain says what a refusal comes from, as far as that can be known.
+func explain(err error) error {
+	switch {
+	case !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES):
+		return err
+	case !hasCapabilities(unix.CAP_BPF, unix.CAP_PERFMON):
+		return fmt.Errorf("%w: it takes CAP_BPF and CAP_PERFMON (Linux 5.8), or CAP_SYS_ADMIN", unix.EPERM)
+	case !hasCapabilities(unix.CAP_SYS_ADMIN):
+		return fmt.Errorf("%w, even with CAP_BPF and CAP_PERFMON: kernel.perf_event_paranoid above 2 asks for CAP_SYS_ADMIN, or the kernel is in lockdown", unix.EPERM)
+	}
+	return fmt.Errorf("%w, even with CAP_SYS_ADMIN: the kernel is in lockdown, or this is a container", unix.EPERM)
+}
+
+// hasCapabilities says whether all of them are effective. CAP_SYS_ADMIN implies
+// the others.
+func hasCapabilities(wanted ...int) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if unix.Capget(&header, &data[0]) != nil {
+		return false
+	}
+	has := func(c int) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }
+	return has(unix.CAP_SYS_ADMIN) || !slices.ContainsFunc(wanted, func(c int) bool { return !has(c) })
 }
 
 func lastLine(log []string) string {
@@ -230,7 +264,8 @@ func lastLine(log []string) string {
 
 // attach begins to run the programs.
 func (t *Tracer) attach() error {
-	for name, program := range t.collection.Programs {
+	for _, name := range slices.Sorted(maps.Keys(t.collection.Programs)) {
+		program := t.collection.Programs[name]
 		var l link.Link
 		var err error
 		switch program.Type() {
@@ -242,7 +277,7 @@ func (t *Tracer) attach() error {
 			l, err = link.AttachRawTracepoint(link.RawTracepointOptions{Name: "sys_exit", Program: program})
 		}
 		if err != nil {
-			return fmt.Errorf("attach %s: %w", name, errors.Join(err, t.detach()))
+			return fmt.Errorf("attach %s: %w", name, errors.Join(explain(err), t.detach()))
 		}
 		t.links = append(t.links, l)
 	}

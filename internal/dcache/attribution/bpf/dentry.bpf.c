@@ -18,7 +18,8 @@ enum {
 	NAME = 256,	/* NAME_MAX and a NUL */
 	DEPTH = 32,
 	KEYS = 8192,
-	SEEN = 1 << 16,
+	SEEN = 1 << 14,
+	WAYS = 4,
 };
 
 enum { CREATED, CONVERTED, UNLINKED, KILLED, LOST, COUNTERS };
@@ -80,8 +81,7 @@ struct {
 struct scratch {
 	struct directory directory;
 	u8 overflow[NAME]; /* the last name may begin at the end of path */
-	u8 asked[NAME + 1];
-	u8 more[NAME];
+	u8 asked[NAME];
 };
 
 struct {
@@ -319,11 +319,15 @@ enum { TMPFS_MAGIC = 0x01021994, PROC_SUPER_MAGIC = 0x9fa0 };
 const volatile u8 syscalls[SYSCALLS];
 
 /* Hashes of the last missing paths: only the first miss makes a dentry. */
+struct ways {
+	u64 hash[WAYS]; /* the newest first */
+};
+
 struct {
 	UINT(type, MAP_TYPE_ARRAY);
 	UINT(max_entries, SEEN);
 	TYPE(key, u32);
-	TYPE(value, u64);
+	TYPE(value, struct ways);
 } seen SEC(".maps");
 
 INLINE struct file *file_of(struct task_struct *task, u32 descriptor)
@@ -339,11 +343,14 @@ INLINE struct file *file_of(struct task_struct *task, u32 descriptor)
 INLINE bool is_first_miss(u64 hash)
 {
 	u32 slot = hash % SEEN;
-	u64 *last = bpf_map_lookup_elem(&seen, &slot);
+	struct ways *last = bpf_map_lookup_elem(&seen, &slot);
 
-	if (!last || *last == hash)
+	if (!last || last->hash[0] == hash || last->hash[1] == hash || last->hash[2] == hash || last->hash[3] == hash)
 		return false;
-	*last = hash;
+	last->hash[3] = last->hash[2];
+	last->hash[2] = last->hash[1];
+	last->hash[1] = last->hash[0];
+	last->hash[0] = hash;
 	return true;
 }
 
