@@ -239,8 +239,11 @@ func TestChurn(t *testing.T) {
 		defer unix.Close(fd)
 		var wait sync.WaitGroup
 		wait.Go(func() {
-			// The thread ends with the goroutine, and its name with it.
 			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			comm, err := os.ReadFile("/proc/thread-self/comm")
+			assert.NoError(t, err)
+			defer setComm(t, strings.TrimSuffix(string(comm), "\n"))
 			n := 0
 			for i := range cold {
 				setComm(t, fmt.Sprintf("cold\xff\x01%d", i))

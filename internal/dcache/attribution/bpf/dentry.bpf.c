@@ -135,7 +135,7 @@ INLINE void read_path(struct directory *directory, struct dentry *dentry)
 
 /* Notes what the directory is called, and that it is in use. */
 INLINE void know(const struct place *place, struct dentry *dentry, struct super_block *sb, const u8 *asked,
-		 u32 relative_size, bool from_root)
+		 u64 relative_size, bool from_root)
 {
 	u32 zero = 0;
 
@@ -176,7 +176,7 @@ INLINE struct row *row_of(const struct row_key *key)
 }
 
 INLINE void count(u32 counter, struct row_key *key, struct dentry *dir, struct super_block *sb, const u8 *asked,
-		  u32 relative_size, bool from_root)
+		  u64 relative_size, bool from_root)
 {
 	u64 n = 0;
 
@@ -411,6 +411,7 @@ SEC("raw_tracepoint/sys_exit") int sys_exit(u64 *context)
 		relative_size = (relative_size & ~slash) | ((i + 1) & slash);
 		key.place.hash = (key.place.hash & ~slash) | (hash & slash);
 	}
+	relative_size &= NAME - 1; /* as older verifiers don't know */
 	if (relative_size == 0) {
 		u64 magic = READ(sb, s_magic);
 		if (magic == PROC_SUPER_MAGIC || magic == TMPFS_MAGIC)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -117,6 +118,52 @@ func Compose(file, base, modules string, programs []Program) error {
 				return err
 			}
 		}
+		for _, p := range programs {
+			if err := a.file(p.Name, p.From, 0o755); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Bare writes an initial RAM disk of nothing but programs and modules, in the
+// directory /modules in the order they must be loaded in, by that order's number.
+func Bare(file, modules string, names []string, programs []Program) error {
+	var inOrder []string
+	for _, name := range names {
+		needed, err := closure(modules, []string{name})
+		if err != nil {
+			return err
+		}
+		// A module comes before those it needs.
+		for _, module := range slices.Backward(needed) {
+			if strings.Contains(module, ".ko") && !slices.Contains(inOrder, module) {
+				inOrder = append(inOrder, module)
+			}
+		}
+	}
+	work, err := os.MkdirTemp("", "modules-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	for i, module := range inOrder {
+		from := filepath.Join(modules, module)
+		if strings.HasSuffix(module, ".xz") {
+			plain, err := exec.Command("xz", "-dc", from).Output()
+			if err != nil {
+				return fmt.Errorf("xz -dc %s: %w", from, err)
+			}
+			from = filepath.Join(work, filepath.Base(module))
+			if err := os.WriteFile(from, plain, 0o600); err != nil {
+				return err
+			}
+		}
+		base, _, _ := strings.Cut(filepath.Base(module), ".ko")
+		programs = append(programs, Program{From: from, Name: fmt.Sprintf("modules/%02d-%s.ko", i, base)})
+	}
+	return write(file, func(a *archive) error {
 		for _, p := range programs {
 			if err := a.file(p.Name, p.From, 0o755); err != nil {
 				return err

@@ -13,10 +13,7 @@ import (
 // qemu boots Debian's kernel, which is taken from its package without being
 // installed.
 func qemu(accel string) Kind {
-	needs := [][2]string{{"qemu-system-x86_64", "qemu-system-x86"}, {"apt-get", "apt"}, {"dpkg-deb", "dpkg"}, {"/usr/sbin/depmod", "kmod"}}
-	if accel == "kvm" {
-		needs = append(needs, [2]string{"/dev/kvm", "(none: the hardware or the hypervisor must offer it)"})
-	}
+	needs := append(qemuNeeds(accel), [][2]string{{"apt-get", "apt"}, {"dpkg-deb", "dpkg"}, {"/usr/sbin/depmod", "kmod"}}...)
 	return Kind{
 		Name:  accel,
 		Needs: needs,
@@ -36,18 +33,41 @@ func qemu(accel string) Kind {
 			if err != nil {
 				return nil, err
 			}
-			// What its pipe device opens: the descriptors it inherits.
-			line := filepath.Join(dir, "line")
-			if err := errors.Join(os.Symlink("/proc/self/fd/3", line+".in"), os.Symlink("/proc/self/fd/4", line+".out")); err != nil {
-				return nil, err
-			}
-			return exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-m", "1536", "-nodefaults", "-no-reboot",
-				"-display", "none", "-kernel", kernel, "-initrd", initrd,
-				"-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console",
-				"-chardev", "pipe,id=line,path="+line, "-serial", "chardev:line",
-				"-append", "console=ttyS0 quiet rootfstype=tmpfs panic=-1 nfsvm.line=/dev/ttyS1"), nil
+			return qemuCommand(ctx, accel, kernel, "nfsvm.line=/dev/ttyS1", dir, initrd)
 		},
 	}
+}
+
+// QEMU boots the given kernel with parameters added to its command line.
+func QEMU(accel, kernel, parameters string) Kind {
+	return Kind{
+		Name:  accel,
+		Needs: qemuNeeds(accel),
+		command: func(ctx context.Context, dir, initrd string) (*exec.Cmd, error) {
+			return qemuCommand(ctx, accel, kernel, parameters, dir, initrd)
+		},
+	}
+}
+
+func qemuNeeds(accel string) [][2]string {
+	needs := [][2]string{{"qemu-system-x86_64", "qemu-system-x86"}}
+	if accel == "kvm" {
+		needs = append(needs, [2]string{"/dev/kvm", "(none: the hardware or the hypervisor must offer it)"})
+	}
+	return needs
+}
+
+func qemuCommand(ctx context.Context, accel, kernel, parameters, dir, initrd string) (*exec.Cmd, error) {
+	// What its pipe device opens: the descriptors it inherits.
+	line := filepath.Join(dir, "line")
+	if err := errors.Join(os.Symlink("/proc/self/fd/3", line+".in"), os.Symlink("/proc/self/fd/4", line+".out")); err != nil {
+		return nil, err
+	}
+	return exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-m", "1536", "-nodefaults", "-no-reboot",
+		"-display", "none", "-kernel", kernel, "-initrd", initrd,
+		"-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console",
+		"-chardev", "pipe,id=line,path="+line, "-serial", "chardev:line",
+		"-append", "console=ttyS0 quiet rootfstype=tmpfs panic=-1 "+parameters), nil
 }
 
 // debianKernel unpacks the package of the kernel that linux-image-amd64 stands

@@ -1,0 +1,162 @@
+// Command kernels runs the tests of a package that needs the kernel's help, such
+// as BPF, on Debian's kernels: each is booted under QEMU with nothing but the
+// test program and an ext4.
+//
+// It exits with 0 if all passed, 1 if one failed, and 77 if none could be tried.
+package main
+
+import (
+	"bufio"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/image"
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/machine"
+)
+
+// expectations is what has to work on the kernel of a suite.
+var expectations = map[string]string{
+	"bullseye": "VFSPROBE_TEST_MODES=fentry,kprobe,enoent VFSPROBE_TEST_WALK=no", // 5.10
+	"bookworm": "VFSPROBE_TEST_MODES=fentry,kprobe,enoent VFSPROBE_TEST_WALK=yes",
+	"trixie":   "VFSPROBE_TEST_MODES=fentry,kprobe,enoent VFSPROBE_TEST_WALK=yes",
+	"sid":      "VFSPROBE_TEST_MODES=fentry,kprobe,enoent VFSPROBE_TEST_WALK=yes",
+}
+
+const skipped = 77
+
+func main() {
+	suites := flag.String("suites", "bullseye,bookworm,trixie,sid", "Debian suites whose kernels are tried")
+	target := flag.String("package", "./internal/dcache/attribution", "whose tests are run")
+	arguments := flag.String("arguments", "-test.v", "of the test program, separated by commas")
+	accel := flag.String("accel", "tcg", "of QEMU: tcg or kvm")
+	timeout := flag.Duration("timeout", 4*time.Minute, "for each kernel")
+	verbose := flag.Bool("v", false, "print all that the machines print")
+	flag.Parse()
+
+	missing := needs(*accel)
+	if len(missing) > 0 {
+		fmt.Printf("kernels: missing: %s\n", strings.Join(missing, " "))
+		os.Exit(skipped)
+	}
+	work, err := os.MkdirTemp("", "kernels-")
+	if err == nil {
+		err = prepare(work, *target)
+	}
+	if err != nil {
+		fmt.Printf("kernels: %v\n", errors.Join(err, os.RemoveAll(work)))
+		os.Exit(1)
+	}
+	failed, passed := 0, 0
+	for suite := range strings.SplitSeq(*suites, ",") {
+		k, err := debian(suite)
+		if err != nil {
+			fmt.Printf("SKIP %s: %v\n", suite, err)
+			continue
+		}
+		start := time.Now()
+		version := filepath.Base(k.modules)
+		out, err := boot(k, work, *accel, expectations[suite]+" TEST_ARGUMENTS="+*arguments, *timeout, *verbose)
+		if err != nil {
+			failed++
+			fmt.Printf("FAIL %s %s after %.0f s: %v\n%s", suite, version, time.Since(start).Seconds(), err, out)
+			continue
+		}
+		passed++
+		fmt.Printf("PASS %s %s in %.0f s\n", suite, version, time.Since(start).Seconds())
+	}
+	_ = os.RemoveAll(work)
+	switch {
+	case failed > 0:
+		os.Exit(1)
+	case passed == 0:
+		os.Exit(skipped)
+	}
+}
+
+func needs(accel string) []string {
+	missing, _ := machine.QEMU(accel, "", "").Missing()
+	missing = remove(missing, "mmdebstrap")
+	for _, command := range []string{"apt-get", "dpkg-deb", "/usr/sbin/depmod", "mkfs.ext4", "xz", "go"} {
+		if _, err := exec.LookPath(command); err != nil {
+			missing = append(missing, command)
+		}
+	}
+	return missing
+}
+
+func remove(list []string, one string) (rest []string) {
+	for _, s := range list {
+		if s != one {
+			rest = append(rest, s)
+		}
+	}
+	return rest
+}
+
+// prepare makes what all machines are given.
+func prepare(work, target string) error {
+	for _, step := range [][]string{
+		{"go", "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", work + "/test", target},
+		{"go", "build", "-trimpath", "-ldflags=-s -w", "-o", work + "/init", "./internal/testing/kernels/guest"},
+		{"truncate", "-s", "64M", work + "/ext4.img"},
+		{"mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", work + "/ext4.img"},
+	} {
+		c := exec.Command(step[0], step[1:]...)
+		c.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := c.CombinedOutput(); err != nil {
+			return fmt.Errorf("%s: %w\n%s", strings.Join(step, " "), err, out)
+		}
+	}
+	return nil
+}
+
+// boot runs the tests in one machine and returns what they printed.
+func boot(k *kernel, work, accel, parameters string, timeout time.Duration, verbose bool) (string, error) {
+	initrd := filepath.Join(work, "initrd")
+	err := image.Bare(initrd, k.modules, []string{"crc32c_generic", "loop", "ext4", "fuse"}, []image.Program{
+		{From: work + "/init", Name: "init"}, {From: work + "/test", Name: "test"}, {From: work + "/ext4.img", Name: "ext4.img"},
+	})
+	if err != nil {
+		return "", err
+	}
+	reader, writer := io.Pipe()
+	var output strings.Builder
+	verdict := make(chan error, 1)
+	go func() {
+		err := errors.New("the machine ended without a verdict")
+		scanner := bufio.NewScanner(reader)
+		for scanner.Scan() {
+			line := strings.TrimRight(scanner.Text(), "\r")
+			if verbose {
+				fmt.Println(line)
+			}
+			output.WriteString(line + "\n")
+			if text, found := strings.CutPrefix(line, "guest: "); found {
+				err = nil
+				if text != "passed" {
+					err = errors.New(text)
+				}
+			}
+		}
+		verdict <- err
+	}()
+	m, err := machine.QEMU(accel, k.image, parameters).Boot(initrd, writer)
+	if err != nil {
+		return "", err
+	}
+	select {
+	case <-m.Exited:
+	case <-time.After(timeout):
+		err = fmt.Errorf("not ready after %v", timeout)
+	}
+	err = errors.Join(err, m.Close())
+	writer.Close()
+	return output.String(), errors.Join(err, <-verdict)
+}
