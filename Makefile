@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build test test-nfs setup lint race fuzz faults faults-nfs bench clean
+.PHONY: run build bpf check-bpf test test-nfs test-kernels setup lint race fuzz faults faults-nfs bench clean
 
 run: build
 	bin/vfsprobe -test
@@ -17,10 +17,21 @@ build: bin/vfsprobe
 bin/vfsprobe: $(SOURCES) .git/HEAD
 	CGO_ENABLED=0 $(GO) build -trimpath -buildmode=exe -ldflags "$(LDFLAGS)" -o $@ ./cmd/vfsprobe
 
+# Compiles the BPF programs. Their objects are committed: nothing else needs clang.
+BPF_NEEDS := clang-19 llvm-19:llvm-strip-19
+bpf:
+	tools/setup $(BPF_NEEDS)
+	tools/bpf
+
+check-bpf:
+	tools/setup $(BPF_NEEDS)
+	tools/bpf -check
+
 # One package at a time: stuck helpers of one are orphans for another.
-test: setup lint
+test: setup lint check-bpf
 	CGO_ENABLED=0 $(GO) test -p 1 -timeout 20m ./...
 	$(MAKE) --no-print-directory race fuzz
+	$(MAKE) --no-print-directory test-kernels SUITES=bookworm SKIPPED=0
 	$(MAKE) --no-print-directory test-nfs SKIPPED=0
 
 # Real NFS faults, in virtual machines: User Mode Linux, or QEMU with ACCEL=kvm
@@ -41,6 +52,15 @@ test-nfs: bin/nfsvm
 
 bin/nfsvm: $(SOURCES) $(shell find internal/testing/nfsvm -name '*.scenario' -o -name '*.c')
 	CGO_ENABLED=0 $(GO) build -o $@ ./internal/testing/nfsvm
+
+# The BPF programs on the kernels of Debian's suites, under QEMU.
+SUITES ?= bullseye,bookworm,trixie,sid
+KERNEL_NEEDS := qemu-system-x86:qemu-system-x86_64 kmod:depmod xz-utils:xz e2fsprogs:mkfs.ext4
+
+test-kernels:
+	-@tools/setup $(KERNEL_NEEDS)
+	@$(GO) build -o bin/kernels ./internal/testing/kernels
+	@bin/kernels -suites $(SUITES); code=$$?; [ $$code != 77 ] || { echo 'test-kernels: SKIPPED'; code=$(SKIPPED); }; exit $$code
 
 # What the tests need beside Go.
 setup:
@@ -73,6 +93,7 @@ faults-nfs: bin/nfsvm
 bench:
 	tools/setup gcc
 	$(GO) run ./internal/prober/bench
+	$(GO) test -count 1 -timeout 10m -run '^$$' -bench . ./internal/dcache/attribution
 	GATHERS=10000 $(GO) test -count 1 -timeout 30m -v -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 
 clean:

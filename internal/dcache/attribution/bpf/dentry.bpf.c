@@ -190,12 +190,17 @@ INLINE void count(u32 counter, struct row_key *key, struct dentry *dir, struct s
 		total(LOST);
 		return;
 	}
-	if (counter == CREATED)
-		n = __sync_fetch_and_add(&row->created, 1);
-	else if (counter == CONVERTED)
-		n = __sync_fetch_and_add(&row->converted, 1);
-	else
-		n = __sync_fetch_and_add(&row->unlinked, 1);
+	/* Nothing may use what the additions return before 5.12. */
+	if (counter == CREATED) {
+		n = row->created;
+		__sync_fetch_and_add(&row->created, 1);
+	} else if (counter == CONVERTED) {
+		n = row->converted;
+		__sync_fetch_and_add(&row->converted, 1);
+	} else {
+		n = row->unlinked;
+		__sync_fetch_and_add(&row->unlinked, 1);
+	}
 	row->pid = bpf_get_current_pid_tgid() >> 32;
 	row->uid = bpf_get_current_uid_gid();
 	/* Seldom, as it costs a look-up; but a directory in use must not be evicted. */
@@ -256,11 +261,23 @@ INLINE int on_end(struct dentry *dentry, bool typed)
 	return is_negative(dentry, typed) ? event(KILLED, dentry, typed) : 0;
 }
 
+/*
+ * A program which is preempted (PREEMPT_LAZY is the default since 7.0) is not run
+ * for others on that CPU until it is resumed, which loses their events: be quick.
+ */
+#define UNDISTURBED(event)                                                                      \
+	({                                                                                      \
+		preempt_disable();                                                              \
+		int result_ = event;                                                            \
+		preempt_enable();                                                               \
+		result_;                                                                        \
+	})
+
 #define DENTRY(x) ((struct dentry *)(x))
 #define BOTH(function, handler)                                                                 \
 	SEC("fentry/" #function) int fentry_##function(u64 *context)                            \
 	{                                                                                       \
-		return handler(context[0], context[1], true);                                   \
+		return UNDISTURBED(handler(context[0], context[1], true));                      \
 	}                                                                                       \
 	SEC("kprobe/" #function) int kprobe_##function(struct pt_regs *context)                 \
 	{                                                                                       \
@@ -281,7 +298,7 @@ BOTH(d_move, MOVE)
 #define BOTH_END(function)                                                                      \
 	SEC("fentry/" #function) int fentry_##function(u64 *context)                            \
 	{                                                                                       \
-		return on_end(DENTRY(context[0]), true);                                        \
+		return UNDISTURBED(on_end(DENTRY(context[0]), true));                           \
 	}                                                                                       \
 	SEC("kprobe/" #function) int kprobe_##function(struct pt_regs *context)                 \
 	{                                                                                       \
@@ -296,7 +313,7 @@ BOTH_END(d_invalidate)
 SEC("fexit/d_delete") int fentry_d_delete(u64 *context)
 {
 	struct dentry *dentry = DENTRY(context[0]);
-	return is_negative(dentry, true) ? event(UNLINKED, dentry, true) : 0;
+	return UNDISTURBED(is_negative(dentry, true) ? event(UNLINKED, dentry, true) : 0);
 }
 
 /* Before it: one that nobody else uses is kept (d_delete(), fs/dcache.c). */
@@ -354,12 +371,8 @@ INLINE bool is_first_miss(u64 hash)
 	return true;
 }
 
-SEC("raw_tracepoint/sys_exit") int sys_exit(u64 *context)
+INLINE int on_missing(struct pt_regs *regs)
 {
-	if ((s64)context[1] != -ENOENT)
-		return 0;
-
-	struct pt_regs *regs = (struct pt_regs *)context[0];
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
 	u64 number = (u64)READ(regs, SYSCALL_NUMBER);
 	if (number >= SYSCALLS)
@@ -423,6 +436,11 @@ SEC("raw_tracepoint/sys_exit") int sys_exit(u64 *context)
 		return 0;
 	count(CREATED, &key, base, sb, scratch->asked, relative_size, from_root);
 	return 0;
+}
+
+SEC("raw_tracepoint/sys_exit") int sys_exit(u64 *context)
+{
+	return (s64)context[1] == -ENOENT ? UNDISTURBED(on_missing((struct pt_regs *)context[0])) : 0;
 }
 
 /*

@@ -1,0 +1,239 @@
+package attribution_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+)
+
+// threadCPU is the time this thread was on a CPU.
+func threadCPU() time.Duration {
+	var ts unix.Timespec
+	_ = unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &ts)
+	return time.Duration(ts.Nano())
+}
+
+// dropDentries frees what a benchmark has made, in its directory only.
+func dropDentries(t testing.TB, dir string) {
+	t.Helper()
+	require.NoError(t, os.Remove(dir))
+	require.NoError(t, os.Mkdir(dir, 0o755))
+}
+
+// BenchmarkMiss is the cost of a name that was never asked for, with nothing
+// attached and in each mode, by turns. bpftrace counting at one of the same
+// places is printed beside it where it works.
+func BenchmarkMiss(b *testing.B) {
+	const names, rounds = 10_000, 15
+	dir := ext4(b)
+	paths := make([]string, names)
+	for i := range paths {
+		paths[i] = fmt.Sprintf("missing-%08d", i)
+	}
+	measure := func() float64 {
+		dropDentries(b, dir)
+		fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+		require.NoError(b, err)
+		defer unix.Close(fd)
+		start := threadCPU()
+		for _, path := range paths {
+			_ = unix.Faccessat(fd, path, 0, 0)
+		}
+		return float64(threadCPU()-start) / names
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for _, mode := range []attribution.Mode{attribution.Fentry, attribution.Kprobe, attribution.ENOENT} {
+		b.Run(mode.String(), func(b *testing.B) {
+			var off, on []float64
+			for range rounds {
+				off = append(off, measure())
+				tracer := inMode(b, mode)
+				on = append(on, measure())
+				require.NoError(b, tracer.Close())
+			}
+			report(b, off, on)
+		})
+	}
+	b.Run("bpftrace", func(b *testing.B) {
+		bpftrace, err := exec.LookPath("bpftrace")
+		if err != nil {
+			b.Skip(err)
+		}
+		var off, on []float64
+		for range 3 {
+			off = append(off, measure())
+			command := exec.Command(bpftrace, "-e",
+				`BEGIN { printf("ready\n"); } kprobe:d_splice_alias /arg0 == 0/ { @[comm, cgroup] = count(); }`)
+			stdout, err := command.StdoutPipe()
+			require.NoError(b, err)
+			require.NoError(b, command.Start())
+			line := make([]byte, 64)
+			n, _ := stdout.Read(line)
+			if n == 0 {
+				_ = command.Wait()
+				b.Skip("bpftrace can't attach here")
+			}
+			time.Sleep(3 * time.Second)
+			on = append(on, measure())
+			_ = command.Process.Signal(os.Interrupt)
+			_ = command.Wait()
+		}
+		report(b, off, on)
+	})
+}
+
+// BenchmarkOtherCalls is what a mode costs system calls that it does not count.
+func BenchmarkOtherCalls(b *testing.B) {
+	const calls, rounds = 200_000, 15
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	measure := func() float64 {
+		start := threadCPU()
+		for range calls {
+			_ = unix.Faccessat(unix.AT_FDCWD, "/proc", 0, 0)
+		}
+		return float64(threadCPU()-start) / calls
+	}
+	for _, mode := range []attribution.Mode{attribution.Fentry, attribution.Kprobe, attribution.ENOENT} {
+		b.Run(mode.String(), func(b *testing.B) {
+			var off, on []float64
+			for range rounds {
+				off = append(off, measure())
+				tracer := inMode(b, mode)
+				on = append(on, measure())
+				require.NoError(b, tracer.Close())
+			}
+			report(b, off, on)
+		})
+	}
+}
+
+func report(b *testing.B, off, on []float64) {
+	b.ReportMetric(0, "ns/op") // of no meaning
+	b.ReportMetric(median(off), "ns/call-off")
+	b.ReportMetric(median(on), "ns/call-on")
+	b.ReportMetric(100*(median(on)/median(off)-1), "%more")
+}
+
+func median(x []float64) float64 {
+	x = slices.Sorted(slices.Values(x))
+	return x[len(x)/2]
+}
+
+// BenchmarkWalk is a walk of a million children. Meanwhile another thread wakes
+// every millisecond on the same CPU, and notes how late.
+func BenchmarkWalk(b *testing.B) {
+	const children = 1_000_000
+	w := newWalker(b)
+	dir := ext4(b)
+	miss(b, dir, 0, children)
+	defer func() { _ = os.Remove(dir) }()
+
+	// Both on one CPU.
+	var old, one unix.CPUSet
+	require.NoError(b, unix.SchedGetaffinity(0, &old))
+	one.Set(0)
+	var stop atomic.Bool
+	latest := make(chan time.Duration)
+	wake := func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		_ = unix.SchedSetaffinity(0, &one)
+		defer unix.SchedSetaffinity(0, &old)
+		var worst time.Duration
+		interval := unix.NsecToTimespec(int64(time.Millisecond))
+		for !stop.Load() {
+			start := time.Now()
+			_ = unix.Nanosleep(&interval, nil)
+			worst = max(worst, time.Since(start)-time.Millisecond)
+		}
+		latest <- worst
+	}
+	go wake()
+	time.Sleep(time.Second)
+	stop.Store(true)
+	idle := <-latest
+	stop.Store(false)
+	go wake()
+
+	var perChild []float64
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	require.NoError(b, unix.SchedSetaffinity(0, &one))
+	defer unix.SchedSetaffinity(0, &old)
+	for range 5 {
+		d, err := w.Walk(request(dir))
+		require.NoError(b, err)
+		require.True(b, d.Complete)
+		require.EqualValues(b, children, d.Children)
+		perChild = append(perChild, float64(d.Elapsed)/children)
+	}
+	stop.Store(true)
+	b.ReportMetric(0, "ns/op")
+	b.ReportMetric(median(perChild), "ns/child")
+	b.ReportMetric(float64(<-latest)/1e6, "ms-late")
+	b.ReportMetric(float64(idle)/1e6, "ms-late-without")
+}
+
+// BenchmarkRead is the CPU time of reading full maps.
+func BenchmarkRead(b *testing.B) {
+	for _, mode := range []attribution.Mode{attribution.Fentry, attribution.Kprobe, attribution.ENOENT} {
+		b.Run(mode.String(), func(b *testing.B) {
+			dir := ext4(b)
+			tracer := inMode(b, mode)
+			// As many directories as rows.
+			for i := range 10_000 {
+				sub := filepath.Join(dir, fmt.Sprintf("directory-%05d", i%3000))
+				_ = os.Mkdir(sub, 0o700)
+				for k := range 3 {
+					_, _ = os.Lstat(filepath.Join(sub, fmt.Sprintf("missing-%d", k)))
+				}
+			}
+			fillRows(b, dir)
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			var cpu []float64
+			var rows int
+			for range 20 {
+				start := threadCPU()
+				sources, _, err := tracer.Read()
+				require.NoError(b, err)
+				cpu = append(cpu, float64(threadCPU()-start)/1e6)
+				rows = len(sources)
+			}
+			b.ReportMetric(0, "ns/op")
+			b.ReportMetric(median(cpu), "ms-cpu")
+			b.ReportMetric(float64(rows), "rows")
+		})
+	}
+}
+
+// fillRows makes more rows than there is room for.
+func fillRows(t testing.TB, dir string) {
+	t.Helper()
+	for i := range 20_000 {
+		_, _ = os.Lstat(filepath.Join(dir, fmt.Sprintf("directory-%05d", i), "missing"))
+	}
+	fd, err := unix.Open(dir, unix.O_PATH|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	defer setComm(t, "attribution.tes")
+	for i := range 20_000 {
+		setComm(t, fmt.Sprintf("cold-%d", i))
+		_ = missing(fd, i)
+	}
+}
