@@ -59,9 +59,11 @@ func ext4(t testing.TB) string {
 // (but not in a machine that must have it).
 func inMode(t testing.TB, mode attribution.Mode) *attribution.Tracer {
 	t.Helper()
-	tracer, err := attribution.Start(attribution.Options{
-		Prober: newProber(t), Modes: []attribution.Mode{mode}, Timeout: 20 * time.Second,
-	})
+	options := attribution.Options{Prober: newProber(t), Modes: []attribution.Mode{mode}, Timeout: 20 * time.Second}
+	if root := os.Getenv(ext4Variable); root != "" { // a machine whose / keeps no negative dentries
+		options.Directories = []string{"/sys", root}
+	}
+	tracer, err := attribution.Start(options)
 	require.NoError(t, err)
 	t.Cleanup(func() { assert.NoError(t, tracer.Close()) })
 	status := tracer.Status()
@@ -125,6 +127,23 @@ func in(t testing.TB, tracer *attribution.Tracer, dir string) (sum attribution.S
 	return sum
 }
 
+// noneLost returns how many events were lost. A program that other tasks make a
+// kernel preempt may miss theirs, but no one else's, except by bad luck.
+func noneLost(t testing.TB, tracer *attribution.Tracer) int64 {
+	t.Helper()
+	status := tracer.Status()
+	if status.Mode == attribution.Kprobe {
+		assert.Zero(t, status.EventsLost)
+	}
+	_, totals, err := tracer.Read()
+	require.NoError(t, err)
+	assert.Zero(t, totals.Lost)
+	if status.EventsLost > 0 {
+		t.Logf("%d events lost", status.EventsLost)
+	}
+	return status.EventsLost
+}
+
 func TestWhoCreates(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
 		dir := ext4(t)
@@ -147,7 +166,7 @@ func TestWhoCreates(t *testing.T) {
 		_, after, err := tracer.Read()
 		require.NoError(t, err)
 		assert.GreaterOrEqual(t, after.Created-before.Created, int64(5000))
-		assert.Zero(t, tracer.Status().EventsLost)
+		noneLost(t, tracer)
 
 		// Again, they are found in the cache.
 		miss(t, dir, 0, 5000)
@@ -267,13 +286,16 @@ func TestChurn(t *testing.T) {
 			}
 			odd = odd || strings.HasPrefix(s.Comm, "cold\xff\x01")
 		}
-		assert.EqualValues(t, cold*heavyPerCold, heavy)
+		lost := noneLost(t, tracer)
+		assert.LessOrEqual(t, heavy, int64(cold*heavyPerCold))
+		assert.GreaterOrEqual(t, heavy, cold*heavyPerCold-lost)
 		assert.True(t, odd)
-		assert.GreaterOrEqual(t, after.Created-before.Created, int64(cold*(1+heavyPerCold)))
-		assert.Zero(t, tracer.Status().EventsLost)
+		assert.GreaterOrEqual(t, after.Created-before.Created, cold*(1+heavyPerCold)-lost)
 	})
 }
 
+// TestManyThreads takes into account that a kernel which preempts programs does
+// not run them for others meanwhile, and says how often: Status tells.
 func TestManyThreads(t *testing.T) {
 	const threads, each = 8, 4000
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
@@ -284,9 +306,58 @@ func TestManyThreads(t *testing.T) {
 			wait.Go(func() { miss(t, dir, i*each, (i+1)*each) })
 		}
 		wait.Wait()
-		assert.EqualValues(t, threads*each, in(t, tracer, dir).Created)
-		assert.Zero(t, tracer.Status().EventsLost)
+		lost := tracer.Status().EventsLost
+		created := in(t, tracer, dir).Created
+		t.Logf("%d counted of %d, %d lost", created, threads*each, lost)
+		assert.LessOrEqual(t, created, int64(threads*each))
+		assert.GreaterOrEqual(t, created+lost, int64(threads*each))
+		if mode == attribution.Kprobe {
+			assert.Zero(t, lost)
+		}
 	})
+}
+
+// TestFallBack has the kernel preempt the programs until the tracer has enough of
+// it, which needs a kernel that does so.
+func TestFallBack(t *testing.T) {
+	tracer, err := attribution.Start(attribution.Options{Prober: newProber(t)})
+	require.NoError(t, err)
+	defer tracer.Close()
+	if status := tracer.Status(); status.Mode != attribution.Fentry {
+		t.Skipf("the mode is %v: %v", status.Mode, status.Refused)
+	}
+	dir := ext4(t)
+	var counted int64
+	for round := range 20 {
+		var wait sync.WaitGroup
+		for i := range 8 {
+			wait.Go(func() { miss(t, dir, (round*8+i)*1000, (round*8+i+1)*1000) })
+		}
+		wait.Wait()
+		now := in(t, tracer, dir).Created
+		assert.GreaterOrEqual(t, now, counted, "the rows are kept")
+		counted = now
+		if tracer.Status().Mode == attribution.Kprobe {
+			break
+		}
+	}
+	status := tracer.Status()
+	if status.Mode == attribution.Fentry {
+		assert.Less(t, status.EventsLost, int64(1000))
+		t.Skipf("only %d events were lost", status.EventsLost)
+	}
+	t.Log(status.Refused[0].Err)
+	require.Len(t, status.Refused, 1)
+	lost := status.EventsLost
+	assert.Positive(t, lost)
+	counted = in(t, tracer, dir).Created
+	var wait sync.WaitGroup
+	for i := range 8 {
+		wait.Go(func() { miss(t, dir, 500_000+i*1000, 500_000+(i+1)*1000) })
+	}
+	wait.Wait()
+	assert.EqualValues(t, counted+8000, in(t, tracer, dir).Created)
+	assert.Equal(t, lost, tracer.Status().EventsLost)
 }
 
 // TestPathsAsAsked: in the mode ENOENT a path is all there is.

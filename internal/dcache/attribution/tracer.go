@@ -51,8 +51,12 @@ const (
 
 // A Tracer counts. Its methods may be called from several goroutines.
 type Tracer struct {
+	options Options
+
 	mu         sync.Mutex
 	status     Status
+	fellBack   bool
+	missed     int64 // of programs that are not used any more
 	collection *ebpf.Collection
 	functions  map[string]string // that programs are attached to
 	links      []link.Link       // of programs that are attached
@@ -85,7 +89,7 @@ func Start(options Options) (*Tracer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tracer{}
+	t := &Tracer{options: options}
 	types, err := kernelTypes()
 	if err != nil {
 		for _, mode := range options.Modes {
@@ -97,7 +101,7 @@ func Start(options Options) (*Tracer, error) {
 		if mode == None {
 			break
 		}
-		err := t.try(mode, spec, types, &options)
+		err := t.try(mode, spec, types)
 		if err == nil {
 			t.status.Mode = mode
 			t.status.Watching = mode != ENOENT
@@ -109,14 +113,16 @@ func Start(options Options) (*Tracer, error) {
 	return t, nil
 }
 
-func (t *Tracer) try(mode Mode, spec *ebpf.CollectionSpec, types *btf.Cache, options *Options) error {
+// try begins to count in a mode. If there are maps of another mode, they are
+// used on.
+func (t *Tracer) try(mode Mode, spec *ebpf.CollectionSpec, types *btf.Cache) error {
 	if err := t.load(mode, spec, types); err != nil {
 		return err
 	}
 	if err := t.attach(); err != nil {
 		return err
 	}
-	test, err := t.selfTest(mode, options)
+	test, err := t.selfTest(mode, &t.options)
 	if err != nil {
 		return fmt.Errorf("self-test: %w", err)
 	}
@@ -169,10 +175,15 @@ func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Cache) err
 			delete(spec.Programs, name)
 		}
 	}
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: types})
+	options := ebpf.CollectionOptions{Cache: types}
+	if t.collection != nil {
+		options.MapReplacements = t.collection.Maps
+	}
+	collection, err := ebpf.NewCollectionWithOptions(spec, options)
 	if err != nil {
 		return loadError(err)
 	}
+	t.unload()
 	t.collection = collection
 	t.status.MapBytes = 0
 	for _, m := range collection.Maps {
@@ -308,17 +319,58 @@ func (t *Tracer) Status() Status {
 	s := t.status
 	s.Refused = slices.Clone(s.Refused)
 	if t.collection != nil {
-		totals, err := t.totals()
-		if err == nil {
+		if totals, err := t.totals(); err == nil {
 			s.EventsLost = totals.Lost
 		}
-		for _, program := range t.collection.Programs {
-			if stats, err := program.Stats(); err == nil {
-				s.EventsLost += int64(stats.RecursionMisses)
-			}
-		}
+		s.EventsLost += t.missed + t.notRun()
 	}
 	return s
+}
+
+// notRun returns how often the kernel did not run a program because the same one
+// was being run on that CPU (since 5.12; before it is not counted). That is when
+// a task is preempted in it.
+func (t *Tracer) notRun() (sum int64) {
+	for _, program := range t.collection.Programs {
+		if stats, err := program.Stats(); err == nil {
+			sum += int64(stats.RecursionMisses)
+		}
+	}
+	return sum
+}
+
+// tolerable is the part of events that may be lost in the mode Fentry.
+const tolerable = 0.001
+
+// fallBack changes from the mode Fentry to Kprobe, whose programs are not
+// preempted, with the same rows. Where that is not possible all stays as it is.
+func (t *Tracer) fallBack() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
+	spec, err := loadDentry()
+	if err != nil {
+		return
+	}
+	types, err := kernelTypes()
+	if err != nil {
+		return
+	}
+	before, lost := t.status, t.notRun()
+	_ = t.detach() // for both would count for a while
+	if err := t.try(Kprobe, spec, types); err == nil {
+		t.missed += lost
+		t.status.Mode = Kprobe
+		t.status.Refused = []Refusal{{Fentry, fmt.Errorf("%d events were lost: this kernel preempts the programs", lost)}}
+		return
+	}
+	t.status = before
+	if t.try(Fentry, spec, types) != nil { // which worked a moment ago
+		t.unload()
+		t.status.Mode, t.status.Watching = None, false
+	}
 }
 
 // Watch turns counting on or off in the mode ENOENT, which costs something in
@@ -353,6 +405,10 @@ func (t *Tracer) Close() error {
 }
 
 // Read returns all rows, in no order. At 8192 rows it takes some milliseconds.
+//
+// When the mode Fentry turns out to lose more than a thousandth of the events,
+// as it can on kernels that preempt (see the package's documentation), Read has
+// the mode changed to Kprobe, in the background and with the rows kept.
 func (t *Tracer) Read() ([]Source, Totals, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -362,6 +418,11 @@ func (t *Tracer) Read() ([]Source, Totals, error) {
 	totals, err := t.totals()
 	if err != nil {
 		return nil, Totals{}, err
+	}
+	if t.status.Mode == Fentry && !t.fellBack && slices.Contains(t.options.Modes, Kprobe) &&
+		float64(t.notRun()) > max(selfTestLookups, tolerable*float64(totals.Created)) {
+		t.fellBack = true
+		go t.fallBack()
 	}
 	rows, err := readAll(t.collection.Maps[dentryMapRows], &t.rowKeys, &t.rows)
 	if err != nil {

@@ -35,6 +35,7 @@ func main() {
 	suites := flag.String("suites", "bullseye,bookworm,trixie,sid", "Debian suites whose kernels are tried")
 	target := flag.String("package", "./internal/dcache/attribution", "whose tests are run")
 	arguments := flag.String("arguments", "-test.v", "of the test program, separated by commas")
+	parameters := flag.String("parameters", "", "more of them for the kernel, as preempt=full")
 	accel := flag.String("accel", "tcg", "of QEMU: tcg or kvm")
 	timeout := flag.Duration("timeout", 4*time.Minute, "for each kernel")
 	verbose := flag.Bool("v", false, "print all that the machines print")
@@ -62,7 +63,7 @@ func main() {
 		}
 		start := time.Now()
 		version := filepath.Base(k.modules)
-		out, err := boot(k, work, *accel, expectations[suite]+" TEST_ARGUMENTS="+*arguments, *timeout, *verbose)
+		out, err := boot(k, work, *accel, expectations[suite]+" TEST_ARGUMENTS="+*arguments+" "+*parameters, *timeout, *verbose)
 		if err != nil {
 			failed++
 			fmt.Printf("FAIL %s %s after %.0f s: %v\n%s", suite, version, time.Since(start).Seconds(), err, out)

@@ -95,7 +95,7 @@ INLINE void total(u32 counter)
 {
 	u64 *n = bpf_map_lookup_elem(&totals, &counter);
 	if (n)
-		(*n)++;
+		__sync_fetch_and_add(n, 1); /* a program can be preempted for another one */
 }
 
 /*
@@ -261,23 +261,11 @@ INLINE int on_end(struct dentry *dentry, bool typed)
 	return is_negative(dentry, typed) ? event(KILLED, dentry, typed) : 0;
 }
 
-/*
- * A program which is preempted (PREEMPT_LAZY is the default since 7.0) is not run
- * for others on that CPU until it is resumed, which loses their events: be quick.
- */
-#define UNDISTURBED(event)                                                                      \
-	({                                                                                      \
-		preempt_disable();                                                              \
-		int result_ = event;                                                            \
-		preempt_enable();                                                               \
-		result_;                                                                        \
-	})
-
 #define DENTRY(x) ((struct dentry *)(x))
 #define BOTH(function, handler)                                                                 \
 	SEC("fentry/" #function) int fentry_##function(u64 *context)                            \
 	{                                                                                       \
-		return UNDISTURBED(handler(context[0], context[1], true));                      \
+		return handler(context[0], context[1], true);                                   \
 	}                                                                                       \
 	SEC("kprobe/" #function) int kprobe_##function(struct pt_regs *context)                 \
 	{                                                                                       \
@@ -298,7 +286,7 @@ BOTH(d_move, MOVE)
 #define BOTH_END(function)                                                                      \
 	SEC("fentry/" #function) int fentry_##function(u64 *context)                            \
 	{                                                                                       \
-		return UNDISTURBED(on_end(DENTRY(context[0]), true));                           \
+		return on_end(DENTRY(context[0]), true);                                        \
 	}                                                                                       \
 	SEC("kprobe/" #function) int kprobe_##function(struct pt_regs *context)                 \
 	{                                                                                       \
@@ -313,7 +301,7 @@ BOTH_END(d_invalidate)
 SEC("fexit/d_delete") int fentry_d_delete(u64 *context)
 {
 	struct dentry *dentry = DENTRY(context[0]);
-	return UNDISTURBED(is_negative(dentry, true) ? event(UNLINKED, dentry, true) : 0);
+	return is_negative(dentry, true) ? event(UNLINKED, dentry, true) : 0;
 }
 
 /* Before it: one that nobody else uses is kept (d_delete(), fs/dcache.c). */
@@ -440,7 +428,7 @@ INLINE int on_missing(struct pt_regs *regs)
 
 SEC("raw_tracepoint/sys_exit") int sys_exit(u64 *context)
 {
-	return (s64)context[1] == -ENOENT ? UNDISTURBED(on_missing((struct pt_regs *)context[0])) : 0;
+	return (s64)context[1] == -ENOENT ? on_missing((struct pt_regs *)context[0]) : 0;
 }
 
 /*

@@ -39,22 +39,6 @@ static long (*const bpf_probe_read_user_str)(void *to, u32 size, const void *fro
 static long (*const bpf_probe_read_kernel_str)(void *to, u32 size, const void *from) = (void *)115;
 static long (*const bpf_loop)(u32 count, void *callback, void *context, u64 flags) = (void *)181;
 
-/* Functions of the kernel that a program may call, since 6.10. */
-extern void bpf_preempt_disable(void) __attribute__((section(".ksyms"), weak));
-extern void bpf_preempt_enable(void) __attribute__((section(".ksyms"), weak));
-
-INLINE void preempt_disable(void)
-{
-	if (bpf_preempt_disable)
-		bpf_preempt_disable();
-}
-
-INLINE void preempt_enable(void)
-{
-	if (bpf_preempt_enable)
-		bpf_preempt_enable();
-}
-
 /* enum bpf_field_info_kind, bpf_enum_value_kind of libbpf's bpf_core_read.h */
 #define field_offset(type, field) __builtin_preserve_field_info(((type *)0)->field, 0)
 #define field_exists(type, field) __builtin_preserve_field_info(((type *)0)->field, 2)

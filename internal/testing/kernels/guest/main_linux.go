@@ -39,6 +39,11 @@ func run() error {
 	if err := os.Chmod("/tmp", 0o777); err != nil {
 		return err
 	}
+	version, err := os.ReadFile("/proc/version")
+	if err != nil {
+		return err
+	}
+	os.Stdout.Write(version)
 	modules, _ := filepath.Glob("/modules/*.ko")
 	for _, name := range modules {
 		if err := load(name); err != nil {
