@@ -112,6 +112,7 @@ const (
 	dentryProgKprobeD_move           = "kprobe_d_move"
 	dentryProgKprobeD_spliceAlias    = "kprobe_d_splice_alias"
 	dentryProgSysExit                = "sys_exit"
+	dentryProgSysExitTyped           = "sys_exit_typed"
 	dentryProgWalkOn                 = "walk_on"
 	dentryProgWalkOpen               = "walk_open"
 	dentryVarSyscalls                = "syscalls"
@@ -178,6 +179,7 @@ type dentryProgramSpecs struct {
 	KprobeD_move           *ebpf.ProgramSpec `ebpf:"kprobe_d_move"`
 	KprobeD_spliceAlias    *ebpf.ProgramSpec `ebpf:"kprobe_d_splice_alias"`
 	SysExit                *ebpf.ProgramSpec `ebpf:"sys_exit"`
+	SysExitTyped           *ebpf.ProgramSpec `ebpf:"sys_exit_typed"`
 	WalkOn                 *ebpf.ProgramSpec `ebpf:"walk_on"`
 	WalkOpen               *ebpf.ProgramSpec `ebpf:"walk_open"`
 }
@@ -270,6 +272,7 @@ type dentryPrograms struct {
 	KprobeD_move           *ebpf.Program `ebpf:"kprobe_d_move"`
 	KprobeD_spliceAlias    *ebpf.Program `ebpf:"kprobe_d_splice_alias"`
 	SysExit                *ebpf.Program `ebpf:"sys_exit"`
+	SysExitTyped           *ebpf.Program `ebpf:"sys_exit_typed"`
 	WalkOn                 *ebpf.Program `ebpf:"walk_on"`
 	WalkOpen               *ebpf.Program `ebpf:"walk_open"`
 }
@@ -295,6 +298,7 @@ func (p *dentryPrograms) Close() error {
 		p.KprobeD_move,
 		p.KprobeD_spliceAlias,
 		p.SysExit,
+		p.SysExitTyped,
 		p.WalkOn,
 		p.WalkOpen,
 	)

@@ -116,7 +116,11 @@ func Start(options Options) (*Tracer, error) {
 // try begins to count in a mode. If there are maps of another mode, they are
 // used on.
 func (t *Tracer) try(mode Mode, spec *ebpf.CollectionSpec, types *btf.Cache) error {
-	if err := t.load(mode, spec, types); err != nil {
+	err := t.load(mode, spec, types, dentryProgSysExitTyped)
+	if err != nil && mode == ENOENT {
+		err = t.load(mode, spec, types, dentryProgSysExit)
+	}
+	if err != nil {
 		return err
 	}
 	if err := t.attach(); err != nil {
@@ -133,8 +137,9 @@ func (t *Tracer) try(mode Mode, spec *ebpf.CollectionSpec, types *btf.Cache) err
 	return nil
 }
 
-// load loads the programs of one mode and their maps.
-func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Cache) error {
+// load loads the programs of one mode and their maps. Of those for sys_exit it is
+// the given one.
+func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Cache, exit string) error {
 	// Kernels before 5.11 account BPF memory by RLIMIT_MEMLOCK. Elsewhere this
 	// does nothing. A failure shows in what follows.
 	_ = rlimit.RemoveMemlock()
@@ -144,7 +149,7 @@ func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Cache) err
 	wanted := map[string]bool{}
 	switch mode {
 	case ENOENT:
-		wanted[dentryProgSysExit] = true
+		wanted[exit] = true
 		if err := spec.Variables[dentryVarSyscalls].Set(pathSyscalls()); err != nil {
 			return err
 		}

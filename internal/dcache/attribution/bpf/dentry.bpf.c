@@ -335,13 +335,14 @@ struct {
 	TYPE(value, struct ways);
 } seen SEC(".maps");
 
-INLINE struct file *file_of(struct task_struct *task, u32 descriptor)
+INLINE struct file *file_of(struct task_struct *task, u32 descriptor, bool typed)
 {
-	struct fdtable *table = READ(READ(task, files), fdt);
+	struct files_struct *files = GET(typed, task, files);
+	struct fdtable *table = GET(typed, files, fdt);
 	struct file *file = 0;
 
-	if (descriptor < READ(table, max_fds))
-		bpf_probe_read_kernel(&file, sizeof(file), READ(table, fd) + descriptor);
+	if (descriptor < GET(typed, table, max_fds))
+		bpf_probe_read_kernel(&file, sizeof(file), GET(typed, table, fd) + descriptor);
 	return file;
 }
 
@@ -359,22 +360,21 @@ INLINE bool is_first_miss(u64 hash)
 	return true;
 }
 
-INLINE int on_missing(struct pt_regs *regs)
+INLINE int on_missing(struct pt_regs *regs, struct task_struct *task, bool typed)
 {
-	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	u64 number = (u64)READ(regs, SYSCALL_NUMBER);
+	u64 number = (u64)GET(typed, regs, SYSCALL_NUMBER);
 	if (number >= SYSCALLS)
 		return 0;
 	u8 how = syscalls[number];
-	if (!how || IS_COMPAT(task))
+	if (!how || IS_COMPAT(typed, task))
 		return 0;
 
 	u32 zero = 0;
 	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &zero);
 	if (!scratch)
 		return 0;
-	u64 first = READ(regs, SYSCALL_FIRST);
-	u64 asked = how == BY_PATH ? first : READ(regs, SYSCALL_SECOND);
+	u64 first = GET(typed, regs, SYSCALL_FIRST);
+	u64 asked = how == BY_PATH ? first : GET(typed, regs, SYSCALL_SECOND);
 	long n = bpf_probe_read_user_str(scratch->asked, NAME, (void *)asked);
 	if (n <= 1) { /* nothing, or not in memory any more */
 		if (n < 0)
@@ -382,21 +382,31 @@ INLINE int on_missing(struct pt_regs *regs)
 		return 0;
 	}
 
+	struct row_key key = {};
 	struct dentry *base;
+	struct super_block *sb;
+	u64 magic;
 	bool from_root = scratch->asked[0] == '/';
-	if (from_root)
-		base = READ(READ(task, fs), root.dentry);
-	else if (how == BY_PATH || (s32)first == AT_FDCWD)
-		base = READ(READ(task, fs), pwd.dentry);
-	else
-		base = READ(file_of(task, first), f_path.dentry);
+	if (from_root || how == BY_PATH || (s32)first == AT_FDCWD) {
+		struct fs_struct *fs = GET(typed, task, fs);
+		if (from_root)
+			base = GET(typed, fs, root.dentry);
+		else
+			base = GET(typed, fs, pwd.dentry);
+		sb = GET(typed, base, d_sb);
+		struct inode *inode = GET(typed, base, d_inode);
+		key.place.inode = GET(typed, inode, i_ino);
+		key.place.device = GET(typed, sb, s_dev);
+		magic = GET(typed, sb, s_magic);
+	} else {
+		base = READ(file_of(task, first, typed), f_path.dentry);
+		sb = READ(base, d_sb);
+		key.place.inode = READ(READ(base, d_inode), i_ino);
+		key.place.device = READ(sb, s_dev);
+		magic = READ(sb, s_magic);
+	}
 	if (!base)
 		return 0;
-	struct super_block *sb = READ(base, d_sb);
-
-	struct row_key key = {};
-	key.place.inode = READ(READ(base, d_inode), i_ino);
-	key.place.device = READ(sb, s_dev);
 
 	/* FNV-1a of the path, and of the part before its last name. */
 	u64 hash = 0xcbf29ce484222325ULL ^ key.place.inode;
@@ -414,7 +424,6 @@ INLINE int on_missing(struct pt_regs *regs)
 	}
 	relative_size &= NAME - 1; /* as older verifiers don't know */
 	if (relative_size == 0) {
-		u64 magic = READ(sb, s_magic);
 		if (magic == PROC_SUPER_MAGIC || magic == TMPFS_MAGIC)
 			return 0;
 	} else if (__builtin_memcmp(scratch->asked, "/proc/", 6) == 0) {
@@ -428,7 +437,17 @@ INLINE int on_missing(struct pt_regs *regs)
 
 SEC("raw_tracepoint/sys_exit") int sys_exit(u64 *context)
 {
-	return (s64)context[1] == -ENOENT ? on_missing((struct pt_regs *)context[0]) : 0;
+	if ((s64)context[1] != -ENOENT)
+		return 0;
+	return on_missing((struct pt_regs *)context[0], (struct task_struct *)bpf_get_current_task(), false);
+}
+
+/* The same with less effort, since 5.11. */
+SEC("tp_btf/sys_exit") int sys_exit_typed(u64 *context)
+{
+	if ((s64)context[1] != -ENOENT)
+		return 0;
+	return on_missing((struct pt_regs *)context[0], bpf_get_current_task_btf(), true);
 }
 
 /*
@@ -570,13 +589,13 @@ SEC("syscall") int walk_open(void *context)
 		return WALK_NONE;
 
 	struct task_struct *task = (struct task_struct *)bpf_get_current_task();
-	struct socket *socket = READ(file_of(task, walk->socket), private_data);
+	struct socket *socket = READ(file_of(task, walk->socket, false), private_data);
 	struct pid *peer = READ(READ(socket, sk), sk_peer_pid);
 	u64 link = (u64)READ(peer, tasks[PIDTYPE_TGID].first);
 	if (!link)
 		return WALK_NONE;
 	task = (struct task_struct *)(link - field_offset(struct task_struct, pid_links[PIDTYPE_TGID]));
-	struct dentry *directory = READ(file_of(task, walk->descriptor), f_path.dentry);
+	struct dentry *directory = READ(file_of(task, walk->descriptor, false), f_path.dentry);
 	if (!directory)
 		return WALK_NONE;
 

@@ -27,6 +27,8 @@ typedef long long s64;
 enum { MAP_TYPE_ARRAY = 2, MAP_TYPE_PERCPU_ARRAY = 6, MAP_TYPE_LRU_HASH = 9 };
 enum { BPF_ANY, BPF_NOEXIST };
 
+struct task_struct;
+
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
 static u64 (*const bpf_get_current_pid_tgid)(void) = (void *)14;
@@ -37,6 +39,7 @@ static u64 (*const bpf_get_current_cgroup_id)(void) = (void *)80;
 static long (*const bpf_probe_read_kernel)(void *to, u32 size, const void *from) = (void *)113;
 static long (*const bpf_probe_read_user_str)(void *to, u32 size, const void *from) = (void *)114;
 static long (*const bpf_probe_read_kernel_str)(void *to, u32 size, const void *from) = (void *)115;
+static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
 static long (*const bpf_loop)(u32 count, void *callback, void *context, u64 flags) = (void *)181;
 
 /* enum bpf_field_info_kind, bpf_enum_value_kind of libbpf's bpf_core_read.h */
@@ -188,7 +191,7 @@ struct pt_regs { /* arch/x86/include/uapi/asm/ptrace.h */
 #define SYSCALL_FIRST di
 #define SYSCALL_SECOND si
 /* TS_COMPAT, arch/x86/include/asm/thread_info.h: the call came by another table. */
-#define IS_COMPAT(task) (READ(task, thread_info.status) & 2)
+#define IS_COMPAT(typed, task) (GET(typed, task, thread_info.status) & 2)
 
 #elif defined(__TARGET_ARCH_arm64)
 
@@ -202,7 +205,7 @@ struct pt_regs { /* arch/arm64/include/asm/ptrace.h */
 #define SYSCALL_FIRST orig_x0
 #define SYSCALL_SECOND regs[1]
 /* TIF_32BIT, arch/arm64/include/asm/thread_info.h */
-#define IS_COMPAT(task) (READ(task, thread_info.flags) & (1UL << 22))
+#define IS_COMPAT(typed, task) (GET(typed, task, thread_info.flags) & (1UL << 22))
 
 #else
 #error which architecture?
