@@ -22,7 +22,7 @@ import (
 // A Walker counts the children of directories in the dentry cache.
 type Walker struct {
 	prober *prober.Prober
-	mu     sync.Mutex // a walk at a time: they share a map
+	mu     sync.Mutex // held while the programs run: they share a map
 	opened *ebpf.Program
 	goOn   *ebpf.Program
 	state  *ebpf.Map
@@ -162,16 +162,12 @@ func (e *OpenError) Unwrap() error {
 
 // Walk counts the children of one directory. It blocks for at most the timeout
 // and a twentieth of it (but at least 0.1 s); the file system is touched by a
-// helper of the prober only, so call it in a goroutine of its own. Walks run
-// one at a time, and what one waits for another is not part of its timeout.
+// helper of the prober only, so call it in a goroutine of its own. Several walks may
+// be asked for at a time: the directories are opened side by side, so that one which
+// hangs keeps no other waiting, and walked one after the other.
 //
 // A directory that could not be opened is an error of type [*OpenError].
 func (w *Walker) Walk(r Request) (Directory, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.closed {
-		return Directory{}, net.ErrClosed
-	}
 	if r.Timeout == 0 {
 		r.Timeout = 5 * time.Second
 	}
@@ -244,6 +240,11 @@ func holdPlan(path, name string, timeout time.Duration) (*prober.Plan, string) {
 
 // walk runs the programs. It returns the pid of the process at the other end.
 func (w *Walker) walk(conn *net.UnixConn, r *Request, deadline time.Time) (d Directory, peer int, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return d, 0, net.ErrClosed
+	}
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return d, 0, err

@@ -127,18 +127,28 @@ func TestWalkHangs(t *testing.T) {
 	fs.Silence()
 	r := request(filepath.Join(fs.Dir, "a", "b"))
 	r.Timeout = 500 * time.Millisecond
+	// Another one is walked meanwhile.
+	others := make(chan time.Duration, 1)
 	start := time.Now()
+	go func() {
+		time.Sleep(50 * time.Millisecond)
+		_, err := w.Walk(request("/"))
+		assert.NoError(t, err)
+		others <- time.Since(start)
+	}()
 	_, err := w.Walk(r)
 	assert.Less(t, time.Since(start), 5*time.Second)
+	assert.Less(t, <-others, r.Timeout)
 	var refused *attribution.OpenError
 	require.ErrorAs(t, err, &refused)
 	t.Log(err)
 	assert.Equal(t, "open", refused.Report.HangsIn)
 	assert.True(t, errors.Is(err, refused))
 
-	// Others can be walked meanwhile.
-	_, err = w.Walk(request("/"))
-	assert.NoError(t, err)
+	// As long as it hangs, it is not tried again.
+	_, err = w.Walk(r)
+	require.ErrorAs(t, err, &refused)
+	assert.Equal(t, prober.Busy, refused.Report.Outcome)
 }
 
 // TestWalkDisturbed walks a directory while children come and are freed.
