@@ -43,6 +43,8 @@ type Options struct {
 	Directories []string
 	// Timeout of each self-test. Default 2 s.
 	Timeout time.Duration
+	// Proc is where procfs is mounted. Default /proc.
+	Proc string
 }
 
 // A Refusal says why a mode is not used.

@@ -14,8 +14,9 @@ import (
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/link"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/dcache"
 )
 
 // hooks are the functions that make, change and free negative dentries. Each
@@ -85,6 +86,9 @@ func Start(options Options) (*Tracer, error) {
 	if options.Timeout == 0 {
 		options.Timeout = 2 * time.Second
 	}
+	if options.Proc == "" {
+		options.Proc = "/proc"
+	}
 	spec, err := loadDentry()
 	if err != nil {
 		return nil, err
@@ -140,10 +144,7 @@ func (t *Tracer) try(mode Mode, spec *ebpf.CollectionSpec, types *btf.Cache) err
 // load loads the programs of one mode and their maps. Of those for sys_exit it is
 // the given one.
 func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Cache, exit string) error {
-	// Kernels before 5.11 account BPF memory by RLIMIT_MEMLOCK. Elsewhere this
-	// does nothing. A failure shows in what follows.
-	_ = rlimit.RemoveMemlock()
-
+	liftMemlock(t.options.Proc)
 	spec := all.Copy()
 	t.functions = map[string]string{}
 	wanted := map[string]bool{}
@@ -199,6 +200,16 @@ func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Cache, exi
 		}
 	}
 	return nil
+}
+
+// liftMemlock lets kernels before 5.11 account for maps, which they do by
+// RLIMIT_MEMLOCK. A failure shows when they are made. (Package rlimit would make a
+// map at every start of the process to find out.)
+func liftMemlock(proc string) {
+	version, err := dcache.ReadVersion(proc)
+	if err == nil && (version.Major < 5 || version.Major == 5 && version.Minor < 11) {
+		_ = unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY})
+	}
 }
 
 // vmlinux holds the kernel's types.

@@ -11,9 +11,6 @@ import (
 	"unsafe"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/asm"
-	"github.com/cilium/ebpf/features"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober"
@@ -114,13 +111,9 @@ func OpenWalker(p *prober.Prober) (*Walker, error) {
 		}
 	}
 	clear(spec.Variables)
-	_ = rlimit.RemoveMemlock() // see Tracer.load
 	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: types})
 	if err != nil {
-		if errors.Is(features.HaveProgramHelper(ebpf.Syscall, asm.FnLoop), ebpf.ErrNotSupported) {
-			return nil, errors.New("the kernel has no bpf_loop, which came with Linux 5.17")
-		}
-		return nil, loadError(err)
+		return nil, fmt.Errorf("%w (walks take Linux 5.17, for bpf_loop)", loadError(err))
 	}
 	return &Walker{
 		prober: p,
