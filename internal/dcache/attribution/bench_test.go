@@ -133,58 +133,79 @@ func median(x []float64) float64 {
 }
 
 // BenchmarkWalk is a walk of a million children. Meanwhile another thread wakes
-// every millisecond on the same CPU, and notes how late.
+// every millisecond on the same CPU, and notes how late: once as an ordinary task,
+// which other ordinary ones on a busy machine delay as well, and once with real-time
+// priority, when only what can't be preempted does.
 func BenchmarkWalk(b *testing.B) {
 	const children = 1_000_000
 	w := newWalker(b)
 	dir := ext4(b)
 	miss(b, dir, 0, children)
 	defer func() { _ = os.Remove(dir) }()
-
-	// Both on one CPU.
-	var old, one unix.CPUSet
-	require.NoError(b, unix.SchedGetaffinity(0, &old))
-	one.Set(0)
-	var stop atomic.Bool
-	latest := make(chan time.Duration)
-	wake := func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		_ = unix.SchedSetaffinity(0, &one)
-		defer unix.SchedSetaffinity(0, &old)
-		var worst time.Duration
-		interval := unix.NsecToTimespec(int64(time.Millisecond))
-		for !stop.Load() {
-			start := time.Now()
-			_ = unix.Nanosleep(&interval, nil)
-			worst = max(worst, time.Since(start)-time.Millisecond)
-		}
-		latest <- worst
-	}
-	go wake()
-	time.Sleep(time.Second)
-	stop.Store(true)
-	idle := <-latest
-	stop.Store(false)
-	go wake()
-
-	var perChild []float64
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	require.NoError(b, unix.SchedSetaffinity(0, &one))
-	defer unix.SchedSetaffinity(0, &old)
-	for range 5 {
-		d, err := w.Walk(request(dir))
-		require.NoError(b, err)
-		require.True(b, d.Complete)
-		require.EqualValues(b, children, d.Children)
-		perChild = append(perChild, float64(d.Elapsed)/children)
-	}
-	stop.Store(true)
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(median(perChild), "ns/child")
-	b.ReportMetric(float64(<-latest)/1e6, "ms-late")
-	b.ReportMetric(float64(idle)/1e6, "ms-late-without")
+
+	onCPU0 := func() func() {
+		runtime.LockOSThread()
+		var old, one unix.CPUSet
+		require.NoError(b, unix.SchedGetaffinity(0, &old))
+		one.Set(0)
+		require.NoError(b, unix.SchedSetaffinity(0, &one))
+		return func() {
+			_ = unix.SchedSetaffinity(0, &old)
+			runtime.UnlockOSThread()
+		}
+	}
+	lateness := func(policy uint32, during func()) (late []float64) {
+		var stop atomic.Bool
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			defer onCPU0()()
+			attributes := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: policy}
+			if policy == unix.SCHED_FIFO {
+				attributes.Priority = 1
+			}
+			if err := unix.SchedSetAttr(0, &attributes, 0); err != nil {
+				b.Log(err)
+			}
+			interval := unix.NsecToTimespec(int64(time.Millisecond))
+			for !stop.Load() {
+				start := time.Now()
+				_ = unix.Nanosleep(&interval, nil)
+				late = append(late, float64(time.Since(start)-time.Millisecond)/1e6)
+			}
+			_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr}, 0)
+		}()
+		during()
+		stop.Store(true)
+		<-done
+		slices.Sort(late)
+		return late
+	}
+	for _, policy := range []struct {
+		name string
+		id   uint32
+	}{{"", unix.SCHED_NORMAL}, {"-fifo", unix.SCHED_FIFO}} {
+		idle := lateness(policy.id, func() { time.Sleep(time.Second) })
+		var perChild []float64
+		late := lateness(policy.id, func() {
+			defer onCPU0()()
+			for range 5 {
+				d, err := w.Walk(request(dir))
+				require.NoError(b, err)
+				require.True(b, d.Complete)
+				require.EqualValues(b, children, d.Children)
+				perChild = append(perChild, float64(d.Elapsed)/children)
+			}
+		})
+		if policy.name == "" {
+			b.ReportMetric(slices.Min(perChild), "ns/child-least")
+			b.ReportMetric(median(perChild), "ns/child")
+		}
+		b.ReportMetric(late[len(late)-1], "ms-late"+policy.name)
+		b.ReportMetric(late[len(late)*99/100], "ms-late-p99"+policy.name)
+		b.ReportMetric(idle[len(idle)-1], "ms-late-without"+policy.name)
+	}
 }
 
 // BenchmarkRead is the CPU time of reading full maps.

@@ -66,8 +66,8 @@ type Directory struct {
 	Capped    bool // MaxChildren reached
 	Disturbed bool // the children changed too fast
 	TimedOut  bool
-	// Elapsed time of the walk itself, waiting for a CPU included, and the part
-	// of it spent in the walk's chunks.
+	// Elapsed is the time that the walk's steps took, without the pauses between
+	// chunks of them.
 	Elapsed time.Duration
 	Newest  []Child // newest first
 }
@@ -259,7 +259,6 @@ func (w *Walker) walk(conn *net.UnixConn, r *Request, deadline time.Time) (d Dir
 
 // once makes one attempt.
 func (w *Walker) once(socket int, r *Request, deadline time.Time) (Directory, error) {
-	start := time.Now()
 	state := dentryWalk{Socket: uint32(socket), Descriptor: heldDescriptor, Names: uint32(min(r.Names, len(dentryWalk{}.Newest)))}
 	if err := w.state.Put(uint32(0), &state); err != nil {
 		return Directory{}, err
@@ -279,14 +278,18 @@ func (w *Walker) once(socket int, r *Request, deadline time.Time) (Directory, er
 		if d.Capped || d.TimedOut {
 			break
 		}
+		start := time.Now()
 		if result, err = w.goOn.Run(nil); err != nil {
 			return Directory{}, err
+		}
+		d.Elapsed += time.Since(start)
+		if result == walkMore {
+			time.Sleep(pause)
 		}
 	}
 	if result == walkNone {
 		return Directory{}, errors.New("the helper's directory was not found")
 	}
-	d.Elapsed = time.Since(start)
 	if err := w.state.Lookup(uint32(0), &state); err != nil {
 		return Directory{}, err
 	}
@@ -302,8 +305,14 @@ func (w *Walker) once(socket int, r *Request, deadline time.Time) (Directory, er
 	return d, nil
 }
 
-// chunkSize is the number of children in one run of walk_on.
-const chunkSize = 4096
+const (
+	// chunkSize is the number of children in one run of walk_on: half a
+	// millisecond, in which no other task can have the CPU.
+	chunkSize = 4096
+	// pause between chunks. Without, the scheduler may let a task that wakes
+	// wait for this one's whole slice.
+	pause = 100 * time.Microsecond
+)
 
 // withoutNegatives are file systems that keep no negative dentries: those whose
 // look-ups are simple_lookup() (fs/libfs.c), and procfs.
