@@ -36,11 +36,16 @@ func main() {
 	target := flag.String("package", "./internal/dcache/attribution", "whose tests are run")
 	arguments := flag.String("arguments", "-test.v", "of the test program, separated by commas")
 	parameters := flag.String("parameters", "", "more of them for the kernel, as preempt=full")
+	icount := flag.Bool("icount", false, "let a nanosecond be an instruction, so that benchmarks count these")
 	accel := flag.String("accel", "tcg", "of QEMU: tcg or kvm")
 	timeout := flag.Duration("timeout", 4*time.Minute, "for each kernel")
 	verbose := flag.Bool("v", false, "print all that the machines print")
 	flag.Parse()
 
+	var options []string
+	if *icount {
+		options = []string{"-icount", "shift=0"}
+	}
 	missing := needs(*accel)
 	if len(missing) > 0 {
 		fmt.Printf("kernels: missing: %s\n", strings.Join(missing, " "))
@@ -63,7 +68,7 @@ func main() {
 		}
 		start := time.Now()
 		version := filepath.Base(k.modules)
-		out, err := boot(k, work, *accel, expectations[suite]+" TEST_ARGUMENTS="+*arguments+" "+*parameters, *timeout, *verbose)
+		out, err := boot(k, work, *accel, expectations[suite]+" TEST_ARGUMENTS="+*arguments+" "+*parameters, options, *timeout, *verbose)
 		if err != nil {
 			failed++
 			fmt.Printf("FAIL %s %s after %.0f s: %v\n%s", suite, version, time.Since(start).Seconds(), err, out)
@@ -119,7 +124,7 @@ func prepare(work, target string) error {
 }
 
 // boot runs the tests in one machine and returns what they printed.
-func boot(k *kernel, work, accel, parameters string, timeout time.Duration, verbose bool) (string, error) {
+func boot(k *kernel, work, accel, parameters string, options []string, timeout time.Duration, verbose bool) (string, error) {
 	initrd := filepath.Join(work, "initrd")
 	err := image.Bare(initrd, k.modules, []string{"crc32c_generic", "loop", "ext4", "fuse"}, []image.Program{
 		{From: work + "/init", Name: "init"}, {From: work + "/test", Name: "test"}, {From: work + "/ext4.img", Name: "ext4.img"},
@@ -148,7 +153,7 @@ func boot(k *kernel, work, accel, parameters string, timeout time.Duration, verb
 		}
 		verdict <- err
 	}()
-	m, err := machine.QEMU(accel, k.image, parameters).Boot(initrd, writer)
+	m, err := machine.QEMU(accel, k.image, parameters, options...).Boot(initrd, writer)
 	if err != nil {
 		return "", err
 	}

@@ -38,13 +38,19 @@ func qemu(accel string) Kind {
 	}
 }
 
-// QEMU boots the given kernel with parameters added to its command line.
-func QEMU(accel, kernel, parameters string) Kind {
+// QEMU boots the given kernel with parameters added to its command line, and more
+// options of QEMU.
+func QEMU(accel, kernel, parameters string, options ...string) Kind {
 	return Kind{
 		Name:  accel,
 		Needs: qemuNeeds(accel),
 		command: func(ctx context.Context, dir, initrd string) (*exec.Cmd, error) {
-			return qemuCommand(ctx, accel, kernel, parameters, dir, initrd)
+			command, err := qemuCommand(ctx, accel, kernel, parameters, dir, initrd)
+			if err != nil {
+				return nil, err
+			}
+			command.Args = append(command.Args, options...)
+			return command, nil
 		},
 	}
 }
