@@ -4,7 +4,6 @@ package dcache
 import (
 	"bytes"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 )
@@ -24,7 +23,7 @@ type DentryState struct {
 // It costs some 8 µs: the counts are summed over all CPUs.
 func ReadDentryState(proc string, kernel Version) (DentryState, error) {
 	name := filepath.Join(proc, "sys/fs/dentry-state")
-	content, err := os.ReadFile(name)
+	content, err := readFile(name)
 	if err != nil {
 		return DentryState{}, err
 	}
@@ -50,7 +49,7 @@ type InodeState struct {
 // ReadInodeState reads the state below the directory where procfs is mounted.
 func ReadInodeState(proc string) (InodeState, error) {
 	name := filepath.Join(proc, "sys/fs/inode-nr")
-	content, err := os.ReadFile(name)
+	content, err := readFile(name)
 	if err != nil {
 		return InodeState{}, err
 	}
@@ -84,7 +83,7 @@ type Version struct{ Major, Minor int }
 // ReadVersion reads /proc/sys/kernel/osrelease, such as 4.18.0-553.el8.x86_64.
 func ReadVersion(proc string) (Version, error) {
 	name := filepath.Join(proc, "sys/kernel/osrelease")
-	content, err := os.ReadFile(name)
+	content, err := readFile(name)
 	if err != nil {
 		return Version{}, err
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
+	"github.com/vfsprobe/vfsprobe/internal/mailbox"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
@@ -56,7 +57,7 @@ type Nfslock struct {
 	tableErr, locksErr, blockedErr      string
 	saidNone, saidNoCanary, saidRefused bool
 
-	mail    *mailbox
+	mail    *mailbox.Mailbox
 	hurried bool
 }
 
@@ -69,7 +70,7 @@ func init() {
 			SlowThreshold: config.Duration(time.Second),
 			GraceTimeout:  config.Duration(100 * time.Second),
 			KernelLog:     kmsg.Device,
-			mail:          newMailbox(),
+			mail:          mailbox.New(),
 		}
 	})
 }
@@ -101,7 +102,7 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 		return err
 	}
 	pending := n.setDeadlines()
-	n.mail.open()
+	n.mail.Open()
 	if len(n.superblocks) > 0 {
 		n.kernel.read(n)
 	}
@@ -110,7 +111,7 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 
 	var counts counts
 	for {
-		n.mail.open()
+		n.mail.Open()
 		for sb := range pending {
 			n.advance(sb)
 			if sb.attempt != nil && n.evident(sb) {
@@ -143,7 +144,7 @@ func (n *Nfslock) await(pending map[*superblock]struct{}) {
 		watch = timer.C
 	}
 	select {
-	case <-n.mail.wake:
+	case <-n.mail.Wake():
 	case <-watch:
 		n.watch(pending)
 	}
@@ -151,7 +152,7 @@ func (n *Nfslock) await(pending map[*superblock]struct{}) {
 
 // Hurry makes a Gather under way return. What still hangs then is reported by
 // the first Gather after its timeout.
-func (n *Nfslock) Hurry() { n.mail.post(func() { n.hurried = true }) }
+func (n *Nfslock) Hurry() { n.mail.Post(func() { n.hurried = true }) }
 
 // refresh brings superblocks up to date with the mount table.
 func (n *Nfslock) refresh() error {
@@ -205,7 +206,7 @@ func (n *Nfslock) ask() {
 		c.asking = true
 		go func() {
 			answer := question()
-			n.mail.post(func() { c.links, c.asking, c.known = answer, false, true })
+			n.mail.Post(func() { c.links, c.asking, c.known = answer, false, true })
 		}()
 	}
 	for _, c := range n.chains {

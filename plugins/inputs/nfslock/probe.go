@@ -277,7 +277,7 @@ func (n *Nfslock) findHost() {
 func (n *Nfslock) submit(sb *superblock, plan *prober.Plan, judge func(*superblock, *prober.Report)) {
 	sb.underWay, sb.waits = true, ""
 	n.prober.Submit(prober.Check{Key: sb.key(), Group: group(sb.probed), Trusted: sb.answered, Plan: plan}, func(r prober.Report) {
-		n.mail.post(func() {
+		n.mail.Post(func() {
 			late := sb.patient && !time.Now().Before(sb.deadline)
 			sb.underWay, sb.patient = false, false
 			if late {

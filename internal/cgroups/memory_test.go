@@ -1,0 +1,118 @@
+package cgroups
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// tree writes files, given by their names.
+func tree(t testing.TB, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	for name, content := range files {
+		name = filepath.Join(root, "fs/cgroup", name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		require.NoError(t, os.WriteFile(name, []byte(content), 0o600))
+	}
+	return root
+}
+
+func TestUnifiedHierarchy(t *testing.T) {
+	const container = "docker-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef.scope"
+	sys := tree(t, map[string]string{
+		"cgroup.controllers":                         "cpuset cpu io memory pids\n",
+		"memory.stat":                                "anon 5\nslab_reclaimable 1000\nslab_unreclaimable 7\n",
+		"system.slice/memory.stat":                   "slab_reclaimable 700\n",
+		"system.slice/" + container + "/memory.stat": "file 1\nslab_reclaimable 600\n",
+		"system.slice/ssh.service/cgroup.procs":      "1\n", // without the controller
+		"user.slice/session/memory.stat":             "slab_reclaimable 400\n",
+	})
+	h := FindHierarchies(sys)
+	assert.False(t, h.V1())
+	assert.Equal(t, filepath.Join(sys, "fs/cgroup"), h.Memory)
+	all, err := h.ReadMemory()
+	require.NoError(t, err)
+	assert.ElementsMatch(t, []Memory{
+		{"/", 1000, 0}, // they are not read at one time: more than all is possible
+		{"/system.slice", 700, 100},
+		{"/system.slice/" + container, 600, 600},
+		{"/user.slice/session", 400, 400},
+	}, all)
+	names, err := h.Names()
+	require.NoError(t, err)
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(filepath.Join(h.Memory, "system.slice", container), &st))
+	assert.Equal(t, "/system.slice/"+container, names[st.Ino])
+	assert.Len(t, names, 6)
+}
+
+func TestVersion1(t *testing.T) {
+	sys := tree(t, map[string]string{
+		"unified/cgroup.controllers":               "\n",
+		"memory/memory.stat":                       "cache 1\n",
+		"memory/memory.kmem.usage_in_bytes":        "900\n",
+		"memory/docker/memory.kmem.usage_in_bytes": "300\n",
+	})
+	h := FindHierarchies(sys)
+	assert.True(t, h.V1())
+	assert.Equal(t, filepath.Join(sys, "fs/cgroup/unified"), h.Unified)
+	all, err := h.ReadMemory()
+	require.NoError(t, err)
+	assert.ElementsMatch(t, []Memory{{"/", 900, 600}, {"/docker", 300, 300}}, all)
+}
+
+func TestNoHierarchy(t *testing.T) {
+	h := FindHierarchies(t.TempDir())
+	assert.Equal(t, Hierarchies{}, h)
+	all, err := h.ReadMemory()
+	require.NoError(t, err)
+	assert.Empty(t, all)
+	names, err := h.Names()
+	require.NoError(t, err)
+	assert.Empty(t, names)
+}
+
+func TestAMalformedFileCostsNoOther(t *testing.T) {
+	h := FindHierarchies(tree(t, map[string]string{
+		"cgroup.controllers": "memory",
+		"a/memory.stat":      "slab_reclaimable x\n",
+		"b/memory.stat":      "slab_reclaimable 1\n",
+	}))
+	all, err := h.ReadMemory()
+	require.ErrorContains(t, err, "a/memory.stat")
+	assert.Equal(t, []Memory{{"/b", 1, 1}}, all)
+}
+
+func TestTheCgroupsOfThisHost(t *testing.T) {
+	h := FindHierarchies("/sys")
+	if h.Memory == "" {
+		t.Skip("no memory controller here")
+	}
+	all, err := h.ReadMemory()
+	require.NoError(t, err)
+	require.NotEmpty(t, all)
+	var sum int64
+	for _, m := range all {
+		assert.GreaterOrEqual(t, m.Bytes, m.Own)
+		sum += m.Own
+	}
+	assert.Positive(t, sum)
+}
+
+func FuzzSlab(f *testing.F) {
+	f.Add([]byte("anon 1\nslab_reclaimable 5\n"))
+	f.Add([]byte("slab_reclaimable \n"))
+	f.Add([]byte("slab_reclaimable -7"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		n, err := parseSlab(content)
+		require.GreaterOrEqual(t, n, int64(0))
+		if err != nil {
+			require.Zero(t, n)
+		}
+	})
+}

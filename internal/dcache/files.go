@@ -1,0 +1,163 @@
+package dcache
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// readFile reads a file of procfs or sysfs. Package os would ask for its size and
+// try to watch it, which takes longer than to read most of them.
+func readFile(name string) ([]byte, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	content := make([]byte, 0, 1024)
+	for {
+		n, err := unix.Read(fd, content[len(content):cap(content)])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: name, Err: err}
+		case n == 0:
+			return content, nil
+		}
+		if content = content[:len(content)+n]; cap(content)-len(content) < 512 {
+			content = slices.Grow(content, 4*cap(content))
+		}
+	}
+}
+
+// ReadNumber reads a file of one integer, such as a sysctl. The error is
+// [os.ErrNotExist] where the kernel has no such file.
+func ReadNumber(name string) (int64, error) {
+	content, err := readFile(name)
+	if err != nil {
+		return 0, err
+	}
+	n, err := number(content)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", name, err)
+	}
+	return n, nil
+}
+
+// number reads the integer that the content begins with.
+func number(content []byte) (int64, error) {
+	n, err := numbers(firstField(content), 1)
+	if err != nil {
+		return 0, err
+	}
+	return n[0], nil
+}
+
+// firstField leaves out what follows the first number, such as "N0=4845".
+func firstField(content []byte) []byte {
+	content = bytes.TrimSpace(content)
+	if end := bytes.IndexAny(content, " \t\n"); end >= 0 {
+		return content[:end]
+	}
+	return content
+}
+
+// Sysctls are the settings that bear on the cache. What the kernel lacks is nil.
+type Sysctls struct {
+	CachePressure      *int64 // vm.vfs_cache_pressure
+	CachePressureDenom *int64 // vm.vfs_cache_pressure_denom, since 6.16: what 100 % are
+	DentryNegative     *int64 // fs.dentry-negative: drop the dentries of removed files at once
+	NegativeLimit      *int64 // fs.negative-dentry-limit, of some distributions
+}
+
+// ReadSysctls reads them below the directory where procfs is mounted. The error
+// is about files that are there; the other values hold.
+func ReadSysctls(proc string) (s Sysctls, err error) {
+	for _, file := range []struct {
+		name  string
+		value **int64
+	}{
+		{"vm/vfs_cache_pressure", &s.CachePressure},
+		{"vm/vfs_cache_pressure_denom", &s.CachePressureDenom},
+		{"fs/dentry-negative", &s.DentryNegative},
+		{"fs/negative-dentry-limit", &s.NegativeLimit},
+	} {
+		n, readErr := ReadNumber(filepath.Join(proc, "sys", file.name))
+		switch {
+		case readErr == nil:
+			*file.value = &n
+		case !errors.Is(readErr, fs.ErrNotExist):
+			err = errors.Join(err, readErr)
+		}
+	}
+	return s, err
+}
+
+// Memory is what /proc/meminfo tells, in bytes.
+type Memory struct {
+	Total           int64 // MemTotal
+	SlabReclaimable int64 // SReclaimable: dentries, inodes and others
+}
+
+// ReadMemory reads meminfo below the directory where procfs is mounted.
+func ReadMemory(proc string) (Memory, error) {
+	name := filepath.Join(proc, "meminfo")
+	content, err := readFile(name)
+	if err != nil {
+		return Memory{}, err
+	}
+	var m Memory
+	for _, line := range []struct {
+		key   string
+		bytes *int64
+	}{{"MemTotal:", &m.Total}, {"SReclaimable:", &m.SlabReclaimable}} {
+		n, err := keyed(content, line.key)
+		if err != nil {
+			return Memory{}, fmt.Errorf("%s: %w", name, err)
+		}
+		if n < 0 || n > 1<<53 { // kibibytes
+			return Memory{}, fmt.Errorf("%s: %s %d kB makes no sense", name, line.key, n)
+		}
+		*line.bytes = n << 10
+	}
+	return m, nil
+}
+
+// ReadSlabDrops reads drop_slab of /proc/vmstat: how often somebody made the
+// kernel drop its dentries and inodes, by /proc/sys/vm/drop_caches.
+func ReadSlabDrops(proc string) (int64, error) {
+	name := filepath.Join(proc, "vmstat")
+	content, err := readFile(name)
+	if err != nil {
+		return 0, err
+	}
+	n, err := keyed(content, "drop_slab")
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", name, err)
+	}
+	return n, nil
+}
+
+// keyed finds the number in the line that starts with the key and white space.
+func keyed(content []byte, key string) (int64, error) {
+	for line := range bytes.Lines(content) {
+		rest, found := bytes.CutPrefix(line, []byte(key))
+		if !found || len(rest) == 0 || rest[0] != ' ' && rest[0] != '\t' {
+			continue
+		}
+		n, err := strconv.ParseInt(string(firstField(rest)), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s %w", key, err)
+		}
+		return n, nil
+	}
+	return 0, fmt.Errorf("no %s in it: %w", key, fs.ErrNotExist)
+}

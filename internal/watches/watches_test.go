@@ -1,0 +1,103 @@
+package watches
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+)
+
+// inode is the directory as stat shows it. Not on btrfs.
+func inode(t *testing.T, path string) Inode {
+	t.Helper()
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(path, &st))
+	return Inode{unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino}
+}
+
+func scan(t *testing.T) *Watches {
+	t.Helper()
+	w, err := Scan("/proc")
+	require.NoError(t, err)
+	return w
+}
+
+func TestInotify(t *testing.T) {
+	dir := t.TempDir()
+	require.Zero(t, scan(t).Counts[inode(t, dir)])
+	var all []int
+	for _, mask := range []uint32{unix.IN_MODIFY, unix.IN_ALL_EVENTS, unix.IN_CREATE | unix.IN_DELETE} {
+		fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+		require.NoError(t, err)
+		all = append(all, fd)
+		_, err = unix.InotifyAddWatch(fd, dir, mask)
+		require.NoError(t, err)
+	}
+	w := scan(t)
+	assert.Equal(t, 2, w.Counts[inode(t, dir)], "the third one needs nothing of the children")
+	for _, fd := range all {
+		require.NoError(t, unix.Close(fd))
+	}
+	assert.Zero(t, scan(t).Counts[inode(t, dir)])
+}
+
+func TestFanotify(t *testing.T) {
+	with, without := t.TempDir(), t.TempDir()
+	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_CLOEXEC, unix.O_RDONLY)
+	if err != nil {
+		t.Skipf("fanotify_init: %v", err)
+	}
+	defer unix.Close(fd)
+	require.NoError(t, unix.FanotifyMark(fd, unix.FAN_MARK_ADD, unix.FAN_OPEN|unix.FAN_EVENT_ON_CHILD, unix.AT_FDCWD, with))
+	require.NoError(t, unix.FanotifyMark(fd, unix.FAN_MARK_ADD, unix.FAN_OPEN|unix.FAN_ONDIR, unix.AT_FDCWD, without))
+	w := scan(t)
+	assert.Equal(t, 1, w.Counts[inode(t, with)])
+	assert.Zero(t, w.Counts[inode(t, without)])
+}
+
+func TestNoProcfs(t *testing.T) {
+	_, err := Scan(filepath.Join(t.TempDir(), "proc"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}
+
+func TestMarks(t *testing.T) {
+	w := &Watches{Counts: make(map[Inode]int)}
+	require.NoError(t, w.add([]byte("pos:\t0\nflags:\t02004000\nmnt_id:\t15\nino:\t57\n"+
+		"inotify wd:2 ino:2 sdev:fe00001 mask:800afce ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:0200000000000000\n"+
+		"inotify wd:1 ino:ffffffffffffffff sdev:2c mask:fce ignored_mask:0 \n"+
+		"fanotify flags:10 event-flags:0\nfanotify mnt_id:12 mflags:40 mask:38 ignored_mask:40000000\n"+
+		"fanotify ino:68 sdev:800013 mflags:0 mask:8000038 ignored_mask:0\n"+
+		"fanotify sdev:800013 mflags:0 mask:8000038 ignored_mask:0\n")))
+	assert.Equal(t, map[Inode]int{{254, 1, 2}: 1, {0, 44, 1<<64 - 1}: 1, {8, 19, 0x68}: 1}, w.Counts)
+	require.ErrorContains(t, w.add([]byte("inotify wd:1 ino:x sdev:1\n")), "ino")
+	require.Error(t, w.add([]byte("inotify wd:1 ino\n")))
+}
+
+func FuzzMarks(f *testing.F) {
+	f.Add([]byte("inotify wd:2 ino:2 sdev:fe00001 mask:800afce ignored_mask:0\n"))
+	f.Add([]byte("fanotify ino:68 sdev:800013 mflags:0 mask:8000038\n"))
+	f.Add([]byte("inotify ino sdev:\x00"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		w := &Watches{Counts: make(map[Inode]int)}
+		err := w.add(content)
+		for inode, count := range w.Counts {
+			require.Positive(t, count)
+			require.Less(t, inode.Major, uint32(1<<12))
+			require.Less(t, inode.Minor, uint32(1<<20))
+		}
+		if len(content) == 0 {
+			require.NoError(t, err)
+		}
+	})
+}
+
+func BenchmarkScan(b *testing.B) {
+	for b.Loop() {
+		if _, err := Scan("/proc"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
