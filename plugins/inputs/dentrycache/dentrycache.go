@@ -1,58 +1,293 @@
-// Package dentrycache is a Telegraf input which watches the dentry cache.
+// Package dentrycache is a Telegraf input which tells whether the dentry cache
+// grows towards the stall that freezes hosts, how long that would last by now,
+// and which process and directory cause it.
 package dentrycache
 
 import (
 	_ "embed"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/inputs"
 
+	"github.com/vfsprobe/vfsprobe/internal/cgroups"
+	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/dcache"
+	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+	"github.com/vfsprobe/vfsprobe/internal/kmsg"
+	"github.com/vfsprobe/vfsprobe/internal/mailbox"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/watches"
 )
 
 //go:embed sample.conf
 var sampleConfig string
 
-// Dentrycache is the input.
+// Dentrycache is the input. Its exported fields are its configuration, which
+// sample.conf explains.
 type Dentrycache struct {
-	proc   string
-	kernel dcache.Version
+	Directories     []string        `toml:"directories"`
+	FindDirectories bool            `toml:"find_directories"`
+	MaxChildren     int             `toml:"max_children"`
+	CountChildren   bool            `toml:"count_children"`
+	SampleNames     bool            `toml:"sample_names"`
+	LookupProbe     bool            `toml:"lookup_probe"`
+	InotifyProbe    bool            `toml:"inotify_probe"`
+	Attribution     string          `toml:"attribution"`
+	ENOENTThreshold float64         `toml:"enoent_threshold"`
+	TopSources      int             `toml:"top_sources"`
+	SourceThreshold float64         `toml:"source_threshold"`
+	TopCgroups      int             `toml:"top_cgroups"`
+	MemoryShare     float64         `toml:"memory_share"`
+	Timeout         config.Duration `toml:"timeout"`
+	KernelLog       string          `toml:"kernel_log"`
+
+	Log telegraf.Logger `toml:"-"`
+
+	settings
+	prober *prober.Prober
+	host   host
+	owners owners
+
+	table       *mounts.Table
+	mounts      []mounts.Mount // as last read
+	tableErr    string
+	directories []*directory
+	refused     map[string]time.Time // that were found growing and can't be looked at; when
+
+	watches    *watches.Watches
+	watchesErr string
+	scanning   bool
+	scanDue    time.Time
+
+	tracer    *attribution.Tracer
+	mode      attribution.Mode // as said last
+	walker    *attribution.Walker
+	walks     int    // under way
+	started   bool   // the attribution's start
+	ready     bool   // it has ended
+	startErr  string // why there is no tracer
+	walkerErr string // why there is no walker
+	sources   sources
+
+	mail    *mailbox.Mailbox
+	hurried bool
+	eager   bool // count what the mode ENOENT can at once: somebody is looking
 }
 
 func init() {
-	inputs.Add("dentrycache", func() telegraf.Input { return &Dentrycache{proc: "/proc"} })
+	inputs.Add("dentrycache", func() telegraf.Input {
+		return &Dentrycache{
+			Directories:     []string{"/"},
+			FindDirectories: true,
+			CountChildren:   true,
+			MaxChildren:     5_000_000,
+			LookupProbe:     true,
+			Attribution:     "auto",
+			ENOENTThreshold: 100,
+			TopSources:      10,
+			SourceThreshold: 10,
+			TopCgroups:      10,
+			MemoryShare:     0.25,
+			Timeout:         config.Duration(5 * time.Second),
+			KernelLog:       kmsg.Device,
+			mail:            mailbox.New(),
+		}
+	})
 }
 
 // SampleConfig returns the documented configuration.
 func (*Dentrycache) SampleConfig() string { return sampleConfig }
 
-// Init finds out which kernel this is.
+// UseProber sets the prober that all inputs of the plugin share.
+func (d *Dentrycache) UseProber(p *prober.Prober) { d.prober = p }
+
+// Init checks the configuration, and finds out which kernel this is.
 func (d *Dentrycache) Init() error {
+	if err := d.resolve(); err != nil {
+		return err
+	}
 	kernel, err := dcache.ReadVersion(d.proc)
 	if err != nil {
 		return fmt.Errorf("finding the kernel's version: %w", err)
 	}
-	d.kernel = kernel
+	d.host.kernel = kernel
+	d.findHash()
+	d.owners.hierarchies = cgroups.FindHierarchies(d.sys)
+	d.directories, d.refused = nil, make(map[string]time.Time)
+	for _, name := range d.Directories {
+		d.directories = append(d.directories, &directory{path: name, configured: true})
+	}
+	if d.prober == nil {
+		d.prober = prober.New(prober.Options{Warnf: d.Log.Warnf})
+	}
 	return nil
 }
 
-// Gather reads the kernel's counters. What the kernel lacks is left out.
+// Gather reports the whole host and its cgroups at once, and then the directories:
+// each is looked at by a helper process, and its children are counted. It returns
+// when all are reported, or their time is up, or Hurry is called.
 func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
-	dentries, err := dcache.ReadDentryState(d.proc, d.kernel)
-	if err != nil {
-		return fmt.Errorf("reading the dentry cache's state: %w", err)
+	now := time.Now()
+	d.hurried = false
+	if err := d.gatherHost(acc, now); err != nil {
+		return err
 	}
-	fields := map[string]any{"dentries": dentries.Dentries, "unused": dentries.Unused}
-	if dentries.HasNegative {
-		fields["negative"] = dentries.Negative
+	d.gatherCgroups(acc, now)
+	d.startAttribution()
+	d.mail.Open()
+	d.refresh()
+	d.gatherSources(acc, now)
+	d.watchMisses()
+	d.forget(now)
+	d.startLooks(now)
+	d.scanWatches(now)
+
+	pending := slices.Clone(d.directories)
+	end := time.After(d.timeout + d.timeout/10)
+	for {
+		d.mail.Open()
+		// The first time what is known of watches and the attribution is waited for.
+		complete := d.ready && (!d.scanning || d.watches != nil)
+		if complete {
+			pending = slices.DeleteFunc(pending, func(dir *directory) bool {
+				done := !dir.underWay && !dir.walking
+				if done {
+					d.report(acc, dir, now)
+				}
+				return done
+			})
+		}
+		if d.hurried || complete && len(pending) == 0 {
+			break
+		}
+		select {
+		case <-d.mail.Wake():
+			continue
+		case <-end:
+		}
+		d.mail.Open()
+		break
 	}
-	inodes, err := dcache.ReadInodeState(d.proc)
-	if err != nil {
-		acc.AddError(fmt.Errorf("reading the inode cache's state: %w", err))
-	} else {
-		fields["inodes"], fields["inodes_unused"] = inodes.Inodes, inodes.Unused
+	for _, dir := range pending {
+		d.reportPending(acc, dir)
 	}
-	acc.AddGauge("dentrycache", fields, nil)
+	d.emitStatus(acc)
 	return nil
+}
+
+// Hurry makes a Gather under way return.
+func (d *Dentrycache) Hurry() { d.mail.Post(func() { d.hurried = true }) }
+
+// Close ends the attribution. It is not needed where the process ends.
+func (d *Dentrycache) Close() {
+	for d.started && !d.ready {
+		<-d.mail.Wake()
+		d.mail.Open()
+	}
+	if d.tracer != nil {
+		d.tracer.Close()
+	}
+	for d.walks > 0 {
+		<-d.mail.Wake()
+		d.mail.Open()
+	}
+	if d.walker != nil {
+		d.walker.Close()
+	}
+}
+
+// refresh brings the mount table up to date.
+func (d *Dentrycache) refresh() {
+	if d.table == nil {
+		table, err := mounts.OpenTable(d.mountinfo)
+		if err != nil {
+			d.sayOnce(&d.tableErr, fmt.Errorf("opening the mount table: %w", err))
+			return
+		}
+		d.table = table
+	}
+	all, _, err := d.table.Mounts()
+	d.sayOnce(&d.tableErr, err)
+	if all != nil {
+		d.mounts = all
+	}
+}
+
+// report reports a directory. One that was found growing and can't be looked at is
+// not one to alert on: it is forgotten.
+func (d *Dentrycache) report(acc telegraf.Accumulator, dir *directory, now time.Time) {
+	if dir.configured || dir.found.code == result.OK {
+		d.emitDirectory(acc, dir)
+		return
+	}
+	d.refused[dir.path] = now
+	d.drop(dir)
+}
+
+// reportPending reports a directory about which something was still under way
+// when Gather had to return. One that hung before still does, and one that is
+// being walked has an older figure; of others nothing is known.
+func (d *Dentrycache) reportPending(acc telegraf.Accumulator, dir *directory) {
+	if dir.known && (!dir.underWay || !dir.hungSince.IsZero()) {
+		d.emitDirectory(acc, dir)
+	}
+}
+
+// foundGrowing takes directories in which negative dentries grow, with how many
+// per second. The fastest have a place beside the configured ones.
+func (d *Dentrycache) foundGrowing(rates map[string]float64, now time.Time) {
+	for _, dir := range d.directories {
+		if rate, growing := rates[dir.path]; growing {
+			delete(rates, dir.path)
+			if dir.rate = rate; rate >= d.SourceThreshold && rate > 0 {
+				dir.grew = now
+			}
+		} else {
+			dir.rate = 0
+		}
+	}
+	for name, rate := range rates {
+		if rate < d.SourceThreshold || rate <= 0 || !d.refused[name].IsZero() {
+			continue
+		}
+		if len(d.directories) >= maxDirectories {
+			slowest := d.slowest()
+			if slowest == nil || slowest.rate >= rate {
+				continue
+			}
+			d.drop(slowest)
+		}
+		d.directories = append(d.directories, &directory{path: name, rate: rate, grew: now})
+	}
+}
+
+// slowest is the directory that can be dropped for one which grows faster.
+func (d *Dentrycache) slowest() (slowest *directory) {
+	for _, dir := range d.directories {
+		if !dir.configured && !dir.underWay && !dir.walking && (slowest == nil || dir.rate < slowest.rate) {
+			slowest = dir
+		}
+	}
+	return slowest
+}
+
+func (d *Dentrycache) drop(dir *directory) {
+	d.directories = slices.DeleteFunc(d.directories, func(o *directory) bool { return o == dir })
+}
+
+// forget drops the directories that were found and have not grown for long.
+func (d *Dentrycache) forget(now time.Time) {
+	d.directories = slices.DeleteFunc(d.directories, func(dir *directory) bool {
+		return !dir.configured && !dir.underWay && !dir.walking && now.Sub(dir.grew) > idle
+	})
+	for name, at := range d.refused {
+		if now.Sub(at) > idle {
+			delete(d.refused, name)
+		}
+	}
 }

@@ -3,7 +3,11 @@ package dentrycache
 import (
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/inputs"
@@ -11,71 +15,191 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
 )
 
-// only fails unless the input added this gauge and nothing else.
-func only(t *testing.T, acc *collect.Metrics, fields map[string]any) {
+func TestMain(m *testing.M) {
+	if directory := os.Getenv(floodVariable); directory != "" {
+		flood(directory)
+		return
+	}
+	faultfs.Main(m)
+}
+
+const timeout = 500 * time.Millisecond
+
+// newInput is an input on this host, without BPF programs and directories but for
+// those that change asks for.
+func newInput(t testing.TB, change func(*Dentrycache)) (*Dentrycache, *journal.Journal) {
 	t.Helper()
+	d := inputs.Inputs["dentrycache"]().(*Dentrycache)
+	log := journal.New(t)
+	d.Log, d.Timeout = log, config.Duration(timeout)
+	d.Directories, d.Attribution, d.CountChildren = nil, "none", false
+	p := prober.New(prober.Options{Warnf: log.Warnf})
+	t.Cleanup(p.Close)
+	d.UseProber(p)
+	if change != nil {
+		change(d)
+	}
+	require.NoError(t, d.Init())
+	t.Cleanup(func() {
+		d.Close()
+		if d.table != nil {
+			assert.NoError(t, d.table.Close())
+		}
+	})
+	return d, log
+}
+
+// on looks at these directories.
+func on(paths ...string) func(*Dentrycache) {
+	return func(d *Dentrycache) { d.Directories = paths }
+}
+
+// kernel reads the files of one that is kept for tests.
+func kernel(name string) func(*Dentrycache) {
+	return func(d *Dentrycache) {
+		const dir = "../../../internal/dcache/testdata"
+		d.proc, d.sys, d.KernelLog = filepath.Join(dir, name), filepath.Join(dir, "sysfs"), ""
+		d.mountinfo = "/proc/self/mountinfo"
+	}
+}
+
+// host returns the metric of the host, and its fields.
+func gatherHost(t testing.TB, d *Dentrycache) map[string]any {
+	t.Helper()
+	acc := collect.Gather(t, d)
+	require.Empty(t, acc.Errors())
 	all := acc.Named("dentrycache")
 	require.Len(t, all, 1)
-	assert.Equal(t, fields, all[0].Fields())
 	assert.Empty(t, all[0].Tags())
 	assert.Equal(t, telegraf.Gauge, all[0].Type())
+	return all[0].Fields()
 }
 
 func TestKernels(t *testing.T) {
-	for name, fields := range map[string]map[string]any{
-		"ubuntu1804": { // 4.15, which does not count negative dentries
+	const total18, total8, total6 = 8167848 << 10, 65806544 << 10, 24684084 << 10
+	for name, want := range map[string]map[string]any{
+		// 4.15, which does not count negative dentries. There is no slabinfo.
+		"ubuntu1804": {
 			"dentries": int64(98034), "unused": int64(77140), "inodes": int64(83204), "inodes_unused": int64(3410),
+			"vfs_cache_pressure": int64(100), "drop_slab": int64(17),
+			"hash_buckets": int64(1 << 20), "hash_buckets_source": "estimate", "hash_load": 98034.0 / (1 << 20),
+			"slab_reclaimable_bytes": int64(298012 << 10), "memory_share": 98034 * 192.0 / total18,
 		},
-		"rhel8": { // 4.18, which does
-			"dentries": int64(1093712), "unused": int64(1063200), "negative": int64(871032), "inodes": int64(209418), "inodes_unused": int64(2217),
+		// 4.18, which does. Only its slabinfo has the slabs of all cgroups.
+		"rhel8": {
+			"dentries": int64(1093712), "unused": int64(1063200), "negative": int64(871032), "negative_ratio": 871032.0 / 1093712,
+			"inodes": int64(209418), "inodes_unused": int64(2217), "vfs_cache_pressure": int64(100), "drop_slab": int64(0),
+			"hash_buckets": int64(8 << 20), "hash_buckets_source": "estimate", "hash_load": 1093712.0 / (8 << 20),
+			"slab_reclaimable_bytes": int64(4012432 << 10), "dentry_slab_bytes": int64(52175 << 12), "memory_share": (52175 << 12) / float64(total8),
 		},
 		"v6": {
-			"dentries": int64(70054), "unused": int64(68782), "negative": int64(11953), "inodes": int64(57943), "inodes_unused": int64(0),
+			"dentries": int64(70054), "unused": int64(68782), "negative": int64(11953), "negative_ratio": 11953.0 / 70054,
+			"inodes": int64(57943), "inodes_unused": int64(0),
+			"vfs_cache_pressure": int64(100), "vfs_cache_pressure_denom": int64(100), "dentry_negative": int64(0), "drop_slab": int64(2),
+			"hash_buckets": int64(4 << 20), "hash_buckets_source": "estimate", "hash_load": 70054.0 / (4 << 20),
+			"slab_reclaimable_bytes": int64(190092 << 10), "dentry_slab_bytes": int64(5651 << 12), "memory_share": (5651 << 12) / float64(total6),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d := &Dentrycache{proc: filepath.Join("testdata", name)}
-			require.NoError(t, d.Init())
-			acc := &collect.Metrics{}
-			require.NoError(t, d.Gather(acc))
-			require.Empty(t, acc.Errors())
-			only(t, acc, fields)
+			d, log := newInput(t, kernel(name))
+			assert.Equal(t, want, gatherHost(t, d))
+			fields := gatherHost(t, d)
+			assert.Equal(t, 0.0, fields["dentries_per_s"])
+			assert.NotContains(t, fields, "seconds_to_memory_share", "it does not grow")
+			if name == "ubuntu1804" {
+				assert.NotContains(t, fields, "negative_per_s")
+				assert.Len(t, log.About("no dentry_slab_bytes"), 1)
+			} else {
+				assert.Equal(t, 0.0, fields["negative_per_s"])
+				assert.Empty(t, log.About("no dentry_slab_bytes"))
+			}
 		})
 	}
 }
 
-func TestInitNeedsTheKernelsVersion(t *testing.T) {
-	proc := t.TempDir()
-	require.ErrorIs(t, (&Dentrycache{proc: proc}).Init(), os.ErrNotExist)
-	write(t, proc, "sys/kernel/osrelease", "linux\n")
-	require.ErrorContains(t, (&Dentrycache{proc: proc}).Init(), `"linux\n"`)
-}
-
-func write(t *testing.T, proc, name, content string) {
+// write writes a file below a procfs.
+func write(t testing.TB, proc, name, content string) {
 	t.Helper()
 	require.NoError(t, os.MkdirAll(filepath.Dir(filepath.Join(proc, name)), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(proc, name), []byte(content), 0o600))
 }
 
-func TestWithoutTheInodeStateTheDentriesAreReported(t *testing.T) {
+// files reads this procfs.
+func files(proc string) func(*Dentrycache) {
+	return func(d *Dentrycache) {
+		d.proc, d.sys, d.KernelLog, d.mountinfo = proc, filepath.Join(proc, "none"), "", "/proc/self/mountinfo"
+	}
+}
+
+func TestRates(t *testing.T) {
+	proc := t.TempDir()
+	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
+	write(t, proc, "sys/fs/dentry-state", "1000\t900\t45\t0\t500\t0\n")
+	write(t, proc, "sys/fs/inode-nr", "1 1\n")
+	write(t, proc, "meminfo", "MemTotal: 1920 kB\nSReclaimable: 1000 kB\n")
+	d, _ := newInput(t, files(proc))
+	began := time.Now()
+	assert.NotContains(t, gatherHost(t, d), "negative_per_s", "of the first gather")
+	first := d.host.before.at
+	d.host.before.at = began.Add(-10 * time.Second)
+	write(t, proc, "sys/fs/dentry-state", "2000\t1900\t45\t0\t1400\t0\n")
+	fields := gatherHost(t, d)
+	assert.InDelta(t, 100, fields["dentries_per_s"], 5)
+	assert.InDelta(t, 90, fields["negative_per_s"], 5)
+	assert.InDelta(t, 2000*192.0/(1920<<10), fields["memory_share"], 1e-9)
+	// A quarter of 1920 KiB are 2560 dentries.
+	assert.InDelta(t, 5.6, fields["seconds_to_memory_share"], 0.4)
+	d.host.before.at = first
+	write(t, proc, "sys/fs/dentry-state", "500\t400\t45\t0\t10\t0\n")
+	fields = gatherHost(t, d)
+	assert.Negative(t, fields["negative_per_s"])
+	assert.NotContains(t, fields, "seconds_to_memory_share")
+	write(t, proc, "sys/fs/dentry-state", "5000\t400\t45\t0\t10\t0\n")
+	assert.Equal(t, 0.0, gatherHost(t, d)["seconds_to_memory_share"])
+}
+
+func TestInitNeedsTheKernelsVersion(t *testing.T) {
+	proc := t.TempDir()
+	d := inputs.Inputs["dentrycache"]().(*Dentrycache)
+	files(proc)(d)
+	require.ErrorIs(t, d.Init(), os.ErrNotExist)
+	write(t, proc, "sys/kernel/osrelease", "linux\n")
+	require.ErrorContains(t, d.Init(), `"linux\n"`)
+}
+
+func TestWhatCantBeReadCostsNothingElse(t *testing.T) {
 	proc := t.TempDir()
 	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
 	write(t, proc, "sys/fs/dentry-state", "5\t4\t45\t0\t0\t0\n")
-	d := &Dentrycache{proc: proc}
-	require.NoError(t, d.Init())
-	acc := &collect.Metrics{}
-	require.NoError(t, d.Gather(acc))
-	require.Len(t, acc.Errors(), 1)
-	require.ErrorIs(t, acc.Errors()[0], os.ErrNotExist)
-	only(t, acc, map[string]any{"dentries": int64(5), "unused": int64(4), "negative": int64(0)})
+	write(t, proc, "sys/vm/vfs_cache_pressure", "much\n")
+	write(t, proc, "meminfo", "MemTotal: lots\n")
+	write(t, proc, "vmstat", "drop_slab often\n")
+	write(t, proc, "none/kernel/slab/dentry/slabs", "some\n")
+	d, log := newInput(t, files(proc))
+	for range 3 {
+		acc := collect.Gather(t, d)
+		require.Len(t, acc.Errors(), 1)
+		require.ErrorIs(t, acc.Errors()[0], os.ErrNotExist)
+		fields := acc.Named("dentrycache")[0].Fields()
+		delete(fields, "dentries_per_s")
+		delete(fields, "negative_per_s")
+		assert.Equal(t, map[string]any{"dentries": int64(5), "unused": int64(4), "negative": int64(0), "negative_ratio": 0.0}, fields)
+	}
+	for _, what := range []string{`"much"`, `"lots"`, `"often"`, `"some"`} {
+		assert.Len(t, log.About(what), 1, "said once")
+	}
 }
 
 func TestWithoutTheDentryStateNothingIsReported(t *testing.T) {
 	proc := t.TempDir()
-	d := &Dentrycache{proc: proc}
+	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
+	d, _ := newInput(t, files(proc))
 	acc := &collect.Metrics{}
 	require.ErrorIs(t, d.Gather(acc), os.ErrNotExist)
 	write(t, proc, "sys/fs/dentry-state", "5\t4\n")
@@ -84,24 +208,73 @@ func TestWithoutTheDentryStateNothingIsReported(t *testing.T) {
 }
 
 func TestTheRealHost(t *testing.T) {
-	d := inputs.Inputs["dentrycache"]().(*Dentrycache)
-	require.NoError(t, d.Init())
-	acc := &collect.Metrics{}
-	require.NoError(t, d.Gather(acc))
-	require.Empty(t, acc.Errors())
-	all := acc.Named("dentrycache")
-	require.Len(t, all, 1)
-	for _, name := range []string{"dentries", "inodes"} {
-		value, found := all[0].GetField(name)
-		require.True(t, found, name)
-		assert.Positive(t, value, name)
+	d, log := newInput(t, nil)
+	fields := gatherHost(t, d)
+	for _, name := range []string{"dentries", "inodes", "slab_reclaimable_bytes", "hash_buckets", "hash_load", "memory_share", "vfs_cache_pressure"} {
+		assert.Positive(t, fields[name], name)
 	}
+	assert.Contains(t, fields, "drop_slab")
+	fields = gatherHost(t, d)
+	assert.Contains(t, fields, "negative_per_s")
+	assert.Empty(t, log.About("W!"))
+}
+
+func TestCgroups(t *testing.T) {
+	const id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+	sys := t.TempDir()
+	write(t, sys, "fs/cgroup/cgroup.controllers", "cpu memory\n")
+	for path, bytes := range map[string]string{
+		"": "1000", "system.slice": "700", "system.slice/docker-" + id + ".scope": "600", "system.slice/ssh.service": "90", "idle": "0",
+		"a b": "5",
+	} {
+		write(t, sys, filepath.Join("fs/cgroup", path, "memory.stat"), "slab_reclaimable "+bytes+"\n")
+	}
+	d, _ := newInput(t, func(d *Dentrycache) {
+		kernel("v6")(d)
+		d.sys, d.TopCgroups = sys, 4
+	})
+	acc := collect.Gather(t, d)
+	all := acc.Named("dentrycache_cgroup")
+	require.Len(t, all, 4, "the greatest")
+	fields := func(m telegraf.Metric) []any {
+		bytes, _ := m.GetField("slab_reclaimable_bytes")
+		own, _ := m.GetField("slab_reclaimable_own_bytes")
+		return []any{m.Tags()["cgroup"], m.Tags()["container"], bytes, own}
+	}
+	assert.Equal(t, []any{"/system.slice/docker-" + id + ".scope", id[:12], int64(600), int64(600)}, fields(all[0]))
+	assert.Equal(t, []any{"/", "", int64(1000), int64(295)}, fields(all[1]))
+	assert.Equal(t, []any{"/system.slice/ssh.service", "ssh", int64(90), int64(90)}, fields(all[2]))
+	assert.Equal(t, []any{"/system.slice", "", int64(700), int64(10)}, fields(all[3]))
+
+	write(t, sys, "fs/cgroup/system.slice/ssh.service/memory.stat", "slab_reclaimable 690\n")
+	d.owners.due = time.Time{}
+	first := d.owners.at
+	d.owners.at = first.Add(-10 * time.Second)
+	ssh := collect.Gather(t, d).Tagged("dentrycache_cgroup", "container", "ssh")
+	rate, _ := ssh.GetField("slab_reclaimable_bytes_per_s")
+	assert.InDelta(t, 60, rate, 5)
+
+	d, _ = newInput(t, func(d *Dentrycache) { d.TopCgroups = 0 })
+	assert.Empty(t, collect.Gather(t, d).Named("dentrycache_cgroup"))
 }
 
 func TestTheSampleConfigurationIsValid(t *testing.T) {
+	creators := map[string]inputs.Creator{"dentrycache": inputs.Inputs["dentrycache"]}
 	sample := (&Dentrycache{}).SampleConfig()
-	all, err := config.Parse("sample.conf", []byte(sample), os.LookupEnv, map[string]inputs.Creator{"dentrycache": inputs.Inputs["dentrycache"]})
-	require.NoError(t, err)
-	require.Len(t, all, 1)
-	assert.Equal(t, &Dentrycache{proc: "/proc"}, all[0].Plugin)
+	uncommented := regexp.MustCompile(`(?m)^  # ([a-z_]+ = )`).ReplaceAllString(sample, "  $1")
+	for _, text := range []string{sample, uncommented} { // all that is commented out is the default
+		all, err := config.Parse("sample.conf", []byte(text), os.LookupEnv, creators)
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+		want, got := inputs.Inputs["dentrycache"]().(*Dentrycache), all[0].Plugin.(*Dentrycache)
+		want.mail, got.mail = nil, nil
+		assert.Equal(t, want, got)
+	}
+	options := 0
+	for field := range reflect.TypeFor[Dentrycache]().Fields() {
+		if tag := field.Tag.Get("toml"); tag != "" && tag != "-" {
+			options++
+		}
+	}
+	assert.Equal(t, options, strings.Count(uncommented, " = "), "all are there")
 }

@@ -1,0 +1,94 @@
+package dentrycache
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/influxdata/telegraf"
+
+	"github.com/vfsprobe/vfsprobe/internal/cgroups"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+)
+
+// scanShare is the part of a CPU that walking the cgroups, and looking for
+// watches, may take, each.
+const scanShare = 0.01
+
+// owners are the cgroups, by what they hold.
+type owners struct {
+	hierarchies cgroups.Hierarchies
+	due         time.Time
+	at          time.Time // of the figures
+	all         []cgroups.Memory
+	before      map[string]int64 // bytes by path, at the walk before
+	elapsed     float64          // seconds between the walks
+	err         string
+
+	names    map[uint64]string // paths by id
+	namesDue time.Time
+	namesErr string
+}
+
+// gatherCgroups reports the cgroups that hold most, by what is their own.
+func (d *Dentrycache) gatherCgroups(acc telegraf.Accumulator, now time.Time) {
+	o := &d.owners
+	if d.TopCgroups == 0 || o.hierarchies.Memory == "" {
+		return
+	}
+	if !now.Before(o.due) {
+		d.walkCgroups(now)
+	}
+	for _, c := range o.all[:min(len(o.all), d.TopCgroups)] {
+		if c.Own == 0 {
+			break
+		}
+		tags := map[string]string{"cgroup": mounts.Printable(c.Path)}
+		if container := cgroups.ContainerOf(c.Path); container != "" {
+			tags["container"] = mounts.Printable(container)
+		}
+		name := "slab_reclaimable"
+		if o.hierarchies.V1() {
+			name = "kernel_memory"
+		}
+		fields := map[string]any{name + "_bytes": c.Bytes, name + "_own_bytes": c.Own}
+		if before, known := o.before[c.Path]; known && o.elapsed > 0 {
+			fields[name+"_bytes_per_s"] = float64(c.Bytes-before) / o.elapsed
+		}
+		acc.AddGauge("dentrycache_cgroup", fields, tags)
+	}
+}
+
+// walkCgroups brings the figures up to date. It takes at most scanShare of a CPU.
+func (d *Dentrycache) walkCgroups(now time.Time) {
+	o := &d.owners
+	began := time.Now()
+	o.before = make(map[string]int64, len(o.all))
+	for _, c := range o.all {
+		o.before[c.Path] = c.Bytes
+	}
+	o.elapsed = now.Sub(o.at).Seconds()
+	all, err := o.hierarchies.ReadMemory()
+	d.sayOnce(&o.err, err)
+	slices.SortFunc(all, func(a, b cgroups.Memory) int {
+		return cmp.Or(cmp.Compare(b.Own, a.Own), cmp.Compare(a.Path, b.Path))
+	})
+	o.all, o.at = all, now
+	o.due = now.Add(time.Duration(float64(time.Since(began)) / scanShare))
+}
+
+// cgroupName is the path of a cgroup by its id; empty if it is unknown. Names are
+// read again when one is missing, but seldom: the cgroup may be gone.
+func (d *Dentrycache) cgroupName(id uint64, now time.Time) string {
+	o := &d.owners
+	name, known := o.names[id]
+	if known || now.Before(o.namesDue) || o.hierarchies.Unified == "" {
+		return name
+	}
+	began := time.Now()
+	names, err := o.hierarchies.Names()
+	d.sayOnce(&o.namesErr, err)
+	o.names = names
+	o.namesDue = now.Add(time.Duration(float64(time.Since(began)) / scanShare))
+	return names[id]
+}

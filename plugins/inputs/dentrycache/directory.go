@@ -1,0 +1,360 @@
+package dentrycache
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/watches"
+)
+
+const (
+	// stallPerChild is how long the first inotify_add_watch(2) on a directory holds
+	// its lock for each child. On 6.18, with 100 thousand to 5 million children, 66
+	// to 108 ns were measured (BenchmarkStall).
+	stallPerChild = 90 * time.Nanosecond
+	// walkShare is the part of a CPU that walking one directory may take.
+	walkShare = 0.02
+	// idle is how long a directory that was found growing is looked at after it
+	// has ceased to.
+	idle = 10 * time.Minute
+	// sampledNames is how many of the newest names are reported, if that is wanted.
+	sampledNames = 8
+)
+
+// directory is one that is looked at.
+type directory struct {
+	path       string // the host's, as configured or found
+	configured bool
+	grew       time.Time // when the attribution last found it growing
+	rate       float64   // its growth per second then
+
+	deadline   time.Time
+	underWay   bool // a helper's report is to come
+	again      bool // it has been looked at twice in this gather
+	automount  bool // by its path: a look-up would mount something
+	mount      *mounts.Mount
+	inode      uint64
+	mode       uint16
+	cachedName string
+	lookups    map[string]float64 // seconds by field, of the last look
+
+	walking bool
+	walkDue time.Time
+	walked  time.Time
+	walk    attribution.Directory
+	walkErr string
+
+	found      finding
+	known      bool
+	answered   bool // the last look
+	hungSince  time.Time
+	saidNoKeep bool
+}
+
+// finding is how it went to look at a directory.
+type finding struct {
+	code   result.Code
+	errno  syscall.Errno
+	reason string
+	pid    int // of the helper that is stuck
+}
+
+func (dir *directory) key() string { return "dentrycache " + dir.path }
+
+// group names what directories share a fate with: their file system.
+func (dir *directory) group() string {
+	if dir.mount == nil {
+		return "dentrycache"
+	}
+	return "dentrycache " + dir.mount.Superblock()
+}
+
+// startLooks starts to look at each directory for which no helper is under way.
+func (d *Dentrycache) startLooks(now time.Time) {
+	for _, dir := range d.directories {
+		dir.deadline = now.Add(d.timeout)
+		if dir.underWay {
+			continue
+		}
+		dir.again = false
+		dir.mount = mountOf(d.mounts, dir.path)
+		dir.automount = dir.mount != nil && dir.mount.FSType == "autofs"
+		d.submit(dir)
+	}
+}
+
+func (d *Dentrycache) submit(dir *directory) {
+	dir.underWay = true
+	d.prober.Submit(prober.Check{Key: dir.key(), Group: dir.group(), Trusted: dir.answered, Plan: d.look(dir)}, func(r prober.Report) {
+		d.mail.Post(func() {
+			dir.underWay = false
+			d.judge(dir, &r)
+		})
+	})
+}
+
+// judge takes a helper's report, and goes on to the walk.
+func (d *Dentrycache) judge(dir *directory, r *prober.Report) {
+	dir.examine(r, d.mounts)
+	f := dir.findingOf(r)
+	dir.answered = r.Outcome == prober.Done
+	if f.code == result.OK && dir.cachedName != "" && !dir.again && d.LookupProbe {
+		if _, timed := dir.lookups["lookup_cached_seconds"]; !timed && !dir.automount {
+			dir.again = true
+			d.submit(dir)
+			return
+		}
+	}
+	d.settle(dir, f, r.Since)
+	if f.code == result.OK {
+		d.wantWalk(dir)
+	}
+}
+
+// findingOf is the verdict on a report.
+func (dir *directory) findingOf(r *prober.Report) finding {
+	switch r.Outcome {
+	case prober.Expired:
+		return finding{code: result.Timeout, reason: "hangs in " + r.HangsIn}
+	case prober.Stuck, prober.Busy:
+		f := finding{code: result.Stuck, pid: r.PID}
+		if r.HangsIn != "" {
+			f.reason = "hangs in " + r.HangsIn
+		}
+		return f
+	case prober.Capped, prober.Died, prober.Unavailable:
+		return finding{code: result.Unchecked, reason: fmt.Sprint(r.Err)}
+	}
+	if len(r.Steps) == 0 {
+		return finding{code: result.Unchecked, reason: errors.Join(errors.New("the helper gave no answer"), r.Err).Error()}
+	}
+	for i := range r.Steps {
+		if step := &r.Steps[i]; step.Errno != 0 && (step.Name == stepOpen || step.Name == stepExamine) {
+			return failure(step.Errno)
+		}
+	}
+	if dir.mode&unix.S_IFMT != unix.S_IFDIR {
+		return finding{code: result.Error, errno: unix.ENOTDIR, reason: "it is " + typeName(dir.mode)}
+	}
+	for i := range r.Steps {
+		if step := &r.Steps[i]; step.Name == stepMissing && step.Errno != 0 && step.Errno != unix.ENOENT {
+			f := failure(step.Errno)
+			if f.code == result.Denied { // its children can be counted nevertheless
+				return finding{reason: "this user may not look names up in it"}
+			}
+			return f
+		}
+	}
+	return finding{}
+}
+
+func failure(errno syscall.Errno) finding {
+	switch errno {
+	case unix.ENOENT:
+		return finding{code: result.Missing, errno: errno}
+	case unix.EACCES, unix.EPERM:
+		return finding{code: result.Denied, errno: errno}
+	case unix.ESTALE:
+		return finding{code: result.Stale, errno: errno}
+	}
+	return finding{code: result.Error, errno: errno}
+}
+
+// settle notes a finding of a helper that was started then, and logs it if it is
+// another than before.
+func (d *Dentrycache) settle(dir *directory, f finding, started time.Time) {
+	hangs := f.code == result.Timeout || f.code == result.Stuck
+	switch {
+	case !hangs && f.code != result.Unchecked:
+		dir.hungSince = time.Time{}
+	case hangs && dir.hungSince.IsZero():
+		if dir.hungSince = started; started.IsZero() {
+			dir.hungSince = time.Now()
+		}
+	}
+	before := dir.found
+	changed := f.code != before.code || f.errno != before.errno
+	dir.found = f
+	if first := !dir.known; !dir.configured || !changed && !first {
+		dir.known = true
+		return
+	}
+	wasBad := dir.known && before.code != result.OK
+	dir.known = true
+	what, why := mounts.Printable(dir.path), f.code.String()
+	if f.errno != 0 {
+		why += ", " + result.ErrnoName(f.errno)
+	}
+	if f.reason != "" {
+		why += ": " + mounts.Printable(f.reason)
+	}
+	switch {
+	case f.code.Fault():
+		d.Log.Warnf("%s can't be looked at: %s", what, why)
+	case f.code != result.OK:
+		d.Log.Infof("%s is not looked at: %s", what, why)
+	case wasBad:
+		d.Log.Infof("%s can be looked at again", what)
+	}
+}
+
+// wantWalk starts a walk of the directory, unless the last one was so long that it
+// has to rest.
+func (d *Dentrycache) wantWalk(dir *directory) {
+	if d.walker == nil || dir.walking || time.Now().Before(dir.walkDue) {
+		return
+	}
+	dir.walking = true
+	d.walks++
+	names := 0
+	if d.SampleNames {
+		names = sampledNames
+	}
+	request := attribution.Request{
+		Path:        d.prefix + dir.path,
+		Check:       prober.Check{Key: dir.key(), Group: dir.group(), Trusted: true},
+		Timeout:     max(time.Until(dir.deadline), d.timeout/20),
+		MaxChildren: int64(d.MaxChildren), Names: names,
+	}
+	walker := d.walker
+	go func() {
+		began := time.Now()
+		found, err := walker.Walk(request)
+		took := found.Elapsed
+		if err != nil {
+			took = time.Since(began)
+		}
+		d.mail.Post(func() {
+			d.walks--
+			dir.walking = false
+			dir.walkDue = began.Add(time.Duration(float64(took) / walkShare))
+			d.endWalk(dir, found, err)
+		})
+	}()
+}
+
+func (d *Dentrycache) endWalk(dir *directory, found attribution.Directory, err error) {
+	if failed, ok := errors.AsType[*attribution.OpenError](err); ok {
+		// It hangs or went away since it was looked at.
+		d.settle(dir, dir.findingOf(&failed.Report), failed.Report.Since)
+		return
+	}
+	d.sayOnce(&dir.walkErr, err)
+	if err != nil {
+		return
+	}
+	dir.walk, dir.walked = found, time.Now()
+	// btrfs looks like one that keeps none: its d_delete is for names of snapshots
+	// that were removed (btrfs_dentry_delete, fs/btrfs/inode.c).
+	if !found.KeepsNegatives && found.Negative == 0 && found.FSType != "btrfs" && !dir.saidNoKeep {
+		dir.saidNoKeep = true
+		d.Log.Infof("%s is on %s, which keeps no negative dentries", mounts.Printable(dir.path), found.FSType)
+	}
+}
+
+// emitDirectory reports a directory with what is known of it.
+func (d *Dentrycache) emitDirectory(acc telegraf.Accumulator, dir *directory) {
+	f := &dir.found
+	fields := map[string]any{"result": f.code.String(), "result_code": int64(f.code), "configured": dir.configured}
+	if f.errno != 0 {
+		fields["errno"] = result.ErrnoName(f.errno)
+	}
+	if f.reason != "" {
+		fields["reason"] = mounts.Printable(f.reason)
+	}
+	if f.pid != 0 {
+		fields["stuck_pid"] = int64(f.pid)
+	}
+	if !dir.hungSince.IsZero() {
+		fields["hung_seconds"] = time.Since(dir.hungSince).Seconds()
+	}
+	if f.code == result.OK {
+		for name, seconds := range dir.lookups {
+			fields[name] = seconds
+		}
+	}
+	if !dir.walked.IsZero() && f.code == result.OK {
+		d.addWalk(fields, dir)
+	}
+	tags := map[string]string{"directory": mounts.Printable(dir.path)}
+	if dir.mount != nil {
+		tags["device"], tags["fstype"] = device(dir.mount.Source), dir.mount.FSType
+	}
+	d.addWatches(fields, dir)
+	acc.AddGauge("dentrycache_dir", fields, tags)
+}
+
+func (d *Dentrycache) addWalk(fields map[string]any, dir *directory) {
+	w := &dir.walk
+	fields["children"], fields["negative_children"] = w.Children, w.Negative
+	fields["complete"], fields["capped"] = w.Complete, w.Capped
+	switch {
+	case w.Disturbed:
+		fields["incomplete_reason"] = "disturbed"
+	case w.TimedOut:
+		fields["incomplete_reason"] = "timeout"
+	case w.Capped:
+		fields["incomplete_reason"] = "max_children"
+	}
+	fields["walk_seconds"] = w.Elapsed.Seconds()
+	fields["walked_seconds_ago"] = time.Since(dir.walked).Seconds()
+	fields["predicted_stall_seconds"] = (time.Duration(w.Children) * stallPerChild).Seconds()
+	if d.SampleNames && len(w.Newest) > 0 {
+		all := make([]string, len(w.Newest))
+		for i, child := range w.Newest {
+			all[i] = mounts.Printable(child.Name)
+		}
+		fields["newest_names"] = strings.Join(all, "/") // the one byte that no name has
+	}
+}
+
+// addWatches says whether somebody watches the directory.
+func (d *Dentrycache) addWatches(fields map[string]any, dir *directory) {
+	if d.watches == nil || dir.mount == nil || dir.found.code != result.OK {
+		return
+	}
+	count := d.watches.Counts[watches.Inode{Major: uint32(dir.mount.Major), Minor: uint32(dir.mount.Minor), Number: dir.inode}]
+	if count > 0 || d.watches.Complete {
+		fields["watched"], fields["watches"] = count > 0, int64(count)
+	}
+}
+
+// device is the tag, as mountstat and Telegraf's disk input have it.
+func device(source string) string { return mounts.Printable(strings.TrimPrefix(source, "/dev/")) }
+
+// scanWatches looks for watches, in a goroutine of its own: a host can have
+// hundreds of thousands of open files. It takes at most scanShare of a CPU.
+func (d *Dentrycache) scanWatches(now time.Time) {
+	if d.scanning || now.Before(d.scanDue) || len(d.directories) == 0 {
+		return
+	}
+	d.scanning = true
+	proc, delay := d.proc, time.Duration(0)
+	if d.watches == nil {
+		delay = startDelay
+	}
+	go func() {
+		time.Sleep(delay)
+		began := time.Now()
+		found, err := watches.Scan(proc)
+		took := time.Since(began)
+		d.mail.Post(func() {
+			d.scanning = false
+			d.scanDue = began.Add(time.Duration(float64(took) / scanShare))
+			d.sayOnce(&d.watchesErr, err)
+			if found != nil {
+				d.watches = found
+			}
+		})
+	}()
+}

@@ -1,0 +1,102 @@
+package dentrycache
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+)
+
+// maxDirectories is how many directories are looked at, those that were found
+// included.
+const maxDirectories = 16
+
+// settings are the configuration, checked and resolved.
+type settings struct {
+	timeout   time.Duration
+	modes     []attribution.Mode // of the attribution, that may be used; none: it is off
+	prefix    string             // of the host's paths, as seen from here
+	proc, sys string
+	mountinfo string
+	pageSize  int64
+}
+
+// resolve checks the configuration. Its error names all that is wrong.
+func (d *Dentrycache) resolve() error {
+	var problems []error
+	complain := func(format string, arguments ...any) {
+		problems = append(problems, fmt.Errorf(format, arguments...))
+	}
+	if len(d.Directories) > maxDirectories {
+		complain("directories: %d of them, at most %d are possible", len(d.Directories), maxDirectories)
+	}
+	for i, directory := range d.Directories {
+		if !filepath.IsAbs(directory) || strings.ContainsRune(directory, 0) {
+			complain("directories: %q is not an absolute path", directory)
+			continue
+		}
+		clean := filepath.Clean(directory)
+		if slices.Contains(d.Directories[:i], clean) {
+			complain("directories: %q is there twice", directory)
+		}
+		d.Directories[i] = clean
+	}
+	if d.MaxChildren < 0 {
+		complain("max_children = %d: it can't be negative", d.MaxChildren)
+	}
+	for key, value := range map[string]int{"top_sources": d.TopSources, "top_cgroups": d.TopCgroups} {
+		if value < 0 {
+			complain("%s = %d: it can't be negative", key, value)
+		}
+	}
+	for key, value := range map[string]float64{"source_threshold": d.SourceThreshold, "enoent_threshold": d.ENOENTThreshold} {
+		if !(value >= 0) {
+			complain("%s = %v: it can't be negative", key, value)
+		}
+	}
+	if !(d.MemoryShare > 0 && d.MemoryShare <= 1) {
+		complain("memory_share = %v: it must be more than 0 and at most 1", d.MemoryShare)
+	}
+	d.timeout = time.Duration(d.Timeout)
+	if d.timeout < 100*time.Millisecond {
+		complain("timeout = %q: at least 100ms are needed", d.timeout)
+	}
+	switch d.Attribution {
+	case "auto":
+		d.modes = []attribution.Mode{attribution.Fentry, attribution.Kprobe, attribution.ENOENT}
+	case "none":
+		d.modes = nil
+	case attribution.Fentry.String():
+		d.modes = []attribution.Mode{attribution.Fentry}
+	case attribution.Kprobe.String():
+		d.modes = []attribution.Mode{attribution.Kprobe}
+	case attribution.ENOENT.String():
+		d.modes = []attribution.Mode{attribution.ENOENT}
+	default:
+		complain(`attribution = %q: there are "auto", "fentry", "kprobe", "enoent" and "none"`, d.Attribution)
+	}
+	d.resolveHost()
+	return errors.Join(problems...)
+}
+
+// resolveHost finds out where the host shows, if this is a container.
+func (d *Dentrycache) resolveHost() {
+	d.pageSize = int64(os.Getpagesize())
+	if d.proc != "" { // a test's
+		return
+	}
+	d.proc, d.sys, d.prefix = os.Getenv("HOST_PROC"), os.Getenv("HOST_SYS"), strings.TrimRight(os.Getenv("HOST_MOUNT_PREFIX"), "/")
+	pid := "1" // the host's own processes see the host's mounts; this one may not
+	if d.proc == "" {
+		d.proc, pid = "/proc", "self"
+	}
+	if d.sys == "" {
+		d.sys = "/sys"
+	}
+	d.mountinfo = filepath.Join(d.proc, pid, "mountinfo")
+}

@@ -1,0 +1,212 @@
+package dentrycache
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/plugins/serializers/influx"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+)
+
+const table = `21 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw
+22 21 254:2 / /srv rw,relatime - ext4 /dev/mapper/srv rw
+23 21 254:1 /var/lib/data /data rw,relatime - ext4 /dev/vda1 rw
+24 21 0:40 /@home /home rw,relatime - btrfs /dev/vdb rw,subvol=/@home
+25 21 0:50 / /var/lib/docker/overlay2/abc/merged rw,relatime - overlay overlay rw
+26 21 0:60 /part /mnt/part rw - xfs /dev/vdc rw
+27 21 254:2 / /a/longer/way/to/srv rw,relatime - ext4 /dev/mapper/srv rw
+`
+
+func mountTable(t testing.TB) []mounts.Mount {
+	t.Helper()
+	all, err := mounts.Parse([]byte(table))
+	require.NoError(t, err)
+	return all
+}
+
+func TestLocate(t *testing.T) {
+	all := mountTable(t)
+	type p = attribution.Place
+	dev := func(major, minor uint32) attribution.Device { return attribution.Device{Major: major, Minor: minor} }
+	for _, c := range []struct {
+		place p
+		want  place
+	}{
+		{p{Device: dev(254, 1)}, place{"/", true, "vda1", "ext4"}},
+		{p{Device: dev(254, 1), Path: []string{"usr", "lib"}}, place{"/usr/lib", true, "vda1", "ext4"}},
+		{p{Device: dev(254, 2)}, place{"/srv", true, "mapper/srv", "ext4"}},
+		{p{Device: dev(254, 2), Path: []string{"x"}}, place{"/srv/x", true, "mapper/srv", "ext4"}},
+		{p{Device: dev(0, 40), Path: []string{"@home", "joe"}}, place{"/home/joe", true, "vdb", "btrfs"}},
+		{p{Device: dev(0, 40), Path: []string{"@", "usr"}}, place{"/@/usr", false, "vdb", "btrfs"}}, // not mounted
+		{p{Device: dev(0, 40), Path: []string{"@homework"}}, place{"/@homework", false, "vdb", "btrfs"}},
+		{p{Device: dev(0, 50), Path: []string{"tmp"}}, place{"/var/lib/docker/overlay2/abc/merged/tmp", true, "overlay", "overlay"}},
+		{p{Device: dev(0, 60), Path: []string{"part"}}, place{"/mnt/part", true, "vdc", "xfs"}},
+		{p{Device: dev(0, 77), Path: []string{"in", "another"}, FSType: "tmpfs"}, place{"/in/another", false, "0:77", "tmpfs"}},
+		{p{Device: dev(254, 1), Path: []string{"deep", "down"}, Truncated: true, FSType: "ext4"}, place{"…/deep/down", false, "254:1", "ext4"}},
+		{p{Device: dev(254, 1), Truncated: true}, place{"…", false, "254:1", ""}},
+		{p{Device: dev(254, 1), Relative: "tmp/x", FromRoot: true}, place{"/tmp/x", true, "vda1", "ext4"}},
+		{p{Device: dev(254, 1), Relative: "srv/x", FromRoot: true}, place{"/srv/x", true, "mapper/srv", "ext4"}}, // crosses a mount point
+		{p{Device: dev(254, 1), Path: []string{"opt"}, Relative: "./a//b"}, place{"/opt/a/b", true, "vda1", "ext4"}},
+		{p{Device: dev(254, 1), Path: []string{"opt"}, Relative: "a/../b"}, place{"/opt/a/../b", false, "vda1", "ext4"}},
+		{p{Device: dev(0, 50), Relative: "etc", FromRoot: true}, place{"/var/lib/docker/overlay2/abc/merged/etc", true, "overlay", "overlay"}}, // a container's root
+	} {
+		assert.Equal(t, c.want, locate(all, &c.place), "%+v", c.place)
+	}
+}
+
+func FuzzLocate(f *testing.F) {
+	f.Add("a", "b", "c/d", uint32(254), uint32(1), false)
+	f.Add("", "..", "../..", uint32(0), uint32(40), true)
+	f.Fuzz(func(t *testing.T, first, second, relative string, major, minor uint32, truncated bool) {
+		at := locate(mountTable(t), &attribution.Place{Device: attribution.Device{Major: major, Minor: minor}, Path: []string{first, second}, Relative: relative, Truncated: truncated})
+		require.NotEmpty(t, at.path)
+		require.NotEmpty(t, at.device)
+		require.False(t, truncated && at.real)
+	})
+}
+
+// row is one of the attribution's on the root file system.
+func row(comm, directory string, created int64) attribution.Source {
+	return attribution.Source{Comm: comm, Place: attribution.Place{Device: attribution.Device{Major: 254, Minor: 1}, Relative: directory[1:], FromRoot: true},
+		Created: created, PID: int32(created % 1000), UID: 7}
+}
+
+func TestSourcesAreSummedUp(t *testing.T) {
+	d, _ := newInput(t, nil)
+	d.mounts = mountTable(t)
+	now := time.Now()
+	rows := []attribution.Source{row("busy", "/srv/x", 5000), row("idle", "/tmp", 3), row("busy", "/tmp", 100)}
+	rows[0].Converted, rows[0].Unlinked, rows[0].KilledInDir = 10, 20, 30
+	rows[0].Place.Inode, rows[2].Place.Inode = 2, 3
+	// Another row of the same directory, from a cgroup with no name.
+	twin := rows[0]
+	twin.CgroupID, twin.Created = 12345, 700
+	rows = append(rows, twin)
+	all, growth := d.sumUp(rows, now)
+	require.Len(t, all, 3)
+	assert.EqualValues(t, 5000+700+2*(20-10)-30, growth["/srv/x"], "what was killed in it counts once")
+	chosen := choose(all, 100)
+	require.Len(t, chosen, 2)
+	assert.Equal(t, seriesKey{comm: "busy", directory: "/srv/x", device: "mapper/srv", fstype: "ext4"}, chosen[0].key)
+	assert.Equal(t, counts{5700, 20, 40, 30}, chosen[0].total)
+
+	// The rows that were there before count by what came since; one that was
+	// dropped and made anew from zero.
+	rows[0].Created, rows[2].Created = 5500, 40
+	all, growth = d.sumUp(rows, now)
+	chosen = choose(all, 1)
+	require.Len(t, chosen, 2)
+	assert.Equal(t, counts{created: 500}, chosen[0].recent)
+	assert.Equal(t, counts{created: 40}, chosen[1].recent)
+	assert.EqualValues(t, 500, growth["/srv/x"])
+}
+
+func TestManyDirectoriesCountForTheOneAbove(t *testing.T) {
+	d, _ := newInput(t, nil)
+	d.mounts = mountTable(t)
+	var rows []attribution.Source
+	for i := range 1000 {
+		rows = append(rows, row("builder", fmt.Sprintf("/tmp/build/%d/out", i), 5))
+	}
+	rows = append(rows, row("builder", "/tmp/build", 60), row("builder", "/tmp/build/7", 200), row("other", "/opt/a", 5), row("other", "/opt/b", 4), row("third", "/", 3))
+	all, _ := d.sumUp(rows, time.Now())
+	chosen := choose(all, 100)
+	require.Len(t, chosen, 2)
+	build, seven := chosen[0], chosen[1]
+	assert.Equal(t, "/tmp/build", build.key.directory)
+	assert.Equal(t, []int64{60, 60, 999 * 5, 999}, []int64{build.total.created, build.recent.created, build.below, build.directories})
+	assert.Equal(t, "/tmp/build/7", seven.key.directory)
+	assert.Equal(t, []int64{200, 5, 1}, []int64{seven.recent.created, seven.below, seven.directories})
+	acc := &collect.Metrics{}
+	emitSource(acc, build, 10, true)
+	assert.Equal(t, map[string]any{
+		"created": int64(60), "created_per_s": 6.0, "below_created_per_s": 499.5, "below_directories": int64(999),
+		"converted": int64(0), "unlinked": int64(0), "killed_in_dir": int64(0), "pid": int64(60), "uid": int64(7),
+	}, acc.Named("dentrycache_source")[0].Fields())
+	// Up to the root, where nothing has enough by itself.
+	for _, one := range choose(all, 1) {
+		if one.key.comm == "other" {
+			assert.Contains(t, []string{"/opt/a", "/opt/b"}, one.key.directory)
+		}
+	}
+	all, _ = d.sumUp([]attribution.Source{row("other", "/opt/a", 10), row("other", "/opt/b", 9)}, time.Now())
+	chosen = choose(all, 6)
+	require.Len(t, chosen, 1, "5 and 5 more than before, together")
+	assert.Equal(t, "/opt", chosen[0].key.directory)
+	assert.EqualValues(t, 10, chosen[0].below)
+	all, _ = d.sumUp([]attribution.Source{row("other", "/opt/a", 12), row("other", "/opt/b", 11)}, time.Now())
+	assert.Empty(t, choose(all, 5))
+}
+
+// Any byte may be in a name, and must not break a line of line protocol.
+func TestNamesWithAnyBytes(t *testing.T) {
+	d, _ := newInput(t, nil)
+	d.mounts = mountTable(t)
+	serializer := &influx.Serializer{}
+	require.NoError(t, serializer.Init())
+	for b := 1; b < 256; b++ {
+		comm := fmt.Sprintf("a%cb", rune(b))
+		raw := "a" + string([]byte{byte(b)}) + "b"
+		for _, comm := range []string{comm, raw, string([]byte{byte(b)})} {
+			source := row(comm, "/tmp", 10)
+			source.Place.Relative = "x" + string([]byte{byte(b)}) + "y"
+			all, _ := d.sumUp([]attribution.Source{source}, time.Now())
+			d.sources.before = nil
+			chosen := choose(all, 1)
+			require.Len(t, chosen, 1)
+			acc := &collect.Metrics{}
+			emitSource(acc, chosen[0], 1, false)
+			metrics := acc.Named("dentrycache_source")
+			line, err := serializer.SerializeBatch([]telegraf.Metric{metrics[0]})
+			require.NoError(t, err)
+			require.Equal(t, byte('\n'), line[len(line)-1])
+			require.NotContains(t, string(line[:len(line)-1]), "\n")
+			require.Equal(t, mounts.Printable(comm), metrics[0].Tags()["comm"])
+		}
+	}
+}
+
+func TestTheModeENOENTIsOnWhileNegativesGrow(t *testing.T) {
+	var h host
+	h.before.dentries.HasNegative = true
+	assert.False(t, h.grows(0), "nothing is known yet")
+	h.rates.known, h.rates.elapsed, h.rates.negative, h.rates.dentries = true, 10, 101, -5
+	assert.True(t, h.grows(100))
+	assert.False(t, h.grows(101))
+	h.rates.elapsed = 0.01
+	assert.False(t, h.grows(100), "one more in 10 ms is nothing")
+	h.before.dentries.HasNegative, h.rates.elapsed = false, 10
+	assert.False(t, h.grows(0), "dentries have to do")
+}
+
+func TestFoundDirectories(t *testing.T) {
+	d, _ := newInput(t, on("/", "/srv"))
+	now := time.Now()
+	rates := map[string]float64{"/": 50, "/slow": 9, "/shrinks": -100}
+	for i := range 20 {
+		rates[fmt.Sprintf("/found%d", i)] = float64(1000 + i)
+	}
+	d.foundGrowing(rates, now)
+	assert.Len(t, d.directories, maxDirectories)
+	d.foundGrowing(map[string]float64{"/faster": 1e6}, now.Add(time.Minute))
+	assert.Len(t, d.directories, maxDirectories)
+	require.NotNil(t, d.directoryAt("/faster"))
+	assert.False(t, d.directoryAt("/faster").configured)
+	assert.True(t, d.directoryAt("/").configured)
+	assert.Nil(t, d.directoryAt("/slow"))
+	d.forget(now.Add(idle + time.Second))
+	assert.Len(t, d.directories, 3, "two that are configured, and one that still grew after a minute")
+	d.refused["/gone"] = now
+	d.foundGrowing(map[string]float64{"/gone": 1e6}, now)
+	assert.Nil(t, d.directoryAt("/gone"))
+	d.forget(now.Add(2 * idle))
+	assert.Empty(t, d.refused)
+	assert.Len(t, d.directories, 2)
+}

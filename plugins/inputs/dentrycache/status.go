@@ -1,0 +1,137 @@
+package dentrycache
+
+import (
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/influxdata/telegraf"
+
+	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+)
+
+var errOff = errors.New(`attribution = "none"`)
+
+// startAttribution starts the BPF programs at the first gather, in a goroutine of
+// its own: it can take seconds.
+func (d *Dentrycache) startAttribution() {
+	if d.started {
+		return
+	}
+	d.started = true
+	modes, p, timeout, count, proc := d.modes, d.prober, d.timeout, d.CountChildren, d.proc
+	if len(modes) == 0 && !count {
+		d.attributionStarted(nil, errOff, nil, nil)
+		return
+	}
+	go func() {
+		time.Sleep(startDelay)
+		var walker *attribution.Walker
+		var walkerErr error
+		if count {
+			walker, walkerErr = attribution.OpenWalker(p)
+		}
+		var tracer *attribution.Tracer
+		err := errOff
+		if len(modes) > 0 {
+			tracer, err = attribution.Start(attribution.Options{Prober: p, Modes: modes, Timeout: min(timeout, maxSelfTest), Proc: proc})
+		}
+		debug.FreeOSMemory() // the kernel's types took some 10 MB
+		d.mail.Post(func() { d.attributionStarted(tracer, err, walker, walkerErr) })
+	}()
+}
+
+// attributionStarted takes what there is, and says once what there is not.
+func (d *Dentrycache) attributionStarted(tracer *attribution.Tracer, err error, walker *attribution.Walker, walkerErr error) {
+	d.ready = true
+	switch {
+	case !d.CountChildren:
+	case walkerErr != nil:
+		d.walkerErr = walkerErr.Error()
+		d.Log.Infof("the children of directories can't be counted, and no stall be predicted: %v", walkerErr)
+	default:
+		d.walker = walker
+		for _, dir := range d.directories {
+			if dir.known && !dir.underWay && dir.found.code == 0 {
+				d.wantWalk(dir)
+			}
+		}
+	}
+	switch {
+	case len(d.modes) == 0:
+		d.startErr = err.Error()
+	case err != nil:
+		d.startErr = err.Error()
+		d.Log.Infof("who creates negative dentries can't be said: %v", err)
+	default:
+		d.tracer, d.sources.read = tracer, time.Now()
+		if d.eager {
+			d.watchMisses()
+		}
+		status := tracer.Status()
+		d.sayMode(&status)
+	}
+}
+
+// sayMode says which mode is used, if it is not the best one. It can change later:
+// where fentry turns out to miss events, kprobe takes over.
+func (d *Dentrycache) sayMode(status *attribution.Status) {
+	if why := refusals(status); why != "" {
+		d.Log.Infof("who creates negative dentries is seen in the mode %q only: %s", status.Mode, why)
+	}
+	d.mode = status.Mode
+}
+
+// refusals says why no better mode is used.
+func refusals(status *attribution.Status) string {
+	all := make([]string, len(status.Refused))
+	for i, refused := range status.Refused {
+		all[i] = fmt.Sprintf("%s: %v", refused.Mode, refused.Err)
+	}
+	return strings.Join(all, "; ")
+}
+
+// emitStatus says how the figures were made, and what they may lack.
+func (d *Dentrycache) emitStatus(acc telegraf.Accumulator) {
+	fields := map[string]any{"walker": d.walker != nil}
+	switch {
+	case !d.CountChildren:
+		fields["walker_reason"] = "count_children = false"
+	case d.walkerErr != "":
+		fields["walker_reason"] = d.walkerErr
+	}
+	switch {
+	case !d.ready:
+		fields["mode"] = "starting"
+	case d.tracer == nil:
+		fields["mode"], fields["mode_code"], fields["reason"] = attribution.None.String(), int64(attribution.None), d.startErr
+	default:
+		status := d.tracer.Status()
+		if status.Mode != d.mode {
+			d.sayMode(&status)
+		}
+		fields["mode"], fields["mode_code"] = status.Mode.String(), int64(status.Mode)
+		if why := refusals(&status); why != "" {
+			fields["reason"] = why
+		}
+		if status.Mode == attribution.None {
+			break
+		}
+		fields["watching"], fields["events_lost"], fields["map_bytes"] = status.Watching, status.EventsLost, status.MapBytes
+		fields["selftest_lookups"], fields["selftest_counted"] = status.SelfTest.Lookups, status.SelfTest.Counted
+		t := &d.sources.totals
+		if fields["created"] = t.Created; status.Mode > attribution.ENOENT {
+			fields["converted"], fields["unlinked"], fields["killed"] = t.Converted, t.Unlinked, t.Killed
+		}
+	}
+	acc.AddGauge("dentrycache_status", fields, nil)
+}
+
+// startDelay is how much later than the first gather the BPF programs are loaded,
+// which takes 0.1 s of CPU time: the other inputs' first metrics come before.
+const startDelay = 100 * time.Millisecond
+
+// maxSelfTest is how long a self-test of the attribution may take.
+const maxSelfTest = 2 * time.Second
