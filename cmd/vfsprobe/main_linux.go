@@ -37,9 +37,11 @@ const usage = `vfsprobe tells which file systems hang, what fills the dentry cac
 NFS locks work. Telegraf runs it through [[inputs.execd]].
 
 Usage: vfsprobe [flags]
+       vfsprobe dentries [flags]
 
 Without flags it gathers whenever a newline comes on stdin, prints the metrics
-as line protocol, and ends with stdin.
+as line protocol, and ends with stdin. "vfsprobe dentries" prints tables for a
+person: the directories and processes that fill the dentry cache now.
 
 Flags:
 `
@@ -50,7 +52,12 @@ const (
 	exitUsage   = 2
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	if len(os.Args) > 1 && os.Args[1] == "dentries" {
+		os.Exit(showDentries(os.Args[2:]))
+	}
+	os.Exit(run(os.Args[1:]))
+}
 
 func run(arguments []string) int {
 	lines := execd.NewLog(os.Stderr)

@@ -639,3 +639,44 @@ func TestBesideTheDiskInput(t *testing.T) {
 		t.Logf("Telegraf with the disk input has not stopped %d s after SIGTERM", seconds)
 	}
 }
+
+// The tables for a person come from the command line, with rates.
+func TestDentries(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "vfsprobe.toml")
+	require.NoError(t, os.WriteFile(file, []byte("[[inputs.mountstat]]\n[[inputs.dentrycache]]\n  directories = [\"/\", \"/nowhere\"]\n"), 0o600))
+	run := func(arguments ...string) (string, *process) {
+		p := start(t, binary(t, vfsprobe), append([]string{"dentries"}, arguments...)...)
+		var all []string
+		for line := range p.lines {
+			all = append(all, line)
+		}
+		return strings.Join(all, "\n"), p
+	}
+	shown, p := run("-config", file, "-interval", "200ms")
+	require.Zero(t, p.exit(), p.stderr.String())
+	assert.Regexp(t, `(?m)^\d+ dentries.*/s\)`, shown)
+	assert.Regexp(t, `(?m)^attribution: (fentry|kprobe|enoent|none)`, shown)
+	assert.Regexp(t, `(?m)^/nowhere .*missing +ENOENT`, shown)
+	assert.Equal(t, 1, strings.Count(p.stderr.String(), "/nowhere can't be looked at"), p.stderr.String())
+
+	help, p := run("-help")
+	assert.Zero(t, p.exit())
+	assert.Contains(t, help, "-watch")
+	for _, bad := range [][]string{{"-wach"}, {"now"}, {"-interval", "0s"}} {
+		_, p = run(bad...)
+		assert.Equal(t, 2, p.exit(), bad)
+	}
+	require.NoError(t, os.WriteFile(file, []byte("[[inputs.mountstat]]\n"), 0o600))
+	_, p = run("-config", file)
+	assert.Equal(t, 1, p.exit())
+	assert.Contains(t, p.stderr.String(), "there is no [[inputs.dentrycache]]")
+
+	p = start(t, binary(t, vfsprobe), "dentries", "-watch", "-interval", "100ms")
+	for range 3 {
+		p.until("^attribution: ")
+	}
+	require.NoError(t, p.Process.Signal(syscall.SIGTERM))
+	for range p.lines {
+	}
+	assert.Zero(t, p.exit())
+}

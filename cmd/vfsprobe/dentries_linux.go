@@ -1,0 +1,129 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/influxdata/telegraf/plugins/inputs"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/execd"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/plugins/inputs/dentrycache"
+)
+
+const dentriesUsage = `vfsprobe dentries prints which directories and processes fill the dentry cache
+now. Rates are those of one interval. It takes root, or CAP_BPF, CAP_PERFMON and
+CAP_SYS_PTRACE.
+
+Usage: vfsprobe dentries [flags]
+
+Flags:
+`
+
+// clear makes a terminal empty.
+const clear = "\x1b[H\x1b[2J\x1b[3J"
+
+func showDentries(arguments []string) int {
+	lines := execd.NewLog(os.Stderr)
+	own := lines.Named("vfsprobe")
+	log.SetFlags(0)
+
+	flags := flag.NewFlagSet("vfsprobe dentries", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	file := flags.String("config", "", "take the first [[inputs.dentrycache]] of this `file`")
+	watch := flags.Bool("watch", false, "go on until interrupted")
+	interval := flags.Duration("interval", 2*time.Second, "how long to count")
+	switch err := flags.Parse(arguments); {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Print(dentriesUsage)
+		flags.SetOutput(os.Stdout)
+		flags.PrintDefaults()
+		return 0
+	case err != nil:
+		own.Error(err)
+		return exitUsage
+	case flags.NArg() > 0:
+		own.Errorf("unknown argument %q; -help lists the flags", flags.Arg(0))
+		return exitUsage
+	case *interval <= 0:
+		own.Errorf("-interval %v: it must be more than 0", *interval)
+		return exitUsage
+	}
+	input, err := dentriesInput(*file)
+	if err != nil {
+		logLines(own.Error, err)
+		return exitFailure
+	}
+	p := prober.New(prober.Options{Warnf: own.Warnf})
+	defer p.Close()
+	input.UseProber(p)
+	input.Log = lines.Named("inputs.dentrycache")
+	if err := input.Init(); err != nil {
+		logLines(own.Error, err)
+		return exitFailure
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := refresh(ctx, input, *interval, *watch); err != nil {
+		own.Error(err)
+		return exitFailure
+	}
+	return 0
+}
+
+// dentriesInput is the input as the file has it.
+func dentriesInput(file string) (*dentrycache.Dentrycache, error) {
+	creators := map[string]inputs.Creator{"dentrycache": inputs.Inputs["dentrycache"]}
+	selected := config.Defaults(creators)
+	if file != "" {
+		var err error
+		if selected, err = config.Load(file, inputs.Inputs); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range selected {
+		if input, ok := s.Plugin.(*dentrycache.Dentrycache); ok {
+			return input, nil
+		}
+	}
+	return nil, fmt.Errorf("%s: there is no [[inputs.dentrycache]]", file)
+}
+
+// refresh prints once, or with watch until ctx ends. What comes first is not
+// shown: it has no rates.
+func refresh(ctx context.Context, d *dentrycache.Dentrycache, interval time.Duration, watch bool) error {
+	if err := d.Show(io.Discard); err != nil {
+		return err
+	}
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if watch && isTerminal(os.Stdout) {
+			fmt.Print(clear)
+		}
+		if err := d.Show(os.Stdout); err != nil || !watch {
+			return err
+		}
+		fmt.Println()
+	}
+}
+
+func isTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
