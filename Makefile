@@ -64,7 +64,7 @@ test-kernels:
 
 # What the tests need beside Go.
 setup:
-	tools/setup gcc strace cpio rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs util-linux:fsfreeze
+	tools/setup gcc strace cpio rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze
 
 lint:
 	@test -z "$$(gofmt -l cmd internal plugins)" || { gofmt -l cmd internal plugins; echo 'not gofmt-clean'; exit 1; }
@@ -85,6 +85,7 @@ fuzz:
 # Writes the tables of docs/FAULTS.md.
 faults: setup
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults|TestNoFault' ./plugins/inputs/mountstat
+	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults' ./plugins/inputs/dentrycache
 
 faults-nfs: bin/nfsvm
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
