@@ -297,7 +297,8 @@ func (w *Walker) once(socket int, r *Request, deadline time.Time) (Directory, er
 	d.FSType = string(cString(state.Fstype[:]))
 	d.Children, d.Negative = int64(state.Children), int64(state.Negative)
 	d.Complete, d.Disturbed = result == walkEnd, result == walkLost
-	d.KeepsNegatives = state.Transient == 0 && !slices.Contains(withoutNegatives, d.FSType)
+	// The d_delete of btrfs is for the names of removed snapshots only.
+	d.KeepsNegatives = (state.Transient == 0 || d.FSType == "btrfs") && !slices.Contains(withoutNegatives, d.FSType)
 	for i := range min(int(state.Named), len(state.Newest)) {
 		child := &state.Newest[i]
 		d.Newest = append(d.Newest, Child{string(cString(child.Name[:])), child.Negative != 0})

@@ -254,9 +254,7 @@ func (d *Dentrycache) endWalk(dir *directory, found attribution.Directory, err e
 		return
 	}
 	dir.walk, dir.walked = found, time.Now()
-	// btrfs looks like one that keeps none: its d_delete is for names of snapshots
-	// that were removed (btrfs_dentry_delete, fs/btrfs/inode.c).
-	if !found.KeepsNegatives && found.Negative == 0 && found.FSType != "btrfs" && !dir.saidNoKeep {
+	if !found.KeepsNegatives && found.Negative == 0 && !dir.saidNoKeep {
 		dir.saidNoKeep = true
 		d.Log.Infof("%s is on %s, which keeps no negative dentries", mounts.Printable(dir.path), found.FSType)
 	}

@@ -98,6 +98,9 @@ INLINE void total(u32 counter)
 		__sync_fetch_and_add(n, 1); /* a program can be preempted for another one */
 }
 
+/* linux/magic.h */
+enum { TMPFS_MAGIC = 0x01021994, PROC_SUPER_MAGIC = 0x9fa0, BTRFS_SUPER_MAGIC = 0x9123683e };
+
 /*
  * File systems such as tmpfs make negative dentries only to free them when the
  * look-up is over (simple_lookup(), fs/libfs.c), and never count them in
@@ -216,7 +219,8 @@ INLINE int event(u32 counter, struct dentry *dentry, bool typed)
 	struct inode *inode = GET(typed, parent, d_inode);
 	struct super_block *sb = GET(typed, dentry, d_sb);
 
-	if (is_transient(GET(typed, dentry, d_flags)))
+	/* The d_delete of btrfs is for the names of removed snapshots only. */
+	if (is_transient(GET(typed, dentry, d_flags)) && GET(typed, sb, s_magic) != BTRFS_SUPER_MAGIC)
 		return 0;
 	key.place.inode = GET(typed, inode, i_ino);
 	key.place.device = GET(typed, sb, s_dev);
@@ -318,7 +322,6 @@ SEC("kprobe/d_delete") int kprobe_d_delete(struct pt_regs *context)
  */
 
 enum { BY_PATH = 1, BY_DESCRIPTOR_AND_PATH = 2, SYSCALLS = 512, AT_FDCWD = -100, ENOENT = 2 };
-enum { TMPFS_MAGIC = 0x01021994, PROC_SUPER_MAGIC = 0x9fa0 };
 
 /* How a system call is given its path. Filled in when the program is loaded. */
 const volatile u8 syscalls[SYSCALLS];
