@@ -37,11 +37,11 @@ const usage = `vfsprobe tells which file systems hang, what fills the dentry cac
 NFS locks work. Telegraf runs it through [[inputs.execd]].
 
 Usage: vfsprobe [flags]
-       vfsprobe dentries [flags]
+       vfsprobe check [flags]    what is at fault on this host, and why
+       vfsprobe dentries [flags] which directories and processes fill the dentry cache
 
 Without flags it gathers whenever a newline comes on stdin, prints the metrics
-as line protocol, and ends with stdin. "vfsprobe dentries" prints tables for a
-person: the directories and processes that fill the dentry cache now.
+as line protocol, and ends with stdin.
 
 Flags:
 `
@@ -52,14 +52,17 @@ const (
 	exitUsage   = 2
 )
 
-func main() {
-	if len(os.Args) > 1 && os.Args[1] == "dentries" {
-		os.Exit(showDentries(os.Args[2:]))
-	}
-	os.Exit(run(os.Args[1:]))
-}
+func main() { os.Exit(run(os.Args[1:])) }
 
 func run(arguments []string) int {
+	if len(arguments) > 0 {
+		switch arguments[0] {
+		case "check":
+			return check(arguments[1:])
+		case "dentries":
+			return showDentries(arguments[1:])
+		}
+	}
 	lines := execd.NewLog(os.Stderr)
 	own := lines.Named("vfsprobe")
 	// Telegraf's packages log through the standard logger, with the level in
@@ -114,13 +117,10 @@ func run(arguments []string) int {
 	p := prober.New(prober.Options{MaxStuck: *maxStuck, Warnf: own.Warnf})
 	defer p.Close()
 
-	selected := config.Defaults(inputs.Inputs)
-	if *file != "" {
-		var err error
-		if selected, err = config.Load(*file, inputs.Inputs); err != nil {
-			logLines(own.Error, err)
-			return exitFailure
-		}
+	selected, err := selectInputs(*file)
+	if err != nil {
+		logLines(own.Error, err)
+		return exitFailure
 	}
 	runner, err := execd.New(execd.Options{Inputs: selected, Prober: p, Log: lines, Stdout: os.Stdout})
 	if err != nil {
@@ -143,6 +143,14 @@ func run(arguments []string) int {
 		return exitFailure
 	}
 	return 0
+}
+
+// selectInputs reads the file; without one, all inputs run with their defaults.
+func selectInputs(file string) ([]config.Input, error) {
+	if file == "" {
+		return config.Defaults(inputs.Inputs), nil
+	}
+	return config.Load(file, inputs.Inputs)
 }
 
 // serve gathers until stdin ends or a signal asks to stop.

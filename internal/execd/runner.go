@@ -49,13 +49,18 @@ type Options struct {
 	Prober *prober.Prober
 	Log    *Log
 	Stdout io.Writer
-	Proc   string // where procfs is mounted; /proc by default
+	// Take is handed the metrics of each input instead of Stdout, as soon as the
+	// input has finished; of one that takes longer, what it has after 0.1 s first.
+	// It is called by one goroutine at a time.
+	Take func([]telegraf.Metric)
+	Proc string // where procfs is mounted; /proc by default
 }
 
 // A Runner gathers from its inputs whenever it is triggered.
 type Runner struct {
 	inputs  []*input
 	output  *output
+	take    func([]telegraf.Metric)
 	health  *health
 	gathers sync.WaitGroup // each input's part of each round
 }
@@ -66,9 +71,10 @@ func New(o Options) (*Runner, error) {
 		o.Proc = "/proc"
 	}
 	own := o.Log.Named("vfsprobe")
-	r := &Runner{
-		output: newOutput(o.Stdout, own),
-		health: &health{prober: o.Prober, proc: o.Proc},
+	r := &Runner{take: o.Take, health: &health{prober: o.Prober, proc: o.Proc}}
+	if r.take == nil {
+		r.output = newOutput(o.Stdout, own)
+		r.take = r.output.write
 	}
 	var problems []error
 	for _, c := range o.Inputs {
@@ -109,6 +115,29 @@ func (r *Runner) Once() error {
 	return r.output.close(time.Minute)
 }
 
+// Round gathers from all inputs and waits for them. When ctx ends before, inputs
+// that can are hurried, and have a moment to say what they know. It reports
+// whether all ended in time. It is for runners with Options.Take.
+func (r *Runner) Round(ctx context.Context) bool {
+	r.trigger(time.Now())
+	ended := r.ended()
+	select {
+	case <-ended:
+		return true
+	case <-ctx.Done():
+	}
+	for _, in := range r.inputs {
+		if h, ok := in.plugin.(Hurrier); ok {
+			h.Hurry()
+		}
+	}
+	select {
+	case <-ended:
+	case <-time.After(time.Second):
+	}
+	return false
+}
+
 // Run gathers at each trigger until ctx ends, which is no error, or stdout can
 // no longer be written to.
 func (r *Runner) Run(ctx context.Context, triggers <-chan time.Time) error {
@@ -119,13 +148,8 @@ func (r *Runner) Run(ctx context.Context, triggers <-chan time.Time) error {
 		case err := <-r.output.failed:
 			return err
 		case <-ctx.Done():
-			ended := make(chan struct{})
-			go func() {
-				r.gathers.Wait()
-				close(ended)
-			}()
 			select {
-			case <-ended:
+			case <-r.ended():
 			case <-time.After(farewell):
 			}
 			if err := r.output.close(farewell); !errors.Is(err, errBlocked) {
@@ -136,10 +160,20 @@ func (r *Runner) Run(ctx context.Context, triggers <-chan time.Time) error {
 	}
 }
 
+// ended returns a channel which is closed when no input gathers any more.
+func (r *Runner) ended() <-chan struct{} {
+	ended := make(chan struct{})
+	go func() {
+		r.gathers.Wait()
+		close(ended)
+	}()
+	return ended
+}
+
 // trigger begins a round.
 func (r *Runner) trigger(now time.Time) {
 	r.gathers.Add(len(r.inputs))
-	all := &round{time: now, output: r.output, health: r.health, gathers: &r.gathers, gathering: len(r.inputs)}
+	all := &round{time: now, take: r.take, health: r.health, gathers: &r.gathers, gathering: len(r.inputs)}
 	all.timer = time.AfterFunc(promptly, func() { all.write(true) })
 	for _, in := range r.inputs {
 		in.start(all)
@@ -149,7 +183,7 @@ func (r *Runner) trigger(now time.Time) {
 // round is one trigger's metrics.
 type round struct {
 	time    time.Time
-	output  *output
+	take    func([]telegraf.Metric)
 	health  *health
 	gathers *sync.WaitGroup
 	timer   *time.Timer
@@ -186,7 +220,7 @@ func (r *round) write(withHealth bool) {
 		r.metrics = append(r.metrics, r.health.metric(r.time))
 		r.healthy = true
 	}
-	r.output.write(r.metrics)
+	r.take(r.metrics)
 	r.metrics = nil
 }
 

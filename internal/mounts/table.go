@@ -241,21 +241,25 @@ func hide(all []Mount, byID map[int]*Mount) {
 // can't carry written as in the mount table itself, as octal escapes: control
 // characters, the backslash, and what is not UTF-8. Different paths stay
 // different.
-func Printable(name string) string {
-	if !strings.ContainsFunc(name, unprintable) {
-		return name
+func Printable(name string) string { return Escape(name, unprintable) }
+
+// Escape writes the characters that hidden holds for as octal escapes of their
+// bytes. For a byte that is not UTF-8 it is asked with U+FFFD.
+func Escape(text string, hidden func(rune) bool) string {
+	if !strings.ContainsFunc(text, hidden) {
+		return text
 	}
 	var b strings.Builder
-	for len(name) > 0 {
-		r, size := utf8.DecodeRuneInString(name)
-		if unprintable(r) {
-			for _, c := range []byte(name[:size]) {
+	for len(text) > 0 {
+		r, size := utf8.DecodeRuneInString(text)
+		if hidden(r) {
+			for _, c := range []byte(text[:size]) {
 				fmt.Fprintf(&b, `\%03o`, c)
 			}
 		} else {
-			b.WriteString(name[:size])
+			b.WriteString(text[:size])
 		}
-		name = name[size:]
+		text = text[size:]
 	}
 	return b.String()
 }

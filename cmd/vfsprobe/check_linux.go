@@ -1,0 +1,106 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/checkup"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+)
+
+const checkUsage = `Gathers once and tells what is at fault on this host, and why.
+
+Usage: vfsprobe check [flags]
+
+The exit code is 0 if all is well, 1 for a warning, 2 for a fault, and 3 if not
+everything could be looked at, or the configuration is bad.
+
+Flags:
+`
+
+// unread is how long a report waits for somebody to read it.
+const unread = 10 * time.Second
+
+// parseFlags parses a subcommand's flags. Where it is done with that, it returns
+// the exit code.
+func parseFlags(flags *flag.FlagSet, usage string, arguments []string) (code int, done bool) {
+	flags.SetOutput(io.Discard)
+	err := flags.Parse(arguments)
+	if err == nil && flags.NArg() > 0 {
+		err = fmt.Errorf("unknown argument %q; -help lists the flags", flags.Arg(0))
+	}
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		fmt.Print(usage)
+		flags.SetOutput(os.Stdout)
+		flags.PrintDefaults()
+		return 0, true
+	case err != nil:
+		fmt.Fprintf(os.Stderr, "vfsprobe %s: %v\n", flags.Name(), err)
+		return int(checkup.Unknown), true
+	}
+	return 0, false
+}
+
+// check is the subcommand of that name.
+func check(arguments []string) int {
+	flags := flag.NewFlagSet("check", flag.ContinueOnError)
+	file := flags.String("config", "", "read the inputs from this `file`; without it all run with their defaults")
+	maxStuck := flags.Int("max-stuck", 16, "how many helper processes may hang unkillably on this host")
+	timeout := flags.Duration("timeout", 45*time.Second, "how long to wait for what does not answer")
+	all := flags.Bool("all", false, "list what is healthy as well")
+	asJSON := flags.Bool("json", false, "print a JSON object")
+	if code, done := parseFlags(flags, checkUsage, arguments); done {
+		return code
+	}
+	complain := func(err error) int {
+		fmt.Fprintf(os.Stderr, "vfsprobe check: %v\n", err)
+		return int(checkup.Unknown)
+	}
+	switch {
+	case *maxStuck < 1:
+		return complain(fmt.Errorf("-max-stuck %d: at least one is needed", *maxStuck))
+	case *timeout <= 0:
+		return complain(fmt.Errorf("-timeout %v: it must be more than 0", *timeout))
+	}
+
+	// What the prober has to warn of shows in the results.
+	p := prober.New(prober.Options{MaxStuck: *maxStuck})
+	defer p.Close()
+	selected, err := selectInputs(*file)
+	if err != nil {
+		return complain(err)
+	}
+	signal.Ignore(syscall.SIGPIPE)
+	progress := checkup.Show(os.Stderr, "checking", *timeout)
+	report, err := checkup.Run(checkup.Options{Inputs: selected, Prober: p, Timeout: *timeout, Arrived: func(rows int) {
+		progress.Update(fmt.Sprintf("checking: %d have answered", rows))
+	}})
+	progress.Stop()
+	if err != nil {
+		if *file != "" {
+			err = fmt.Errorf("%s: %w", *file, err)
+		}
+		return complain(err)
+	}
+
+	var content bytes.Buffer
+	if *asJSON {
+		err = report.JSON(&content)
+	} else {
+		err = report.Text(&content, checkup.TextOptions{All: *all, Color: checkup.WantsColor(os.Stdout, os.LookupEnv)})
+	}
+	if err != nil {
+		return complain(err)
+	}
+	// Who has read enough, or nothing, still gets the exit code.
+	_ = checkup.Deliver(os.Stdout, content.Bytes(), unread)
+	return report.Code
+}

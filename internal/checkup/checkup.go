@@ -1,0 +1,165 @@
+// Package checkup makes one gather of the inputs into an answer for a person on
+// call, or for a monitoring system that runs checks in the way of Nagios: what
+// is at fault on this host, and why.
+//
+// It knows nothing of how an input finds faults. All it shows are the metrics
+// that the inputs emit, so that it says what the dashboards say. A metric with a
+// field result_code is a row; package result has the codes.
+package checkup
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/influxdata/telegraf"
+
+	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/execd"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/result"
+)
+
+// blockedFor is how long a task has to wait for a file system to be shown as
+// blocked: two looks at the same task are needed.
+const blockedFor = time.Second
+
+// Options of a checkup.
+type Options struct {
+	Inputs []config.Input
+	Prober *prober.Prober
+	// Timeout is how long the gather may take. What has not answered then is
+	// missing, and the report says so.
+	Timeout time.Duration
+	// Arrived is called with the number of rows that are there, whenever that
+	// grows. It may be nil.
+	Arrived func(rows int)
+	Proc    string // where procfs is mounted; /proc by default
+}
+
+// Run gathers. Where something hangs, it gathers a second time, after a second,
+// to learn who waits for it. Its error is about the configuration.
+func Run(o Options) (*Report, error) {
+	c := &collector{arrived: o.Arrived}
+	log := &logLines{}
+	runner, err := execd.New(execd.Options{Inputs: o.Inputs, Prober: o.Prober, Log: execd.NewLog(log), Take: c.take, Proc: o.Proc})
+	if err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), o.Timeout)
+	defer cancel()
+	complete := runner.Round(ctx)
+	metrics, lines := c.taken(), log.taken()
+	if complete && hangs(metrics) {
+		time.Sleep(blockedFor)
+		// What hangs is known: this is not to wait for it again.
+		again, cancel := context.WithTimeout(ctx, blockedFor/2)
+		defer cancel()
+		runner.Round(again)
+		metrics = append(metrics, whoWaits(c.taken())...)
+	}
+	r := newReport(metrics, lines)
+	r.Elapsed = time.Since(began).Seconds()
+	if !complete {
+		r.Incomplete = fmt.Sprintf("not everything has answered within %v, and what has not is missing here", o.Timeout)
+	}
+	r.conclude()
+	return r, nil
+}
+
+func hangs(metrics []Metric) bool {
+	return slices.ContainsFunc(metrics, func(m Metric) bool {
+		code, found := m.code()
+		return found && (code == result.Timeout || code == result.Stuck)
+	})
+}
+
+// blockedTasks is the measurement of the tasks that wait for file systems.
+const blockedTasks = "mountstat_blocked"
+
+// whoWaits leaves of a second gather what the first can't know.
+func whoWaits(metrics []Metric) []Metric {
+	return slices.DeleteFunc(metrics, func(m Metric) bool { return m.Name != blockedTasks })
+}
+
+// collector takes metrics as they come, those of gathers that have been given up
+// included.
+type collector struct {
+	arrived func(int)
+
+	mu      sync.Mutex
+	metrics []Metric
+	rows    int
+}
+
+func (c *collector) take(all []telegraf.Metric) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.rows
+	for _, m := range all {
+		taken := newMetric(m)
+		if _, isRow := taken.code(); isRow {
+			c.rows++
+		}
+		c.metrics = append(c.metrics, taken)
+	}
+	if c.rows > before && c.arrived != nil {
+		c.arrived(c.rows)
+	}
+}
+
+// taken returns what has come since the last call.
+func (c *collector) taken() []Metric {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all := c.metrics
+	c.metrics = nil
+	return all
+}
+
+// newMetric copies a metric. Its strings become safe for terminals.
+func newMetric(m telegraf.Metric) Metric {
+	made := Metric{Name: Printable(m.Name()), Tags: make(map[string]string), Fields: make(map[string]any)}
+	for _, tag := range m.TagList() {
+		made.Tags[Printable(tag.Key)] = Printable(tag.Value)
+	}
+	for _, field := range m.FieldList() {
+		value := field.Value
+		if text, ok := value.(string); ok {
+			value = Printable(text)
+		}
+		made.Fields[Printable(field.Key)] = value
+	}
+	return made
+}
+
+// logLines keeps what the inputs log, in the form of package execd:
+//
+//	W! [inputs.mountstat] text
+type logLines struct {
+	mu    sync.Mutex
+	lines []LogLine
+}
+
+func (l *logLines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for line := range strings.Lines(string(p)) {
+		level, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "! [")
+		input, text, found := strings.Cut(rest, "] ")
+		if found && level != "D" && level != "T" {
+			l.lines = append(l.lines, LogLine{Level: Printable(level), Input: Printable(strings.TrimPrefix(input, "inputs.")), Text: Printable(text)})
+		}
+	}
+	return len(p), nil
+}
+
+func (l *logLines) taken() []LogLine {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.lines)
+}

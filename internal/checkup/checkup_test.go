@@ -1,0 +1,233 @@
+package checkup
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/influxdata/telegraf/metric"
+	"github.com/influxdata/telegraf/plugins/inputs"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/mountstat"
+)
+
+func TestMain(m *testing.M) { faultfs.Main(m) }
+
+func row(name, path, result string, code int64, more map[string]any) Metric {
+	m := Metric{Name: name, Tags: map[string]string{"path": path}, Fields: map[string]any{"result": result, "result_code": code}}
+	for key, value := range more {
+		m.Fields[key] = value
+	}
+	return m
+}
+
+func reportOf(lines []LogLine, metrics ...Metric) *Report {
+	r := newReport(metrics, lines)
+	r.conclude()
+	return r
+}
+
+func render(t *testing.T, r *Report, o TextOptions) string {
+	t.Helper()
+	var b bytes.Buffer
+	require.NoError(t, r.Text(&b, o))
+	return b.String()
+}
+
+func TestStatus(t *testing.T) {
+	ok, slow := row("mountstat", "/", "ok", 0, nil), row("mountstat", "/slow", "slow", 1, nil)
+	denied, stuck := row("mountstat", "/x", "denied", 2, nil), row("mountstat", "/y", "stuck", 7, nil)
+	grace := row("nfslock", "/n", "unchecked", 8, map[string]any{"diagnosis": "grace_period"})
+	failure := []LogLine{{"E", "mountstat", "opening the mount table: gone"}}
+	for name, c := range map[string]struct {
+		want   Status
+		report *Report
+	}{
+		"nothing":             {OK, reportOf(nil)},
+		"all well":            {OK, reportOf(nil, ok)},
+		"unchecked":           {OK, reportOf(nil, ok, row("mountstat", "/auto", "unchecked", 8, nil))},
+		"slow":                {Warning, reportOf(nil, ok, slow)},
+		"denied":              {Warning, reportOf(nil, ok, denied)},
+		"grace":               {Warning, reportOf(nil, grace)},
+		"stuck":               {Critical, reportOf(nil, ok, slow, stuck)},
+		"missing":             {Critical, reportOf(nil, row("mountstat", "/m", "missing", 3, nil))},
+		"not looked at":       {Unknown, reportOf(failure, ok, slow)},
+		"stuck is certain":    {Critical, reportOf(failure, stuck)},
+		"no helper":           {Unknown, reportOf([]LogLine{{"W", "mountstat", "3 mounts are not checked; the field reason says why"}}, ok)},
+		"what the rows show":  {OK, reportOf([]LogLine{{"W", "mountstat", "/x hangs"}, {"I", "nfslock", "no CAP_SYSLOG"}}, ok)},
+		"a code from nowhere": {OK, reportOf(nil, row("mountstat", "/", "ok", 99, nil))},
+	} {
+		assert.Equal(t, c.want, c.report.Status, name)
+		assert.Equal(t, int(c.want), c.report.Code, name)
+	}
+}
+
+// Where a server dies, its mounts do not fill the screen, and all else is seen.
+func TestManyMountsOfOneServer(t *testing.T) {
+	var metrics []Metric
+	for i := range 300 {
+		m := row("mountstat", "/nfs/"+strings.Repeat("x", i%7)+string(rune('a'+i%26))+time.Duration(i).String(), "timeout", 6,
+			map[string]any{"cause": "server_unreachable", "fault_seconds": 5.0})
+		m.Tags["server"], m.Tags["fstype"] = "10.0.0.1", "nfs4"
+		metrics = append(metrics, m)
+	}
+	metrics = append(metrics, row("mountstat", "/zzz", "error", 5, map[string]any{"errno": "EIO", "cause": "io_error"}))
+	metrics = append(metrics, Metric{Name: "mountstat_server", Tags: map[string]string{"server": "10.0.0.1"},
+		Fields: map[string]any{"mounts": int64(300), "faults": int64(300), "rpc_errno": "ETIMEDOUT"}})
+	r := reportOf(nil, metrics...)
+	text := render(t, r, TextOptions{})
+	assert.Less(t, strings.Count(text, "\n"), 25)
+	assert.Contains(t, text, "and 295 more: timeout on 10.0.0.1 (server_unreachable)")
+	assert.Contains(t, text, "/zzz")
+	assert.Regexp(t, `10\.0\.0\.1 +300 +300 +ETIMEDOUT`, text)
+	assert.Contains(t, r.Summary, "298 more")
+	assert.Greater(t, strings.Count(render(t, r, TextOptions{All: true}), "\n"), 300)
+}
+
+func TestColours(t *testing.T) {
+	r := reportOf(nil, row("mountstat", "/x", "stuck", 7, nil))
+	assert.NotContains(t, render(t, r, TextOptions{}), "\x1b")
+	assert.Contains(t, render(t, r, TextOptions{Color: true}), "\x1b[1;31m")
+	file, err := os.Open(os.DevNull)
+	require.NoError(t, err)
+	defer file.Close()
+	assert.False(t, WantsColor(file, os.LookupEnv), "no terminal")
+}
+
+// Each cause that the inputs document has a meaning, and there are no others.
+func TestEveryCauseHasAMeaning(t *testing.T) {
+	documented := make(map[string]bool)
+	for file, heading := range map[string]string{"mountstat": "| cause |", "nfslock": "| diagnosis |"} {
+		content, err := os.ReadFile(filepath.Join("../../plugins/inputs", file, "README.md"))
+		require.NoError(t, err)
+		_, table, found := strings.Cut(string(content), "\n"+heading)
+		require.True(t, found)
+		table, _, _ = strings.Cut(table, "\n\n")
+		for _, line := range regexp.MustCompile(`(?m)^\| ([a-z_]+) \|`).FindAllStringSubmatch(table, -1) {
+			documented[line[1]] = true
+		}
+	}
+	require.Greater(t, len(documented), 20)
+	for cause := range documented {
+		if cause != "ok" {
+			assert.NotEmpty(t, meaning(cause), cause)
+		}
+	}
+	source, err := os.ReadFile("meaning.go")
+	require.NoError(t, err)
+	body, _, _ := strings.Cut(string(source), "\n}\n")
+	for _, cases := range regexp.MustCompile(`case (".*"):`).FindAllStringSubmatch(body, -1) {
+		for cause := range strings.SplitSeq(cases[1], ", ") {
+			assert.True(t, documented[strings.Trim(cause, `"`)], "%s is in no README", cause)
+		}
+	}
+}
+
+func TestDuration(t *testing.T) {
+	for seconds, want := range map[float64]string{
+		0.000012: "12µs", 0.25: "250ms", 5.04: "5s", 59.99: "1m0s", 60: "1m", 130: "2m10s", 3600: "1h0m", 86400 * 5.5: "5d12h",
+	} {
+		assert.Equal(t, want, duration(seconds), "%v", seconds)
+	}
+}
+
+func FuzzNothingReachesTheTerminal(f *testing.F) {
+	f.Add("/mnt/\x1b]0;title\x07", "\u009b31m", "\u202eevil", int64(7))
+	f.Add("\xff\n\r", "a\tb", "", int64(8))
+	f.Fuzz(func(t *testing.T, path, comm, reason string, code int64) {
+		now := time.Unix(0, 0)
+		r := newReport([]Metric{
+			newMetric(metric.New("mountstat", map[string]string{"path": path, "fstype": comm, "container": reason},
+				map[string]any{"result": comm, "result_code": code, "reason": reason, "stuck_pid": int64(4), "stuck_wchan": comm}, now)),
+			newMetric(metric.New(blockedTasks, map[string]string{"comm": comm, "path": path}, map[string]any{"count": int64(1), "container": reason}, now)),
+			newMetric(metric.New("dentrycache", nil, map[string]any{reason: int64(1)}, now)),
+		}, nil)
+		log := &logLines{}
+		_, _ = log.Write([]byte("I! [inputs.x] " + reason + "\n"))
+		r.Log = log.taken()
+		r.conclude()
+		var b bytes.Buffer
+		require.NoError(t, r.Text(&b, TextOptions{All: true}))
+		require.NoError(t, r.JSON(&b))
+		assert.False(t, strings.ContainsFunc(b.String(), func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }), "%q", b.String())
+	})
+}
+
+func FuzzLogLines(f *testing.F) {
+	f.Add("W! [inputs.mountstat] text\n")
+	f.Add("W! [inputs.mountstat\n! [] \n")
+	f.Fuzz(func(t *testing.T, text string) {
+		l := &logLines{}
+		n, err := l.Write([]byte(text))
+		require.NoError(t, err)
+		assert.Equal(t, len(text), n)
+	})
+}
+
+func TestAHungMount(t *testing.T) {
+	faultfs.Require(t)
+	hung := faultfs.New(t)
+	hung.Silence()
+	// Somebody waits for it: a child, which ends with the mount.
+	waiting := make(chan struct{})
+	go func() {
+		_, _ = os.ReadDir(hung.Dir)
+		close(waiting)
+	}()
+	t.Cleanup(func() { hung.Abort(); <-waiting })
+	p := prober.New(prober.Options{Warnf: t.Logf})
+	defer p.Close()
+	all, err := config.Parse("x", []byte("[[inputs.mountstat]]\n timeout = \"500ms\""), os.LookupEnv, inputs.Inputs)
+	require.NoError(t, err)
+	rows := 0
+	r, err := Run(Options{Inputs: all, Prober: p, Timeout: 30 * time.Second, Arrived: func(n int) { rows = n }})
+	require.NoError(t, err)
+	assert.Equal(t, Critical, r.Status)
+	assert.GreaterOrEqual(t, rows, 2)
+	text := render(t, r, TextOptions{})
+	assert.Regexp(t, `(?m)^vfsprobe CRITICAL: `+hung.Dir+` stuck \(fuse_daemon_silent\)`, text)
+	assert.Regexp(t, `stuck +\S+ +`+hung.Dir+` +faultfs \(fuse\.faultfs\) +fuse_daemon_silent +hangs in`, text)
+	assert.Regexp(t, `(?m)^Blocked\n.*\n +1 +> \S+ +\S+ +request_wait_answer`, text, "who waits")
+	var decoded map[string]any
+	var b bytes.Buffer
+	require.NoError(t, r.JSON(&b))
+	require.NoError(t, json.Unmarshal(b.Bytes(), &decoded))
+	assert.Equal(t, "critical", decoded["status"])
+}
+
+// What has not answered when time is up is not taken to be well.
+func TestTimeIsUp(t *testing.T) {
+	faultfs.Require(t)
+	hung := faultfs.New(t)
+	hung.Silence()
+	p := prober.New(prober.Options{Warnf: t.Logf})
+	defer p.Close()
+	all, err := config.Parse("x", []byte("[[inputs.mountstat]]\n timeout = \"20s\""), os.LookupEnv, inputs.Inputs)
+	require.NoError(t, err)
+	began := time.Now()
+	r, err := Run(Options{Inputs: all, Prober: p, Timeout: 300 * time.Millisecond})
+	require.NoError(t, err)
+	assert.Less(t, time.Since(began), 10*time.Second)
+	assert.Equal(t, Unknown, r.Status)
+	assert.Contains(t, render(t, r, TextOptions{}), "not everything has answered within 300ms")
+}
+
+func TestDeliverGivesUp(t *testing.T) {
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	defer reader.Close()
+	defer writer.Close()
+	require.NoError(t, Deliver(writer, make([]byte, 600<<10), time.Second), "a pipe grows")
+	require.ErrorIs(t, Deliver(writer, make([]byte, 2<<20), 100*time.Millisecond), ErrNobodyReads)
+}

@@ -1,0 +1,111 @@
+package checkup
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// IsTerminal reports whether a person looks at the file.
+func IsTerminal(f *os.File) bool {
+	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
+	return err == nil
+}
+
+// WantsColor reports whether what is written to the file may have colours:
+// a terminal that knows some, and nobody who has set NO_COLOR
+// (https://no-color.org).
+func WantsColor(f *os.File, lookup func(string) (string, bool)) bool {
+	no, _ := lookup("NO_COLOR")
+	term, _ := lookup("TERM")
+	return no == "" && term != "" && term != "dumb" && IsTerminal(f)
+}
+
+// ErrNobodyReads is that of [Deliver].
+var ErrNobodyReads = errors.New("writing the report: nobody reads it")
+
+// Deliver writes to a file that may be a pipe nobody reads. It gives up after
+// limit; on a terminal it waits, which a person may have stopped. Before, it asks
+// for a pipe to be as large as the content, so that a pager is not cut short.
+// After an error the program has to end: the write may still be under way.
+func Deliver(f *os.File, content []byte, limit time.Duration) error {
+	if IsTerminal(f) {
+		limit = 1<<63 - 1
+	}
+	// fcntl(2): up to /proc/sys/fs/pipe-max-size, 1 MiB; on anything else an error.
+	_, _ = unix.FcntlInt(f.Fd(), unix.F_SETPIPE_SZ, len(content))
+	written := make(chan error, 1)
+	go func() {
+		_, err := f.Write(content)
+		written <- err
+	}()
+	select {
+	case err := <-written:
+		return err
+	case <-time.After(limit):
+		return ErrNobodyReads
+	}
+}
+
+// Progress shows on a terminal that the program is at work.
+type Progress struct {
+	mu      sync.Mutex
+	text    string
+	stopped chan struct{}
+	ended   chan struct{}
+}
+
+// Show shows a text with the seconds that have passed and that remain, once this
+// takes long enough to be noticed. It does nothing unless f is a terminal.
+func Show(f *os.File, text string, limit time.Duration) *Progress {
+	p := &Progress{text: text, stopped: make(chan struct{}), ended: make(chan struct{})}
+	if !IsTerminal(f) {
+		close(p.ended)
+		return p
+	}
+	go p.run(f, limit)
+	return p
+}
+
+// Update changes the text.
+func (p *Progress) Update(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.text = text
+}
+
+// Stop removes it.
+func (p *Progress) Stop() {
+	close(p.stopped)
+	select {
+	case <-p.ended:
+	case <-time.After(time.Second): // the terminal is stopped
+	}
+}
+
+func (p *Progress) run(f *os.File, limit time.Duration) {
+	defer close(p.ended)
+	const noticed, step = 300 * time.Millisecond, 200 * time.Millisecond
+	began := time.Now()
+	wait := noticed
+	for turn := 0; ; turn++ {
+		select {
+		case <-p.stopped:
+			if turn > 0 {
+				fmt.Fprint(f, "\r\x1b[K")
+			}
+			return
+		case <-time.After(wait):
+		}
+		wait = step
+		p.mu.Lock()
+		text := p.text
+		p.mu.Unlock()
+		passed := time.Since(began)
+		fmt.Fprintf(f, "\r\x1b[K%c %s; %.0f s, at most %.0f more", `|/-\`[turn%4], Printable(text), passed.Seconds(), max(0, (limit-passed).Seconds()))
+	}
+}

@@ -1,0 +1,126 @@
+package e2e
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+// output runs the binary to its end.
+func output(t testing.TB, arguments ...string) (stdout, stderr string, code int) {
+	t.Helper()
+	command := exec.Command(binary(t, vfsprobe), arguments...)
+	var out, complaints bytes.Buffer
+	command.Stdout, command.Stderr = &out, &complaints
+	require.NoError(t, command.Start())
+	timer := time.AfterFunc(patience, func() { _ = command.Process.Kill() })
+	defer timer.Stop()
+	_ = command.Wait()
+	return out.String(), complaints.String(), command.ProcessState.ExitCode()
+}
+
+func quickConfig(t testing.TB) string {
+	file := filepath.Join(t.TempDir(), "vfsprobe.toml")
+	require.NoError(t, os.WriteFile(file, []byte("[[inputs.mountstat]]\n  timeout = \"500ms\"\n[[inputs.dentrycache]]\n[[inputs.nfslock]]\n"), 0o600))
+	return file
+}
+
+func TestCheckSaysWhatHangs(t *testing.T) {
+	faultfs.Require(t)
+	config := quickConfig(t)
+	stdout, stderr, code := output(t, "check", "-config", config)
+	assert.Zero(t, code, stdout)
+	assert.Regexp(t, `^vfsprobe OK: \d+ checked, no fault\n`, stdout)
+	assert.Empty(t, stderr, "nothing but a terminal gets a spinner")
+
+	hung := faultfs.New(t)
+	hung.Silence()
+	for range 3 {
+		stdout, _, code = output(t, "check", "-config", config)
+		assert.Equal(t, 2, code, stdout)
+		assert.Contains(t, stdout, "vfsprobe CRITICAL: "+hung.Dir+" stuck (fuse_daemon_silent)")
+		assert.NotContains(t, stdout, "\x1b")
+	}
+	stdout, _, code = output(t, "check", "-json", "-config", config)
+	assert.Equal(t, 2, code)
+	var report struct {
+		Code     int `json:"exit_code"`
+		Problems []struct{ Subject, Cause string }
+		Metrics  []struct {
+			Name   string
+			Fields map[string]any
+		}
+	}
+	require.NoError(t, json.Unmarshal([]byte(stdout), &report))
+	assert.Equal(t, 2, report.Code)
+	require.Len(t, report.Problems, 1)
+	assert.Equal(t, hung.Dir, report.Problems[0].Subject)
+	for _, m := range report.Metrics {
+		if m.Name == "vfsprobe" {
+			assert.EqualValues(t, 1, m.Fields["helpers_stuck"], "four runs have left one helper between them")
+		}
+	}
+
+	hung.Abort()
+	stdout, _, code = output(t, "check", "-config", config)
+	assert.Equal(t, 2, code)
+	assert.Contains(t, stdout, "(fuse_daemon_dead)")
+	hung.Close()
+	_, _, code = output(t, "check", "-config", config)
+	assert.Zero(t, code)
+}
+
+func TestCheckDoesNotLookLikeAFaultWhenMisused(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "bad.toml")
+	require.NoError(t, os.WriteFile(file, []byte("[[inputs.mountstat]]\n  tiemout = \"5s\"\n"), 0o600))
+	for _, arguments := range [][]string{{"-config", file}, {"-nonsense"}, {"surplus"}, {"-timeout", "0s"}, {"-max-stuck", "0"}} {
+		stdout, stderr, code := output(t, append([]string{"check"}, arguments...)...)
+		assert.Equal(t, 3, code, arguments)
+		assert.Empty(t, stdout)
+		assert.True(t, strings.HasPrefix(stderr, "vfsprobe check: "), stderr)
+	}
+	_, stderr, _ := output(t, "check", "-config", file)
+	assert.Contains(t, stderr, "bad.toml:2: ")
+	stdout, _, code := output(t, "check", "-help")
+	assert.Zero(t, code)
+	assert.Contains(t, stdout, "-json")
+}
+
+// The reader of a pipe may have stopped, or gone.
+func TestCheckEndsThoughNobodyReads(t *testing.T) {
+	config := quickConfig(t)
+	command := exec.Command(binary(t, vfsprobe), "check", "-json", "-config", config)
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	defer reader.Close()
+	// Full, and no larger than it is, for a user without privileges.
+	require.NoError(t, writer.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
+	_, _ = writer.Write(make([]byte, 2<<20))
+	command.Stdout, command.Stderr = writer, writer
+	began := time.Now()
+	require.NoError(t, command.Start())
+	writer.Close()
+	timer := time.AfterFunc(patience, func() { _ = command.Process.Kill() })
+	defer timer.Stop()
+	_ = command.Wait()
+	assert.Zero(t, command.ProcessState.ExitCode(), command.ProcessState)
+	assert.Less(t, time.Since(began), 20*time.Second)
+
+	gone, writer, err := os.Pipe()
+	require.NoError(t, err)
+	gone.Close()
+	command = exec.Command(binary(t, vfsprobe), "check", "-config", config)
+	command.Stdout = writer
+	require.NoError(t, command.Run(), "EPIPE is no fault of a file system")
+	writer.Close()
+}
