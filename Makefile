@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-nfs test-kernels setup lint race fuzz faults faults-nfs bench clean
+.PHONY: run build bpf check-bpf test test-nfs test-kernels setup lint race fuzz faults faults-nfs privileges bench clean
 
 run: build
 	bin/vfsprobe -test
@@ -90,6 +90,10 @@ faults: setup
 faults-nfs: bin/nfsvm
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
 	@$(NFSVM) -table docs/FAULTS.md
+
+# Writes the table of docs/PRIVILEGES.md.
+privileges: setup
+	PRIVILEGES=1 $(GO) test -count 1 -timeout 5m -v -run TestPrivileges ./internal/testing/e2e
 
 bench:
 	tools/setup gcc

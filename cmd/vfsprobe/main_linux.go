@@ -39,6 +39,7 @@ NFS locks work. Telegraf runs it through [[inputs.execd]].
 Usage: vfsprobe [flags]
        vfsprobe check [flags]    what is at fault on this host, and why
        vfsprobe dentries [flags] which directories and processes fill the dentry cache
+       vfsprobe doctor [flags]   what vfsprobe lacks here, and how to grant it
 
 Without flags it gathers whenever a newline comes on stdin, prints the metrics
 as line protocol, and ends with stdin.
@@ -61,6 +62,8 @@ func run(arguments []string) int {
 			return check(arguments[1:])
 		case "dentries":
 			return showDentries(arguments[1:])
+		case "doctor":
+			return examine(arguments[1:])
 		}
 	}
 	lines := execd.NewLog(os.Stderr)

@@ -27,9 +27,9 @@ func (s Status) String() string { return [...]string{"OK", "WARNING", "CRITICAL"
 // MarshalText is the name in lower case.
 func (s Status) MarshalText() ([]byte, error) { return []byte(strings.ToLower(s.String())), nil }
 
-// worse orders the states: what was not looked at may hang, but what is known to
+// Worse orders the states: what was not looked at may hang, but what is known to
 // hang is certain.
-func (s Status) worse(than Status) bool {
+func (s Status) Worse(than Status) bool {
 	order := [...]int{OK: 0, Warning: 1, Critical: 3, Unknown: 2}
 	return order[s] > order[than]
 }
@@ -146,7 +146,7 @@ func newReport(metrics []Metric, lines []LogLine) *Report {
 	}
 	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
 		if a.Status != b.Status {
-			if a.Status.worse(b.Status) {
+			if a.Status.Worse(b.Status) {
 				return -1
 			}
 			return 1
@@ -161,7 +161,7 @@ func (r *Report) conclude() {
 	var reasons []string
 	for i := range r.Problems {
 		p := &r.Problems[i]
-		if p.Status.worse(r.Status) {
+		if p.Status.Worse(r.Status) {
 			r.Status = p.Status
 		}
 		const most = 3
@@ -182,7 +182,7 @@ func (r *Report) conclude() {
 		unknown = cmp.Or(unknown, line.Text)
 	}
 	if unknown != "" {
-		if Unknown.worse(r.Status) {
+		if Unknown.Worse(r.Status) {
 			r.Status = Unknown
 		}
 		reasons = append(reasons, unknown)

@@ -25,10 +25,10 @@ const alike = 5
 // Text writes the report for a person: the state in the first line, which is all
 // that monitoring systems show, then tables with the problems first.
 func (r *Report) Text(w io.Writer, o TextOptions) error {
-	t := &text{w: w, color: o.Color}
-	t.line(r.Status, "vfsprobe "+r.Status.String()+": "+r.Summary)
+	t := NewText(w, o.Color)
+	t.Line(r.Status, "vfsprobe "+r.Status.String()+": "+r.Summary)
 	for _, measurement := range r.measurements() {
-		t.line(OK, "")
+		t.Line(OK, "")
 		t.heading(title(measurement))
 		r.rows(t, measurement, o.All)
 	}
@@ -63,7 +63,7 @@ func title(measurement string) string {
 }
 
 // rows shows the problems of a measurement and sums up the rest.
-func (r *Report) rows(t *text, measurement string, all bool) {
+func (r *Report) rows(t *Text, measurement string, all bool) {
 	table := [][]string{{"RESULT", "FOR", "WHAT", "ON", "CAUSE", "EVIDENCE"}}
 	var states []Status
 	shown := make(map[[3]string]int)
@@ -106,22 +106,22 @@ func (r *Report) rows(t *text, measurement string, all bool) {
 	}
 	for _, kind := range kinds {
 		if n := shown[kind] - alike; n > 0 && !all {
-			t.line(OK, fmt.Sprintf("  and %d more: %s on %s %s", n, kind[0], cmp.Or(kind[1], "the same"), parenthesised(kind[2])))
+			t.Line(OK, fmt.Sprintf("  and %d more: %s on %s %s", n, kind[0], cmp.Or(kind[1], "the same"), parenthesised(kind[2])))
 		}
 	}
 	for _, note := range meanings {
-		t.line(OK, "  "+note)
+		t.Line(OK, "  "+note)
 	}
 	var summary []string
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
 		summary = append(summary, fmt.Sprintf("%d %s", counts[name], name))
 	}
 	if len(summary) > 0 && !all {
-		t.line(OK, "  "+strings.Join(summary, ", ")+" (-all lists them)")
+		t.Line(OK, "  "+strings.Join(summary, ", ")+" (-all lists them)")
 	}
 	if !all {
 		for _, reason := range slices.Sorted(maps.Keys(reasons)) {
-			t.line(OK, fmt.Sprintf("    %d unchecked: %s", reasons[reason], cmp.Or(reason, "no reason given")))
+			t.Line(OK, fmt.Sprintf("    %d unchecked: %s", reasons[reason], cmp.Or(reason, "no reason given")))
 		}
 	}
 }
@@ -136,7 +136,7 @@ func cells(m *Metric, evidence string) []string {
 }
 
 // servers shows what the mounts at fault have in common.
-func (r *Report) servers(t *text) {
+func (r *Report) servers(t *Text) {
 	table := [][]string{{"SERVER", "MOUNTS", "FAULTS", "NFS", "RPCBIND", "LOCKS (NLM)", "STATD (NSM)"}}
 	var states []Status
 	for i := range r.Metrics {
@@ -162,7 +162,7 @@ func (r *Report) servers(t *text) {
 	t.section("Servers", table, states)
 }
 
-func (r *Report) blocked(t *text) {
+func (r *Report) blocked(t *Text) {
 	table := [][]string{{"TASKS", "FOR", "COMMAND", "WAITS IN", "ON", "SUCH AS"}}
 	var states []Status
 	for i := range r.Metrics {
@@ -182,7 +182,7 @@ func (r *Report) blocked(t *text) {
 }
 
 // dentries shows all numbers of the dentry cache.
-func (r *Report) dentries(t *text) {
+func (r *Report) dentries(t *Text) {
 	for i := range r.Metrics {
 		m := &r.Metrics[i]
 		if m.Name != "dentrycache" || len(m.Tags) > 0 {
@@ -197,34 +197,34 @@ func (r *Report) dentries(t *text) {
 				numbers = append(numbers, fmt.Sprintf("%s %.3g", strings.ReplaceAll(field, "_", " "), value))
 			}
 		}
-		t.line(OK, "")
+		t.Line(OK, "")
 		t.heading(title(m.Name))
-		t.line(OK, "  "+strings.Join(numbers, ", "))
+		t.Line(OK, "  "+strings.Join(numbers, ", "))
 	}
 }
 
-func (r *Report) notes(t *text) {
+func (r *Report) notes(t *Text) {
 	if failures := r.failures(); len(failures) > 0 || r.Incomplete != "" {
-		t.line(OK, "")
+		t.Line(OK, "")
 		t.heading("Not looked at")
 		if r.Incomplete != "" {
-			t.line(Unknown, "  "+r.Incomplete)
+			t.Line(Unknown, "  "+r.Incomplete)
 		}
 		for _, line := range failures {
-			t.line(Unknown, "  "+line.Input+": "+line.Text)
+			t.Line(Unknown, "  "+line.Input+": "+line.Text)
 		}
 	}
 	if limits := r.limits(); len(limits) > 0 {
-		t.line(OK, "")
+		t.Line(OK, "")
 		t.heading("Notes (vfsprobe doctor says more)")
 		for _, line := range limits {
-			t.line(OK, "  "+line.Input+": "+line.Text)
+			t.Line(OK, "  "+line.Input+": "+line.Text)
 		}
 	}
 }
 
-// text writes lines, and remembers the first error.
-type text struct {
+// Text writes lines in colours, and remembers the first error.
+type Text struct {
 	w     io.Writer
 	color bool
 	err   error
@@ -238,7 +238,7 @@ const (
 	purple = "35"
 )
 
-func (t *text) write(sgr, line string) {
+func (t *Text) write(sgr, line string) {
 	if t.color && sgr != "" && line != "" {
 		line = "\x1b[" + sgr + "m" + line + "\x1b[0m"
 	}
@@ -247,16 +247,23 @@ func (t *text) write(sgr, line string) {
 	}
 }
 
-func (t *text) line(s Status, line string) {
+// NewText returns a Text that writes to w, without colours unless color is set.
+func NewText(w io.Writer, color bool) *Text { return &Text{w: w, color: color} }
+
+// Err is the first error of writing.
+func (t *Text) Err() error { return t.err }
+
+// Line writes a line in the colour of the status.
+func (t *Text) Line(s Status, line string) {
 	t.write([...]string{OK: "", Warning: yellow, Critical: red, Unknown: purple}[s], line)
 }
 
-func (t *text) heading(line string) { t.write(bold, line) }
+func (t *Text) heading(line string) { t.write(bold, line) }
 
 // section writes a table with rows.
-func (t *text) section(title string, table [][]string, states []Status) {
+func (t *Text) section(title string, table [][]string, states []Status) {
 	if len(table) > 1 {
-		t.line(OK, "")
+		t.Line(OK, "")
 		t.heading(title)
 		t.table(table, states)
 	}
@@ -264,7 +271,7 @@ func (t *text) section(title string, table [][]string, states []Status) {
 
 // table writes a header and rows in columns. Columns without content are left
 // out.
-func (t *text) table(rows [][]string, states []Status) {
+func (t *Text) table(rows [][]string, states []Status) {
 	widths := make([]int, len(rows[0]))
 	for i, row := range rows {
 		for column, cell := range row {
@@ -294,6 +301,6 @@ func (t *text) table(rows [][]string, states []Status) {
 		if i > 0 {
 			state = states[i-1]
 		}
-		t.line(state, strings.TrimRight(b.String(), " "))
+		t.Line(state, strings.TrimRight(b.String(), " "))
 	}
 }

@@ -2,6 +2,9 @@ package config
 
 import "strings"
 
+// Expand is what [Parse] does to a file first, for files of Telegraf's own.
+func Expand(text string, lookup func(string) (string, bool)) string { return expand(text, lookup) }
+
 // expand replaces ${NAME} by the variable's value, and ${NAME:-default} by the
 // default where the variable is unset or empty, as Telegraf does in its own
 // configuration. As there, ${NAME} of an unset variable stays as it is; so

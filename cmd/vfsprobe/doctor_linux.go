@@ -1,0 +1,129 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/influxdata/telegraf/plugins/inputs"
+
+	"github.com/vfsprobe/vfsprobe/internal/checkup"
+	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/doctor"
+	"github.com/vfsprobe/vfsprobe/internal/execd"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+)
+
+const doctorUsage = `Tells which capability, file or kernel feature vfsprobe lacks on this host, which
+metrics that costs and the line that grants it, and what is wrong with the way
+Telegraf runs it.
+
+Usage: vfsprobe doctor [flags]
+
+The exit code is 0 if all is well, 1 if something is missing, 2 if Telegraf gets no
+metrics as things are, and 3 if not everything could be looked at.
+
+Flags:
+`
+
+// examining marks the process that looks at files which may be on mounts that
+// hang, and says how to show what it finds.
+const (
+	examining = "VFSPROBE_EXAMINING"
+	inColor   = "color"
+)
+
+// doctorEnds is how long that may take.
+const doctorEnds = 10 * time.Second
+
+// examine is the subcommand doctor.
+func examine(arguments []string) int {
+	var o doctor.Options
+	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
+	asJSON := flags.Bool("json", false, "print a JSON object")
+	flags.BoolVar(&o.Self, "self", false, "judge the privileges of this process, not of the one Telegraf runs")
+	flags.StringVar(&o.TelegrafConfig, "telegraf-config", "/etc/telegraf", "the `directory` of telegraf.conf and telegraf.d")
+	flags.StringVar(&o.Telegraf, "telegraf", "", "Telegraf's program, a `file`")
+	flags.StringVar(&o.Root, "root", "/", "the `directory` where the host's files are")
+	if code, done := parseFlags(flags, doctorUsage, arguments); done {
+		return code
+	}
+	how := os.Getenv(examining)
+	if how == "" {
+		return leavable(arguments)
+	}
+	o.Proc, o.Sys = os.Getenv("HOST_PROC"), os.Getenv("HOST_SYS")
+	o.CheckConfig = checkConfig
+	report := doctor.Run(o)
+	var err error
+	if *asJSON {
+		err = report.JSON(os.Stdout)
+	} else {
+		err = report.Text(os.Stdout, how == inColor)
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "vfsprobe doctor: %v\n", err)
+		return int(checkup.Unknown)
+	}
+	return report.Code
+}
+
+// leavable examines in a process of its own, which is left behind when it hangs.
+// That has nothing of ours open: who reads our output would wait for its end.
+func leavable(arguments []string) int {
+	signal.Ignore(syscall.SIGPIPE)
+	how := "plain"
+	if checkup.WantsColor(os.Stdout, os.LookupEnv) {
+		how = inColor
+	}
+	var content, complaints bytes.Buffer
+	child := exec.Command("/proc/self/exe", append([]string{"doctor"}, arguments...)...)
+	child.Env = append(os.Environ(), examining+"="+how)
+	child.Stdout, child.Stderr = &content, &complaints
+	child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	ended := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // the signal comes when this thread ends
+		ended <- child.Run()
+	}()
+	progress := checkup.Show(os.Stderr, "examining", doctorEnds)
+	var err error
+	select {
+	case err = <-ended:
+		progress.Stop()
+	case <-time.After(doctorEnds):
+		progress.Stop() // and the process, which dies with this one if it can
+		fmt.Fprintf(os.Stderr, "vfsprobe doctor: not done within %v: one of the files it looks at is on a mount that hangs; vfsprobe check says which\n", doctorEnds)
+		return int(checkup.Unknown)
+	}
+	_, _ = os.Stderr.Write(complaints.Bytes())
+	_ = checkup.Deliver(os.Stdout, content.Bytes(), unread)
+	if exit, failed := errors.AsType[*exec.ExitError](err); failed && exit.Exited() {
+		return exit.ExitCode()
+	}
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "vfsprobe doctor: %v\n", err)
+		return int(checkup.Unknown)
+	}
+	return 0
+}
+
+// checkConfig reads a configuration as the plugin does at its start.
+func checkConfig(file string) error {
+	selected, err := config.Load(file, inputs.Inputs)
+	if err != nil {
+		return err
+	}
+	p := prober.New(prober.Options{})
+	defer p.Close()
+	_, err = execd.New(execd.Options{Inputs: selected, Prober: p, Log: execd.NewLog(io.Discard), Stdout: io.Discard})
+	return err
+}

@@ -1,0 +1,146 @@
+// Package doctor looks at what is around the plugin: the Telegraf that should run
+// it, the systemd unit of that, the capabilities that it gives, and the kernel. For
+// each thing that is wrong or missing it says how that shows, and what cures it.
+//
+// It makes ordinary calls on the files it looks at, which may hang. Its caller has
+// to run it in a process that can be left behind.
+package doctor
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/checkup"
+)
+
+// Options say where to look. The zero value but for CheckConfig is this host.
+type Options struct {
+	Root           string // of the host's files; "/" by default
+	Proc, Sys, Dev string // where these are mounted; /proc, /sys and /dev by default
+	TelegrafConfig string // below Root; /etc/telegraf by default
+	Telegraf       string // its program; the one on PATH by default
+	Self           bool   // judge the privileges of this process, not of Telegraf's
+	// CheckConfig is asked about the plugin's configuration file.
+	CheckConfig func(file string) error
+}
+
+// Finding is one thing that was looked at. If its status is not OK, Symptom says
+// how it shows, and Cure what to do.
+type Finding struct {
+	ID      string         `json:"id"` // stable, "telegraf.signal"
+	Status  checkup.Status `json:"status"`
+	Object  string         `json:"object"` // a file with its line, a capability, a kernel feature
+	Says    string         `json:"says"`
+	Symptom string         `json:"symptom,omitempty"`
+	Cure    string         `json:"cure,omitempty"` // lines to type or to write
+}
+
+// Report is all that was found.
+type Report struct {
+	Status   checkup.Status `json:"status"` // the worst
+	Code     int            `json:"exit_code"`
+	Subject  string         `json:"subject"` // whose privileges were judged
+	Findings []Finding      `json:"findings"`
+}
+
+// patient is what an examination collects.
+type patient struct {
+	Options
+	findings []Finding
+}
+
+func (p *patient) add(f Finding) { p.findings = append(p.findings, f) }
+
+func (p *patient) fine(id, object, format string, arguments ...any) {
+	p.add(Finding{ID: id, Object: object, Says: fmt.Sprintf(format, arguments...)})
+}
+
+// host is where a file of the host is found from here.
+func (p *patient) host(name string) string { return filepath.Join(p.Root, name) }
+
+// Run examines. It does not fail: what can't be looked at is a finding.
+func Run(o Options) *Report {
+	p := &patient{Options: o}
+	p.Root = cmp.Or(p.Root, "/")
+	p.Proc, p.Sys, p.Dev = cmp.Or(p.Proc, "/proc"), cmp.Or(p.Sys, "/sys"), cmp.Or(p.Dev, "/dev")
+	p.TelegrafConfig = cmp.Or(p.TelegrafConfig, "/etc/telegraf")
+	u := p.examineUnit()
+	p.examineTelegraf()
+	s := p.subject(u)
+	p.examineStanzas(s)
+	p.examineFeatures(s)
+	r := &Report{Subject: s.name}
+	for i := range p.findings {
+		f := &p.findings[i]
+		for _, text := range []*string{&f.Object, &f.Says, &f.Symptom} {
+			*text = checkup.Printable(*text)
+		}
+		var lines []string
+		for line := range strings.SplitSeq(f.Cure, "\n") {
+			lines = append(lines, checkup.Printable(line))
+		}
+		f.Cure = strings.Join(lines, "\n")
+		if f.Status.Worse(r.Status) {
+			r.Status = f.Status
+		}
+	}
+	r.Subject = checkup.Printable(r.Subject)
+	r.Findings, r.Code = p.findings, int(r.Status)
+	return r
+}
+
+// JSON writes the report as one JSON object.
+func (r *Report) JSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}
+
+// Text writes the report for a person, the worst first.
+func (r *Report) Text(w io.Writer, color bool) error {
+	t := checkup.NewText(w, color)
+	var counts [4]int
+	for i := range r.Findings {
+		counts[r.Findings[i].Status]++
+	}
+	t.Line(r.Status, fmt.Sprintf("vfsprobe doctor %v: %d wrong, %d missing, %d not looked at, %d fine",
+		r.Status, counts[checkup.Critical], counts[checkup.Warning], counts[checkup.Unknown], counts[checkup.OK]))
+	t.Line(checkup.OK, "Privileges are those of "+r.Subject+".")
+	sorted := slices.Clone(r.Findings)
+	slices.SortStableFunc(sorted, func(a, b Finding) int {
+		switch {
+		case a.Status == b.Status:
+			return 0
+		case a.Status.Worse(b.Status):
+			return -1
+		}
+		return 1
+	})
+	words := [...]string{checkup.OK: "fine", checkup.Warning: "missing", checkup.Critical: "wrong", checkup.Unknown: "not looked at"}
+	for i := range sorted {
+		f := &sorted[i]
+		if f.Status != checkup.OK {
+			t.Line(checkup.OK, "")
+		}
+		t.Line(f.Status, fmt.Sprintf("%s: %s: %s", words[f.Status], f.Object, f.Says))
+		if f.Symptom != "" {
+			t.Line(checkup.OK, "  symptom: "+f.Symptom)
+		}
+		for i, line := range strings.Split(f.Cure, "\n") {
+			switch {
+			case f.Cure == "":
+			case i == 0:
+				t.Line(checkup.OK, "  cure:    "+line)
+			default:
+				t.Line(checkup.OK, "           "+line)
+			}
+		}
+	}
+	return t.Err()
+}

@@ -1,0 +1,305 @@
+package doctor
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"unicode"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/checkup"
+)
+
+// host makes a root directory with these files.
+func host(t *testing.T, files map[string]string) string {
+	t.Helper()
+	root := t.TempDir()
+	for name, content := range files {
+		file := filepath.Join(root, name)
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		if strings.Contains(name, "/closed/") {
+			require.NoError(t, os.Chmod(filepath.Dir(file), 0o700))
+		}
+		mode := os.FileMode(0o644)
+		if strings.Contains(name, "bin/") {
+			mode = 0o755
+		}
+		require.NoError(t, os.WriteFile(file, []byte(content), mode))
+	}
+	return root
+}
+
+const (
+	mainConf = "etc/telegraf/telegraf.conf"
+	included = "etc/telegraf/telegraf.d/vfsprobe.conf"
+	ownConf  = "etc/vfsprobe/vfsprobe.toml"
+	service  = "usr/lib/systemd/system/telegraf.service"
+)
+
+// usual is a host as the package makes it.
+func usual() map[string]string {
+	return map[string]string{
+		"usr/bin/vfsprobe": "", mainConf: "[agent]\n  interval = \"10s\"\n[[outputs.file]]\n", included: Stanza, ownConf: "[[inputs.mountstat]]\n",
+		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\ntelegraf:x:998:998::/:/bin/false\n", "etc/group": "adm:x:4:telegraf\n",
+		service:            "[Unit]\nDescription=Telegraf\n[Service]\nUser=telegraf\nPrivateMounts=true\nExecStart=/usr/bin/telegraf\n",
+		"usr/bin/telegraf": "#!/bin/sh\necho 'Telegraf 1.37.2 (git: HEAD@abc)'\n",
+	}
+}
+
+// examine runs with the changes: an empty content removes a file.
+func examine(t *testing.T, changes map[string]string) (*Report, string) {
+	t.Helper()
+	files := usual()
+	for name, content := range changes {
+		files[name] = content
+		if content == "" {
+			delete(files, name)
+		}
+	}
+	root := host(t, files)
+	proc := host(t, map[string]string{"sys/kernel/osrelease": "6.1.0\n", "sys/fs/dentry-state": "5\t4\t45\t0\t0\t0\n"}) // nothing runs here
+	return Run(Options{Root: root, Proc: proc, CheckConfig: func(file string) error {
+		content, err := os.ReadFile(file)
+		if err == nil && bytes.Contains(content, []byte("tiemout")) {
+			err = errors.New(file + ":2: tiemout")
+		}
+		return err
+	}}), root
+}
+
+func find(r *Report, id string) *Finding {
+	for i := range r.Findings {
+		if r.Findings[i].ID == id && r.Findings[i].Status != checkup.OK {
+			return &r.Findings[i]
+		}
+	}
+	return nil
+}
+
+func TestAUsualHost(t *testing.T) {
+	r, root := examine(t, nil)
+	for _, f := range r.Findings {
+		if strings.HasPrefix(f.ID, "telegraf.") || strings.HasPrefix(f.ID, "vfsprobe.") {
+			assert.Equal(t, checkup.OK, f.Status, "%+v", f)
+		}
+	}
+	assert.Contains(t, r.Subject, filepath.Join(root, service)+", which runs Telegraf as telegraf, which has no capabilities")
+	assert.NotNil(t, find(r, "feature.owner"))
+}
+
+func TestWrongStanzas(t *testing.T) {
+	stanza := func(old, new string) map[string]string {
+		changed := strings.Replace(Stanza, old, new, 1)
+		if changed == Stanza {
+			panic(old)
+		}
+		return map[string]string{included: "# one\n" + changed}
+	}
+	for name, c := range map[string]struct {
+		changes map[string]string
+		id      string
+		status  checkup.Status
+		says    string
+		symptom string
+		cure    string
+	}{
+		"no stanza":           {map[string]string{included: ""}, "telegraf.stanza", checkup.Critical, "none of 1 files", "no metrics", "[[inputs.execd]]"},
+		"a comment only":      {map[string]string{included: "# " + strings.ReplaceAll(Stanza, "\n", "\n# ")}, "telegraf.stanza", checkup.Critical, "none of 2 files", "no metrics", "[[inputs.execd]]"},
+		"no signal":           {stanza("  signal = \"STDIN\"\n", ""), "telegraf.signal", checkup.Critical, "signal is missing", "no metrics and no error", `signal = "STDIN"`},
+		"signal none":         {stanza("STDIN", "none"), "telegraf.signal", checkup.Critical, `signal = "none"`, "no metrics and no error", `signal = "STDIN"`},
+		"signal misspelt":     {stanza("STDIN", "stdin"), "telegraf.signal", checkup.Critical, `"stdin"`, "invalid signal", `signal = "STDIN"`},
+		"both":                {stanza(`"-config"`, `"-interval", "5s", "-config"`), "telegraf.signal", checkup.Warning, "-interval", "does nothing", "remove"},
+		"format":              {stanza("influx", "json"), "telegraf.data_format", checkup.Critical, "json", "an error for every line", `"influx"`},
+		"path":                {stanza("/usr/bin", "/opt"), "telegraf.path", checkup.Critical, "no such file", "no such file", "command -v"},
+		"not on PATH":         {stanza("/usr/bin/vfsprobe", "vfsprobe-next"), "telegraf.path", checkup.Critical, "no such file", "no such file", "command -v"},
+		"one string":          {stanza(`"/usr/bin/vfsprobe", "-config"`, `"/usr/bin/vfsprobe -config"`), "telegraf.path", checkup.Critical, "with arguments in it", "no such file", "a string of its own"},
+		"not a list":          {stanza(`["/usr/bin/vfsprobe", "-config", "/etc/vfsprobe/vfsprobe.toml"]`, `"/usr/bin/vfsprobe"`), "telegraf.command", checkup.Critical, "a string", "does not start", "["},
+		"not executable":      {map[string]string{"opt/vfsprobe": "x", included: "#\n" + strings.Replace(Stanza, "/usr/bin", "/opt", 1)}, "telegraf.path", checkup.Critical, "mode 0644", "permission denied", "command"},
+		"exec":                {stanza("inputs.execd", "inputs.exec"), "telegraf.kind", checkup.Critical, "inputs.exec", "timed out", "inputs.execd"},
+		"processor":           {stanza("inputs.execd", "processors.execd"), "telegraf.kind", checkup.Critical, "processors.execd", "no metrics", "inputs.execd"},
+		"twice":               {map[string]string{mainConf: Stanza}, "telegraf.twice", checkup.Warning, "2 stanzas", "every metric", "all but one"},
+		"stop_on_error":       {stanza("signal", "stop_on_error = true\n  signal"), "telegraf.stop_on_error", checkup.Warning, "true", "restarted", "false"},
+		"own config included": {map[string]string{"etc/telegraf/telegraf.d/mounts.conf": "\n[[inputs.mountstat]]\n"}, "telegraf.foreign", checkup.Critical, "[[inputs.mountstat]]", "undefined but requested input: mountstat", "mv "},
+		"suffix":              {map[string]string{included: "", "etc/telegraf/telegraf.d/vfsprobe.toml": Stanza}, "telegraf.unread", checkup.Critical, ".conf", "no metrics", "vfsprobe.conf"},
+		"no TOML":             {map[string]string{mainConf: "[agent\n"}, "telegraf.file", checkup.Unknown, "telegraf.conf:1", "does not start", "config check"},
+		"no own config":       {map[string]string{ownConf: ""}, "vfsprobe.config", checkup.Critical, "no such file", "ends at once", "-test"},
+		"bad own config":      {map[string]string{ownConf: "[[inputs.mountstat]]\ntiemout = 1\n"}, "vfsprobe.config", checkup.Critical, ":2: tiemout", "ends at once", "-test"},
+		"relative own config": {stanza(`"/etc/vfsprobe/`, `"`), "vfsprobe.config", checkup.Critical, "absolute", "ends at once", "-test"},
+		"closed":              {map[string]string{"etc/vfsprobe/closed/x.toml": "[[inputs.mountstat]]\n", included: "#\n" + strings.Replace(Stanza, "vfsprobe/vfsprobe.toml", "vfsprobe/closed/x.toml", 1)}, "vfsprobe.config", checkup.Critical, "may not read", "ends at once", "-test"},
+		"flag joined":         {stanza(`"-config", "/etc/vfsprobe/vfsprobe.toml"`, `"--config=/nowhere"`), "vfsprobe.config", checkup.Critical, "/nowhere", "ends at once", "-test"},
+		"no Telegraf":         {map[string]string{included: "", mainConf: ""}, "telegraf.config", checkup.Warning, "no such directory", "no Telegraf", "install"},
+		"ancient":             {map[string]string{"usr/bin/telegraf": "#!/bin/sh\necho 'Telegraf v1.13.4 (git: HEAD x)'\n"}, "telegraf.version", checkup.Critical, "1.14", "undefined but requested input: execd", "upgrade"},
+		"old":                 {map[string]string{"usr/bin/telegraf": "#!/bin/sh\necho 'Telegraf 1.31.3 (git: HEAD x)'\n"}, "telegraf.version", checkup.Warning, "1.32", "errors in Telegraf's log", "upgrade"},
+		"broken":              {map[string]string{"usr/bin/telegraf": "#!/bin/sh\nexit 3\n"}, "telegraf.version", checkup.Unknown, "exit status 3", "", ""},
+		"ProcSubset":          {map[string]string{"etc/systemd/system/telegraf.service.d/x.conf": "[Service]\nProcSubset=pid\n"}, "telegraf.unit.ProcSubset", checkup.Critical, "ProcSubset=pid", "dentrycache", "ProcSubset=all"},
+		"ProtectProc":         {map[string]string{service: "[Service]\nProtectProc=invisible\n"}, "telegraf.unit.ProtectProc", checkup.Warning, "invisible", "processes of other users", "ProtectProc=default"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, _ := examine(t, c.changes)
+			f := find(r, c.id)
+			require.NotNil(t, f, "%+v", r.Findings)
+			assert.Equal(t, c.status, f.Status)
+			assert.Contains(t, f.Says+f.Object, c.says)
+			assert.Contains(t, strings.ToLower(f.Symptom), strings.ToLower(c.symptom))
+			assert.Contains(t, f.Cure, c.cure)
+			assert.False(t, c.status.Worse(r.Status))
+			if strings.Contains(f.Object, included) {
+				assert.Contains(t, f.Object, ":2", "the line of the stanza")
+			}
+		})
+	}
+}
+
+func TestWhatIsFine(t *testing.T) {
+	for name, changes := range map[string]map[string]string{
+		"a signal":          {included: strings.Replace(Stanza, "STDIN", "SIGUSR1", 1)},
+		"-interval":         {included: strings.Replace(strings.Replace(Stanza, "STDIN", "none", 1), `"-config"`, `"--interval=5s", "-config"`, 1)},
+		"no data_format":    {included: strings.Replace(Stanza, `data_format = "influx"`, "", 1)},
+		"on PATH":           {included: strings.Replace(Stanza, "/usr/bin/vfsprobe", "vfsprobe", 1)},
+		"BOM":               {included: "\xef\xbb\xbf" + Stanza},
+		"with its defaults": {included: "[[inputs.execd]]\ncommand=[\"/usr/bin/vfsprobe\"]\nsignal=\"STDIN\"\n"},
+		"another's stanza":  {mainConf: "[[inputs.execd]]\n  command = [\"/usr/bin/telegraf-smartctl\"]\n"},
+		"variables":         {mainConf: "[agent]\n  hostname = \"${NOWHERE_SET}\"\n  interval = ${NOR_THIS:-\"10s\"}\n"},
+		"main file":         {included: "", mainConf: "[agent]\n" + Stanza},
+		"in a subdirectory": {included: "", "etc/telegraf/telegraf.d/hosts/a.conf": Stanza},
+		"a backup":          {"etc/telegraf/telegraf.conf.bak": "[[inputs.mountstat]]"},
+	} {
+		r, _ := examine(t, changes)
+		for _, f := range r.Findings {
+			if strings.HasPrefix(f.ID, "telegraf.") || strings.HasPrefix(f.ID, "vfsprobe.") {
+				assert.Equal(t, checkup.OK, f.Status, "%s: %+v", name, f)
+			}
+		}
+	}
+}
+
+func TestUnit(t *testing.T) {
+	ambient := func(lines string) map[string]string {
+		return map[string]string{"etc/systemd/system/telegraf.service.d/vfsprobe.conf": "[Service]\n" + lines}
+	}
+	for name, c := range map[string]struct {
+		changes map[string]string
+		granted []string // features
+	}{
+		"nothing":         {nil, nil},
+		"one":             {ambient("AmbientCapabilities=CAP_DAC_READ_SEARCH\n"), []string{"closed_directories"}},
+		"two lines":       {ambient("AmbientCapabilities=CAP_SETUID CAP_SETGID \\\n  # within\n  CAP_KILL\nAmbientCapabilities=cap_dac_read_search\n"), []string{"owner", "closed_directories"}},
+		"reset":           {ambient("AmbientCapabilities=CAP_DAC_READ_SEARCH\nAmbientCapabilities=\n"), nil},
+		"bounded":         {ambient("AmbientCapabilities=CAP_DAC_READ_SEARCH CAP_SYS_PTRACE\nCapabilityBoundingSet=CAP_SYS_PTRACE\n"), []string{"who_waits"}},
+		"bounded, but":    {ambient("AmbientCapabilities=CAP_DAC_READ_SEARCH CAP_SYS_PTRACE\nCapabilityBoundingSet=~CAP_SYS_PTRACE\n"), []string{"closed_directories"}},
+		"another section": {ambient("[Unit]\nAmbientCapabilities=CAP_DAC_READ_SEARCH\n"), nil},
+		"root":            {ambient("User=\n"), []string{"owner", "closed_directories", "who_waits", "kernel_log", "other_namespaces", "kernel_stacks"}},
+		"root, bounded":   {ambient("User=root\nCapabilityBoundingSet=CAP_DAC_READ_SEARCH\n"), []string{"closed_directories"}},
+		"shadowed": {map[string]string{"usr/lib/systemd/system/telegraf.service.d/x.conf": "[Service]\nAmbientCapabilities=CAP_SYSLOG\n",
+			"etc/systemd/system/telegraf.service.d/x.conf": "# emptied\n"}, nil},
+		"own unit": {map[string]string{"etc/systemd/system/telegraf.service": "[Service]\nUser=telegraf\nAmbientCapabilities=CAP_SYS_PTRACE\n"}, []string{"who_waits"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, _ := examine(t, c.changes)
+			var granted []string
+			for _, f := range r.Findings {
+				if id, found := strings.CutPrefix(f.ID, "feature."); found && f.Status == checkup.OK {
+					granted = append(granted, id)
+				}
+			}
+			assert.Equal(t, c.granted, granted)
+		})
+	}
+}
+
+func TestThePluginThatRuns(t *testing.T) {
+	proc := host(t, map[string]string{
+		"10/comm": "telegraf\n", "10/status": "Uid:\t998\t998\t998\t998\n",
+		"11/comm": "vfsprobe\n", "11/status": "Name:\tvfsprobe\nPPid:\t10\nUid:\t998\t998\t998\t998\nGid:\t998\t998\t998\t998\nGroups:\t4 \nCapEff:\t0000000000080000\n",
+		"12/comm": "vfsprobe\n", "12/status": "PPid:\t1\nUid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nCapEff:\tffffffffffffffff\n",
+	})
+	r := Run(Options{Root: host(t, usual()), Proc: proc})
+	assert.Equal(t, "process 11, which Telegraf runs as telegraf, which has CAP_SYS_PTRACE", r.Subject)
+	assert.Nil(t, find(r, "feature.who_waits"))
+	assert.NotNil(t, find(r, "feature.owner"))
+}
+
+func TestHidepid(t *testing.T) {
+	for line, want := range map[string]struct {
+		hides bool
+		group int64
+	}{
+		"22 28 0:21 / /proc rw,nosuid shared:12 - proc proc rw\n":                     {false, -1},
+		"22 28 0:21 / /proc rw shared:12 - proc proc rw,hidepid=2\n":                  {true, -1},
+		"22 28 0:21 / /proc rw - proc proc rw,gid=4,hidepid=invisible\n":              {true, 4},
+		"22 28 0:21 / /proc rw - proc proc rw,hidepid=0\n":                            {false, -1},
+		"22 28 0:21 / /proc/sys rw - proc proc rw,hidepid=2\n":                        {false, -1},
+		"2 1 0:1 / /proc rw - proc p rw,hidepid=2\n3 2 0:2 / /proc rw - proc p rw\n/": {false, -1},
+	} {
+		hides, group := hidepid(line, "/proc")
+		assert.Equal(t, want.hides, hides, line)
+		assert.Equal(t, want.group, group, line)
+	}
+}
+
+func TestVersions(t *testing.T) {
+	for text, want := range map[string]version{
+		"Telegraf 1.37.2 (git: HEAD@2f1c6d8a)": {1, 37}, "Telegraf v1.8.0 (git: release-1.8 abc)": {1, 8},
+		"W! loaded\nTelegraf 2.0.0-rc1\n": {2, 0}, "Telegraf unknown (git: master abcdef)": {}, "": {},
+	} {
+		got, found := parseVersion([]byte(text))
+		assert.Equal(t, want, got, text)
+		assert.Equal(t, want != version{}, found)
+	}
+}
+
+func TestText(t *testing.T) {
+	r, _ := examine(t, map[string]string{included: ""})
+	var b bytes.Buffer
+	require.NoError(t, r.Text(&b, false))
+	text := b.String()
+	assert.Regexp(t, `^vfsprobe doctor CRITICAL: 1 wrong, \d+ missing, `, text)
+	assert.Contains(t, text, "  cure:    write to /etc/telegraf/telegraf.d/vfsprobe.conf, and restart Telegraf:\n           [[inputs.execd]]\n")
+	b.Reset()
+	require.NoError(t, r.JSON(&b))
+	var decoded map[string]any
+	require.NoError(t, json.Unmarshal(b.Bytes(), &decoded))
+	assert.Equal(t, "critical", decoded["status"])
+	assert.EqualValues(t, 2, decoded["exit_code"])
+}
+
+func FuzzTelegrafConfig(f *testing.F) {
+	f.Add([]byte(Stanza))
+	f.Add([]byte("[[inputs.execd]]\ncommand = 5\n[inputs.exec]\ncommands = [\"vfsprobe\"]\n"))
+	f.Add([]byte("inputs = [1]\n"))
+	f.Add([]byte("[inputs]\nexecd = [1, {command = [2, \"vfsprobe \\u001b\"], signal = 4}]\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		p := &patient{Options: Options{Root: t.TempDir()}}
+		for _, s := range p.examineFile("x.conf", content, true) {
+			p.examineStanza(&s, &subject{})
+			assert.Positive(t, s.line)
+		}
+	})
+}
+
+func FuzzUnit(f *testing.F) {
+	f.Add("[Service]\nUser=telegraf\nAmbientCapabilities=CAP_SYSLOG \\\n CAP_KILL\nTasksMax=\n")
+	f.Add("[Service\\\n]\n=\n[]\nCapabilityBoundingSet=~\nTasksMax=1")
+	f.Fuzz(func(t *testing.T, content string) {
+		r := Run(Options{Root: host(t, map[string]string{service: content}), Proc: t.TempDir(), Telegraf: "/bin/true"})
+		var b bytes.Buffer
+		require.NoError(t, r.Text(&b, false))
+		assert.False(t, strings.ContainsFunc(b.String(), func(c rune) bool { return c != '\n' && !unicode.IsPrint(c) }), "%q", b.String())
+	})
+}
+
+func FuzzStatus(f *testing.F) {
+	f.Add([]byte("Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t4 20 \nCapEff:\tff\n"))
+	f.Fuzz(func(t *testing.T, content []byte) { parseStatus(content) })
+}
+
+func FuzzMountOptions(f *testing.F) {
+	f.Add("22 28 0:21 / /proc rw - proc proc rw,gid=4,hidepid=invisible\n")
+	f.Fuzz(func(t *testing.T, table string) { hidepid(table, "/proc") })
+}

@@ -1,0 +1,156 @@
+package doctor
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/checkup"
+	"github.com/vfsprobe/vfsprobe/internal/dcache"
+)
+
+// Feature is something the plugin can do only where it is let.
+type Feature struct {
+	ID string // stable
+	// Capabilities that it takes, all of them. Root, which has them, needs no more.
+	Capabilities Capabilities
+	// Buys names the metrics, and what they are without the capabilities.
+	Buys string
+	// Needed reports whether this host asks for the capabilities at all. nil: it
+	// does.
+	Needed func(Host) bool
+}
+
+// Host is where features look.
+type Host struct{ Proc, Sys, Dev string }
+
+// Features are what capabilities buy, the most useful first. docs/PRIVILEGES.md
+// shows them as a test has seen them.
+func Features() []Feature {
+	return []Feature{
+		{ID: "owner", Capabilities: SetUID | SetGID | Kill,
+			Buys: "mountstat checks, and nfslock locks, as the owner of each file system (run_as): without them, private FUSE mounts are \"unchecked\", and of directories closed to others the readdir is left out"},
+		{ID: "closed_directories", Capabilities: DACReadSearch,
+			Buys: "mounts below directories that Telegraf's user may not search are checked, and FUSE mounts have fuse_waiting: without it, such mounts are \"unchecked\""},
+		{ID: "who_waits", Capabilities: SysPtrace,
+			Buys: "mountstat_blocked has processes of other users that wait for a FUSE daemon, with the tags path and wchan, and mountstat stuck_wchan of helpers that run as others: without it, processes in state D are counted, with wchan \"unknown\""},
+		{ID: "kernel_log", Capabilities: Syslog,
+			Buys: "nfslock_host and nfslock_server have the fields kernel_*, counts of the kernel's messages: without it, they are missing", Needed: restrictsLog},
+		{ID: "other_namespaces", Capabilities: SysAdmin | SysChroot | SysPtrace,
+			Buys: "mount_namespaces = \"all\" checks network file systems of containers: without them, these are not seen, or \"unchecked\""},
+		{ID: "kernel_stacks", Capabilities: SysAdmin | SysPtrace | DACReadSearch,
+			Buys: "nfslock counts in tasks_blocked the tasks of other users that wait for a server's answer about a lock, by their stacks: without them, only those whose wchan tells"},
+	}
+}
+
+// dropIn is the line of a unit that grants it.
+func (f *Feature) dropIn() string { return "AmbientCapabilities=" + f.Capabilities.String() }
+
+// restrictsLog reads kernel.dmesg_restrict, sysctl/kernel.rst of the kernel's
+// documentation.
+func restrictsLog(h Host) bool {
+	content, err := os.ReadFile(filepath.Join(h.Proc, "sys/kernel/dmesg_restrict"))
+	return err != nil || strings.TrimSpace(string(content)) != "0"
+}
+
+// examineFeatures judges what the subject can do, and what the kernel has.
+func (p *patient) examineFeatures(s *subject) {
+	h := Host{p.Proc, p.Sys, p.Dev}
+	for _, f := range Features() {
+		missing := f.Capabilities &^ s.caps
+		id := "feature." + f.ID
+		switch {
+		case f.Needed != nil && !f.Needed(h):
+			p.fine(id, f.Capabilities.String(), "not needed on this host")
+		case missing == 0:
+			p.fine(id, f.Capabilities.String(), "granted")
+		default:
+			p.add(Finding{ID: id, Status: checkup.Warning, Object: missing.String(), Says: "not granted to " + s.user,
+				Symptom: f.Buys, Cure: "systemctl edit telegraf, add, and restart it:\n[Service]\n" + f.dropIn()})
+		}
+	}
+	p.examineKernel(h, s)
+}
+
+// examineKernel looks for files that only some kernels or hosts show.
+func (p *patient) examineKernel(h Host, s *subject) {
+	lacks := func(id, object, says, symptom, cure string) {
+		p.add(Finding{ID: "kernel." + id, Status: checkup.Warning, Object: object, Says: says, Symptom: symptom, Cure: cure})
+	}
+	kernel, err := dcache.ReadVersion(h.Proc)
+	if err != nil {
+		p.add(Finding{ID: "kernel.dentry_state", Status: checkup.Critical, Object: h.Proc, Says: err.Error(),
+			Symptom: "vfsprobe ends at start, where dentrycache is among its inputs", Cure: "/proc must be mounted in full: ProcSubset=all"})
+	} else if state, err := dcache.ReadDentryState(h.Proc, kernel); err != nil {
+		lacks("dentry_state", "/proc/sys/fs/dentry-state", err.Error(), "dentrycache has no metrics", "")
+	} else if !state.HasNegative {
+		lacks("dentry_state", "/proc/sys/fs/dentry-state", "this kernel does not count negative dentries", "dentrycache has no field negative", "Linux 5.0 and the kernels of RHEL 8 do")
+	} else {
+		p.fine("kernel.dentry_state", "/proc/sys/fs/dentry-state", "counts negative dentries")
+	}
+
+	if _, err := os.Stat(filepath.Join(h.Proc, "sys/kernel/hung_task_detect_count")); err != nil {
+		lacks("hung_tasks", "/proc/sys/kernel/hung_task_detect_count", "this kernel has none", "mountstat_summary has no hung_task_detect_count", "Linux 6.13 has it, with CONFIG_DETECT_HUNG_TASK")
+	} else {
+		p.fine("kernel.hung_tasks", "/proc/sys/kernel/hung_task_detect_count", "there")
+	}
+
+	connections := filepath.Join(h.Sys, "fs/fuse/connections")
+	var st unix.Statfs_t
+	const fuseCtlMagic = 0x65735543 // fs/fuse/control.c
+	if err := unix.Statfs(connections, &st); err == nil && st.Type != fuseCtlMagic {
+		lacks("fusectl", connections, "no fusectl is mounted there", "mountstat has no fuse_waiting for FUSE mounts", "mount -t fusectl fusectl "+connections)
+	} else {
+		p.fine("kernel.fusectl", connections, "mounted, or no FUSE here")
+	}
+
+	if _, err := os.Stat(filepath.Join(h.Dev, "kmsg")); err != nil {
+		lacks("kmsg", filepath.Join(h.Dev, "kmsg"), err.Error(), "nfslock_host and nfslock_server have no fields kernel_*", "show the host's /dev/kmsg in the container, or PrivateDevices=no")
+	} else {
+		p.fine("kernel.kmsg", filepath.Join(h.Dev, "kmsg"), "there")
+	}
+	p.examineHidepid(h, s)
+}
+
+// examineHidepid looks at the options of /proc itself, proc(5).
+func (p *patient) examineHidepid(h Host, s *subject) {
+	content, _ := os.ReadFile(filepath.Join(h.Proc, "self/mountinfo"))
+	hides, group := hidepid(string(content), h.Proc)
+	exempt := s.uid == 0 || s.caps.Has(SysPtrace) || group >= 0 && slices.Contains(s.groups, uint32(group))
+	if !hides || exempt {
+		p.fine("kernel.hidepid", h.Proc, "shows the processes of others")
+		return
+	}
+	p.add(Finding{ID: "kernel.hidepid", Status: checkup.Warning, Object: h.Proc, Says: "it is mounted with hidepid=, which hides processes of other users",
+		Symptom: "mountstat_blocked, and nfslock's waiters and blocked tasks, miss them",
+		Cure:    fmt.Sprintf("systemctl edit telegraf, add, and restart it:\n[Service]\nAmbientCapabilities=%v", SysPtrace)})
+}
+
+// hidepid reads the options of the last mount on a path from a mount table. The
+// group is -1 if none is exempt.
+func hidepid(table, path string) (hides bool, group int64) {
+	group = -1
+	for line := range strings.Lines(table) {
+		fields := strings.Fields(line)
+		if len(fields) < 7 || fields[4] != path {
+			continue
+		}
+		hides, group = false, -1
+		for option := range strings.SplitSeq(fields[len(fields)-1], ",") {
+			switch key, value, _ := strings.Cut(option, "="); key {
+			case "hidepid":
+				hides = value != "0" && value != "off"
+			case "gid":
+				if gid, err := strconv.ParseUint(value, 10, 32); err == nil {
+					group = int64(gid)
+				}
+			}
+		}
+	}
+	return hides, group
+}

@@ -1,0 +1,309 @@
+package doctor
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Capabilities is a set, in the bits of capabilities(7).
+type Capabilities uint64
+
+// Has reports whether all of the others are in the set.
+func (c Capabilities) Has(others Capabilities) bool { return c&others == others }
+
+// String lists the names as systemd takes them.
+func (c Capabilities) String() string {
+	var names []string
+	for _, known := range knownCapabilities() {
+		if c.Has(known.bit) {
+			names = append(names, known.name)
+		}
+	}
+	return strings.Join(names, " ")
+}
+
+// Of the capabilities there are, those that the plugin has a use for.
+const (
+	DACOverride   Capabilities = 1 << unix.CAP_DAC_OVERRIDE
+	DACReadSearch Capabilities = 1 << unix.CAP_DAC_READ_SEARCH
+	Kill          Capabilities = 1 << unix.CAP_KILL
+	SetGID        Capabilities = 1 << unix.CAP_SETGID
+	SetUID        Capabilities = 1 << unix.CAP_SETUID
+	SysChroot     Capabilities = 1 << unix.CAP_SYS_CHROOT
+	SysPtrace     Capabilities = 1 << unix.CAP_SYS_PTRACE
+	SysAdmin      Capabilities = 1 << unix.CAP_SYS_ADMIN
+	Syslog        Capabilities = 1 << unix.CAP_SYSLOG
+	Perfmon       Capabilities = 1 << unix.CAP_PERFMON
+	BPF           Capabilities = 1 << unix.CAP_BPF
+)
+
+type capability struct {
+	name string
+	bit  Capabilities
+}
+
+func knownCapabilities() []capability {
+	return []capability{
+		{"CAP_DAC_OVERRIDE", DACOverride}, {"CAP_DAC_READ_SEARCH", DACReadSearch}, {"CAP_KILL", Kill}, {"CAP_SETGID", SetGID}, {"CAP_SETUID", SetUID},
+		{"CAP_SYS_CHROOT", SysChroot}, {"CAP_SYS_PTRACE", SysPtrace}, {"CAP_SYS_ADMIN", SysAdmin}, {"CAP_SYSLOG", Syslog},
+		{"CAP_PERFMON", Perfmon}, {"CAP_BPF", BPF},
+	}
+}
+
+// parseCapabilities reads a list of a unit's, systemd.exec(5). A "~" in front
+// inverts it. Names that are not known here are left out.
+func parseCapabilities(list string) Capabilities {
+	list, inverted := strings.CutPrefix(strings.TrimSpace(list), "~")
+	var set Capabilities
+	for word := range strings.FieldsSeq(list) {
+		for _, known := range knownCapabilities() {
+			if strings.EqualFold(word, known.name) {
+				set |= known.bit
+			}
+		}
+	}
+	if inverted {
+		return ^set
+	}
+	return set
+}
+
+// subject is whose privileges are judged.
+type subject struct {
+	name   string
+	user   string
+	uid    uint32
+	groups []uint32
+	caps   Capabilities
+}
+
+// subject finds out under whom Telegraf runs the plugin: it shows where it runs,
+// or else in the unit. Without Telegraf it is this process.
+func (p *patient) subject(u *unit) *subject {
+	if !p.Self {
+		if s := p.running(); s != nil {
+			return s
+		}
+		if u != nil {
+			return p.ofUnit(u)
+		}
+	}
+	s := p.process("self")
+	if s == nil {
+		s = &subject{uid: uint32(os.Geteuid()), groups: []uint32{uint32(os.Getegid())}}
+	}
+	s.name = "this process, of " + p.describe(s)
+	return s
+}
+
+func (p *patient) describe(s *subject) string {
+	s.user = p.userName(s.uid)
+	const all = 1<<(unix.CAP_LAST_CAP+1) - 1
+	if s.uid == 0 && s.caps&all == all {
+		return s.user
+	}
+	if s.caps == 0 {
+		return s.user + ", which has no capabilities"
+	}
+	if names := s.caps.String(); names != "" {
+		return s.user + ", which has " + names
+	}
+	return s.user
+}
+
+// running looks for the plugin as a child of Telegraf's.
+func (p *patient) running() *subject {
+	entries, _ := os.ReadDir(p.Proc)
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		comm, _ := os.ReadFile(filepath.Join(p.Proc, e.Name(), "comm"))
+		if string(bytes.TrimSpace(comm)) != "vfsprobe" {
+			continue
+		}
+		status, _ := os.ReadFile(filepath.Join(p.Proc, e.Name(), "status"))
+		parent, _ := os.ReadFile(filepath.Join(p.Proc, statusField(status, "PPid"), "comm"))
+		if !strings.HasPrefix(string(parent), "telegraf") {
+			continue
+		}
+		if s := p.process(e.Name()); s != nil {
+			s.name = fmt.Sprintf("process %d, which Telegraf runs as %s", pid, p.describe(s))
+			return s
+		}
+	}
+	return nil
+}
+
+func statusField(status []byte, key string) string {
+	_, rest, _ := bytes.Cut(append([]byte("\n"), status...), []byte("\n"+key+":"))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	return strings.TrimSpace(string(line))
+}
+
+// process reads proc_pid_status(5).
+func (p *patient) process(pid string) *subject {
+	status, err := os.ReadFile(filepath.Join(p.Proc, pid, "status"))
+	if err != nil {
+		return nil
+	}
+	return parseStatus(status)
+}
+
+func parseStatus(status []byte) *subject {
+	s := &subject{}
+	uids, gids := strings.Fields(statusField(status, "Uid")), strings.Fields(statusField(status, "Gid"))
+	if len(uids) < 4 || len(gids) < 4 {
+		return nil
+	}
+	uid, err := strconv.ParseUint(uids[1], 10, 32) // the effective one
+	if err != nil {
+		return nil
+	}
+	s.uid = uint32(uid)
+	for _, text := range append(gids[1:2], strings.Fields(statusField(status, "Groups"))...) {
+		if gid, err := strconv.ParseUint(text, 10, 32); err == nil {
+			s.groups = append(s.groups, uint32(gid))
+		}
+	}
+	caps, err := strconv.ParseUint(statusField(status, "CapEff"), 16, 64)
+	if err != nil {
+		return nil
+	}
+	s.caps = Capabilities(caps)
+	return s
+}
+
+// ofUnit is what systemd gives a process of the unit's.
+func (p *patient) ofUnit(u *unit) *subject {
+	s := &subject{}
+	user, found := u.value("User")
+	if found && user.value != "root" && user.value != "0" {
+		s.uid, s.groups = p.lookUp(user.value)
+		for _, a := range u.list("AmbientCapabilities") {
+			s.caps = join(s.caps, a.value)
+		}
+	} else {
+		s.caps = 1<<(unix.CAP_LAST_CAP+1) - 1
+	}
+	if bounds := u.list("CapabilityBoundingSet"); len(bounds) > 0 {
+		var bound Capabilities
+		for i, a := range bounds {
+			if i == 0 && strings.HasPrefix(a.value, "~") {
+				bound = ^Capabilities(0)
+			}
+			bound = join(bound, a.value)
+		}
+		s.caps &= bound
+	}
+	what := p.describe(s)
+	if found {
+		what = strings.Replace(what, s.user, user.value, 1)
+		s.user = user.value
+	}
+	s.name = fmt.Sprintf("%s, which runs Telegraf as %s", u.file, what)
+	return s
+}
+
+// join adds the words of a further assignment, or takes them away if it is
+// inverted, as systemd merges them.
+func join(set Capabilities, list string) Capabilities {
+	if strings.HasPrefix(strings.TrimSpace(list), "~") {
+		return set & parseCapabilities(list)
+	}
+	return set | parseCapabilities(list)
+}
+
+// passwd calls do for the lines of passwd(5).
+func (p *patient) passwd(do func(name string, uid, gid uint32)) {
+	content, _ := os.ReadFile(p.host("/etc/passwd"))
+	for line := range strings.Lines(string(content)) {
+		fields := strings.Split(line, ":")
+		if len(fields) < 7 {
+			continue
+		}
+		uid, err := strconv.ParseUint(fields[2], 10, 32)
+		gid, err2 := strconv.ParseUint(fields[3], 10, 32)
+		if err == nil && err2 == nil {
+			do(fields[0], uint32(uid), uint32(gid))
+		}
+	}
+}
+
+func (p *patient) userName(id uint32) string {
+	found := fmt.Sprintf("uid %d", id)
+	p.passwd(func(name string, uid, _ uint32) {
+		if uid == id && strings.HasPrefix(found, "uid ") {
+			found = name
+		}
+	})
+	return found
+}
+
+// lookUp finds a user by name or number. One that is not known, such as a
+// dynamic one of systemd's, is nobody.
+func (p *patient) lookUp(user string) (uint32, []uint32) {
+	const nobody = 65534
+	uid, groups := uint32(nobody), []uint32{nobody}
+	p.passwd(func(name string, id, gid uint32) {
+		if name == user || strconv.FormatUint(uint64(id), 10) == user {
+			uid, groups = id, []uint32{gid}
+		}
+	})
+	content, _ := os.ReadFile(p.host("/etc/group"))
+	for line := range strings.Lines(string(content)) {
+		fields := strings.Split(strings.TrimSpace(line), ":")
+		if len(fields) < 4 {
+			continue
+		}
+		for member := range strings.SplitSeq(fields[3], ",") {
+			if gid, err := strconv.ParseUint(fields[2], 10, 32); err == nil && member == user {
+				groups = append(groups, uint32(gid))
+			}
+		}
+	}
+	return uid, groups
+}
+
+// may reports whether a subject has a permission (4 read, 1 execute) for a
+// file, path_resolution(7). Access control lists are not looked at.
+func (p *patient) may(s *subject, name string, info fs.FileInfo, permission fs.FileMode) bool {
+	if s.uid == 0 || s.caps.Has(DACOverride) {
+		return true
+	}
+	for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
+		if dir == filepath.Clean(p.Root) || dir == filepath.Dir(dir) {
+			break
+		}
+		if above, err := os.Stat(dir); err == nil && !s.permitted(above, 1) && !s.caps.Has(DACReadSearch) {
+			return false
+		}
+	}
+	return s.permitted(info, permission) || permission == 4 && s.caps.Has(DACReadSearch)
+}
+
+func (s *subject) permitted(info fs.FileInfo, permission fs.FileMode) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return true
+	}
+	mode := info.Mode().Perm()
+	if st.Uid == s.uid {
+		return mode>>6&permission != 0
+	}
+	for _, gid := range s.groups {
+		if st.Gid == gid {
+			return mode>>3&permission != 0
+		}
+	}
+	return mode&permission != 0
+}
