@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-nfs test-kernels setup lint race fuzz faults faults-nfs privileges bench clean
+.PHONY: run build bpf check-bpf test test-nfs test-kernels package setup lint race fuzz faults faults-nfs privileges bench clean
 
 run: build
 	bin/vfsprobe -test
@@ -64,7 +64,7 @@ test-kernels:
 
 # What the tests need beside Go.
 setup:
-	tools/setup gcc strace cpio rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze
+	tools/setup gcc strace cpio mmdebstrap rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze
 
 lint:
 	@test -z "$$(gofmt -l cmd internal plugins)" || { gofmt -l cmd internal plugins; echo 'not gofmt-clean'; exit 1; }
@@ -73,6 +73,7 @@ lint:
 	$(GO) -C tools/lint tool -n staticcheck >/dev/null
 	"$$($(GO) -C tools/lint tool -n staticcheck)" ./...
 	$(GO) mod tidy -diff
+	$(GO) -C tools/package vet . && $(GO) -C tools/package mod tidy -diff && $(GO) -C tools/package test .
 	tools/readme
 
 race:
@@ -81,6 +82,12 @@ race:
 # Every parser, for FUZZTIME each.
 fuzz:
 	tools/fuzz $(FUZZTIME)
+
+# deb, rpm and tar.gz for amd64 and arm64, with checksums, in dist. The same
+# sources make the same bytes; ARCH=arm64 makes one.
+ARCH ?= amd64,arm64
+package:
+	$(GO) -C tools/package run . -out "$(CURDIR)/dist" -arch $(ARCH)
 
 # Writes the tables of docs/FAULTS.md.
 faults: setup
@@ -94,6 +101,7 @@ faults-nfs: bin/nfsvm
 # Writes the table of docs/PRIVILEGES.md.
 privileges: setup
 	PRIVILEGES=1 $(GO) test -count 1 -timeout 5m -v -run TestPrivileges ./internal/testing/e2e
+	PRIVILEGES=1 $(GO) test -count 1 -run TestPackaging ./internal/doctor
 
 bench:
 	tools/setup gcc
@@ -102,4 +110,4 @@ bench:
 	GATHERS=10000 $(GO) test -count 1 -timeout 30m -v -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 
 clean:
-	rm -rf bin
+	rm -rf bin dist

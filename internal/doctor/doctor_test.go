@@ -303,3 +303,26 @@ func FuzzMountOptions(f *testing.F) {
 	f.Add("22 28 0:21 / /proc rw - proc proc rw,gid=4,hidepid=invisible\n")
 	f.Fuzz(func(t *testing.T, table string) { hidepid(table, "/proc") })
 }
+
+// What the packages bring is what the doctor wants. With PRIVILEGES set, the
+// drop-in is written anew.
+func TestPackaging(t *testing.T) {
+	file := "../../packaging/telegraf.service.d/vfsprobe.conf"
+	if os.Getenv("PRIVILEGES") != "" {
+		require.NoError(t, os.WriteFile(file, []byte(DropIn()), 0o644))
+	}
+	dropIn, err := os.ReadFile(file)
+	require.NoError(t, err)
+	assert.Equal(t, DropIn(), string(dropIn), "make privileges writes it anew")
+	stanza, err := os.ReadFile("../../packaging/telegraf.d/vfsprobe.conf")
+	require.NoError(t, err)
+	assert.Contains(t, string(stanza), Stanza)
+
+	// As shipped it grants nothing; with each block uncommented, everything.
+	r, _ := examine(t, map[string]string{"etc/systemd/system/telegraf.service.d/vfsprobe.conf": DropIn()})
+	assert.NotNil(t, find(r, "feature.owner"))
+	r, _ = examine(t, map[string]string{"etc/systemd/system/telegraf.service.d/vfsprobe.conf": strings.ReplaceAll(DropIn(), "# Ambient", "Ambient")})
+	for _, f := range Features() {
+		assert.Nil(t, find(r, "feature."+f.ID))
+	}
+}

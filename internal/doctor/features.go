@@ -154,3 +154,33 @@ func hidepid(table, path string) (hides bool, group int64) {
 	}
 	return hides, group
 }
+
+// DropIn is the drop-in for telegraf.service that the packages bring: a block for
+// each feature, to be uncommented.
+func DropIn() string {
+	var b strings.Builder
+	b.WriteString(`# Capabilities that vfsprobe has a use for. Without any, it sees what Telegraf's
+# user may see. Each block buys what it says; uncomment those you want, then
+#   systemctl daemon-reload && systemctl restart telegraf
+# Telegraf and its other plugins get them, too. vfsprobe doctor says what is missing.
+[Service]
+`)
+	for _, f := range Features() {
+		fmt.Fprintf(&b, "\n%s\n# AmbientCapabilities=%v\n", comment(f.Buys), f.Capabilities)
+	}
+	return b.String()
+}
+
+// comment breaks a text into lines of a unit that are no longer than 80 bytes,
+// unless a word is.
+func comment(text string) string {
+	var lines []string
+	line := "##"
+	for word := range strings.FieldsSeq(text) {
+		if len(line)+1+len(word) > 80 {
+			lines, line = append(lines, line), "##"
+		}
+		line += " " + word
+	}
+	return strings.Join(append(lines, line), "\n")
+}

@@ -1,9 +1,14 @@
+//go:build !race
+
+// The programs that this runs are not built with -race, and slow enough.
+
 package e2e
 
 import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -110,4 +115,23 @@ func TestTheDoctorsFlags(t *testing.T) {
 	stdout, _, code := output(t, "doctor", "-help")
 	assert.Zero(t, code)
 	assert.Contains(t, stdout, "-telegraf-config directory")
+}
+
+// The manual names every flag, and no other.
+func TestTheManualHasAllFlags(t *testing.T) {
+	manual, err := os.ReadFile(filepath.Join(repository(t), "packaging/vfsprobe.8"))
+	require.NoError(t, err)
+	there := map[string]bool{"help": true, "sample-config": true, "version": true}
+	for _, command := range [][]string{{"-help"}, {"check", "-help"}, {"doctor", "-help"}} {
+		stdout, _, code := output(t, command...)
+		require.Zero(t, code)
+		for _, flag := range regexp.MustCompile(`(?m)^  -(\S+)`).FindAllStringSubmatch(stdout, -1) {
+			there[flag[1]] = true
+		}
+	}
+	described := make(map[string]bool)
+	for _, flag := range regexp.MustCompile(`(?m)^\.It Fl (\S+)`).FindAllStringSubmatch(string(manual), -1) {
+		described[flag[1]] = true
+	}
+	assert.Equal(t, there, described)
 }

@@ -1,3 +1,7 @@
+//go:build !race
+
+// The programs that this runs are not built with -race, and slow enough.
+
 package e2e
 
 import (
