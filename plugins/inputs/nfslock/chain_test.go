@@ -98,7 +98,7 @@ func TestStatdStoppedBeforeTheFirstLock(t *testing.T) {
 	assert.Equal(t, "server", text(t, m, "lock_scope"))
 	assert.Equal(t, map[string]string{"path": fs.Dir, "fstype": "nfs", "server": "127.0.0.1", "version": "3"}, m.Tags())
 	assert.Equal(t, "ok ok", verdict(t, at(g, other.Dir)), "NFSv4 needs no statd")
-	assert.Len(t, log.about("statd_down: the rpc.statd of this host is not registered"), 1)
+	assert.Len(t, log.About("statd_down: the rpc.statd of this host is not registered"), 1)
 	host := g.Named("nfslock_host")[0]
 	assert.Equal(t, "ENOTREGISTERED", text(t, host, "statd_errno"))
 	assert.Positive(t, field(t, host, "rpcbind_seconds"))
@@ -107,7 +107,7 @@ func TestStatdStoppedBeforeTheFirstLock(t *testing.T) {
 	fs.Heal()
 	require.Eventually(t, func() bool { return n.prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
 	assert.Equal(t, "error statd_down_latent", verdict(t, at(collect.Gather(t, n), fs.Dir)))
-	assert.Len(t, log.about("locks still work, but"), 1)
+	assert.Len(t, log.About("locks still work, but"), 1)
 
 	rpchost.StartStatd(t)
 	collect.Gather(t, n)
@@ -187,7 +187,7 @@ func TestAllServersDead(t *testing.T) {
 		assert.Equal(t, 100, dead)
 		assert.Len(t, g.Named("nfslock_server"), 6)
 	}
-	assert.Len(t, log.about("server_unreachable"), 100, "each said once")
+	assert.Len(t, log.About("server_unreachable"), 100, "each said once")
 	assert.Zero(t, n.prober.Stats().Stuck)
 }
 

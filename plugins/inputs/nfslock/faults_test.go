@@ -57,7 +57,7 @@ func TestALockThatHangs(t *testing.T) {
 			assert.Equal(t, c.call, text(t, m, "hangs_in"))
 			assert.Equal(t, pid, field(t, m, "stuck_pid"))
 			assert.EqualValues(t, 1, n.prober.Stats().Forked-forked, "the healthy one's: never a second for a superblock")
-			assert.Len(t, log.about("a lock hangs in "+c.call), 1, "said once")
+			assert.Len(t, log.About("a lock hangs in "+c.call), 1, "said once")
 
 			hung.Heal()
 			require.Eventually(t, func() bool { return n.prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
@@ -66,7 +66,7 @@ func TestALockThatHangs(t *testing.T) {
 			assert.Equal(t, int64(1), field(t, m, "recoveries"))
 			assert.Equal(t, 0.0, field(t, m, "hung_seconds"))
 			assert.False(t, m.HasField("leftover"))
-			assert.Len(t, log.about("locks work again"), 1)
+			assert.Len(t, log.About("locks work again"), 1)
 		})
 	}
 }
@@ -99,19 +99,19 @@ func TestALockThatHangsAndFailsInTheEnd(t *testing.T) {
 	assert.Equal(t, "timeout unknown", verdict(t, m), "told again")
 	assert.GreaterOrEqual(t, field(t, m, "hung_seconds"), timeout.Seconds()*0.9)
 	assert.Equal(t, forked, n.prober.Stats().Forked, "by the same helper")
-	assert.Len(t, log.about("a lock hangs, setlk"), 1)
+	assert.Len(t, log.About("a lock hangs, setlk"), 1)
 
 	require.Eventually(t, func() bool { return n.prober.Stats().Running == 0 }, 10*time.Second, 5*time.Millisecond)
 	m = at(collect.Gather(t, n), fs.Dir)
 	assert.Equal(t, "error unknown", verdict(t, m), "refined")
 	assert.Equal(t, "ENOLCK", text(t, m, "errno"))
 	assert.GreaterOrEqual(t, field(t, m, "setlk_seconds"), late.Seconds())
-	assert.Len(t, log.about("ENOLCK"), 1)
+	assert.Len(t, log.About("ENOLCK"), 1)
 
 	m = at(collect.Gather(t, n), fs.Dir)
 	assert.Equal(t, "error unknown", verdict(t, m), "the next one hangs as the last one did")
 	assert.Equal(t, "ENOLCK", text(t, m, "errno"))
-	assert.Len(t, log.about("W!"), 2)
+	assert.Len(t, log.About("W!"), 2)
 
 	fs.Heal()
 	require.Eventually(t, func() bool {
@@ -196,7 +196,7 @@ func TestALockThatFails(t *testing.T) {
 			assert.Equal(t, unix.ErrnoName(errno), text(t, m, "errno"))
 			assert.Equal(t, 0.0, field(t, m, "hung_seconds"))
 		}
-		assert.Len(t, log.about("setlk: "+unix.ErrnoName(errno)), 1)
+		assert.Len(t, log.About("setlk: "+unix.ErrnoName(errno)), 1)
 		fs.Heal()
 		assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), fs.Dir)))
 	}
@@ -241,7 +241,7 @@ func TestManyHang(t *testing.T) {
 		assert.LessOrEqual(t, verdicts["stuck"], 16)
 		assert.Positive(t, verdicts["stuck"])
 	}
-	assert.Len(t, log.about("are not probed"), 1)
+	assert.Len(t, log.About("are not probed"), 1)
 }
 
 func TestHurryEndsAGather(t *testing.T) {

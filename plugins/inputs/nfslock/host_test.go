@@ -15,10 +15,11 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
 )
 
 // newHost is an input that reads this procfs, and probes nothing.
-func newHost(t *testing.T, proc string) (*Nfslock, *journal) {
+func newHost(t *testing.T, proc string) (*Nfslock, *journal.Journal) {
 	n, log := newInput(t, func(n *Nfslock) { n.IgnoreMountPoints = []string{"*"} })
 	n.proc, n.mountinfo = proc, filepath.Join(proc, "self", "mountinfo")
 	return n, log
@@ -56,7 +57,7 @@ func TestAnNFSClient(t *testing.T) {
 			"host_locks_waiting":    int64(3),
 		}, "waiter_pid", "waiter_seconds")
 	}
-	assert.Empty(t, log.about("W!"))
+	assert.Empty(t, log.About("W!"))
 }
 
 func TestLinesThatMakeNoSenseAreSaidOnce(t *testing.T) {
@@ -74,8 +75,8 @@ func TestLinesThatMakeNoSenseAreSaidOnce(t *testing.T) {
 			"host_locks_waiting":    int64(0),
 		})
 	}
-	assert.Len(t, log.about("/mnt/broken"), 1)
-	assert.Len(t, log.about("2: FLOCK"), 1)
+	assert.Len(t, log.About("/mnt/broken"), 1)
+	assert.Len(t, log.About("2: FLOCK"), 1)
 }
 
 // procWith is a procfs with one file.
@@ -92,7 +93,7 @@ func TestWithoutTheListOfLocksTheMountsAreCounted(t *testing.T) {
 	proc := procWith(t, "self/mountinfo", "40 1 253:0 / / rw,relatime - xfs /dev/sda1 rw\n")
 	n, log := newHost(t, proc)
 	require.NoError(t, n.Gather(acc))
-	require.Len(t, log.about("no such file"), 1)
+	require.Len(t, log.About("no such file"), 1)
 	only(t, acc, map[string]any{
 		"mounts": int64(0), "mounts_remote_locking": int64(0), "mounts_local_locking": int64(0),
 	})
@@ -104,8 +105,8 @@ func TestNoLocksAreZeros(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(proc, "locks"), nil, 0o600))
 	n, log := newHost(t, proc)
 	require.NoError(t, n.Gather(acc))
-	assert.Empty(t, log.about("W!"))
-	assert.Len(t, log.about("no mounts of"), 1)
+	assert.Empty(t, log.About("W!"))
+	assert.Len(t, log.About("no mounts of"), 1)
 	only(t, acc, map[string]any{
 		"mounts": int64(0), "mounts_remote_locking": int64(0), "mounts_local_locking": int64(0),
 		"locks_held": int64(0), "locks_waiting": int64(0), "host_locks_held": int64(0), "host_locks_waiting": int64(0),

@@ -63,5 +63,5 @@ func TestWithoutTheKernelsLog(t *testing.T) {
 		g := collect.Gather(t, n)
 		assert.False(t, g.Named("nfslock_host")[0].HasField("kernel_timed_out"))
 	}
-	assert.Len(t, log.about("are not counted"), 1)
+	assert.Len(t, log.About("are not counted"), 1)
 }

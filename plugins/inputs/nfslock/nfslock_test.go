@@ -1,11 +1,8 @@
 package nfslock
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,6 +15,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
 
@@ -25,42 +23,10 @@ func TestMain(m *testing.M) { rpchost.Main(m) }
 
 const timeout = 500 * time.Millisecond
 
-// journal is the log of the input under test.
-type journal struct {
-	telegraf.Logger
-	t     testing.TB
-	mu    sync.Mutex
-	lines []string
-}
-
-func (j *journal) note(level, text string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.lines = append(j.lines, level+" "+text)
-	j.t.Log(level + " " + text)
-}
-func (j *journal) Warnf(format string, a ...any)  { j.note("W!", fmt.Sprintf(format, a...)) }
-func (j *journal) Warn(a ...any)                  { j.note("W!", fmt.Sprint(a...)) }
-func (j *journal) Infof(format string, a ...any)  { j.note("I!", fmt.Sprintf(format, a...)) }
-func (j *journal) Info(a ...any)                  { j.note("I!", fmt.Sprint(a...)) }
-func (j *journal) Debugf(format string, a ...any) { j.note("D!", fmt.Sprintf(format, a...)) }
-
-// about returns the lines that contain text.
-func (j *journal) about(text string) (found []string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	for _, line := range j.lines {
-		if strings.Contains(line, text) {
-			found = append(found, line)
-		}
-	}
-	return found
-}
-
-func newInput(t testing.TB, change func(*Nfslock)) (*Nfslock, *journal) {
+func newInput(t testing.TB, change func(*Nfslock)) (*Nfslock, *journal.Journal) {
 	t.Helper()
 	n := inputs.Inputs["nfslock"]().(*Nfslock)
-	log := &journal{t: t}
+	log := journal.New(t)
 	n.Log, n.Timeout, n.KernelLog = log, config.Duration(timeout), ""
 	p := prober.New(prober.Options{Warnf: log.Warnf})
 	t.Cleanup(p.Close)

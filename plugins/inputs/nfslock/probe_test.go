@@ -36,7 +36,7 @@ func TestAHealthyFileSystem(t *testing.T) {
 				assert.Equal(t, 0.0, field(t, m, "fault_seconds"))
 			}
 			assert.EqualValues(t, 1+1+3, n.prober.Stats().Forked, "the machine-id, one look, and one helper per gather")
-			assert.Empty(t, log.about("W!"))
+			assert.Empty(t, log.About("W!"))
 
 			// With a file of its own, flock is tried as well.
 			require.NoError(t, os.WriteFile(filepath.Join(dir, ".nfslock-probe."+n.host), nil, 0o600))
@@ -80,8 +80,8 @@ func TestALockThatIsHeldElsewhere(t *testing.T) {
 		assert.Equal(t, "ok ok", verdict(t, m))
 		assert.False(t, m.HasField("holder_pid"))
 	}
-	assert.Len(t, log.about("somebody else holds"), 2)
-	assert.Len(t, log.about("locks work again"), 2)
+	assert.Len(t, log.About("somebody else holds"), 2)
+	assert.Len(t, log.About("locks work again"), 2)
 
 	// Another host's range is not in the way.
 	hold(t, canary, unix.F_WRLCK, n.rangeOf(n.superblocks[0])+1, 1<<40)
@@ -183,7 +183,7 @@ func TestACanaryThatIsNone(t *testing.T) {
 				}
 			}
 			assert.Contains(t, text(t, at(collect.Gather(t, n), dir), "reason"), c.reason)
-			assert.Len(t, log.about("no lock is tried"), 1)
+			assert.Len(t, log.About("no lock is tried"), 1)
 			require.NoError(t, os.RemoveAll(path))
 			putCanary(t, dir)
 			assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
@@ -257,7 +257,7 @@ func TestWhoMayNotWriteTakesAReadLock(t *testing.T) {
 		assert.Equal(t, "denied denied", verdict(t, at(g, unreadable)))
 		assert.Equal(t, "EACCES", text(t, at(g, unreadable), "errno"))
 	}
-	assert.Len(t, log.about("W!"), 1, "said once")
+	assert.Len(t, log.About("W!"), 1, "said once")
 }
 
 func TestAPathForAMount(t *testing.T) {

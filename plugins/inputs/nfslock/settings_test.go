@@ -10,6 +10,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
 )
 
 func TestBadSettings(t *testing.T) {
@@ -29,7 +30,7 @@ func TestBadSettings(t *testing.T) {
 		`override 2: timeout = "1ms"`:    func(n *Nfslock) { n.Override = []Override{{}, {Timeout: &short}} },
 	} {
 		n := inputs.Inputs["nfslock"]().(*Nfslock)
-		n.Log = &journal{t: t}
+		n.Log = journal.New(t)
 		change(n)
 		require.ErrorContains(t, n.Init(), problem)
 	}
