@@ -1,6 +1,7 @@
 package attribution_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -117,6 +118,55 @@ func BenchmarkOtherCalls(b *testing.B) {
 			}
 			report(b, off, on)
 		})
+	}
+}
+
+// BenchmarkOrdinaryWork is what programs take that hardly ever ask for missing
+// names, with nothing attached and in each mode, by turns. "idle" is the mode
+// ENOENT while negative dentries do not grow.
+func BenchmarkOrdinaryWork(b *testing.B) {
+	const rounds = 9
+	root, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
+	if err != nil {
+		b.Skip(err)
+	}
+	for _, work := range []struct {
+		name    string
+		command []string
+	}{
+		{"find", []string{"find", "/usr", "-xdev"}},
+		{"git", []string{"git", "status"}},
+		{"build", []string{"go", "build", "-a", "-o", "/dev/null", "internal/fuzz"}},
+	} {
+		measure := func() float64 {
+			command := exec.Command(work.command[0], work.command[1:]...)
+			command.Dir = string(bytes.TrimSpace(root))
+			require.NoError(b, command.Run())
+			return float64(command.ProcessState.UserTime() + command.ProcessState.SystemTime())
+		}
+		for _, mode := range []struct {
+			attribution.Mode
+			idle bool
+		}{{attribution.Fentry, false}, {attribution.Kprobe, false}, {attribution.ENOENT, false}, {attribution.ENOENT, true}} {
+			name := work.name + "/" + mode.String()
+			if mode.idle {
+				name += "-idle"
+			}
+			b.Run(name, func(b *testing.B) {
+				measure() // so that the caches are warm
+				var off, on []float64
+				for range rounds {
+					off = append(off, measure())
+					tracer := inMode(b, mode.Mode)
+					if mode.idle {
+						require.NoError(b, tracer.Watch(false))
+					}
+					on = append(on, measure())
+					require.NoError(b, tracer.Close())
+				}
+				report(b, off, on)
+			})
+		}
 	}
 }
 
