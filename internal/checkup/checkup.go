@@ -19,6 +19,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
+	"github.com/vfsprobe/vfsprobe/internal/printable"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
@@ -123,16 +124,16 @@ func (c *collector) taken() []Metric {
 
 // newMetric copies a metric. Its strings become safe for terminals.
 func newMetric(m telegraf.Metric) Metric {
-	made := Metric{Name: Printable(m.Name()), Tags: make(map[string]string), Fields: make(map[string]any)}
+	made := Metric{Name: printable.Terminal(m.Name()), Tags: make(map[string]string), Fields: make(map[string]any)}
 	for _, tag := range m.TagList() {
-		made.Tags[Printable(tag.Key)] = Printable(tag.Value)
+		made.Tags[printable.Terminal(tag.Key)] = printable.Terminal(tag.Value)
 	}
 	for _, field := range m.FieldList() {
 		value := field.Value
 		if text, ok := value.(string); ok {
-			value = Printable(text)
+			value = printable.Terminal(text)
 		}
-		made.Fields[Printable(field.Key)] = value
+		made.Fields[printable.Terminal(field.Key)] = value
 	}
 	return made
 }
@@ -152,7 +153,7 @@ func (l *logLines) Write(p []byte) (int, error) {
 		level, rest, _ := strings.Cut(strings.TrimSuffix(line, "\n"), "! [")
 		input, text, found := strings.Cut(rest, "] ")
 		if found && level != "D" && level != "T" {
-			l.lines = append(l.lines, LogLine{Level: Printable(level), Input: Printable(strings.TrimPrefix(input, "inputs.")), Text: Printable(text)})
+			l.lines = append(l.lines, LogLine{Level: printable.Terminal(level), Input: printable.Terminal(strings.TrimPrefix(input, "inputs.")), Text: printable.Terminal(text)})
 		}
 	}
 	return len(p), nil

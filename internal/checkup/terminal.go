@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/printable"
 )
 
 // IsTerminal reports whether a person looks at the file.
@@ -106,6 +108,6 @@ func (p *Progress) run(f *os.File, limit time.Duration) {
 		text := p.text
 		p.mu.Unlock()
 		passed := time.Since(began)
-		fmt.Fprintf(f, "\r\x1b[K%c %s; %.0f s, at most %.0f more", `|/-\`[turn%4], Printable(text), passed.Seconds(), max(0, (limit-passed).Seconds()))
+		fmt.Fprintf(f, "\r\x1b[K%c %s; %.0f s, at most %.0f more", `|/-\`[turn%4], printable.Terminal(text), passed.Seconds(), max(0, (limit-passed).Seconds()))
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"strings"
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
+	"github.com/vfsprobe/vfsprobe/internal/printable"
 )
 
 // Options say where to look. The zero value but for CheckConfig is this host.
@@ -78,18 +79,18 @@ func Run(o Options) *Report {
 	for i := range p.findings {
 		f := &p.findings[i]
 		for _, text := range []*string{&f.Object, &f.Says, &f.Symptom} {
-			*text = checkup.Printable(*text)
+			*text = printable.Terminal(*text)
 		}
 		var lines []string
 		for line := range strings.SplitSeq(f.Cure, "\n") {
-			lines = append(lines, checkup.Printable(line))
+			lines = append(lines, printable.Terminal(line))
 		}
 		f.Cure = strings.Join(lines, "\n")
 		if f.Status.Worse(r.Status) {
 			r.Status = f.Status
 		}
 	}
-	r.Subject = checkup.Printable(r.Subject)
+	r.Subject = printable.Terminal(r.Subject)
 	r.Findings, r.Code = p.findings, int(r.Status)
 	return r
 }

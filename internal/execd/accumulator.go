@@ -5,6 +5,8 @@ import (
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/metric"
+
+	"github.com/vfsprobe/vfsprobe/internal/printable"
 )
 
 // accumulator takes the metrics of one input in one round.
@@ -61,7 +63,21 @@ func (a *accumulator) AddMetric(m telegraf.Metric) {
 			m.AddTag(key, value)
 		}
 	}
+	clean(m)
 	a.round.add(m)
+}
+
+// clean keeps names that others have chosen from being more than values: inputs
+// make their own printable, and this is for what they forget.
+func clean(m telegraf.Metric) {
+	for _, tag := range m.TagList() {
+		tag.Value = printable.Text(tag.Value)
+	}
+	for _, field := range m.FieldList() {
+		if text, ok := field.Value.(string); ok {
+			field.Value = printable.Text(text)
+		}
+	}
 }
 
 // AddError reports an error of the gather, like returning it from Gather.

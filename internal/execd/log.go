@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"github.com/influxdata/telegraf"
+
+	"github.com/vfsprobe/vfsprobe/internal/printable"
 )
 
 // maxLogLine keeps log lines far below the 64 KiB at which Telegraf's reader
@@ -27,33 +29,14 @@ func NewLog(w io.Writer) *Log { return &Log{writer: w} }
 func (l *Log) Named(name string) telegraf.Logger { return &logger{log: l, name: name} }
 
 func (l *Log) write(level telegraf.LogLevel, name, message string) {
-	line := level.Indicator() + " [" + name + "] " + message
+	// Control characters could forge or hide lines.
+	line := level.Indicator() + " [" + name + "] " + printable.Line(message)
 	if len(line) > maxLogLine {
-		line = line[:maxLogLine-3] + "..."
+		line = strings.ToValidUTF8(line[:maxLogLine-3], "") + "..."
 	}
-	line = oneLine(line)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	_, _ = io.WriteString(l.writer, line+"\n")
-}
-
-// oneLine shows control characters, which could forge or hide log lines, as Go
-// escapes.
-func oneLine(text string) string {
-	var b strings.Builder
-	for i := 0; i < len(text); i++ {
-		switch c := text[i]; {
-		case c == '\n':
-			b.WriteString(`\n`)
-		case c == '\t':
-			b.WriteString(`\t`)
-		case c < ' ' || c == 0x7f:
-			fmt.Fprintf(&b, `\x%02x`, c)
-		default:
-			b.WriteByte(c)
-		}
-	}
-	return b.String()
 }
 
 // logger implements telegraf.Logger.

@@ -11,11 +11,11 @@ import (
 	"os"
 	"path"
 	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/printable"
 )
 
 // Mount is one line of the mount table, proc_pid_mountinfo(5). Paths and
@@ -237,35 +237,8 @@ func hide(all []Mount, byID map[int]*Mount) {
 	}
 }
 
-// Printable is the path with the bytes that a terminal, a log or line protocol
-// can't carry written as in the mount table itself, as octal escapes: control
-// characters, the backslash, and what is not UTF-8. Different paths stay
-// different.
-func Printable(name string) string { return Escape(name, unprintable) }
-
-// Escape writes the characters that hidden holds for as octal escapes of their
-// bytes. For a byte that is not UTF-8 it is asked with U+FFFD.
-func Escape(text string, hidden func(rune) bool) string {
-	if !strings.ContainsFunc(text, hidden) {
-		return text
-	}
-	var b strings.Builder
-	for len(text) > 0 {
-		r, size := utf8.DecodeRuneInString(text)
-		if hidden(r) {
-			for _, c := range []byte(text[:size]) {
-				fmt.Fprintf(&b, `\%03o`, c)
-			}
-		} else {
-			b.WriteString(text[:size])
-		}
-		text = text[size:]
-	}
-	return b.String()
-}
-
-// unprintable holds for U+FFFD too, which stands for a byte that is not UTF-8.
-func unprintable(r rune) bool { return r == '\\' || r == utf8.RuneError || unicode.IsControl(r) }
+// Printable is [printable.Name] of a path or a source.
+func Printable(name string) string { return printable.Name(name) }
 
 // Pseudo reports whether file systems of the type hold no files of a user's and
 // never wait for a device or a server. Checking them would tell nothing.

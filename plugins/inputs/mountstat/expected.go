@@ -314,7 +314,7 @@ func (m *Mountstat) emitMissing(acc telegraf.Accumulator, counts *counts) {
 		}
 		t := map[string]string{"path": mounts.Printable(e.path), "mode": mode}
 		if e.source != "" {
-			t["device"], t["fstype"] = mounts.Printable(device(e.source)), e.fstype
+			t["device"], t["fstype"] = mounts.Printable(device(e.source)), mounts.Printable(e.fstype)
 		}
 		return t
 	}

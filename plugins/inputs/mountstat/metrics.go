@@ -91,7 +91,7 @@ func (m *Mountstat) add(acc telegraf.Accumulator, sb *superblock, f *finding, fi
 		tags := map[string]string{
 			"path":   mounts.Printable(mount.Mountpoint),
 			"device": mounts.Printable(device(mount.Source)),
-			"fstype": mount.FSType,
+			"fstype": mounts.Printable(mount.FSType),
 			"mode":   mode,
 		}
 		if server, found := mount.Option("addr"); found {

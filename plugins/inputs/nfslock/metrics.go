@@ -71,7 +71,7 @@ func (n *Nfslock) emit(acc telegraf.Accumulator, sb *superblock, f *finding, loc
 	}
 	n.blockedFields(sb, fields)
 	for _, mount := range sb.mounts {
-		tags := map[string]string{"path": mounts.Printable(mount.Mountpoint), "fstype": mount.FSType}
+		tags := map[string]string{"path": mounts.Printable(mount.Mountpoint), "fstype": mounts.Printable(mount.FSType)}
 		for tag, option := range map[string]string{"server": "addr", "version": "vers"} {
 			if value, found := mount.Option(option); found && value != "" {
 				tags[tag] = value
