@@ -16,7 +16,7 @@ import (
 // A helper is named after its key, so that a later run of the plugin which
 // finds it stuck knows what it was forked for.
 const (
-	HelperPrefix = "vfsp:"
+	HelperPrefix = "vfsp:" // see [Recogniser]
 	serverName   = "vfsprobe-server"
 )
 
@@ -65,6 +65,10 @@ func findOrphans(proc string) orphans {
 		return found
 	}
 	defer dir.Close()
+	recogniser, err := NewRecogniser(proc)
+	if err != nil {
+		return found
+	}
 	names, _ := dir.Readdirnames(-1)
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
@@ -76,7 +80,7 @@ func findOrphans(proc string) orphans {
 			continue
 		}
 		fields, err := statFields(proc, pid)
-		if err != nil {
+		if err != nil || !recogniser.genuine(pid) {
 			continue
 		}
 		start := string(fields[statStarttime])

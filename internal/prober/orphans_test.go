@@ -1,6 +1,7 @@
 package prober
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,10 +33,13 @@ func process(t testing.TB, proc, pid, comm, state, ppid, start string) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "comm"), []byte(comm+"\n"), 0o600))
 	stat := pid + " (" + comm + ") " + state + " " + ppid + strings.Repeat(" 0", 17) + " " + start + " 0 7 0\n"
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "stat"), []byte(stat), 0o600))
+	status := "Name:\t" + comm + "\nUid:\t7\t7\t7\t7\nNSpid:\t" + pid + "\nCapInh:\t0000000000000000\nNoNewPrivs:\t1\n"
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "status"), []byte(status), 0o600))
 }
 
 func TestOrphansAreHelpersWithoutAServer(t *testing.T) {
 	proc, comm := t.TempDir(), commOf("key")
+	process(t, proc, "self", "vfsprobe", "R", "1", "1")
 	process(t, proc, "1", "init", "S", "0", "1")
 	process(t, proc, "20", serverName, "S", "19", "100") // another plugin's
 	process(t, proc, "21", comm, "D", "20", "101")
@@ -62,6 +66,22 @@ func TestOrphansAreHelpersWithoutAServer(t *testing.T) {
 	process(t, proc, "21", comm, "D", "1", "999")
 	_, found = o.find(proc, comm)
 	assert.False(t, found)
+}
+
+func FuzzStatus(f *testing.F) {
+	f.Add([]byte("Name:\tvfsp:\nUid:\t0\t0\t0\t0\nNSpid:\t1\nCapInh:\t20\nNoNewPrivs:\t1\n"))
+	f.Add([]byte("Uid:\nUid:\n\nUid:\t"))
+	proc := f.TempDir()
+	process(f, proc, "self", "vfsprobe", "R", "1", "1")
+	require.NoError(f, os.Mkdir(filepath.Join(proc, "7"), 0o755))
+	r, err := NewRecogniser(proc)
+	require.NoError(f, err)
+	f.Fuzz(func(t *testing.T, status []byte) {
+		require.NoError(t, os.WriteFile(filepath.Join(proc, "7", "status"), status, 0o600))
+		if r.genuine(7) && !bytes.Contains(status, []byte("\nNoNewPrivs:\t1")) {
+			t.Errorf("%q", status)
+		}
+	})
 }
 
 func FuzzStatFields(f *testing.F) {

@@ -1,6 +1,7 @@
 package prober
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"syscall"
@@ -142,13 +143,13 @@ func CanBecome() bool {
 func (p *Plan) become(uid, gid Argument, groups []uint32) {
 	list := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(groups))), len(groups)*4)
 	capabilities := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	none := make([]byte, 2*unsafe.Sizeof(unix.CapUserData{}))
+	none := [2]unix.CapUserData{{Inheritable: uint32(forkserver.Mark)}} // CanBecome has asked for it
 	p.Steps = append(p.Steps,
 		Step{Name: "setgroups", Number: unix.SYS_SETGROUPS, Arguments: []Argument{Value(len(groups)), Input(list)}, Quiet: true},
 		Step{Name: "setresgid", Number: unix.SYS_SETRESGID, Arguments: []Argument{gid, gid, gid}, Quiet: true},
 		Step{Name: "setresuid", Number: unix.SYS_SETRESUID, Arguments: []Argument{uid, uid, uid}, Quiet: true},
 		Step{Name: "capset", Number: unix.SYS_CAPSET, Quiet: true, Arguments: []Argument{
-			Input((*[unsafe.Sizeof(capabilities)]byte)(unsafe.Pointer(&capabilities))[:]), Input(none)}},
+			Input((*[unsafe.Sizeof(capabilities)]byte)(unsafe.Pointer(&capabilities))[:]), Input((*[unsafe.Sizeof(none)]byte)(unsafe.Pointer(&none))[:])}},
 	)
 }
 
@@ -167,7 +168,7 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		return nil, fmt.Errorf("plan of %d steps: at most %d are possible", len(steps), forkserver.MaxSteps)
 	}
 
-	header := forkserver.RequestHeader{Kind: forkserver.Fork, Steps: uint32(len(steps)), ID: id}
+	header := forkserver.RequestHeader{Kind: forkserver.Fork, Steps: uint32(len(steps)), ID: id, Capabilities: p.capabilities()}
 	copy(header.Name[:len(header.Name)-1], comm)
 	var (
 		sent     []byte // behind the steps: inputs
@@ -245,6 +246,25 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 	}
 	request = append(request, sent...)
 	return &compiled{request: request, comm: comm, steps: steps}, nil
+}
+
+// capabilities are those the helper needs, of those the plugin has.
+func (p *Plan) capabilities() uint64 {
+	needed := forkserver.Search
+	for i := range p.Steps {
+		switch p.Steps[i].Number {
+		case unix.SYS_SETGROUPS, unix.SYS_SETRESGID, unix.SYS_SETRESUID:
+			needed |= forkserver.ChangeUser
+		case unix.SYS_SETNS:
+			needed |= forkserver.EnterNamespace | forkserver.OtherProcesses
+		}
+		for _, a := range p.Steps[i].Arguments {
+			if bytes.Contains(a.data, []byte("/proc/")) {
+				needed |= forkserver.OtherProcesses
+			}
+		}
+	}
+	return needed
 }
 
 func aligned(size int) int { return (size + 7) &^ 7 }

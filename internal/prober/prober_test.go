@@ -583,6 +583,24 @@ func TestHelpersInheritNothing(t *testing.T) {
 	<-reports
 }
 
+// statfsAs asks as another user, who need not be able to reach the path.
+func statfsAs(uid uint32, path string) *prober.Plan {
+	plan := &prober.Plan{Timeout: timeout}
+	reach(plan, path, func() { plan.Become(uid, uid) })
+	return plan
+}
+
+// reach opens the path by O_PATH, and asks fstatfs after what is between.
+func reach(plan *prober.Plan, path string, between ...func()) {
+	root := plan.Add(prober.Step{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
+		prober.Value(unix.AT_FDCWD), prober.Path(path), prober.Value(unix.O_PATH)}})
+	for _, do := range between {
+		do()
+	}
+	plan.Add(prober.Step{Name: "fstatfs", Number: unix.SYS_FSTATFS, Arguments: []prober.Argument{
+		prober.ResultOf(root), prober.Output(unsafe.Sizeof(unix.Statfs_t{}))}})
+}
+
 // The plugin which is killed with five stuck helpers is this test again, in a
 // process of its own.
 func TestTheSuccessorCountsStuckHelpers(t *testing.T) {
@@ -591,9 +609,13 @@ func TestTheSuccessorCountsStuckHelpers(t *testing.T) {
 	if dirs := os.Getenv("PROBER_TEST_STUCK"); dirs != "" {
 		p := prober.New(prober.Options{})
 		var all sync.WaitGroup
-		for _, dir := range strings.Split(dirs, ":") {
+		for i, dir := range strings.Split(dirs, ":") {
 			all.Add(1)
-			p.Submit(check(dir), func(prober.Report) { all.Done() })
+			c := check(dir)
+			if i%2 == 1 {
+				c.Plan = statfsAs(4711, dir)
+			}
+			p.Submit(c, func(prober.Report) { all.Done() })
 		}
 		all.Wait()
 		fmt.Println("stuck:", p.Stats().Stuck)
@@ -630,7 +652,7 @@ func TestTheSuccessorCountsStuckHelpers(t *testing.T) {
 		assert.Equal(t, prober.Busy, report.Outcome, "%v", &report)
 		assert.WithinDuration(t, time.Now(), report.Since, time.Minute)
 	}
-	assert.EqualValues(t, n, p.Stats().Stuck)
+	assert.EqualValues(t, n, p.Stats().Stuck, "those of another user as well")
 	assert.Zero(t, p.Stats().Forked)
 	for _, fs := range mounts {
 		fs.Heal()

@@ -48,6 +48,11 @@ var memory struct {
 	answer     Answer
 	output     [MaxOutput / 8]uint64 // behind the answer
 	request    [MaxRequest / 8]uint64
+
+	capabilities     uint64 // in effect
+	mark             uint64
+	capabilityHeader [2]uint32
+	capabilitySets   capabilitySets
 }
 
 // serve is the fork server. It returns never.
@@ -63,6 +68,7 @@ func serve() {
 	memory.server, _, _ = syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&memory.name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0)
+	keepCapabilities(Needed)
 	syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, syscall.RLIMIT_CORE, uintptr(unsafe.Pointer(&memory.noLimit)), 0, 0, 0)
 	// Whatever directory the prober was started in is nobody's to pin.
 	syscall.RawSyscall6(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(&memory.root)), 0, 0, 0, 0, 0)
@@ -194,6 +200,7 @@ func reap() {
 //go:nocheckptr
 func runSteps() {
 	header := (*RequestHeader)(unsafe.Pointer(&memory.request))
+	keepCapabilities(header.Capabilities)
 	armDeathSignal()
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&header.Name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_CLOSE, memory.childSignals, 0, 0, 0, 0, 0)

@@ -43,6 +43,8 @@ func Start(socket int, trim bool) (pid int, err error) {
 	memory.pageSize = uintptr(os.Getpagesize())
 	memory.threadArea = threadArea()
 	memory.socket = uintptr(socket)
+	memory.capabilities = ownCapabilities()
+	memory.mark = memory.capabilities & Mark
 	advice := uintptr(madvDontFork)
 	if !trim {
 		advice = madvDoFork // an earlier start may have left its marks

@@ -32,7 +32,10 @@ type RequestHeader struct {
 	ID    uint64 // comes back in each Answer
 	PID   int32  // the helper to kill
 	_     uint32
-	Name  [16]byte // the helper's comm, NUL-terminated
+	// Capabilities the helper keeps while it runs, as a mask of 1<<CAP_…, of those
+	// in [Needed] which the server has.
+	Capabilities uint64
+	Name         [16]byte // the helper's comm, NUL-terminated
 }
 
 // ArgumentKind says how a Step's argument is found when its turn comes.

@@ -32,6 +32,7 @@ const (
 // waiters are the tasks that wait for file systems.
 type waiters struct {
 	scanner *blocked.Scanner
+	helpers *prober.Recogniser
 	tasks   []blocked.Task // of the last scan
 	due     time.Time      // for the next one, while nothing hangs
 }
@@ -62,6 +63,10 @@ func (m *Mountstat) scanBlocked(now time.Time) error {
 	if w.scanner == nil {
 		scanner, err := blocked.NewScanner(m.proc)
 		if err != nil {
+			return err
+		}
+		if w.helpers, err = prober.NewRecogniser(m.proc); err != nil {
+			scanner.Close()
 			return err
 		}
 		w.scanner = scanner
@@ -95,7 +100,7 @@ func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any
 	var finder *finder // costs a look at every superblock
 	for _, task := range m.waiters.tasks {
 		switch {
-		case strings.HasPrefix(task.Comm, prober.HelperPrefix):
+		case strings.HasPrefix(task.Comm, prober.HelperPrefix) && m.waiters.helpers.Helper(task.PID):
 			helpers++
 			continue
 		case !task.Caught.Before(now):

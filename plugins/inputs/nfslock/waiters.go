@@ -25,6 +25,7 @@ const (
 type waiters struct {
 	since   map[waiter]time.Time // first seen in /proc/locks
 	scanner *blocked.Scanner
+	helpers *prober.Recogniser
 	due     time.Time // for the next scan
 	blocked []blockedTask
 }
@@ -140,6 +141,10 @@ func (n *Nfslock) scanBlocked(now time.Time) error {
 		if err != nil {
 			return err
 		}
+		if w.helpers, err = prober.NewRecogniser(n.proc); err != nil {
+			scanner.Close()
+			return err
+		}
 		w.scanner = scanner
 	}
 	began := time.Now()
@@ -147,7 +152,7 @@ func (n *Nfslock) scanBlocked(now time.Time) error {
 	w.blocked = nil
 	stacks := 0
 	for _, task := range tasks {
-		if task.Kernel || strings.HasPrefix(task.Comm, prober.HelperPrefix) {
+		if task.Kernel || strings.HasPrefix(task.Comm, prober.HelperPrefix) && w.helpers.Helper(task.PID) {
 			continue
 		}
 		if !slices.Contains(lockWaits(), task.Wchan) {

@@ -1,0 +1,63 @@
+package forkserver
+
+import (
+	"syscall"
+	"unsafe"
+)
+
+// Capabilities that helpers may need, as masks; linux/capability.h.
+const (
+	// Search reaches file systems below directories that are not for everybody,
+	// and opens what its owner has closed to others.
+	Search uint64 = 1<<1 | 1<<2 // CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+	// ChangeUser is for setresuid(2), setresgid(2) and setgroups(2).
+	ChangeUser uint64 = 1<<6 | 1<<7 // CAP_SETGID, CAP_SETUID
+	// EnterNamespace is for setns(2) with a mount namespace.
+	EnterNamespace uint64 = 1<<18 | 1<<21 // CAP_SYS_CHROOT, CAP_SYS_ADMIN
+	// OtherProcesses is for links in /proc that lead into another process.
+	OtherProcesses uint64 = 1 << 19 // CAP_SYS_PTRACE
+
+	killOthers uint64 = 1 << 5 // CAP_KILL, to kill helpers of other users
+	// Needed is all that a server keeps.
+	Needed = Search | ChangeUser | EnterNamespace | OtherProcesses | killOthers
+
+	// Mark is in the inheritable set of the server and all helpers, whoever they
+	// have become, if the prober has it. It permits nothing without an execve(2)
+	// of a file that asks for it, which no_new_privs rules out, and nobody can put
+	// it into a set of their own without having it: it tells helpers of another
+	// user from processes which that user has only named so.
+	Mark = killOthers
+)
+
+const capabilityVersion = 0x20080522 // _LINUX_CAPABILITY_VERSION_3
+
+// capabilitySets are two words of 32 bits each, as capget(2) has them.
+type capabilitySets [2]struct{ effective, permitted, inheritable uint32 }
+
+// ownCapabilities are those the calling thread has in effect.
+func ownCapabilities() uint64 {
+	header := [2]uint32{capabilityVersion, 0}
+	var sets capabilitySets
+	if _, _, errno := syscall.RawSyscall(syscall.SYS_CAPGET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&sets)), 0); errno != 0 {
+		return 0
+	}
+	return uint64(sets[0].effective&sets[0].permitted) | uint64(sets[1].effective&sets[1].permitted)<<32
+}
+
+// keepCapabilities drops all others.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func keepCapabilities(keep uint64) {
+	if memory.capabilities&^keep == 0 {
+		return
+	}
+	memory.capabilities &= keep
+	memory.capabilityHeader[0], memory.capabilityHeader[1] = capabilityVersion, 0
+	sets := &memory.capabilitySets
+	sets[0].effective, sets[1].effective = uint32(memory.capabilities), uint32(memory.capabilities>>32)
+	sets[0].permitted, sets[1].permitted = sets[0].effective, sets[1].effective
+	sets[0].inheritable, sets[1].inheritable = uint32(memory.mark), 0
+	syscall.RawSyscall6(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&memory.capabilityHeader)), uintptr(unsafe.Pointer(sets)), 0, 0, 0, 0)
+}

@@ -1,0 +1,173 @@
+package prober_test
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+// Any user can name processes like helpers. If they were taken for stuck helpers
+// of an earlier run, he could keep file systems from being checked.
+func TestAProcessThatIsOnlyNamedLikeAHelperIsNone(t *testing.T) {
+	faultfs.Require(t)
+	var names []string
+	t.Run("genuine", func(t *testing.T) { names = helperNames(t) })
+	require.Len(t, names, 4)
+	dir, err := os.MkdirTemp("", "spoof") // t.TempDir is below a directory for root alone
+	require.NoError(t, err)
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	require.NoError(t, os.Chmod(dir, 0o755))
+	sleep, err := exec.LookPath("sleep")
+	require.NoError(t, err)
+	content, err := os.ReadFile(sleep)
+	require.NoError(t, err)
+	var paths []string
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(path, content, 0o755))
+		paths = append(paths, path)
+	}
+	setuid := filepath.Join(dir, "setuid")
+	require.NoError(t, os.Mkdir(setuid, 0o755))
+	setuid = filepath.Join(setuid, names[0])
+	require.NoError(t, os.WriteFile(setuid, content, 0o755))
+	require.NoError(t, os.Chmod(setuid, 0o4755))
+
+	user := []string{"setpriv", "--reuid=4711", "--regid=4711", "--clear-groups"}
+	for what, prefix := range map[string][]string{
+		"of a user's":                              user,
+		"of a user's with no_new_privs":            append(slices.Clone(user), "--no-new-privs"),
+		"of root's, as sudo asking for a password": {"env"},
+		"of root's of a user namespace": append(slices.Clone(user), "unshare", "--user", "--map-root-user",
+			"setpriv", "--no-new-privs", "--inh-caps=+kill"),
+		"of root's of a container": {"unshare", "--pid", "--fork", "setpriv", "--no-new-privs"},
+		"set-uid root":             user,
+	} {
+		t.Run(what, func(t *testing.T) {
+			programs := paths
+			if what == "set-uid root" {
+				programs = []string{setuid}
+			}
+			before := named(t)
+			for _, program := range programs {
+				command := exec.Command(prefix[0], append(slices.Clone(prefix[1:]), program, "60")...)
+				command.Stderr = os.Stderr
+				require.NoError(t, command.Start())
+				t.Cleanup(func() {
+					for pid := range named(t) {
+						if exe, _ := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); exe == program {
+							_ = unix.Kill(pid, unix.SIGKILL)
+						}
+					}
+					_ = command.Process.Kill()
+					_ = command.Wait()
+				})
+			}
+			eventually(t, "processes named like helpers", func() bool { return len(named(t)) == len(before)+len(programs) })
+			recogniser, err := prober.NewRecogniser("/proc")
+			require.NoError(t, err)
+			for pid := range named(t) {
+				assert.False(t, recogniser.Helper(pid))
+			}
+
+			p := start(t, prober.Options{MaxStuck: 4})
+			for key := range len(names) {
+				c := check("/")
+				c.Key = fmt.Sprint(key)
+				report := p.Run(c)
+				assert.Equal(t, prober.Done, report.Outcome, "%v", &report)
+			}
+			assert.Zero(t, p.Stats().Stuck)
+		})
+	}
+}
+
+// helperNames are those of the helpers for the keys "0" to "3".
+func helperNames(t *testing.T) (names []string) {
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Pause()
+	recogniser, err := prober.NewRecogniser("/proc")
+	require.NoError(t, err)
+	for key := range 4 {
+		c := check(fs.Dir)
+		c.Key = fmt.Sprint(key)
+		reports := make(chan prober.Report, 1)
+		p.Submit(c, func(r prober.Report) { reports <- r })
+		server := serverOf(t, os.Getpid())
+		eventually(t, "a helper", func() bool {
+			for _, pid := range children(t, server) {
+				if comm := comms(t)[pid]; strings.HasPrefix(comm, prober.HelperPrefix) {
+					assert.True(t, recogniser.Helper(pid))
+					names = append(names, comm)
+					return true
+				}
+			}
+			return false
+		})
+		<-reports
+	}
+	return names
+}
+
+// named are the processes with a helper's name.
+func named(t *testing.T) map[int]string {
+	found := comms(t)
+	for pid, comm := range found {
+		if !strings.HasPrefix(comm, prober.HelperPrefix) {
+			delete(found, pid)
+		}
+	}
+	return found
+}
+
+// What a helper may do, by what its plan asks for.
+func TestHelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	look := func(plan *prober.Plan) string {
+		fs.Pause()
+		reports := make(chan prober.Report, 1)
+		p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(r prober.Report) { reports <- r })
+		server := serverOf(t, os.Getpid())
+		var sets string
+		eventually(t, "a helper that waits", func() bool {
+			for _, pid := range children(t, server) {
+				status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+				if progress, found := p.Progress(fs.Dir); found && progress.HangsIn == "fstatfs" {
+					_, rest, _ := strings.Cut(string(status), "CapInh:")
+					sets, _, _ = strings.Cut(rest, "CapBnd:")
+					return true
+				}
+			}
+			return false
+		})
+		fs.Heal()
+		<-reports
+		return strings.Join(strings.Fields(sets), " ")
+	}
+	plain := &prober.Plan{Timeout: timeout}
+	reach(plain, fs.Dir)
+	assert.Equal(t, "0000000000000020 CapPrm: 0000000000000006 CapEff: 0000000000000006", look(plain), "CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH")
+	assert.Equal(t, "0000000000000020 CapPrm: 0000000000000000 CapEff: 0000000000000000", look(statfsAs(4711, fs.Dir)))
+	other := &prober.Plan{Timeout: timeout}
+	other.EnterMountNS("/proc/self/ns/mnt")
+	reach(other, fs.Dir)
+	assert.Equal(t, "0000000000000020 CapPrm: 00000000002c0006 CapEff: 00000000002c0006", look(other),
+		"and CAP_SYS_CHROOT, CAP_SYS_PTRACE, CAP_SYS_ADMIN")
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", serverOf(t, os.Getpid())))
+	require.NoError(t, err)
+	assert.Contains(t, string(status), "CapEff:\t00000000002c00e6", "the server's: and CAP_KILL, CAP_SETGID, CAP_SETUID")
+}
