@@ -12,48 +12,132 @@ import (
 	"github.com/influxdata/telegraf/plugins/serializers/influx"
 )
 
-// backlog is how many writes may wait while stdout is blocked. What comes on
-// top is dropped: old metrics are worth less than a bounded memory.
-const backlog = 8
+const (
+	// fresh is how long a batch may wait while stdout is blocked, unless it is of
+	// this round or the last: old metrics are worth less than a bounded memory,
+	// and would come as a flood.
+	fresh = time.Second
+	// chunk is about how much is written at a time, in bytes, always whole lines:
+	// between chunks what is no longer fresh can be dropped.
+	chunk = 16 << 10
+)
 
 var errBlocked = errors.New("writing metrics to stdout: it is blocked")
 
-// output writes metrics to stdout, one write(2) per batch, from a goroutine of
-// its own: Telegraf may be stopped, and a gather must not wait for it.
+// output writes metrics to stdout from a goroutine of its own: Telegraf may be
+// stopped, and a gather must not wait for it.
 type output struct {
-	batches chan []byte
 	failed  chan error
 	drained chan struct{}
 	log     telegraf.Logger
+	backlog int // how many batches may wait
 
 	mu         sync.Mutex
+	changed    *sync.Cond // of the rest
+	waiting    []batch
+	round      int64 // that was triggered last
 	serializer influx.Serializer
 	refused    map[string]struct{} // serialisation errors that were logged
 	dropping   bool
 	closed     bool
 }
 
-func newOutput(w io.Writer, log telegraf.Logger) *output {
+// batch is what waits to be written.
+type batch struct {
+	lines []byte
+	round int64 // when it was queued
+	since time.Time
+}
+
+func newOutput(w io.Writer, log telegraf.Logger, inputs int) *output {
 	o := &output{
-		batches:    make(chan []byte, backlog),
+		backlog:    8 + 4*inputs,                        // two rounds, in parts
 		serializer: influx.Serializer{SortFields: true}, // people read it too
 		failed:     make(chan error, 1),
 		drained:    make(chan struct{}),
 		log:        log,
 		refused:    make(map[string]struct{}),
 	}
+	o.changed = sync.NewCond(&o.mu)
 	go o.run(w)
 	return o
 }
 
 func (o *output) run(w io.Writer) {
 	defer close(o.drained)
-	for batch := range o.batches {
-		if _, err := w.Write(batch); err != nil {
-			o.failed <- fmt.Errorf("writing metrics to stdout: %w", err)
+	for {
+		b, ok := o.next()
+		if !ok {
 			return
 		}
+		for len(b.lines) > 0 {
+			n := lines(b.lines)
+			if _, err := w.Write(b.lines[:n]); err != nil {
+				o.failed <- fmt.Errorf("writing metrics to stdout: %w", err)
+				return
+			}
+			if b.lines = b.lines[n:]; o.drop(b) {
+				break
+			}
+		}
 	}
+}
+
+// lines is the length of the whole lines that are written next.
+func lines(text []byte) int {
+	if len(text) <= chunk {
+		return len(text)
+	}
+	if n := bytes.LastIndexByte(text[:chunk], '\n'); n >= 0 {
+		return n + 1
+	}
+	return bytes.IndexByte(text, '\n') + 1
+}
+
+// next waits for the batch to be written next. There is none after close.
+func (o *output) next() (batch, bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for len(o.waiting) == 0 {
+		if o.closed {
+			return batch{}, false
+		}
+		o.dropping = false // all that was not dropped is written
+		o.changed.Wait()
+	}
+	b := o.waiting[0]
+	o.waiting = o.waiting[1:]
+	return b, true
+}
+
+// drop reports whether the rest of a batch is not to be written.
+func (o *output) drop(b batch) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(b.lines) > 0 && o.stale(b)
+}
+
+// stale is called with mu held. It says so to the log.
+func (o *output) stale(b batch) bool {
+	if o.closed || o.round-b.round < 2 || time.Since(b.since) < fresh {
+		return false
+	}
+	o.sayDropping()
+	return true
+}
+
+func (o *output) sayDropping() {
+	if !o.dropping {
+		o.dropping = true
+		o.log.Warn("stdout is blocked: metrics are dropped until Telegraf reads again")
+	}
+}
+
+// begin notes that a round was triggered.
+func (o *output) begin() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.round++
 }
 
 // write serialises the metrics and queues them. A metric that can't be
@@ -61,7 +145,7 @@ func (o *output) run(w io.Writer) {
 func (o *output) write(metrics []telegraf.Metric) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var batch bytes.Buffer
+	var text bytes.Buffer
 	for _, m := range metrics {
 		line, err := o.serializer.Serialize(m)
 		if err != nil {
@@ -72,20 +156,20 @@ func (o *output) write(metrics []telegraf.Metric) {
 			}
 			continue
 		}
-		batch.Write(line)
+		text.Write(line)
 	}
-	if batch.Len() == 0 || o.closed {
+	if text.Len() == 0 || o.closed {
 		return
 	}
-	select {
-	case o.batches <- batch.Bytes():
-		o.dropping = false
-	default:
-		if !o.dropping {
-			o.dropping = true
-			o.log.Warn("stdout is blocked: metrics are dropped until Telegraf reads again")
-		}
+	for len(o.waiting) > 0 && o.stale(o.waiting[0]) {
+		o.waiting = o.waiting[1:]
 	}
+	if len(o.waiting) == o.backlog {
+		o.sayDropping()
+		o.waiting = o.waiting[1:]
+	}
+	o.waiting = append(o.waiting, batch{lines: text.Bytes(), round: o.round, since: time.Now()})
+	o.changed.Signal()
 }
 
 // close waits until everything queued is written, but not longer than limit.
@@ -93,7 +177,7 @@ func (o *output) close(limit time.Duration) error {
 	o.mu.Lock()
 	if !o.closed {
 		o.closed = true
-		close(o.batches)
+		o.changed.Signal()
 	}
 	o.mu.Unlock()
 	select {

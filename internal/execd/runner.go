@@ -3,7 +3,7 @@
 // carries log lines, and the end of stdin ends the program.
 //
 // Inputs gather side by side, with one timestamp. What an input has gathered is
-// one write, when it has finished; of one that takes longer, what it has after
+// written when it has finished; of one that takes longer, what it has after
 // 0.1 s is written first. An input which still gathers is not started again.
 package execd
 
@@ -73,7 +73,7 @@ func New(o Options) (*Runner, error) {
 	own := o.Log.Named("vfsprobe")
 	r := &Runner{take: o.Take, health: &health{prober: o.Prober, proc: o.Proc}}
 	if r.take == nil {
-		r.output = newOutput(o.Stdout, own)
+		r.output = newOutput(o.Stdout, own, len(o.Inputs))
 		r.take = r.output.write
 	}
 	var problems []error
@@ -173,6 +173,9 @@ func (r *Runner) ended() <-chan struct{} {
 // trigger begins a round.
 func (r *Runner) trigger(now time.Time) {
 	r.gathers.Add(len(r.inputs))
+	if r.output != nil {
+		r.output.begin()
+	}
 	all := &round{time: now, take: r.take, health: r.health, gathers: &r.gathers, gathering: len(r.inputs)}
 	all.timer = time.AfterFunc(promptly, func() { all.write(true) })
 	for _, in := range r.inputs {

@@ -1,0 +1,376 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+// plugin starts vfsprobe with the tests' configuration and waits for its first
+// gather.
+func plugin(t *testing.T, arguments ...string) *process {
+	t.Helper()
+	p := start(t, binary(t, vfsprobe), append([]string{"-config", filepath.Join(repository(t), "testdata/vfsprobe.toml")}, arguments...)...)
+	if len(arguments) == 0 {
+		p.trigger()
+	}
+	p.until("^mountstat,", "path=/ ", `result="ok"`)
+	p.until("^vfsprobe ")
+	return p
+}
+
+func TestAStoppedForkServerThatIsThawedLosesNothing(t *testing.T) {
+	p := plugin(t)
+	server := child(t, p.Process.Pid, "vfsprobe-server")
+	for range 10 {
+		require.NoError(t, unix.Kill(server, unix.SIGSTOP))
+		p.trigger()
+		time.Sleep(100 * time.Millisecond) // of 0.5 s
+		require.NoError(t, unix.Kill(server, unix.SIGCONT))
+		p.until("^mountstat,", "path=/ ", `result="(ok|slow)"`)
+	}
+	p.until("^mountstat_summary ")
+	p.trigger()
+	p.until("^vfsprobe ", "fork_server_restarts=0i", "helpers_killed=0i")
+}
+
+// As a frozen cgroup, a debugger or a suspended machine would: for longer than
+// all timeouts, in the middle of a gather. What was answered is not a fault.
+func TestAStoppedPluginThatIsThawedReportsNoFault(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	fs.Delay(100*time.Millisecond, faultfs.Statfs)
+	p := plugin(t)
+	for range 3 {
+		p.trigger()
+		time.Sleep(50 * time.Millisecond) // the helper is at work
+		require.NoError(t, p.Process.Signal(syscall.SIGSTOP))
+		time.Sleep(1500 * time.Millisecond) // its time is up
+		require.NoError(t, p.Process.Signal(syscall.SIGCONT))
+		p.until("^mountstat,", "path="+fs.Dir+" ", `result="(ok|slow)"`)
+		p.until("^mountstat_summary ", "faults=0i")
+	}
+	p.trigger()
+	p.until("^vfsprobe ", "fork_server_restarts=0i")
+}
+
+// cgroup makes a cgroup of version 1 for the time of the test.
+func cgroup(t *testing.T, controller string) (dir string) {
+	t.Helper()
+	dir = filepath.Join("/sys/fs/cgroup", controller, fmt.Sprintf("vfsprobe-test-%d", os.Getpid()))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skipf("cgroups of version 1 are needed, to be made: %v", err)
+	}
+	t.Cleanup(func() {
+		assert.Eventually(t, func() bool { return os.Remove(dir) == nil }, patience, 10*time.Millisecond, "removing "+dir)
+	})
+	return dir
+}
+
+func write(t *testing.T, dir, file, text string) {
+	t.Helper()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0))
+}
+
+// outOfMemory has the kernel's OOM killer choose the process: others in its
+// cgroup, each of them smaller than the cgroup, take all memory.
+func outOfMemory(t *testing.T, group string, victim int) {
+	t.Helper()
+	write(t, fmt.Sprintf("/proc/%d", victim), "oom_score_adj", "1000")
+	write(t, group, "memory.limit_in_bytes", strconv.Itoa(16<<20))
+	eater := exec.Command("sh", "-c", `echo $$ >"$0/cgroup.procs"; for i in 1 2 3 4; do head -c 16M /dev/zero | tail >/dev/null & done; wait`, group)
+	_ = eater.Run() // it may be killed as well
+	require.Eventually(t, func() bool { return !running(victim) }, patience, 5*time.Millisecond, "the victim's end")
+	content, err := os.ReadFile(filepath.Join(group, "memory.oom_control"))
+	require.NoError(t, err)
+	require.NotContains(t, string(content), "oom_kill 0\n")
+}
+
+func running(pid int) bool {
+	stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	_, rest, found := strings.Cut(string(stat), ") ")
+	return found && rest[0] != 'Z' && rest[0] != 'X'
+}
+
+func TestTheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
+	faultfs.Require(t)
+	group := cgroup(t, "memory")
+	fs := faultfs.New(t)
+	config := filepath.Join(t.TempDir(), "vfsprobe.toml")
+	require.NoError(t, os.WriteFile(config, []byte("[[inputs.mountstat]]\n  timeout = \"20s\"\n"), 0o600))
+	p := start(t, binary(t, vfsprobe), "-config", config)
+	p.trigger()
+	p.until("^mountstat_summary ", "faults=0i")
+	server := child(t, p.Process.Pid, "vfsprobe-server")
+	write(t, group, "cgroup.procs", strconv.Itoa(server))
+
+	fs.Pause()
+	p.trigger()
+	var helper int
+	require.Eventually(t, func() bool { // one that is there for a while
+		before := helper
+		helper = 0
+		for _, pid := range helpersOf(server) {
+			helper = pid
+		}
+		return helper != 0 && helper == before
+	}, patience, 50*time.Millisecond)
+	outOfMemory(t, group, helper)
+	line := p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`)
+	assert.Contains(t, line, "the helper was killed by someone else (killed) in ")
+	p.until("^mountstat_summary ", "faults=0i")
+	fs.Heal()
+	p.trigger()
+	p.until("^mountstat,", "path="+fs.Dir+" ", `result="ok"`)
+	p.until("^mountstat_summary ")
+	p.trigger()
+	p.until("^vfsprobe ", "fork_server_restarts=0i")
+
+	outOfMemory(t, group, server)
+	require.Eventually(t, func() bool {
+		p.trigger()
+		return strings.Contains(p.until("^mountstat,", "path="+fs.Dir+" "), `result="ok"`)
+	}, patience, 50*time.Millisecond)
+	p.trigger()
+	p.until("^vfsprobe ", "fork_server_restarts=1i")
+}
+
+func helpersOf(server int) (pids []int) {
+	content, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", server, server))
+	for _, word := range strings.Fields(string(content)) {
+		if pid, err := strconv.Atoi(word); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+func TestAPidsCgroupThatIsFullIsSaidOnce(t *testing.T) {
+	faultfs.Require(t)
+	group := cgroup(t, "pids")
+	hung := faultfs.New(t)
+	p := plugin(t)
+	server := child(t, p.Process.Pid, "vfsprobe-server")
+	write(t, group, "cgroup.procs", strconv.Itoa(server))
+	hung.Silence()
+	p.trigger()
+	p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+	write(t, group, "pids.max", "2") // the server and its stuck helper
+	for range 3 {
+		p.trigger()
+		line := p.until("^mountstat,", "path=/ ", `result="unchecked"`)
+		assert.Contains(t, line, "forking a helper: resource temporarily unavailable")
+		p.until("^vfsprobe ")
+	}
+	assert.Equal(t, 1, strings.Count(p.stderr.String(), "are not checked"), p.stderr.String())
+	write(t, group, "pids.max", "max")
+	p.trigger()
+	p.until("^mountstat,", "path=/ ", `result="ok"`)
+	hung.Abort()
+}
+
+// Telegraf is stopped while the plugin goes on gathering by itself. What was
+// gathered meanwhile does not come as a flood, and does not fill memory.
+func TestTelegrafIsStoppedForAWhile(t *testing.T) {
+	faultfs.Require(t)
+	stopped := 8 * time.Second
+	if text := os.Getenv("VFSPROBE_BLOCKED"); text != "" {
+		var err error
+		stopped, err = time.ParseDuration(text)
+		require.NoError(t, err)
+	}
+	const n, interval = 100, 100 * time.Millisecond
+	root := t.TempDir()
+	for i := range n {
+		dir := filepath.Join(root, strconv.Itoa(i))
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"))
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	}
+	config, metrics := configure(t)
+	text, err := os.ReadFile(config)
+	require.NoError(t, err)
+	changed := strings.NewReplacer(`"-config"`, `"-interval", "`+interval.String()+`", "-config"`, `"STDIN"`, `"none"`).Replace(string(text))
+	require.NoError(t, os.WriteFile(config, []byte(changed), 0o600))
+	agent := start(t, binary(t, telegraf), "--config", config)
+	tail(t, metrics, "^vfsprobe ")
+	time.Sleep(3 * time.Second) // until it has the memory that it needs
+	pid := child(t, agent.Process.Pid, "vfsprobe")
+	before := resident(t, pid)
+
+	require.NoError(t, agent.Process.Signal(syscall.SIGSTOP))
+	began := time.Now()
+	time.Sleep(stopped)
+	after := resident(t, pid)
+	thawed := time.Now()
+	require.NoError(t, agent.Process.Signal(syscall.SIGCONT))
+	clear(t, metrics)
+	require.Eventually(t, func() bool {
+		content, _ := os.ReadFile(metrics)
+		lines := strings.Split(strings.TrimSpace(string(content)), "\n")
+		for _, line := range lines {
+			if strings.HasPrefix(line, "mountstat_summary ") && when(t, line).After(thawed.Add(time.Second)) {
+				return true
+			}
+		}
+		return false
+	}, patience, 100*time.Millisecond, "a gather of after the thaw")
+	content, err := os.ReadFile(metrics)
+	require.NoError(t, err)
+	old, bytes := 0, 0
+	for _, line := range strings.Split(strings.TrimSpace(string(content)), "\n") {
+		if at := when(t, line); at.After(began.Add(time.Second)) && at.Before(thawed.Add(-1500*time.Millisecond)) {
+			old, bytes = old+1, bytes+len(line)
+		}
+	}
+	gathered := int(stopped/interval) * n
+	t.Logf("stopped for %v: about %d lines were gathered, %d (%d bytes) older than 1.5 s came through; resident before %d kB, after %d kB",
+		stopped, gathered, old, bytes, before>>10, after>>10)
+	assert.Less(t, bytes, 64<<10+2*(16<<10), "a pipe's content, and a chunk")
+	assert.Less(t, after-before, 8<<20)
+	// Telegraf lets its reader of stderr take the line before the metrics or after.
+	require.Eventually(t, func() bool { return strings.Contains(agent.stderr.String(), "stdout is blocked") }, patience, 50*time.Millisecond)
+}
+
+func when(t *testing.T, line string) time.Time {
+	t.Helper()
+	n, err := strconv.ParseInt(timestamp(strings.TrimSpace(line)), 10, 64)
+	if err != nil {
+		return time.Time{} // of a line that is being written
+	}
+	return time.Unix(0, n)
+}
+
+func resident(t *testing.T, pid int) int {
+	t.Helper()
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	require.NoError(t, err)
+	pages, err := strconv.Atoi(strings.Fields(string(content))[1])
+	require.NoError(t, err)
+	return pages * os.Getpagesize()
+}
+
+// Two Telegrafs with a plugin each check the same mounts: neither takes the other's
+// helpers for leftovers, and each stops at once.
+func TestTwoTelegrafsOverOneHungMount(t *testing.T) {
+	faultfs.Require(t)
+	hung, healthy := faultfs.New(t), faultfs.New(t)
+	hung.Silence()
+	var agents [2]*process
+	var metrics [2]string
+	for i := range agents {
+		var config string
+		config, metrics[i] = configure(t)
+		agents[i] = start(t, binary(t, telegraf), "--config", config)
+		tail(t, metrics[i], "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+		tail(t, metrics[i], "^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
+		tail(t, metrics[i], "^vfsprobe ", "helpers_stuck=1i", "helpers_killed=1i")
+	}
+	began := time.Now()
+	require.NoError(t, agents[0].Process.Signal(syscall.SIGTERM))
+	agents[0].exit()
+	assert.Less(t, time.Since(began), 2*time.Second)
+	// The other goes on, and may count what the first has left.
+	clear(t, metrics[1])
+	tail(t, metrics[1], "^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
+	tail(t, metrics[1], "^vfsprobe ", "helpers_stuck=[12]i")
+	hung.Heal()
+	require.Eventually(t, func() bool {
+		clear(t, metrics[1])
+		tail(t, metrics[1], "^vfsprobe ")
+		content, _ := os.ReadFile(metrics[1])
+		return strings.Contains(string(content), "helpers_stuck=0i")
+	}, patience, 100*time.Millisecond)
+	tail(t, metrics[1], "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+}
+
+// The binary is replaced by rename, as packages do, while helpers are stuck, and
+// replaced back.
+func TestUpgradeAndDowngradeWhileHelpersAreStuck(t *testing.T) {
+	faultfs.Require(t)
+	dir := t.TempDir()
+	installed := filepath.Join(dir, "vfsprobe")
+	install := func(version string) {
+		built := filepath.Join(dir, "vfsprobe.new")
+		command := exec.Command("go", "build", "-ldflags", "-X main.version="+version, "-o", built, "./cmd/vfsprobe")
+		command.Dir = repository(t)
+		command.Env = append(os.Environ(), "CGO_ENABLED=0")
+		out, err := command.CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		require.NoError(t, os.Rename(built, installed))
+	}
+	install("1")
+	hung := faultfs.New(t)
+	hung.Silence()
+	config, metrics := configure(t)
+	text, err := os.ReadFile(config)
+	require.NoError(t, err)
+	changed := strings.NewReplacer(binary(t, vfsprobe), installed, `signal = "STDIN"`, "signal = \"STDIN\"\n  restart_delay = \"100ms\"").Replace(string(text))
+	require.NoError(t, os.WriteFile(config, []byte(changed), 0o600))
+	agent := start(t, binary(t, telegraf), "--config", config)
+	line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, "stuck_pid=")
+	helper := int(field(t, line, "stuck_pid"))
+
+	for i, version := range []string{"2", "1"} {
+		install(version)
+		out, err := exec.Command(installed, "-version").Output()
+		require.NoError(t, err)
+		require.Equal(t, "vfsprobe "+version+"\n", string(out))
+		pid := child(t, agent.Process.Pid, "vfsprobe")
+		require.NoError(t, unix.Kill(pid, unix.SIGTERM))
+		require.Eventually(t, func() bool { return !running(pid) }, patience, time.Millisecond)
+		clear(t, metrics)
+		line = tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, "stuck_pid=")
+		assert.Equal(t, helper, int(field(t, line, "stuck_pid")), "the same helper, no new one")
+		tail(t, metrics, "^vfsprobe ", "helpers_stuck=1i", "helpers_killed=0i")
+		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", child(t, agent.Process.Pid, "vfsprobe")))
+		require.NoError(t, err)
+		assert.Equal(t, installed, exe, "the new binary runs, exchange %d", i)
+	}
+	hung.Heal()
+	clear(t, metrics)
+	tail(t, metrics, "^vfsprobe ", "helpers_stuck=0i")
+	tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+}
+
+// The clocks that durations are taken from are far from where they were when the
+// machine started, and differ between the processes of the host.
+func TestAnotherTimeNamespace(t *testing.T) {
+	faultfs.Require(t)
+	if out, err := exec.Command("unshare", "--time", "--fork", "true").CombinedOutput(); err != nil {
+		t.Skipf("no time namespaces: %v: %s", err, out)
+	}
+	hung := faultfs.New(t)
+	hung.Silence()
+	p := start(t, "unshare", "--time", "--monotonic", "10000000", "--boottime", "10000000", "--fork", "--kill-child",
+		binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+	p.trigger()
+	line := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+	hung0 := field(t, line, "hung_seconds")
+	assert.Less(t, hung0, 30.0)
+	p.until("^mountstat_summary ")
+	p.trigger()
+	assert.Less(t, field(t, p.until("^mountstat,", "path=/ ", `result="ok"`), "last_ok_seconds_ago"), 30.0)
+
+	// A successor in the host's own finds the helper, and knows its age.
+	plugin := child(t, p.Process.Pid, "vfsprobe")
+	require.NoError(t, unix.Kill(plugin, unix.SIGKILL))
+	next := start(t, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+	next.trigger()
+	line = next.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+	assert.Less(t, field(t, line, "hung_seconds"), 60.0)
+	assert.Regexp(t, regexp.MustCompile(`stuck_pid=\d+i`), line)
+}
