@@ -75,6 +75,7 @@ lint:
 	$(GO) mod tidy -diff
 	$(GO) -C tools/package vet . && $(GO) -C tools/package mod tidy -diff && $(GO) -C tools/package test .
 	tools/readme
+	$(GO) run ./tools/licences ./...
 
 race:
 	CGO_ENABLED=1 $(GO) test -p 1 -race -timeout 20m ./internal/... ./plugins/...
