@@ -23,6 +23,9 @@ import (
 const (
 	stepOpen  = "open"
 	stepStatx = "statx"
+	// stepLeftBehind removes what a killed helper has left. That there is nothing
+	// is no failure, and of all else the next step tells.
+	stepLeftBehind = "unlinkat"
 )
 
 const (
@@ -103,11 +106,14 @@ func (m *Mountstat) addCheck(p *prober.Plan, c check, root int, mount *mounts.Mo
 		add("pread64", unix.SYS_PREAD64, true, prober.ResultOf(file), prober.Scratch(canaryBlock), prober.Value(canaryBlock), prober.Value(0))
 		closeOf(file)
 	case checkWrite:
-		// A new file each time, since rewriting one needs no space. After an
-		// error it must be removed nevertheless.
+		// A new file each time, since rewriting one needs no space, and what is
+		// there under its name may be a link of someone else's to what is not his.
+		// After an error it must be removed nevertheless.
 		name := m.writtenFile(mount)
 		content := []byte("a write check by vfsprobe on " + m.host + "\n")
-		created := open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_TRUNC)
+		p.Add(prober.Step{Name: stepLeftBehind, Number: unix.SYS_UNLINKAT, Joined: true, Optional: true, Arguments: []prober.Argument{
+			prober.ResultOf(root), prober.Path(name), prober.Value(0)}})
+		created := open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
 		created.Optional = false
 		file := p.Add(created)
 		add("pwrite64", unix.SYS_PWRITE64, true, prober.ResultOf(file), prober.Input(content), prober.Value(len(content)), prober.Value(0))
@@ -242,7 +248,7 @@ func (m *Mountstat) judge(sb *superblock) finding {
 		sb.rootOwned, sb.plan = rootOwned, nil
 	}
 	for i := range r.Steps {
-		if step := &r.Steps[i]; step.Errno != 0 || step.Name == "read pread64" && step.Result == 0 {
+		if step := &r.Steps[i]; step.Name != stepLeftBehind && step.Errno != 0 || step.Name == "read pread64" && step.Result == 0 {
 			m.judgeStep(sb, &f, step, attributes)
 		}
 		if f.code != result.OK {

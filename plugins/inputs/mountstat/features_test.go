@@ -94,6 +94,39 @@ func TestTheWriteCheckTakesOverItsFile(t *testing.T) {
 	assert.Empty(t, left)
 }
 
+// In a directory that all may write, anyone can put a link under the name of the
+// file that the check will make, which root would follow.
+func TestTheWriteCheckWritesToNobodysFile(t *testing.T) {
+	faultfs.Require(t)
+	dir := tmpfs(t, "", "mode=1777")
+	m, _ := newInput(t, func(m *Mountstat) {
+		only(dir)(m)
+		m.Checks = []string{"write"}
+	})
+	collect.Gather(t, m)
+	name := filepath.Join(dir, m.writtenFile(m.superblocks[0].checked))
+	victim := filepath.Join(dir, "victim")
+	require.NoError(t, os.WriteFile(victim, []byte("precious"), 0o600))
+	for what, put := range map[string]func() error{
+		"a hard link":     func() error { return os.Link(victim, name) },
+		"a symbolic link": func() error { return os.Symlink(victim, name) },
+		"a FIFO":          func() error { return unix.Mkfifo(name, 0o666) },
+		"a directory":     func() error { return os.Mkdir(name, 0o777) },
+	} {
+		require.NoError(t, put(), what)
+		metric := at(collect.Gather(t, m), dir)
+		if what == "a directory" {
+			assert.Equal(t, "EEXIST", text(metric, "errno"), what)
+			require.NoError(t, os.Remove(name))
+		} else {
+			assert.Equal(t, "ok", text(metric, "result"), what)
+		}
+		content, err := os.ReadFile(victim)
+		require.NoError(t, err)
+		assert.Equal(t, "precious", string(content), what)
+	}
+}
+
 func TestNobodyWritesToAReadOnlyMount(t *testing.T) {
 	faultfs.Require(t)
 	dir := tmpfs(t, "", "ro")
