@@ -144,7 +144,9 @@ func (n *Nfslock) lock(sb *superblock) *prober.Plan {
 		mode, kind = unix.O_RDONLY, unix.F_RDLCK
 	}
 	if sb.canary.create {
-		mode |= unix.O_CREAT
+		// Not one that has appeared since: it may be somebody's link to a file
+		// whose mode is not ours to change.
+		mode |= unix.O_CREAT | unix.O_EXCL
 	}
 	file := open(p, stepOpen, root, sb.policy.canary, mode, false)
 	if sb.canary.create {
@@ -454,6 +456,10 @@ func (n *Nfslock) judgeLock(sb *superblock, r *prober.Report) {
 	sb.canary.create, sb.canary.createOwn = false, false
 	if failure != nil {
 		switch {
+		case failure.Name == stepOpen && creating && failure.Errno == unix.EEXIST && !sb.canary.retried:
+			sb.canary.retried = true // another host was faster
+			n.submit(sb, n.look(sb), n.judgeLook)
+			return
 		case failure.Name == stepOpen && creating:
 			a.end, a.absent, a.reason = notTried, true, fmt.Sprintf("creating %s: %v", sb.policy.canary, failure.Errno)
 		case failure.Name == stepOpen && (failure.Errno == unix.EACCES || failure.Errno == unix.EPERM || failure.Errno == unix.EROFS):

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 )
@@ -215,6 +216,31 @@ func TestACanaryIsMadeOnlyWhereAskedFor(t *testing.T) {
 	var st unix.Stat_t
 	require.NoError(t, unix.Stat(path, &st))
 	assert.EqualValues(t, 4711, st.Uid, "it is the mount's owner's")
+}
+
+// Between the look and the making of the canary somebody links a file there whose
+// mode must not be changed to one that all may write.
+func TestMakingACanaryTakesNobodysFile(t *testing.T) {
+	dir := tmpfs(t, "mode=1777")
+	canary, victim := filepath.Join(dir, ".nfslock-probe"), filepath.Join(dir, "victim")
+	n, _ := newInput(t, func(n *Nfslock) {
+		on(dir)(n)
+		n.CreateCanary = true
+	})
+	collect.Gather(t, n)
+	require.NoError(t, os.Remove(canary))
+	require.NoError(t, os.WriteFile(victim, nil, 0o600))
+	require.NoError(t, os.Link(victim, canary))
+	var sb *superblock
+	for _, sb = range n.superblocks {
+	}
+	sb.deadline, sb.canary.create = time.Now().Add(5*time.Second), true // as after a look that found nothing
+	r := n.prober.Run(prober.Check{Key: "race", Plan: n.lock(sb)})
+	require.NotNil(t, r.Failed(), "%v", &r)
+	assert.Equal(t, unix.EEXIST, r.Failed().Errno)
+	info, err := os.Stat(victim)
+	require.NoError(t, err)
+	assert.Equal(t, os.FileMode(0o600), info.Mode())
 }
 
 func TestACanaryThatCannotBeMade(t *testing.T) {
