@@ -167,6 +167,9 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 	if len(steps) > forkserver.MaxSteps {
 		return nil, fmt.Errorf("plan of %d steps: at most %d are possible", len(steps), forkserver.MaxSteps)
 	}
+	if err := refuse(steps); err != nil {
+		return nil, err
+	}
 
 	header := forkserver.RequestHeader{Kind: forkserver.Fork, Steps: uint32(len(steps)), ID: id, Capabilities: p.capabilities()}
 	copy(header.Name[:len(header.Name)-1], comm)

@@ -576,6 +576,7 @@ func TestHelpersInheritNothing(t *testing.T) {
 	status, err := os.ReadFile(dir + "status")
 	require.NoError(t, err)
 	assert.Contains(t, string(status), "NoNewPrivs:\t1")
+	assert.Contains(t, string(status), "Seccomp:\t2")
 	assert.Contains(t, string(status), "Threads:\t1")
 	limits, err := os.ReadFile(dir + "limits")
 	require.NoError(t, err)
@@ -721,6 +722,7 @@ func TestAnImpossiblePlanIsRefused(t *testing.T) {
 		"too much memory":        {{Arguments: []prober.Argument{prober.Scratch(1 << 20)}}},
 		"too much output":        {{Arguments: []prober.Argument{prober.Output(1 << 13)}}},
 		"too many arguments":     {{Arguments: make([]prober.Argument, 7)}},
+		"a forbidden call":       {{Number: unix.SYS_EXECVE}},
 		"a result not yet known": {{Arguments: []prober.Argument{prober.ResultOf(0)}}},
 	} {
 		report := p.Run(prober.Check{Key: name, Plan: &prober.Plan{Steps: steps, Timeout: timeout}})

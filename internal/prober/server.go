@@ -123,7 +123,7 @@ func launch(trim bool) (*server, error) {
 		s.raw, err = s.conn.SyscallConn()
 	}
 	if err == nil {
-		s.pid, err = forkserver.Start(pair[1], trim)
+		s.pid, err = forkserver.Start(pair[1], trim, filter())
 	}
 	if err != nil {
 		s.conn.Close()

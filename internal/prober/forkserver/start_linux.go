@@ -28,7 +28,12 @@ var starting sync.Mutex
 // With trim, the server and its helpers inherit only the memory they need. In a
 // build where they turn out to need more, they die of SIGSEGV or SIGBUS, the
 // server before it is ready: start it again without.
-func Start(socket int, trim bool) (pid int, err error) {
+//
+// The filter is in force when the server is ready.
+func Start(socket int, trim bool, filter Filter) (pid int, err error) {
+	if len(filter.Program) > MaxInstructions {
+		return 0, fmt.Errorf("a filter of %d instructions: at most %d are possible", len(filter.Program), MaxInstructions)
+	}
 	starting.Lock()
 	defer starting.Unlock()
 	// The signal mask and PR_SET_PDEATHSIG belong to threads. This one does not
@@ -43,6 +48,8 @@ func Start(socket int, trim bool) (pid int, err error) {
 	memory.pageSize = uintptr(os.Getpagesize())
 	memory.threadArea = threadArea()
 	memory.socket = uintptr(socket)
+	memory.seccomp = filter.Call
+	memory.filter.length = uint16(copy(memory.instructions[:], filter.Program))
 	memory.capabilities = ownCapabilities()
 	memory.mark = memory.capabilities & Mark
 	advice := uintptr(madvDontFork)

@@ -1,0 +1,81 @@
+package prober
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
+)
+
+// planCalls are the system calls that plans may make. What would reach beyond
+// file systems is not among them: to execute, to trace, to mount, to connect.
+func planCalls() []uintptr {
+	return []uintptr{
+		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_CLOSE, unix.SYS_STATX, unix.SYS_STATFS, unix.SYS_FSTATFS,
+		unix.SYS_GETDENTS64, unix.SYS_FACCESSAT, unix.SYS_READLINKAT, unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_READAHEAD,
+		unix.SYS_FADVISE64, unix.SYS_WRITE, unix.SYS_PWRITE64, unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_UNLINKAT,
+		unix.SYS_FCHMOD, unix.SYS_FCNTL, unix.SYS_FLOCK, unix.SYS_LSEEK, unix.SYS_IOCTL, unix.SYS_MKDIRAT,
+		unix.SYS_INOTIFY_INIT1, unix.SYS_INOTIFY_ADD_WATCH, unix.SYS_INOTIFY_RM_WATCH,
+		unix.SYS_SETNS, unix.SYS_SETGROUPS, unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET,
+		unix.SYS_GETPID, unix.SYS_GETUID, unix.SYS_GETGID, unix.SYS_CLOCK_GETTIME,
+	}
+}
+
+// serverCalls are those of the fork server and of helpers around their plans.
+func serverCalls() []uintptr {
+	return []uintptr{
+		unix.SYS_RECVFROM, unix.SYS_SENDTO, unix.SYS_PPOLL, unix.SYS_READ, unix.SYS_CLONE, unix.SYS_KILL, unix.SYS_WAIT4,
+		unix.SYS_WAITID, unix.SYS_PRCTL, unix.SYS_GETPPID, unix.SYS_CAPSET, unix.SYS_CLOSE, unix.SYS_CLOCK_GETTIME,
+		unix.SYS_EXIT_GROUP, unix.SYS_RESTART_SYSCALL, // when a stopped one is continued
+	}
+}
+
+// filter is the seccomp(2) filter of fork servers, which helpers inherit: whoever
+// makes another call is killed by SIGSYS. It is empty on processors that are not
+// known here.
+func filter() forkserver.Filter {
+	architectures := map[string]uint32{"amd64": unix.AUDIT_ARCH_X86_64, "arm64": unix.AUDIT_ARCH_AARCH64}
+	architecture, known := architectures[runtime.GOARCH]
+	if !known {
+		return forkserver.Filter{}
+	}
+	calls := slices.Concat(serverCalls(), planCalls())
+	slices.Sort(calls)
+	calls = slices.Compact(calls)
+
+	const (
+		load      = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
+		jumpEqual = unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K
+		end       = unix.BPF_RET | unix.BPF_K
+		// struct seccomp_data, linux/seccomp.h.
+		numberOffset       = 0
+		architectureOffset = 4
+	)
+	program := []forkserver.Instruction{
+		{Code: load, K: architectureOffset},
+		{Code: jumpEqual, K: architecture, True: 1},
+		{Code: end, K: unix.SECCOMP_RET_KILL_PROCESS},
+		{Code: load, K: numberOffset},
+	}
+	for i, call := range calls {
+		program = append(program, forkserver.Instruction{Code: jumpEqual, K: uint32(call), True: uint8(len(calls) - i)})
+	}
+	program = append(program,
+		forkserver.Instruction{Code: end, K: unix.SECCOMP_RET_KILL_PROCESS},
+		forkserver.Instruction{Code: end, K: unix.SECCOMP_RET_ALLOW})
+	return forkserver.Filter{Call: unix.SYS_SECCOMP, Program: program}
+}
+
+// refuse names the first step that the filter would not let through.
+func refuse(steps []Step) error {
+	calls := planCalls()
+	for i := range steps {
+		if !slices.Contains(calls, steps[i].Number) {
+			return fmt.Errorf("step %s: system call %d is not among those that helpers may make", steps[i].Name, steps[i].Number)
+		}
+	}
+	return nil
+}

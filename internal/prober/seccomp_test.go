@@ -1,0 +1,50 @@
+package prober
+
+import (
+	"encoding/binary"
+	"testing"
+	"unsafe"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
+)
+
+// A prober that was taken over, and asks for what plans never hold.
+func TestAForbiddenCallKillsTheHelper(t *testing.T) {
+	if filter().Call == 0 {
+		t.Skip("there is no filter for this processor")
+	}
+	s, err := launch(true)
+	require.NoError(t, err)
+	defer func() { s.conn.Close(); s.wait() }()
+	ask := func(number uint32) unix.WaitStatus {
+		c, err := (&Plan{Steps: []Step{{Name: "getpid", Number: unix.SYS_GETPID}}}).compile(1, "vfsp:test")
+		require.NoError(t, err)
+		binary.NativeEndian.PutUint32(c.request[unsafe.Sizeof(forkserver.RequestHeader{}):], number)
+		require.NoError(t, s.send(c.request))
+		message := make([]byte, 4096)
+		for {
+			n, err := s.conn.Read(message)
+			require.NoError(t, err)
+			if answer, _, ok := forkserver.ParseAnswer(message[:n]); ok && answer.Kind == forkserver.Exited {
+				return unix.WaitStatus(answer.Status)
+			}
+		}
+	}
+	assert.Zero(t, ask(unix.SYS_GETPID).ExitStatus())
+	for name, number := range map[string]uint32{
+		"execve": unix.SYS_EXECVE, "execveat": unix.SYS_EXECVEAT, "socket": unix.SYS_SOCKET, "connect": unix.SYS_CONNECT,
+		"ptrace": unix.SYS_PTRACE, "process_vm_writev": unix.SYS_PROCESS_VM_WRITEV, "mount": unix.SYS_MOUNT, "unshare": unix.SYS_UNSHARE,
+		"bpf": unix.SYS_BPF, "init_module": unix.SYS_INIT_MODULE, "finit_module": unix.SYS_FINIT_MODULE, "reboot": unix.SYS_REBOOT,
+		"open_by_handle_at": unix.SYS_OPEN_BY_HANDLE_AT, "perf_event_open": unix.SYS_PERF_EVENT_OPEN, "keyctl": unix.SYS_KEYCTL,
+		"io_uring_setup": unix.SYS_IO_URING_SETUP, "renameat2": unix.SYS_RENAMEAT2, "linkat": unix.SYS_LINKAT, "fchown": unix.SYS_FCHOWN,
+		"chroot": unix.SYS_CHROOT, "memfd_create": unix.SYS_MEMFD_CREATE, "mmap": unix.SYS_MMAP, "mprotect": unix.SYS_MPROTECT,
+		"of the x32 ABI": unix.SYS_GETPID | 1<<30,
+	} {
+		assert.Equal(t, unix.SIGSYS, ask(number).Signal(), name)
+	}
+	assert.Zero(t, ask(unix.SYS_GETPID).ExitStatus(), "the server goes on")
+}
