@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-nfs test-kernels package setup lint race fuzz faults faults-nfs privileges bench clean
+.PHONY: run build bpf check-bpf test test-nfs test-kernels package setup lint race fuzz faults faults-nfs privileges bench soak clean
 
 run: build
 	bin/vfsprobe -test
@@ -109,6 +109,11 @@ bench:
 	$(GO) run ./internal/prober/bench
 	$(GO) test -count 1 -timeout 10m -run '^$$' -bench . ./internal/dcache/attribution
 	GATHERS=10000 $(GO) test -count 1 -timeout 30m -v -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
+
+# Half an hour of faults under Telegraf, at random. SOAK sets another time.
+SOAK ?= 30m
+soak: setup
+	VFSPROBE_SOAK=$(SOAK) CGO_ENABLED=0 $(GO) test -count 1 -timeout 24h -v -run 'TestSoak' ./internal/testing/e2e
 
 clean:
 	rm -rf bin dist

@@ -48,19 +48,21 @@ var memory struct {
 	null       [16]byte
 	root       [8]byte
 	noLimit    [2]uint64
-	results    [MaxSteps]uint64
-	answer     Answer
-	output     [MaxOutput / 8]uint64 // behind the answer
-	request    [MaxRequest / 8]uint64
 
-	seccomp      uintptr // the number of the call
-	filter       program
-	instructions [MaxInstructions]Instruction
-
+	// On the page that helpers write to anyway, which is copied for each.
 	capabilities     uint64 // in effect
 	mark             uint64
 	capabilityHeader [2]uint32
 	capabilitySets   capabilitySets
+
+	results [MaxSteps]uint64
+	answer  Answer
+	output  [MaxOutput / 8]uint64 // behind the answer
+	request [MaxRequest / 8]uint64
+
+	seccomp      uintptr // the number of the call
+	filter       program
+	instructions [MaxInstructions]Instruction
 }
 
 // serve is the fork server. It returns never.

@@ -1,12 +1,17 @@
 package e2e
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -18,12 +23,173 @@ import (
 )
 
 // soak is how long faults come and go. VFSPROBE_SOAK sets another time.
-const soak = 20 * time.Second
+const soak = 30 * time.Second
 
-// Mounts hang, fail, slow down, die and are mounted anew at random, and the
-// fork server is killed at random. What is healthy stays reported as healthy,
-// in every round; in the end all is as in the beginning.
-func TestFaultsComeAndGo(t *testing.T) {
+// Faults of the soak, one of which is drawn each time.
+const (
+	goesSilent = iota // its helper can't be killed
+	pauses
+	slowsDown
+	fails
+	dies
+	isUnmounted
+	isMountedAnew
+	heals // and all above
+	kinds = 12
+)
+
+// crowd is the file systems of a soak. The first ones never have a fault.
+type crowd struct {
+	t      *testing.T
+	root   string
+	all    []*faultfs.FS
+	silent map[int]bool
+	gone   map[int]bool // dead or unmounted
+	counts [kinds]int
+}
+
+func (c *crowd) dir(i int) string { return filepath.Join(c.root, strconv.Itoa(i)) }
+
+// mount mounts a file system with a daemon of its own.
+func (c *crowd) mount(i int) *faultfs.FS {
+	_ = os.Mkdir(c.dir(i), 0o755)
+	fs, err := faultfs.Mount(c.dir(i), faultfs.Options{Source: fmt.Sprintf("daemon%d", i)})
+	require.NoError(c.t, err)
+	return fs
+}
+
+// heal undoes what a file system has.
+func (c *crowd) heal(i int) {
+	if c.gone[i] {
+		c.all[i].Close()
+		c.all[i] = c.mount(i)
+	}
+	c.all[i].Heal()
+	delete(c.silent, i)
+	delete(c.gone, i)
+}
+
+func (c *crowd) change(i, kind int) {
+	// The cap leaves room for those who answer while it is not used up: with the
+	// whole of it stuck nothing is checked any more, and that is promised.
+	const most = 8
+	if kind == goesSilent && len(c.silent) >= most {
+		kind = heals
+	}
+	c.heal(i)
+	c.counts[min(kind, heals)]++
+	fs := c.all[i]
+	switch kind {
+	case goesSilent:
+		c.silent[i] = true
+		fs.Silence(faultfs.Statfs)
+	case pauses:
+		fs.Pause()
+	case slowsDown:
+		fs.Delay(100*time.Millisecond, faultfs.Statfs)
+	case fails:
+		fs.Fail(unix.EIO, faultfs.Statfs)
+	case dies:
+		fs.Abort()
+		c.gone[i] = true // until it is mounted anew
+	case isUnmounted:
+		fs.Close()
+		c.gone[i] = true
+	case isMountedAnew:
+		fs.Close()
+		c.all[i] = c.mount(i)
+	}
+}
+
+// watch looks at a process while the soak goes on.
+type watch struct {
+	pid                       int
+	first                     int // resident bytes when it had run for a while
+	since                     time.Time
+	fds, threads, resident    int // the most
+	helpers, growth, restarts int
+}
+
+// look returns how many zombies there are of the plugin's or its server's.
+func (w *watch) look(t *testing.T, telegraf int) (zombies int) {
+	plugins := childrenOf(telegraf, "vfsprobe")
+	if len(plugins) != 1 {
+		return 0 // it is being restarted
+	}
+	pid := plugins[0]
+	if pid != w.pid {
+		w.pid, w.first, w.since = pid, 0, time.Now()
+		w.restarts++
+	}
+	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	tasks, err2 := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	statm, err3 := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if fields := strings.Fields(string(statm)); err == nil && err2 == nil && err3 == nil && len(fields) > 1 {
+		pages, _ := strconv.Atoi(fields[1])
+		resident := pages * os.Getpagesize()
+		w.fds, w.threads, w.resident = max(w.fds, len(fds)), max(w.threads, len(tasks)), max(w.resident, resident)
+		switch {
+		case w.first > 0:
+			w.growth = max(w.growth, resident-w.first)
+		case time.Since(w.since) > 5*time.Second:
+			w.first = resident
+		}
+	}
+	for _, server := range childrenOf(pid, "vfsprobe-server") {
+		w.helpers = max(w.helpers, len(helpersOf(server)))
+		zombies += zombiesOf(server)
+	}
+	return zombies + zombiesOf(pid)
+}
+
+// childrenOf are those with the name that run.
+func childrenOf(parent int, comm string) (pids []int) {
+	tasks, _ := os.ReadDir(fmt.Sprintf("/proc/%d/task", parent))
+	for _, task := range tasks {
+		content, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", parent, task.Name()))
+		for _, word := range strings.Fields(string(content)) {
+			pid, _ := strconv.Atoi(word)
+			name, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
+			if strings.TrimSpace(string(name)) == comm && running(pid) {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids
+}
+
+// zombiesOf counts children that have ended and are not reaped within a while.
+func zombiesOf(parent int) (n int) {
+	var before []int
+	for range 2 {
+		var now []int
+		for _, pid := range helpersOf(parent) {
+			stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			if _, rest, found := strings.Cut(string(stat), ") "); found && rest[0] == 'Z' {
+				now = append(now, pid)
+			}
+		}
+		if before != nil {
+			for _, pid := range now {
+				if slices.Contains(before, pid) {
+					n++
+				}
+			}
+		}
+		if len(now) == 0 {
+			return n
+		}
+		before = now
+		time.Sleep(100 * time.Millisecond)
+	}
+	return n
+}
+
+// A real Telegraf gathers every second. Of 200 mounts, 150 hang, fail, slow down,
+// die, recover, are unmounted and mounted anew at random, and the plugin and its
+// fork server are killed at random. What is healthy has a point in each interval,
+// and never a fault; in the end all is as in the beginning.
+func TestSoak(t *testing.T) {
 	faultfs.Require(t)
 	length := soak
 	if text := os.Getenv("VFSPROBE_SOAK"); text != "" {
@@ -31,91 +197,135 @@ func TestFaultsComeAndGo(t *testing.T) {
 		length, err = time.ParseDuration(text)
 		require.NoError(t, err)
 	}
-	const n, interval = 40, 250 * time.Millisecond
-	root := t.TempDir()
-	mount := func(i int) *faultfs.FS {
-		dir := filepath.Join(root, strconv.Itoa(i))
-		_ = os.Mkdir(dir, 0o755)
-		// Each has a daemon of its own.
-		return faultfs.NewAt(t, dir, fmt.Sprintf("daemon%d", i))
-	}
-	var all []*faultfs.FS
+	const n, healthy = 200, 50
+	c := &crowd{t: t, root: t.TempDir(), silent: map[int]bool{}, gone: map[int]bool{}}
+	t.Cleanup(func() {
+		for _, fs := range c.all {
+			fs.Close()
+		}
+	})
 	for i := range n {
-		all = append(all, mount(i))
+		c.all = append(c.all, c.mount(i))
 	}
-	p := start(t, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"), "-interval", interval.String())
-	p.until("^vfsprobe ", "helpers_stuck=0i")
-	before := descriptors(t, p.Process.Pid)
+	config, metrics := configure(t)
+	text, err := os.ReadFile(config)
+	require.NoError(t, err)
+	text = bytes.Replace(text, []byte(`signal = "STDIN"`), []byte("signal = \"STDIN\"\n  restart_delay = \"100ms\""), 1)
+	require.NoError(t, os.WriteFile(config, text, 0o600))
+	agent := start(t, binary(t, telegraf), "--config", config)
+	tail(t, metrics, "^mountstat_summary ", fmt.Sprintf("ok=%di", n+1))
+	tail(t, metrics, "^vfsprobe ", "helpers_stuck=0i")
+	clear(t, metrics)
 
-	// The first ten never have a fault.
-	const healthy = 10
-	rounds, kills := 0, 0
 	random := rand.New(rand.NewPCG(1, 2))
+	w := &watch{}
+	zombies, plugins, servers := 0, 0, 0
 	began := time.Now()
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
 	for time.Since(began) < length {
-		for range 2 {
-			i := healthy + random.IntN(n-healthy)
-			switch random.IntN(7) {
-			case 0:
-				all[i].Silence(faultfs.Statfs)
-			case 1:
-				all[i].Pause()
-			case 2:
-				all[i].Delay(100*time.Millisecond, faultfs.Statfs)
-			case 3:
-				all[i].Fail(unix.EIO, faultfs.Statfs)
-			case 4:
-				all[i].Close()
-				all[i] = mount(i)
-			default:
-				all[i].Heal()
-			}
+		<-tick.C
+		for range 3 {
+			c.change(healthy+random.IntN(n-healthy), random.IntN(kinds))
 		}
-		if random.IntN(40) == 0 {
-			_ = unix.Kill(child(t, p.Process.Pid, "vfsprobe-server"), unix.SIGKILL)
-			kills++
-		}
-		seen, unchecked := 0, 0
-		for {
-			line := p.until("^mountstat|^vfsprobe ")
-			if strings.HasPrefix(line, "vfsprobe ") {
-				assert.LessOrEqual(t, field(t, line, "helpers_stuck"), 16.0)
+		switch random.IntN(60) {
+		case 0:
+			for _, pid := range childrenOf(agent.Process.Pid, "vfsprobe") {
+				_ = unix.Kill(pid, unix.SIGKILL)
+				plugins++
 			}
-			if strings.HasPrefix(line, "mountstat_summary ") {
-				break
-			}
-			for i := range healthy {
-				if strings.HasPrefix(line, "mountstat,") && strings.Contains(line, "path="+all[i].Dir+" ") {
-					seen++
-					if strings.Contains(line, `result="unchecked"`) {
-						unchecked++ // its check was under way when the fork server was killed
-						continue
-					}
-					assert.Regexp(t, `result="(ok|slow)"`, line)
+		case 1, 2:
+			for _, pid := range childrenOf(agent.Process.Pid, "vfsprobe") {
+				for _, server := range childrenOf(pid, "vfsprobe-server") {
+					_ = unix.Kill(server, unix.SIGKILL)
+					servers++
 				}
 			}
 		}
-		rounds++
-		assert.Equal(t, healthy, seen, "every healthy mount in every round")
-		if unchecked > 0 {
-			assert.Positive(t, kills)
+		zombies += w.look(t, agent.Process.Pid)
+	}
+	lasted := time.Since(began)
+	for i := healthy; i < n; i++ {
+		c.heal(i)
+	}
+	tail(t, metrics, "^mountstat_summary ", "faults=0i.*"+fmt.Sprintf("ok=%di", n+1))
+	require.Eventually(t, func() bool {
+		content, err := os.ReadFile(metrics)
+		require.NoError(t, err)
+		last := ""
+		for line := range strings.Lines(string(content)) {
+			if strings.HasPrefix(line, "vfsprobe ") {
+				last = line
+			}
+		}
+		return strings.Contains(last, "helpers_stuck=0i")
+	}, patience, 100*time.Millisecond, "no helper is stuck any more")
+	began = time.Now()
+	require.NoError(t, agent.Process.Signal(syscall.SIGTERM))
+	agent.exit()
+	assert.Less(t, time.Since(began), 2*time.Second)
+
+	// What the metrics say of those that were healthy all the time.
+	file, err := os.Open(metrics)
+	require.NoError(t, err)
+	defer file.Close()
+	ends := make(map[string]bool)   // of rounds, by timestamp
+	points := make(map[string]int)  // of the healthy, by timestamp
+	results := make(map[string]int) // of the healthy
+	mostStuck := 0.0
+	path := regexp.MustCompile("^mountstat,.*path=" + regexp.QuoteMeta(c.root) + `/(\d+) .*result="([a-z]+)"`)
+	scanner := bufio.NewScanner(file)
+	scanner.Buffer(nil, 1<<20)
+	for scanner.Scan() {
+		line := scanner.Text()
+		switch {
+		case strings.HasPrefix(line, "mountstat_summary "):
+			ends[timestamp(line)] = true
+		case strings.HasPrefix(line, "vfsprobe "):
+			mostStuck = max(mostStuck, field(t, line, "helpers_stuck"))
+		default:
+			found := path.FindStringSubmatch(line)
+			if found == nil {
+				continue
+			}
+			if i, _ := strconv.Atoi(found[1]); i < healthy {
+				points[timestamp(line)]++
+				results[found[2]]++
+			}
 		}
 	}
-	for _, fs := range all {
-		fs.Heal()
+	require.NoError(t, scanner.Err())
+	missing := 0
+	for at := range ends {
+		missing += healthy - points[at]
 	}
-	p.until("^mountstat_summary ", fmt.Sprintf("faults=0i.*ok=%di", n+1))
-	last := p.until("^vfsprobe ", "helpers_stuck=0i")
-	t.Logf("%d rounds, %d kills of the fork server, %.0f helpers", rounds, kills, field(t, last, "helpers_forked"))
-	assert.Equal(t, float64(kills), field(t, last, "fork_server_restarts"))
-	assert.LessOrEqual(t, descriptors(t, p.Process.Pid), before+1)
-	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", p.Process.Pid))
-	require.NoError(t, err)
-	assert.Less(t, len(tasks), 16)
+	t.Logf("%v: %d changes (silent, paused, slow, failing, dead, unmounted, mounted anew, healed: %v); the plugin was killed %d times, the fork server %d times",
+		lasted.Round(time.Second), sum(c.counts[:]), c.counts[:heals+1], plugins, servers)
+	t.Logf("%d whole intervals; %d healthy mounts: %v, %d points missing", len(ends), healthy, results, missing)
+	t.Logf("at most: %.0f helpers stuck, %d at a time, %d descriptors, %d threads, %d kB resident, grown by %d kB; %d zombies",
+		mostStuck, w.helpers, w.fds, w.threads, w.resident>>10, w.growth>>10, zombies)
+	assert.Zero(t, missing)
+	assert.GreaterOrEqual(t, len(ends), int(lasted.Seconds())-3*plugins-2, "each kill of the plugin costs the intervals until it is started again")
+	for result, count := range results {
+		switch result {
+		case "ok", "slow":
+		case "unchecked": // its check was under way when the fork server was killed, or that is being started
+			assert.LessOrEqual(t, count, (servers+plugins)*healthy)
+		default:
+			assert.Fail(t, "a false fault", "%d times %s", count, result)
+		}
+	}
+	assert.LessOrEqual(t, mostStuck, 16.0)
+	assert.LessOrEqual(t, w.helpers, 16+16, "stuck ones, and those at work")
+	assert.LessOrEqual(t, w.fds, 32)
+	assert.LessOrEqual(t, w.threads, 20)
+	assert.Less(t, w.growth, 16<<20)
+	assert.Zero(t, zombies)
 }
 
-func descriptors(t testing.TB, pid int) int {
-	fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	require.NoError(t, err)
-	return len(fds)
+func sum(numbers []int) (total int) {
+	for _, n := range numbers {
+		total += n
+	}
+	return total
 }
