@@ -241,6 +241,17 @@ func TestAMetricThatCannotBeSerialisedCostsItselfAlone(t *testing.T) {
 	assert.Equal(t, 1, strings.Count(r.stderr.String(), `E! [vfsprobe] metric "empty" is lost`), r.stderr.String())
 }
 
+// What an input forgets to make printable, a container's name for instance.
+func TestTagsAndTextsArePrintable(t *testing.T) {
+	r := run(t, named("x", func(acc telegraf.Accumulator) error {
+		acc.AddFields("m", map[string]any{"text": "a\nforged v=1", "n": 1}, map[string]string{"container": "\x1b[31m\xff,x=y\\"})
+		return nil
+	}))
+	r.triggers <- time.Unix(1, 0)
+	eventually(t, "the round", func() bool { return strings.Contains(r.stdout.String(), "vfsprobe ") })
+	assert.Contains(t, r.stdout.String(), `m,container=\033[31m\377\,x\=y\134 n=1i,text="a\\012forged v=1" 1000000000`)
+}
+
 func TestOptionsNameAndTagMetrics(t *testing.T) {
 	gather := func(acc telegraf.Accumulator) error {
 		acc.AddGauge("m", map[string]any{"v": 1.5}, map[string]string{"own": "wins"})
