@@ -11,10 +11,12 @@ import (
 )
 
 // planCalls are the system calls that plans may make. What would reach beyond
-// file systems is not among them: to execute, to trace, to mount, to connect.
+// file systems is not among them: to execute, to trace, to mount. Of sockets only
+// those of the host itself can be had: by them this process is told what a helper
+// has open.
 func planCalls() []uintptr {
 	return []uintptr{
-		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_CLOSE, unix.SYS_STATX, unix.SYS_STATFS, unix.SYS_FSTATFS,
+		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_CLOSE, unix.SYS_DUP3, unix.SYS_SOCKET, unix.SYS_CONNECT, unix.SYS_STATX, unix.SYS_STATFS, unix.SYS_FSTATFS,
 		unix.SYS_GETDENTS64, unix.SYS_FACCESSAT, unix.SYS_READLINKAT, unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_READAHEAD,
 		unix.SYS_FADVISE64, unix.SYS_WRITE, unix.SYS_PWRITE64, unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_UNLINKAT,
 		unix.SYS_FCHMOD, unix.SYS_FCNTL, unix.SYS_FLOCK, unix.SYS_LSEEK, unix.SYS_IOCTL, unix.SYS_MKDIRAT,
@@ -45,6 +47,7 @@ func filter() forkserver.Filter {
 	calls := slices.Concat(serverCalls(), planCalls())
 	slices.Sort(calls)
 	calls = slices.Compact(calls)
+	calls = slices.DeleteFunc(calls, func(call uintptr) bool { return call == unix.SYS_SOCKET }) // its argument counts
 
 	const (
 		load      = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
@@ -53,6 +56,7 @@ func filter() forkserver.Filter {
 		// struct seccomp_data, linux/seccomp.h.
 		numberOffset       = 0
 		architectureOffset = 4
+		argumentOffset     = 16 // the lower half of the first, on these processors
 	)
 	program := []forkserver.Instruction{
 		{Code: load, K: architectureOffset},
@@ -61,9 +65,12 @@ func filter() forkserver.Filter {
 		{Code: load, K: numberOffset},
 	}
 	for i, call := range calls {
-		program = append(program, forkserver.Instruction{Code: jumpEqual, K: uint32(call), True: uint8(len(calls) - i)})
+		program = append(program, forkserver.Instruction{Code: jumpEqual, K: uint32(call), True: uint8(len(calls)-i) + 3})
 	}
 	program = append(program,
+		forkserver.Instruction{Code: jumpEqual, K: unix.SYS_SOCKET, False: 2},
+		forkserver.Instruction{Code: load, K: argumentOffset},
+		forkserver.Instruction{Code: jumpEqual, K: unix.AF_UNIX, True: 1},
 		forkserver.Instruction{Code: end, K: unix.SECCOMP_RET_KILL_PROCESS},
 		forkserver.Instruction{Code: end, K: unix.SECCOMP_RET_ALLOW})
 	return forkserver.Filter{Call: unix.SYS_SECCOMP, Program: program}
