@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-nfs test-kernels package setup lint race fuzz faults faults-nfs privileges bench soak clean
+.PHONY: run build bpf check-bpf test test-nfs test-kernels package setup lint race fuzz faults faults-nfs privileges bench soak dashboards record clean
 
 run: build
 	bin/vfsprobe -test
@@ -65,6 +65,7 @@ test-kernels:
 # What the tests need beside Go.
 setup:
 	tools/setup gcc strace cpio mmdebstrap rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze
+	-@tools/stores
 
 lint:
 	@test -z "$$(gofmt -l cmd internal plugins)" || { gofmt -l cmd internal plugins; echo 'not gofmt-clean'; exit 1; }
@@ -76,6 +77,7 @@ lint:
 	$(GO) -C tools/package vet . && $(GO) -C tools/package mod tidy -diff && $(GO) -C tools/package test .
 	tools/readme
 	$(GO) run ./tools/licences ./...
+	$(GO) run ./internal/dashboards/generate -check dashboards
 
 race:
 	CGO_ENABLED=1 $(GO) test -p 1 -race -timeout 20m ./internal/... ./plugins/...
@@ -95,6 +97,12 @@ faults: setup
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults|TestNoFault' ./plugins/inputs/mountstat
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults' ./plugins/inputs/dentrycache
 
+# What the dashboards' tests replay: metrics of hosts with NFS faults.
+RECORDED = network-cut statd-killed nlm-dropped many-mounts rpcbind-stopped lock-held export-removed
+record: bin/nfsvm
+	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
+	bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '^($(subst $() ,|,$(RECORDED)))$$' -record internal/dashboards/testdata/nfs
+
 faults-nfs: bin/nfsvm
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
 	@$(NFSVM) -table docs/FAULTS.md
@@ -103,6 +111,9 @@ faults-nfs: bin/nfsvm
 privileges: setup
 	PRIVILEGES=1 $(GO) test -count 1 -timeout 5m -v -run TestPrivileges ./internal/testing/e2e
 	PRIVILEGES=1 $(GO) test -count 1 -run TestPackaging ./internal/doctor
+# Grafana's dashboards and what belongs to them.
+dashboards:
+	$(GO) run ./internal/dashboards/generate dashboards
 
 bench:
 	tools/setup gcc

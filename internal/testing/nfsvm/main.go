@@ -45,6 +45,7 @@ type options struct {
 	names   []string
 	vms     int
 	table   string
+	record  string
 	verbose bool
 }
 
@@ -55,6 +56,7 @@ func parse() (options, error) {
 	only := flags.String("run", "", "run the scenarios whose names match this `expression` only")
 	flags.IntVar(&o.vms, "vms", 2, "how many machines may run at once")
 	flags.StringVar(&o.table, "table", "", "write what was seen into this `file`, between the markers of the NFS section")
+	flags.StringVar(&o.record, "record", "", "write what was reported during each fault into this `directory`, as line protocol")
 	flags.BoolVar(&o.verbose, "v", false, "show the machines' consoles")
 	if err := flags.Parse(os.Args[1:]); err != nil {
 		return o, err
@@ -163,6 +165,12 @@ func run() int {
 			counts.Failed++
 		}
 	}
+	if o.record != "" {
+		if err := record(o.record, results); err != nil {
+			fmt.Println(err)
+			counts.Failed++
+		}
+	}
 	if again > 0 {
 		fmt.Printf("\n%d scenarios had failed and were run again, which counts\n", again)
 	}
@@ -175,6 +183,20 @@ func run() int {
 		return exitSkipped
 	}
 	return 0
+}
+
+// record writes the lines of each scenario into a file named after it.
+func record(dir string, results []*report.Result) error {
+	for _, r := range results {
+		if r.Count().Failed > 0 {
+			continue
+		}
+		file := filepath.Join(dir, r.Scenario+".lp")
+		if err := os.WriteFile(file, []byte(strings.Join(r.Lines, "\n")+"\n"), 0o644); err != nil {
+			return fmt.Errorf("recording %s: %w", r.Scenario, err)
+		}
+	}
+	return nil
 }
 
 // An unavailable machine can't be had here: something is missing that is not

@@ -18,9 +18,9 @@ func Vfsprobe() (string, error) {
 // Telegraf builds a slim Telegraf from the real one's sources.
 func Telegraf() (string, error) {
 	const version = "1.37.2"
-	return build("telegraf-"+version, "tools/telegraf", "github.com/influxdata/telegraf/cmd/telegraf",
+	return build("telegraf-"+version+"-processors", "tools/telegraf", "github.com/influxdata/telegraf/cmd/telegraf",
 		"-s -w -X github.com/influxdata/telegraf/internal.Version="+version,
-		"custom,inputs.execd,inputs.disk,outputs.file,outputs.influxdb,outputs.prometheus_client,parsers.influx,serializers.influx")
+		"custom,inputs.execd,inputs.disk,outputs.file,outputs.influxdb,outputs.prometheus_client,parsers.influx,processors.clone,processors.converter,serializers.influx")
 }
 
 func build(name, module, target, ldflags, tags string) (string, error) {

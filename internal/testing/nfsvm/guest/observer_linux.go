@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"slices"
@@ -27,7 +28,8 @@ const (
 
 // A sample is a point and when it came.
 type sample struct {
-	at time.Time
+	at   time.Time
+	line string
 	influx.Point
 }
 
@@ -167,13 +169,27 @@ func (k *kept) take(line string) {
 		k.log = append(k.log, "not line protocol: "+line)
 		return
 	}
-	k.samples = append(k.samples, sample{time.Now(), point})
+	k.samples = append(k.samples, sample{time.Now(), line, point})
 }
 
 func (k *kept) note(line string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.log = append(k.log, line)
+}
+
+// last returns the last line of each series that was reported lately.
+func (k *kept) last() []string {
+	const lately = 5 * time.Second
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	lines := make(map[string]string)
+	for _, s := range k.samples {
+		if time.Since(s.at) < lately {
+			lines[fmt.Sprint(s.Name, s.Tags)] = s.line // fmt sorts maps
+		}
+	}
+	return slices.Sorted(maps.Values(lines))
 }
 
 // said returns the log.

@@ -100,6 +100,7 @@ func (r *run) all(name string) error {
 		r.judge(slices.DeleteFunc(statements, func(st *scenario.Statement) bool {
 			return slices.ContainsFunc(r.nevers, func(n never) bool { return n.statement == st })
 		}))
+		r.result.Lines = r.observer.last()
 		steps = steps[n:]
 	}
 	r.judgeNevers()

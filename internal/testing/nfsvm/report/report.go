@@ -61,6 +61,7 @@ type Result struct {
 	Rows     []Row    `json:"rows"`
 	Errors   []string `json:"errors,omitempty"` // of the scenario itself: a step that can't be done
 	Log      []string `json:"log,omitempty"`    // vfsprobe's, of a scenario that failed
+	Lines    []string `json:"lines,omitempty"`  // line protocol: of each series the last point under the fault
 	Seconds  float64  `json:"seconds"`
 }
 

@@ -1,0 +1,238 @@
+package dashboards
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+// replayed are the hosts whose metrics were recorded, and their faults.
+var replayed = map[string]string{
+	"many-1": "many-mounts", "many-2": "many-mounts", "many-3": "many-mounts", "cut": "network-cut",
+	"statd": "statd-killed", "nlm": "nlm-dropped", "rpcbind": "rpcbind-stopped", "held": "lock-held", "stale": "export-removed",
+}
+
+// Addresses of the servers in the virtual machines: one has the faults.
+const (
+	badServer  = "10.1.1.1"
+	goodServer = "10.2.1.1"
+)
+
+// places are the paths of this host's faults.
+type places struct{ hung, dead, missing, fine, flood string }
+
+func (p places) demands() map[string]map[string]demand {
+	return map[string]map[string]demand{
+		"fleet": {
+			"Hosts that report":     {faulty: equal(10), healthy: equal(1)},
+			"Hosts with a fault":    {faulty: equal(6), healthy: equal(0)},
+			"Mounts at fault":       {faulty: equal(3 + 3*50 + 4 + 5), healthy: equal(0)},
+			"Processes blocked":     {faulty: atLeast(1), healthy: equal(0)},
+			"NFS locks at fault":    {faulty: atLeast(3*50 + 2), healthy: equal(0)},
+			"Dentry caches growing": {faulty: equal(1), healthy: equal(0)},
+			"NFS servers, and the clients that hang on them": {healthy: empty,
+				faulty: all(has("server", badServer, "hosts", "4"), func(t assert.TestingT, got answer) { assert.Empty(t, got.where("server", goodServer)) })},
+			"Hung mounts by server":               {healthy: empty, faulty: number64(3*50, 3*50+5, "value", "server", badServer)},
+			"Hosts and how many faults they have": {healthy: empty, faulty: all(has("host", thisHost, "value", "3"), has("host", "many-1", "value", "50"))},
+			"Hosts with faults, by kind":          {healthy: empty, faulty: all(has("host", thisHost, "stuck", "1", "error", "1", "missing", "1"), has("host", "many-2", "timeout", "50"))},
+			"Faults and their causes": {healthy: empty, faulty: all(
+				has("host", thisHost, "path", p.hung, "cause", "fuse_daemon_silent", "result_code", "7"),
+				has("host", "many-3", "path", "/mnt/dead3-17", "cause", "server_unreachable", "result_code", "6"),
+				has("host", "stale", "path", "/mnt/v3", "cause", "stale_export", "errno", "ESTALE"))},
+		},
+		"host": {
+			"Mounts": {healthy: has("path", p.hung, "value", "0"), faulty: all(has("path", "/", "value", "0"), has("path", p.fine, "value", "0"),
+				has("path", p.hung, "value", "7"), has("path", p.dead, "value", "5"), has("path", p.missing, "value", "3"))},
+			"Faults and their causes": {healthy: empty, faulty: all(
+				has("path", p.hung, "cause", "fuse_daemon_silent", "failed_check", "statfs"),
+				has("path", p.dead, "cause", "fuse_daemon_dead", "errno", "ENOTCONN"),
+				has("path", p.missing, "cause", "not_mounted"),
+				func(t assert.TestingT, got answer) { assert.Len(t, got, 3) })},
+			"Who is blocked":                   {healthy: empty, faulty: has("comm", "ls", "count", "1")},
+			"Hung for":                         {healthy: has("path", p.hung, "value", "0"), faulty: all(number64(2, 60, "value", "path", p.hung), has("path", p.fine, "value", "0"))},
+			"Processes blocked":                {healthy: equal(0), faulty: atLeast(1)},
+			"Time of statfs, over all mounts":  {faulty: number64(1e-7, 0.5, "value", "path", p.fine)},
+			"Time of readdir, over all mounts": {faulty: number64(1e-7, 0.5, "value", "path", p.fine)},
+			"NFS servers' answers": {host: "many-1", faulty: func(t assert.TestingT, got answer) {
+				number64(1e-7, 1, "value", "server", goodServer)(t, got)
+				assert.Empty(t, got.where("server", badServer), "it does not answer")
+			}},
+			"NFS calls sent again":              {host: "many-1", faulty: has("path", "/mnt/dead3-1", "value", "0")}, // a recording stands still
+			"Used":                              {faulty: number64(0.1, 100, "value", "path", "/")},
+			"vfsprobe's helpers that are stuck": {healthy: equal(0), faulty: equal(1)},
+		},
+		"locks": {
+			"The chain at each server": {host: "rpcbind|nlm|statd", faulty: all(
+				has("host", "rpcbind", "server", badServer, "rpcbind_errno", "ECONNREFUSED"),
+				has("host", "nlm", "server", badServer, "nlm_errno", "ETIMEDOUT"),
+				number64(1e-7, 1, "nfs_seconds", "host", "nlm", "server", badServer),
+				number64(1e-7, 1, "nlm_seconds", "host", "nlm", "server", goodServer))},
+			"The chain on the host": {host: "nlm|statd", faulty: all(
+				has("host", "statd", "statd_errno", "ECONNREFUSED"), number64(1e-7, 1, "statd_seconds", "host", "nlm"))},
+			"Locks": {host: "statd", faulty: all(has("path", "/mnt/v3", "value", "5"), has("path", "/mnt/v4", "value", "0"))},
+			"Faults and their diagnoses": {host: ".*", healthy: empty, faulty: all(
+				has("host", "statd", "path", "/mnt/v3", "diagnosis", "statd_dead_registered", "errno", "ENOLCK"),
+				has("host", "nlm", "path", "/mnt/v3", "diagnosis", "nlm_unreachable"),
+				has("host", "held", "path", "/mnt/v4", "diagnosis", "held_elsewhere"),
+				has("host", "many-2", "path", "/mnt/dead4-25", "diagnosis", "server_unreachable"))},
+			"Holders that are in the way":                   {host: "held", faulty: func(t assert.TestingT, got answer) { assert.NotEmpty(t, got) }},
+			"Tasks that wait for a server's word on a lock": {host: "nlm", faulty: has("path", "/mnt/v4", "value", "0")},
+			"Time of a lock (F_SETLK)":                      {host: "nlm", faulty: number64(1e-7, 1, "value", "path", "/mnt/v4")},
+			"Lock managers' answers": {host: "nlm", faulty: func(t assert.TestingT, got answer) {
+				number64(1e-7, 1, "value", "server", goodServer)(t, got)
+				assert.Empty(t, got.where("server", badServer))
+			}},
+			"Locks held on NFS":         {host: "nlm", faulty: equal(0)},
+			"Waiting for a lock on NFS": {host: "nlm", faulty: equal(0)},
+		},
+		"dentries": {
+			"Stall that a watch on a directory would cause": {faulty: number64(1e-4, 10, "value", "directory", p.flood)},
+			"New negative dentries by process and directory": {faulty: func(t assert.TestingT, got answer) {
+				assert.NotEmpty(t, got.where("comm", "flooder", "directory", p.flood), "%v", got)
+			}},
+			"Who makes negative dentries": {faulty: func(t assert.TestingT, got answer) {
+				assert.NotEmpty(t, got.where("comm", "flooder", "directory", p.flood), "%v", got)
+			}},
+			"Directories":                 {faulty: number64(1000, 1e9, "children", "directory", p.flood)},
+			"Negative dentries":           {faulty: atLeast(1000)},
+			"Growth of negative dentries": {faulty: atLeast(1000)},
+			"Share of memory in dentries": {faulty: atLeast(1e-6)},
+			"Reclaimable slab by cgroup":  {faulty: func(t assert.TestingT, got answer) { assert.NotEmpty(t, got) }},
+		},
+	}
+}
+
+// known are the fields and tags that the inputs' README files list.
+func known(t *testing.T) map[string]Names {
+	files, err := filepath.Glob(filepath.Join(repository(), "plugins/inputs/*/README.md"))
+	require.NoError(t, err)
+	all := make(map[string]Names)
+	for _, file := range files {
+		content, err := os.ReadFile(file)
+		require.NoError(t, err)
+		for _, n := range documented(string(content)) {
+			all[n.Measurement] = n
+		}
+	}
+	return all
+}
+
+// Each panel, in both languages, against real databases which a real Telegraf
+// fills: first nothing is wrong, then much.
+func TestPanels(t *testing.T) {
+	faultfs.Require(t)
+	// Links lead elsewhere than they seem to.
+	root, err := filepath.EvalSymlinks(t.TempDir())
+	require.NoError(t, err)
+	p := places{hung: root + "/hung", dead: root + "/dead", missing: root + "/missing", fine: root + "/fine", flood: root + "/flood"}
+	for _, dir := range []string{p.hung, p.dead, p.missing, p.fine, p.flood} {
+		require.NoError(t, os.Mkdir(dir, 0o755))
+	}
+	hung, dead := faultfs.NewAt(t, p.hung, "hung"), faultfs.NewAt(t, p.dead, "dead")
+	faultfs.NewAt(t, p.fine, "fine")
+	fstab := filepath.Join(t.TempDir(), "fstab")
+	missing := faultfs.NewAt(t, p.missing, "missing")
+	require.NoError(t, os.WriteFile(fstab, fmt.Appendf(nil, "missing %s ext4 defaults 0 0\n", p.missing), 0o644))
+
+	l := startLive(t, fmt.Sprintf("[[inputs.mountstat]]\n  timeout = \"500ms\"\n  fstab = %q\n[[inputs.dentrycache]]\n%s[[inputs.nfslock]]\n",
+		fstab, dentrycacheOptions(t, p.flood)), "groups: []\n")
+	demands := p.demands()
+	documented := known(t)
+
+	judge := func(state string, pick func(demand) func(assert.TestingT, answer)) {
+		deadline := time.Now().Add(patience)
+		for _, d := range All() {
+			for i := range d.Panels {
+				panel := &d.Panels[i]
+				want, listed := demands[d.Name][panel.Title]
+				require.True(t, listed, "nothing is demanded of %q in %s", panel.Title, d.Name)
+				check := pick(want)
+				if check == nil {
+					continue
+				}
+				host := want.host
+				if host == "" {
+					host = thisHost
+				}
+				for _, s := range databases {
+					t.Run(strings.ReplaceAll(state+"/"+s.name+"/"+d.Name+"/"+panel.Title, " ", "-"), func(t *testing.T) {
+						if missing := undocumented(documented, panel.Query.Names()); missing != "" {
+							t.Skipf("not reported yet: %s", missing)
+						}
+						for {
+							got := l.ask(t, s, panel, host)
+							if attempt := new(trial); time.Now().Before(deadline) {
+								if check(attempt, got); attempt.failed {
+									time.Sleep(500 * time.Millisecond)
+									continue
+								}
+							}
+							check(t, got)
+							return
+						}
+					})
+				}
+			}
+		}
+	}
+	judge("healthy", func(d demand) func(assert.TestingT, answer) { return d.healthy })
+
+	hung.Silence()
+	dead.Abort()
+	missing.Close()
+	blocked := exec.Command("ls", p.hung)
+	require.NoError(t, blocked.Start())
+	t.Cleanup(func() {
+		hung.Close()
+		_ = blocked.Wait()
+	})
+	var lines strings.Builder
+	for host, scenario := range replayed {
+		lines.WriteString(recorded(t, scenario, host))
+	}
+	require.NoError(t, os.WriteFile(l.replay+".new", []byte(lines.String()), 0o644))
+	require.NoError(t, os.Rename(l.replay+".new", l.replay))
+	flood(t, p.flood)
+	judge("faulty", func(d demand) func(assert.TestingT, answer) { return d.faulty })
+
+	t.Run("every-name-is-reported", func(t *testing.T) { judgeNames(t, l.lines, documented) })
+}
+
+// flood makes negative dentries until the test ends.
+func flood(t *testing.T, dir string) {
+	t.Helper()
+	flooder := filepath.Join(t.TempDir(), "flooder")
+	shell, err := filepath.EvalSymlinks("/bin/sh")
+	require.NoError(t, err)
+	require.NoError(t, os.Symlink(shell, flooder))
+	c := exec.Command(flooder, "-c", `i=0; while :; do i=$((i+1)); [ -e "$0/miss-$i" ]; [ $((i % 2000)) != 0 ] || sleep 0.2; done`, dir)
+	c.SysProcAttr = &unix.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	require.NoError(t, c.Start())
+	t.Cleanup(func() {
+		_ = c.Process.Kill()
+		_ = c.Wait()
+	})
+}
+
+// dentrycacheOptions has it look at the flooded directory, if it can.
+func dentrycacheOptions(t *testing.T, dir string) string {
+	if undocumented(known(t), Names{Measurement: "dentrycache_dir", Fields: []string{"children"}}) != "" {
+		return ""
+	}
+	return fmt.Sprintf("  directories = [%q]\n", dir)
+}
+
+// trial notes whether an assertion fails.
+type trial struct{ failed bool }
+
+func (a *trial) Errorf(string, ...any) { a.failed = true }
