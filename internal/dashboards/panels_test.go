@@ -31,13 +31,15 @@ const (
 // places are the paths of this host's faults.
 type places struct{ hung, dead, missing, fine, flood string }
 
+// demands are what each panel must show. Tasks in uninterruptible sleep, which
+// other things than this test cause, are judged under the faults only.
 func (p places) demands() map[string]map[string]demand {
 	return map[string]map[string]demand{
 		"fleet": {
 			"Hosts that report":     {faulty: equal(10), healthy: equal(1)},
 			"Hosts with a fault":    {faulty: equal(6), healthy: equal(0)},
 			"Mounts at fault":       {faulty: equal(3 + 3*50 + 4 + 5), healthy: equal(0)},
-			"Processes blocked":     {faulty: atLeast(1), healthy: equal(0)},
+			"Processes blocked":     {faulty: atLeast(1)},
 			"NFS locks at fault":    {faulty: atLeast(3*50 + 2), healthy: equal(0)},
 			"Dentry caches growing": {faulty: equal(1), healthy: equal(0)},
 			"NFS servers, and the clients that hang on them": {healthy: empty,
@@ -58,9 +60,9 @@ func (p places) demands() map[string]map[string]demand {
 				has("path", p.dead, "cause", "fuse_daemon_dead", "errno", "ENOTCONN"),
 				has("path", p.missing, "cause", "not_mounted"),
 				func(t assert.TestingT, got answer) { assert.Len(t, got, 3) })},
-			"Who is blocked":                   {healthy: empty, faulty: has("comm", "ls", "count", "1")},
+			"Who is blocked":                   {faulty: has("comm", "ls", "count", "1")},
 			"Hung for":                         {healthy: has("path", p.hung, "value", "0"), faulty: all(number64(2, 60, "value", "path", p.hung), has("path", p.fine, "value", "0"))},
-			"Processes blocked":                {healthy: equal(0), faulty: atLeast(1)},
+			"Processes blocked":                {faulty: atLeast(1)},
 			"Time of statfs, over all mounts":  {faulty: number64(1e-7, 0.5, "value", "path", p.fine)},
 			"Time of readdir, over all mounts": {faulty: number64(1e-7, 0.5, "value", "path", p.fine)},
 			"NFS servers' answers": {host: "many-1", faulty: func(t assert.TestingT, got answer) {
