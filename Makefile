@@ -78,6 +78,7 @@ lint:
 	tools/readme
 	$(GO) run ./tools/licences ./...
 	$(GO) run ./internal/dashboards/generate -check dashboards
+	$(GO) run ./internal/dashboards/generate -check .
 
 race:
 	CGO_ENABLED=1 $(GO) test -p 1 -race -timeout 20m ./internal/... ./plugins/...
@@ -112,8 +113,9 @@ privileges: setup
 	PRIVILEGES=1 $(GO) test -count 1 -timeout 5m -v -run TestPrivileges ./internal/testing/e2e
 	PRIVILEGES=1 $(GO) test -count 1 -run TestPackaging ./internal/doctor
 # Grafana's dashboards and what belongs to them.
+# Grafana's dashboards, the alert rules and their runbooks.
 dashboards:
-	$(GO) run ./internal/dashboards/generate dashboards
+	$(GO) run ./internal/dashboards/generate .
 
 bench:
 	tools/setup gcc

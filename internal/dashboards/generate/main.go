@@ -1,9 +1,10 @@
-// Command generate writes the dashboards into the folder it is given, or with
-// -check tells which of the files there differ.
+// Command generate writes the dashboards, the alert rules and their runbooks into
+// the project's root, its argument, or with -check tells which of these files differ.
 package main
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"io/fs"
@@ -13,6 +14,7 @@ import (
 	"slices"
 
 	"github.com/vfsprobe/vfsprobe/internal/dashboards"
+	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
 )
 
 func main() {
@@ -24,14 +26,28 @@ func main() {
 	}
 }
 
-func run(dir string, check bool) error {
-	files, err := dashboards.Files()
+func run(root string, check bool) error {
+	boards, err := dashboards.Files()
 	if err != nil {
 		return err
 	}
-	made := func(path string) bool { return filepath.Base(path) != "README.md" }
-	err = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-		if err != nil || entry.IsDir() || !made(path) {
+	boards["prometheus/vfsprobe-alerts.yml"] = alerts.Prometheus()
+	if boards["grafana-alerts/vfsprobe-alerts.yaml"], err = alerts.GrafanaFile(); err != nil {
+		return err
+	}
+	if err := update(filepath.Join(root, "dashboards"), boards, check); err != nil {
+		return err
+	}
+	return update(filepath.Join(root, "docs/runbooks"), alerts.Runbooks(), check)
+}
+
+// update makes the folder hold these files, and none else but a README.md.
+func update(dir string, files map[string][]byte, check bool) error {
+	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil || entry.IsDir() || entry.Name() == "README.md" {
 			return err
 		}
 		relative, err := filepath.Rel(dir, path)

@@ -1,0 +1,218 @@
+// Package alerts makes the alert rules from one description: those of Prometheus,
+// those that Grafana evaluates on InfluxDB, and a runbook page for each.
+//
+// Rules are about what one person mends at once: a file server, or a host; never
+// about single mounts. Prometheus's rules count series by it, so a change of the
+// cause starts no new alert; its annotations then ask for the causes. Grafana's
+// have no such queries, so there is a rule per cause.
+package alerts
+
+import (
+	"fmt"
+	"strings"
+	"time"
+)
+
+// An Alert is one rule.
+type Alert struct {
+	Name     string
+	Critical bool
+	For      time.Duration
+	Expr     string // PromQL; an alert per series
+	Summary  string // what is the matter, with {{ $labels }} and {{ $value }}
+	Board    string // the dashboard that shows it
+
+	// Faults are what the alert counts, for alerts on mounts and locks. Expr is
+	// made of it.
+	Faults *Faults
+
+	// InfluxQL, which must have a value above Above for each alert. Not for
+	// alerts on faults, whose query is made of them.
+	InfluxQL string
+	Above    float64
+
+	// Of alerts without Faults: what it means, what proves it in PromQL (a
+	// query by host, whose labels and values are listed), and what to do.
+	Cause    string
+	Evidence string
+	Prove    string
+	Fix      string
+
+	Page string // further text of the runbook
+}
+
+// Faults are mounts or locks whose cause is one of these, counted by a label.
+type Faults struct {
+	From   string // mountstat or nfslock
+	Label  string // cause or diagnosis
+	Causes []Cause
+	By     string // host or server
+	More   string // a further label: fstype
+	Hung   bool   // only those that hang
+	Where  string // PromQL: further matchers
+}
+
+const minimum, hang, maximum = 2, 6, 7 // result codes of faults, see internal/result
+
+func (f *Faults) low() int {
+	if f.Hung {
+		return hang
+	}
+	return minimum
+}
+
+func (f *Faults) names() string {
+	names := make([]string, len(f.Causes))
+	for i, c := range f.Causes {
+		names[i] = c.Name
+	}
+	return strings.Join(names, "|")
+}
+
+// by are the labels of an alert.
+func (f *Faults) by() string {
+	if f.More != "" {
+		return f.By + ", " + f.More
+	}
+	return f.By
+}
+
+// series selects the faults, further narrowed by a template's labels.
+func (f *Faults) series(narrowed string) string {
+	return fmt.Sprintf(`%s_info_result_code{%s=~"%s"%s%s} >= %d <= %d`, f.From, f.Label, f.names(), f.Where, narrowed, f.low(), maximum)
+}
+
+// expr counts each mount once, whatever else is said of it.
+func (f *Faults) expr() string {
+	return fmt.Sprintf(`count by (%s) (count by (%s, host, path) (%s))`, f.by(), f.by(), f.series(""))
+}
+
+// influxQL is the same for one cause.
+func (f *Faults) influxQL(cause string) string {
+	where := fmt.Sprintf(`$timeFilter AND %q = '%s'`, f.Label, cause)
+	switch {
+	case strings.Contains(f.Where, `server=""`):
+		where += ` AND "server" = ''`
+	case strings.Contains(f.Where, `server!=""`):
+		where += ` AND "server" != ''`
+	}
+	by := `"host", "path"`
+	if f.By != "host" {
+		by += fmt.Sprintf(", %q", f.By)
+	}
+	group := fmt.Sprintf("%q", f.By)
+	if f.More != "" {
+		by += fmt.Sprintf(", %q", f.More)
+		group += fmt.Sprintf(", %q", f.More)
+	}
+	return fmt.Sprintf(`SELECT count("v") FROM (SELECT last("result_code") AS "v" FROM %q WHERE %s GROUP BY %s) WHERE "v" >= %d AND "v" <= %d GROUP BY %s`,
+		f.From, where, by, f.low(), maximum, group)
+}
+
+// All returns the alerts.
+func All() []Alert {
+	all := []Alert{
+		{Name: "FileServerHangs", Critical: true, For: time.Minute, Board: "fleet",
+			Summary: "{{ $labels.server }}: {{ $value }} mounts of this file server hang or fail",
+			Faults: &Faults{From: "mountstat", Label: "cause", By: "server", Where: `, server!=""`,
+				Causes: some(mountCauses, "server_unreachable", "server_rpc_dead", "export_hangs", "unknown")},
+			Page: "One server is one alert, however many hosts and mounts hang on it. If the summary's mounts are all of one host while others use the same server, it is that host's network."},
+		{Name: "FileSystemHangs", Critical: true, For: time.Minute, Board: "host",
+			Summary: "{{ $labels.host }}: {{ $value }} file systems of type {{ $labels.fstype }} hang",
+			Faults: &Faults{From: "mountstat", Label: "cause", By: "host", More: "fstype", Hung: true, Where: `, server=""`,
+				Causes: some(mountCauses, "fuse_daemon_silent", "device_hangs", "frozen", "unknown")},
+			Page: "Processes that wait for it can often not be killed, and each adds 1 to the load average. The panel \"Who is blocked\" names them."},
+		{Name: "FileSystemFails", For: 2 * time.Minute, Board: "host",
+			Summary: "{{ $labels.host }}: {{ $value }} file systems fail",
+			Faults: &Faults{From: "mountstat", Label: "cause", By: "host",
+				Causes: some(mountCauses, "fuse_daemon_dead", "no_space", "permission", "io_error")}},
+		{Name: "FileSystemReadOnly", Critical: true, For: time.Minute, Board: "host",
+			Summary: "{{ $labels.host }}: {{ $value }} file systems have become read-only",
+			Faults:  &Faults{From: "mountstat", Label: "cause", By: "host", Causes: some(mountCauses, "read_only")}},
+		{Name: "FileSystemMissing", For: 5 * time.Minute, Board: "host",
+			Summary: "{{ $labels.host }}: {{ $value }} expected mounts are missing",
+			Faults:  &Faults{From: "mountstat", Label: "cause", By: "host", Causes: some(mountCauses, "not_mounted")},
+			Page:    "What is written below the mount point meanwhile goes to the file system under it."},
+		{Name: "StaleExport", Critical: true, For: 2 * time.Minute, Board: "fleet",
+			Summary: "{{ $labels.server }}: {{ $value }} mounts of this server are stale",
+			Faults:  &Faults{From: "mountstat", Label: "cause", By: "server", Causes: some(mountCauses, "stale_export")}},
+		{Name: "ProcessesBlocked", For: 2 * time.Minute, Board: "host",
+			Summary:  "{{ $labels.host }}: processes have been blocked for {{ $value | humanizeDuration }}",
+			Expr:     `max by (host) (mountstat_blocked_longest_seconds) > 300 unless on (host) max by (host) (mountstat_summary_faults) > 0`,
+			InfluxQL: `SELECT max("longest_seconds") FROM "mountstat_blocked" WHERE $timeFilter GROUP BY "host"`, Above: 300,
+			Cause:    "a process has been in uninterruptible sleep for over five minutes although no mount is at fault: a device, a driver, or a file system that is not checked",
+			Evidence: `max by (comm, wchan, path) (mountstat_blocked_longest_seconds{host="%s"}) > 300`,
+			Prove:    "cat /proc/PID/stack; dmesg -T | grep -A9 'blocked for more than'",
+			Fix:      "mend what the stack names; the process ends by itself then"},
+		{Name: "NFSLocksFailAtServer", Critical: true, For: 2 * time.Minute, Board: "locks",
+			Summary: "{{ $labels.server }}: no lock can be taken on {{ $value }} mounts",
+			Faults: &Faults{From: "nfslock", Label: "diagnosis", By: "server",
+				Causes: some(lockCauses, "server_rpcbind_unreachable", "nlm_unregistered", "nlm_unreachable", "nsm_unreachable")},
+			Page: "Reading and writing go on: only NFS versions 2 and 3 have these services, and only locks need them. A server that does not answer at all is [FileServerHangs](FileServerHangs.md)."},
+		{Name: "NFSLocksFailOnHost", Critical: true, For: 2 * time.Minute, Board: "locks",
+			Summary: "{{ $labels.host }}: no lock can be taken on {{ $value }} NFS mounts",
+			Faults: &Faults{From: "nfslock", Label: "diagnosis", By: "host",
+				Causes: some(lockCauses, "statd_down", "statd_dead_registered", "statd_hung", "statd_down_latent", "denied", "unknown")}},
+		{Name: "NFSLockHeldElsewhere", For: 10 * time.Minute, Board: "locks",
+			Summary: "{{ $labels.server }}: the locks of {{ $value }} mounts are held by others",
+			Faults:  &Faults{From: "nfslock", Label: "diagnosis", By: "server", Causes: some(lockCauses, "held_elsewhere")},
+			Page:    "Each host locks a byte of its own, so nobody but this host's earlier self, or somebody who locks the whole canary, can be in the way."},
+		{Name: "NFSGracePeriodTooLong", For: time.Minute, Board: "locks",
+			Summary: "{{ $labels.server }}: still in its grace period, for {{ $value }} mounts",
+			Faults:  &Faults{From: "nfslock", Label: "diagnosis", By: "server", Causes: some(lockCauses, "grace_period")}},
+		{Name: "DirectoryStallAhead", Critical: true, For: 5 * time.Minute, Board: "dentries",
+			Summary:  "{{ $labels.host }}: a watch on {{ $labels.directory }} would stall the host for {{ $value | humanizeDuration }}",
+			Expr:     `max by (host, directory) (dentrycache_dir_predicted_stall_seconds) > 0.5`,
+			InfluxQL: `SELECT last("predicted_stall_seconds") FROM "dentrycache_dir" WHERE $timeFilter GROUP BY "host", "directory"`, Above: 0.5,
+			Cause:    "the directory has millions of children in the dentry cache, mostly names that do not exist; the first inotify watch on it walks over all of them with a lock held",
+			Evidence: `topk(3, sum by (comm, directory) (dentrycache_source_created_per_s{host="%s"}))`,
+			Prove:    "vfsprobe dentries",
+			Fix:      "end or mend the process that looks up ever new names; echo 200M >/sys/fs/cgroup/GROUP/memory.reclaim frees the dentries of its cgroup, in steps"},
+		{Name: "NegativeDentriesGrow", For: time.Hour, Board: "dentries",
+			Summary:  "{{ $labels.host }}: {{ $value | humanize }} new negative dentries per second, for an hour",
+			Expr:     `avg by (host) (avg_over_time(dentrycache_negative_per_s[10m])) > 1000`,
+			InfluxQL: `SELECT mean("negative_per_s") FROM "dentrycache" WHERE $timeFilter GROUP BY "host"`, Above: 1000,
+			Cause:    "a process looks up ever new names that do not exist, and the kernel remembers each",
+			Evidence: `topk(3, sum by (comm, directory) (dentrycache_source_created_per_s{host="%s"}))`,
+			Prove:    "vfsprobe dentries",
+			Fix:      "mend the process; memory.high on its cgroup bounds what it leaves"},
+		{Name: "DentriesFillMemory", For: time.Hour, Board: "dentries",
+			Summary:  "{{ $labels.host }}: dentries fill a quarter of the memory in {{ $value | humanizeDuration }}",
+			Expr:     `min by (host) (min_over_time(dentrycache_memory_share[10m])) > 0.05 and on (host) (max by (host) (max_over_time(dentrycache_seconds_to_memory_share[10m])) < 86400)`,
+			InfluxQL: `SELECT last("memory_share") FROM "dentrycache" WHERE $timeFilter AND "seconds_to_memory_share" < 86400 GROUP BY "host"`, Above: 0.05,
+			Cause:    "the dentry cache grows so fast that it will be a quarter of the memory within a day",
+			Evidence: `topk(3, sum by (comm, directory) (dentrycache_source_created_per_s{host="%s"}))`,
+			Prove:    "vfsprobe dentries; slabtop -o | grep dentry",
+			Fix:      "mend the process that causes it; echo 200M >/sys/fs/cgroup/GROUP/memory.reclaim, in steps"},
+		{Name: "VfsprobeSilent", For: 10 * time.Minute, Board: "fleet",
+			Summary:  "{{ $labels.host }}: vfsprobe has reported nothing for ten minutes",
+			Expr:     `count by (host) (vfsprobe_helpers_running offset 1h) unless on (host) count by (host) (vfsprobe_helpers_running)`,
+			InfluxQL: `SELECT count("v") FROM (SELECT last("helpers_running") AS "v" FROM "vfsprobe" WHERE time > now() - 70m GROUP BY "host") WHERE time < now() - 10m GROUP BY "host"`,
+			Cause:    "the host is down or cut off, or Telegraf or vfsprobe has ended there",
+			Evidence: `count by (host) (vfsprobe_helpers_running{host="%s"} offset 1h)`,
+			Prove:    "systemctl status telegraf; journalctl -u telegraf -n 50",
+			Fix:      "systemctl restart telegraf"},
+		{Name: "VfsprobeHelpersStuck", For: 5 * time.Minute, Board: "host",
+			Summary:  "{{ $labels.host }}: {{ $value }} helper processes are stuck; further mounts may go unchecked",
+			Expr:     `max by (host) (vfsprobe_helpers_stuck) >= 16`,
+			InfluxQL: `SELECT last("helpers_stuck") FROM "vfsprobe" WHERE $timeFilter GROUP BY "host"`, Above: 15,
+			Cause:    "so many mounts hang unkillably that -max-stuck (16) is reached",
+			Evidence: `count by (cause) (mountstat_info_result_code{host="%s"} == 7)`,
+			Prove:    "ps -eo pid,stat,wchan:32,comm | grep vfsp:",
+			Fix:      "mend the file systems that hang; -max-stuck raises the limit"},
+		{Name: "VfsprobeForkServerRestarts", For: time.Minute, Board: "host",
+			Summary:  "{{ $labels.host }}: vfsprobe's fork server has been restarted {{ $value | humanize }} times in 15 minutes",
+			Expr:     `sum by (host) (increase(vfsprobe_fork_server_restarts[15m])) > 2`,
+			InfluxQL: `SELECT spread("fork_server_restarts") FROM "vfsprobe" WHERE time > now() - 15m GROUP BY "host"`, Above: 2,
+			Cause:    "something kills it: the OOM killer, or a limit on processes",
+			Evidence: `max by (host) (vfsprobe_fork_server_resident_bytes{host="%s"})`,
+			Prove:    "journalctl -u telegraf | grep 'fork server'; journalctl -k | grep -i oom",
+			Fix:      "raise TasksMax= or MemoryMax= of telegraf.service"},
+	}
+	for i := range all {
+		if f := all[i].Faults; f != nil {
+			all[i].Expr = f.expr()
+		}
+	}
+	return all
+}

@@ -1,0 +1,252 @@
+package alerts
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/stores"
+)
+
+const root = "../../.."
+
+// A situation is what Prometheus has seen, and which alerts that makes.
+type situation struct {
+	name   string
+	series map[string]string // values by series, in promtool's notation; one per 10 s
+	// want are the alerts that fire after twelve minutes, and how many of each.
+	want map[string]int
+	at   string // instead of twelve minutes
+}
+
+const (
+	end  = "12m"
+	late = "90m"
+)
+
+// always has the value from the first moment on.
+func always(value float64) string { return fmt.Sprintf("%gx600", value) }
+
+// mounts are series of the mounts of some hosts.
+func mounts(hosts, each int, labels, value string) map[string]string {
+	all := make(map[string]string)
+	for h := range hosts {
+		for m := range each {
+			all[fmt.Sprintf(`mountstat_info_result_code{host="h%d",path="/mnt/%d",%s}`, h, m, labels)] = value
+		}
+	}
+	return all
+}
+
+func situations() []situation {
+	const nfs = `server="10.0.0.1",fstype="nfs",device="filer:/vol"`
+	healthy := mounts(3, 100, nfs+`,result="ok"`, always(0))
+	for h := range 3 {
+		for metric, value := range map[string]float64{
+			"vfsprobe_helpers_running": 0, "vfsprobe_helpers_stuck": 0, "vfsprobe_fork_server_restarts": 0, "mountstat_summary_faults": 0,
+			"dentrycache_negative_per_s": 10, "dentrycache_memory_share": 0.01,
+		} {
+			healthy[fmt.Sprintf(`%s{host="h%d"}`, metric, h)] = always(value)
+		}
+		healthy[fmt.Sprintf(`dentrycache_dir_predicted_stall_seconds{host="h%d",directory="/"}`, h)] = always(0.00001)
+		healthy[fmt.Sprintf(`mountstat_blocked_longest_seconds{host="h%d",comm="dd",wchan="io_schedule"}`, h)] = always(2)
+		healthy[fmt.Sprintf(`nfslock_info_result_code{host="h%d",path="/mnt/0",server="10.0.0.1",diagnosis="ok"}`, h)] = always(0)
+	}
+	one := func(series, value string) map[string]string { return map[string]string{series: value} }
+	lock := func(diagnosis string, code float64) map[string]string {
+		all := make(map[string]string)
+		for h := range 20 {
+			all[fmt.Sprintf(`nfslock_info_result_code{host="h%d",path="/mnt/0",server="10.0.0.1",diagnosis=%q}`, h, diagnosis)] = always(code)
+		}
+		return all
+	}
+	all := []situation{
+		{name: "healthy hosts", series: healthy},
+		{name: "an interval is missed", series: mounts(2, 2, nfs, "0x50 _ 0x400")},
+		{name: "three intervals are missed by a host", at: late, series: one(`vfsprobe_helpers_running{host="h"}`, "0+0x500 _ _ _ 0+0x60")},
+		{name: "a mount is slow, or not checked", series: mounts(1, 1, nfs, "1+0x100 8+0x400")},
+		{name: "one interval with a fault", series: mounts(10, 30, nfs+`,cause="server_unreachable"`, "_x30 6x3 stale"), at: "6m"},
+		{name: "one dead filer with 300 mounts", series: mounts(3, 100, nfs+`,cause="server_unreachable",failed_check="statfs"`, always(6)), want: map[string]int{"FileServerHangs": 1}},
+		{name: "the same with soft mounts and several causes", want: map[string]int{"FileServerHangs": 1}, series: join(
+			mounts(100, 2, nfs+`,cause="server_unreachable",errno="EIO"`, always(5)), mounts(50, 1, nfs+`,cause="server_rpc_dead"`, always(6)))},
+		{name: "a server that reboots: the cause changes every minute", at: "2m30s", want: map[string]int{"FileServerHangs": 1}, series: join(
+			mounts(3, 10, nfs+`,cause="server_unreachable"`, "6x5 stale"), mounts(3, 10, nfs+`,cause="server_rpc_dead"`, "_x6 6x10 stale"))},
+		{name: "300 mounts of a FUSE daemon that is silent", series: mounts(1, 300, `fstype="fuse.filer",cause="fuse_daemon_silent"`, always(7)), want: map[string]int{"FileSystemHangs": 1}},
+		{name: "its death", series: mounts(1, 300, `fstype="fuse.filer",cause="fuse_daemon_dead",errno="ENOTCONN"`, always(5)), want: map[string]int{"FileSystemFails": 1}},
+		{name: "read-only", series: mounts(2, 3, `fstype="ext4",cause="read_only"`, always(5)), want: map[string]int{"FileSystemReadOnly": 2}},
+		{name: "missing", series: mounts(2, 3, `fstype="ext4",cause="not_mounted"`, always(3)), want: map[string]int{"FileSystemMissing": 2}},
+		{name: "an export was removed", series: mounts(30, 3, nfs+`,cause="stale_export"`, always(4)), want: map[string]int{"StaleExport": 1}},
+		{name: "blocked without a fault", series: one(`mountstat_blocked_longest_seconds{host="h",comm="dd",wchan="io_schedule",path="/x"}`, "0+10x600"), want: map[string]int{"ProcessesBlocked": 1}},
+		{name: "blocked by a fault", series: join(one(`mountstat_blocked_longest_seconds{host="h",comm="dd",wchan="io_schedule",path="/x"}`, "0+10x600"), one(`mountstat_summary_faults{host="h"}`, always(1)))},
+		{name: "many children", series: one(`dentrycache_dir_predicted_stall_seconds{host="h",directory="/spool"}`, always(0.7)), want: map[string]int{"DirectoryStallAhead": 1}},
+		{name: "ever more negative dentries", at: late, series: one(`dentrycache_negative_per_s{host="h"}`, always(5000)), want: map[string]int{"NegativeDentriesGrow": 1}},
+		{name: "a burst of them", at: late, series: one(`dentrycache_negative_per_s{host="h"}`, "0+0x300 200000x12 0x300")},
+		{name: "dentries in all the memory", at: late, series: join(one(`dentrycache_memory_share{host="h"}`, always(0.2)), one(`dentrycache_seconds_to_memory_share{host="h"}`, always(3600))), want: map[string]int{"DentriesFillMemory": 1}},
+		{name: "a host is gone", at: late, series: one(`vfsprobe_helpers_running{host="h"}`, "0+0x300"), want: map[string]int{"VfsprobeSilent": 1}},
+		{name: "helpers up to the cap", series: one(`vfsprobe_helpers_stuck{host="h"}`, always(16)), want: map[string]int{"VfsprobeHelpersStuck": 1}},
+		{name: "the fork server is killed again and again", series: one(`vfsprobe_fork_server_restarts{host="h"}`, "0+0.1x600"), want: map[string]int{"VfsprobeForkServerRestarts": 1}},
+		{name: "a lock manager is unreachable for 20 hosts", series: lock("nlm_unreachable", 6), want: map[string]int{"NFSLocksFailAtServer": 1}},
+		{name: "locks work, the status monitor does not", series: lock("nsm_unreachable", 0)},
+		{name: "rpc.statd of 20 hosts is dead", series: lock("statd_dead_registered", 5), want: map[string]int{"NFSLocksFailOnHost": 20}},
+		{name: "held", series: lock("held_elsewhere", 5), want: map[string]int{"NFSLockHeldElsewhere": 1}},
+		{name: "a grace period", series: lock("grace_period", 8)},
+		{name: "a long grace period", series: lock("grace_period", 6), want: map[string]int{"NFSGracePeriodTooLong": 1}},
+	}
+	return all
+}
+
+func join(all ...map[string]string) map[string]string {
+	joined := make(map[string]string)
+	for _, m := range all {
+		for series, values := range m {
+			joined[series] = values
+		}
+	}
+	return joined
+}
+
+func promtool(t *testing.T, arguments ...string) {
+	t.Helper()
+	out, err := exec.Command(stores.Program(t, "promtool"), arguments...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+}
+
+func rulesFile(t *testing.T) string {
+	file := filepath.Join(t.TempDir(), "rules.yml")
+	require.NoError(t, os.WriteFile(file, Prometheus(), 0o600))
+	return file
+}
+
+func TestPromtoolAcceptsTheRules(t *testing.T) { promtool(t, "check", "rules", rulesFile(t)) }
+
+func TestRules(t *testing.T) {
+	rules := rulesFile(t)
+	fired := make(map[string]bool)
+	var b strings.Builder
+	fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: 10s\ntests:\n", rules)
+	for _, s := range situations() {
+		at := s.at
+		if at == "" {
+			at = end
+		}
+		fmt.Fprintf(&b, "- name: %q\n  interval: 10s\n  input_series:\n", s.name)
+		for series, values := range s.series {
+			fmt.Fprintf(&b, "  - {series: '%s', values: '%s'}\n", series, values)
+		}
+		fmt.Fprintf(&b, "  promql_expr_test:\n  - expr: count by (alertname) (ALERTS{alertstate=\"firing\"})\n    eval_time: %s\n    exp_samples:\n", at)
+		for alert, n := range s.want {
+			fired[alert] = true
+			fmt.Fprintf(&b, "    - {labels: '{alertname=%q}', value: %d}\n", alert, n)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "test.yml")
+	require.NoError(t, os.WriteFile(file, []byte(b.String()), 0o600))
+	promtool(t, "test", "rules", file)
+	for _, a := range All() {
+		assert.True(t, fired[a.Name], "no situation makes %s fire", a.Name)
+	}
+}
+
+// What the person on call reads.
+func TestAnnotationsNameCauseEvidenceAndCommand(t *testing.T) {
+	text := fmt.Sprintf(`
+rule_files: [%q]
+evaluation_interval: 10s
+tests:
+- interval: 10s
+  input_series:
+  - {series: 'mountstat_info_result_code{host="web-1",path="/mnt/a",server="10.0.0.1",fstype="nfs",cause="server_unreachable",failed_check="statfs"}', values: '6x60'}
+  - {series: 'mountstat_info_result_code{host="web-1",path="/mnt/c",server="10.0.0.1",fstype="nfs",cause="server_unreachable",failed_check="statfs"}', values: '6x60'}
+  - {series: 'mountstat_info_result_code{host="web-2",path="/mnt/a",server="10.0.0.1",fstype="nfs",cause="server_unreachable",failed_check="statfs"}', values: '6x60'}
+  - {series: 'nfslock_info_result_code{host="web-3",path="/mnt/b",server="10.0.0.2",diagnosis="statd_down",failed_call="setlk",errno="ENOLCK"}', values: '5x60'}
+  alert_rule_test:
+  - alertname: FileServerHangs
+    eval_time: 5m
+    exp_alerts:
+    - exp_labels: {severity: critical, server: 10.0.0.1}
+      exp_annotations:
+        summary: "10.0.0.1: 3 mounts of this file server hang or fail"
+        cause: "server_unreachable: nothing answers at the server's NFS port (3)\n"
+        evidence: "web-1: 2 mounts; web-2: 1 mounts; "
+        command: "ping 10.0.0.1; rpcinfo -T tcp 10.0.0.1 nfs\nbring the server or the network back; mounts recover by themselves\n"
+        dashboard: vfsprobe-fleet-promql
+        runbook_url: %[2]sFileServerHangs.md
+  - alertname: NFSLocksFailOnHost
+    eval_time: 5m
+    exp_alerts:
+    - exp_labels: {severity: critical, host: web-3}
+      exp_annotations:
+        summary: "web-3: no lock can be taken on 1 NFS mounts"
+        cause: "statd_down: this host's rpc.statd or rpcbind does not run (1)\n"
+        evidence: "/mnt/b (setlk  ENOLCK); "
+        command: "rpcinfo -T tcp 127.0.0.1 status\nsystemctl start rpcbind rpc-statd\n"
+        dashboard: vfsprobe-locks-promql
+        runbook_url: %[2]sNFSLocksFailOnHost.md
+`, rulesFile(t), runbooks)
+	file := filepath.Join(t.TempDir(), "test.yml")
+	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	promtool(t, "test", "rules", file)
+}
+
+// Each alert has its page, and each page its alert.
+func TestRunbooks(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(root, "docs/runbooks/*.md"))
+	require.NoError(t, err)
+	var got, want []string
+	for _, page := range pages {
+		got = append(got, filepath.Base(page))
+	}
+	for _, a := range All() {
+		want = append(want, a.Name+".md")
+	}
+	assert.ElementsMatch(t, want, got)
+}
+
+// causesIn reads the first column of a README's table.
+func causesIn(t *testing.T, readme, column string) map[string]bool {
+	content, err := os.ReadFile(filepath.Join(root, "plugins/inputs", readme, "README.md"))
+	require.NoError(t, err)
+	_, table, found := strings.Cut(string(content), "\n| "+column+" | ")
+	require.True(t, found)
+	table, _, _ = strings.Cut(table, "\n\n")
+	all := make(map[string]bool)
+	for _, row := range regexp.MustCompile(`(?m)^\| ([a-z_]+) \|`).FindAllStringSubmatch(table, -1) {
+		all[row[1]] = true
+	}
+	require.NotEmpty(t, all)
+	return all
+}
+
+// Every cause that an input can name makes an alert, and has its text.
+func TestEveryCauseMakesAnAlert(t *testing.T) {
+	for input, c := range map[string]struct {
+		column string
+		no     []string // are no faults
+	}{
+		"mountstat": {"cause", nil},
+		// Of a dead server and its exports mountstat's alert tells.
+		"nfslock": {"diagnosis", []string{"ok", "local_only", "no_canary", "server_unreachable", "stale_export"}},
+	} {
+		named := causesIn(t, input, c.column)
+		for _, none := range c.no {
+			assert.True(t, named[none], "%s is no diagnosis", none)
+			delete(named, none)
+		}
+		alerted := make(map[string]bool)
+		for _, a := range All() {
+			if a.Faults != nil && a.Faults.From == input {
+				for _, cause := range a.Faults.Causes {
+					alerted[cause.Name] = true
+				}
+			}
+		}
+		assert.Equal(t, named, alerted, "of %s", input)
+	}
+}
