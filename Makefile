@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-nfs test-kernels package setup lint race fuzz faults faults-nfs privileges bench soak dashboards record clean
+.PHONY: run build bpf check-bpf test test-nfs test-kernels package setup lint race fuzz faults faults-nfs privileges bench soak dashboards record fleet pictures clean
 
 run: build
 	bin/vfsprobe -test
@@ -79,6 +79,7 @@ lint:
 	$(GO) run ./tools/licences ./...
 	$(GO) run ./internal/dashboards/generate -check dashboards
 	$(GO) run ./internal/dashboards/generate -check .
+	$(GO) -C tools/pictures vet ./...
 
 race:
 	CGO_ENABLED=1 $(GO) test -p 1 -race -timeout 20m ./internal/... ./plugins/...
@@ -116,6 +117,20 @@ privileges: setup
 # Grafana's dashboards, the alert rules and their runbooks.
 dashboards:
 	$(GO) run ./internal/dashboards/generate .
+
+# Draws what the dashboards' queries return in their test, for the README.
+pictures: data := $(shell mktemp -u)
+pictures:
+	tools/stores
+	PICTURES=$(data) CGO_ENABLED=0 $(GO) test -count 1 -timeout 5m -run TestPanels ./internal/dashboards
+	mkdir -p docs/images
+	CGO_ENABLED=0 $(GO) -C tools/pictures run . $(data) "$(CURDIR)/docs/images/dashboards.png"
+	rm -f $(data)
+
+# Writes the tables of docs/FLEET.md.
+fleet:
+	tools/stores
+	FLEET="$(CURDIR)/docs/FLEET.md" $(GO) test -count 1 -timeout 10m -v -run TestFleet ./internal/dashboards
 
 bench:
 	tools/setup gcc

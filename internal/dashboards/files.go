@@ -38,7 +38,7 @@ func (s store) board(d *Dashboard) board {
 		Refresh:       "10s",
 		Time:          timeRange{"now-1h", "now"},
 		Links: []link{{Title: "vfsprobe", Type: "dashboards", Tags: []string{"vfsprobe-" + s.name},
-			KeepTime: true, IncludeVars: true}},
+			KeepTime: true, IncludeVars: true, Icon: "dashboard"}},
 	}
 	b.Templating.List = []variable{{Name: "datasource", Label: "Data source", Type: "datasource", Query: s.source}}
 	if d.OneHost {

@@ -52,6 +52,9 @@ type link struct {
 	AsDropdown  bool     `json:"asDropdown"`
 	KeepTime    bool     `json:"keepTime"`
 	IncludeVars bool     `json:"includeVars"`
+	Icon        string   `json:"icon"`
+	TargetBlank bool     `json:"targetBlank"`
+	Tooltip     string   `json:"tooltip"`
 }
 
 type panel struct {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/influx"
 )
 
@@ -127,5 +128,20 @@ func TestEveryInfoIsSupplied(t *testing.T) {
 				assert.Contains(t, Infos()[p.Query.From].Labels, text, "a label of %s_info, which %q needs", p.Query.From, p.Title)
 			}
 		}
+	}
+}
+
+// What the shipped configuration leaves out must not be missed.
+func TestNothingThatIsLeftOutIsAskedFor(t *testing.T) {
+	for _, d := range All() {
+		for _, p := range d.Panels {
+			for _, field := range p.Query.Fields {
+				assert.NotContains(t, unshown, field, "of %q", p.Title)
+			}
+		}
+	}
+	rules := string(alerts.Prometheus())
+	for _, field := range unshown {
+		assert.NotRegexp(t, `(mountstat|nfslock)_`+field+`\b`, rules)
 	}
 }

@@ -2,7 +2,6 @@ package dashboards
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -183,7 +182,7 @@ func (p *Panel) config() fieldConfig {
 // of a chain that answer.
 func (p *Panel) columns() []override {
 	background := property{"custom.cellOptions", map[string]any{"type": "color-background"}}
-	var all []override
+	all := []override{} // not null, which Grafana does not take
 	for _, field := range p.Query.Text {
 		if strings.HasSuffix(field, "errno") {
 			broken := mapping{"regex", map[string]any{"pattern": ".+", "result": mapped{Color: "red"}}}
@@ -200,7 +199,7 @@ func (p *Panel) columns() []override {
 			all = append(all, override{matcher{"byName", field}, []property{{"unit", "bytes"}}})
 		}
 	}
-	return slices.Clip(all)
+	return all
 }
 
 func (p *Panel) options() map[string]any {

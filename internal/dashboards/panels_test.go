@@ -154,6 +154,7 @@ func TestPanels(t *testing.T) {
 
 	l := startLive(t, fmt.Sprintf("[[inputs.mountstat]]\n  timeout = \"500ms\"\n  fstab = %q\n[[inputs.dentrycache]]\n%s[[inputs.nfslock]]\n",
 		fstab, dentrycacheOptions(t, p.flood)), hasty())
+	began := time.Now().Add(2 * time.Second) // the first gathers
 	demands := p.demands()
 	documented := known(t)
 
@@ -222,6 +223,10 @@ func TestPanels(t *testing.T) {
 	judge("faulty", func(d demand) func(assert.TestingT, answer) { return d.faulty })
 
 	t.Run("faulty/alerts", func(t *testing.T) { l.judgeAlerts(t, p) })
+	if file := os.Getenv("PICTURES"); file != "" { // make pictures
+		time.Sleep(15 * time.Second)
+		l.exportPictures(t, file, root, began)
+	}
 	t.Run("every-name-is-reported", func(t *testing.T) { judgeNames(t, l.lines, documented) })
 }
 

@@ -45,6 +45,14 @@ func Processors() string {
   ## Three intervals of 10 s: what is no longer reported is gone after that.
   expiration_interval = "30s"
   collectors_exclude = ["gocollector", "process"]
+  ## One series per mount and field adds up: these are shown by no dashboard and
+  ## used by no alert. Remove what you want to have.
+  fieldexclude = [
+`)
+	for _, name := range unshown {
+		fmt.Fprintf(&b, "    %q,\n", name)
+	}
+	b.WriteString(`  ]
   namepass = ["mountstat", "mountstat_*", "nfslock", "nfslock_*", "dentrycache", "dentrycache_*", "vfsprobe"]
   ## Types do not survive line protocol: these are the counters, all else is a gauge.
   [outputs.prometheus_client.metric_types]
@@ -83,4 +91,12 @@ var counters = []string{
 	"dentrycache_source_created", "dentrycache_source_converted", "dentrycache_source_unlinked", "dentrycache_source_killed_in_dir",
 	"dentrycache_status_created", "dentrycache_status_converted", "dentrycache_status_unlinked", "dentrycache_status_killed", "dentrycache_status_events_lost",
 	"vfsprobe_cpu_seconds", "vfsprobe_fork_server_cpu_seconds", "vfsprobe_helpers_forked", "vfsprobe_helpers_killed", "vfsprobe_fork_server_restarts",
+}
+
+// unshown are fields of each mount that nothing here asks for.
+var unshown = []string{
+	"total", "free", "used", "inodes_total", "inodes_free", "inodes_used", "inodes_used_percent",
+	"recoveries", "last_ok_seconds_ago", "stuck_pid", "fuse_waiting", "unexpected_ro", "server_rpc_seconds",
+	"nfs_age_seconds", "nfs_read_bytes", "nfs_written_bytes", "nfs_timeouts", "nfs_backlog", "nfs_unanswered", "nfs_last_reply_seconds_ago",
+	"fstatfs_seconds", "open_seconds", "getlk_seconds", "unlock_seconds", "close_seconds", "flock_sh_seconds", "flock_ex_seconds", "flock", "read_lock",
 }

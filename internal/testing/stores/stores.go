@@ -121,13 +121,14 @@ type Influx struct {
 // Database is the name of the one it has.
 const Database = "telegraf"
 
-// StartInflux starts it with an empty database.
-func StartInflux(t testing.TB) *Influx {
+// StartInflux starts it with an empty database. Settings are further variables of
+// its environment.
+func StartInflux(t testing.TB, settings ...string) *Influx {
 	t.Helper()
 	program, port, rpc := Program(t, "influxd"), Port(t), Port(t)
 	db := &Influx{URL: fmt.Sprintf("http://127.0.0.1:%d", port), Dir: t.TempDir()}
 	command := exec.Command(program, "run")
-	command.Env = append(os.Environ(),
+	command.Env = append(append(os.Environ(), settings...),
 		"INFLUXDB_REPORTING_DISABLED=true",
 		fmt.Sprintf("INFLUXDB_BIND_ADDRESS=127.0.0.1:%d", rpc),
 		fmt.Sprintf("INFLUXDB_HTTP_BIND_ADDRESS=127.0.0.1:%d", port),

@@ -1,0 +1,306 @@
+package dashboards
+
+import (
+	"bytes"
+	"fmt"
+	"io/fs"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/document"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/influx"
+	"github.com/vfsprobe/vfsprobe/internal/testing/stores"
+)
+
+// The defaults, on a host with 100 mounts, of which ten fail: both databases get
+// less than a thousand series.
+func TestSeriesOfAHostWith100Mounts(t *testing.T) {
+	faultfs.Require(t)
+	const mounts, failing = 100, 10
+	all := make([]*faultfs.FS, mounts)
+	for i := range all {
+		all[i] = faultfs.New(t)
+	}
+	l := startLive(t, "[[inputs.mountstat]]\n[[inputs.dentrycache]]\n[[inputs.nfslock]]\n", "groups: []\n")
+	reported := func(result string, n int) bool {
+		rows := l.prometheus.Now(t, fmt.Sprintf(`count(mountstat_info_result_code{fstype="fuse.faultfs",result=%q})`, result))
+		return len(rows) == 1 && rows[0].Points[0].Values["value"] == float64(n)
+	}
+	require.Eventually(t, func() bool { return reported("ok", mounts) }, patience, 500*time.Millisecond)
+	for _, fs := range all[:failing] {
+		fs.Abort()
+	}
+	require.Eventually(t, func() bool { return reported("error", failing) }, patience, 500*time.Millisecond)
+
+	inPrometheus := l.prometheus.Now(t, `count({job="telegraf",__name__=~"(mountstat|nfslock|dentrycache|vfsprobe).*"})`)[0].Points[0].Values["value"].(float64)
+	var inInflux float64
+	byMeasurement := make(map[string]float64)
+	for _, row := range l.influx.Query(t, "SHOW SERIES") {
+		for _, point := range row.Points {
+			name, _, _ := strings.Cut(point.Values["key"].(string), ",")
+			if !strings.HasSuffix(name, "_info") {
+				byMeasurement[name]++
+				inInflux++
+			}
+		}
+	}
+	t.Logf("%v series in InfluxDB (%v), %v in Prometheus", inInflux, byMeasurement, inPrometheus)
+	assert.Less(t, inInflux, 1000.0)
+	assert.Less(t, inPrometheus, 1000.0)
+	assert.GreaterOrEqual(t, inInflux, float64(mounts))
+}
+
+// host is what one host reports in one gather, of which a fleet is made.
+type template struct {
+	points []influx.Point
+}
+
+// nfsHost makes a template of a recorded host: with this many of its NFS mounts.
+func nfsHost(t *testing.T, mounts int) template {
+	content, err := os.ReadFile("testdata/nfs/many-mounts.lp")
+	require.NoError(t, err)
+	var h template
+	kept := make(map[string]int)
+	for line := range strings.Lines(string(content)) {
+		point, err := influx.Parse(strings.TrimSpace(line))
+		require.NoError(t, err)
+		if point.Name == "mountstat" || point.Name == "nfslock" {
+			// Of the mounts of the server that answers, which have all fields.
+			if point.Fields["result_code"] != "0" || kept[point.Name] == mounts/2 {
+				continue
+			}
+			kept[point.Name]++
+			for i := range 2 { // there are ten; a host of more has them twice
+				twin := influx.Point{Name: point.Name, Tags: make(map[string]string), Fields: point.Fields}
+				for tag, value := range point.Tags {
+					twin.Tags[tag] = value
+				}
+				twin.Tags["path"] += fmt.Sprint("-", i)
+				h.points = append(h.points, twin)
+			}
+			continue
+		}
+		h.points = append(h.points, point)
+	}
+	require.Equal(t, mounts, 2*kept["mountstat"])
+	require.Equal(t, mounts, 2*kept["nfslock"])
+	return h
+}
+
+var floating = regexp.MustCompile(`^[0-9]*\.[0-9]+$`)
+
+// write appends a gather's lines. Times vary as they do, counters grow a little.
+func (h template) write(b *bytes.Buffer, host, gather int, at time.Time, random *rand.Rand) {
+	for _, p := range h.points {
+		fmt.Fprintf(b, "%s,host=host-%05d", p.Name, host)
+		for _, tag := range slices.Sorted(keys(p.Tags)) {
+			fmt.Fprintf(b, ",%s=%s", tag, strings.NewReplacer(" ", `\ `, ",", `\,`, "=", `\=`).Replace(p.Tags[tag]))
+		}
+		separator := " "
+		for _, field := range slices.Sorted(keys(p.Fields)) {
+			value := p.Fields[field]
+			number, err := strconv.ParseFloat(value, 64)
+			switch {
+			case value == "true" || value == "false":
+			case err != nil:
+				value = strconv.Quote(value)
+			case strings.HasSuffix(field, "_seconds") || strings.HasSuffix(field, "_ago") || strings.HasSuffix(field, "_percent") || floating.MatchString(value):
+				if number != 0 {
+					number *= 0.7 + 0.6*random.Float64()
+				}
+				value = strconv.FormatFloat(number, 'f', 9, 64)
+			case strings.HasPrefix(field, "nfs_") && strings.HasSuffix(field, "bytes"), field == "helpers_forked", field == "free", field == "used":
+				value = fmt.Sprintf("%di", int64(number)+int64(gather)*random.Int64N(1<<20))
+			default:
+				value += "i"
+			}
+			fmt.Fprintf(b, "%s%s=%s", separator, field, value)
+			separator = ","
+		}
+		fmt.Fprintf(b, " %d\n", at.UnixNano())
+	}
+}
+
+func keys[V any](m map[string]V) func(func(string) bool) {
+	return func(yield func(string) bool) {
+		for key := range m {
+			if !yield(key) {
+				return
+			}
+		}
+	}
+}
+
+// TestFleet measures what a fleet costs an InfluxDB, and writes docs/FLEET.md's
+// tables. FLEET is that file.
+func TestFleet(t *testing.T) {
+	file := os.Getenv("FLEET")
+	if file == "" {
+		t.Skip("measures for minutes: make fleet")
+	}
+	const mounts, interval = 20, 10 * time.Second
+	h := nfsHost(t, mounts)
+	values := 0
+	measurements := make(map[string]int)
+	fields := make(map[string]int)
+	for _, p := range h.points {
+		values += len(p.Fields)
+		measurements[p.Name]++
+		fields[p.Name] += len(p.Fields)
+	}
+	// Many series for a short time, and few for long: what a series costs, and
+	// what a value.
+	const hosts, short, few, long = 1000, 5, 20, 300
+	wide := h.measure(t, hosts, short, interval)
+	narrow := h.measure(t, few, long, interval)
+	valueBytes := (float64(narrow.files) - float64(wide.files)*few/hosts) / (few * (long - short) * float64(values))
+	hostBytes := (float64(wide.files) - hosts*short*float64(values)*valueBytes) / hosts
+
+	perHost := document.Table{Header: []string{"measurement", "points in a gather (series in InfluxDB)", "values", "series in Prometheus"}}
+	inPrometheus := 0
+	for _, name := range slices.Sorted(keys(measurements)) {
+		n := h.prometheusSeries(name)
+		inPrometheus += n
+		perHost.Add("`"+name+"`", fmt.Sprint(measurements[name]), fmt.Sprint(fields[name]), fmt.Sprint(n))
+	}
+	perHost.Add("all", fmt.Sprint(len(h.points)), fmt.Sprint(values), fmt.Sprint(inPrometheus))
+	require.NoError(t, perHost.Write(file, "host"))
+
+	measured := document.Table{Header: []string{"measured", ""}}
+	measured.Add("1,000 hosts", fmt.Sprintf("%.0f series, %d points in %d gathers", wide.series, wide.points, short))
+	measured.Add("line protocol", fmt.Sprintf("%.0f bytes per point", float64(wide.sent)/float64(wide.points)))
+	measured.Add("written at", fmt.Sprintf("%.0f points (%.0f values) per second, by one connection", wide.speed, wide.speed*float64(values)/float64(len(h.points))))
+	measured.Add("memory of influxd then", fmt.Sprintf("%.0f MB", float64(wide.resident)/1e6))
+	measured.Add("files, compacted", fmt.Sprintf("%.0f MB; and %.0f MB of 20 hosts in %d gathers", float64(wide.files)/1e6, float64(narrow.files)/1e6, long))
+	measured.Add("so a value takes", fmt.Sprintf("%.2f bytes", valueBytes))
+	measured.Add("and the names of a host's series, in each shard (a week by default)", fmt.Sprintf("%.0f kB", hostBytes/1e3))
+	require.NoError(t, measured.Write(file, "measured"))
+
+	reckoned := document.Table{Header: []string{"hosts, each with 20 NFS mounts, every 10 s", "points per second", "values per second", "on disk per week", "series in InfluxDB", "series in Prometheus"}}
+	const week = 7 * 24 * time.Hour
+	for _, n := range []int{1000, 3000, 10000} {
+		reckoned.Add(fmt.Sprint(n), fmt.Sprint(n*len(h.points)/10), fmt.Sprint(n*values/10),
+			fmt.Sprintf("%.0f GB", float64(n)*(hostBytes+float64(values)*valueBytes*float64(week/interval))/1e9), fmt.Sprint(n*len(h.points)), fmt.Sprint(n*inPrometheus))
+	}
+	require.NoError(t, reckoned.Write(file, "reckoned"))
+}
+
+// load is what it took to keep a fleet's points.
+type load struct {
+	points, sent, files, resident int64
+	speed, series                 float64 // points per second
+}
+
+// measure writes the points of so many hosts and gathers into a fresh InfluxDB,
+// and waits until it has put them in order.
+func (h template) measure(t *testing.T, hosts, gathers int, interval time.Duration) load {
+	db := stores.StartInflux(t, "INFLUXDB_DATA_CACHE_SNAPSHOT_WRITE_COLD_DURATION=5s", "INFLUXDB_DATA_COMPACT_FULL_WRITE_COLD_DURATION=5s")
+	random := rand.New(rand.NewPCG(1, 2))
+	start := time.Now().Add(-2 * time.Hour).Truncate(interval)
+	l := load{points: int64(hosts * gathers * len(h.points))}
+	var took time.Duration
+	var b bytes.Buffer
+	send := func() {
+		l.sent += int64(b.Len())
+		began := time.Now()
+		db.Write(t, &b)
+		took += time.Since(began)
+		b.Reset()
+	}
+	for gather := range gathers {
+		for host := range hosts {
+			h.write(&b, host, gather, start.Add(time.Duration(gather)*interval+time.Duration(host)*time.Millisecond), random)
+			if b.Len() > 4<<20 {
+				send()
+			}
+		}
+	}
+	send()
+	l.speed = float64(l.points) / took.Seconds()
+	// The files have settled when the log is empty and they have not changed for a while.
+	var before int64
+	for quiet := 0; quiet < 5; time.Sleep(3 * time.Second) {
+		if l.files = diskUse(t, db.Dir); l.files == before && diskUse(t, filepath.Join(db.Dir, "wal")) == 0 {
+			quiet++
+		} else {
+			quiet = 0
+		}
+		before = l.files
+	}
+	l.resident = residentBytes(t, db.PID)
+	series := db.Query(t, "SHOW SERIES CARDINALITY")
+	require.NotEmpty(t, series)
+	l.series = anyNumber(series[0])
+	t.Logf("%d hosts, %d gathers: %+v", hosts, gathers, l)
+	return l
+}
+
+func anyNumber(row stores.Row) float64 {
+	for _, value := range row.Points[0].Values {
+		if number, isNumber := value.(float64); isNumber {
+			return number
+		}
+	}
+	return 0
+}
+
+// prometheusSeries counts those that the shipped configuration makes of a
+// measurement's points.
+func (h template) prometheusSeries(measurement string) int {
+	n := 0
+	for _, p := range h.points {
+		if p.Name != measurement {
+			continue
+		}
+		for field, value := range p.Fields {
+			_, err := strconv.ParseFloat(value, 64)
+			if (err == nil || value == "true" || value == "false") && !slices.Contains(unshown, field) {
+				n++
+			}
+		}
+		if _, found := infos[measurement]; found {
+			n++
+		}
+	}
+	return n
+}
+
+// diskUse is the size of a directory's data: files of points, and the log's. Those
+// of the index of series are allocated in large pieces.
+func diskUse(t *testing.T, dir string) int64 {
+	var sum int64
+	require.NoError(t, filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // compaction removes files
+		}
+		if ext := filepath.Ext(entry.Name()); ext != ".tsm" && ext != ".wal" {
+			return nil
+		}
+		if info, err := entry.Info(); err == nil && !entry.IsDir() {
+			sum += info.Size()
+		}
+		return nil
+	}))
+	return sum
+}
+
+func residentBytes(t *testing.T, pid int) int64 {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	require.NoError(t, err)
+	found := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(status)
+	require.NotNil(t, found)
+	kilobytes, err := strconv.ParseInt(string(found[1]), 10, 64)
+	require.NoError(t, err)
+	return kilobytes * 1024
+}
