@@ -1,3 +1,5 @@
+//go:build !race
+
 package dashboards
 
 import (
@@ -47,30 +49,19 @@ func repository() string {
 // startLive starts a real Telegraf with vfsprobe, which feeds both databases.
 func startLive(t *testing.T, inputs, rules string) *live {
 	t.Helper()
-	stores.Program(t, "influxd") // skips early
-	stores.Program(t, "prometheus")
-	vfsprobe, err := programs.Vfsprobe()
-	require.NoError(t, err)
-	telegraf, err := programs.Telegraf()
-	require.NoError(t, err)
-
 	dir := t.TempDir()
 	file := func(name, content string) string {
 		path := filepath.Join(dir, name)
 		require.NoError(t, os.WriteFile(path, []byte(content), 0o644))
 		return path
 	}
-	l := &live{influx: stores.StartInflux(t), lines: filepath.Join(dir, "lines"), replay: filepath.Join(dir, "replay")}
-	port := stores.Port(t)
-	shipped, err := os.ReadFile(filepath.Join(repository(), "dashboards/prometheus/telegraf-prometheus.conf"))
+	l, outputs, port := startDatabases(t)
+	vfsprobe, err := programs.Vfsprobe()
 	require.NoError(t, err)
-	require.Contains(t, string(shipped), `":9273"`)
-	conf := strings.Replace(string(shipped), `":9273"`, fmt.Sprintf(`"127.0.0.1:%d"`, port), 1)
-	conf = strings.Replace(conf, `"30s"`, `"5s"`, 1) // at an interval of 1 s
-	main := fmt.Sprintf(`[agent]
-  interval = "1s"
-  flush_interval = "1s"
-  hostname = %[1]q
+	telegraf, err := programs.Telegraf()
+	require.NoError(t, err)
+	l.lines, l.replay = filepath.Join(dir, "lines"), filepath.Join(dir, "replay")
+	main := fmt.Sprintf(`%[1]s
 [[inputs.execd]]
   command = [%[2]q, "-config", %[3]q]
   signal = "STDIN"
@@ -79,18 +70,53 @@ func startLive(t *testing.T, inputs, rules string) *live {
   command = ["sh", "-c", "while read -r _; do [ ! -f '%[4]s' ] || cat '%[4]s'; done"]
   signal = "STDIN"
   data_format = "influx"
-[[outputs.influxdb]]
-  urls = [%[5]q]
-  database = %[6]q
-  skip_database_creation = true
 [[outputs.file]]
-  files = [%[7]q]
+  files = [%[5]q]
   data_format = "influx"
-`, thisHost, vfsprobe, file("vfsprobe.toml", inputs), l.replay, l.influx.URL, stores.Database, l.lines)
-	agent := exec.Command(telegraf, "--config", file("telegraf.conf", main), "--config", file("prometheus.conf", conf))
+`, outputs, vfsprobe, file("vfsprobe.toml", inputs), l.replay, l.lines)
+	shipped, err := os.ReadFile(filepath.Join(repository(), "dashboards/prometheus/telegraf-prometheus.conf"))
+	require.NoError(t, err)
+	l.runTelegraf(t, exec.Command(telegraf, "--config", file("telegraf.conf", main), "--config", file("prometheus.conf", listening(t, string(shipped), port))))
+	l.startPrometheus(t, file("rules.yml", rules), port)
+	return l
+}
+
+// startDatabases starts InfluxDB, and returns the part of Telegraf's configuration
+// that makes it write there each second, and the port at which Prometheus will
+// look for Telegraf.
+func startDatabases(t *testing.T) (l *live, outputs string, port int) {
+	t.Helper()
+	stores.Program(t, "prometheus") // skips early
+	l = &live{influx: stores.StartInflux(t)}
+	return l, fmt.Sprintf(`[agent]
+  interval = "1s"
+  flush_interval = "1s"
+  hostname = %q
+[[outputs.influxdb]]
+  urls = [%q]
+  database = %q
+  skip_database_creation = true
+`, thisHost, l.influx.URL, stores.Database), stores.Port(t)
+}
+
+// listening is the shipped part of Telegraf's configuration with the port, for an
+// interval of 1 s.
+func listening(t *testing.T, shipped string, port int) string {
+	t.Helper()
+	require.Contains(t, shipped, `":9273"`)
+	shipped = strings.Replace(shipped, `":9273"`, fmt.Sprintf(`"127.0.0.1:%d"`, port), 1)
+	return strings.Replace(shipped, `"30s"`, `"5s"`, 1)
+}
+
+// runTelegraf runs it until the test ends.
+func (l *live) runTelegraf(t *testing.T, agent *exec.Cmd) {
+	t.Helper()
 	var log bytes.Buffer
 	agent.Stderr = &log
-	agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if agent.SysProcAttr == nil {
+		agent.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	agent.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	require.NoError(t, agent.Start())
 	t.Cleanup(func() {
 		_ = agent.Process.Signal(syscall.SIGTERM)
@@ -99,6 +125,9 @@ func startLive(t *testing.T, inputs, rules string) *live {
 			t.Logf("Telegraf said:\n%s", log.String())
 		}
 	})
+}
+
+func (l *live) startPrometheus(t *testing.T, rules string, port int) {
 	l.prometheus = stores.StartPrometheus(t, fmt.Sprintf(`
 global: {scrape_interval: 1s, evaluation_interval: 1s}
 rule_files: [%q]
@@ -106,8 +135,7 @@ scrape_configs:
 - job_name: telegraf
   honor_labels: true
   static_configs: [{targets: ["127.0.0.1:%d"]}]
-`, file("rules.yml", rules), port))
-	return l
+`, rules, port))
 }
 
 // recorded returns the lines of a scenario as those of a host.

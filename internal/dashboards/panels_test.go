@@ -1,3 +1,5 @@
+//go:build !race
+
 package dashboards
 
 import (
@@ -13,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 )
 
@@ -153,7 +156,7 @@ func TestPanels(t *testing.T) {
 	require.NoError(t, err)
 
 	l := startLive(t, fmt.Sprintf("[[inputs.mountstat]]\n  timeout = \"500ms\"\n  fstab = %q\n[[inputs.dentrycache]]\n%s[[inputs.nfslock]]\n",
-		fstab, dentrycacheOptions(t, p.flood)), hasty())
+		fstab, dentrycacheOptions(t, p.flood)), hasty(alerts.Prometheus()))
 	began := time.Now().Add(2 * time.Second) // the first gathers
 	demands := p.demands()
 	documented := known(t)

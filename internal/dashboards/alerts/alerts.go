@@ -185,9 +185,11 @@ func All() []Alert {
 			Prove:    "vfsprobe dentries; slabtop -o | grep dentry",
 			Fix:      "mend the process that causes it; echo 200M >/sys/fs/cgroup/GROUP/memory.reclaim, in steps"},
 		{Name: "VfsprobeSilent", For: 10 * time.Minute, Board: "fleet",
-			Summary:  "{{ $labels.host }}: vfsprobe has reported nothing for ten minutes",
-			Expr:     `count by (host) (vfsprobe_helpers_running offset 1h) unless on (host) count by (host) (vfsprobe_helpers_running)`,
-			InfluxQL: `SELECT count("v") FROM (SELECT last("helpers_running") AS "v" FROM "vfsprobe" WHERE time > now() - 70m GROUP BY "host") WHERE time < now() - 10m GROUP BY "host"`,
+			Summary: "{{ $labels.host }}: vfsprobe has reported nothing for ten minutes",
+			Expr:    `count by (host) (vfsprobe_helpers_running offset 1h) unless on (host) count by (host) (vfsprobe_helpers_running)`,
+			// How many points there were in the last ten minutes, below zero; the
+			// hour before makes hosts known that have none.
+			InfluxQL: `SELECT -1 * count("helpers_running") FROM "vfsprobe" WHERE time > now() - 70m AND time < now() GROUP BY time(10m, now()), "host" fill(0)`, Above: -1,
 			Cause:    "the host is down or cut off, or Telegraf or vfsprobe has ended there",
 			Evidence: `count by (host) (vfsprobe_helpers_running{host="%s"} offset 1h)`,
 			Prove:    "systemctl status telegraf; journalctl -u telegraf -n 50",

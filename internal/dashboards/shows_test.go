@@ -1,0 +1,156 @@
+//go:build !race
+
+package dashboards
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
+)
+
+// From a fresh Debian: the package is installed beside a real Telegraf, which runs
+// as its own user; a mount hangs; its point is in InfluxDB and in Prometheus, the
+// dashboards that came with the package show it, and its alert fires.
+func TestFromThePackageToTheAlert(t *testing.T) {
+	faultfs.Require(t)
+	root := debian(t)
+	l, outputs, port := startDatabases(t)
+	in := func(name string) string { return filepath.Join(root, name) }
+	write := func(name, content string, mode os.FileMode) {
+		require.NoError(t, os.MkdirAll(filepath.Dir(in(name)), 0o755))
+		require.NoError(t, os.WriteFile(in(name), []byte(content), mode))
+	}
+	read := func(name string) string {
+		content, err := os.ReadFile(in(name))
+		require.NoError(t, err)
+		return string(content)
+	}
+	command := func(arguments ...string) *exec.Cmd {
+		c := exec.Command("/usr/bin/env", arguments...)
+		c.Env, c.Dir = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "DEBIAN_FRONTEND=noninteractive"}, "/"
+		c.SysProcAttr = &syscall.SysProcAttr{Chroot: root}
+		return c
+	}
+	run := func(arguments ...string) {
+		out, err := command(arguments...).CombinedOutput()
+		require.NoError(t, err, "%q: %s", arguments, out)
+	}
+
+	telegraf, err := programs.Telegraf()
+	require.NoError(t, err)
+	program, err := os.ReadFile(telegraf)
+	require.NoError(t, err)
+	write("/usr/bin/telegraf", string(program), 0o755)
+	write("/etc/telegraf/telegraf.conf", outputs, 0o644)
+	require.NoError(t, os.MkdirAll(in("/etc/telegraf/telegraf.d"), 0o755))
+	const user = 997
+	run("groupadd", "-r", "-g", "997", "telegraf")
+	run("useradd", "-r", "-M", "-u", "997", "-g", "telegraf", "-d", "/etc/telegraf", "telegraf")
+	write("/tmp/vfsprobe.deb", builtPackage(t), 0o644)
+	run("dpkg", "-i", "/tmp/vfsprobe.deb")
+
+	const shared = "/usr/share/vfsprobe/dashboards"
+	write("/etc/telegraf/telegraf.d/prometheus.conf", listening(t, read(shared+"/prometheus/telegraf-prometheus.conf"), port), 0o644)
+	rules := read(shared + "/prometheus/vfsprobe-alerts.yml")
+	write("/tmp/rules.yml", hasty([]byte(rules)), 0o644)
+	require.NoError(t, os.Mkdir(in("/srv/media"), 0o755))
+	fs := faultfs.NewAt(t, in("/srv/media"), "media")
+	agent := command("telegraf", "--config", "/etc/telegraf/telegraf.conf", "--config-directory", "/etc/telegraf/telegraf.d")
+	agent.SysProcAttr.Credential = &syscall.Credential{Uid: user, Gid: user}
+	l.runTelegraf(t, agent)
+	l.startPrometheus(t, in("/tmp/rules.yml"), port)
+
+	state := func(result string) bool {
+		points := l.influx.Query(t, `SELECT "result", "cause" FROM "mountstat" WHERE "path" = '/srv/media' ORDER BY time DESC LIMIT 1`)
+		series := l.prometheus.Now(t, `mountstat_info_result_code{path="/srv/media",result="`+result+`"}`)
+		return len(points) == 1 && points[0].Points[0].Values["result"] == result && len(series) == 1
+	}
+	require.Eventually(t, func() bool { return state("ok") }, patience, 200*time.Millisecond)
+	fs.Silence()
+	require.Eventually(t, func() bool { return state("stuck") }, patience, 200*time.Millisecond)
+
+	// What the installed dashboards ask for.
+	for _, s := range databases {
+		var shown board
+		require.NoError(t, json.Unmarshal([]byte(read(shared+"/"+s.name+"/host.json")), &shown))
+		panel := panelOf(t, "host", "Faults and their causes")
+		for _, p := range shown.Panels {
+			if p.Title == panel.Title {
+				assert.Equal(t, s.targets(panel), p.Targets)
+			}
+		}
+		has("path", "/srv/media", "cause", "fuse_daemon_silent", "result_code", "7")(t, l.ask(t, s, panel, thisHost))
+	}
+	require.Eventually(t, func() bool { return len(l.firing(t)) > 0 }, patience, 200*time.Millisecond)
+	alert := "FileSystemHangs " + thisHost
+	got := l.firing(t)
+	require.Contains(t, got, alert)
+	assert.Len(t, got, 1)
+	assert.Contains(t, got[alert].Annotations["evidence"], "/srv/media (statfs")
+	l.judgeCaptured(t, []byte(rules), []string{alert})
+}
+
+// debian is a fresh root, from an archive that is kept in the user's cache.
+func debian(t *testing.T) string {
+	t.Helper()
+	if _, err := exec.LookPath("mmdebstrap"); err != nil {
+		t.Skip("no mmdebstrap here")
+	}
+	if _, err := os.Stat(filepath.Join(repository(), "tools/package")); err != nil {
+		t.Skip("nothing makes packages yet")
+	}
+	cache, err := os.UserCacheDir()
+	require.NoError(t, err)
+	archive := filepath.Join(cache, "vfsprobe/dashboards-bookworm.tar")
+	if _, err := os.Stat(archive); err != nil {
+		require.NoError(t, os.MkdirAll(filepath.Dir(archive), 0o755))
+		made := archive + ".new.tar"
+		if out, err := exec.Command("mmdebstrap", "--variant=minbase", "--quiet", "bookworm", made).CombinedOutput(); err != nil {
+			_ = os.Remove(made)
+			t.Skipf("mmdebstrap: %v\n%s", err, out)
+		}
+		require.NoError(t, os.Rename(made, archive))
+	}
+	dir := filepath.Join(t.TempDir(), "root")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	for above := filepath.Dir(dir); above != os.TempDir() && above != "/"; above = filepath.Dir(above) {
+		require.NoError(t, os.Chmod(above, 0o755)) // Telegraf's user must get in
+	}
+	out, err := exec.Command("tar", "-xf", archive, "-C", dir, "--numeric-owner").CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.NoError(t, unix.Mount("proc", filepath.Join(dir, "proc"), "proc", 0, ""))
+	t.Cleanup(func() { _ = unix.Unmount(filepath.Join(dir, "proc"), unix.MNT_DETACH) })
+	return dir
+}
+
+// builtPackage is the content of the deb for this machine.
+func builtPackage(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	root, err := filepath.Abs(repository())
+	require.NoError(t, err)
+	build := exec.Command("go", "run", ".", "-root", root, "-out", dir, "-version", "v0.0.1", "-arch", runtime.GOARCH)
+	build.Dir = filepath.Join(root, "tools/package")
+	build.Env = append(os.Environ(), "GOWORK=off", "SOURCE_DATE_EPOCH=1700000000")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", strings.TrimSpace(string(out)))
+	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
+	require.NoError(t, err)
+	require.Len(t, debs, 1)
+	content, err := os.ReadFile(debs[0])
+	require.NoError(t, err)
+	return string(content)
+}
