@@ -225,6 +225,12 @@ func TestPanels(t *testing.T) {
 	flood(t, p.flood)
 	judge("faulty", func(d demand) func(assert.TestingT, answer) { return d.faulty })
 
+	t.Run("counters-are-counters", func(t *testing.T) {
+		for metric, want := range map[string]string{"vfsprobe_helpers_forked": "counter", "mountstat_nfs_retransmissions": "counter",
+			"nfslock_server_kernel_timed_out": "counter", "vfsprobe_helpers_stuck": "unknown", "mountstat_result_code": "unknown", "mountstat_info_result_code": "unknown"} {
+			assert.Equal(t, want, l.prometheus.Type(t, metric), metric)
+		}
+	})
 	t.Run("faulty/alerts", func(t *testing.T) { l.judgeAlerts(t, p) })
 	if file := os.Getenv("PICTURES"); file != "" { // make pictures
 		time.Sleep(15 * time.Second)

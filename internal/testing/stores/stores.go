@@ -248,6 +248,26 @@ func (db *Prometheus) Over(t testing.TB, expression string, last, step time.Dura
 		"start": {seconds(now.Add(-last))}, "end": {seconds(now)}, "step": {fmt.Sprint(step.Seconds())}})
 }
 
+// Type is that of a metric, as it was scraped: counter, gauge or unknown.
+func (db *Prometheus) Type(t testing.TB, metric string) string {
+	t.Helper()
+	answer, err := http.Get(db.URL + "/api/v1/metadata?metric=" + metric)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var said struct {
+		Data map[string][]struct{ Type string }
+	}
+	if err := json.NewDecoder(answer.Body).Decode(&said); err != nil {
+		t.Fatalf("Prometheus's metadata of %s: %v", metric, err)
+	}
+	if len(said.Data[metric]) == 0 {
+		return ""
+	}
+	return said.Data[metric][0].Type
+}
+
 func (db *Prometheus) query(t testing.TB, path string, form url.Values) []Row {
 	t.Helper()
 	answer, err := http.PostForm(db.URL+path, form)
