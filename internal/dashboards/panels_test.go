@@ -203,8 +203,8 @@ func TestPanels(t *testing.T) {
 	judge("healthy", func(d demand) func(assert.TestingT, answer) { return d.healthy })
 
 	t.Run("healthy/alerts", func(t *testing.T) {
-		assert.Empty(t, l.firing(t), "Prometheus")
-		assert.Empty(t, l.firingOnInflux(t), "Grafana's rules")
+		// A busy machine can be too slow for a check; that passes.
+		assert.Eventually(t, func() bool { return len(l.firing(t)) == 0 && len(l.firingOnInflux(t)) == 0 }, patience, time.Second)
 	})
 
 	hung.Silence()
