@@ -177,7 +177,7 @@ func All() []Alert {
 			Prove:    "vfsprobe dentries",
 			Fix:      "mend the process; memory.high on its cgroup bounds what it leaves"},
 		{Name: "DentriesFillMemory", For: time.Hour, Board: "dentries",
-			Summary:  "{{ $labels.host }}: dentries fill a quarter of the memory in {{ $value | humanizeDuration }}",
+			Summary:  "{{ $labels.host }}: {{ $value | humanizePercentage }} of the memory is dentries, and within a day it will be a quarter",
 			Expr:     `min by (host) (min_over_time(dentrycache_memory_share[10m])) > 0.05 and on (host) (max by (host) (max_over_time(dentrycache_seconds_to_memory_share[10m])) < 86400)`,
 			InfluxQL: `SELECT last("memory_share") FROM "dentrycache" WHERE $timeFilter AND "seconds_to_memory_share" < 86400 GROUP BY "host"`, Above: 0.05,
 			Cause:    "the dentry cache grows so fast that it will be a quarter of the memory within a day",

@@ -168,7 +168,21 @@ tests:
   - {series: 'mountstat_info_result_code{host="web-1",path="/mnt/c",server="10.0.0.1",fstype="nfs",cause="server_unreachable",failed_check="statfs"}', values: '6x60'}
   - {series: 'mountstat_info_result_code{host="web-2",path="/mnt/a",server="10.0.0.1",fstype="nfs",cause="server_unreachable",failed_check="statfs"}', values: '6x60'}
   - {series: 'nfslock_info_result_code{host="web-3",path="/mnt/b",server="10.0.0.2",diagnosis="statd_down",failed_call="setlk",errno="ENOLCK"}', values: '5x60'}
+  - {series: 'dentrycache_memory_share{host="web-4"}', values: '0.1x900'}
+  - {series: 'dentrycache_seconds_to_memory_share{host="web-4"}', values: '3600x900'}
+  - {series: 'dentrycache_source_created_per_s{host="web-4",comm="agent",directory="/spool",device="sda"}', values: '5000x900'}
   alert_rule_test:
+  - alertname: DentriesFillMemory
+    eval_time: 90m
+    exp_alerts:
+    - exp_labels: {severity: warning, host: web-4}
+      exp_annotations:
+        summary: "web-4: 10%% of the memory is dentries, and within a day it will be a quarter"
+        cause: "the dentry cache grows so fast that it will be a quarter of the memory within a day"
+        evidence: "agent /spool 5k; "
+        command: "vfsprobe dentries; slabtop -o | grep dentry\nmend the process that causes it; echo 200M >/sys/fs/cgroup/GROUP/memory.reclaim, in steps"
+        dashboard: vfsprobe-dentries-promql
+        runbook_url: %[2]sDentriesFillMemory.md
   - alertname: FileServerHangs
     eval_time: 5m
     exp_alerts:

@@ -19,7 +19,7 @@ func code(text string) string { return "`" + strings.ReplaceAll(text, "|", `\|`)
 func (a *Alert) page() string {
 	var b strings.Builder
 	title := strings.NewReplacer("{{ $labels.server }}", "SERVER", "{{ $labels.host }}", "HOST", "{{ $labels.fstype }}", "TYPE",
-		"{{ $labels.directory }}", "DIRECTORY", "{{ $value }}", "N", "{{ $value | humanize }}", "N", "{{ $value | humanizeDuration }}", "some time").Replace(a.Summary)
+		"{{ $labels.directory }}", "DIRECTORY", "{{ $value }}", "N", "{{ $value | humanize }}", "N", "{{ $value | humanizePercentage }}", "N %", "{{ $value | humanizeDuration }}", "some time").Replace(a.Summary)
 	fmt.Fprintf(&b, "<!-- Made by \"make dashboards\". -->\n# %s\n\n%s, for %s. Severity: %s.\n\n", a.Name, title, duration(a.For), a.severity())
 	if f := a.Faults; f != nil {
 		fmt.Fprintf(&b, "One alert per %s: what they have in common is mended once.\n\n", strings.ReplaceAll(f.by(), ", ", " and "))
