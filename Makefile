@@ -77,7 +77,6 @@ lint:
 	$(GO) -C tools/package vet . && $(GO) -C tools/package mod tidy -diff && $(GO) -C tools/package test .
 	tools/readme
 	$(GO) run ./tools/licences ./...
-	$(GO) run ./internal/dashboards/generate -check dashboards
 	$(GO) run ./internal/dashboards/generate -check .
 	$(GO) -C tools/pictures vet ./...
 
@@ -113,7 +112,6 @@ faults-nfs: bin/nfsvm
 privileges: setup
 	PRIVILEGES=1 $(GO) test -count 1 -timeout 5m -v -run TestPrivileges ./internal/testing/e2e
 	PRIVILEGES=1 $(GO) test -count 1 -run TestPackaging ./internal/doctor
-# Grafana's dashboards and what belongs to them.
 # Grafana's dashboards, the alert rules and their runbooks.
 dashboards:
 	$(GO) run ./internal/dashboards/generate .

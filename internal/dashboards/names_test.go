@@ -53,6 +53,9 @@ func documented(readme string) []Names {
 
 // undocumented names the first name that is not in an input's README.
 func undocumented(documented map[string]Names, wanted Names) string {
+	if wanted.Measurement == "vfsprobe" {
+		return "" // no input's, but the program's own
+	}
 	have, found := documented[wanted.Measurement]
 	if !found {
 		return wanted.Measurement
@@ -79,7 +82,7 @@ var unseen = []string{
 }
 
 // judgeNames compares what the queries ask for with what the inputs have reported.
-func judgeNames(t *testing.T, file string, documented map[string]Names) {
+func judgeNames(t *testing.T, file string) {
 	content, err := os.ReadFile(file)
 	require.NoError(t, err)
 	reported := make(map[string]bool)
@@ -113,9 +116,7 @@ func judgeNames(t *testing.T, file string, documented map[string]Names) {
 	}
 	for _, d := range All() {
 		for _, p := range d.Panels {
-			if undocumented(documented, p.Query.Names()) == "" {
-				asked(p.Query.Names())
-			}
+			asked(p.Query.Names())
 		}
 	}
 	for measurement, info := range Infos() {

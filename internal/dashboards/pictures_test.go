@@ -98,17 +98,13 @@ func (l *live) exportPictures(t *testing.T, file, root string, since time.Time) 
 		l.table(t, "host", "Faults and their causes", thisHost, "path", "cause", "failed_check", "errno"),
 		matrix(),
 	}
-	if undocumented(known(t), Names{Measurement: "dentrycache_source", Fields: []string{"created_per_s"}}) == "" {
-		pictures = append(pictures,
-			over("dentries", "New negative dentries by process and directory", "lines", "per second", thisHost, func(labels map[string]string) string {
-				if labels["comm"] != "flooder" {
-					return ""
-				}
-				return labels["comm"] + " in " + short(labels["directory"])
-			}))
-	} else {
-		pictures = append(pictures, over("dentries", "Negative dentries", "lines", "dentries", thisHost, func(map[string]string) string { return "negative" }))
-	}
+	pictures = append(pictures,
+		over("dentries", "New negative dentries by process and directory", "lines", "per second", thisHost, func(labels map[string]string) string {
+			if labels["comm"] != "flooder" {
+				return ""
+			}
+			return labels["comm"] + " in " + short(labels["directory"])
+		}))
 	content, err := json.Marshal(pictures)
 	require.NoError(t, err)
 	content = []byte(strings.ReplaceAll(string(content), root, "/srv"))

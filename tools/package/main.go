@@ -190,9 +190,9 @@ func (r *release) files(binary string) ([]file, error) {
 		{from: "CHANGELOG.md", to: "/usr/share/doc/vfsprobe/CHANGELOG.md", mode: 0o644},
 		{from: "docs/PRIVILEGES.md", to: "/usr/share/doc/vfsprobe/PRIVILEGES.md", mode: 0o644},
 	}
-	for _, dir := range []string{"dashboards", "alerts", "docs/runbooks"} {
+	for _, dir := range []string{"dashboards", "docs/runbooks"} {
 		err := filepath.WalkDir(r.source(dir), func(name string, entry fs.DirEntry, err error) error {
-			if err != nil || entry.IsDir() || !slices.Contains([]string{".json", ".yml", ".yaml", ".md"}, filepath.Ext(name)) {
+			if err != nil || entry.IsDir() || !slices.Contains([]string{".json", ".yml", ".yaml", ".md", ".conf"}, filepath.Ext(name)) {
 				return err
 			}
 			below, err := filepath.Rel(r.source(filepath.Dir(dir)), name)
