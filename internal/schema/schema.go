@@ -54,24 +54,27 @@ type Fields struct {
 // T is a tag.
 func T(name, about string) Tag { return Tag{Name: name, About: about} }
 
-// Integers, Counters, Floats, Strings and Booleans are fields of these kinds.
-// Counters are integers.
+// Integers are fields of that kind.
 func Integers(about string, names ...string) Fields {
 	return Fields{Names: names, Kind: Integer, About: about}
 }
 
+// Counters are integers that only grow.
 func Counters(about string, names ...string) Fields {
 	return Fields{Names: names, Kind: Integer, About: about, Counter: true}
 }
 
+// Floats are fields of that kind.
 func Floats(about string, names ...string) Fields {
 	return Fields{Names: names, Kind: Float, About: about}
 }
 
+// Strings are fields of that kind.
 func Strings(about string, names ...string) Fields {
 	return Fields{Names: names, Kind: String, About: about}
 }
 
+// Booleans are fields of that kind.
 func Booleans(about string, names ...string) Fields {
 	return Fields{Names: names, Kind: Boolean, About: about}
 }
