@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-nfs test-kernels package setup lint race fuzz faults faults-nfs privileges bench soak dashboards record fleet pictures clean
+.PHONY: run build bpf check-bpf test test-nfs test-kernels package setup lint race fuzz faults faults-nfs privileges bench soak vuln dashboards record fleet pictures clean
 
 run: build
 	bin/vfsprobe -test
@@ -140,6 +140,12 @@ bench:
 SOAK ?= 30m
 soak: setup
 	VFSPROBE_SOAK=$(SOAK) CGO_ENABLED=0 $(GO) test -count 1 -timeout 24h -v -run 'TestSoak' ./internal/testing/e2e
+
+# Known vulnerabilities in what is linked. VULNDB is a copy of the database, as
+# file:///DIRECTORY, where the one on the net can't be reached.
+VULNDB ?=
+vuln:
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 $(if $(VULNDB),-db $(VULNDB)) ./...
 
 clean:
 	rm -rf bin dist
