@@ -274,6 +274,8 @@ func TestSoak(t *testing.T) {
 	ends := make(map[string]bool)   // of rounds, by timestamp
 	points := make(map[string]int)  // of the healthy, by timestamp
 	results := make(map[string]int) // of the healthy
+	reasons := make(map[string]int)
+	reason, digits := regexp.MustCompile(`reason="([^"]*)"`), regexp.MustCompile(`[0-9]+`)
 	mostStuck := 0.0
 	path := regexp.MustCompile("^mountstat,.*path=" + regexp.QuoteMeta(c.root) + `/(\d+) .*result="([a-z]+)"`)
 	scanner := bufio.NewScanner(file)
@@ -293,6 +295,9 @@ func TestSoak(t *testing.T) {
 			if i, _ := strconv.Atoi(found[1]); i < healthy {
 				points[timestamp(line)]++
 				results[found[2]]++
+				if why := reason.FindStringSubmatch(line); why != nil {
+					reasons[digits.ReplaceAllString(why[1], "N")]++
+				}
 			}
 		}
 	}
@@ -303,7 +308,7 @@ func TestSoak(t *testing.T) {
 	}
 	t.Logf("%v: %d changes (silent, paused, slow, failing, dead, unmounted, mounted anew, healed: %v); the plugin was killed %d times, the fork server %d times",
 		lasted.Round(time.Second), sum(c.counts[:]), c.counts[:heals+1], plugins, servers)
-	t.Logf("%d whole intervals; %d healthy mounts: %v, %d points missing", len(ends), healthy, results, missing)
+	t.Logf("%d whole intervals; %d healthy mounts: %v (%v), %d points missing", len(ends), healthy, results, reasons, missing)
 	t.Logf("at most: %.0f helpers stuck, %d at a time, %d descriptors, %d threads, %d kB resident, grown by %d kB; %d zombies",
 		mostStuck, w.helpers, w.fds, w.threads, w.resident>>10, w.growth>>10, zombies)
 	assert.Zero(t, missing)
