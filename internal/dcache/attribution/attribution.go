@@ -14,7 +14,7 @@ const (
 	// None: nothing can be attributed. [Status.Refused] says why.
 	None Mode = iota
 	// ENOENT counts system calls that end with ENOENT, by the path in their
-	// arguments, while [Tracer.Watch] is on.
+	// arguments, while [Tracer.Watch] is on. Above [SampledAbove] it samples.
 	ENOENT
 	// Kprobe counts in the kernel's functions themselves, by kprobes.
 	Kprobe
@@ -119,7 +119,8 @@ type Source struct {
 	CgroupID uint64
 	Place    Place
 	// Created negative dentries. In the mode ENOENT: lookups that ended with
-	// ENOENT, repeated ones left out as far as they are remembered.
+	// ENOENT, repeated ones left out as far as they are remembered, and above
+	// SampledAbove an estimate.
 	Created int64
 	// Converted are negative dentries which became files: each creation of a
 	// file first makes a negative one.
@@ -134,8 +135,17 @@ type Source struct {
 	UID uint32
 }
 
-// Totals are exact counts of all events since the start, of which the rows may
-// hold fewer.
+// How the mode [ENOENT] samples failed look-ups, which keeps their cost low when
+// they come fast.
+const (
+	// SampledAbove is how many are counted exactly in a second, on each CPU.
+	SampledAbove = 2000
+	// SampleWeight is how many of the others each one stands for which is counted.
+	SampleWeight = 64
+)
+
+// Totals are counts of all events since the start, of which the rows may hold
+// fewer. They are exact if Sampled is 0.
 type Totals struct {
 	Created   int64
 	Converted int64
@@ -143,4 +153,7 @@ type Totals struct {
 	Killed    int64
 	// Lost events are in no row, but are part of the other fields.
 	Lost int64
+	// Sampled events, in the mode ENOENT only, stand for [SampleWeight] each, and
+	// are part of Created with that weight.
+	Sampled int64
 }

@@ -52,6 +52,8 @@ type dentryRowKey struct {
 
 type dentryScratch struct {
 	_         structs.HostLayout
+	Began     uint64
+	Misses    uint64
 	Directory dentryDirectory
 	Overflow  [256]uint8
 	Asked     [256]uint8
@@ -115,6 +117,7 @@ const (
 	dentryProgSysExitTyped           = "sys_exit_typed"
 	dentryProgWalkOn                 = "walk_on"
 	dentryProgWalkOpen               = "walk_open"
+	dentryVarSecond                  = "second"
 	dentryVarSyscalls                = "syscalls"
 )
 
@@ -200,6 +203,7 @@ type dentryMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type dentryVariableSpecs struct {
+	Second   *ebpf.VariableSpec `ebpf:"second"`
 	Syscalls *ebpf.VariableSpec `ebpf:"syscalls"`
 }
 
@@ -246,6 +250,7 @@ func (m *dentryMaps) Close() error {
 //
 // It can be passed to loadDentryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type dentryVariables struct {
+	Second   *ebpf.Variable `ebpf:"second"`
 	Syscalls *ebpf.Variable `ebpf:"syscalls"`
 }
 

@@ -45,8 +45,8 @@
 //   - Kprobe: exact; the kernel does not preempt them.
 //   - ENOENT: system calls that end with ENOENT, by the path in the caller's memory,
 //     in the raw tracepoint sys_exit. It runs in every system call of the host, so
-//     it counts only while [Tracer.Watch] is on. It takes neither trampolines nor
-//     kprobes, which kernels in lockdown refuse.
+//     it counts only while [Tracer.Watch] is on, and samples what comes fast. It
+//     takes neither trampolines nor kprobes, which kernels in lockdown refuse.
 //   - None: the reasons are in [Status.Refused].
 //
 // What ENOENT does not see: look-ups that are no system call's own, such as those
@@ -60,6 +60,23 @@
 // directory that is known exactly: see [Place.Relative]. Paths in /proc are left
 // out. The path must still be in memory when the call ends, or the event is lost.
 //
+// # Sampling
+//
+// In the mode ENOENT each CPU looks at the first 2000 ([SampledAbove]) failed calls
+// of a second, which makes counts exact as long as there are no more. Of the others
+// it takes one in 64 ([SampleWeight]), by chance and before anything else is done, and
+// counts it as 64. So n of them are estimated with a standard deviation of
+// sqrt(63 n), which is 8/sqrt(n) of n: 8 % of 10,000, 2.5 % of 100,000, 0.8 % of a
+// million. It is the same for each row and its n: one with less than some hundred may
+// be missing, or be much too large. [Totals.Sampled] says how many events stand for
+// 64; if they did not become more, all that came is exact.
+//
+// Names that were left out are not remembered. So one that is asked for r times while
+// the CPU samples counts as 64(1-(63/64)^r) new ones on average, which is r at first,
+// and never more than 64; one that is then asked for again when fewer are counts once
+// more. Programs that look for the same names at such a rate seem to create negative
+// dentries until their names are known.
+//
 // No mode tells apart containers that share a cgroup, or knows cgroups of version 1
 // (all their processes have the same id).
 //
@@ -67,7 +84,7 @@
 //
 // Rows and directories are LRU maps of 8192 entries, 6 MiB together: a command that
 // makes many is in use and stays, while seldom ones push one another out. Totals are
-// kept beside them, and are exact. The per-CPU parts are 1.3 kB for each CPU.
+// kept beside them, and are exact but for what is sampled. The per-CPU parts are 1.3 kB for each CPU.
 //
 // # Walks
 //

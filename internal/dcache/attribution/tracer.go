@@ -47,6 +47,7 @@ const (
 	counterUnlinked
 	counterKilled
 	counterLost
+	counterSampled
 	counters
 )
 
@@ -136,9 +137,31 @@ func (t *Tracer) try(mode Mode, spec *ebpf.CollectionSpec, types *btf.Cache) err
 	}
 	t.status.SelfTest = test
 	if mode == ENOENT {
+		_, typed := t.collection.Programs[dentryProgSysExitTyped]
+		second, err := secondOf(typed)
+		if err != nil {
+			return err
+		}
+		if err := t.collection.Variables[dentryVarSecond].Set(second); err != nil {
+			return fmt.Errorf("turn sampling on: %w", err)
+		}
 		return t.detach()
 	}
 	return nil
+}
+
+// secondOf returns how long a second is by the clock of the program for sys_exit:
+// in jiffies or in nanoseconds. The resolution of coarse clocks is a jiffy
+// (clock_getres(2), kernel/time/posix-timers.c).
+func secondOf(typed bool) (uint64, error) {
+	if !typed {
+		return uint64(time.Second), nil
+	}
+	var jiffy unix.Timespec
+	if err := unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &jiffy); err != nil {
+		return 0, fmt.Errorf("clock_getres: %w", err)
+	}
+	return uint64(time.Second) / uint64(max(jiffy.Nano(), 1)), nil
 }
 
 // load loads the programs of one mode and their maps. Of those for sys_exit it is
@@ -173,6 +196,7 @@ func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Cache, exi
 		}
 		delete(spec.Maps, dentryMapSeen)
 		delete(spec.Maps, ".rodata")
+		delete(spec.Maps, ".bss")
 		clear(spec.Variables)
 	}
 	delete(spec.Maps, dentryMapWalks)
@@ -495,7 +519,7 @@ func (t *Tracer) totals() (Totals, error) {
 	}
 	return Totals{
 		Created: sums[counterCreated], Converted: sums[counterConverted], Unlinked: sums[counterUnlinked],
-		Killed: sums[counterKilled], Lost: sums[counterLost],
+		Killed: sums[counterKilled], Lost: sums[counterLost], Sampled: sums[counterSampled],
 	}, nil
 }
 

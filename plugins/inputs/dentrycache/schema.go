@@ -83,7 +83,7 @@ func (*Dentrycache) Schema() []schema.Measurement {
 				schema.T("fstype", ""),
 			},
 			Fields: []schema.Fields{
-				schema.Counters("negative dentries, or in the mode enoent look-ups that ended with ENOENT, since this source was seen first", "created"),
+				schema.Counters("negative dentries, or in the mode enoent look-ups that ended with ENOENT, which are estimated if there are many, since this source was seen first", "created"),
 				schema.Floats("since the last gather", "created_per_s"),
 				schema.Floats("in directories below that are not reported", "below_created_per_s"),
 				schema.Integers("how many these are", "below_directories"),
@@ -103,6 +103,7 @@ func (*Dentrycache) Schema() []schema.Measurement {
 				schema.Counters("that no source got", "events_lost"),
 				schema.Integers("", "selftest_lookups", "selftest_counted"),
 				schema.Counters("in all since the start", "created", "converted", "unlinked", "killed"),
+				schema.Counters("in the mode enoent: events that stand for 64 each in created; if there are any, created is an estimate", "sampled"),
 				schema.Integers("memory of the BPF maps", "map_bytes"),
 				schema.Booleans("whether children can be counted", "walker"),
 				schema.Strings("why not", "walker_reason"),

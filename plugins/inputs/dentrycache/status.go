@@ -124,6 +124,8 @@ func (d *Dentrycache) emitStatus(acc telegraf.Accumulator) {
 		t := &d.sources.totals
 		if fields["created"] = t.Created; status.Mode > attribution.ENOENT {
 			fields["converted"], fields["unlinked"], fields["killed"] = t.Converted, t.Unlinked, t.Killed
+		} else {
+			fields["sampled"] = t.Sampled
 		}
 	}
 	acc.AddGauge("dentrycache_status", fields, nil)

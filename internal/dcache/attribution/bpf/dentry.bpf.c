@@ -22,7 +22,7 @@ enum {
 	WAYS = 4,
 };
 
-enum { CREATED, CONVERTED, UNLINKED, KILLED, LOST, COUNTERS };
+enum { CREATED, CONVERTED, UNLINKED, KILLED, LOST, SAMPLED, COUNTERS };
 
 /* A directory. hash is that of the relative path, which only sys_exit knows. */
 struct place {
@@ -79,6 +79,8 @@ struct {
 
 /* Room for what does not fit on the stack of 512 bytes. */
 struct scratch {
+	u64 began;  /* when failed look-ups were last counted from zero */
+	u64 misses; /* since then */
 	struct directory directory;
 	u8 overflow[NAME]; /* the last name may begin at the end of path */
 	u8 asked[NAME];
@@ -91,11 +93,11 @@ struct {
 	TYPE(value, struct scratch);
 } scratches SEC(".maps");
 
-INLINE void total(u32 counter)
+INLINE void total(u32 counter, u64 weight)
 {
 	u64 *n = bpf_map_lookup_elem(&totals, &counter);
 	if (n)
-		__sync_fetch_and_add(n, 1); /* a program can be preempted for another one */
+		__sync_fetch_and_add(n, weight); /* a program can be preempted for another one */
 }
 
 /* linux/magic.h */
@@ -165,7 +167,7 @@ INLINE void know(const struct place *place, struct dentry *dentry, struct super_
 	}
 	/* The rest is left over from another one. Nobody reads it. */
 	if (bpf_map_update_elem(&directories, place, directory, BPF_NOEXIST) == -7 /* E2BIG */)
-		total(LOST);
+		total(LOST, 1);
 }
 
 INLINE struct row *row_of(const struct row_key *key)
@@ -178,8 +180,9 @@ INLINE struct row *row_of(const struct row_key *key)
 	return bpf_map_lookup_elem(&rows, key);
 }
 
-INLINE void count(u32 counter, struct row_key *key, struct dentry *dir, struct super_block *sb, const u8 *asked,
-		  u64 relative_size, bool from_root)
+/* Counts an event, which stands for weight of its kind. */
+INLINE void count(u32 counter, u64 weight, struct row_key *key, struct dentry *dir, struct super_block *sb,
+		  const u8 *asked, u64 relative_size, bool from_root)
 {
 	u64 n = 0;
 
@@ -187,27 +190,27 @@ INLINE void count(u32 counter, struct row_key *key, struct dentry *dir, struct s
 	__builtin_memset(key->comm, 0, sizeof(key->comm));
 	bpf_get_current_comm(key->comm, sizeof(key->comm));
 	key->cgroup = bpf_get_current_cgroup_id();
-	total(counter);
+	total(counter, weight);
 	struct row *row = row_of(key);
 	if (!row) {
-		total(LOST);
+		total(LOST, weight);
 		return;
 	}
 	/* Nothing may use what the additions return before 5.12. */
 	if (counter == CREATED) {
 		n = row->created;
-		__sync_fetch_and_add(&row->created, 1);
+		__sync_fetch_and_add(&row->created, weight);
 	} else if (counter == CONVERTED) {
 		n = row->converted;
-		__sync_fetch_and_add(&row->converted, 1);
+		__sync_fetch_and_add(&row->converted, weight);
 	} else {
 		n = row->unlinked;
-		__sync_fetch_and_add(&row->unlinked, 1);
+		__sync_fetch_and_add(&row->unlinked, weight);
 	}
 	row->pid = bpf_get_current_pid_tgid() >> 32;
 	row->uid = bpf_get_current_uid_gid();
 	/* Seldom, as it costs a look-up; but a directory in use must not be evicted. */
-	if (!(n & 15))
+	if (weight > 1 || !(n & 15))
 		know(&key->place, dir, sb, asked, relative_size, from_root);
 }
 
@@ -226,13 +229,13 @@ INLINE int event(u32 counter, struct dentry *dentry, bool typed)
 	key.place.device = GET(typed, sb, s_dev);
 	if (counter == KILLED) {
 		/* By reclaim, mostly, in the name of whoever needed memory. */
-		total(KILLED);
+		total(KILLED, 1);
 		struct directory *directory = bpf_map_lookup_elem(&directories, &key.place);
 		if (directory)
 			__sync_fetch_and_add(&directory->killed, 1);
 		return 0;
 	}
-	count(counter, &key, parent, sb, 0, 0, false);
+	count(counter, 1, &key, parent, sb, 0, 0, false);
 	return 0;
 }
 
@@ -323,6 +326,15 @@ SEC("kprobe/d_delete") int kprobe_d_delete(struct pt_regs *context)
 
 enum { BY_PATH = 1, BY_DESCRIPTOR_AND_PATH = 2, SYSCALLS = 512, AT_FDCWD = -100, ENOENT = 2 };
 
+/* Of what comes after the first EXACT in a second, on one CPU, one in WEIGHT is counted. */
+enum { EXACT = 2000, WEIGHT = 64 };
+
+/*
+ * How long a second is by the clock of the program. 0: do not sample, until the
+ * self-test is over, as others may have used up what is exact.
+ */
+volatile u64 second;
+
 /* How a system call is given its path. Filled in when the program is loaded. */
 const volatile u8 syscalls[SYSCALLS];
 
@@ -363,6 +375,23 @@ INLINE bool is_first_miss(u64 hash)
 	return true;
 }
 
+/*
+ * How many look-ups this one stands for, or 0 if it is left out. That is most of
+ * them when they come fast, so nothing here may be expensive.
+ */
+INLINE u64 weight_of(struct scratch *scratch, u64 now)
+{
+	if (now - scratch->began >= second) {
+		scratch->began = now;
+		scratch->misses = 0;
+	}
+	if (scratch->misses < EXACT) {
+		scratch->misses++;
+		return 1;
+	}
+	return bpf_get_prandom_u32() % WEIGHT ? 0 : WEIGHT;
+}
+
 INLINE int on_missing(struct pt_regs *regs, struct task_struct *task, bool typed)
 {
 	u64 number = (u64)GET(typed, regs, SYSCALL_NUMBER);
@@ -376,12 +405,16 @@ INLINE int on_missing(struct pt_regs *regs, struct task_struct *task, bool typed
 	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &zero);
 	if (!scratch)
 		return 0;
+	/* The latter costs ten times as much, but is there before 5.11, too. */
+	u64 weight = weight_of(scratch, typed ? bpf_jiffies64() : bpf_ktime_get_ns());
+	if (!weight)
+		return 0;
 	u64 first = GET(typed, regs, SYSCALL_FIRST);
 	u64 asked = how == BY_PATH ? first : GET(typed, regs, SYSCALL_SECOND);
 	long n = bpf_probe_read_user_str(scratch->asked, NAME, (void *)asked);
 	if (n <= 1) { /* nothing, or not in memory any more */
 		if (n < 0)
-			total(LOST);
+			total(LOST, weight);
 		return 0;
 	}
 
@@ -434,7 +467,9 @@ INLINE int on_missing(struct pt_regs *regs, struct task_struct *task, bool typed
 	}
 	if (!is_first_miss(hash ^ key.place.device))
 		return 0;
-	count(CREATED, &key, base, sb, scratch->asked, relative_size, from_root);
+	if (weight > 1)
+		total(SAMPLED, 1);
+	count(CREATED, weight, &key, base, sb, scratch->asked, relative_size, from_root);
 	return 0;
 }
 
