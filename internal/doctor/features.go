@@ -37,6 +37,8 @@ func Features() []Feature {
 			Buys: "mountstat checks, and nfslock locks, as the owner of each file system (run_as): without them, private FUSE mounts are \"unchecked\", and of directories closed to others the readdir is left out"},
 		{ID: "closed_directories", Capabilities: DACReadSearch,
 			Buys: "mounts below directories that Telegraf's user may not search are checked, and FUSE mounts have fuse_waiting: without it, such mounts are \"unchecked\""},
+		{ID: "dentries", Capabilities: BPF | Perfmon,
+			Buys: "dentrycache_dir has children and predicted_stall_seconds, and dentrycache_source names who creates negative dentries: without them, dentrycache has the host's counts and those of cgroups only"},
 		{ID: "who_waits", Capabilities: SysPtrace,
 			Buys: "mountstat_blocked has processes of other users that wait for a FUSE daemon, with the tags path and wchan, and mountstat stuck_wchan of helpers that run as others: without it, processes in state D are counted, with wchan \"unknown\""},
 		{ID: "kernel_log", Capabilities: Syslog,

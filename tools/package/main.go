@@ -196,7 +196,7 @@ func (r *release) files(binary string) ([]file, error) {
 				return err
 			}
 			below, err := filepath.Rel(r.source(filepath.Dir(dir)), name)
-			all = append(all, file{from: name, to: path.Join("/usr/share/vfsprobe", filepath.ToSlash(below)), mode: 0o644})
+			all = append(all, file{from: name, to: path.Join(shared, filepath.ToSlash(below)), mode: 0o644})
 			return err
 		})
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -228,6 +228,9 @@ func (r *release) files(binary string) ([]file, error) {
 	return all, nil
 }
 
+// shared is where dashboards, alerts and runbooks lie.
+const shared = "/usr/share/vfsprobe"
+
 // nfpm makes a deb or an rpm.
 func (r *release) nfpm(work, architecture string, packager nfpm.Packager, scripts nfpm.Scripts, all []file) (string, error) {
 	info := &nfpm.Info{
@@ -256,7 +259,13 @@ func (r *release) nfpm(work, architecture string, packager nfpm.Packager, script
 			FileInfo: &files.ContentFileInfo{Owner: "root", Group: "root", Mode: f.mode, MTime: r.time}})
 	}
 	// Directories of its own go with it; rpm removes only those it was told of.
-	for _, dir := range []string{"/etc/vfsprobe", "/etc/systemd/system/telegraf.service.d", "/usr/share/doc/vfsprobe"} {
+	own := []string{"/etc/vfsprobe", "/etc/systemd/system/telegraf.service.d", "/usr/share/doc/vfsprobe"}
+	for _, f := range all {
+		for dir := path.Dir(f.to); strings.HasPrefix(dir, shared) && !slices.Contains(own, dir); dir = path.Dir(dir) {
+			own = append(own, dir)
+		}
+	}
+	for _, dir := range own {
 		info.Contents = append(info.Contents, &files.Content{Destination: dir, Type: files.TypeDir,
 			FileInfo: &files.ContentFileInfo{Owner: "root", Group: "root", Mode: 0o755, MTime: r.time}})
 	}

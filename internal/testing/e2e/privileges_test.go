@@ -69,7 +69,7 @@ func newWard(t *testing.T) *ward {
 	require.NoError(t, out.Close())
 	points := fmt.Sprintf("mount_points = [%q]\n  timeout = \"500ms\"\n", root+"/*")
 	require.NoError(t, os.WriteFile(w.config, []byte("[[inputs.mountstat]]\n  mount_namespaces = \"all\"\n  "+points+
-		"[[inputs.nfslock]]\n  fstypes = [\"fuse.faultfs\"]\n  "+points), 0o644))
+		"[[inputs.nfslock]]\n  fstypes = [\"fuse.faultfs\"]\n  "+points+"[[inputs.dentrycache]]\n  directories = [\"/\"]\n"), 0o644))
 
 	// In the tests' mount namespace. The host may have it already.
 	if err := unix.Mount("fusectl", "/sys/fs/fuse/connections", "fusectl", 0, ""); err == nil {
@@ -118,9 +118,11 @@ type seen struct {
 	}
 }
 
-func (s *seen) field(name, path, field string) string {
+func (s *seen) field(name, path, field string) string { return s.tagged(name, "path", path, field) }
+
+func (s *seen) tagged(name, tag, value, field string) string {
 	for _, m := range s.Metrics {
-		if m.Name == name && m.Tags["path"] == path && m.Fields[field] != nil {
+		if m.Name == name && m.Tags[tag] == value && m.Fields[field] != nil {
 			return fmt.Sprint(m.Fields[field])
 		}
 	}
@@ -181,6 +183,10 @@ func TestPrivileges(t *testing.T) {
 		"who_waits": {func(s *seen, _ doctor.Capabilities) string {
 			return "another user's process that waits for a FUSE daemon: " + or(strings.Repeat("seen, with path and wchan", min(1, len(s.field("mountstat_blocked", w.hung, "count")))), "not seen")
 		}, "another user's process that waits for a FUSE daemon: not seen", "another user's process that waits for a FUSE daemon: seen, with path and wchan"},
+		"dentries": {func(s *seen, _ doctor.Capabilities) string {
+			return "children of / in the dentry cache: " + or(strings.Repeat("counted", min(1, len(s.tagged("dentrycache_dir", "directory", "/", "children")))), "not counted") +
+				"; who makes negative dentries: " + or(strings.Repeat("seen", min(1, len(strings.Trim(s.field("dentrycache_status", "", "mode_code"), "0")))), "not seen")
+		}, "children of / in the dentry cache: not counted; who makes negative dentries: not seen", "children of / in the dentry cache: counted; who makes negative dentries: seen"},
 		"kernel_log": {func(s *seen, _ doctor.Capabilities) string {
 			return "kernel_not_responding: " + or(s.field("nfslock_host", "", "kernel_not_responding"), "missing")
 		}, "kernel_not_responding: missing", "kernel_not_responding: 0"},
