@@ -194,7 +194,7 @@ func TestUnit(t *testing.T) {
 		"bounded":         {ambient("AmbientCapabilities=CAP_DAC_READ_SEARCH CAP_SYS_PTRACE\nCapabilityBoundingSet=CAP_SYS_PTRACE\n"), []string{"who_waits"}},
 		"bounded, but":    {ambient("AmbientCapabilities=CAP_DAC_READ_SEARCH CAP_SYS_PTRACE\nCapabilityBoundingSet=~CAP_SYS_PTRACE\n"), []string{"closed_directories"}},
 		"another section": {ambient("[Unit]\nAmbientCapabilities=CAP_DAC_READ_SEARCH\n"), nil},
-		"root":            {ambient("User=\n"), []string{"owner", "closed_directories", "who_waits", "kernel_log", "other_namespaces", "kernel_stacks"}},
+		"root":            {ambient("User=\n"), []string{"owner", "closed_directories", "dentries", "who_waits", "kernel_log", "other_namespaces", "kernel_stacks"}},
 		"root, bounded":   {ambient("User=root\nCapabilityBoundingSet=CAP_DAC_READ_SEARCH\n"), []string{"closed_directories"}},
 		"shadowed": {map[string]string{"usr/lib/systemd/system/telegraf.service.d/x.conf": "[Service]\nAmbientCapabilities=CAP_SYSLOG\n",
 			"etc/systemd/system/telegraf.service.d/x.conf": "# emptied\n"}, nil},
