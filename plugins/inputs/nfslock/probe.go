@@ -207,13 +207,20 @@ func (n *Nfslock) ownFile(sb *superblock) string { return sb.policy.canary + "."
 // left is the time that is left for a plan.
 func (n *Nfslock) left(sb *superblock) time.Duration { return time.Until(sb.deadline) }
 
-// goOn makes the locks once it is known how. Where little time is left, as on a
-// very busy host, that is left to the next gather: a lock that is only slow must
-// not be taken for one that hangs.
+// late reports whether too little time is left, as on a very busy host: a lock that
+// is only slow must not be taken for one that hangs. The next gather tries again.
+func (n *Nfslock) late(sb *superblock) bool {
+	if n.left(sb) >= sb.policy.timeout/4 {
+		return false
+	}
+	sb.attempt = &attempt{reason: "no time was left for the locks: what comes before took too long"}
+	return true
+}
+
+// goOn makes the locks once it is known how.
 func (n *Nfslock) goOn(sb *superblock) {
-	if n.left(sb) < sb.policy.timeout/4 {
+	if n.late(sb) {
 		sb.canary.regular = true
-		sb.attempt = &attempt{reason: "no time was left for the locks: looking for the canary took too long"}
 		return
 	}
 	n.submit(sb, n.lock(sb), n.judgeLock)
@@ -300,6 +307,9 @@ func (n *Nfslock) submit(sb *superblock, plan *prober.Plan, judge func(*superblo
 // with a look.
 func (n *Nfslock) start(sb *superblock) {
 	sb.canary.create, sb.canary.retried = false, false
+	if n.late(sb) {
+		return
+	}
 	if sb.canary.regular {
 		n.submit(sb, n.lock(sb), n.judgeLock)
 	} else {
