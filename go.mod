@@ -8,10 +8,10 @@ require (
 	github.com/moby/sys/mountinfo v0.7.3
 	github.com/pelletier/go-toml/v2 v2.4.3
 	github.com/stretchr/testify v1.12.1
+	go.yaml.in/yaml/v3 v3.0.5
 	golang.org/x/sys v0.49.0
 )
 
 require (
 	github.com/gobwas/glob v0.2.3 // indirect
-	go.yaml.in/yaml/v3 v3.0.5 // indirect
 )
