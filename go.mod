@@ -12,6 +12,4 @@ require (
 	golang.org/x/sys v0.49.0
 )
 
-require (
-	github.com/gobwas/glob v0.2.3 // indirect
-)
+require github.com/gobwas/glob v0.2.3 // indirect

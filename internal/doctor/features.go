@@ -36,11 +36,13 @@ func Features() []Feature {
 		{ID: "owner", Capabilities: SetUID | SetGID | Kill,
 			Buys: "mountstat checks, and nfslock locks, as the owner of each file system (run_as): without them, private FUSE mounts are \"unchecked\", and of directories closed to others the readdir is left out"},
 		{ID: "closed_directories", Capabilities: DACReadSearch,
-			Buys: "mounts below directories that Telegraf's user may not search are checked, and FUSE mounts have fuse_waiting: without it, such mounts are \"unchecked\""},
-		{ID: "dentries", Capabilities: BPF | Perfmon,
-			Buys: "dentrycache_dir has children and predicted_stall_seconds, and dentrycache_source names who creates negative dentries: without them, dentrycache has the host's counts and those of cgroups only"},
+			Buys: "mounts below directories that Telegraf's user may not search are checked, FUSE mounts have fuse_waiting, and dentrycache has dentry_slab_bytes: without it, such mounts are \"unchecked\", and the fields are missing"},
+		{ID: "dentry_attribution", Capabilities: BPF | Perfmon,
+			Buys: "dentrycache_dir has children, negative_children and predicted_stall_seconds, and dentrycache_source says which process creates negative dentries in which directory: without them, dentrycache_status has the mode \"none\""},
 		{ID: "who_waits", Capabilities: SysPtrace,
 			Buys: "mountstat_blocked has processes of other users that wait for a FUSE daemon, with the tags path and wchan, and mountstat stuck_wchan of helpers that run as others: without it, processes in state D are counted, with wchan \"unknown\""},
+		{ID: "watches", Capabilities: SysPtrace | DACReadSearch,
+			Buys: "dentrycache_dir has watched and watches, of the inotify and fanotify watches of all users' processes: without them, only if Telegraf's user has a watch there"},
 		{ID: "kernel_log", Capabilities: Syslog,
 			Buys: "nfslock_host and nfslock_server have the fields kernel_*, counts of the kernel's messages: without it, they are missing", Needed: restrictsLog},
 		{ID: "other_namespaces", Capabilities: SysAdmin | SysChroot | SysPtrace,
@@ -64,7 +66,7 @@ func restrictsLog(h Host) bool {
 func (p *patient) examineFeatures(s *subject) {
 	h := Host{p.Proc, p.Sys, p.Dev}
 	for _, f := range Features() {
-		missing := f.Capabilities &^ s.caps
+		missing := f.Capabilities &^ s.caps.implied()
 		id := "feature." + f.ID
 		switch {
 		case f.Needed != nil && !f.Needed(h):
@@ -116,6 +118,7 @@ func (p *patient) examineKernel(h Host, s *subject) {
 	} else {
 		p.fine("kernel.kmsg", filepath.Join(h.Dev, "kmsg"), "there")
 	}
+	p.examineBPF(h, s, kernel)
 	p.examineHidepid(h, s)
 }
 

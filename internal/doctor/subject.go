@@ -19,6 +19,15 @@ type Capabilities uint64
 // Has reports whether all of the others are in the set.
 func (c Capabilities) Has(others Capabilities) bool { return c&others == others }
 
+// implied adds what CAP_SYS_ADMIN stands for, too: bpf_capable and perfmon_capable,
+// include/linux/capability.h.
+func (c Capabilities) implied() Capabilities {
+	if c.Has(SysAdmin) {
+		return c | BPF | Perfmon
+	}
+	return c
+}
+
 // String lists the names as systemd takes them.
 func (c Capabilities) String() string {
 	var names []string

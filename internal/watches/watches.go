@@ -30,7 +30,8 @@ type Inode struct {
 type Watches struct {
 	Counts map[Inode]int
 	// Complete is false if the files of some processes may not be looked at, for
-	// which CAP_SYS_PTRACE is needed.
+	// which CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are needed: /proc/PID/fd is open
+	// to its owner only.
 	Complete bool
 }
 

@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -44,6 +45,8 @@ func unprivileged(command *exec.Cmd, capabilities doctor.Capabilities) *exec.Cmd
 type ward struct {
 	binary, config                   string
 	private, closed, hung, elsewhere string
+	watched                          string // by root
+	dentries                         string // a configuration
 	waiter                           int
 }
 
@@ -69,7 +72,7 @@ func newWard(t *testing.T) *ward {
 	require.NoError(t, out.Close())
 	points := fmt.Sprintf("mount_points = [%q]\n  timeout = \"500ms\"\n", root+"/*")
 	require.NoError(t, os.WriteFile(w.config, []byte("[[inputs.mountstat]]\n  mount_namespaces = \"all\"\n  "+points+
-		"[[inputs.nfslock]]\n  fstypes = [\"fuse.faultfs\"]\n  "+points+"[[inputs.dentrycache]]\n  directories = [\"/\"]\n"), 0o644))
+		"[[inputs.nfslock]]\n  fstypes = [\"fuse.faultfs\"]\n  "+points+"[[inputs.dentrycache]]\n"), 0o644))
 
 	// In the tests' mount namespace. The host may have it already.
 	if err := unix.Mount("fusectl", "/sys/fs/fuse/connections", "fusectl", 0, ""); err == nil {
@@ -98,6 +101,19 @@ func newWard(t *testing.T) *ward {
 	_, err = io.WriteString(told, "\n")
 	require.NoError(t, err)
 
+	w.watched = directory("watched", 0o755)
+	w.dentries = filepath.Join(root, "dentries.toml")
+	require.NoError(t, os.WriteFile(w.dentries, fmt.Appendf(nil, "[[inputs.dentrycache]]\n  directories = [%q]\n  find_directories = false\n  lookup_probe = false\n", w.watched), 0o644))
+	for i := range misses {
+		_, err := os.Lstat(filepath.Join(w.watched, "missing"+strconv.Itoa(i)))
+		require.ErrorIs(t, err, os.ErrNotExist)
+	}
+	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = unix.Close(watch) })
+	_, err = unix.InotifyAddWatch(watch, w.watched, unix.IN_MODIFY)
+	require.NoError(t, err)
+
 	w.elsewhere = directory("elsewhere", 0o755)
 	sshfs := faultfs.NewWith(t, w.elsewhere, faultfs.Options{Source: "elsewhere", Type: "fuse.sshfs"})
 	container := exec.Command("sleep", "1000")
@@ -118,11 +134,9 @@ type seen struct {
 	}
 }
 
-func (s *seen) field(name, path, field string) string { return s.tagged(name, "path", path, field) }
-
-func (s *seen) tagged(name, tag, value, field string) string {
+func (s *seen) field(name, path, field string) string {
 	for _, m := range s.Metrics {
-		if m.Name == name && m.Tags[tag] == value && m.Fields[field] != nil {
+		if m.Name == name && m.Tags["path"] == path && m.Fields[field] != nil {
 			return fmt.Sprint(m.Fields[field])
 		}
 	}
@@ -136,6 +150,32 @@ func (w *ward) check(t *testing.T, capabilities doctor.Capabilities) *seen {
 	s := &seen{}
 	require.NoError(t, json.Unmarshal(out, s), "%s", out)
 	return s
+}
+
+// misses is how many negative dentries the watched directory has.
+const misses = 50
+
+// gathers is after how many, 0.25 s apart, dentrycache has loaded its programs and
+// found the watches, if it can.
+const gathers = 12
+
+// count runs dentrycache with just the capabilities, and returns the last line of
+// each of its measurements.
+func (w *ward) count(t *testing.T, capabilities doctor.Capabilities) map[string]string {
+	t.Helper()
+	p := startCommand(t, unprivileged(exec.Command(w.binary, "-config", w.dentries), capabilities))
+	go func() {
+		for range gathers {
+			p.trigger()
+			time.Sleep(250 * time.Millisecond)
+		}
+		_ = p.stdin.Close()
+	}()
+	last := make(map[string]string)
+	for line := range p.lines {
+		last[line[:strings.IndexAny(line, ", ")]] = line
+	}
+	return last
 }
 
 // doctors says whether vfsprobe's doctor holds the feature for granted.
@@ -178,15 +218,35 @@ func TestPrivileges(t *testing.T) {
 			if s.field("mountstat", w.hung, "fuse_waiting") != "" {
 				waiting = "fuse_waiting"
 			}
-			return "a mount in a closed directory: " + s.field("mountstat", w.closed, "result") + "; " + waiting
-		}, "a mount in a closed directory: unchecked; no fuse_waiting", "a mount in a closed directory: ok; fuse_waiting"},
+			slab := "no dentry_slab_bytes"
+			if s.field("dentrycache", "", "dentry_slab_bytes") != "" {
+				slab = "dentry_slab_bytes"
+			}
+			return "a mount in a closed directory: " + s.field("mountstat", w.closed, "result") + "; " + waiting + "; " + slab
+		}, "a mount in a closed directory: unchecked; no fuse_waiting; no dentry_slab_bytes", "a mount in a closed directory: ok; fuse_waiting; dentry_slab_bytes"},
+		"dentry_attribution": {func(_ *seen, capabilities doctor.Capabilities) string {
+			last := w.count(t, capabilities)
+			mode := regexp.MustCompile(`mode="(\w+)"`).FindStringSubmatch(last["dentrycache_status"])
+			require.NotNil(t, mode, "%v", last)
+			if mode[1] != "none" { // which one it is, is the kernel's
+				mode[1] = "fentry, kprobe or enoent"
+			}
+			children := "missing"
+			if n := regexp.MustCompile(`,children=(\d+)i`).FindStringSubmatch(last["dentrycache_dir"]); n != nil {
+				children = n[1]
+			}
+			return fmt.Sprintf("mode: %s; children of a directory with %d: %s", mode[1], misses, children)
+		}, "mode: none; children of a directory with 50: missing", "mode: fentry, kprobe or enoent; children of a directory with 50: 50"},
+		"watches": {func(_ *seen, capabilities doctor.Capabilities) string {
+			watched := "missing"
+			if found := regexp.MustCompile(`watched=(\w+)`).FindStringSubmatch(w.count(t, capabilities)["dentrycache_dir"]); found != nil {
+				watched = found[1]
+			}
+			return "a directory that root watches: watched " + watched
+		}, "a directory that root watches: watched missing", "a directory that root watches: watched true"},
 		"who_waits": {func(s *seen, _ doctor.Capabilities) string {
 			return "another user's process that waits for a FUSE daemon: " + or(strings.Repeat("seen, with path and wchan", min(1, len(s.field("mountstat_blocked", w.hung, "count")))), "not seen")
 		}, "another user's process that waits for a FUSE daemon: not seen", "another user's process that waits for a FUSE daemon: seen, with path and wchan"},
-		"dentries": {func(s *seen, _ doctor.Capabilities) string {
-			return "children of / in the dentry cache: " + or(strings.Repeat("counted", min(1, len(s.tagged("dentrycache_dir", "directory", "/", "children")))), "not counted") +
-				"; who makes negative dentries: " + or(strings.Repeat("seen", min(1, len(strings.Trim(s.field("dentrycache_status", "", "mode_code"), "0")))), "not seen")
-		}, "children of / in the dentry cache: not counted; who makes negative dentries: not seen", "children of / in the dentry cache: counted; who makes negative dentries: seen"},
 		"kernel_log": {func(s *seen, _ doctor.Capabilities) string {
 			return "kernel_not_responding: " + or(s.field("nfslock_host", "", "kernel_not_responding"), "missing")
 		}, "kernel_not_responding: missing", "kernel_not_responding: 0"},
@@ -206,7 +266,7 @@ func TestPrivileges(t *testing.T) {
 		assert.Equal(t, want, none.field("mountstat", path, "result"), "without any capability, %s", path)
 	}
 	table := &document.Table{Header: []string{"capabilities", "what they buy", "seen without", "seen with"}}
-	table.Add("none", "every fault of mounts that this user can reach: hung, dead, stale, missing, read-only; their causes; dentrycache; locks counted",
+	table.Add("none", "every fault of mounts that this user can reach: hung, dead, stale, missing, read-only; their causes; the counts of dentrycache; locks counted",
 		"", "a hung FUSE mount: stuck, fuse_daemon_silent")
 	assert.Equal(t, "fuse_daemon_silent", none.field("mountstat", w.hung, "cause"))
 	for _, f := range doctor.Features() {
