@@ -215,7 +215,7 @@ func TestInAContainer(t *testing.T) {
 		"[[inputs.dentrycache]]\n  lookup_probe = false\n  directories = [\""+watched+"\"]", 1)
 	n := newNode(t)
 	// A process of the node that waits.
-	waiter := n.command("cd "+hung.Dir+" && echo there && read -r go && exec ls .")
+	waiter := n.command("cd " + hung.Dir + " && echo there && read -r go && exec ls .")
 	waiter.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	told, err := waiter.StdinPipe()
 	require.NoError(t, err)
