@@ -112,6 +112,7 @@ faults-nfs: bin/nfsvm
 privileges: setup
 	PRIVILEGES=1 $(GO) test -count 1 -timeout 5m -v -run TestPrivileges ./internal/testing/e2e
 	PRIVILEGES=1 $(GO) test -count 1 -run TestPackaging ./internal/doctor
+
 # Grafana's dashboards, the alert rules and their runbooks.
 dashboards:
 	$(GO) run ./internal/dashboards/generate .

@@ -12,10 +12,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/influxdata/telegraf/plugins/inputs"
-	"golang.org/x/sys/unix"
-
-	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/plugins/inputs/dentrycache"
@@ -83,13 +80,9 @@ func showDentries(arguments []string) int {
 
 // dentriesInput is the input as the file has it.
 func dentriesInput(file string) (*dentrycache.Dentrycache, error) {
-	creators := map[string]inputs.Creator{"dentrycache": inputs.Inputs["dentrycache"]}
-	selected := config.Defaults(creators)
-	if file != "" {
-		var err error
-		if selected, err = config.Load(file, inputs.Inputs); err != nil {
-			return nil, err
-		}
+	selected, err := selectInputs(file)
+	if err != nil {
+		return nil, err
 	}
 	for _, s := range selected {
 		if input, ok := s.Plugin.(*dentrycache.Dentrycache); ok {
@@ -113,7 +106,7 @@ func refresh(ctx context.Context, d *dentrycache.Dentrycache, interval time.Dura
 			return nil
 		case <-tick.C:
 		}
-		if watch && isTerminal(os.Stdout) {
+		if watch && checkup.IsTerminal(os.Stdout) {
 			fmt.Print(clear)
 		}
 		if err := d.Show(os.Stdout); err != nil || !watch {
@@ -121,9 +114,4 @@ func refresh(ctx context.Context, d *dentrycache.Dentrycache, interval time.Dura
 		}
 		fmt.Println()
 	}
-}
-
-func isTerminal(f *os.File) bool {
-	_, err := unix.IoctlGetTermios(int(f.Fd()), unix.TCGETS)
-	return err == nil
 }

@@ -236,7 +236,6 @@ func (n *Nfslock) setDeadlines() map[*superblock]struct{} {
 	if n.hostHash == 0 && len(n.superblocks) > 0 {
 		n.findHost()
 	}
-	n.began = time.Now() // the machine-id may have taken its time
 	for _, sb := range n.superblocks {
 		pending[sb] = struct{}{}
 		if !sb.patient {
