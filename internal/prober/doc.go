@@ -16,7 +16,7 @@
 //	}})
 //
 // The helpers are forked by the fork server of package forkserver, at some
-// 100 µs each.
+// 30 µs each.
 //
 // # What is promised
 //
@@ -46,7 +46,7 @@
 //
 // # What is not promised
 //
-//   - Stuck helpers can't be removed. Each is one process of some 65 kB, and
+//   - Stuck helpers can't be removed. Each is one process of some 40 kB, and
 //     adds 1 to the load average, until its file system answers.
 //   - A report says what the kernel told one process at one time. Success can
 //     come from a cache, and a hang from an overloaded machine.

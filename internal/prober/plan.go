@@ -242,6 +242,9 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		return nil, fmt.Errorf("plan of %d bytes: at most %d are possible", memoryEnd, forkserver.MaxRequest)
 	}
 
+	if header.Capabilities&forkserver.ChangeUser != 0 || memoryEnd > int(forkserver.MaxShared) {
+		header.Apart = 1
+	}
 	request := make([]byte, 0, inputEnd)
 	request = append(request, forkserver.Bytes(&header)...)
 	for i := range wire {

@@ -584,6 +584,88 @@ func TestHelpersInheritNothing(t *testing.T) {
 	<-reports
 }
 
+// sharesMemory asks the kernel (kcmp(2)) whether two processes have the same
+// memory.
+func sharesMemory(t *testing.T, a, b int) bool {
+	t.Helper()
+	const kcmpVM = 1 // linux/kcmp.h
+	order, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), kcmpVM, 0, 0, 0)
+	if errno == unix.ENOSYS {
+		t.Skip("a kernel without kcmp")
+	}
+	require.Zero(t, errno)
+	return order == 0
+}
+
+// Who may look into a helper that has become another user must not see the server.
+func TestHelpersShareTheServersMemoryUnlessTheyBecomeAnotherUser(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	dir, err := os.MkdirTemp("", "faultfs") // t.TempDir is below a directory for root alone
+	require.NoError(t, err)
+	t.Cleanup(func() { os.Remove(dir) })
+	fs := faultfs.NewAt(t, dir, "faultfs")
+	large := statfs(fs.Dir)
+	large.Steps[0].Arguments = append(large.Steps[0].Arguments, prober.Scratch(32<<10))
+	for name, c := range map[string]struct {
+		plan   *prober.Plan
+		shares bool
+	}{
+		"itself":           {statfs(fs.Dir), runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"},
+		"another user":     {statfsAs(4711, fs.Dir), false},
+		"much memory":      {large, false},
+		"its own user too": {statfsAs(0, fs.Dir), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs.Pause()
+			reports := make(chan prober.Report, 1)
+			p.Submit(prober.Check{Key: name, Plan: c.plan}, func(r prober.Report) { reports <- r })
+			server := serverOf(t, os.Getpid())
+			eventually(t, "a helper", func() bool { return len(children(t, server)) == 1 })
+			assert.Equal(t, c.shares, sharesMemory(t, server, children(t, server)[0]))
+			fs.Heal()
+			r := <-reports
+			assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
+			eventually(t, "its end", func() bool { return len(children(t, server)) == 0 })
+		})
+	}
+}
+
+// With as many helpers as can share memory, further ones get their own.
+func TestAThousandHelpersWait(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Pause()
+	const n = 1024
+	outcomes := make(chan prober.Outcome, n+1)
+	for i := range n {
+		plan := statfs(fs.Dir)
+		plan.Timeout, plan.Killable = time.Hour, true
+		p.Submit(prober.Check{Key: strconv.Itoa(i), Plan: plan}, func(r prober.Report) { outcomes <- r.Outcome })
+	}
+	eventually(t, "all are there", func() bool { return p.Stats().Running == n })
+	server := serverOf(t, os.Getpid())
+	before := children(t, server)
+	assert.Len(t, before, n)
+	plan := statfs(fs.Dir)
+	plan.Timeout = time.Hour
+	p.Submit(prober.Check{Key: "one more", Plan: plan}, func(r prober.Report) { outcomes <- r.Outcome })
+	eventually(t, "and one more", func() bool { _, found := p.Progress("one more"); return found })
+	var last prober.Report
+	eventually(t, "and one more", func() bool { last, _ = p.Progress("one more"); return last.PID != 0 })
+	assert.False(t, sharesMemory(t, server, last.PID))
+	report := p.Run(check("/"))
+	assert.Equal(t, prober.Done, report.Outcome, "%v", &report)
+	fs.Heal()
+	for range n + 1 {
+		assert.Equal(t, prober.Done, <-outcomes)
+	}
+	report = p.Run(check("/"))
+	assert.Equal(t, prober.Done, report.Outcome, "%v", &report)
+	assert.Zero(t, p.Stats().ServerRestarts)
+}
+
 // statfsAs asks as another user, who need not be able to reach the path.
 func statfsAs(uid uint32, path string) *prober.Plan {
 	plan := &prober.Plan{Timeout: timeout}

@@ -55,11 +55,14 @@ func measureCPU(dir string) error {
 		{name: "floor: C, vfork and exec, static ELF", checks: checks, target: "1", command: func() *exec.Cmd {
 			return exec.Command(floor, strconv.Itoa(checks), strconv.Itoa(concurrency), statfs, checkedPath)
 		}},
-		{name: "prober, trimmed", checks: checks, target: "1.5", command: func() *exec.Cmd {
-			return self("prober", strconv.Itoa(checks), "trimmed")
+		{name: "prober", checks: checks, target: "1", command: func() *exec.Cmd {
+			return self("prober", strconv.Itoa(checks), "trimmed", "shared")
 		}},
-		{name: "prober, untrimmed", checks: checks, target: "3", command: func() *exec.Cmd {
-			return self("prober", strconv.Itoa(checks), "untrimmed")
+		{name: "prober, apart", checks: checks, target: "1.5", command: func() *exec.Cmd {
+			return self("prober", strconv.Itoa(checks), "trimmed", "apart")
+		}},
+		{name: "prober, apart, untrimmed", checks: checks, target: "3", command: func() *exec.Cmd {
+			return self("prober", strconv.Itoa(checks), "untrimmed", "apart")
 		}},
 		{name: "exec of a minimal Go program", checks: fewChecks, command: func() *exec.Cmd {
 			return self("exec", strconv.Itoa(fewChecks), helper, checkedPath)
@@ -166,7 +169,12 @@ func runProber(arguments []string) error {
 	sideBySide(n, func(i int) {
 		// A group shares its places, so each check has one of its own.
 		name := strconv.Itoa(i)
-		r := p.Run(prober.Check{Key: name, Group: name, Plan: statfsPlan(checkedPath, 5*time.Second)})
+		plan := statfsPlan(checkedPath, 5*time.Second)
+		if arguments[2] == "apart" {
+			// More than can be shared; statfs ignores it.
+			plan.Steps[0].Arguments = append(plan.Steps[0].Arguments, prober.Scratch(32<<10))
+		}
+		r := p.Run(prober.Check{Key: name, Group: name, Plan: plan})
 		if r.Outcome != prober.Done || r.Failed() != nil {
 			failed.Store(&r)
 		}

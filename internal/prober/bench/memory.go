@@ -146,23 +146,17 @@ func measureStuck(p *prober.Prober, d *daemon, rows *memoryRows) error {
 	}
 	rows.add("host: sum", memoryTarget, sum)
 
-	var private, tables float64
-	for _, pid := range helpers {
-		memory, err := readFields(pid + "/smaps_rollup")
-		if err != nil {
-			return err
-		}
-		status, err := readFields(pid + "/status")
-		if err != nil {
-			return err
-		}
-		private += float64(memory["Private_Clean"]+memory["Private_Dirty"]) / float64(len(helpers))
-		tables += float64(status["VmPTE"]) / float64(len(helpers))
+	// The helpers share the server's memory, and its own is counted with theirs.
+	rollup, err := readFields(server + "/smaps_rollup")
+	if err != nil {
+		return err
 	}
-	rows.add("helper: private pages", "", private)
-	rows.add("helper: page tables", "", tables)
+	private := float64(rollup["Private_Clean"]+rollup["Private_Dirty"]) / stuckHelpers
+	tables := float64(after.server["VmPTE"]) / stuckHelpers
+	rows.add("server and helpers: private pages", "", private)
+	rows.add("server and helpers: page tables", "", tables)
 	rows.add("helper: kernel stack", "", kernelStack)
-	rows.add("helper: sum", memoryTarget, private+tables+kernelStack)
+	rows.add("server and helpers: sum", memoryTarget, private+tables+kernelStack)
 
 	rows.add("processes per stuck check", "1", float64(len(helpers))/stuckHelpers)
 	rows.add("threads of the prober's process: before", "", float64(before.own["Threads"]))

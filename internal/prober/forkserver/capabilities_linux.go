@@ -44,20 +44,21 @@ func ownCapabilities() uint64 {
 	return uint64(sets[0].effective&sets[0].permitted) | uint64(sets[1].effective&sets[1].permitted)<<32
 }
 
-// keepCapabilities drops all others.
+// keepCapabilities drops all others, and returns those that are left.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func keepCapabilities(keep uint64) {
-	if memory.capabilities&^keep == 0 {
-		return
+func keepCapabilities(s *slot, keep uint64) uint64 {
+	left := memory.capabilities & keep
+	if left == memory.capabilities {
+		return left
 	}
-	memory.capabilities &= keep
-	memory.capabilityHeader[0], memory.capabilityHeader[1] = capabilityVersion, 0
-	sets := &memory.capabilitySets
-	sets[0].effective, sets[1].effective = uint32(memory.capabilities), uint32(memory.capabilities>>32)
+	s.capabilityHeader[0], s.capabilityHeader[1] = capabilityVersion, 0
+	sets := &s.capabilitySets
+	sets[0].effective, sets[1].effective = uint32(left), uint32(left>>32)
 	sets[0].permitted, sets[1].permitted = sets[0].effective, sets[1].effective
 	sets[0].inheritable, sets[1].inheritable = uint32(memory.mark), 0
-	syscall.RawSyscall6(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&memory.capabilityHeader)), uintptr(unsafe.Pointer(sets)), 0, 0, 0, 0)
+	syscall.RawSyscall6(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&s.capabilityHeader)), uintptr(unsafe.Pointer(sets)), 0, 0, 0, 0)
+	return left
 }

@@ -13,11 +13,29 @@
 // works as well, and makes a fork dearer the larger the process is.
 //
 // The server is thus a process without a Go runtime: one thread, no sysmon, no
-// garbage collector, no signal handlers, 30 kB of memory of its own. It sleeps
+// garbage collector, no signal handlers, 30 kB of memory of its own beside the slots. It sleeps
 // in ppoll(2) until there is a request or a dead child, so it causes no wake-ups
 // while idle; it always forks from its main (only) thread, which matters because
 // PR_SET_PDEATHSIG fires when the forking thread ends; and nothing in it can
 // move the stack its children stand on.
+//
+// # Whose memory
+//
+// Most of what a fork costs is the copying of page tables, the copying of pages
+// that both sides write to, and the tearing down of all that at the exit. So a
+// helper shares the server's memory (CLONE_VM): it is a process of its own all the
+// same, killed, stuck and reaped alone, with descriptors, credentials and a name
+// of its own. It works on a slot: a stack and its request, a copy of what the server
+// has received. A slot is free again when its helper was reaped, so one that is
+// stuck keeps two or three pages, and no page tables.
+//
+// A helper gets memory of its own where its request is too large for a slot, or
+// where it becomes another user ([RequestHeader.Apart]): whoever may trace it must
+// not get at the server, which may have more rights. It stands on a copy of the
+// server's stack then, and works on a copy of its request.
+//
+// What shares memory shares one fate besides: who is killed by the kernel's OOM
+// killer takes the others along (mm/oom_kill.c).
 //
 // # The price
 //
@@ -26,7 +44,9 @@
 // without a bounds check that could fail: a stack check would read the
 // goroutine's descriptor, which lives in memory that was not forked. The linker
 // proves the depth of the nosplit calls at build time. What they need beyond a
-// few words of stack is in the one variable.
+// few words of stack is in the one variable, or in the slot. A helper that shares
+// memory starts on another stack than clone(2) was called on, which takes a dozen
+// lines of assembly; on processors without them all helpers get their own.
 //
 // # Life and death
 //

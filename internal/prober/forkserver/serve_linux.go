@@ -18,6 +18,7 @@ const (
 	idTypePID       = 1
 	signalSetSize   = 8
 	atFdCwd         = ^uintptr(100 - 1) // -100
+	cloneVM         = 0x100
 	// linux/seccomp.h. Without the second, kernels before 5.16 make all of the
 	// process slower.
 	seccompSetModeFilter = 1
@@ -25,10 +26,35 @@ const (
 	sysCloseRange        = 436 // the same number on every architecture; Linux 5.9
 )
 
-// memory is all that the server and its helpers have beside the stack. A helper
-// inherits the request as the server received it, so nothing needs to be
-// copied. The arrays are of words to be aligned for the structures laid over
-// them.
+// A slot is what one helper works on. The request follows it, and the memory that
+// the request names. The arrays are of words to be aligned for the structures laid
+// over them.
+type slot struct {
+	stack            [stackSize / 8]uintptr // of a helper that shares the server's memory
+	clock            [2]syscall.Timespec
+	capabilityHeader [2]uint32
+	capabilitySets   capabilitySets
+	results          [MaxSteps]uint64
+	answer           Answer
+	output           [MaxOutput / 8]uint64 // behind the answer
+}
+
+const (
+	// stackSize is more than the 800 bytes to which the linker holds functions
+	// that don't grow the stack, and all that they call.
+	stackSize = 2 << 10
+	// sharedSize is the size of a slot with its request, in memory that is shared.
+	sharedSize = 16 << 10
+	// MaxShared is the size in bytes of the largest request, with the memory it
+	// works on, of a helper that shares the server's memory.
+	MaxShared = sharedSize - unsafe.Sizeof(slot{})
+	// sharedSlots is how many helpers can share it at one time. A slot that no
+	// helper has had yet takes no memory.
+	sharedSlots = 1024
+)
+
+// memory is all that the server and its helpers have beside the stack and the
+// shared slots.
 var memory struct {
 	prober       uintptr // its pid
 	server       uintptr // its pid
@@ -43,26 +69,26 @@ var memory struct {
 	}
 	signals    uint64
 	signalInfo [128]byte
-	clock      [2]syscall.Timespec
 	name       [16]byte
 	null       [16]byte
 	root       [8]byte
 	noLimit    [2]uint64
 
-	// On the page that helpers write to anyway, which is copied for each.
-	capabilities     uint64 // in effect
-	mark             uint64
-	capabilityHeader [2]uint32
-	capabilitySets   capabilitySets
-
-	results [MaxSteps]uint64
-	answer  Answer
-	output  [MaxOutput / 8]uint64 // behind the answer
-	request [MaxRequest / 8]uint64
+	capabilities uint64 // in effect
+	mark         uint64
 
 	seccomp      uintptr // the number of the call
 	filter       program
 	instructions [MaxInstructions]Instruction
+
+	shared  uintptr            // address of the shared slots; 0: there are none
+	used    uintptr            // how many of them were ever used
+	holders [sharedSlots]int32 // the helper that has a slot
+
+	// Where the server receives requests. A helper with memory of its own inherits
+	// this one, so that nothing needs to be copied.
+	slot    slot
+	request [MaxRequest / 8]uint64
 }
 
 // serve is the fork server. It returns never.
@@ -78,7 +104,7 @@ func serve() {
 	memory.server, _, _ = syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&memory.name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0)
-	keepCapabilities(Needed)
+	memory.capabilities = keepCapabilities(&memory.slot, Needed)
 	syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, syscall.RLIMIT_CORE, uintptr(unsafe.Pointer(&memory.noLimit)), 0, 0, 0)
 	// Whatever directory the prober was started in is nobody's to pin.
 	syscall.RawSyscall6(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(&memory.root)), 0, 0, 0, 0, 0)
@@ -86,13 +112,15 @@ func serve() {
 	if errno == 0 {
 		errno = watchChildren()
 	}
+	shareMemory()
 	if memory.seccomp != 0 {
 		// A kernel without it runs us without it.
 		memory.filter.first = uintptr(unsafe.Pointer(&memory.instructions))
 		syscall.RawSyscall6(memory.seccomp, seccompSetModeFilter, seccompSpecAllow, uintptr(unsafe.Pointer(&memory.filter)), 0, 0, 0)
 	}
-	memory.answer.Kind, memory.answer.PID, memory.answer.Errno = Ready, int32(memory.server), uint32(errno)
-	send()
+	answer := &memory.slot.answer
+	answer.Kind, answer.PID, answer.Errno = Ready, int32(memory.server), uint32(errno)
+	send(answer)
 	if errno != 0 {
 		exit(1)
 	}
@@ -116,7 +144,7 @@ func serve() {
 			header := (*RequestHeader)(unsafe.Pointer(&memory.request))
 			switch header.Kind {
 			case Fork:
-				forkHelper(header)
+				forkHelper(header, n)
 			case Kill:
 				killHelper(uintptr(header.PID))
 			}
@@ -167,17 +195,89 @@ func watchChildren() syscall.Errno {
 	return errno
 }
 
+// shareMemory makes the slots that helpers share with the server. Helpers that get
+// memory of their own do not inherit them. Where the host does not grant as much,
+// all helpers get memory of their own.
+//
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func forkHelper(header *RequestHeader) {
-	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
-	if errno == 0 && pid == 0 {
-		runSteps()
+func shareMemory() {
+	const size = sharedSlots * sharedSize
+	if !sharing {
+		return
 	}
-	memory.answer.Kind, memory.answer.ID, memory.answer.PID, memory.answer.Errno = Forked, header.ID, int32(pid), uint32(errno)
-	send()
+	address, _, errno := syscall.RawSyscall6(syscall.SYS_MMAP, 0, size, syscall.PROT_READ|syscall.PROT_WRITE,
+		syscall.MAP_PRIVATE|syscall.MAP_ANON|syscall.MAP_NORESERVE, ^uintptr(0), 0)
+	if errno != 0 {
+		return
+	}
+	if _, _, errno = syscall.RawSyscall6(syscall.SYS_MADVISE, address, size, madvDontFork, 0, 0, 0); errno == 0 {
+		memory.shared = address
+	}
 }
+
+// forkHelper forks a helper for the request of the given length.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func forkHelper(header *RequestHeader, length uintptr) {
+	var pid, errno uintptr
+	if i := freeSlot(); i < sharedSlots && header.Apart == 0 {
+		s := sharedSlot(i)
+		for k := uintptr(0); k < length; k += 8 {
+			*(*uint64)(unsafe.Add(s.request(), k)) = *(*uint64)(unsafe.Add(unsafe.Pointer(header), k))
+		}
+		pid, errno = spawn(cloneVM|uintptr(syscall.SIGCHLD), s.handOver())
+		if errno == 0 {
+			memory.holders[i] = int32(pid)
+			memory.used = max(memory.used, i+1)
+		}
+	} else {
+		var e syscall.Errno
+		pid, _, e = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+		if errno = uintptr(e); errno == 0 && pid == 0 {
+			runSteps(&memory.slot)
+		}
+	}
+	answer := &memory.slot.answer
+	answer.Kind, answer.ID, answer.PID, answer.Errno = Forked, header.ID, int32(pid), uint32(errno)
+	send(answer)
+}
+
+// freeSlot is the first slot that no helper has: those that were used before take
+// memory already.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func freeSlot() uintptr {
+	if memory.shared == 0 {
+		return sharedSlots
+	}
+	for i := uintptr(0); i < memory.used; i++ {
+		if memory.holders[i] == 0 {
+			return i
+		}
+	}
+	return memory.used
+}
+
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func sharedSlot(i uintptr) *slot {
+	address := memory.shared + i*sharedSize // the collector does not know this memory
+	return *(**slot)(unsafe.Pointer(&address))
+}
+
+// request is what follows the slot.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (s *slot) request() unsafe.Pointer { return unsafe.Add(unsafe.Pointer(s), unsafe.Sizeof(*s)) }
 
 // killHelper asks first whether pid is a child that was not reaped, since a
 // number which was given back may belong to a stranger by now.
@@ -197,14 +297,19 @@ func killHelper(pid uintptr) {
 //go:norace
 //go:nocheckptr
 func reap() {
+	answer := &memory.slot.answer
 	for {
-		pid, _, errno := syscall.RawSyscall6(syscall.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&memory.answer.Status)),
-			waitNoHang, 0, 0, 0)
+		pid, _, errno := syscall.RawSyscall6(syscall.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&answer.Status)), waitNoHang, 0, 0, 0)
 		if errno != 0 || pid == 0 {
 			return
 		}
-		memory.answer.Kind, memory.answer.PID, memory.answer.Errno = Exited, int32(pid), 0
-		send()
+		for i := uintptr(0); i < memory.used; i++ {
+			if memory.holders[i] == int32(pid) {
+				memory.holders[i] = 0
+			}
+		}
+		answer.Kind, answer.PID, answer.Errno = Exited, int32(pid), 0
+		send(answer)
 	}
 }
 
@@ -213,14 +318,15 @@ func reap() {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func runSteps() {
-	header := (*RequestHeader)(unsafe.Pointer(&memory.request))
-	keepCapabilities(header.Capabilities)
+func runSteps(s *slot) {
+	base := s.request()
+	header := (*RequestHeader)(base)
+	keepCapabilities(s, header.Capabilities)
 	armDeathSignal()
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&header.Name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_CLOSE, memory.childSignals, 0, 0, 0, 0, 0)
 
-	base := unsafe.Pointer(header)
+	answer := &s.answer
 	joined := false // to the step before
 	for i := uint32(0); i < header.Steps && i < MaxSteps; i++ {
 		step := (*Step)(unsafe.Add(base, unsafe.Sizeof(RequestHeader{})+uintptr(i)*unsafe.Sizeof(Step{})))
@@ -230,7 +336,7 @@ func runSteps() {
 			case Address:
 				*argument += uint64(uintptr(base))
 			case ResultOf:
-				*argument = memory.results[*argument%MaxSteps]
+				*argument = s.results[*argument%MaxSteps]
 			case Uint32At:
 				*argument = uint64(*(*uint32)(unsafe.Add(base, *argument%MaxRequest)))
 			}
@@ -238,31 +344,31 @@ func runSteps() {
 
 		a := &step.Arguments
 		if !joined {
-			syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&memory.clock[0])), 0, 0, 0, 0)
+			syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&s.clock[0])), 0, 0, 0, 0)
 		}
 		joined = step.Flags&Joined != 0
 		result, _, errno := syscall.RawSyscall6(uintptr(step.Number), uintptr(a[0]), uintptr(a[1]), uintptr(a[2]),
 			uintptr(a[3]), uintptr(a[4]), uintptr(a[5]))
-		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&memory.clock[1])), 0, 0, 0, 0)
-		memory.results[i] = uint64(result)
+		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&s.clock[1])), 0, 0, 0, 0)
+		s.results[i] = uint64(result)
 		if step.Flags&RearmDeathSignal != 0 {
 			armDeathSignal()
 		}
 
-		memory.answer.Kind, memory.answer.ID, memory.answer.Step = StepDone, header.ID, i
-		memory.answer.Errno, memory.answer.Result = uint32(errno), int64(result)
-		memory.answer.Nanoseconds = (memory.clock[1].Sec-memory.clock[0].Sec)*1e9 + memory.clock[1].Nsec - memory.clock[0].Nsec
-		memory.answer.OutputLength = 0
+		answer.Kind, answer.ID, answer.Step = StepDone, header.ID, i
+		answer.Errno, answer.Result = uint32(errno), int64(result)
+		answer.Nanoseconds = (s.clock[1].Sec-s.clock[0].Sec)*1e9 + s.clock[1].Nsec - s.clock[0].Nsec
+		answer.OutputLength = 0
 		if errno == 0 {
-			memory.answer.OutputLength = step.OutputLength % (MaxOutput + 1)
+			answer.OutputLength = step.OutputLength % (MaxOutput + 1)
 			from := unsafe.Add(base, step.OutputOffset%MaxRequest)
-			to := unsafe.Pointer(&memory.output)
-			for k := uintptr(0); k < uintptr(memory.answer.OutputLength); k += 8 {
+			to := unsafe.Pointer(&s.output)
+			for k := uintptr(0); k < uintptr(answer.OutputLength); k += 8 {
 				*(*uint64)(unsafe.Add(to, k)) = *(*uint64)(unsafe.Add(from, k))
 			}
 		}
 		if errno != 0 || step.Flags&Quiet == 0 {
-			send()
+			send(answer)
 		}
 		if errno != 0 && step.Flags&ContinueOnError == 0 {
 			break
@@ -288,12 +394,12 @@ func armDeathSignal() {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func send() {
+func send(answer *Answer) {
 	length := unsafe.Sizeof(Answer{})
-	if memory.answer.Kind == StepDone {
-		length += uintptr(memory.answer.OutputLength)
+	if answer.Kind == StepDone {
+		length += uintptr(answer.OutputLength)
 	}
-	_, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, memory.socket, uintptr(unsafe.Pointer(&memory.answer)), length,
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, memory.socket, uintptr(unsafe.Pointer(answer)), length,
 		syscall.MSG_NOSIGNAL, 0, 0)
 	if errno != 0 {
 		exit(1) // EPIPE: nobody listens any more

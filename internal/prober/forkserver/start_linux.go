@@ -77,7 +77,7 @@ func fork(trim bool) (int, syscall.Errno) {
 	if trim {
 		page := uintptr(unsafe.Pointer(&all)) &^ (memory.pageSize - 1)
 		syscall.RawSyscall6(syscall.SYS_MADVISE, page-memory.pageSize, 3*memory.pageSize, madvDoFork, 0, 0, 0)
-		page = memory.threadArea &^ (memory.pageSize - 1)
+		page = (memory.threadArea - unsafe.Sizeof(page)) &^ (memory.pageSize - 1) // Go's own word is before it
 		syscall.RawSyscall6(syscall.SYS_MADVISE, page, 2*memory.pageSize, madvDoFork, 0, 0, 0)
 	}
 	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, sigSetMask, uintptr(unsafe.Pointer(&all)),

@@ -31,7 +31,10 @@ type RequestHeader struct {
 	Steps uint32 // how many Steps follow
 	ID    uint64 // comes back in each Answer
 	PID   int32  // the helper to kill
-	_     uint32
+	// Apart helpers (not 0) get memory of their own instead of the server's: those
+	// whose request takes more than [MaxShared], and those that become another
+	// user, who must not reach the server by them.
+	Apart uint32
 	// Capabilities the helper keeps while it runs, as a mask of 1<<CAP_…, of those
 	// in [Needed] which the server has.
 	Capabilities uint64

@@ -70,7 +70,7 @@ func TestUnneededMemory(t *testing.T) {
 }
 
 func TestOutputFollowsTheAnswer(t *testing.T) {
-	assert.Equal(t, unsafe.Offsetof(memory.answer)+unsafe.Sizeof(memory.answer), unsafe.Offsetof(memory.output))
+	assert.Equal(t, unsafe.Offsetof(memory.slot.answer)+unsafe.Sizeof(memory.slot.answer), unsafe.Offsetof(memory.slot.output))
 }
 
 func FuzzVariables(f *testing.F) {

@@ -1,0 +1,22 @@
+package forkserver
+
+import "unsafe"
+
+const sharing = true
+
+// spawn is clone(2) for a helper that shares the server's memory. It runs
+// [runSteps] on the given stack, where that finds its argument.
+func spawn(flags, stack uintptr) (pid, errno uintptr)
+
+// handOver makes runSteps find the slot on the slot's own stack, which spawn is to
+// use from where this returns: in Go's ABI0 arguments are above a word for the
+// return address.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (s *slot) handOver() (stack uintptr) {
+	top := &s.stack[len(s.stack)-2]
+	s.stack[len(s.stack)-1] = uintptr(unsafe.Pointer(s))
+	return uintptr(unsafe.Pointer(top))
+}
