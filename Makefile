@@ -83,7 +83,8 @@ lint:
 race:
 	CGO_ENABLED=1 $(GO) test -p 1 -race -timeout 20m ./internal/... ./plugins/...
 
-# Every parser, for FUZZTIME each.
+# Every parser, for FUZZTIME each; FUZZTIME="-cpu 600" for ten minutes of CPU time
+# each, which is seven hours of it.
 fuzz:
 	tools/fuzz $(FUZZTIME)
 
