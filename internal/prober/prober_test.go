@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 )
 
@@ -236,7 +237,9 @@ func TestSecondCheckOfAKeyWaitsForTheFirst(t *testing.T) {
 	fs.Delay(timeout/5, faultfs.Statfs)
 	reports := make(chan prober.Report, 2)
 	for range 2 {
-		p.Submit(check(fs.Dir), func(r prober.Report) { reports <- r })
+		c := check(fs.Dir)
+		c.Plan.Timeout = time.Minute
+		p.Submit(c, func(r prober.Report) { reports <- r })
 	}
 	assert.LessOrEqual(t, p.Stats().Running, int64(1))
 	for range 2 {
@@ -611,7 +614,7 @@ func TestHelpersShareTheServersMemoryUnlessTheyBecomeAnotherUser(t *testing.T) {
 		plan   *prober.Plan
 		shares bool
 	}{
-		"itself":           {statfs(fs.Dir), runtime.GOARCH == "amd64" || runtime.GOARCH == "arm64"},
+		"itself":           {statfs(fs.Dir), forkserver.Sharing},
 		"another user":     {statfsAs(4711, fs.Dir), false},
 		"much memory":      {large, false},
 		"its own user too": {statfsAs(0, fs.Dir), false},

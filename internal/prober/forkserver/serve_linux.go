@@ -204,7 +204,7 @@ func watchChildren() syscall.Errno {
 //go:nocheckptr
 func shareMemory() {
 	const size = sharedSlots * sharedSize
-	if !sharing {
+	if !Sharing {
 		return
 	}
 	address, _, errno := syscall.RawSyscall6(syscall.SYS_MMAP, 0, size, syscall.PROT_READ|syscall.PROT_WRITE,

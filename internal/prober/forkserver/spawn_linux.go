@@ -4,8 +4,8 @@ package forkserver
 
 import "syscall"
 
-// Without assembly all helpers get memory of their own.
-const sharing = false
+// Sharing says whether helpers can share the server's memory: not without assembly.
+const Sharing = false
 
 func (s *slot) handOver() (stack uintptr) { return 0 }
 

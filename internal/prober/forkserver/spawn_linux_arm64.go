@@ -2,7 +2,9 @@ package forkserver
 
 import "unsafe"
 
-const sharing = true
+// Sharing says whether helpers can share the server's memory in this build. What the
+// compiler puts between assembly and Go is not free of the race detector.
+const Sharing = !race
 
 // spawn is clone(2) for a helper that shares the server's memory. It runs
 // [runSteps] on the given stack, where that finds its argument.

@@ -41,6 +41,7 @@ func repository(t testing.TB) string {
 
 var (
 	vfsprobe = sync.OnceValues(programs.Vfsprobe)
+	racing   = sync.OnceValues(programs.RacingVfsprobe)
 	telegraf = sync.OnceValues(programs.Telegraf)
 )
 

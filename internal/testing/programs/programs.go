@@ -8,11 +8,17 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 )
 
 // Vfsprobe builds the binary as it is shipped.
 func Vfsprobe() (string, error) {
 	return build("vfsprobe", ".", "./cmd/vfsprobe", "-s -w", "")
+}
+
+// RacingVfsprobe builds one with the race detector, which takes a C compiler.
+func RacingVfsprobe() (string, error) {
+	return build("race/vfsprobe", ".", "./cmd/vfsprobe", "-s -w", "", "-race")
 }
 
 // Telegraf builds a slim Telegraf from the real one's sources.
@@ -23,16 +29,20 @@ func Telegraf() (string, error) {
 		"custom,inputs.execd,inputs.disk,outputs.file,outputs.influxdb,outputs.prometheus_client,parsers.influx,processors.clone,processors.converter,serializers.influx")
 }
 
-func build(name, module, target, ldflags, tags string) (string, error) {
+func build(name, module, target, ldflags, tags string, more ...string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
 	binary := filepath.Join(cache, "vfsprobe", name)
 	_, file, _, _ := runtime.Caller(0)
-	command := exec.Command("go", "build", "-trimpath", "-buildmode=exe", "-ldflags", ldflags, "-tags", tags, "-o", binary, target)
+	arguments := append([]string{"build", "-trimpath", "-buildmode=exe", "-ldflags", ldflags, "-tags", tags, "-o", binary}, more...)
+	command := exec.Command("go", append(arguments, target)...)
 	command.Dir = filepath.Join(filepath.Dir(file), "../../..", module)
-	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	command.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
+	if slices.Contains(more, "-race") {
+		command.Env = append(command.Env, "CGO_ENABLED=1")
+	}
 	if out, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %s: %w\n%s", target, err, out)
 	}

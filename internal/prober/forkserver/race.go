@@ -1,0 +1,5 @@
+//go:build race
+
+package forkserver
+
+const race = true
