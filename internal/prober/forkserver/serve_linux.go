@@ -81,7 +81,7 @@ var memory struct {
 	filter       program
 	instructions [MaxInstructions]Instruction
 
-	shared  uintptr            // address of the shared slots; 0: there are none
+	shared  uintptr            // address of the shared slots; 0: the host grants none
 	used    uintptr            // how many of them were ever used
 	holders [sharedSlots]int32 // the helper that has a slot
 
@@ -112,7 +112,10 @@ func serve() {
 	if errno == 0 {
 		errno = watchChildren()
 	}
-	shareMemory()
+	if memory.shared != 0 {
+		// Helpers with memory of their own do not need it.
+		syscall.RawSyscall6(syscall.SYS_MADVISE, memory.shared, sharedSlots*sharedSize, madvDontFork, 0, 0, 0)
+	}
 	if memory.seccomp != 0 {
 		// A kernel without it runs us without it.
 		memory.filter.first = uintptr(unsafe.Pointer(&memory.instructions))
@@ -195,28 +198,6 @@ func watchChildren() syscall.Errno {
 	return errno
 }
 
-// shareMemory makes the slots that helpers share with the server. Helpers that get
-// memory of their own do not inherit them. Where the host does not grant as much,
-// all helpers get memory of their own.
-//
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func shareMemory() {
-	const size = sharedSlots * sharedSize
-	if !Sharing {
-		return
-	}
-	address, _, errno := syscall.RawSyscall6(syscall.SYS_MMAP, 0, size, syscall.PROT_READ|syscall.PROT_WRITE,
-		syscall.MAP_PRIVATE|syscall.MAP_ANON|syscall.MAP_NORESERVE, ^uintptr(0), 0)
-	if errno != 0 {
-		return
-	}
-	if _, _, errno = syscall.RawSyscall6(syscall.SYS_MADVISE, address, size, madvDontFork, 0, 0, 0); errno == 0 {
-		memory.shared = address
-	}
-}
-
 // forkHelper forks a helper for the request of the given length.
 //
 //go:nosplit
@@ -224,7 +205,7 @@ func shareMemory() {
 //go:nocheckptr
 func forkHelper(header *RequestHeader, length uintptr) {
 	var pid, errno uintptr
-	if i := freeSlot(); i < sharedSlots && header.Apart == 0 {
+	if i := freeSlot(); i < sharedSlots && header.Apart == 0 && length <= MaxShared {
 		s := sharedSlot(i)
 		for k := uintptr(0); k < length; k += 8 {
 			*(*uint64)(unsafe.Add(s.request(), k)) = *(*uint64)(unsafe.Add(unsafe.Pointer(header), k))

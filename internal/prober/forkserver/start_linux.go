@@ -57,7 +57,11 @@ func Start(socket int, trim bool, filter Filter) (pid int, err error) {
 		advice = madvDoFork // an earlier start may have left its marks
 	}
 	advise(unneeded(), advice)
+	// Only the server uses the slots, but it must not look for a place itself: User
+	// Mode Linux lets a child see what its parent has where that is not forked.
+	memory.shared = reserve(sharedSlots * sharedSize)
 	pid, errno := fork(trim)
+	release(memory.shared, sharedSlots*sharedSize)
 	if errno != 0 {
 		return 0, fmt.Errorf("fork: %w", errno)
 	}
@@ -88,6 +92,25 @@ func fork(trim bool) (int, syscall.Errno) {
 	}
 	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, sigSetMask, uintptr(unsafe.Pointer(&before)), 0, signalSetSize, 0, 0)
 	return int(pid), errno
+}
+
+// reserve returns the address of memory that takes none until it is used, or 0.
+func reserve(size uintptr) uintptr {
+	if !Sharing {
+		return 0
+	}
+	address, _, errno := syscall.Syscall6(syscall.SYS_MMAP, 0, size, syscall.PROT_READ|syscall.PROT_WRITE,
+		syscall.MAP_PRIVATE|syscall.MAP_ANON|syscall.MAP_NORESERVE, ^uintptr(0), 0)
+	if errno != 0 {
+		return 0
+	}
+	return address
+}
+
+func release(address, size uintptr) {
+	if address != 0 {
+		_, _, _ = syscall.Syscall(syscall.SYS_MUNMAP, address, size, 0)
+	}
 }
 
 type memoryRange struct{ start, end uintptr }
