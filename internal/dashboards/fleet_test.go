@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"fmt"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -19,6 +20,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/testing/document"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/influx"
@@ -30,74 +32,212 @@ import (
 func TestSeriesOfAHostWith100Mounts(t *testing.T) {
 	faultfs.Require(t)
 	const mounts, failing = 100, 10
-	all := make([]*faultfs.FS, mounts)
-	for i := range all {
-		all[i] = faultfs.New(t)
+	start := func(t *testing.T) *live {
+		return startLive(t, "[[inputs.mountstat]]\n[[inputs.dentrycache]]\n[[inputs.nfslock]]\n", "groups: []\n")
 	}
-	l := startLive(t, "[[inputs.mountstat]]\n[[inputs.dentrycache]]\n[[inputs.nfslock]]\n", "groups: []\n")
-	reported := func(result string, n int) bool {
-		rows := l.prometheus.Now(t, fmt.Sprintf(`count(mountstat_info_result_code{fstype="fuse.faultfs",result=%q})`, result))
-		return len(rows) == 1 && rows[0].Points[0].Values["value"] == float64(n)
-	}
-	require.Eventually(t, func() bool { return reported("ok", mounts) }, patience, 500*time.Millisecond)
-	for _, fs := range all[:failing] {
-		fs.Abort()
-	}
-	require.Eventually(t, func() bool { return reported("error", failing) }, patience, 500*time.Millisecond)
+	t.Run("FUSE", func(t *testing.T) {
+		all := make([]*faultfs.FS, mounts)
+		for i := range all {
+			all[i] = faultfs.New(t)
+		}
+		l := start(t)
+		l.await(t, mounts, `count(mountstat_result_code{fstype="fuse.faultfs"} == 0)`)
+		for _, fs := range all[:failing] {
+			fs.Abort()
+		}
+		l.await(t, failing, `count(mountstat_info_result_code{fstype="fuse.faultfs",result="error"})`)
+		l.judgeSeries(t, mounts)
+	})
+	t.Run("NFS", func(t *testing.T) {
+		const servers = 5
+		l := start(t)
+		ill := nfsHost(t, mounts, failing, servers)
+		l.play(t, ill.lines(thisHost))
+		l.await(t, 2*mounts, `count({__name__=~"(mountstat|nfslock)_result_code",fstype=~"nfs.*"})`)
+		l.await(t, float64(ill.count("mountstat", faulty)), `count(mountstat_fault_seconds{fstype=~"nfs.*"} > 0)`)
+		l.await(t, float64(ill.count("nfslock", faulty)), `count(nfslock_fault_seconds > 0)`)
+		l.judgeSeries(t, 2*mounts)
 
-	inPrometheus := l.prometheus.Now(t, `count({job="telegraf",__name__=~"(mountstat|nfslock|dentrycache|vfsprobe).*"})`)[0].Points[0].Values["value"].(float64)
+		// What is rare ends with the faults: at zero, and then it is gone. What
+		// shows it has zeros.
+		l.play(t, ill.healed().lines(thisHost))
+		l.await(t, float64(ill.count("mountstat", faulty)), `count(min_over_time(mountstat_fault_seconds{fstype=~"nfs.*"}[5m]) == 0)`)
+		l.await(t, 0, `count({__name__=~"(mountstat|nfslock)_(fault_seconds|hung_seconds|tasks_blocked|info_result_code)",fstype=~"nfs.*"}) or vector(0)`)
+		for _, s := range databases {
+			rows := 0
+			for _, row := range l.ask(t, s, panelOf(t, "host", "Hung for"), thisHost) {
+				if strings.HasPrefix(fmt.Sprint(row["path"]), "/mnt/nfs-") {
+					rows++
+					assert.Equal(t, 0.0, row["value"], "%s: %v", s.name, row)
+				}
+			}
+			assert.Equal(t, mounts, rows, s.name)
+		}
+		l.judgeSeries(t, 2*mounts)
+	})
+}
+
+// await waits until a query of one number has this one.
+func (l *live) await(t *testing.T, want float64, query string) {
+	t.Helper()
+	var got []stores.Row
+	require.Eventually(t, func() bool {
+		got = l.prometheus.Now(t, query)
+		return len(got) == 1 && got[0].Points[0].Values["value"] == want
+	}, patience, 500*time.Millisecond, "%s is not %v", query, want)
+}
+
+// judgeSeries counts those of both databases.
+func (l *live) judgeSeries(t *testing.T, atLeast int) {
+	byMetric := make(map[string]float64)
+	inPrometheus := 0.0
+	for _, row := range l.prometheus.Now(t, `count by (__name__) ({job="telegraf",__name__=~"(mountstat|nfslock|dentrycache|vfsprobe).*"})`) {
+		n, _ := row.Points[0].Values["value"].(float64)
+		byMetric[row.Labels["__name__"]] = n
+		inPrometheus += n
+	}
 	var inInflux float64
 	byMeasurement := make(map[string]float64)
 	for _, row := range l.influx.Query(t, "SHOW SERIES") {
 		for _, point := range row.Points {
 			name, _, _ := strings.Cut(point.Values["key"].(string), ",")
-			if !strings.HasSuffix(name, "_info") {
-				byMeasurement[name]++
-				inInflux++
-			}
+			byMeasurement[name]++
+			inInflux++
 		}
 	}
-	t.Logf("%v series in InfluxDB (%v), %v in Prometheus", inInflux, byMeasurement, inPrometheus)
+	t.Logf("%v series in InfluxDB (%v), %v in Prometheus (%v)", inInflux, byMeasurement, inPrometheus, byMetric)
 	assert.Less(t, inInflux, 1000.0)
 	assert.Less(t, inPrometheus, 1000.0)
-	assert.GreaterOrEqual(t, inInflux, float64(mounts))
+	assert.GreaterOrEqual(t, inInflux, float64(atLeast))
+	assert.GreaterOrEqual(t, inPrometheus, float64(atLeast))
 }
 
-// host is what one host reports in one gather, of which a fleet is made.
+// template is what one host reports in one gather, of which a fleet is made.
 type template struct {
 	points []influx.Point
 }
 
-// nfsHost makes a template of a recorded host: with this many of its NFS mounts.
-func nfsHost(t *testing.T, mounts int) template {
-	content, err := os.ReadFile("testdata/nfs/many-mounts.lp")
+func faulty(p influx.Point) bool {
+	code, err := strconv.Atoi(p.Fields[resultCode])
+	return err == nil && result.Code(code).Fault()
+}
+
+// count is how many points of a measurement are so.
+func (h template) count(measurement string, is func(influx.Point) bool) int {
+	n := 0
+	for _, p := range h.points {
+		if p.Name == measurement && is(p) {
+			n++
+		}
+	}
+	return n
+}
+
+// healed has the mounts that fail report what others do.
+func (h template) healed() template {
+	h.points = slices.Clone(h.points)
+	for i, p := range h.points {
+		if faulty(p) {
+			well := slices.IndexFunc(h.points, func(other influx.Point) bool { return other.Name == p.Name && other.Fields[resultCode] == "0" })
+			h.points[i].Fields = h.points[well].Fields
+		}
+	}
+	return h
+}
+
+// lines are the points as those of a host, now.
+func (h template) lines(host string) string {
+	var b bytes.Buffer
+	h.write(&b, 0, 0, time.Time{}, rand.New(rand.NewPCG(1, 2)))
+	return regexp.MustCompile(`(?m) -?[0-9]+$`).ReplaceAllString(strings.ReplaceAll(b.String(), ",host=host-00000", ",host="+host), "")
+}
+
+// nfsHost makes a template of what hosts have reported that were recorded: with
+// this many NFS mounts, some of which fail, each in another of the recorded ways.
+func nfsHost(t *testing.T, mounts, failing, servers int) template {
+	files, err := filepath.Glob("testdata/nfs/*.lp")
 	require.NoError(t, err)
 	var h template
-	kept := make(map[string]int)
+	var well, ill [][]influx.Point // what mountstat and nfslock say of a mount
+	perServer := make(map[bool][]influx.Point)
+	for turn := range 3 { // of each recording's faults so many
+		for _, file := range files {
+			many := strings.HasSuffix(file, "/many-mounts.lp")
+			paths, byPath, others := recordedMounts(t, file)
+			n := 0
+			for _, path := range paths {
+				switch all := byPath[path]; {
+				case slices.ContainsFunc(all, faulty):
+					if n == turn {
+						ill = append(ill, all)
+					}
+					n++
+				case many && turn == 0 && len(all) == 2:
+					well = append(well, all)
+				}
+			}
+			for _, p := range others {
+				switch _, ofServer := p.Tags["server"]; {
+				case !many || turn > 0:
+				case ofServer:
+					dead := p.Fields["hung"] != "0"
+					perServer[dead] = append(perServer[dead], p)
+				default:
+					h.points = append(h.points, p)
+				}
+			}
+		}
+	}
+	require.NotEmpty(t, well)
+	require.GreaterOrEqual(t, len(ill), failing)
+	twin := func(p influx.Point, server int) influx.Point {
+		p.Tags = maps.Clone(p.Tags)
+		p.Tags["server"] = fmt.Sprintf("10.2.1.%d", server+1)
+		return p
+	}
+	for i := range mounts {
+		of := well[i%len(well)]
+		if i < failing {
+			of = ill[i]
+		}
+		for _, p := range of {
+			p = twin(p, i%servers)
+			p.Tags["path"] = fmt.Sprintf("/mnt/nfs-%d", i)
+			h.points = append(h.points, p)
+		}
+	}
+	for i := range servers {
+		for _, p := range perServer[failing > 0 && i == 0] {
+			h.points = append(h.points, twin(p, i))
+		}
+	}
+	require.Equal(t, mounts, h.count("mountstat", func(influx.Point) bool { return true }))
+	require.Equal(t, mounts, h.count("nfslock", func(influx.Point) bool { return true }))
+	require.Equal(t, servers, h.count("nfslock_server", func(influx.Point) bool { return true }))
+	return h
+}
+
+// recordedMounts returns a recording's points by mount, in its order, and the others.
+func recordedMounts(t *testing.T, file string) (paths []string, byPath map[string][]influx.Point, others []influx.Point) {
+	content, err := os.ReadFile(file)
+	require.NoError(t, err)
+	byPath = make(map[string][]influx.Point)
 	for line := range strings.Lines(string(content)) {
 		point, err := influx.Parse(strings.TrimSpace(line))
 		require.NoError(t, err)
-		if point.Name == "mountstat" || point.Name == "nfslock" {
-			// Of the mounts of the server that answers, which have all fields.
-			if point.Fields["result_code"] != "0" || kept[point.Name] == mounts/2 {
-				continue
-			}
-			kept[point.Name]++
-			for i := range 2 { // there are ten; a host of more has them twice
-				twin := influx.Point{Name: point.Name, Tags: make(map[string]string), Fields: point.Fields}
-				for tag, value := range point.Tags {
-					twin.Tags[tag] = value
-				}
-				twin.Tags["path"] += fmt.Sprint("-", i)
-				h.points = append(h.points, twin)
-			}
+		path, ofMount := point.Tags["path"]
+		if !ofMount || point.Name != "mountstat" && point.Name != "nfslock" {
+			others = append(others, point)
 			continue
 		}
-		h.points = append(h.points, point)
+		if byPath[path] == nil {
+			paths = append(paths, path)
+		}
+		byPath[path] = append(byPath[path], point)
 	}
-	require.Equal(t, mounts, 2*kept["mountstat"])
-	require.Equal(t, mounts, 2*kept["nfslock"])
-	return h
+	// A file system has one point of nfslock's, whatever the number of its mounts.
+	paths = slices.DeleteFunc(paths, func(path string) bool { return len(byPath[path]) != 2 })
+	return paths, byPath, others
 }
 
 var floating = regexp.MustCompile(`^[0-9]*\.[0-9]+$`)
@@ -152,7 +292,7 @@ func TestFleet(t *testing.T) {
 		t.Skip("measures for minutes: make fleet")
 	}
 	const mounts, interval = 20, 10 * time.Second
-	h := nfsHost(t, mounts)
+	h := nfsHost(t, mounts, 0, 2)
 	values := 0
 	measurements := make(map[string]int)
 	fields := make(map[string]int)
@@ -267,14 +407,16 @@ func (h template) prometheusSeries(measurement string) int {
 		if p.Name != measurement {
 			continue
 		}
-		for field, value := range p.Fields {
-			_, err := strconv.ParseFloat(value, 64)
-			if (err == nil || value == "true" || value == "false") && !slices.Contains(unshown, field) {
+		for _, field := range shown()[measurement] {
+			carrier, isInfo := strings.CutPrefix(field, "info_")
+			value, reported := p.Fields[carrier]
+			number, err := strconv.ParseFloat(value, 64)
+			zero := err == nil && number == 0
+			switch {
+			case !reported, isInfo && carrier == resultCode && zero, slices.Contains(rare[measurement], field) && zero:
+			default:
 				n++
 			}
-		}
-		if _, found := infos[measurement]; found {
-			n++
 		}
 	}
 	return n

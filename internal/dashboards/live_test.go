@@ -73,6 +73,8 @@ func startLive(t *testing.T, inputs, rules string) *live {
 [[outputs.file]]
   files = [%[5]q]
   data_format = "influx"
+  [outputs.file.tagdrop]
+    copy = ["prometheus"]
 `, outputs, vfsprobe, file("vfsprobe.toml", inputs), l.replay, l.lines)
 	shipped, err := os.ReadFile(filepath.Join(repository(), "dashboards/prometheus/telegraf-prometheus.conf"))
 	require.NoError(t, err)
@@ -96,6 +98,8 @@ func startDatabases(t *testing.T) (l *live, outputs string, port int) {
   urls = [%q]
   database = %q
   skip_database_creation = true
+  [outputs.influxdb.tagdrop]
+    copy = ["prometheus"]
 `, thisHost, l.influx.URL, stores.Database), stores.Port(t)
 }
 
@@ -136,6 +140,12 @@ scrape_configs:
   honor_labels: true
   static_configs: [{targets: ["127.0.0.1:%d"]}]
 `, rules, port))
+}
+
+// play makes the lines what the other hosts report from now on.
+func (l *live) play(t *testing.T, lines string) {
+	require.NoError(t, os.WriteFile(l.replay+".new", []byte(lines), 0o644))
+	require.NoError(t, os.Rename(l.replay+".new", l.replay))
 }
 
 // recorded returns the lines of a scenario as those of a host.

@@ -134,17 +134,46 @@ func TestEveryInfoIsSupplied(t *testing.T) {
 	}
 }
 
-// What the shipped configuration leaves out must not be missed.
-func TestNothingThatIsLeftOutIsAskedFor(t *testing.T) {
-	for _, d := range All() {
-		for _, p := range d.Panels {
-			for _, field := range p.Query.Fields {
-				assert.NotContains(t, unshown, field, "of %q", p.Title)
+// What Prometheus gets is read from the text of queries and rules, so each name
+// found there must be one that the inputs' README files list.
+func TestWhatPrometheusGetsIsDocumented(t *testing.T) {
+	documented := known(t)
+	used := make(map[string]bool)
+	for measurement, fields := range shown() {
+		for _, field := range fields {
+			if carrier, isInfo := strings.CutPrefix(field, "info_"); isInfo {
+				assert.Equal(t, Infos()[measurement].Carrier, carrier, "of %s", measurement)
+				used[measurement] = true
+				field = carrier
 			}
+			assert.Empty(t, undocumented(documented, Names{Measurement: measurement, Fields: []string{field}}))
 		}
 	}
+	for measurement := range Infos() {
+		assert.True(t, used[measurement], "nothing shows %s_info", measurement)
+	}
+	for measurement, fields := range rare {
+		assert.Subset(t, shown()[measurement], fields)
+	}
+}
+
+// A field that is rare is not there for rates and counts, nor as a condition.
+func TestRareFieldsAreAskedForByTheirValue(t *testing.T) {
 	rules := string(alerts.Prometheus())
-	for _, field := range unshown {
-		assert.NotRegexp(t, `(mountstat|nfslock)_`+field+`\b`, rules)
+	for measurement, fields := range rare {
+		for _, field := range fields {
+			assert.NotContains(t, rules, measurement+"_"+field)
+		}
+	}
+	for _, d := range All() {
+		for _, p := range d.Panels {
+			q := p.Query
+			if q.When != nil {
+				assert.NotContains(t, rare[q.From], q.When.Field, "of %q", p.Title)
+			}
+			if q.Rate || q.Count != nil {
+				assert.NotContains(t, rare[q.From], q.Fields[0], "of %q", p.Title)
+			}
+		}
 	}
 }

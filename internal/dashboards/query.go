@@ -165,11 +165,11 @@ func (q *Query) promQL(k kind) []string {
 		return []string{q.promCount(k)}
 	}
 	if k != table {
-		return []string{q.promFold(q.metric(q.Fields[0]))}
+		return []string{q.promField(q.Fields[0])}
 	}
 	all := make([]string, 0, len(q.Fields)+1)
 	for _, field := range q.Fields {
-		all = append(all, q.while(q.promFold(q.metric(field)), field))
+		all = append(all, q.while(q.promField(field), field))
 	}
 	if len(q.Text) > 0 {
 		info := infos[q.From]
@@ -182,6 +182,16 @@ func (q *Query) promQL(k kind) []string {
 		all = append(all, q.while(labels.promFold(text), info.Carrier))
 	}
 	return all
+}
+
+// promField is a field by the query's tags. Of one that is rare the zeros are those
+// of the series that are well.
+func (q *Query) promField(field string) string {
+	value := q.promFold(q.metric(field))
+	if slices.Contains(rare[q.From], field) {
+		return fmt.Sprintf("(%s or 0 * %s)", value, q.promFold(q.metric(resultCode)))
+	}
+	return value
 }
 
 // while leaves what is reported beside a value in the range.

@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
@@ -73,14 +74,14 @@ func TestFromThePackageToTheAlert(t *testing.T) {
 	l.runTelegraf(t, agent)
 	l.startPrometheus(t, in("/tmp/rules.yml"), port)
 
-	state := func(result string) bool {
+	state := func(want result.Code) bool {
 		points := l.influx.Query(t, `SELECT "result", "cause" FROM "mountstat" WHERE "path" = '/srv/media' ORDER BY time DESC LIMIT 1`)
-		series := l.prometheus.Now(t, `mountstat_info_result_code{path="/srv/media",result="`+result+`"}`)
-		return len(points) == 1 && points[0].Points[0].Values["result"] == result && len(series) == 1
+		series := l.prometheus.Now(t, `mountstat_result_code{path="/srv/media"}`)
+		return len(points) == 1 && points[0].Points[0].Values["result"] == want.String() && len(series) == 1 && series[0].Points[0].Values["value"] == float64(want)
 	}
-	require.Eventually(t, func() bool { return state("ok") }, patience, 200*time.Millisecond)
+	require.Eventually(t, func() bool { return state(result.OK) }, patience, 200*time.Millisecond)
 	fs.Silence()
-	require.Eventually(t, func() bool { return state("stuck") }, patience, 200*time.Millisecond)
+	require.Eventually(t, func() bool { return state(result.Stuck) }, patience, 200*time.Millisecond)
 
 	// What the installed dashboards ask for.
 	for _, s := range databases {

@@ -3,29 +3,74 @@ package dashboards
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
 )
 
 // An Info says which string fields of a measurement become labels in
 // Prometheus: of one more metric, whose value is that of the carrier, a field
 // that is always reported. If they were labels of all its metrics (Telegraf's
-// string_as_label), each change of state would start all of them anew.
+// string_as_label), each change of state would start all of them anew. There is
+// none while the carrier is a result code of 0: what is well has no cause.
 type Info struct {
 	Carrier string
 	Labels  []string
 }
 
 var infos = map[string]Info{
-	"mountstat":        {"result_code", []string{"result", "cause", "failed_check", "errno", "hangs_in"}},
-	"mountstat_server": {"hung", []string{"rpc_errno"}},
-	"nfslock":          {"result_code", []string{"result", "diagnosis", "hangs_in", "failed_call", "errno", "lock_scope"}},
-	"nfslock_server":   {"hung", []string{"nfs_errno", "rpcbind_errno", "nlm_errno", "nsm_errno"}},
-	"nfslock_host":     {"mounts", []string{"rpcbind_errno", "statd_errno"}},
+	"mountstat":      {resultCode, []string{"result", "cause", "failed_check", "errno", "hangs_in"}},
+	"nfslock":        {resultCode, []string{"result", "diagnosis", "hangs_in", "failed_call", "errno", "lock_scope"}},
+	"nfslock_server": {"hung", []string{"nfs_errno", "rpcbind_errno", "nlm_errno", "nsm_errno"}},
+	"nfslock_host":   {"mounts", []string{"rpcbind_errno", "statd_errno"}},
 }
+
+// resultCode is a field of every mount.
+const resultCode = "result_code"
 
 // Infos returns them by measurement.
 func Infos() map[string]Info { return maps.Clone(infos) }
+
+// rare are fields of each mount that are zero while it is well, by measurement:
+// Prometheus gets them while they are not, and zero once after it. Queries take
+// the zeros from the result codes.
+var rare = map[string][]string{
+	"mountstat": {"fault_seconds", "hung_seconds"},
+	"nfslock":   {"fault_seconds", "tasks_blocked"},
+}
+
+// shown returns the fields that the dashboards for Prometheus or the alert rules
+// name, by measurement. An info metric is "info_" and its carrier.
+func shown() map[string][]string {
+	var text strings.Builder
+	measurements := make(map[string]bool)
+	text.WriteString(prometheus.hosts().Query + "\n")
+	for _, d := range All() {
+		for _, p := range d.Panels {
+			measurements[p.Query.From] = true
+			for _, t := range prometheus.targets(&p) {
+				text.WriteString(t.Expr + "\n")
+			}
+		}
+	}
+	text.Write(alerts.Prometheus())
+	// The longest first: dentrycache is the beginning of dentrycache_dir.
+	names := slices.Sorted(maps.Keys(measurements))
+	slices.Reverse(names)
+	metric := regexp.MustCompile(`\b(` + strings.Join(names, "|") + `)_([a-z0-9_]+)`)
+	fields := make(map[string][]string)
+	for _, found := range metric.FindAllStringSubmatch(text.String(), -1) {
+		if m := found[1]; !slices.Contains(fields[m], found[2]) {
+			fields[m] = append(fields[m], found[2])
+		}
+	}
+	for _, all := range fields {
+		slices.Sort(all)
+	}
+	return fields
+}
 
 // Processors is the part of Telegraf's configuration that the dashboards and
 // alerts for Prometheus need.
@@ -37,6 +82,11 @@ func Processors() string {
 # Numbers become metrics named MEASUREMENT_FIELD. Strings, such as the cause of a
 # fault, become labels of one more metric per series, MEASUREMENT_info_FIELD: as
 # labels of all metrics they would start each of them anew at every change.
+#
+# Prometheus gets copies, made below, with the tag copy="prometheus". Other outputs
+# get them, too, unless they have this:
+#   [outputs.influxdb.tagdrop]
+#     copy = ["prometheus"]
 
 [[outputs.prometheus_client]]
   listen = ":9273"
@@ -45,15 +95,9 @@ func Processors() string {
   ## Three intervals of 10 s: what is no longer reported is gone after that.
   expiration_interval = "30s"
   collectors_exclude = ["gocollector", "process"]
-  ## One series per mount and field adds up: these are shown by no dashboard and
-  ## used by no alert. Remove what you want to have.
-  fieldexclude = [
-`)
-	for _, name := range unshown {
-		fmt.Fprintf(&b, "    %q,\n", name)
-	}
-	b.WriteString(`  ]
-  namepass = ["mountstat", "mountstat_*", "nfslock", "nfslock_*", "dentrycache", "dentrycache_*", "vfsprobe"]
+  tagexclude = ["copy"]
+  [outputs.prometheus_client.tagpass]
+    copy = ["prometheus"]
   ## Types do not survive line protocol: these are the counters. Gauges
   ## are left untyped, since a glob for them would win over the counters.
   [outputs.prometheus_client.metric_types]
@@ -62,23 +106,94 @@ func Processors() string {
 	for _, name := range counters {
 		fmt.Fprintf(&b, "      %q,\n", name)
 	}
-	b.WriteString("    ]\n")
-	for _, name := range slices.Sorted(maps.Keys(infos)) {
-		info := infos[name]
-		fmt.Fprintf(&b, `
-[[processors.clone]]
-  order = 101
-  name_override = "%[1]s_info"
-  namepass = ["%[1]s"]
+	fields := shown()
+	measurements := slices.Sorted(maps.Keys(fields))
+	fmt.Fprintf(&b, `    ]
 
-[[processors.converter]]
-  order = 102
-  namepass = ["%[1]s_info"]
-  fieldinclude = [%[2]s]
-  [processors.converter.fields]
-    tag = [%[3]s]
-`, name, quoted(append([]string{info.Carrier}, info.Labels...)), quoted(info.Labels))
+[[processors.starlark]]
+  namepass = [%s]
+  source = %s
+# What a dashboard shows or an alert uses. One series per mount and field adds up,
+# so the rest is left out: add what you want to have.
+numbers = {
+`, quoted(measurements), "'''")
+	list := func(keep func(m, field string) bool) {
+		for _, m := range measurements {
+			var kept []string
+			for _, field := range fields[m] {
+				if keep(m, field) {
+					kept = append(kept, field)
+				}
+			}
+			if len(kept) > 0 {
+				fmt.Fprintf(&b, "    %q: [%s],\n", m, quoted(kept))
+			}
+		}
+		b.WriteString("}\n")
 	}
+	list(func(m, field string) bool {
+		return !slices.Contains(rare[m], field) && !strings.HasPrefix(field, "info_")
+	})
+	b.WriteString(`
+# These only while they are not zero, and zero once after it. The dashboards'
+# queries put in the zeros of what is well.
+rare = {
+`)
+	list(func(m, field string) bool { return slices.Contains(rare[m], field) })
+	b.WriteString(`
+# Strings that become labels, and the number that has them. What is well, with a
+# result_code of 0, has none.
+info = {
+`)
+	for _, m := range slices.Sorted(maps.Keys(infos)) {
+		fmt.Fprintf(&b, "    %q: (%q, [%s]),\n", m, infos[m].Carrier, quoted(infos[m].Labels))
+	}
+	b.WriteString(`}
+
+# The rare ones that were not zero.
+state = {}
+
+def copy(metric):
+    # Of metrics of this name the output takes the fields' names as they are.
+    new = Metric("prometheus")
+    for key, value in metric.tags.items():
+        new.tags[key] = value
+    new.tags["copy"] = "prometheus"
+    new.time = metric.time
+    return new
+
+def apply(metric):
+    name = metric.name
+    plain = copy(metric)
+    for field in numbers.get(name, []):
+        if field in metric.fields:
+            plain.fields[name + "_" + field] = metric.fields[field]
+    for field in rare.get(name, []):
+        value = metric.fields.get(field, 0)
+        if value == 0 and not state:
+            continue
+        key = (name, field) + tuple(metric.tags.items())
+        if value != 0:
+            state[key] = True
+        if key in state:
+            plain.fields[name + "_" + field] = value
+        if value == 0:
+            state.pop(key, None)
+    made = [metric]
+    if plain.fields.keys():
+        made.append(plain)
+    carrier, labels = info.get(name, ("", []))
+    value = metric.fields.get(carrier)
+    if value != None and not (carrier == "result_code" and value == 0):
+        labelled = copy(metric)
+        labelled.fields[name + "_info_" + carrier] = value
+        for label in labels:
+            if label in metric.fields:
+                labelled.tags[label] = str(metric.fields[label])
+        made.append(labelled)
+    return made
+'''
+`)
 	return b.String()
 }
 
@@ -92,12 +207,4 @@ var counters = []string{
 	"dentrycache_source_created", "dentrycache_source_converted", "dentrycache_source_unlinked", "dentrycache_source_killed_in_dir",
 	"dentrycache_status_created", "dentrycache_status_converted", "dentrycache_status_unlinked", "dentrycache_status_killed", "dentrycache_status_events_lost",
 	"vfsprobe_cpu_seconds", "vfsprobe_fork_server_cpu_seconds", "vfsprobe_helpers_forked", "vfsprobe_helpers_killed", "vfsprobe_fork_server_restarts",
-}
-
-// unshown are fields of each mount that nothing here asks for.
-var unshown = []string{
-	"total", "free", "used", "inodes_total", "inodes_free", "inodes_used", "inodes_used_percent",
-	"recoveries", "last_ok_seconds_ago", "stuck_pid", "fuse_waiting", "unexpected_ro", "server_rpc_seconds",
-	"nfs_age_seconds", "nfs_read_bytes", "nfs_written_bytes", "nfs_timeouts", "nfs_backlog", "nfs_unanswered", "nfs_last_reply_seconds_ago",
-	"fstatfs_seconds", "open_seconds", "getlk_seconds", "unlock_seconds", "close_seconds", "flock_sh_seconds", "flock_ex_seconds", "flock", "read_lock",
 }

@@ -24,9 +24,9 @@ func RacingVfsprobe() (string, error) {
 // Telegraf builds a slim Telegraf from the real one's sources.
 func Telegraf() (string, error) {
 	const version = "1.37.2"
-	return build("telegraf-"+version+"-processors", "tools/telegraf", "github.com/influxdata/telegraf/cmd/telegraf",
+	return build("telegraf-"+version+"-starlark", "tools/telegraf", "github.com/influxdata/telegraf/cmd/telegraf",
 		"-s -w -X github.com/influxdata/telegraf/internal.Version="+version,
-		"custom,inputs.execd,inputs.disk,outputs.file,outputs.influxdb,outputs.prometheus_client,parsers.influx,processors.clone,processors.converter,serializers.influx")
+		"custom,inputs.execd,inputs.disk,outputs.file,outputs.influxdb,outputs.prometheus_client,parsers.influx,processors.starlark,serializers.influx")
 }
 
 func build(name, module, target, ldflags, tags string, more ...string) (string, error) {
