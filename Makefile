@@ -111,10 +111,11 @@ faults-nfs: bin/nfsvm
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
 	@$(NFSVM) -table docs/FAULTS.md
 
-# Writes the table of docs/PRIVILEGES.md.
+# Writes the table of docs/PRIVILEGES.md, the drop-in, and docs/TROUBLESHOOTING.md's
+# tables of what the doctor finds.
 privileges: setup
 	PRIVILEGES=1 $(GO) test -count 1 -timeout 5m -v -run TestPrivileges ./internal/testing/e2e
-	PRIVILEGES=1 $(GO) test -count 1 -run TestPackaging ./internal/doctor
+	PRIVILEGES=1 $(GO) test -count 1 -run 'TestPackaging|TestTroubleshooting' ./internal/doctor
 
 # Grafana's dashboards, the alert rules and their runbooks.
 dashboards:

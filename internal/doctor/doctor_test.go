@@ -93,7 +93,17 @@ func TestAUsualHost(t *testing.T) {
 	assert.NotNil(t, find(r, "feature.owner"))
 }
 
-func TestWrongStanzas(t *testing.T) {
+// A wrong is a change of the usual host, and what must be found then.
+type wrong struct {
+	changes map[string]string
+	id      string
+	status  checkup.Status
+	says    string
+	symptom string
+	cure    string
+}
+
+func wrongs() map[string]wrong {
 	stanza := func(old, new string) map[string]string {
 		changed := strings.Replace(Stanza, old, new, 1)
 		if changed == Stanza {
@@ -101,14 +111,7 @@ func TestWrongStanzas(t *testing.T) {
 		}
 		return map[string]string{included: "# one\n" + changed}
 	}
-	for name, c := range map[string]struct {
-		changes map[string]string
-		id      string
-		status  checkup.Status
-		says    string
-		symptom string
-		cure    string
-	}{
+	return map[string]wrong{
 		"no stanza":           {map[string]string{included: ""}, "telegraf.stanza", checkup.Critical, "none of 1 files", "no metrics", "[[inputs.execd]]"},
 		"a comment only":      {map[string]string{included: "# " + strings.ReplaceAll(Stanza, "\n", "\n# ")}, "telegraf.stanza", checkup.Critical, "none of 2 files", "no metrics", "[[inputs.execd]]"},
 		"no signal":           {stanza("  signal = \"STDIN\"\n", ""), "telegraf.signal", checkup.Critical, "signal is missing", "no metrics and no error", `signal = "STDIN"`},
@@ -139,7 +142,11 @@ func TestWrongStanzas(t *testing.T) {
 		"broken":              {map[string]string{"usr/bin/telegraf": "#!/bin/sh\nexit 3\n"}, "telegraf.version", checkup.Unknown, "exit status 3", "", ""},
 		"ProcSubset":          {map[string]string{"etc/systemd/system/telegraf.service.d/x.conf": "[Service]\nProcSubset=pid\n"}, "telegraf.unit.ProcSubset", checkup.Critical, "ProcSubset=pid", "dentrycache", "ProcSubset=all"},
 		"ProtectProc":         {map[string]string{service: "[Service]\nProtectProc=invisible\n"}, "telegraf.unit.ProtectProc", checkup.Warning, "invisible", "processes of other users", "ProtectProc=default"},
-	} {
+	}
+}
+
+func TestWrongStanzas(t *testing.T) {
+	for name, c := range wrongs() {
 		t.Run(name, func(t *testing.T) {
 			r, _ := examine(t, c.changes)
 			f := find(r, c.id)
