@@ -238,7 +238,7 @@ func TestSecondCheckOfAKeyWaitsForTheFirst(t *testing.T) {
 	reports := make(chan prober.Report, 2)
 	for range 2 {
 		c := check(fs.Dir)
-		c.Plan.Timeout = time.Minute
+		c.Plan.Timeout = 10 * timeout // half of which the second one waits at most
 		p.Submit(c, func(r prober.Report) { reports <- r })
 	}
 	assert.LessOrEqual(t, p.Stats().Running, int64(1))

@@ -37,7 +37,7 @@
 // in sysfs, which can't hang, and which keeps negative dentries since 5.15; before
 // that, in the root directory.
 //
-//   - Fentry: BPF trampolines (Linux 5.5), about half the cost of kprobes. Exact,
+//   - Fentry: BPF trampolines (Linux 5.5; on arm64 6.4), about half the cost of kprobes. Exact,
 //     but for kernels that preempt: a program which a task is preempted in is not
 //     run for others on that CPU meanwhile. On 7.2 two to seven of 100 events of
 //     many threads were lost so on an emulated, slow CPU. [Status.EventsLost] tells
@@ -109,7 +109,7 @@
 // # What it takes
 //
 // The types of the kernel (CONFIG_DEBUG_INFO_BTF, at /sys/kernel/btf/vmlinux); Linux
-// 5.8 for the mode Fentry, 5.17 for walks. CAP_BPF and CAP_PERFMON, which a kernel
+// 5.8 for the mode Fentry, on arm64 6.4, 5.17 for walks. CAP_BPF and CAP_PERFMON, which a kernel
 // with perf_event_paranoid above 2 (Debian) may not find enough for kprobes: then
 // CAP_SYS_ADMIN. Before 5.11 memory for maps counts against RLIMIT_MEMLOCK, which is
 // lifted if CAP_SYS_RESOURCE allows.

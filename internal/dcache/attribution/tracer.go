@@ -282,6 +282,8 @@ func loadError(err error) error {
 // explain says what a refusal comes from, as far as that can be known.
 func explain(err error) error {
 	switch {
+	case errors.Is(err, ebpf.ErrNotSupported):
+		return fmt.Errorf("%w: the kernel has no trampolines to its functions (arm64: since 6.4)", err)
 	case !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EACCES):
 		return err
 	case !hasCapabilities(unix.CAP_BPF, unix.CAP_PERFMON):

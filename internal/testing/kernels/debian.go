@@ -14,17 +14,19 @@ import (
 type kernel struct {
 	image   string // what is booted
 	modules string // the directory of its version in lib/modules
+	// What else the machine has: the directory of a root. Or none.
+	programs string
 }
 
-// debian fetches the kernel that linux-image-amd64 stands for in a suite. apt is
-// given directories of its own in the user's cache, so that it changes nothing
-// of this machine; the mirror is the one this machine has its packages from.
-func debian(suite string) (*kernel, error) {
-	cache, err := os.UserCacheDir()
+// debian fetches the kernel that linux-image-ARCHITECTURE stands for in a suite.
+// apt is given directories of its own in the user's cache, so that it changes
+// nothing of this machine; the mirror is the one this machine has its packages
+// from.
+func debian(suite, arch string) (*kernel, error) {
+	dir, err := cache(suite, arch)
 	if err != nil {
 		return nil, err
 	}
-	dir := filepath.Join(cache, "vfsprobe", "kernels", suite)
 	tree := filepath.Join(dir, "tree")
 	if found, err := unpacked(tree); err == nil {
 		return found, nil
@@ -48,7 +50,8 @@ func debian(suite string) (*kernel, error) {
 		c := exec.Command(command, append([]string{
 			"-o", "Dir::State::Lists=" + dir + "/lists", "-o", "Dir::State::status=" + dir + "/status", "-o", "Dir::Cache=" + dir,
 			"-o", "Dir::Etc::SourceList=" + dir + "/sources.list", "-o", "Dir::Etc::SourceParts=/dev/null",
-			"-o", "Dir::Etc::PreferencesParts=/dev/null", "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root"}, arguments...)...)
+			"-o", "Dir::Etc::PreferencesParts=/dev/null", "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root",
+			"-o", "APT::Architecture=" + arch, "-o", "APT::Architectures=" + arch}, arguments...)...)
 		c.Dir = dir
 		out, err := c.Output()
 		if err != nil {
@@ -65,13 +68,13 @@ func debian(suite string) (*kernel, error) {
 	}
 	// linux-image-amd64 needs a package of one version, which in newer suites
 	// needs others of that version for its parts.
-	depends, err := apt("apt-cache", "depends", "linux-image-amd64")
+	depends, err := apt("apt-cache", "depends", "linux-image-"+arch)
 	if err != nil {
 		return nil, err
 	}
 	name := string(regexp.MustCompile(`linux-image-[0-9][^\s>]*`).Find(depends))
 	if name == "" {
-		return nil, fmt.Errorf("%s has no linux-image-amd64", suite)
+		return nil, fmt.Errorf("%s has no linux-image-%s", suite, arch)
 	}
 	packages := []string{name}
 	if depends, err = apt("apt-cache", "depends", name); err != nil {
@@ -105,6 +108,46 @@ func debian(suite string) (*kernel, error) {
 		return nil, fmt.Errorf("depmod: %w\n%s", errors.Join(err, os.RemoveAll(tree)), out)
 	}
 	return found, nil
+}
+
+// cache is where what is from a suite is kept.
+func cache(suite, arch string) (string, error) {
+	dir, err := os.UserCacheDir()
+	if err != nil {
+		return "", err
+	}
+	name := suite
+	if arch != "amd64" {
+		name += "-" + arch
+	}
+	return filepath.Join(dir, "vfsprobe", "kernels", name), nil
+}
+
+// programs unpacks the programs of packages with all that they depend on. They are not
+// installed, since their scripts may be for another processor.
+func programs(suite, arch, packages string) (string, error) {
+	dir, err := cache(suite, arch)
+	if err != nil {
+		return "", err
+	}
+	root := filepath.Join(dir, "programs-"+packages)
+	if _, err := os.Stat(root); err == nil {
+		return root, nil
+	}
+	mirror, err := mirror()
+	if err != nil {
+		return "", err
+	}
+	out, err := exec.Command("mmdebstrap", "--quiet", "--variant=extract", "--architectures="+arch, "--include="+packages, suite, root+".new", mirror).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("unpacking %s: %w\n%s", packages, errors.Join(err, os.RemoveAll(root+".new")), out)
+	}
+	for _, dir := range []string{"dev", "etc", "tmp", "usr/share", "var"} {
+		if err := os.RemoveAll(filepath.Join(root+".new", dir)); err != nil {
+			return "", err
+		}
+	}
+	return root, os.Rename(root+".new", root)
 }
 
 // unpacked finds the parts, which newer packages have below usr.

@@ -1,6 +1,6 @@
 // Command guest is the first process of a virtual machine in which tests run. It
-// mounts what they need, runs them, says how they ended, and switches the
-// machine off.
+// makes an ext4 its root, mounts what they need, runs them, says how they ended, and
+// switches the machine off.
 package main
 
 import (
@@ -26,17 +26,24 @@ func main() {
 	_ = unix.Reboot(unix.LINUX_REBOOT_CMD_RESTART)
 }
 
+// What the machine was given, in its first root.
+const (
+	ext4     = "/ext4.img"
+	own      = "/opt"      // tests, vfsprobe
+	programs = "/programs" // Debian's, if any
+)
+
 func run() error {
-	for _, m := range []struct{ source, target, fstype string }{
-		{"proc", "/proc", "proc"}, {"sys", "/sys", "sysfs"}, {"dev", "/dev", "devtmpfs"}, {"tmp", "/tmp", "tmpfs"},
-		{"cgroup", "/sys/fs/cgroup", "cgroup2"},
-	} {
-		_ = os.MkdirAll(m.target, 0o777)
-		if err := unix.Mount(m.source, m.target, m.fstype, 0, ""); err != nil {
-			return fmt.Errorf("mount %s: %w", m.target, err)
+	if err := mount("", [3]string{"dev", "/dev", "devtmpfs"}); err != nil {
+		return err
+	}
+	modules, _ := filepath.Glob("/modules/*.ko")
+	for _, name := range modules {
+		if err := load(name); err != nil {
+			return err
 		}
 	}
-	if err := os.Chmod("/tmp", 0o777); err != nil {
+	if err := enter("/root"); err != nil {
 		return err
 	}
 	version, err := os.ReadFile("/proc/version")
@@ -44,23 +51,82 @@ func run() error {
 		return err
 	}
 	os.Stdout.Write(version)
-	modules, _ := filepath.Glob("/modules/*.ko")
-	for _, name := range modules {
-		if err := load(name); err != nil {
+	tests, err := filepath.Glob(own + "/tests/*")
+	if err != nil {
+		return err
+	}
+	for _, test := range tests {
+		command := exec.Command(test, strings.Split(os.Getenv("TEST_ARGUMENTS"), ",")...)
+		if pattern := os.Getenv("TEST_RUN_" + filepath.Base(test)); pattern != "" {
+			command.Args = append(command.Args, "-test.run="+pattern)
+		}
+		// The environment holds what the kernel's command line has of the form
+		// name=value.
+		command.Env = append(os.Environ(), "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "VFSPROBE_TEST_EXT4=/", "VFSPROBE_TEST_BINARY="+own+"/vfsprobe")
+		command.Stdout, command.Stderr = os.Stdout, os.Stdout
+		if err := command.Run(); err != nil {
+			return fmt.Errorf("%s: %w", test, err)
+		}
+	}
+	return nil
+}
+
+// enter mounts the ext4 on a directory, and what a machine has in it, and makes it
+// the root.
+func enter(root string) error {
+	if err := mountImage(ext4, root); err != nil {
+		return err
+	}
+	mounts := [][3]string{{"proc", "/proc", "proc"}, {"sys", "/sys", "sysfs"}, {"dev", "/dev", "devtmpfs"}, {"tmp", "/tmp", "tmpfs"},
+		{"debug", "/sys/kernel/debug", "debugfs"},
+		{"cgroup", "/sys/fs/cgroup", "cgroup2"}, {own, own, ""}}
+	trees, err := filepath.Glob(programs + "/*")
+	if err != nil {
+		return err
+	}
+	for _, tree := range trees {
+		mounts = append(mounts, [3]string{tree, strings.TrimPrefix(tree, programs), ""})
+	}
+	for _, m := range mounts {
+		if err := mount(root, m); err != nil {
 			return err
 		}
 	}
-	if err := mountImage("/ext4.img", "/ext4"); err != nil {
+	if err := os.Chmod(root+"/tmp", 0o777); err != nil {
 		return err
 	}
-	command := exec.Command("/test")
-	// The environment holds what the kernel's command line has of the form
-	// name=value.
-	command.Env = append(os.Environ(), "PATH=/", "VFSPROBE_TEST_EXT4=/ext4")
-	arguments := strings.Split(os.Getenv("TEST_ARGUMENTS"), ",")
-	command.Args = append([]string{"/test"}, arguments...)
-	command.Stdout, command.Stderr = os.Stdout, os.Stdout
-	return command.Run()
+	if err := os.Mkdir(root+"/etc", 0o755); err != nil {
+		return err
+	}
+	if err := os.WriteFile(root+"/etc/shadow", []byte("root:*:::::::\n"), 0o600); err != nil { // that users can't read
+		return err
+	}
+	// As switch_root(8) does: a chroot alone is none that a mount namespace begins in.
+	if err := os.Chdir(root); err != nil {
+		return err
+	}
+	if err := unix.Mount(".", "/", "", unix.MS_MOVE, ""); err != nil {
+		return fmt.Errorf("mount --move %s /: %w", root, err)
+	}
+	if err := unix.Chroot("."); err != nil {
+		return fmt.Errorf("chroot %s: %w", root, err)
+	}
+	return os.Chdir("/")
+}
+
+// mount mounts a source, a target below the root, and a type, or binds the source
+// if there is no type.
+func mount(root string, m [3]string) error {
+	target := root + m[1]
+	_ = os.MkdirAll(target, 0o755)
+	flags := uintptr(0)
+	if m[2] == "" {
+		flags = unix.MS_BIND
+	}
+	if err := unix.Mount(m[0], target, m[2], flags, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", target, err)
+	}
+	return nil
 }
 
 func load(name string) error {

@@ -75,8 +75,8 @@ func (a *archive) file(name, from string, mode uint32) error {
 	return a.entry(name, unix.S_IFREG|mode, 0, 0, info.Size(), file)
 }
 
-// tree adds a directory but for the paths left out.
-func (a *archive) tree(root string, leftOut []string) error {
+// tree adds what is in a directory, under another, but for the paths left out.
+func (a *archive) tree(under, root string, leftOut []string) error {
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -88,6 +88,10 @@ func (a *archive) tree(root string, leftOut []string) error {
 		if slices.Contains(leftOut, name) {
 			return fs.SkipDir
 		}
+		name = filepath.Join(under, name)
+		if err := a.parents(name); err != nil {
+			return err
+		}
 		var st unix.Stat_t
 		if err := unix.Lstat(path, &st); err != nil {
 			return fmt.Errorf("%s: %w", path, err)
@@ -95,6 +99,7 @@ func (a *archive) tree(root string, leftOut []string) error {
 		uid, gid := int(st.Uid), int(st.Gid)
 		switch st.Mode & unix.S_IFMT {
 		case unix.S_IFDIR:
+			a.dirs[name] = true
 			return a.entry(name, st.Mode, uid, gid, 0, nil)
 		case unix.S_IFLNK:
 			target, err := os.Readlink(path)

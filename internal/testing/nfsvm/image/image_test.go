@@ -34,7 +34,8 @@ func TestArchive(t *testing.T) {
 
 	var b bytes.Buffer
 	a := newArchive(&b)
-	require.NoError(t, a.tree(root, []string{"left"}))
+	require.NoError(t, a.tree("", root, []string{"left"}))
+	require.NoError(t, a.tree("srv/tree", filepath.Join(root, "etc"), nil))
 	require.NoError(t, a.file("opt/deep/copy", filepath.Join(root, "etc/odd"), 0o755))
 	require.NoError(t, a.end())
 
@@ -43,7 +44,7 @@ func TestArchive(t *testing.T) {
 	command.Dir, command.Stdin = to, &b
 	out, err := command.CombinedOutput()
 	require.NoError(t, err, string(out))
-	for _, file := range []string{"etc/link", "opt/deep/copy"} {
+	for _, file := range []string{"etc/link", "srv/tree/link", "opt/deep/copy"} {
 		text, err := os.ReadFile(filepath.Join(to, file))
 		require.NoError(t, err)
 		assert.Equal(t, "12345", string(text))

@@ -68,7 +68,7 @@ func Base(ctx context.Context, building func()) (string, error) {
 	if out, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("mmdebstrap: %w\n%s", err, lastLines(out))
 	}
-	if err := write(made, func(a *archive) error { return a.tree(root, r.LeftOut) }); err != nil {
+	if err := write(made, func(a *archive) error { return a.tree("", root, r.LeftOut) }); err != nil {
 		return "", err
 	}
 	return file, os.Rename(made, file)
@@ -127,9 +127,10 @@ func Compose(file, base, modules string, programs []Program) error {
 	})
 }
 
-// Bare writes an initial RAM disk of nothing but programs and modules, in the
-// directory /modules in the order they must be loaded in, by that order's number.
-func Bare(file, modules string, names []string, programs []Program) error {
+// Bare writes an initial RAM disk of nothing but programs, trees, which are
+// directories, and modules, in the directory /modules in the order they must be loaded
+// in, by that order's number.
+func Bare(file, modules string, names []string, programs, trees []Program) error {
 	var inOrder []string
 	for _, name := range names {
 		needed, err := closure(modules, []string{name})
@@ -166,6 +167,11 @@ func Bare(file, modules string, names []string, programs []Program) error {
 	return write(file, func(a *archive) error {
 		for _, p := range programs {
 			if err := a.file(p.Name, p.From, 0o755); err != nil {
+				return err
+			}
+		}
+		for _, t := range trees {
+			if err := a.tree(t.Name, t.From, nil); err != nil {
 				return err
 			}
 		}

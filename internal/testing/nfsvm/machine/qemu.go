@@ -13,7 +13,7 @@ import (
 // qemu boots Debian's kernel, which is taken from its package without being
 // installed.
 func qemu(accel string) Kind {
-	needs := append(qemuNeeds(accel), [][2]string{{"apt-get", "apt"}, {"dpkg-deb", "dpkg"}, {"/usr/sbin/depmod", "kmod"}}...)
+	needs := append(qemuNeeds("amd64", accel), [][2]string{{"apt-get", "apt"}, {"dpkg-deb", "dpkg"}, {"/usr/sbin/depmod", "kmod"}}...)
 	return Kind{
 		Name:  accel,
 		Needs: needs,
@@ -33,19 +33,20 @@ func qemu(accel string) Kind {
 			if err != nil {
 				return nil, err
 			}
-			return qemuCommand(ctx, accel, kernel, "nfsvm.line=/dev/ttyS1", dir, initrd)
+			return qemuCommand(ctx, "amd64", accel, kernel, "nfsvm.line=/dev/ttyS1", dir, initrd)
 		},
 	}
 }
 
-// QEMU boots the given kernel with parameters added to its command line, and more
-// options of QEMU.
-func QEMU(accel, kernel, parameters string, options ...string) Kind {
+// QEMU boots the given kernel of an architecture, amd64 or arm64, with parameters
+// added to its command line, and more options of QEMU. Only amd64 has a second
+// serial line.
+func QEMU(arch, accel, kernel, parameters string, options ...string) Kind {
 	return Kind{
 		Name:  accel,
-		Needs: qemuNeeds(accel),
+		Needs: qemuNeeds(arch, accel),
 		command: func(ctx context.Context, dir, initrd string) (*exec.Cmd, error) {
-			command, err := qemuCommand(ctx, accel, kernel, parameters, dir, initrd)
+			command, err := qemuCommand(ctx, arch, accel, kernel, parameters, dir, initrd)
 			if err != nil {
 				return nil, err
 			}
@@ -55,25 +56,37 @@ func QEMU(accel, kernel, parameters string, options ...string) Kind {
 	}
 }
 
-func qemuNeeds(accel string) [][2]string {
+func qemuNeeds(arch, accel string) [][2]string {
 	needs := [][2]string{{"qemu-system-x86_64", "qemu-system-x86"}}
+	if arch == "arm64" {
+		needs = [][2]string{{"qemu-system-aarch64", "qemu-system-arm"}}
+	}
 	if accel == "kvm" {
 		needs = append(needs, [2]string{"/dev/kvm", "(none: the hardware or the hypervisor must offer it)"})
 	}
 	return needs
 }
 
-func qemuCommand(ctx context.Context, accel, kernel, parameters, dir, initrd string) (*exec.Cmd, error) {
-	// What its pipe device opens: the descriptors it inherits.
-	line := filepath.Join(dir, "line")
-	if err := errors.Join(os.Symlink("/proc/self/fd/3", line+".in"), os.Symlink("/proc/self/fd/4", line+".out")); err != nil {
-		return nil, err
-	}
-	return exec.CommandContext(ctx, "qemu-system-x86_64", "-accel", accel, "-cpu", "max", "-m", "1536", "-nodefaults", "-no-reboot",
+func qemuCommand(ctx context.Context, arch, accel, kernel, parameters, dir, initrd string) (*exec.Cmd, error) {
+	command, console := "qemu-system-x86_64", "ttyS0"
+	arguments := []string{"-accel", accel, "-m", "1536", "-nodefaults", "-no-reboot",
 		"-display", "none", "-kernel", kernel, "-initrd", initrd,
-		"-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console",
-		"-chardev", "pipe,id=line,path="+line, "-serial", "chardev:line",
-		"-append", "console=ttyS0 quiet rootfstype=tmpfs panic=-1 "+parameters), nil
+		"-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console"}
+	switch arch {
+	case "arm64":
+		command, console = "qemu-system-aarch64", "ttyAMA0"
+		// The architecture's own algorithm of pointer authentication is slow to emulate.
+		arguments = append(arguments, "-machine", "virt", "-cpu", "max,pauth-impdef=on")
+	default:
+		// What its pipe device opens: the descriptors it inherits.
+		line := filepath.Join(dir, "line")
+		if err := errors.Join(os.Symlink("/proc/self/fd/3", line+".in"), os.Symlink("/proc/self/fd/4", line+".out")); err != nil {
+			return nil, err
+		}
+		arguments = append(arguments, "-cpu", "max", "-chardev", "pipe,id=line,path="+line, "-serial", "chardev:line")
+	}
+	arguments = append(arguments, "-append", "console="+console+" quiet rootfstype=tmpfs panic=-1 "+parameters)
+	return exec.CommandContext(ctx, command, arguments...), nil
 }
 
 // debianKernel unpacks the package of the kernel that linux-image-amd64 stands
