@@ -55,7 +55,7 @@ bin/nfsvm: $(SOURCES) $(shell find internal/testing/nfsvm -name '*.scenario' -o 
 
 # The BPF programs on the kernels of Debian's suites, under QEMU.
 SUITES ?= bullseye,bookworm,trixie,sid
-KERNEL_TESTS := ./internal/dcache/attribution
+KERNEL_TESTS := ./internal/dcache/attribution,./plugins/inputs/dentrycache=TestBinary
 KERNEL_NEEDS := mmdebstrap kmod:depmod xz-utils:xz e2fsprogs:mkfs.ext4
 
 test-kernels: bin/kernels

@@ -14,8 +14,6 @@ import (
 type kernel struct {
 	image   string // what is booted
 	modules string // the directory of its version in lib/modules
-	// What else the machine has: the directory of a root. Or none.
-	programs string
 }
 
 // debian fetches the kernel that linux-image-ARCHITECTURE stands for in a suite.
@@ -124,8 +122,10 @@ func cache(suite, arch string) (string, error) {
 }
 
 // programs unpacks the programs of packages with all that they depend on. They are not
-// installed, since their scripts may be for another processor.
-func programs(suite, arch, packages string) (string, error) {
+// installed, since their scripts may be for another processor. They are of a suite whose
+// programs run on all kernels, and which needs no links into usr.
+func programs(arch, packages string) (string, error) {
+	const suite = "bookworm"
 	dir, err := cache(suite, arch)
 	if err != nil {
 		return "", err

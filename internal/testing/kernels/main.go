@@ -72,18 +72,19 @@ func main() {
 		fmt.Printf("kernels: %v\n", errors.Join(err, os.RemoveAll(work)))
 		os.Exit(1)
 	}
+	tree := ""
+	if *install != "" {
+		if tree, err = programs(*arch, *install); err != nil {
+			fmt.Printf("SKIP all: %v\n", errors.Join(err, os.RemoveAll(work)))
+			os.Exit(skipped)
+		}
+	}
 	failed, passed := 0, 0
 	for suite := range strings.SplitSeq(*suites, ",") {
 		k, err := debian(suite, *arch)
 		if err != nil {
 			fmt.Printf("SKIP %s: %v\n", suite, err)
 			continue
-		}
-		if *install != "" {
-			if k.programs, err = programs(suite, *arch, *install); err != nil {
-				fmt.Printf("SKIP %s: %v\n", suite, err)
-				continue
-			}
 		}
 		line := expectations(suite, *arch) + " TEST_ARGUMENTS=" + *arguments
 		for _, one := range tests {
@@ -93,7 +94,7 @@ func main() {
 		}
 		start := time.Now()
 		version := filepath.Base(k.modules)
-		out, err := boot(k, work, *arch, *accel, line+" "+*parameters, options, *timeout, *verbose)
+		out, err := boot(k, work, tree, *arch, *accel, line+" "+*parameters, options, *timeout, *verbose)
 		if err != nil {
 			failed++
 			fmt.Printf("FAIL %s %s after %.0f s: %v\n%s", suite, version, time.Since(start).Seconds(), err, out)
@@ -146,11 +147,11 @@ func prepare(work, arch string, tests []test) error {
 }
 
 // boot runs the tests in one machine and returns what they printed.
-func boot(k *kernel, work, arch, accel, parameters string, options []string, timeout time.Duration, verbose bool) (string, error) {
+func boot(k *kernel, work, programs, arch, accel, parameters string, options []string, timeout time.Duration, verbose bool) (string, error) {
 	initrd := filepath.Join(work, "initrd")
 	trees := []image.Program{{From: work + "/opt", Name: "opt"}}
-	if k.programs != "" {
-		trees = append(trees, image.Program{From: k.programs, Name: "programs"})
+	if programs != "" {
+		trees = append(trees, image.Program{From: programs, Name: "programs"})
 	}
 	err := image.Bare(initrd, k.modules, []string{"crc32c_generic", "loop", "ext4", "fuse"}, []image.Program{
 		{From: work + "/init", Name: "init"}, {From: work + "/ext4.img", Name: "ext4.img"},
