@@ -97,14 +97,14 @@ func TestAProcessThatIsOnlyNamedLikeAHelperIsNone(t *testing.T) {
 func helperNames(t *testing.T) (names []string) {
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
-	fs.Pause()
 	recogniser, err := prober.NewRecogniser("/proc")
 	require.NoError(t, err)
 	for key := range 4 {
+		fs.Pause()
 		c := check(fs.Dir)
 		c.Key = fmt.Sprint(key)
 		reports := make(chan prober.Report, 1)
-		p.Submit(c, func(r prober.Report) { reports <- r })
+		p.Submit(patient(c), func(r prober.Report) { reports <- r })
 		server := serverOf(t, os.Getpid())
 		eventually(t, "a helper", func() bool {
 			for _, pid := range children(t, server) {
@@ -116,6 +116,7 @@ func helperNames(t *testing.T) (names []string) {
 			}
 			return false
 		})
+		fs.Heal()
 		<-reports
 	}
 	return names
@@ -154,6 +155,7 @@ func TestHelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
 			}
 			return false
 		})
+		fs.Heal()
 		fs.Heal()
 		<-reports
 		return strings.Join(strings.Fields(sets), " ")

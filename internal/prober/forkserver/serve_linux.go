@@ -40,8 +40,8 @@ type slot struct {
 }
 
 const (
-	// stackSize is more than the 800 bytes to which the linker holds functions
-	// that don't grow the stack, and all that they call.
+	// stackSize is more than the 800 bytes to which the linker holds what does not
+	// grow the stack: runSteps, which forkHelper calls as well.
 	stackSize = 2 << 10
 	// sharedSize is the size of a slot with its request, in memory that is shared.
 	sharedSize = 16 << 10

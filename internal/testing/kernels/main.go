@@ -31,7 +31,7 @@ func expectations(suite, arch string) string {
 	if arch == "arm64" && (suite == "bullseye" || suite == "bookworm") {
 		modes = "kprobe,enoent" // it has trampolines to functions since 6.4
 	}
-	return "VFSPROBE_TEST_MODES=" + modes + " VFSPROBE_TEST_WALK=" + walk
+	return "VFSPROBE_TEST_MODES=" + modes + " VFSPROBE_TEST_WALK=" + walk + " VFSPROBE_TEST_TIMEOUT=4s"
 }
 
 const skipped = 77
