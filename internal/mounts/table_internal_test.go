@@ -1,8 +1,10 @@
 package mounts
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -20,7 +22,7 @@ func TestAFailedReadIsTriedAgain(t *testing.T) {
 	table, err := OpenTable(name)
 	require.NoError(t, err)
 	defer table.Close()
-	table.mounts, table.read = []Mount{{}}, true
+	table.mounts, table.read = []Mount{{}}, time.Now()
 	all, changed, err := table.Mounts()
 	require.NoError(t, err)
 	require.False(t, changed)
@@ -36,4 +38,35 @@ func TestAFailedReadIsTriedAgain(t *testing.T) {
 	all, _, err = table.Mounts()
 	require.ErrorIs(t, err, unix.ESPIPE, "the mounts from before the change are out of date")
 	assert.Nil(t, all)
+}
+
+// As when the kernel makes a file system read-only after an error.
+func TestAnUnannouncedChangeIsFound(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "mountinfo")
+	write := func(mode string) {
+		line := "22 1 8:1 / / rw - ext4 /dev/sda1 " + mode + "\n"
+		require.NoError(t, os.WriteFile(name, []byte(line), 0o600))
+	}
+	write("rw")
+	table, err := OpenTable(name)
+	require.NoError(t, err)
+	defer table.Close()
+	look := func() (readOnly, changed bool) {
+		all, changed, err := table.Mounts()
+		require.NoError(t, err)
+		require.Len(t, all, 1)
+		return all[0].ReadOnly(), changed
+	}
+	later := func() { table.read = table.read.Add(-recheck) }
+	readOnly, changed := look()
+	assert.True(t, changed && !readOnly)
+	later()
+	readOnly, changed = look()
+	assert.False(t, changed || readOnly)
+	write("ro")
+	readOnly, changed = look()
+	assert.False(t, changed || readOnly, "it is not time yet")
+	later()
+	readOnly, changed = look()
+	assert.True(t, changed && readOnly)
 }

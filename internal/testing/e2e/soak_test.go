@@ -341,8 +341,10 @@ func TestSoak(t *testing.T) {
 	for result, count := range results {
 		switch result {
 		case "ok", "slow":
-		case "unchecked": // its check was under way when the fork server was killed, or that is being started
-			assert.LessOrEqual(t, count, (servers+plugins)*healthy)
+		case "unchecked":
+			// Its check was under way when the fork server was killed, or that was
+			// being started; or the machine was busy for longer than an interval.
+			assert.LessOrEqual(t, count, (servers+plugins)*healthy+len(ends)*healthy/50)
 		default:
 			assert.Fail(t, "a false fault", "%d times %s", count, result)
 		}

@@ -366,9 +366,11 @@ func (m *Mountstat) sayLate(n int) {
 // emitPending reports a superblock whose check was still under way when Gather
 // had to return: one that hung before still does; of others nothing is known.
 func (m *Mountstat) emitPending(acc telegraf.Accumulator, sb *superblock, counts *counts) {
+	found := finding{code: result.Unchecked, reason: "the check was under way when the next gather was due"}
 	if sb.hung() && sb.found.code.Fault() {
-		m.emit(acc, sb, &finding{code: sb.found.code, cause: sb.found.cause, check: sb.found.check, call: sb.found.call}, counts)
+		found = finding{code: sb.found.code, cause: sb.found.cause, check: sb.found.check, call: sb.found.call}
 	}
+	m.emit(acc, sb, &found, counts)
 }
 
 // emitExempt reports a superblock which must not be checked. That its server is

@@ -375,9 +375,11 @@ func TestHurryEndsAGatherThatWaits(t *testing.T) {
 		assert.Equal(t, "ok", field(t, at(g, "/"), "result"))
 		return g
 	}
-	assert.Nil(t, at(hurried(), fs.Dir), "nothing is known yet")
-	require.Eventually(t, func() bool { return at(hurried(), fs.Dir) != nil }, 20*time.Second, time.Millisecond)
 	g := hurried()
+	assert.Equal(t, "unchecked", field(t, at(g, fs.Dir), "result"), "nothing is known yet")
+	assert.Equal(t, "the check was under way when the next gather was due", field(t, at(g, fs.Dir), "reason"))
+	require.Eventually(t, func() bool { return field(t, at(hurried(), fs.Dir), "result") != "unchecked" }, 20*time.Second, time.Millisecond)
+	g = hurried()
 	assert.Equal(t, "timeout", field(t, at(g, fs.Dir), "result"), "while the next check is under way")
 	assert.Greater(t, field(t, at(g, fs.Dir), "hung_seconds"), 2.0)
 }
