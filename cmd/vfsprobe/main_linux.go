@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -25,6 +26,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/schema"
+	"github.com/vfsprobe/vfsprobe/internal/threads"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/dentrycache"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/mountstat"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/nfslock"
@@ -156,6 +158,10 @@ func selectInputs(file string) ([]config.Input, error) {
 	return config.Load(file, inputs.Inputs)
 }
 
+// maxWaiting is more than the threads that wait in system calls at a time, beside those
+// for stdin, signals and the fork server, which do so already.
+const maxWaiting = 8
+
 // serve gathers until stdin ends or a signal asks to stop.
 func serve(runner *execd.Runner, interval time.Duration) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -194,6 +200,7 @@ func serve(runner *execd.Runner, interval time.Duration) error {
 			stop()
 		}
 	}()
+	threads.Reserve(runtime.GOMAXPROCS(0) + maxWaiting)
 	return runner.Run(ctx, triggers)
 }
 

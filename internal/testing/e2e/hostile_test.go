@@ -27,8 +27,8 @@ func plugin(t *testing.T, arguments ...string) *process {
 	if len(arguments) == 0 {
 		p.trigger()
 	}
-	p.until("^mountstat,", "path=/ ", `result="ok"`)
-	p.until("^vfsprobe ")
+	p.until("^mountstat,", `result="ok"`)
+	p.until("^mountstat_summary ")
 	return p
 }
 
@@ -67,36 +67,9 @@ func TestAStoppedPluginThatIsThawedReportsNoFault(t *testing.T) {
 	p.until("^vfsprobe ", "fork_server_restarts=0i")
 }
 
-// cgroup makes a cgroup of version 1 for the time of the test.
-func cgroup(t *testing.T, controller string) (dir string) {
-	t.Helper()
-	dir = filepath.Join("/sys/fs/cgroup", controller, fmt.Sprintf("vfsprobe-test-%d", os.Getpid()))
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Skipf("cgroups of version 1 are needed, to be made: %v", err)
-	}
-	t.Cleanup(func() {
-		assert.Eventually(t, func() bool { return os.Remove(dir) == nil }, patience, 10*time.Millisecond, "removing "+dir)
-	})
-	return dir
-}
-
 func write(t *testing.T, dir, file, text string) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0))
-}
-
-// outOfMemory has the kernel's OOM killer choose the process: others in its
-// cgroup, each of them smaller than the cgroup, take all memory.
-func outOfMemory(t *testing.T, group string, victim int) {
-	t.Helper()
-	write(t, fmt.Sprintf("/proc/%d", victim), "oom_score_adj", "1000")
-	write(t, group, "memory.limit_in_bytes", strconv.Itoa(16<<20))
-	eater := exec.Command("sh", "-c", `echo $$ >"$0/cgroup.procs"; for i in 1 2 3 4; do head -c 16M /dev/zero | tail >/dev/null & done; wait`, group)
-	_ = eater.Run() // it may be killed as well
-	require.Eventually(t, func() bool { return !running(victim) }, patience, 5*time.Millisecond, "the victim's end")
-	content, err := os.ReadFile(filepath.Join(group, "memory.oom_control"))
-	require.NoError(t, err)
-	require.NotContains(t, string(content), "oom_kill 0\n")
 }
 
 func running(pid int) bool {
@@ -115,7 +88,7 @@ func TestTheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 	p.trigger()
 	p.until("^mountstat_summary ", "faults=0i")
 	server := child(t, p.Process.Pid, "vfsprobe-server")
-	write(t, group, "cgroup.procs", strconv.Itoa(server))
+	group.take(t, server)
 
 	fs.Pause()
 	p.trigger()
@@ -129,7 +102,7 @@ func TestTheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 		return helper != 0 && helper == before
 	}, patience, 50*time.Millisecond)
 	// Whose memory the helper shares, the kernel kills as well.
-	outOfMemory(t, group, helper)
+	group.outOfMemory(t, helper)
 	line := p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`)
 	assert.Contains(t, line, "the fork server ended while the check was under way")
 	p.until("^mountstat_summary ", "faults=0i")
@@ -146,8 +119,8 @@ func TestTheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 	p.until("^vfsprobe ", "fork_server_restarts=1i")
 
 	server = child(t, p.Process.Pid, "vfsprobe-server")
-	write(t, group, "cgroup.procs", strconv.Itoa(server))
-	outOfMemory(t, group, server)
+	group.take(t, server)
+	group.outOfMemory(t, server)
 	healthyAgain()
 	p.until("^vfsprobe ", "fork_server_restarts=2i")
 }
@@ -162,28 +135,39 @@ func helpersOf(server int) (pids []int) {
 	return pids
 }
 
+// The cgroup holds the fork server, or the plugin with all its threads as well, as
+// TasksMax= of a service does.
 func TestAPidsCgroupThatIsFullIsSaidOnce(t *testing.T) {
 	faultfs.Require(t)
-	group := cgroup(t, "pids")
-	hung := faultfs.New(t)
-	p := plugin(t)
-	server := child(t, p.Process.Pid, "vfsprobe-server")
-	write(t, group, "cgroup.procs", strconv.Itoa(server))
-	hung.Silence()
-	p.trigger()
-	p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-	write(t, group, "pids.max", "2") // the server and its stuck helper
-	for range 3 {
-		p.trigger()
-		line := p.until("^mountstat,", "path=/ ", `result="unchecked"`)
-		assert.Contains(t, line, "forking a helper: resource temporarily unavailable")
-		p.until("^vfsprobe ")
+	for name, whole := range map[string]bool{"server": false, "plugin": true} {
+		t.Run(name, func(t *testing.T) {
+			group := cgroup(t, "pids")
+			hung, healthy := faultfs.New(t), faultfs.New(t)
+			p := plugin(t)
+			server := child(t, p.Process.Pid, "vfsprobe-server")
+			group.take(t, server)
+			if whole {
+				group.take(t, p.Process.Pid)
+			}
+			hung.Silence()
+			p.trigger()
+			p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+			// The helper that is stuck is the only one left.
+			require.Eventually(t, func() bool { return len(helpersOf(server)) == 1 }, patience, 10*time.Millisecond)
+			write(t, group.dir, "pids.max", group.read(t, "pids.current"))
+			for range 3 {
+				p.trigger()
+				line := p.until("^mountstat,", "path="+healthy.Dir+" ", `result="unchecked"`)
+				assert.Contains(t, line, "forking a helper: resource temporarily unavailable")
+				p.until("^mountstat_summary ")
+			}
+			assert.Equal(t, 1, strings.Count(p.stderr.String(), "are not checked"), p.stderr.String())
+			write(t, group.dir, "pids.max", "max")
+			p.trigger()
+			p.until("^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
+			hung.Abort()
+		})
 	}
-	assert.Equal(t, 1, strings.Count(p.stderr.String(), "are not checked"), p.stderr.String())
-	write(t, group, "pids.max", "max")
-	p.trigger()
-	p.until("^mountstat,", "path=/ ", `result="ok"`)
-	hung.Abort()
 }
 
 // Telegraf is stopped while the plugin goes on gathering by itself. What was

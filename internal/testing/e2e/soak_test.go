@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -221,9 +222,9 @@ func TestSoak(t *testing.T) {
 	text = bytes.Replace(text, []byte(filepath.Join(repository(t), "testdata/vfsprobe.toml")), []byte(inputs), 1)
 	require.Contains(t, string(text), inputs)
 	// Not the file in the cache, which another build may replace meanwhile.
-	plugin, mostGrowth, mostThreads := vfsprobe, 16<<20, 20
+	plugin, mostGrowth, mostThreads := vfsprobe, 16<<20, 20+runtime.NumCPU()
 	if os.Getenv("VFSPROBE_RACE") != "" {
-		plugin, mostGrowth, mostThreads = racing, 256<<20, 40
+		plugin, mostGrowth, mostThreads = racing, 256<<20, 40+runtime.NumCPU()
 	}
 	text = bytes.Replace(text, []byte(binary(t, vfsprobe)), []byte(publicCopy(t, binary(t, plugin))), 1)
 	text = bytes.Replace(text, []byte(`signal = "STDIN"`), []byte("signal = \"STDIN\"\n  restart_delay = \"100ms\""), 1)
