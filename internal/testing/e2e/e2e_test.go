@@ -32,7 +32,17 @@ func TestMain(m *testing.M) { faultfs.Main(m) }
 // patience is for what happens soon, on a machine that may be busy.
 const patience = 30 * time.Second
 
+// Where the tests run without the repository, in a virtual machine, these name the
+// directory with its testdata, and the binary under test.
+const (
+	repositoryVariable = "VFSPROBE_TEST_REPOSITORY"
+	binaryVariable     = "VFSPROBE_TEST_BINARY"
+)
+
 func repository(t testing.TB) string {
+	if dir := os.Getenv(repositoryVariable); dir != "" {
+		return dir
+	}
 	_, file, _, _ := runtime.Caller(0)
 	root, err := filepath.Abs(filepath.Join(filepath.Dir(file), "../../.."))
 	require.NoError(t, err)
@@ -40,7 +50,12 @@ func repository(t testing.TB) string {
 }
 
 var (
-	vfsprobe = sync.OnceValues(programs.Vfsprobe)
+	vfsprobe = sync.OnceValues(func() (string, error) {
+		if built := os.Getenv(binaryVariable); built != "" {
+			return built, nil
+		}
+		return programs.Vfsprobe()
+	})
 	racing   = sync.OnceValues(programs.RacingVfsprobe)
 	telegraf = sync.OnceValues(programs.Telegraf)
 )

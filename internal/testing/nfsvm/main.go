@@ -257,13 +257,18 @@ func prepare(ctx context.Context, o options) (initrd string, err error) {
 	if err != nil {
 		return "", err
 	}
+	tests, testdata, err := programs.EndToEndTests()
+	if err != nil {
+		return "", err
+	}
 	dir, err := os.MkdirTemp("", "nfsvm-")
 	if err != nil {
 		return "", err
 	}
 	initrd = filepath.Join(dir, "initrd")
 	err = image.Compose(initrd, base, modules, []image.Program{
-		{From: own, Name: "init"}, {From: vfsprobe, Name: "opt/vfsprobe"}, {From: telegraf, Name: "opt/telegraf"}})
+		{From: own, Name: "init"}, {From: vfsprobe, Name: "opt/vfsprobe"}, {From: telegraf, Name: "opt/telegraf"},
+		{From: tests, Name: "opt/e2e.test"}, {From: testdata, Name: "opt/testdata/vfsprobe.toml"}})
 	if err != nil {
 		return "", errors.Join(err, os.RemoveAll(dir))
 	}

@@ -126,10 +126,37 @@ func (v *vm) run(ctx context.Context, name string) (*report.Result, error) {
 		return nil, err
 	}
 	message, err := v.receive(ctx, scenarioLimit)
+	for err == nil && message.WakeAfter > 0 {
+		if err = v.wake(ctx, message.WakeAfter); err == nil {
+			message, err = v.receive(ctx, scenarioLimit)
+		}
+	}
 	if err == nil && message.Result == nil {
 		err = errors.New("the machine gave no result")
 	}
 	return message.Result, err
+}
+
+// wake wakes the machine after a time, and waits until it is awake.
+func (v *vm) wake(ctx context.Context, after time.Duration) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	go func() {
+		// One that comes before the machine has gone to sleep is lost.
+		for wait := after; ; wait = time.Second {
+			select {
+			case <-time.After(wait):
+				v.Wake()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	message, err := v.receive(ctx, after+time.Minute)
+	if err == nil && !message.Awake {
+		err = errors.New("the machine says something else than that it is awake")
+	}
+	return err
 }
 
 func (v *vm) receive(ctx context.Context, limit time.Duration) (guest.Message, error) {

@@ -29,16 +29,38 @@ func Telegraf() (string, error) {
 		"custom,inputs.execd,inputs.disk,outputs.file,outputs.influxdb,outputs.prometheus_client,parsers.influx,processors.starlark,serializers.influx")
 }
 
+// EndToEndTests builds the end-to-end tests, for a machine that has no Go. The
+// second file is the configuration that they have in testdata.
+func EndToEndTests() (binary, configuration string, err error) {
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", "", err
+	}
+	binary = filepath.Join(cache, "vfsprobe", "e2e.test")
+	const target = "./internal/testing/e2e"
+	command := exec.Command("go", "test", "-c", "-trimpath", "-ldflags", "-s -w", "-o", binary, target)
+	command.Dir = repository()
+	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	if out, err := command.CombinedOutput(); err != nil {
+		return "", "", fmt.Errorf("building the tests of %s: %w\n%s", target, err, out)
+	}
+	return binary, filepath.Join(command.Dir, "testdata/vfsprobe.toml"), nil
+}
+
+func repository() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "../../..")
+}
+
 func build(name, module, target, ldflags, tags string, more ...string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
 	}
 	binary := filepath.Join(cache, "vfsprobe", name)
-	_, file, _, _ := runtime.Caller(0)
 	arguments := append([]string{"build", "-trimpath", "-buildmode=exe", "-ldflags", ldflags, "-tags", tags, "-o", binary}, more...)
 	command := exec.Command("go", append(arguments, target)...)
-	command.Dir = filepath.Join(filepath.Dir(file), "../../..", module)
+	command.Dir = filepath.Join(repository(), module)
 	command.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
 	if slices.Contains(more, "-race") {
 		command.Env = append(command.Env, "CGO_ENABLED=1")

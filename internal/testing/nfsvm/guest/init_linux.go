@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -100,11 +101,14 @@ func mountAll(all []mountpoint) error {
 }
 
 // A Message goes to the machine outside: the lab is ready, or a scenario's
-// result, or why there is none.
+// result, or why there is none; or it will suspend and must be woken after some
+// time, and is awake again.
 type Message struct {
-	Ready  bool           `json:"ready,omitempty"`
-	Result *report.Result `json:"result,omitempty"`
-	Fatal  string         `json:"fatal,omitempty"`
+	Ready     bool           `json:"ready,omitempty"`
+	Result    *report.Result `json:"result,omitempty"`
+	Fatal     string         `json:"fatal,omitempty"`
+	WakeAfter time.Duration  `json:"wake_after,omitempty"`
+	Awake     bool           `json:"awake,omitempty"`
 }
 
 // serve runs the scenarios whose names come over the line to the machine
@@ -116,7 +120,7 @@ func serve() error {
 	}
 	defer line.Close()
 	say := json.NewEncoder(line)
-	lab, err := newLab()
+	lab, err := newLab(func(m Message) error { return say.Encode(m) })
 	if err != nil {
 		return say.Encode(Message{Fatal: err.Error()})
 	}

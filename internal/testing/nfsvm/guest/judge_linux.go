@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -121,6 +122,7 @@ type pending struct {
 // judge watches until all statements hold that should, or their time is up.
 func (r *run) judge(statements []*scenario.Statement) {
 	r.phase++
+	r.clocked = false
 	var expected, witnessed []*pending
 	for _, s := range statements {
 		for _, mount := range r.named(s.Mounts) {
@@ -185,7 +187,12 @@ func (r *run) look(p *pending, since time.Time) {
 		}
 		return
 	}
-	p.at, p.check.OK = r.settled(since, p.mount, s.Input, s.Field, func(value string) bool { return slices.Contains(s.Values, value) })
+	if s.Tolerance > 0 {
+		p.check.Want = fmt.Sprintf("%s counts, ±%g s", s.Field, s.Tolerance)
+		p.check.Got, p.check.OK = r.counts(since, p.mount, s)
+		return
+	}
+	p.at, p.check.OK = r.settled(since, p.mount, s.Input, s.Field, s.Has)
 }
 
 // witness tries the calls: those of one line side by side, but for locks of one
@@ -228,6 +235,9 @@ func (r *run) try(p *pending) {
 // named are the mounts which a statement names.
 func (r *run) named(names []string) []string {
 	var found []string
+	if slices.Contains(names, scenario.Host) {
+		found = append(found, scenario.Host)
+	}
 	for _, mount := range r.mounts {
 		if slices.ContainsFunc(names, func(name string) bool { ok, _ := filepath.Match(name, mount); return ok || name == mount }) {
 			found = append(found, mount)
@@ -241,7 +251,7 @@ func (r *run) row(mount string) int {
 	i := slices.IndexFunc(r.result.Rows, func(row report.Row) bool { return row.Mount == mount && row.Phase == r.phase })
 	if i < 0 {
 		i = len(r.result.Rows)
-		r.result.Rows = append(r.result.Rows, report.Row{Phase: r.phase, Mount: mount, Report: -1, Recover: -1})
+		r.result.Rows = append(r.result.Rows, report.Row{Phase: r.phase, After: r.after, Mount: mount, Report: -1, Recover: -1})
 	}
 	return i
 }
@@ -267,10 +277,18 @@ func (r *run) expectNever(s *scenario.Statement) {
 func (r *run) judgeNevers() {
 	for _, n := range r.nevers {
 		s := n.statement
-		bad, ok := r.always(n.since, n.mount, s.Input, s.Field, func(value string) bool { return !slices.Contains(s.Values, value) })
+		bad, ok := r.always(n.since, n.mount, s.Input, s.Field, func(value string) bool { return !s.Has(value) })
 		row := r.lastRow(n.mount)
 		row.Checks = append(row.Checks, report.Check{
 			What: s.Input + " " + s.Field, Want: "never " + strings.Join(s.Values, "|"), Got: bad, NotYet: s.NotYet, OK: ok})
+	}
+	if r.checkRepeated {
+		row := r.lastRow("")
+		n := r.observer.repeated()
+		row.Checks = append(row.Checks, report.Check{What: "repeated lines", Want: "0", Got: strconv.Itoa(n), OK: n == 0})
+	}
+	if r.observed.IsZero() {
+		return
 	}
 	row := r.lastRow("healthy-*")
 	bad, ok := r.always(r.observed, "healthy-*", "mountstat", "result", okOnly)

@@ -49,7 +49,9 @@ func healthyExport() export {
 type lab struct {
 	server, server2 *host
 	clients         map[string]*host
-	graceEnds       time.Time // of the server's lockd, and of the second one's NFSv4
+	graceEnds       time.Time           // of the server's lockd, and of the second one's NFSv4
+	wallClock       time.Duration       // how far scenarios have set it forwards
+	say             func(Message) error // to the machine outside
 }
 
 // Grace periods in seconds: one that is in the way, and one that is to be seen
@@ -97,7 +99,7 @@ func hostsOf(s int, name string) string {
 	return text
 }
 
-func newLab() (*lab, error) {
+func newLab(say func(Message) error) (*lab, error) {
 	began := time.Now()
 	step := func(what string) { fmt.Printf("%5.1f s: %s\n", time.Since(began).Seconds(), what) }
 	for _, module := range [][]string{
@@ -110,7 +112,7 @@ func newLab() (*lab, error) {
 		}
 	}
 	step("modules")
-	l := &lab{server: &host{name: "server"}, clients: make(map[string]*host)}
+	l := &lab{say: say, server: &host{name: "server"}, clients: make(map[string]*host)}
 	if err := unix.Sethostname([]byte("server")); err != nil {
 		return nil, err
 	}

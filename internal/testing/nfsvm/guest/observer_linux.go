@@ -24,6 +24,8 @@ import (
 const (
 	vfsprobeBinary = "/opt/vfsprobe"
 	telegrafBinary = "/opt/telegraf"
+	testBinary     = "/opt/e2e.test"
+	testRepository = "/opt" // with the tests' testdata
 )
 
 // A sample is a point and when it came.
@@ -67,7 +69,12 @@ func (o *observer) configure() error {
 		"mountstat": {fmt.Sprintf("timeout = %q", cmp.Or(o.timeout, "3s")), `ignore_fs = ["tmpfs", "devtmpfs", "overlay", "rootfs", "rpc_pipefs", "nfsd"]`},
 		"nfslock":   {fmt.Sprintf("timeout = %q", cmp.Or(o.timeout, "2s")), `create_canary = true`},
 	}
-	for _, input := range []string{"mountstat", "nfslock"} {
+	for input := range o.options {
+		if _, known := tables[input]; !known {
+			tables[input] = nil // it has no other lines
+		}
+	}
+	for _, input := range slices.Sorted(maps.Keys(tables)) { // nfslock last: its overrides follow
 		fmt.Fprintf(&text, "[[inputs.%s]]\n", input)
 		for _, line := range slices.Concat(tables[input], o.options[input]) {
 			fmt.Fprintf(&text, "  %s\n", line)

@@ -26,7 +26,10 @@ type run struct {
 	// began is when the last thing was done: what is reported from then on is
 	// judged.
 	began, observed time.Time
+	clocked         bool // something was done to the clocks since the last judgement
+	checkRepeated   bool // and ever
 	phase           int
+	after           string // what was done last that is no fault of a mount
 }
 
 // never is a statement to be judged at the end.
@@ -48,6 +51,7 @@ func (l *lab) run(name string) *report.Result {
 		err = errors.Join(err, r.observer.stop(stopLimit))
 	}
 	r.note(err)
+	r.note(l.setClockRight())
 	r.note(l.reset())
 	if counts := r.result.Count(); counts.Failed > 0 && r.observer != nil {
 		r.result.Log = r.observer.said()
@@ -186,6 +190,12 @@ func (r *run) step(s scenario.Step) (err error) {
 		err = l.heal()
 	case "dirty":
 		err = r.hold(r.observer.host, asDirty, "/mnt/"+a[0]+"/dirty-"+a[0])
+	case "clock":
+		return r.setClock(a[0])
+	case "suspend":
+		return r.suspend(a[0])
+	case "tests":
+		return r.tests(a[0])
 	case "wait":
 		var d time.Duration
 		if d, err = time.ParseDuration(a[0]); err == nil {
@@ -206,6 +216,7 @@ func (r *run) step(s scenario.Step) (err error) {
 // time systemd and Telegraf have patience at least.
 func (r *run) restart(name string) error {
 	began := time.Now()
+	r.after = "the restart"
 	if err := r.observer.stop(stopLimit); err != nil {
 		return err
 	}
@@ -322,6 +333,9 @@ func (r *run) crowd(count, name, source, options string) error {
 
 // paths are the mount points a name or glob stands for.
 func paths(mount string) []string {
+	if mount == scenario.Host {
+		return []string{""}
+	}
 	found, _ := filepath.Glob("/mnt/" + mount) // of directories of the machine's own file system
 	return found
 }

@@ -9,7 +9,7 @@ import (
 
 // needs are the kernel's parts that may be modules.
 func needs() []string {
-	return []string{"lockd", "nfs", "nfsv3", "nfsv4", "nfsd", "veth", "brd", "ext4", "crc32c_generic", "ip_tables", "iptable_filter", "ipt_REJECT", "xt_tcpudp"}
+	return []string{"lockd", "nfs", "nfsv3", "nfsv4", "nfsd", "veth", "brd", "ext4", "fuse", "crc32c_generic", "ip_tables", "iptable_filter", "ipt_REJECT", "xt_tcpudp"}
 }
 
 // closure lists the files of modules and of all they depend on, with the

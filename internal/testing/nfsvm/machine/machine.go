@@ -22,6 +22,7 @@ type Kind struct {
 	Needs [][2]string
 	// Modules is the directory of the kernel's modules.
 	Modules func() (string, error)
+	wake    syscall.Signal // wakes it when it is suspended; 0: its own clock does
 	command func(ctx context.Context, dir, initrd string) (*exec.Cmd, error)
 }
 
@@ -53,6 +54,15 @@ type Machine struct {
 
 	command *exec.Cmd
 	dir     string
+	wake    syscall.Signal
+}
+
+// Wake wakes a machine that is suspended, if it has no clock of its own for that.
+// One that is awake does not mind.
+func (m *Machine) Wake() {
+	if m.wake != 0 {
+		_ = m.command.Process.Signal(m.wake) // it may have ended, which shows elsewhere
+	}
 }
 
 type line struct {
@@ -94,7 +104,7 @@ func (k Kind) Boot(initrd string, console io.Writer) (*Machine, error) {
 		_ = command.Wait()
 		close(exited)
 	}()
-	return &Machine{Line: line{fromGuest, toGuest}, Exited: exited, command: command, dir: dir}, nil
+	return &Machine{Line: line{fromGuest, toGuest}, Exited: exited, command: command, dir: dir, wake: k.wake}, nil
 }
 
 // Close switches the machine off and leaves nothing behind.

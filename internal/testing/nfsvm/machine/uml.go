@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"syscall"
 )
 
 //go:embed shim/xsave.c
@@ -21,6 +22,7 @@ func uml() Kind {
 		Modules: func() (string, error) {
 			return newest("/usr/lib/uml/modules/*")
 		},
+		wake: syscall.SIGUSR1, // arch/um/os-Linux/signal.c
 		command: func(ctx context.Context, dir, initrd string) (*exec.Cmd, error) {
 			shim, err := buildShim(ctx)
 			if err != nil {

@@ -6,7 +6,8 @@ import "strings"
 // A Row is what was expected and seen at one mount in one phase of a scenario.
 type Row struct {
 	Phase  int    `json:"phase,omitempty"`
-	Mount  string `json:"mount"` // empty: the host
+	After  string `json:"after,omitempty"` // what was done before this phase, if not the fault
+	Mount  string `json:"mount"`           // empty: the host
 	Checks []Check
 	// Report and Recover are the seconds from the fault to the report, and from
 	// the heal to the end of it; negative where there was none.

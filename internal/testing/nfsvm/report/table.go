@@ -80,8 +80,8 @@ func Table(results []*Result) string {
 				title = fmt.Sprintf("**%s**: %s", r.Scenario, r.Title)
 			}
 			mount := row.Mount
-			if row.Phase > 1 {
-				mount += " after the restart"
+			if row.After != "" {
+				mount += " after " + row.After
 			}
 			want, got := row.Summary()
 			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n",

@@ -5,8 +5,10 @@ package scenario
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -32,12 +34,32 @@ type Statement struct {
 	// Both are empty where a witness tries a system call, which Calls names.
 	Input, Field string
 	Calls        []string
-	Values       []string // any of them; None stands for an absent field
-	NotYet       string   // why it is expected to fail; empty if it is not
+	Values       []string // any of them; None stands for an absent field, LOW..HIGH for a number
+	// Tolerance is that of counts, in seconds, which has no Values.
+	Tolerance float64
+	NotYet    string // why it is expected to fail; empty if it is not
 }
 
 // None is the value of a field which is not there.
 const None = "-"
+
+// Host stands for the machine in place of a mount: what is reported without a
+// path.
+const Host = "host"
+
+// Has tells whether the value is one of the statement's.
+func (s *Statement) Has(value string) bool {
+	return slices.ContainsFunc(s.Values, func(wanted string) bool {
+		low, high, isRange := strings.Cut(wanted, "..")
+		if !isRange {
+			return value == wanted
+		}
+		from, errFrom := strconv.ParseFloat(low, 64)
+		to, errTo := strconv.ParseFloat(high, 64)
+		got, err := strconv.ParseFloat(value, 64)
+		return errors.Join(errFrom, errTo, err) == nil && from <= got && got <= to
+	})
+}
 
 // Parse reads a scenario. The name is for messages.
 func Parse(name, text string) (*Scenario, error) {
@@ -86,7 +108,10 @@ func parseStep(line string) (Step, error) {
 		return Step{}, fmt.Errorf("%s %s: want one of %s", verb.Name, step.Arguments[0], strings.Join(verb.First, ", "))
 	}
 	if verb.Statement {
-		step.Statement = newStatement(&step)
+		var err error
+		if step.Statement, err = newStatement(&step); err != nil {
+			return Step{}, err
+		}
 		step.Statement.NotYet = notYet
 	}
 	switch {
@@ -98,18 +123,25 @@ func parseStep(line string) (Step, error) {
 	return step, nil
 }
 
-func newStatement(step *Step) *Statement {
+func newStatement(step *Step) (*Statement, error) {
 	list := func(s, separator string) []string {
 		return slices.DeleteFunc(strings.Split(s, separator), func(s string) bool { return s == "" })
 	}
 	a := step.Arguments
 	s := &Statement{Mounts: list(a[0], ","), Values: list(a[len(a)-1], "|")}
-	if step.Verb == "witness" {
+	switch step.Verb {
+	case "witness":
 		s.Calls = list(a[1], ",")
-	} else {
-		s.Input, s.Field = a[1], a[2]
+		return s, nil
+	case "counts":
+		var err error
+		if s.Tolerance, err = strconv.ParseFloat(a[3], 64); err != nil || s.Tolerance <= 0 {
+			return nil, fmt.Errorf("counts: the tolerance %q is no number of seconds", a[3])
+		}
+		s.Values = nil
 	}
-	return s
+	s.Input, s.Field = a[1], a[2]
+	return s, nil
 }
 
 // check finds what no single line shows.
@@ -117,8 +149,8 @@ func (s *Scenario) check() error {
 	if s.Title == "" {
 		return fmt.Errorf("the first line must be a comment that says what happens")
 	}
-	mounted := map[string]bool{"healthy-v3": true, "healthy-v4": true}
-	observed, recovers := false, false
+	mounted := map[string]bool{Host: true, "healthy-v3": true, "healthy-v4": true}
+	observed, recovers, tested := false, false, false
 	for _, step := range s.Steps {
 		fail := func(format string, arguments ...any) error {
 			return fmt.Errorf("line %d: "+format, append([]any{step.Line}, arguments...)...)
@@ -137,6 +169,8 @@ func (s *Scenario) check() error {
 			observed = true
 		case "recover":
 			recovers = true
+		case "tests":
+			tested = true
 		}
 		if step.Statement == nil {
 			continue
@@ -144,7 +178,7 @@ func (s *Scenario) check() error {
 		if !observed {
 			return fail("%s comes before observe", step.Verb)
 		}
-		if len(step.Statement.Mounts) == 0 || len(step.Statement.Values) == 0 {
+		if len(step.Statement.Mounts) == 0 || len(step.Statement.Values) == 0 && step.Statement.Tolerance == 0 {
 			return fail("%s without a mount or value", step.Verb)
 		}
 		for _, name := range step.Statement.Mounts {
@@ -152,6 +186,9 @@ func (s *Scenario) check() error {
 				return fail("%s is not mounted", name)
 			}
 		}
+	}
+	if tested && !observed {
+		return nil // the tests observe and recover
 	}
 	if !observed || !recovers {
 		return fmt.Errorf("observe and recover are needed: a fault which is not undone shows half of it")

@@ -49,6 +49,7 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 		"host":             {"cut server", "want one of client, client2"},
 		"mount":            {"expect v5 mountstat result ok", "v5 is not mounted"},
 		"twice":            {"mount v3 server:/srv/data vers=3", "v3 is mounted twice"},
+		"tolerance":        {"counts v3 mountstat hung_seconds some", "\"some\" is no number of seconds"},
 		"no value":         {"expect v3 mountstat result |", "without a mount or value"},
 		"reason":           {"expect v3 mountstat result ok ; not yet:", "lacks its reason"},
 		"no statement":     {"heal ; not yet: because", "heal is no statement"},
@@ -69,6 +70,16 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+func TestAStatementHasRanges(t *testing.T) {
+	s := scenario.Statement{Values: []string{"ok", "-1.5..2", "x..3", scenario.None}}
+	for _, value := range []string{"ok", "-1.5", "0", "2", "2e0", "-"} {
+		assert.True(t, s.Has(value), value)
+	}
+	for _, value := range []string{"", "2.1", "-1e9", "NaN", "1..2", "slow"} {
+		assert.False(t, s.Has(value), value)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add(complete)
 	f.Add("; not yet:")
@@ -79,7 +90,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for _, step := range s.Steps {
-			if st := step.Statement; st != nil && (len(st.Mounts) == 0 || len(st.Values) == 0) {
+			if st := step.Statement; st != nil && (len(st.Mounts) == 0 || len(st.Values) == 0 && !(st.Tolerance > 0)) {
 				t.Errorf("line %d: %+v", step.Line, st)
 			}
 		}

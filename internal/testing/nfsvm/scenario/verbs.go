@@ -49,11 +49,15 @@ func Verbs() []Verb {
 		{Name: "crash", Usage: "client2", Min: 1, Max: 1, First: hosts[1:2], Does: "the host falls silent, and its lock holders are gone without an unlock"},
 		{Name: "reboot", Usage: "client2", Min: 1, Max: 1, First: hosts[1:2], Does: "the crashed host comes back and tells the server so (sm-notify)"},
 		{Name: "dirty", Usage: "NAME", Min: 1, Max: 1, Does: "leaves dirty pages of a file in the client's page cache"},
+		{Name: "clock", Usage: "+DURATION|-DURATION", Min: 1, Max: 1, Does: "sets the machine's wall clock forwards or backwards by so much; the scenario's end sets it right"},
+		{Name: "suspend", Usage: "DURATION", Min: 1, Max: 1, Does: "suspends the machine, and wakes it after that time"},
+		{Name: "tests", Usage: "EXPRESSION", Min: 1, Max: 1, Does: "runs the end-to-end tests of these names in the machine, whose cgroups are of version 2"},
 		{Name: "wait", Usage: "DURATION", Min: 1, Max: 1, Does: "waits"},
 		{Name: "recover", Usage: "", Does: "all mounts must become ok again, and no helper be left"},
 
 		{Name: "expect", Usage: "MOUNTS INPUT FIELD VALUES", Min: 4, Max: 4, Statement: true, Does: "the field must take one of the values, and keep it; `ok` must hold all the time"},
 		{Name: "never", Usage: "MOUNTS INPUT FIELD VALUES", Min: 4, Max: 4, Statement: true, Does: "the field must not have one of the values until the scenario's end"},
+		{Name: "counts", Usage: "MOUNTS INPUT FIELD TOLERANCE", Min: 4, Max: 4, Statement: true, Does: "the field, in seconds, must go on from what it was before the last thing was done as the monotonic clock does, give or take so many seconds"},
 		{Name: "witness", Usage: "MOUNTS CALLS OUTCOMES", Min: 3, Max: 3, Statement: true, Does: "system calls made beside vfsprobe end so: ok, an errno, `hangs` (and dies when killed) or `stuck` (does not)"},
 	}
 }
