@@ -18,7 +18,7 @@ const (
 	ENOENT
 	// Kprobe counts in the kernel's functions themselves, by kprobes.
 	Kprobe
-	// Fentry is Kprobe by BPF trampolines, at half the cost.
+	// Fentry is Kprobe by BPF trampolines, at some 60 % of the cost.
 	Fentry
 )
 

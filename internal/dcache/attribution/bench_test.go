@@ -1,13 +1,17 @@
 package attribution_test
 
 import (
+	"bufio"
 	"bytes"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -25,6 +29,19 @@ func threadCPU() time.Duration {
 	return time.Duration(ts.Nano())
 }
 
+// rounds is how often something is measured with and without: less often where it is
+// instructions that are counted, in an emulated machine.
+func rounds(b *testing.B, most int) int {
+	b.Helper()
+	text := os.Getenv("VFSPROBE_TEST_ROUNDS")
+	if text == "" {
+		return most
+	}
+	n, err := strconv.Atoi(text)
+	require.NoError(b, err)
+	return n
+}
+
 // dropDentries frees what a benchmark has made, in its directory only.
 func dropDentries(t testing.TB, dir string) {
 	t.Helper()
@@ -33,11 +50,11 @@ func dropDentries(t testing.TB, dir string) {
 }
 
 // BenchmarkMiss is the cost of a name that was never asked for, with nothing
-// attached and in each mode, by turns. bpftrace counting at one of the same
-// places is printed beside it where it works. The names take long enough that
+// attached and in each mode, by turns, and beside it with bpftrace, where it works,
+// counting at the same place by the same key. The names take long enough that
 // those which the mode ENOENT counts exactly in each second weigh little.
 func BenchmarkMiss(b *testing.B) {
-	const names, rounds = 100_000, 15
+	const names = 100_000
 	dir := ext4(b)
 	paths := make([]string, names)
 	for i := range paths {
@@ -57,7 +74,7 @@ func BenchmarkMiss(b *testing.B) {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			var off, on []float64
-			for range rounds {
+			for range rounds(b, 15) {
 				off = append(off, measure())
 				tracer := inMode(b, mode)
 				on = append(on, measure())
@@ -66,39 +83,64 @@ func BenchmarkMiss(b *testing.B) {
 			report(b, off, on)
 		})
 	}
-	b.Run("bpftrace", func(b *testing.B) {
-		bpftrace, err := exec.LookPath("bpftrace")
-		if err != nil {
-			b.Skip(err)
-		}
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		var off, on []float64
-		for range 3 {
-			off = append(off, measure())
-			command := exec.Command(bpftrace, "-e",
-				`BEGIN { printf("ready\n"); } kprobe:d_splice_alias /arg0 == 0/ { @[comm, cgroup] = count(); }`)
-			stdout, err := command.StdoutPipe()
-			require.NoError(b, err)
-			require.NoError(b, command.Start())
-			line := make([]byte, 64)
-			n, _ := stdout.Read(line)
-			if n == 0 {
-				_ = command.Wait()
-				b.Skip("bpftrace can't attach here")
+	// What [Fentry] and [Kprobe] count for such a name, and by what.
+	for name, probe := range map[string]string{
+		"bpftrace-kfunc":  `kfunc:vmlinux:d_splice_alias /args->inode == 0/ { $d = args->dentry;`,
+		"bpftrace-kprobe": `kprobe:d_splice_alias /arg0 == 0/ { $d = (struct dentry *)arg1;`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			script := probe + ` @[comm, cgroup, $d->d_parent->d_inode->i_ino, $d->d_sb->s_dev] = count(); }`
+			var off, on []float64
+			for range rounds(b, 3) {
+				off = append(off, measure())
+				stop := startBpftrace(b, script)
+				on = append(on, measure())
+				counted := stop()
+				require.Contains(b, counted, fmt.Sprintf("]: %d\n", names))
 			}
-			time.Sleep(3 * time.Second)
-			on = append(on, measure())
-			_ = command.Process.Signal(os.Interrupt)
+			report(b, off, on)
+		})
+	}
+}
+
+// startBpftrace runs a script until stop is called, which returns what it prints.
+func startBpftrace(b *testing.B, script string) (stop func() string) {
+	b.Helper()
+	bpftrace, err := exec.LookPath("bpftrace")
+	if err != nil {
+		b.Skip(err)
+	}
+	command := exec.Command(bpftrace, "-e", `BEGIN { printf("ready\n"); } `+script)
+	var complaints strings.Builder
+	command.Stderr = &complaints
+	stdout, err := command.StdoutPipe()
+	require.NoError(b, err)
+	require.NoError(b, command.Start())
+	lines := bufio.NewReader(stdout)
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
 			_ = command.Wait()
+			b.Skipf("bpftrace can't attach here: %s", &complaints)
 		}
-		report(b, off, on)
-	})
+		if line == "ready\n" {
+			break
+		}
+	}
+	time.Sleep(3 * time.Second) // other probes may be attached after BEGIN
+	return func() string {
+		_ = command.Process.Signal(os.Interrupt)
+		counted, _ := io.ReadAll(lines)
+		require.NoError(b, command.Wait(), &complaints)
+		return string(counted)
+	}
 }
 
 // BenchmarkOtherCalls is what a mode costs system calls that it does not count.
 func BenchmarkOtherCalls(b *testing.B) {
-	const calls, rounds = 100_000, 15
+	const calls = 100_000
 	measure := func() float64 {
 		start := threadCPU()
 		for range calls {
@@ -111,7 +153,7 @@ func BenchmarkOtherCalls(b *testing.B) {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			var off, on []float64
-			for range rounds {
+			for range rounds(b, 15) {
 				off = append(off, measure())
 				tracer := inMode(b, mode)
 				on = append(on, measure())
@@ -126,22 +168,37 @@ func BenchmarkOtherCalls(b *testing.B) {
 // names, with nothing attached and in each mode, by turns. "idle" is the mode
 // ENOENT while negative dentries do not grow.
 func BenchmarkOrdinaryWork(b *testing.B) {
-	const rounds = 9
-	root, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
+	here, err := exec.Command("git", "rev-parse", "--show-toplevel").Output()
+	root := string(bytes.TrimSpace(here))
 	if err != nil {
-		b.Skip(err)
+		root = "" // a machine that has no sources
+	}
+	tree, repository := treeOfFiles(b), ""
+	if git, err := exec.LookPath("git"); err == nil {
+		repository = tree
+		for _, command := range []string{"init", "add"} {
+			command := exec.Command(git, command, ".")
+			command.Dir = tree
+			out, err := command.CombinedOutput()
+			require.NoError(b, err, "%s", out)
+		}
 	}
 	for _, work := range []struct {
-		name    string
-		command []string
+		name, dir string
+		command   []string
 	}{
-		{"find", []string{"find", "/usr", "-xdev"}},
-		{"git", []string{"sh", "-c", "for i in 0 1 2 3 4 5 6 7 8 9; do git status; git log -100; done"}},
-		{"build", []string{"go", "build", "./..."}}, // what is cached is looked up only
+		{"tree", tree, []string{"find", "."}},
+		{"status", repository, []string{"git", "status"}},
+		{"find", "/", []string{"find", "/usr", "-xdev"}},
+		{"git", root, []string{"sh", "-c", "for i in 0 1 2 3 4 5 6 7 8 9; do git status; git log -100; done"}},
+		{"build", root, []string{"go", "build", "./..."}}, // what is cached is looked up only
 	} {
+		if work.dir == "" {
+			continue
+		}
 		measure := func() float64 {
 			command := exec.Command(work.command[0], work.command[1:]...)
-			command.Dir = string(bytes.TrimSpace(root))
+			command.Dir = work.dir
 			require.NoError(b, command.Run())
 			return float64(command.ProcessState.UserTime() + command.ProcessState.SystemTime())
 		}
@@ -156,7 +213,7 @@ func BenchmarkOrdinaryWork(b *testing.B) {
 			b.Run(name, func(b *testing.B) {
 				measure() // so that the caches are warm
 				var off, on []float64
-				for range rounds {
+				for range rounds(b, 9) {
 					off = append(off, measure())
 					tracer := inMode(b, mode.Mode)
 					if mode.idle {
@@ -169,6 +226,18 @@ func BenchmarkOrdinaryWork(b *testing.B) {
 			})
 		}
 	}
+}
+
+// treeOfFiles makes one of 10,000 files in 100 directories.
+func treeOfFiles(b *testing.B) string {
+	b.Helper()
+	root := ext4(b)
+	for i := range 10_000 {
+		dir := filepath.Join(root, fmt.Sprintf("directory-%02d", i%100))
+		_ = os.Mkdir(dir, 0o755)
+		require.NoError(b, os.WriteFile(filepath.Join(dir, fmt.Sprintf("file-%04d", i)), nil, 0o600))
+	}
+	return root
 }
 
 func report(b *testing.B, off, on []float64) {

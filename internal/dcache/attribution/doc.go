@@ -37,7 +37,7 @@
 // in sysfs, which can't hang, and which keeps negative dentries since 5.15; before
 // that, in the root directory.
 //
-//   - Fentry: BPF trampolines (Linux 5.5; on arm64 6.4), about half the cost of kprobes. Exact,
+//   - Fentry: BPF trampolines (Linux 5.5; on arm64 6.4), about 60 % of the cost of kprobes. Exact,
 //     but for kernels that preempt: a program which a task is preempted in is not
 //     run for others on that CPU meanwhile. On 7.2 two to seven of 100 events of
 //     many threads were lost so on an emulated, slow CPU. [Status.EventsLost] tells
