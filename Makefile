@@ -66,7 +66,7 @@ test-kernels: bin/kernels
 # calls by their numbers.
 test-arm64: bin/kernels
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-arm:qemu-system-aarch64
-	bin/kernels -arch arm64 -suites bookworm,trixie -timeout 10m \
+	bin/kernels -arch arm64 -suites bookworm,trixie -timeout 15m \
 		-package $(KERNEL_TESTS),./internal/prober,./internal/prober/forkserver
 
 bin/kernels: $(SOURCES)

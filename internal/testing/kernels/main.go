@@ -45,7 +45,7 @@ func main() {
 	parameters := flag.String("parameters", "", "more of them for the kernel, as preempt=full")
 	icount := flag.Bool("icount", false, "let a nanosecond be an instruction, so that benchmarks count these")
 	accel := flag.String("accel", "tcg", "of QEMU: tcg or kvm")
-	timeout := flag.Duration("timeout", 4*time.Minute, "for each kernel")
+	timeout := flag.Duration("timeout", 8*time.Minute, "for each kernel")
 	verbose := flag.Bool("v", false, "print all that the machines print")
 	flag.Parse()
 
