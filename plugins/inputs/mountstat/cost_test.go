@@ -1,0 +1,95 @@
+package mountstat
+
+import (
+	"math"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+// gatherOf returns an input that watches n file systems, made for the test, and
+// makes their first gather.
+func gatherOf(t testing.TB, n int) (m *Mountstat, root string) {
+	t.Helper()
+	faultfs.Require(t)
+	root = t.TempDir()
+	for i := range n {
+		mountTmpfs(t, filepath.Join(root, strconv.Itoa(i)))
+	}
+	m, log := newInput(t, func(m *Mountstat) {
+		m.MountPoints, m.IgnoreFS = []string{root + "/*"}, nil
+	})
+	log.quiet = true
+	g := &collect.Metrics{}
+	require.NoError(t, m.Gather(g))
+	require.Len(t, g.Named("mountstat"), n)
+	return m, root
+}
+
+func mountTmpfs(t testing.TB, dir string) {
+	t.Helper()
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=4k"))
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
+func TestTheTableIsParsedOncePerChange(t *testing.T) {
+	m, root := gatherOf(t, 3)
+	parses := func(gathers int) (n int) {
+		for range gathers {
+			before := &m.table[0]
+			collect.Gather(t, m)
+			if &m.table[0] != before { // a parse makes a table of its own
+				n++
+			}
+		}
+		return n
+	}
+	assert.Zero(t, parses(5), "nothing was mounted")
+	mountTmpfs(t, filepath.Join(root, "new"))
+	assert.Equal(t, 1, parses(1), "a mount came")
+	assert.Zero(t, parses(5), "and nothing else")
+	require.NoError(t, unix.Unmount(filepath.Join(root, "new"), 0))
+	assert.Equal(t, 1, parses(6), "it went")
+}
+
+// The bounds are some twice of what is needed, to be seen when it becomes more.
+func TestAllocationsOfAGather(t *testing.T) {
+	const n, gathers = 100, 20
+	m, _ := gatherOf(t, n)
+	// The least of several: now and then a gather also looks for blocked tasks.
+	count, bytes := math.Inf(1), math.Inf(1)
+	for range gathers {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		require.NoError(t, m.Gather(&collect.Metrics{}))
+		runtime.ReadMemStats(&after)
+		count = min(count, float64(after.Mallocs-before.Mallocs)/n)
+		bytes = min(bytes, float64(after.TotalAlloc-before.TotalAlloc)/n)
+	}
+	t.Logf("for each of %d mounts: %.1f allocations of %.0f bytes in all", n, count, bytes)
+	assert.Less(t, count, 170.0)
+	assert.Less(t, bytes, 14000.0)
+}
+
+// BenchmarkGather reports what a whole gather allocates, the metrics included.
+func BenchmarkGather(b *testing.B) {
+	for _, n := range []int{20, 200, 1000} {
+		b.Run(strconv.Itoa(n), func(b *testing.B) {
+			m, _ := gatherOf(b, n)
+			b.ReportAllocs()
+			for b.Loop() {
+				require.NoError(b, m.Gather(&collect.Metrics{}))
+			}
+		})
+	}
+}
