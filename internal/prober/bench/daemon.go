@@ -24,13 +24,21 @@ type daemon struct {
 
 // startDaemon mounts n healthy file systems below dir.
 func startDaemon(dir string, n int) (*daemon, error) {
-	d := &daemon{command: self("daemon")}
+	var mounts []string
 	for i := range n {
-		mount := filepath.Join(dir, "mount", strconv.Itoa(i))
+		mounts = append(mounts, filepath.Join(dir, "bench", strconv.Itoa(i)))
+	}
+	return startDaemonOn(mounts)
+}
+
+// startDaemonOn mounts healthy file systems on directories that it makes. What they
+// say they are mounted from is the name of the directory above.
+func startDaemonOn(mounts []string) (*daemon, error) {
+	d := &daemon{command: self("daemon"), mounts: mounts}
+	for _, mount := range mounts {
 		if err := os.MkdirAll(mount, 0o700); err != nil {
 			return nil, fmt.Errorf("making a mount point: %w", err)
 		}
-		d.mounts = append(d.mounts, mount)
 	}
 	d.command.Args = append(d.command.Args, d.mounts...)
 	orders, err := d.command.StdinPipe()
@@ -79,7 +87,7 @@ func runDaemon(dirs []string) error {
 		}
 	}()
 	for _, dir := range dirs {
-		fs, err := faultfs.Mount(dir, faultfs.Options{Source: "bench"})
+		fs, err := faultfs.Mount(dir, faultfs.Options{Source: filepath.Base(filepath.Dir(dir))})
 		if err != nil {
 			return err
 		}

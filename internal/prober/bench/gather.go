@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -86,13 +87,22 @@ type session struct {
 	log     strings.Builder
 }
 
-func startSession(vfsprobe, dir, config string) (*session, error) {
+func startSession(vfsprobe, dir, config string, arguments ...string) (*session, error) {
+	return startSessionIn(nil, vfsprobe, dir, config, arguments...)
+}
+
+// startSessionIn starts it in a cgroup, if there is one.
+func startSessionIn(group *cgroup, vfsprobe, dir, config string, arguments ...string) (*session, error) {
 	file := filepath.Join(dir, "vfsprobe.toml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		return nil, err
 	}
-	s := &session{command: exec.Command(vfsprobe, "-config", file)}
+	s := &session{command: exec.Command(vfsprobe, append([]string{"-config", file}, arguments...)...)}
 	s.command.Stderr = &s.log
+	if group != nil {
+		s.command.SysProcAttr = new(syscall.SysProcAttr)
+		group.start(s.command.SysProcAttr)
+	}
 	var err error
 	if s.trigger, err = s.command.StdinPipe(); err != nil {
 		return nil, err
@@ -138,32 +148,35 @@ func number(line, field string) (float64, error) {
 	return strconv.ParseFloat(found[1], 64)
 }
 
-// gatherCPU returns the CPU seconds of a gather: the process's own, the fork
-// server's and the helpers'.
-func gatherCPU(vfsprobe, dir, root string) (float64, error) {
-	s, err := startSession(vfsprobe, dir, fmt.Sprintf("[[inputs.mountstat]]\nmount_points = [%q]\nignore_fs = []\nfstab = \"\"\ntimeout = \"30s\"\n", root+"/*"))
+// gatherCPU returns the CPU seconds of a gather: of the process, the fork server and
+// the helpers. What vfsprobe tells of it is in hundredths of a second.
+func gatherCPU(vfsprobe, dir, root string) (spent float64, err error) {
+	group, err := newCgroup(dir)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, group.remove()) }()
+	s, err := startSessionIn(group, vfsprobe, dir, fmt.Sprintf("[[inputs.mountstat]]\nmount_points = [%q]\nignore_fs = []\nfstab = \"\"\ntimeout = \"30s\"\n", root+"/*"))
 	if err != nil {
 		return 0, err
 	}
 	defer s.stop()
-	var spent series
-	before := 0.0
+	var all series
+	var before time.Duration
 	for i := range gathersPerRound + 3 {
-		_, health, err := s.gather()
+		if _, _, err := s.gather(); err != nil {
+			return 0, err
+		}
+		now, err := group.cpu()
 		if err != nil {
 			return 0, err
 		}
-		own, err1 := number(health, "cpu_seconds")
-		helpers, err2 := number(health, "fork_server_cpu_seconds")
-		if err := errors.Join(err1, err2); err != nil {
-			return 0, err
-		}
 		if i >= 3 { // the first ones read the table, and fill caches
-			spent = append(spent, own+helpers-before)
+			all = append(all, (now - before).Seconds())
 		}
-		before = own + helpers
+		before = now
 	}
-	return spent.median(), nil
+	return all.median(), nil
 }
 
 // measureHung hangs some of 520 mounts.

@@ -1,15 +1,18 @@
 // Command bench measures what the prober costs: CPU time per check, memory per
-// stuck helper, the time from the start of vfsprobe to its first metric, and
-// whole gathers.
+// stuck helper, the time from the start of vfsprobe to its first metric, whole
+// gathers, of other programs, too, what there is between gathers, and what the
+// binary is made of.
 // Times depend on the machine, so each is given as a ratio to a floor, which is
 // measured in the same run and interleaved with it.
 //
-// Usage: bench [cpu] [start] [memory] [gather]
+// Usage: bench [-raw FILE] [cpu] [start] [memory] [gather] [size] [idle] [compare]
 //
-// Without arguments it measures all of them. It needs gcc, the go command and
-// this module as the current directory's; all but cpu mount file systems,
-// in a mount namespace of their own, which takes root and /dev/fuse. Memory is
-// that of the whole host: nothing else should run.
+// Without arguments it measures all but idle and compare, which take five and ten
+// minutes. compare writes its raw values to FILE, and GATHERS in the environment
+// says how many gathers idle makes. It needs gcc, the go command and this module as
+// the current directory's; all but cpu and size mount file systems, in a mount
+// namespace of their own, which takes root and /dev/fuse. Memory is that of the
+// whole host: nothing else should run.
 package main
 
 import (
@@ -22,6 +25,8 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -31,34 +36,41 @@ const (
 	rounds = 5
 )
 
-// measurements is what the command can be asked for, in order. Each is given a
-// directory for temporary files.
+// measurements is what the command can be asked for, in order.
 var measurements = []measurement{
-	{"cpu", measureCPU},
-	{"start", func(dir string) error { return inNamespace("start", dir) }},
-	{"memory", func(dir string) error { return inNamespace("memory", dir) }},
-	{"gather", func(dir string) error { return inNamespace("gather", dir) }},
+	{name: "cpu", run: func(dir, _ string) error { return measureCPU(dir) }},
+	{name: "start", run: func(dir, _ string) error { return inNamespace("start", dir) }},
+	{name: "memory", run: func(dir, _ string) error { return inNamespace("memory", dir) }},
+	{name: "gather", run: func(dir, _ string) error { return inNamespace("gather", dir) }},
+	{name: "size", run: func(dir, _ string) error { return measureSize(dir) }},
+	{name: "idle", long: true, run: func(dir, _ string) error { return inNamespace("idle", dir) }},
+	{name: "compare", long: true, run: func(dir, raw string) error { return inNamespace("compare", dir, raw) }},
 }
 
 type measurement struct {
 	name string
-	run  func(dir string) error
+	long bool // only on request
+	// run is given a directory for temporary files, and the file for raw values.
+	run func(dir, raw string) error
 }
 
 // roles are what copies of this program do for it.
 var roles = map[string]func(arguments []string) error{
-	"prober": runProber,
-	"exec":   runCommands,
-	"daemon": runDaemon,
-	"memory": func(arguments []string) error { return measureMemory(arguments[0]) },
-	"gather": func(arguments []string) error { return measureGather(arguments[0]) },
-	"start":  func(arguments []string) error { return measureStart(arguments[0]) },
+	"prober":  runProber,
+	"exec":    runCommands,
+	"daemon":  runDaemon,
+	"memory":  func(arguments []string) error { return measureMemory(arguments[0]) },
+	"start":   func(arguments []string) error { return measureStart(arguments[0]) },
+	"idle":    func(arguments []string) error { return measureIdle(arguments[0]) },
+	"gather":  withOwnProc(func(arguments []string) error { return measureGather(arguments[0]) }),
+	"compare": withOwnProc(measureCompare),
 }
 
 func main() {
 	role := flag.String("role", "", "what a copy of this program does for it; not for users")
+	raw := flag.String("raw", "", "write the raw values of compare to this `file`, as CSV")
 	flag.Parse()
-	run := measure
+	run := func(wanted []string) error { return measure(wanted, *raw) }
 	if *role != "" {
 		run = roles[*role]
 	}
@@ -68,7 +80,7 @@ func main() {
 	}
 }
 
-func measure(wanted []string) error {
+func measure(wanted []string, raw string) error {
 	for _, name := range wanted {
 		if !slices.ContainsFunc(measurements, func(m measurement) bool { return m.name == name }) {
 			return fmt.Errorf("unknown measurement %q", name)
@@ -89,10 +101,10 @@ func measure(wanted []string) error {
 
 	var failed []error
 	for _, m := range measurements {
-		if len(wanted) > 0 && !slices.Contains(wanted, m.name) {
+		if len(wanted) > 0 && !slices.Contains(wanted, m.name) || len(wanted) == 0 && m.long {
 			continue
 		}
-		if err := m.run(dir); err != nil {
+		if err := m.run(dir, raw); err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", m.name, err))
 		}
 	}
@@ -108,16 +120,32 @@ func self(role string, arguments ...string) *exec.Cmd {
 }
 
 // inNamespace runs a role in a mount namespace that disappears with its last
-// process.
-func inNamespace(role, dir string) error {
+// process. gather and compare are also process 1 of a PID namespace, all of which
+// ends with it.
+func inNamespace(role string, arguments ...string) error {
 	if os.Geteuid() != 0 {
 		fmt.Printf("%s: not measured, since mounting takes root\n\n", role)
 		return nil
 	}
-	c := self(role, dir)
+	c := self(role, arguments...)
 	c.Stdout = os.Stdout
 	c.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS
+	if role == "gather" || role == "compare" {
+		c.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID
+	}
 	return c.Run()
+}
+
+// withOwnProc makes a role see the processes of its PID namespace only: vfsprobe
+// would look for blocked tasks of the whole host, and Telegraf and node_exporter read
+// the mount table of process 1.
+func withOwnProc(role func(arguments []string) error) func(arguments []string) error {
+	return func(arguments []string) error {
+		if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+			return fmt.Errorf("mounting /proc: %w", err)
+		}
+		return role(arguments)
+	}
 }
 
 // build builds a program of this module as a release is built, and returns its

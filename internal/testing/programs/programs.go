@@ -70,3 +70,20 @@ func build(name, module, target, ldflags, tags string, more ...string) (string, 
 	}
 	return binary, nil
 }
+
+// Packaged is the path of a program from a Debian package: installed, or unpacked
+// by tools/stores.
+func Packaged(name string) (string, error) {
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		return "", fmt.Errorf("looking for %s: %w", name, err)
+	}
+	path := filepath.Join(cache, "vfsprobe/stores/usr/bin", name)
+	if _, err := os.Stat(path); err != nil {
+		return "", fmt.Errorf("no %s here: tools/stores gets it where there are Debian packages", name)
+	}
+	return path, nil
+}

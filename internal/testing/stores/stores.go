@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
 // patience is for a database's start, on a machine that may be busy.
@@ -28,16 +30,9 @@ const patience = 30 * time.Second
 // test is skipped.
 func Program(t testing.TB, name string) string {
 	t.Helper()
-	if path, err := exec.LookPath(name); err == nil {
-		return path
-	}
-	cache, err := os.UserCacheDir()
+	path, err := programs.Packaged(name)
 	if err != nil {
-		t.Skipf("looking for %s: %v", name, err)
-	}
-	path := filepath.Join(cache, "vfsprobe/stores/usr/bin", name)
-	if _, err := os.Stat(path); err != nil {
-		t.Skipf("no %s here: tools/stores gets it where there are Debian packages", name)
+		t.Skip(err)
 	}
 	return path
 }
