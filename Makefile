@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-nfs test-kernels test-arm64 package setup lint race fuzz faults faults-nfs privileges bench soak vuln dashboards record fleet pictures clean
+.PHONY: run build bpf check-bpf test test-nfs test-kernels test-arm64 package setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards record fleet pictures clean
 
 run: build
 	bin/vfsprobe -test
@@ -150,6 +150,17 @@ bench:
 	$(GO) run ./internal/prober/bench
 	$(GO) test -count 1 -timeout 10m -run '^$$' -bench . ./internal/dcache/attribution
 	GATHERS=10000 $(GO) test -count 1 -timeout 30m -v -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
+
+# Whole gathers beside those of other programs, in ten minutes, and what vfsprobe
+# takes between them.
+gathers: raw := $(shell mktemp -u)
+gathers:
+	-@tools/stores
+	$(GO) run ./internal/prober/bench -raw $(raw) compare
+	mkdir -p docs/images
+	CGO_ENABLED=0 $(GO) -C tools/pictures run . gathers $(raw) "$(CURDIR)/docs/images/gathers.png"
+	rm -f $(raw)
+	$(GO) run ./internal/prober/bench idle
 
 # Half an hour of faults under Telegraf, at random. SOAK sets another time.
 SOAK ?= 30m

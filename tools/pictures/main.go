@@ -1,6 +1,7 @@
 // Command pictures draws what the dashboards' queries have returned from a real
 // InfluxDB, as a PNG. It is no Grafana, which could not be had: colours and forms
-// are like its, the data are the same. See "make pictures".
+// are like its, the data are the same. See "make pictures". With the word gathers in
+// front it draws what gathers cost: see "make gathers".
 package main
 
 import (
@@ -51,7 +52,11 @@ func rgb(v uint32) color.Color {
 }
 
 func main() {
-	if err := run(os.Args[1], os.Args[2]); err != nil {
+	draw := run
+	if os.Args[1] == "gathers" {
+		draw, os.Args = gathers, os.Args[1:]
+	}
+	if err := draw(os.Args[1], os.Args[2]); err != nil {
 		fmt.Fprintln(os.Stderr, "pictures:", err)
 		os.Exit(1)
 	}
@@ -79,6 +84,10 @@ func run(data, png string) error {
 		}
 		paint.Draw(tiles.At(all, i%columns, i/columns))
 	}
+	return writePNG(canvas, png)
+}
+
+func writePNG(canvas *vgimg.Canvas, png string) error {
 	file, err := os.Create(png)
 	if err != nil {
 		return err
