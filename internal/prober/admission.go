@@ -13,7 +13,8 @@ const maxWaiting = 1024
 type class uint8
 
 const (
-	trusted class = iota
+	independent class = iota // and trusted
+	trusted
 	killable
 	untrusted
 	classes int = iota
@@ -23,10 +24,23 @@ func (c *Check) class() class {
 	switch {
 	case c.Plan.Killable:
 		return killable
+	case c.Trusted && c.Independent:
+		return independent
 	case c.Trusted:
 		return trusted
 	}
 	return untrusted
+}
+
+// kept is what of a cap is left to classes that are less likely to hang.
+func (c class) kept(limit int) int {
+	switch c {
+	case untrusted:
+		return limit / 4
+	case trusted:
+		return limit / 8
+	}
+	return 0
 }
 
 // group is the checks that wait, and the helpers there are, of keys that share
@@ -214,9 +228,10 @@ func (p *Prober) pump() {
 // admit decides whether a helper may be forked for the check now. Any helper
 // of a plan that is not Killable may turn out stuck, so those that run and
 // those that are stuck together never exceed the cap. Two rules keep some of it
-// free. A quarter is for trusted keys. No group may hold more than half of what
-// the stuck ones have left, so that a daemon with hundreds of dead mounts
-// leaves room for everyone else.
+// free. A quarter is for trusted keys, half of that for independent ones. No group
+// may hold more than three eighths of the cap, nor more than half of what the stuck
+// ones have left: two dead daemons with hundreds of mounts leave room for everyone
+// else.
 func (p *Prober) admit(w *pending) (verdict, Report) {
 	c := &w.check
 	if h := p.byKey[c.Key]; h != nil {
@@ -242,20 +257,24 @@ func (p *Prober) admit(w *pending) (verdict, Report) {
 	g := p.group(c.Group)
 	stuckAll := p.stuck + p.orphans.count(p.options.Proc)
 	free := p.options.MaxStuck - stuckAll
-	reserved := 0
-	if !c.Trusted {
-		reserved = p.options.MaxStuck / 4
-	}
+	kept := c.class().kept(p.options.MaxStuck)
 	share := free / 2
 	if g.stuck == 0 {
 		share = (free + 1) / 2
 	}
+	share = min(share, max(1, 3*p.options.MaxStuck/8)-g.stuck)
+	running, risky := 0, 0 // of all classes, and of those for which as much is kept at least
+	for other, n := range p.running {
+		running += n
+		if class(other).kept(p.options.MaxStuck) >= kept {
+			risky += n
+		}
+	}
 	switch {
-	case free <= reserved || share <= 0:
+	case free <= kept || share <= 0:
 		return refused, Report{Outcome: Capped, Err: fmt.Errorf("%d helpers are stuck on this host, %d of them on %s; %d are allowed",
 			stuckAll, g.stuck, c.Group, p.options.MaxStuck)}
-	case p.running[trusted]+p.running[untrusted] >= free,
-		!c.Trusted && p.running[untrusted] >= free-reserved:
+	case running >= free, risky >= free-kept:
 		return classWaits, Report{}
 	case g.running >= share:
 		return groupWaits, Report{}

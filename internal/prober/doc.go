@@ -29,10 +29,11 @@
 //     when it happens.
 //   - Helpers that may turn out stuck, and those that did, never exceed
 //     Options.MaxStuck. A quarter of it is kept for keys that answered their last
-//     check, and a group of keys that share a fate gets at most half of what is
-//     left, so that 200 dead mounts of one daemon don't keep a healthy file
-//     system from being checked. When the whole cap is stuck, nothing that could
-//     get stuck is checked any more.
+//     check, and half of that for those that need no server or daemon to answer. A
+//     group of keys that share a fate gets at most three eighths of it, and half of
+//     what is left, so that 200 dead mounts of each of two daemons don't keep a
+//     healthy file system from being checked.
+//     When the whole cap is stuck, nothing that could get stuck is checked any more.
 //   - A helper's process name is made from its key. A prober which finds the
 //     stuck helpers of an earlier run counts them, and knows their keys. What is
 //     only named so is none: see [Recogniser].

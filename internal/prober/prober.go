@@ -60,7 +60,11 @@ type Check struct {
 	// the cap is kept for such checks, so that those which are likely to hang
 	// can't keep healthy ones waiting.
 	Trusted bool
-	Plan    *Plan
+	// Independent says that the key needs no server or daemon to answer. Half of
+	// that quarter is kept for such checks if they are trusted: not even dozens of
+	// dead daemons at one time keep the root file system from being checked.
+	Independent bool
+	Plan        *Plan
 }
 
 // Stats are counters since the prober was made, and gauges.

@@ -319,6 +319,35 @@ func TestTheCapHoldsAndLeavesRoomForOthers(t *testing.T) {
 	}
 }
 
+// Forty daemons fall silent at one time, each alone and all of them trusted.
+func TestManyDeadDaemonsLeaveRoomForIndependentKeys(t *testing.T) {
+	faultfs.Require(t)
+	const n, limit = 40, 16
+	p := start(t, prober.Options{MaxStuck: limit})
+	hung, _ := hungMounts(t, n)
+	for range 4 {
+		var all sync.WaitGroup
+		for _, fs := range hung {
+			all.Add(1)
+			c := check(fs.Dir)
+			c.Group, c.Trusted = fs.Dir, true
+			p.Submit(c, func(prober.Report) { all.Done() })
+		}
+		all.Add(20)
+		for i := range 20 {
+			c := check("/")
+			c.Key, c.Group, c.Trusted, c.Independent = strconv.Itoa(i), "/", true, true
+			p.Submit(c, func(r prober.Report) {
+				assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
+				all.Done()
+			})
+		}
+		all.Wait()
+		assert.LessOrEqual(t, p.Stats().Stuck, int64(limit-limit/8))
+	}
+	assert.EqualValues(t, limit-limit/8, p.Stats().Stuck, "the others use up what is theirs")
+}
+
 func comms(t testing.TB) map[int]string {
 	found := make(map[int]string)
 	entries, err := os.ReadDir("/proc")

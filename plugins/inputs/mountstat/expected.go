@@ -79,7 +79,7 @@ func (m *Mountstat) askFstab(now time.Time) {
 		p.Add(prober.Step{Name: "pread64", Number: unix.SYS_PREAD64, Arguments: []prober.Argument{
 			prober.ResultOf(file), prober.Output(forkserver.MaxOutput), prober.Value(forkserver.MaxOutput), prober.Value(i * forkserver.MaxOutput)}})
 	}
-	m.prober.Submit(prober.Check{Key: "mountstat fstab", Group: "fstab", Trusted: true, Plan: p}, m.parseFstab)
+	m.prober.Submit(prober.Check{Key: "mountstat fstab", Group: "fstab", Trusted: true, Independent: true, Plan: p}, m.parseFstab)
 }
 
 // parseFstab is called by the prober.
@@ -137,7 +137,7 @@ func (m *Mountstat) findDevices(read *fstab) {
 		m.takeFstab(read)
 		return
 	}
-	m.prober.Submit(prober.Check{Key: "mountstat fstab devices", Group: "fstab", Trusted: true, Plan: p}, func(r prober.Report) {
+	m.prober.Submit(prober.Check{Key: "mountstat fstab devices", Group: "fstab", Trusted: true, Independent: true, Plan: p}, func(r prober.Report) {
 		read.absent = make(map[string]bool)
 		for i := range r.Steps {
 			if r.Steps[i].Errno == unix.ENOENT {

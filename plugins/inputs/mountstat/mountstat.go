@@ -235,10 +235,11 @@ func (m *Mountstat) submit() {
 		m.mu.Unlock()
 		if idle {
 			m.prober.Submit(prober.Check{
-				Key:     "mountstat " + sb.id,
-				Group:   group(sb.checked),
-				Trusted: sb.answered,
-				Plan:    m.planOf(sb),
+				Key:         "mountstat " + sb.id,
+				Group:       group(sb.checked),
+				Trusted:     sb.answered,
+				Independent: !networked(sb.checked) && !isFUSE(sb.checked),
+				Plan:        m.planOf(sb),
 			}, func(r prober.Report) { m.arrive(sb, r) })
 		}
 	}

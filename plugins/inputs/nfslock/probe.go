@@ -271,7 +271,7 @@ func (n *Nfslock) findHost() {
 		prober.Value(unix.AT_FDCWD), prober.Path(n.machineID), prober.Value(unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK)}})
 	p.Add(prober.Step{Name: "read", Number: unix.SYS_READ, Arguments: []prober.Argument{
 		prober.ResultOf(file), prober.Output(length), prober.Value(length)}})
-	r := n.prober.Run(prober.Check{Key: "nfslock machine-id", Group: "machine-id", Trusted: true, Plan: p})
+	r := n.prober.Run(prober.Check{Key: "nfslock machine-id", Group: "machine-id", Trusted: true, Independent: true, Plan: p})
 	hash := fnv.New64a()
 	if len(r.Steps) == 2 && r.Failed() == nil {
 		hash.Write(r.Steps[1].Output[:r.Steps[1].Result])
