@@ -406,7 +406,7 @@ func (c *comparison) standBy(set *mountSet, hanging int, some []int, standings [
 			return err
 		}
 	}
-	time.Sleep(telegrafWrites) // the last points
+	time.Sleep(2 * telegrafWrites) // the last points
 	var stops sync.WaitGroup
 	for i, a := range agents {
 		stops.Go(func() {

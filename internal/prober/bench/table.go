@@ -33,7 +33,11 @@ func (s series) String() string {
 func (s series) raw() string {
 	var b strings.Builder
 	for _, v := range s {
-		fmt.Fprintf(&b, "%8.2f", v)
+		decimals := 2
+		if v >= 1e4 { // or it would not fit
+			decimals = 0
+		}
+		fmt.Fprintf(&b, "%8.*f", decimals, v)
 	}
 	return b.String()
 }
