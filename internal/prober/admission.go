@@ -51,7 +51,12 @@ type group struct {
 	ready   [classes]bool       // is in admission.ready
 	running int                 // helpers of plans that are not Killable
 	stuck   int                 // helpers that survive SIGKILL
+	suspect bool                // one turned stuck when there were as many as may be
 }
+
+// mostStuck is how many helpers of one group may be stuck at one time, but for one:
+// when so many are, a trusted key is tried, and others after it while they answer.
+func mostStuck(limit int) int { return max(1, limit*5/16) }
 
 // admission decides which of the waiting checks may start. All it does takes
 // constant time per check, however many wait.
@@ -159,9 +164,11 @@ func (a *admission) started(c *Check) {
 	}
 }
 
-func (a *admission) turnedStuck(c *Check) {
+func (a *admission) turnedStuck(c *Check, limit int) {
 	a.stuck++
-	a.group(c.Group).stuck++
+	g := a.group(c.Group)
+	g.stuck++
+	g.suspect = g.suspect || g.stuck > mostStuck(limit)
 	a.notRunning(c)
 }
 
@@ -183,6 +190,7 @@ func (a *admission) ended(c *Check, wasStuck bool) {
 	a.stuck--
 	g := a.group(c.Group)
 	g.stuck--
+	g.suspect = false
 	a.forget(g)
 	for _, g := range a.groups { // every group's share has grown
 		a.wake(g)
@@ -262,7 +270,11 @@ func (p *Prober) admit(w *pending) (verdict, Report) {
 	if g.stuck == 0 {
 		share = (free + 1) / 2
 	}
-	share = min(share, max(1, 3*p.options.MaxStuck/8)-g.stuck)
+	if left := mostStuck(p.options.MaxStuck) - g.stuck; left > 0 {
+		share = min(share, left)
+	} else if share = min(share, 1); g.suspect || !c.Trusted {
+		share = 0
+	}
 	running, risky := 0, 0 // of all classes, and of those for which as much is kept at least
 	for other, n := range p.running {
 		running += n

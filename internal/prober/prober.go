@@ -368,7 +368,7 @@ func (p *Prober) due(h *helper) {
 		p.pump()
 	case killed:
 		h.stage = stuck
-		p.turnedStuck(&h.check)
+		p.turnedStuck(&h.check, p.options.MaxStuck)
 		h.report.HangsIn = h.nextStep()
 		outcome := Stuck
 		if h.check.Plan.Killable {

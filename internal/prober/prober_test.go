@@ -319,6 +319,62 @@ func TestTheCapHoldsAndLeavesRoomForOthers(t *testing.T) {
 	}
 }
 
+// round checks all paths side by side, each trusted, as of the group.
+func round(p *prober.Prober, groups map[string][]string) map[string]map[prober.Outcome]int {
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	outcomes := make(map[string]map[prober.Outcome]int)
+	for group, paths := range groups {
+		outcomes[group] = make(map[prober.Outcome]int)
+		for _, path := range paths {
+			all.Add(1)
+			c := check(path)
+			c.Group, c.Trusted = group, true
+			p.Submit(c, func(r prober.Report) {
+				mu.Lock()
+				defer mu.Unlock()
+				outcomes[group][r.Outcome]++
+				all.Done()
+			})
+		}
+	}
+	all.Wait()
+	return outcomes
+}
+
+func directories(all []*faultfs.FS) (paths []string) {
+	for _, fs := range all {
+		paths = append(paths, fs.Dir)
+	}
+	return paths
+}
+
+func TestTwoDeadDaemonsLeaveRoomForAThird(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	first, alive := hungMounts(t, 20)
+	second, _ := hungMounts(t, 20)
+	groups := map[string][]string{"first": directories(first), "second": directories(second), "third": {alive.Dir}}
+	for range 4 {
+		round(p, groups)
+	}
+	last := round(p, groups)
+	assert.Equal(t, map[prober.Outcome]int{prober.Done: 1}, last["third"])
+	assert.Equal(t, 12, last["first"][prober.Busy]+last["second"][prober.Busy], "%v", last)
+}
+
+func TestTheHealthyMountsOfADaemonAreCheckedWhileSomeHang(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	all, _ := hungMounts(t, 30)
+	for _, fs := range all[5:] {
+		fs.Heal()
+	}
+	groups := map[string][]string{"one": directories(all)}
+	round(p, groups)
+	assert.Equal(t, map[prober.Outcome]int{prober.Busy: 5, prober.Done: 25}, round(p, groups)["one"])
+}
+
 // Forty daemons fall silent at one time, each alone and all of them trusted.
 func TestManyDeadDaemonsLeaveRoomForIndependentKeys(t *testing.T) {
 	faultfs.Require(t)
