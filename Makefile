@@ -92,7 +92,7 @@ lint:
 
 # The end-to-end tests run programs: of them a soak, with a plugin that looks for races.
 race:
-	CGO_ENABLED=1 $(GO) test -p 1 -race -timeout 20m $$($(GO) list ./internal/... ./plugins/... | grep -v /e2e)
+	CGO_ENABLED=1 $(GO) test -p 1 -race -timeout 20m $$(CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/... | grep -v /e2e)
 	VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(GO) test -count 1 -timeout 10m -run TestSoak ./internal/testing/e2e
 
 # Every parser, for FUZZTIME each; FUZZTIME="-cpu 600" for ten minutes of CPU time

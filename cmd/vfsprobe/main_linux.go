@@ -162,6 +162,11 @@ func selectInputs(file string) ([]config.Input, error) {
 // for stdin, signals and the fork server, which do so already.
 const maxWaiting = 8
 
+// maxAtWork is how many threads may run at a time, on a machine that has more
+// processors: so many that nothing waits, and no more, since each is made beforehand
+// and counts under a limit such as TasksMax.
+const maxAtWork = 4
+
 // serve gathers until stdin ends or a signal asks to stop.
 func serve(runner *execd.Runner, interval time.Duration) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
@@ -200,7 +205,9 @@ func serve(runner *execd.Runner, interval time.Duration) error {
 			stop()
 		}
 	}()
-	threads.Reserve(runtime.GOMAXPROCS(0) + maxWaiting)
+	processors := min(runtime.GOMAXPROCS(0), maxAtWork)
+	runtime.GOMAXPROCS(processors)
+	threads.Reserve(processors + maxWaiting)
 	return runner.Run(ctx, triggers)
 }
 

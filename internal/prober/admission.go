@@ -182,7 +182,7 @@ func (a *admission) notRunning(c *Check) {
 	a.forget(g)
 }
 
-func (a *admission) ended(c *Check, wasStuck bool) {
+func (a *admission) ended(c *Check, wasStuck bool, limit int) {
 	if !wasStuck {
 		a.notRunning(c)
 		return
@@ -190,7 +190,7 @@ func (a *admission) ended(c *Check, wasStuck bool) {
 	a.stuck--
 	g := a.group(c.Group)
 	g.stuck--
-	g.suspect = false
+	g.suspect = g.suspect && g.stuck > mostStuck(limit)
 	a.forget(g)
 	for _, g := range a.groups { // every group's share has grown
 		a.wake(g)
@@ -266,11 +266,12 @@ func (p *Prober) admit(w *pending) (verdict, Report) {
 	stuckAll := p.stuck + p.orphans.count(p.options.Proc)
 	free := p.options.MaxStuck - stuckAll
 	kept := c.class().kept(p.options.MaxStuck)
+	stuckHere := g.stuck + p.orphans.countLike(p.options.Proc, w.compiled.comm)
 	share := free / 2
-	if g.stuck == 0 {
+	if stuckHere == 0 {
 		share = (free + 1) / 2
 	}
-	if left := mostStuck(p.options.MaxStuck) - g.stuck; left > 0 {
+	if left := mostStuck(p.options.MaxStuck) - stuckHere; left > 0 {
 		share = min(share, left)
 	} else if share = min(share, 1); g.suspect || !c.Trusted {
 		share = 0
@@ -285,7 +286,7 @@ func (p *Prober) admit(w *pending) (verdict, Report) {
 	switch {
 	case free <= kept || share <= 0:
 		return refused, Report{Outcome: Capped, Err: fmt.Errorf("%d helpers are stuck on this host, %d of them on %s; %d are allowed",
-			stuckAll, g.stuck, c.Group, p.options.MaxStuck)}
+			stuckAll, stuckHere, c.Group, p.options.MaxStuck)}
 	case running >= free, risky >= free-kept:
 		return classWaits, Report{}
 	case g.running >= share:

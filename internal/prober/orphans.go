@@ -20,12 +20,20 @@ const (
 	serverName   = "vfsprobe-server"
 )
 
-// HelperName is the process name (comm) of the helpers for a key.
-func HelperName(key string) string { return commOf(key) }
+// HelperName is the process name (comm) of the helpers for a key of no group.
+func HelperName(key string) string { return commOf(key, "") }
 
-// commOf is the name of the helpers for a key: the prefix and 50 bits of the
-// key's hash, together the 15 bytes the kernel keeps (TASK_COMM_LEN).
-func commOf(key string) string {
+// groupLength is the part of a helper's name that tells its group.
+const groupLength = 2
+
+// commOf is the name of the helpers for a key: the prefix, 40 bits of the key's
+// hash and 10 of the group's, together the 15 bytes the kernel keeps
+// (TASK_COMM_LEN).
+func commOf(key, group string) string {
+	return HelperPrefix + hashed(key)[:8] + hashed(group)[:groupLength]
+}
+
+func hashed(key string) string {
 	hash := fnv.New64a()
 	hash.Write([]byte(key))
 	// FNV hardly mixes the last bytes into the upper bits, which are used:
@@ -34,7 +42,7 @@ func commOf(key string) string {
 	h = (h ^ h>>33) * 0xff51afd7ed558ccd
 	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
 	sum := binary.BigEndian.AppendUint64(nil, h^h>>33)
-	return HelperPrefix + strings.ToLower(base32.StdEncoding.EncodeToString(sum)[:10])
+	return strings.ToLower(base32.StdEncoding.EncodeToString(sum))
 }
 
 // An orphan is a stuck helper whose fork server has ended.
@@ -50,6 +58,7 @@ type orphan struct {
 type orphans struct {
 	byComm  map[string][]orphan
 	counted int
+	groups  map[string]int // of those that were counted
 	asOf    time.Time
 }
 
@@ -110,7 +119,7 @@ func (o *orphans) count(proc string) int {
 	if len(o.byComm) == 0 || time.Since(o.asOf) < recount {
 		return o.counted
 	}
-	o.counted, o.asOf = 0, time.Now()
+	o.counted, o.groups, o.asOf = 0, make(map[string]int), time.Now()
 	for comm, candidates := range o.byComm {
 		kept := candidates[:0]
 		for _, c := range candidates {
@@ -120,6 +129,7 @@ func (o *orphans) count(proc string) int {
 			}
 			if orphaned {
 				o.counted++
+				o.groups[groupOf(comm)]++
 			}
 		}
 		if o.byComm[comm] = kept; len(kept) == 0 {
@@ -128,6 +138,14 @@ func (o *orphans) count(proc string) int {
 	}
 	return o.counted
 }
+
+// countLike returns how many of them are of the group that a helper's name tells.
+func (o *orphans) countLike(proc, comm string) int {
+	o.count(proc)
+	return o.groups[groupOf(comm)]
+}
+
+func groupOf(comm string) string { return comm[max(0, len(comm)-groupLength):] }
 
 // look says whether the process is still there, and whether its server is not.
 func (c orphan) look(proc string) (alive, orphaned bool) {

@@ -16,10 +16,11 @@ func TestHelperNamesFitAndDiffer(t *testing.T) {
 	for major := range 300 {
 		for minor := range 300 {
 			key := "mountstat " + string(rune('0'+major)) + ":" + string(rune('0'+minor))
-			comm := commOf(key)
+			comm := commOf(key, "group")
 			require.Len(t, comm, 15, "TASK_COMM_LEN less the NUL")
 			require.True(t, strings.HasPrefix(comm, HelperPrefix))
-			require.Equal(t, comm, commOf(key))
+			require.Equal(t, comm, commOf(key, "group"))
+			require.Equal(t, groupOf(comm), groupOf(commOf("another", "group")))
 			require.Empty(t, seen[comm], "of %q and %q", key, seen[comm])
 			seen[comm] = key
 		}
@@ -38,21 +39,23 @@ func process(t testing.TB, proc, pid, comm, state, ppid, start string) {
 }
 
 func TestOrphansAreHelpersWithoutAServer(t *testing.T) {
-	proc, comm := t.TempDir(), commOf("key")
+	proc, comm := t.TempDir(), commOf("key", "one")
 	process(t, proc, "self", "vfsprobe", "R", "1", "1")
 	process(t, proc, "1", "init", "S", "0", "1")
 	process(t, proc, "20", serverName, "S", "19", "100") // another plugin's
 	process(t, proc, "21", comm, "D", "20", "101")
-	process(t, proc, "30", commOf("other"), "D", "1", "100")
+	process(t, proc, "30", commOf("other", "another"), "D", "1", "100")
 	process(t, proc, "31", comm, "Z", "1", "100")
 	process(t, proc, "40", "vfsprobe", "D", "1", "100")
 	require.NoError(t, os.Mkdir(filepath.Join(proc, "50"), 0o755)) // just ended
 
 	o := findOrphans(proc)
 	assert.Equal(t, 1, o.count(proc))
+	assert.Equal(t, 1, o.countLike(proc, commOf("a third", "another")))
+	assert.Zero(t, o.countLike(proc, comm))
 	_, found := o.find(proc, comm)
 	assert.False(t, found, "the one has a server, and the other is a zombie")
-	orphan, found := o.find(proc, commOf("other"))
+	orphan, found := o.find(proc, commOf("other", "another"))
 	require.True(t, found)
 	assert.Equal(t, 30, orphan.pid)
 

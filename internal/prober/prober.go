@@ -37,7 +37,8 @@ type Options struct {
 	// hang don't count. Default 16.
 	Concurrency int
 	// MaxStuck is the cap on helpers that survive SIGKILL, those of earlier runs
-	// included. Default 16: each adds 1 to the host's load average.
+	// included. Default 16: each adds 1 to the host's load average. Of fewer than 8
+	// nothing is kept for [Check.Independent] keys, of fewer than 4 for no keys.
 	MaxStuck int
 	// Proc is where procfs is mounted. Default /proc.
 	Proc string
@@ -188,7 +189,7 @@ func (p *Prober) Submit(check Check, done func(Report)) {
 	w := &pending{check: check, id: p.nextID, done: done, deadline: time.Now().Add(check.Plan.Timeout)}
 	p.nextID++
 	var err error
-	if w.compiled, err = check.Plan.compile(w.id, commOf(check.Key)); err != nil {
+	if w.compiled, err = check.Plan.compile(w.id, commOf(check.Key, check.Group)); err != nil {
 		p.decide(w, Report{Outcome: Unavailable, Err: err})
 		return
 	}
@@ -440,7 +441,7 @@ func (p *Prober) remove(h *helper) {
 	if h.stage == fresh {
 		p.fresh--
 	}
-	p.ended(&h.check, h.stage == stuck)
+	p.ended(&h.check, h.stage == stuck, p.options.MaxStuck)
 	delete(p.helpers, h.id)
 	delete(p.byKey, h.check.Key)
 	delete(p.byPID, h.pid)

@@ -29,10 +29,11 @@
 // has received. A slot is free again when its helper was reaped, so one that is
 // stuck keeps two or three pages, and no page tables.
 //
-// A helper gets memory of its own where its request is too large for a slot, or
-// where it becomes another user ([RequestHeader.Apart]): whoever may trace it must
-// not get at the server, which may have more rights. It stands on a copy of the
-// server's stack then, and works on a copy of its request.
+// A helper gets memory of its own where its request is too large for a slot, where it
+// becomes another user ([RequestHeader.Apart]), and where it has fewer capabilities
+// than a server that is not root's: whoever may trace it must not get at the server,
+// which may have more rights. It stands on a copy of the server's stack then, and
+// works on a copy of its request.
 //
 // What shares memory shares one fate besides: who is killed by the kernel's OOM
 // killer takes the others along (mm/oom_kill.c).
@@ -46,7 +47,7 @@
 // proves the depth of the nosplit calls at build time. What they need beyond a
 // few words of stack is in the one variable, or in the slot. A helper that shares
 // memory starts on another stack than clone(2) was called on, which takes a dozen
-// lines of assembly; on processors without them all helpers get their own.
+// lines of assembly.
 //
 // # Life and death
 //

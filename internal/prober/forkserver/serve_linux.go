@@ -74,6 +74,7 @@ var memory struct {
 	root       [8]byte
 	noLimit    [2]uint64
 
+	superuser    bool
 	capabilities uint64 // in effect
 	mark         uint64
 
@@ -205,7 +206,11 @@ func watchChildren() syscall.Errno {
 //go:nocheckptr
 func forkHelper(header *RequestHeader, length uintptr) {
 	var pid, errno uintptr
-	if i := freeSlot(); i < sharedSlots && header.Apart == 0 && length <= MaxShared {
+	i := uintptr(sharedSlots)
+	if header.Apart == 0 && length <= MaxShared && mayShare(header) {
+		i = freeSlot()
+	}
+	if i < sharedSlots {
 		s := sharedSlot(i)
 		for k := uintptr(0); k < length; k += 8 {
 			*(*uint64)(unsafe.Add(s.request(), k)) = *(*uint64)(unsafe.Add(unsafe.Pointer(header), k))
@@ -214,8 +219,11 @@ func forkHelper(header *RequestHeader, length uintptr) {
 		if errno == 0 {
 			memory.holders[i] = int32(pid)
 			memory.used = max(memory.used, i+1)
+		} else if errno != uintptr(syscall.EAGAIN) && errno != uintptr(syscall.ENOMEM) {
+			memory.shared, i = 0, sharedSlots // a sandbox that does not know of it
 		}
-	} else {
+	}
+	if i == sharedSlots {
 		var e syscall.Errno
 		pid, _, e = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
 		if errno = uintptr(e); errno == 0 && pid == 0 {
@@ -225,6 +233,17 @@ func forkHelper(header *RequestHeader, length uintptr) {
 	answer := &memory.slot.answer
 	answer.Kind, answer.ID, answer.PID, answer.Errno = Forked, header.ID, int32(pid), uint32(errno)
 	send(answer)
+}
+
+// mayShare reports whether the helper keeps all capabilities that the server has.
+// Whoever may trace the helper could otherwise reach, by the memory, a process that
+// may do more: another process of the same user, if that is not root.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func mayShare(header *RequestHeader) bool {
+	return memory.superuser || memory.capabilities&^header.Capabilities == 0
 }
 
 // freeSlot is the first slot that no helper has: those that were used before take

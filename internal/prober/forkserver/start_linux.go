@@ -14,7 +14,9 @@ import (
 const (
 	madvDontFork = 10
 	madvDoFork   = 11
-	sigSetMask   = 2
+	// linux/mman.h
+	madvNoHugePage = 15
+	sigSetMask     = 2
 )
 
 // starting guards memory, which the next child inherits.
@@ -50,6 +52,7 @@ func Start(socket int, trim bool, filter Filter) (pid int, err error) {
 	memory.socket = uintptr(socket)
 	memory.seccomp = filter.Call
 	memory.filter.length = uint16(copy(memory.instructions[:], filter.Program))
+	memory.superuser = os.Geteuid() == 0
 	memory.capabilities = ownCapabilities()
 	memory.mark = memory.capabilities & Mark
 	advice := uintptr(madvDontFork)
@@ -104,6 +107,8 @@ func reserve(size uintptr) uintptr {
 	if errno != 0 {
 		return 0
 	}
+	// A huge page would be a hundred times what the first helper takes.
+	_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, address, size, madvNoHugePage)
 	return address
 }
 

@@ -237,8 +237,8 @@ func (m *Mountstat) submit() {
 			m.prober.Submit(prober.Check{
 				Key:         "mountstat " + sb.id,
 				Group:       group(sb.checked),
-				Trusted:     sb.answered,
-				Independent: !networked(sb.checked) && !isFUSE(sb.checked),
+				Trusted:     sb.answered || !sb.known && (independent(sb.checked) || onDevice(sb.checked)),
+				Independent: independent(sb.checked),
 				Plan:        m.planOf(sb),
 			}, func(r prober.Report) { m.arrive(sb, r) })
 		}
@@ -365,11 +365,11 @@ func (m *Mountstat) sayLate(n int) {
 }
 
 // emitPending reports a superblock whose check was still under way when Gather
-// had to return: one that hung before still does; of others nothing is known.
+// had to return: one that was at fault still is; of others nothing is known.
 func (m *Mountstat) emitPending(acc telegraf.Accumulator, sb *superblock, counts *counts) {
 	found := finding{code: result.Unchecked, reason: "the check was under way when the next gather was due"}
-	if sb.hung() && sb.found.code.Fault() {
-		found = finding{code: sb.found.code, cause: sb.found.cause, check: sb.found.check, call: sb.found.call}
+	if f := &sb.found; f.code.Fault() {
+		found = finding{code: f.code, errno: f.errno, cause: f.cause, check: f.check, call: f.call}
 	}
 	m.emit(acc, sb, &found, counts)
 }

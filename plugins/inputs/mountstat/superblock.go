@@ -49,10 +49,20 @@ func group(mount *mounts.Mount) string {
 // networked reports whether the file system is a server's.
 func networked(mount *mounts.Mount) bool {
 	switch mount.FSType {
-	case "nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "fuse.glusterfs", "lustre", "afs", "9p", "beegfs", "gpfs", "fuse.sshfs":
+	case "nfs", "nfs4", "cifs", "smb3", "ceph", "glusterfs", "fuse.glusterfs", "lustre", "afs", "9p", "virtiofs", "beegfs", "gpfs", "fuse.sshfs":
 		return true
 	}
 	return false
+}
+
+// independent reports whether the file system is the root, which all else depends
+// on, or one that is in memory alone.
+func independent(mount *mounts.Mount) bool {
+	switch mount.FSType {
+	case "tmpfs", "ramfs", "devtmpfs":
+		return true
+	}
+	return mount.Mountpoint == "/"
 }
 
 // onDevice reports whether the file system is a local block device's.
