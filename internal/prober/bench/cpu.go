@@ -128,7 +128,10 @@ func compare(where string, contenders []*contender) error {
 // buildFloor compiles the floor, and what it executes: a program as small as
 // can be, of one page and without libraries.
 func buildFloor(dir string) (floor, statfs string, err error) {
-	if err := os.CopyFS(dir, floorSource); err != nil {
+	if dir, err = os.MkdirTemp(dir, "floor-"); err == nil {
+		err = os.CopyFS(dir, floorSource)
+	}
+	if err != nil {
 		return "", "", fmt.Errorf("writing the floor's sources: %w", err)
 	}
 	floor, statfs = filepath.Join(dir, "floor", "floor"), filepath.Join(dir, "floor", "statfs")
