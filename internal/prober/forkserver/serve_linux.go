@@ -41,7 +41,7 @@ type slot struct {
 
 const (
 	// stackSize is more than the 800 bytes to which the linker holds what does not
-	// grow the stack: runSteps, which forkHelper calls as well.
+	// grow the stack: runSteps, which serve calls as well.
 	stackSize = 2 << 10
 	// sharedSize is the size of a slot with its request, in memory that is shared.
 	sharedSize = 16 << 10
@@ -148,7 +148,9 @@ func serve() {
 			header := (*RequestHeader)(unsafe.Pointer(&memory.request))
 			switch header.Kind {
 			case Fork:
-				forkHelper(header, n)
+				if forkHelper(header, n) {
+					runSteps(&memory.slot)
+				}
 			case Kill:
 				killHelper(uintptr(header.PID))
 			}
@@ -199,12 +201,13 @@ func watchChildren() syscall.Errno {
 	return errno
 }
 
-// forkHelper forks a helper for the request of the given length.
+// forkHelper forks a helper for the request of the given length. It reports true in
+// the helper, if that has memory of its own: the less stack is in use then.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func forkHelper(header *RequestHeader, length uintptr) {
+func forkHelper(header *RequestHeader, length uintptr) bool {
 	var pid, errno uintptr
 	i := uintptr(sharedSlots)
 	if header.Apart == 0 && length <= MaxShared && mayShare(header) {
@@ -227,12 +230,13 @@ func forkHelper(header *RequestHeader, length uintptr) {
 		var e syscall.Errno
 		pid, _, e = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
 		if errno = uintptr(e); errno == 0 && pid == 0 {
-			runSteps(&memory.slot)
+			return true
 		}
 	}
 	answer := &memory.slot.answer
 	answer.Kind, answer.ID, answer.PID, answer.Errno = Forked, header.ID, int32(pid), uint32(errno)
 	send(answer)
+	return false
 }
 
 // mayShare reports whether the helper keeps all capabilities that the server has.
