@@ -823,11 +823,13 @@ func TestTheSuccessorCountsStuckHelpers(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, fmt.Sprintf("stuck: %d\n", n), string(said[:k]))
 
+	server := serverOf(t, first.Pid)
 	require.NoError(t, first.Kill())
 	_, err = output.Read(said)
 	require.Error(t, err, "its stdout is closed although helpers are stuck")
 	_, err = first.Wait()
 	require.NoError(t, err)
+	eventually(t, "the end of its server", func() bool { return !alive(server) })
 
 	p := start(t, prober.Options{})
 	for _, dir := range dirs {
