@@ -38,7 +38,7 @@ func (c class) kept(limit int) int {
 	case untrusted:
 		return limit / 4
 	case trusted:
-		return limit / 8
+		return limit / 16
 	}
 	return 0
 }
@@ -236,7 +236,7 @@ func (p *Prober) pump() {
 // admit decides whether a helper may be forked for the check now. Any helper
 // of a plan that is not Killable may turn out stuck, so those that run and
 // those that are stuck together never exceed the cap. Two rules keep some of it
-// free. A quarter is for trusted keys, half of that for independent ones. No group
+// free. A quarter is for trusted keys, and a sixteenth for independent ones. No group
 // may hold more than three eighths of the cap, nor more than half of what the stuck
 // ones have left: two dead daemons with hundreds of mounts leave room for everyone
 // else.

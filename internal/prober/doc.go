@@ -29,7 +29,7 @@
 //     when it happens.
 //   - Helpers that may turn out stuck, and those that did, never exceed
 //     Options.MaxStuck. A quarter of it is kept for keys that answered their last
-//     check, and half of that for those that need no server or daemon to answer. A
+//     check, and a sixteenth for those that need no server or daemon to answer. A
 //     group of keys that share a fate gets at most three eighths of it, and half of
 //     what is left, so that 200 dead mounts of each of two daemons don't keep a
 //     healthy file system from being checked.

@@ -37,8 +37,8 @@ type Options struct {
 	// hang don't count. Default 16.
 	Concurrency int
 	// MaxStuck is the cap on helpers that survive SIGKILL, those of earlier runs
-	// included. Default 16: each adds 1 to the host's load average. Of fewer than 8
-	// nothing is kept for [Check.Independent] keys, of fewer than 4 for no keys.
+	// included. Default 16: each adds 1 to the host's load average. Of fewer than
+	// 16 nothing is kept for [Check.Independent] keys, of fewer than 4 for no keys.
 	MaxStuck int
 	// Proc is where procfs is mounted. Default /proc.
 	Proc string
@@ -61,9 +61,9 @@ type Check struct {
 	// the cap is kept for such checks, so that those which are likely to hang
 	// can't keep healthy ones waiting.
 	Trusted bool
-	// Independent says that the key needs no server or daemon to answer. Half of
-	// that quarter is kept for such checks if they are trusted: not even dozens of
-	// dead daemons at one time keep the root file system from being checked.
+	// Independent says that the key needs no server or daemon to answer. A sixteenth
+	// of the cap is kept for such checks if they are trusted: not even dozens of dead
+	// daemons at one time keep the root file system from being checked.
 	Independent bool
 	Plan        *Plan
 }

@@ -26,9 +26,10 @@ import (
 const (
 	// soak is how long faults come and go. VFSPROBE_SOAK sets another time.
 	soak = 5 * time.Minute
-	// soakTimeout is for checks: what is healthy must answer within it also where
-	// other work keeps all CPUs busy.
-	soakTimeout = 2 * time.Second
+	// soakTimeout is for checks: below the interval, and so long that what is healthy
+	// answers within it also where other work keeps all CPUs busy. What hangs holds a
+	// place under the cap as long, and there are two more such mounts each second.
+	soakTimeout = 800 * time.Millisecond
 	// warmUp is until a plugin has the memory that it needs.
 	warmUp = 10 * time.Second
 	// reaping may take this long on a busy machine.
