@@ -79,7 +79,7 @@ func (s *session) pids() (plugin, server string, err error) {
 // wakeUps counts what wakes vfsprobe without a trigger. change, if not nil, comes
 // after the first gather.
 func wakeUps(vfsprobe, dir, name, config string, change func() error) error {
-	s, err := startSession(vfsprobe, dir, config, "-max-stuck", strconv.Itoa(idleMounts))
+	s, err := startSession(vfsprobe, dir, config, "-max-stuck", strconv.Itoa(4*idleMounts)) // of which one server gets a third
 	if err != nil {
 		return err
 	}
@@ -151,7 +151,7 @@ func switchesOf(pid string) (sum switches, err error) {
 
 // memoryAtRest follows the memory of one vfsprobe through faults and many gathers.
 func memoryAtRest(vfsprobe, dir, config string, d *daemon, gathers int) error {
-	s, err := startSession(vfsprobe, dir, config+"timeout = \"2s\"\n", "-max-stuck", strconv.Itoa(idleMounts))
+	s, err := startSession(vfsprobe, dir, config+"timeout = \"2s\"\n", "-max-stuck", strconv.Itoa(4*idleMounts)) // of which one server gets a third
 	if err != nil {
 		return err
 	}
