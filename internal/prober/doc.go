@@ -47,7 +47,7 @@
 //
 // # What is not promised
 //
-//   - Stuck helpers can't be removed. Each is one process of some 40 kB, and
+//   - Stuck helpers can't be removed. Each is one process of some 25 kB, and
 //     adds 1 to the load average, until its file system answers.
 //   - A report says what the kernel told one process at one time. Success can
 //     come from a cache, and a hang from an overloaded machine.
