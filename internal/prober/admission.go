@@ -51,7 +51,6 @@ type group struct {
 	ready   [classes]bool       // is in admission.ready
 	running int                 // helpers of plans that are not Killable
 	stuck   int                 // helpers that survive SIGKILL
-	suspect bool                // one turned stuck when there were as many as may be
 }
 
 // mostStuck is how many helpers of one group may be stuck at one time, but for one:
@@ -164,11 +163,9 @@ func (a *admission) started(c *Check) {
 	}
 }
 
-func (a *admission) turnedStuck(c *Check, limit int) {
+func (a *admission) turnedStuck(c *Check) {
 	a.stuck++
-	g := a.group(c.Group)
-	g.stuck++
-	g.suspect = g.suspect || g.stuck > mostStuck(limit)
+	a.group(c.Group).stuck++
 	a.notRunning(c)
 }
 
@@ -182,7 +179,7 @@ func (a *admission) notRunning(c *Check) {
 	a.forget(g)
 }
 
-func (a *admission) ended(c *Check, wasStuck bool, limit int) {
+func (a *admission) ended(c *Check, wasStuck bool) {
 	if !wasStuck {
 		a.notRunning(c)
 		return
@@ -190,7 +187,6 @@ func (a *admission) ended(c *Check, wasStuck bool, limit int) {
 	a.stuck--
 	g := a.group(c.Group)
 	g.stuck--
-	g.suspect = g.suspect && g.stuck > mostStuck(limit)
 	a.forget(g)
 	for _, g := range a.groups { // every group's share has grown
 		a.wake(g)
@@ -271,9 +267,12 @@ func (p *Prober) admit(w *pending) (verdict, Report) {
 	if stuckHere == 0 {
 		share = (free + 1) / 2
 	}
-	if left := mostStuck(p.options.MaxStuck) - stuckHere; left > 0 {
-		share = min(share, left)
-	} else if share = min(share, 1); g.suspect || !c.Trusted {
+	switch most := mostStuck(p.options.MaxStuck); {
+	case stuckHere < most:
+		share = min(share, most-stuckHere)
+	case g.stuck <= most && c.Trusted:
+		share = min(share, 1)
+	default:
 		share = 0
 	}
 	running, risky := 0, 0 // of all classes, and of those for which as much is kept at least

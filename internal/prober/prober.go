@@ -369,7 +369,7 @@ func (p *Prober) due(h *helper) {
 		p.pump()
 	case killed:
 		h.stage = stuck
-		p.turnedStuck(&h.check, p.options.MaxStuck)
+		p.turnedStuck(&h.check)
 		h.report.HangsIn = h.nextStep()
 		outcome := Stuck
 		if h.check.Plan.Killable {
@@ -441,7 +441,7 @@ func (p *Prober) remove(h *helper) {
 	if h.stage == fresh {
 		p.fresh--
 	}
-	p.ended(&h.check, h.stage == stuck, p.options.MaxStuck)
+	p.ended(&h.check, h.stage == stuck)
 	delete(p.helpers, h.id)
 	delete(p.byKey, h.check.Key)
 	delete(p.byPID, h.pid)

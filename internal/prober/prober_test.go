@@ -602,13 +602,19 @@ func TestLookingUpAnOwnerCanHang(t *testing.T) {
 	assert.Equal(t, "statx", report.HangsIn)
 }
 
+// forEverybody mounts where other users can go: t.TempDir is below a directory for
+// root alone.
+func forEverybody(t *testing.T) *faultfs.FS {
+	dir, err := os.MkdirTemp("", "faultfs")
+	require.NoError(t, err)
+	t.Cleanup(func() { os.Remove(dir) })
+	return faultfs.NewAt(t, dir, "faultfs")
+}
+
 func TestAHelperOfAnotherUserDiesWithItsServer(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
-	dir, err := os.MkdirTemp("", "faultfs") // t.TempDir is below a directory for root alone
-	require.NoError(t, err)
-	t.Cleanup(func() { os.Remove(dir) })
-	fs := faultfs.NewAt(t, dir, "faultfs")
+	fs := forEverybody(t)
 	fs.Pause()
 	plan := user(4711, 4711)
 	plan.Steps = append(plan.Steps, statfs(fs.Dir).Steps...)
@@ -701,10 +707,7 @@ func sharesMemory(t *testing.T, a, b int) bool {
 func TestHelpersShareTheServersMemoryUnlessTheyBecomeAnotherUser(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
-	dir, err := os.MkdirTemp("", "faultfs") // t.TempDir is below a directory for root alone
-	require.NoError(t, err)
-	t.Cleanup(func() { os.Remove(dir) })
-	fs := faultfs.NewAt(t, dir, "faultfs")
+	fs := forEverybody(t)
 	large := statfs(fs.Dir)
 	large.Steps[0].Arguments = append(large.Steps[0].Arguments, prober.Scratch(32<<10))
 	for name, c := range map[string]struct {
