@@ -14,10 +14,10 @@
 //
 // The server is thus a process without a Go runtime: one thread, no sysmon, no
 // garbage collector, no signal handlers, 30 kB of memory of its own beside the
-// slots. It sleeps in ppoll(2) until there is a request or a dead child, so it causes no wake-ups
-// while idle; it always forks from its main (only) thread, which matters because
-// PR_SET_PDEATHSIG fires when the forking thread ends; and nothing in it can
-// move the stack its children stand on.
+// slots. It sleeps in ppoll(2) until there is a request or a dead child, so it
+// causes no wake-ups while idle; it always forks from its main (only) thread,
+// which matters because PR_SET_PDEATHSIG fires when the forking thread ends; and
+// nothing in it can move the stack its children stand on.
 //
 // # Whose memory
 //
