@@ -38,7 +38,7 @@ func (c class) kept(limit int) int {
 	case untrusted:
 		return limit / 4
 	case trusted:
-		return limit / 16
+		return (limit + 8) / 16 // rounded, so that small caps keep one, too
 	}
 	return 0
 }

@@ -38,7 +38,7 @@ type Options struct {
 	Concurrency int
 	// MaxStuck is the cap on helpers that survive SIGKILL, those of earlier runs
 	// included. Default 16: each adds 1 to the host's load average. Of fewer than
-	// 16 nothing is kept for [Check.Independent] keys, of fewer than 4 for no keys.
+	// 8 nothing is kept for [Check.Independent] keys, of fewer than 4 for no keys.
 	MaxStuck int
 	// Proc is where procfs is mounted. Default /proc.
 	Proc string
