@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 )
 
@@ -162,14 +163,56 @@ func TestHelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
 	}
 	plain := &prober.Plan{Timeout: timeout}
 	reach(plain, fs.Dir)
-	assert.Equal(t, "0000000000000020 CapPrm: 0000000000000006 CapEff: 0000000000000006", look(plain), "CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH")
+	permitted := func(alone string) string {
+		if forkserver.Sharing {
+			return "00000000002c00e6" // the server's
+		}
+		return alone
+	}
+	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("0000000000000006")+" CapEff: 0000000000000006", look(plain),
+		"CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH")
 	assert.Equal(t, "0000000000000020 CapPrm: 0000000000000000 CapEff: 0000000000000000", look(statfsAs(4711, fs.Dir)))
 	other := &prober.Plan{Timeout: timeout}
 	other.EnterMountNS("/proc/self/ns/mnt")
 	reach(other, fs.Dir)
-	assert.Equal(t, "0000000000000020 CapPrm: 00000000002c0006 CapEff: 00000000002c0006", look(other),
+	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("00000000002c0006")+" CapEff: 00000000002c0006", look(other),
 		"and CAP_SYS_CHROOT, CAP_SYS_PTRACE, CAP_SYS_ADMIN")
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", serverOf(t, os.Getpid())))
 	require.NoError(t, err)
 	assert.Contains(t, string(status), "CapEff:\t00000000002c00e6", "the server's: and CAP_KILL, CAP_SETGID, CAP_SETUID")
+}
+
+// A helper that shares the server's memory has less in effect than the server. What
+// runs as the same user and may do less still must not get at it.
+func TestWhoMayNotTraceTheServerMayTraceNoHelper(t *testing.T) {
+	faultfs.Require(t)
+	if _, err := exec.LookPath("setpriv"); err != nil {
+		t.Skipf("dropping capabilities: %v", err)
+	}
+	// It may do what is in effect in the helper.
+	limited := func(arguments ...string) *exec.Cmd {
+		return exec.Command("setpriv", append([]string{"--inh-caps=-all", "--bounding-set=-all,+dac_override,+dac_read_search"}, arguments...)...)
+	}
+	traces := func(pid int) error { return limited("cat", fmt.Sprintf("/proc/%d/environ", pid)).Run() }
+
+	other := limited("sleep", "60")
+	require.NoError(t, other.Start())
+	t.Cleanup(func() { _ = other.Process.Kill(); _ = other.Wait() })
+	eventually(t, "its like can be traced", func() bool { return traces(other.Process.Pid) == nil })
+
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Silence()
+	plan := &prober.Plan{Timeout: timeout}
+	reach(plan, fs.Dir)
+	p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(prober.Report) {})
+	eventually(t, "a helper that hangs", func() bool {
+		progress, found := p.Progress(fs.Dir)
+		if !found || progress.HangsIn == "" {
+			return false
+		}
+		assert.Error(t, traces(progress.PID))
+		return true
+	})
+	assert.Error(t, traces(serverOf(t, os.Getpid())))
 }

@@ -44,7 +44,10 @@ func ownCapabilities() uint64 {
 	return uint64(sets[0].effective&sets[0].permitted) | uint64(sets[1].effective&sets[1].permitted)<<32
 }
 
-// keepCapabilities drops all others, and returns those that are left.
+// keepCapabilities drops all others, and returns those that are left. A helper that
+// shares the server's memory drops them from what is in effect, but stays permitted
+// what the server is: by that the kernel judges who may trace it (ptrace(2)), and who
+// could otherwise get at the server, which may do more.
 //
 //go:nosplit
 //go:norace
@@ -58,6 +61,9 @@ func keepCapabilities(s *slot, keep uint64) uint64 {
 	sets := &s.capabilitySets
 	sets[0].effective, sets[1].effective = uint32(left), uint32(left>>32)
 	sets[0].permitted, sets[1].permitted = sets[0].effective, sets[1].effective
+	if s != &memory.slot {
+		sets[0].permitted, sets[1].permitted = uint32(memory.capabilities), uint32(memory.capabilities>>32)
+	}
 	sets[0].inheritable, sets[1].inheritable = uint32(memory.mark), 0
 	syscall.RawSyscall6(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&s.capabilityHeader)), uintptr(unsafe.Pointer(sets)), 0, 0, 0, 0)
 	return left

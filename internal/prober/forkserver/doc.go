@@ -29,11 +29,11 @@
 // has received. A slot is free again when its helper was reaped, so one that is
 // stuck keeps two or three pages, and no page tables.
 //
-// A helper gets memory of its own where its request is too large for a slot, where it
-// becomes another user ([RequestHeader.Apart]), and where it has fewer capabilities
-// than a server that is not root's: whoever may trace it must not get at the server,
-// which may have more rights. It stands on a copy of the server's stack then, and
-// works on a copy of its request.
+// A helper gets memory of its own where its request is too large for a slot, and where
+// it becomes another user ([RequestHeader.Apart]), who may trace it and must not get at
+// the server. It stands on a copy of the server's stack then, and works on a copy of
+// its request. One that shares stays permitted all capabilities that the server has,
+// and has in effect those it needs: whoever may not trace the server may not trace it.
 //
 // What shares memory shares one fate besides: who is killed by the kernel's OOM
 // killer takes the others along (mm/oom_kill.c).

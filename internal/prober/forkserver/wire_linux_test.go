@@ -83,22 +83,3 @@ func FuzzVariables(f *testing.F) {
 		}
 	})
 }
-
-func TestWhoMayTraceAHelperGainsNothing(t *testing.T) {
-	superuser, capabilities := memory.superuser, memory.capabilities
-	defer func() { memory.superuser, memory.capabilities = superuser, capabilities }()
-	for _, c := range []struct {
-		superuser    bool
-		server, plan uint64
-		shares       bool
-	}{
-		{false, 0, Search, true},
-		{false, Search, Search, true},
-		{false, Search | ChangeUser, Search, false},
-		{false, killOthers, 0, false},
-		{true, Needed, Search, true},
-	} {
-		memory.superuser, memory.capabilities = c.superuser, c.server
-		assert.Equal(t, c.shares, mayShare(&RequestHeader{Capabilities: c.plan}), "%+v", c)
-	}
-}
