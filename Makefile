@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-nfs test-kernels test-arm64 package setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards record fleet pictures clean
+.PHONY: run build bpf check-bpf test test-long test-nfs test-kernels test-arm64 package setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards record fleet pictures clean
 
 run: build
 	bin/vfsprobe -test
@@ -27,12 +27,24 @@ check-bpf:
 	tools/setup $(BPF_NEEDS)
 	tools/bpf -check
 
-# One package at a time: stuck helpers of one are orphans for another.
+# One package at a time: stuck helpers of one are orphans for another. It ends with a
+# list of the tests that could not run here, and why.
+GOTEST = "$$($(GO) -C tools/test tool -n gotestsum)" --format standard-quiet -- -count 1 -p 1
 test: setup lint check-bpf
-	CGO_ENABLED=0 $(GO) test -p 1 -timeout 20m ./...
+	$(GO) -C tools/test tool -n gotestsum >/dev/null
+	CGO_ENABLED=0 $(GOTEST) -timeout 20m ./...
 	$(MAKE) --no-print-directory race fuzz
 	$(MAKE) --no-print-directory test-kernels SUITES=bookworm SKIPPED=0
 	$(MAKE) --no-print-directory test-nfs SKIPPED=0
+
+# And what takes hours: CI's long mode.
+test-long: test
+	$(MAKE) --no-print-directory soak
+	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(GOTEST) -timeout 20m -run TestTelegrafIsStopped ./internal/testing/e2e
+	GATHERS=10000 CGO_ENABLED=0 $(GOTEST) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
+	GATHERS=100000 $(GO) run ./internal/prober/bench idle
+	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"
+	-$(MAKE) --no-print-directory vuln
 
 # Real NFS faults, in virtual machines: User Mode Linux, or QEMU with ACCEL=kvm
 # or ACCEL=tcg. RUN=expression selects scenarios. Where no machine can be started
@@ -92,8 +104,9 @@ lint:
 
 # The end-to-end tests run programs: of them a soak, with a plugin that looks for races.
 race:
-	CGO_ENABLED=1 $(GO) test -p 1 -race -timeout 20m $$(CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/... | grep -v /e2e)
-	VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(GO) test -count 1 -timeout 10m -run TestSoak ./internal/testing/e2e
+	$(GO) -C tools/test tool -n gotestsum >/dev/null
+	CGO_ENABLED=1 $(GOTEST) -race -timeout 20m $$(CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/... | grep -v /e2e)
+	VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(GOTEST) -timeout 10m -run TestSoak ./internal/testing/e2e
 
 # Every parser, for FUZZTIME each; FUZZTIME="-cpu 600" for ten minutes of CPU time
 # each, which is seven hours of it.
