@@ -166,13 +166,12 @@ bench:
 
 # Whole gathers beside those of other programs, in ten minutes, and what vfsprobe
 # takes between them.
-gathers: raw := $(shell mktemp -u)
+gathers: raw := docs/images/gathers.csv
 gathers:
 	-@tools/stores
-	$(GO) run ./internal/prober/bench -raw $(raw) compare
 	mkdir -p docs/images
-	CGO_ENABLED=0 $(GO) -C tools/pictures run . gathers $(raw) "$(CURDIR)/docs/images/gathers.png"
-	rm -f $(raw)
+	$(GO) run ./internal/prober/bench -raw $(raw) compare
+	CGO_ENABLED=0 $(GO) -C tools/pictures run . gathers "$(CURDIR)/$(raw)" "$(CURDIR)/docs/images/gathers.png"
 	$(GO) run ./internal/prober/bench idle
 
 # Half an hour of faults under Telegraf, at random. SOAK sets another time.
