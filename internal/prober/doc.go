@@ -44,6 +44,9 @@
 //     open in those that can't.
 //   - When the fork server dies it is started again. Checks that were under way
 //     are reported as [Unavailable]; those that were waiting go on.
+//   - A report holds what its plan asks for, or says why not: outputs have the length
+//     that was declared, and a plan that is Done was made to its end or to a failure.
+//     Who says anything else was taken over, and the fork server is replaced.
 //
 // # What is not promised
 //

@@ -94,6 +94,29 @@ func InOut(data []byte) Argument { return Argument{kind: inOut, data: data} }
 // descriptor, usually.
 func ResultOf(step int) Argument { return Argument{kind: resultOf, value: uint64(step)} }
 
+// outputSize is how many bytes come back if the call succeeds.
+func (s *Step) outputSize() (size int) {
+	for i := range s.Arguments {
+		switch a := &s.Arguments[i]; a.kind {
+		case output:
+			size = a.size
+		case inOut:
+			size = len(a.data)
+		}
+	}
+	return size
+}
+
+// returnsLength reports whether the call returns how much of its output it has
+// written.
+func (s *Step) returnsLength() bool {
+	switch s.Number {
+	case unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_GETDENTS64:
+		return true
+	}
+	return false
+}
+
 // Add appends a step and returns its index, for [ResultOf].
 func (p *Plan) Add(step Step) int {
 	p.Steps = append(p.Steps, step)
@@ -329,7 +352,9 @@ type StepResult struct {
 	Result  int64         // the return value, where Errno is 0
 	Errno   syscall.Errno // 0: success
 	Elapsed time.Duration // in the system call alone
-	Output  []byte        // of the step's Output argument
+	// Output is that of the step's Output or InOut argument, whole; of read(2) and
+	// its like, what was read.
+	Output []byte
 }
 
 // Failed returns the first step that failed, or nil.

@@ -131,6 +131,7 @@ type helper struct {
 	reported bool
 	err      error
 	answered int  // steps
+	ended    bool // by a step that failed
 	overdue  bool // the server has not confirmed it within the timeout
 }
 
@@ -413,6 +414,9 @@ func (p *Prober) kill(h *helper) {
 	}
 }
 
+// exit is what a helper does after its last step.
+const exit = "exit"
+
 // nextStep names the step a helper has not answered.
 func (h *helper) nextStep() string {
 	for i := h.answered; i < len(h.compiled.steps); i++ {
@@ -420,7 +424,7 @@ func (h *helper) nextStep() string {
 			return step.Name
 		}
 	}
-	return "exit"
+	return exit
 }
 
 // finish reports a helper's outcome, once.
@@ -450,20 +454,32 @@ func (p *Prober) remove(h *helper) {
 // receive handles one message from the server or a helper.
 func (p *Prober) receive(s *server, message []byte) {
 	answer, output, ok := forkserver.ParseAnswer(message)
-	if !ok {
-		return
-	}
 	p.mu.Lock()
 	defer p.unlock()
+	if p.server != s || s.err != nil {
+		return // it has ended, or is about to
+	}
+	if !ok {
+		p.distrust(s, "a message that makes no sense")
+		return
+	}
 	if answer.Kind != forkserver.StepDone {
 		s.heard = time.Now()
 	}
 	switch answer.Kind {
 	case forkserver.Ready:
+		if s.ready {
+			p.distrust(s, "a second greeting")
+			return
+		}
 		p.greeted(s, syscall.Errno(answer.Errno))
 	case forkserver.Forked:
 		h := p.helpers[answer.ID]
 		if h == nil {
+			return
+		}
+		if h.pid != 0 || answer.Errno == 0 && (answer.PID <= 0 || p.byPID[int(answer.PID)] != nil) {
+			p.distrust(s, "a helper that can't have been forked")
 			return
 		}
 		if answer.Errno != 0 {
@@ -480,8 +496,8 @@ func (p *Prober) receive(s *server, message []byte) {
 			h.timer.Reset(0) // nobody waits for it
 		}
 	case forkserver.StepDone:
-		if h := p.helpers[answer.ID]; h != nil {
-			h.step(&answer, output)
+		if h := p.helpers[answer.ID]; h != nil && !h.step(&answer, output) {
+			p.distrust(s, "an answer that its plan does not ask for")
 		}
 	case forkserver.Exited:
 		if h := p.byPID[int(answer.PID)]; h != nil {
@@ -490,16 +506,47 @@ func (p *Prober) receive(s *server, message []byte) {
 	}
 }
 
-func (h *helper) step(answer *forkserver.Answer, output []byte) {
-	h.answered = int(answer.Step) + 1
-	if int(answer.Step) >= len(h.compiled.steps) {
-		return
+// distrust ends a server which has said, or one of its helpers, what no plan asks
+// for: who says so was taken over, and shares its socket.
+func (p *Prober) distrust(s *server, what string) {
+	p.warn("the fork server (pid %d) or a helper of it has sent %s, killing it", s.pid, what)
+	s.err = fmt.Errorf("the fork server or a helper of it has sent %s", what)
+	s.kill()
+}
+
+// step takes the end of a step. It reports false for what a helper with this plan
+// can't have said: so each step is answered once at most, and what follows may rely
+// on the length of its output.
+func (h *helper) step(answer *forkserver.Answer, output []byte) bool {
+	i, errno := int(answer.Step), syscall.Errno(answer.Errno)
+	if h.ended || i < h.answered || i >= len(h.compiled.steps) {
+		return false
 	}
-	name, errno := h.compiled.steps[answer.Step].Name, syscall.Errno(answer.Errno)
+	for _, skipped := range h.compiled.steps[h.answered:i] {
+		if !skipped.Quiet && !skipped.Joined {
+			return false
+		}
+	}
+	step := &h.compiled.steps[i]
+	size := step.outputSize()
+	if errno != 0 {
+		size = 0
+	}
+	if len(output) != size {
+		return false
+	}
+	if size > 0 && step.returnsLength() {
+		if answer.Result < 0 || answer.Result > int64(size) {
+			return false
+		}
+		output = output[:answer.Result]
+	}
+	h.answered, h.ended = i+1, errno != 0 && !step.Optional
 	h.report.Steps = append(h.report.Steps, StepResult{
-		Name: name, Result: answer.Result, Errno: errno,
+		Name: step.Name, Result: answer.Result, Errno: errno,
 		Elapsed: time.Duration(answer.Nanoseconds), Output: slices.Clone(output),
 	})
+	return true
 }
 
 func (p *Prober) exited(h *helper, status syscall.WaitStatus) {
@@ -520,6 +567,9 @@ func (p *Prober) exited(h *helper, status syscall.WaitStatus) {
 	case status.ExitStatus() != 0:
 		outcome = Unavailable
 		h.err = errors.New("the helper lost its fork server")
+	case !h.ended && h.nextStep() != exit:
+		p.distrust(p.server, "the end of a helper before its plan's")
+		return
 	}
 	p.finish(h, outcome)
 	p.remove(h)

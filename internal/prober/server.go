@@ -33,7 +33,7 @@ type server struct {
 	heard   time.Time // when it last said something
 	trimmed bool
 	ready   bool  // it has said so
-	err     error // why it could not get ready
+	err     error // why it could not get ready, or is ended
 	full    bool  // the socket took no request; one is sent again soon
 }
 

@@ -93,7 +93,7 @@ func (dir *directory) examine(r *prober.Report, all []mounts.Mount) {
 			dir.lookups["lookup_cached_seconds"] = step.Elapsed.Seconds()
 		case stepList:
 			if step.Errno == 0 {
-				dir.cachedName = chooseName(step.Output[:min(step.Result, int64(len(step.Output)))], func(name string) bool {
+				dir.cachedName = chooseName(step.Output, func(name string) bool {
 					return mountedAt(all, path.Join(dir.path, name))
 				})
 			}

@@ -106,7 +106,7 @@ func contentOf(r *prober.Report) ([]byte, error) {
 	var content []byte
 	for i := range r.Steps {
 		if step := &r.Steps[i]; step.Name == "pread64" {
-			content = append(content, step.Output[:step.Result]...)
+			content = append(content, step.Output...)
 		}
 	}
 	if len(content) == fstabBlocks*forkserver.MaxOutput {

@@ -274,7 +274,7 @@ func (n *Nfslock) findHost() {
 	r := n.prober.Run(prober.Check{Key: "nfslock machine-id", Group: "machine-id", Trusted: true, Independent: true, Plan: p})
 	hash := fnv.New64a()
 	if len(r.Steps) == 2 && r.Failed() == nil {
-		hash.Write(r.Steps[1].Output[:r.Steps[1].Result])
+		hash.Write(r.Steps[1].Output)
 	} else {
 		n.Log.Debugf("without %s the host's name tells its locks from other hosts': %v", n.machineID, &r)
 	}

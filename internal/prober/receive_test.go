@@ -1,0 +1,176 @@
+package prober
+
+import (
+	"bytes"
+	"math"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+	"unsafe"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
+)
+
+// pretended is a Prober that has asked its server for one helper. The server is
+// none: what it says comes from the test.
+type pretended struct {
+	*Prober
+	server  *server
+	reports chan Report
+}
+
+// pretend expects statx, a quiet step, and a read of 8 bytes, of helper 0.
+func pretend(t testing.TB) *pretended {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	unix.Close(pair[1])                                                               // whatever is sent is lost
+	s := &server{pid: math.MaxInt32, conn: os.NewFile(uintptr(pair[0]), "pretended")} // there is no such process
+	t.Cleanup(func() { s.conn.Close() })
+	s.raw, err = s.conn.SyscallConn()
+	require.NoError(t, err)
+	p := &pretended{server: s, reports: make(chan Report, 1), Prober: &Prober{
+		options: Options{Proc: "/proc", Warnf: t.Logf}, server: s,
+		helpers: make(map[uint64]*helper), byPID: make(map[int]*helper), byKey: make(map[string]*helper),
+	}}
+	p.groups = make(map[string]*group)
+	plan := &Plan{Timeout: time.Hour}
+	plan.Add(Step{Name: "statx", Number: unix.SYS_STATX, Arguments: []Argument{Output(unsafe.Sizeof(unix.Statx_t{}))}})
+	plan.Add(Step{Name: "close", Number: unix.SYS_CLOSE, Quiet: true})
+	plan.Add(Step{Name: "read", Number: unix.SYS_READ, Arguments: []Argument{Output(8)}})
+	w := &pending{check: Check{Key: "key", Plan: plan}, done: func(r Report) { p.reports <- r }}
+	w.compiled, err = plan.compile(0, "vfsp:test")
+	require.NoError(t, err)
+	h := &helper{pending: w, started: time.Now(), timer: time.NewTimer(time.Hour)}
+	p.helpers[0], p.byKey["key"] = h, h
+	p.fresh++
+	p.started(&w.check)
+	return p
+}
+
+func (p *pretended) say(a forkserver.Answer, output []byte) {
+	a.OutputLength = uint32(len(output))
+	message := bytes.Clone(unsafe.Slice((*byte)(unsafe.Pointer(&a)), unsafe.Sizeof(a)))
+	p.receive(p.server, append(message, output...))
+}
+
+const pretendedPID = 4711
+
+func (p *pretended) fork() {
+	p.say(forkserver.Answer{Kind: forkserver.Ready}, nil)
+	p.say(forkserver.Answer{Kind: forkserver.Forked, PID: pretendedPID}, nil)
+}
+
+func answered(step uint32, errno syscall.Errno, result int64) forkserver.Answer {
+	return forkserver.Answer{Kind: forkserver.StepDone, Step: step, Errno: uint32(errno), Result: result}
+}
+
+func TestAnAnswerIsWhatThePlanAsksFor(t *testing.T) {
+	p := pretend(t)
+	p.fork()
+	p.say(answered(0, 0, 0), make([]byte, unsafe.Sizeof(unix.Statx_t{})))
+	p.say(answered(2, 0, 3), []byte("abc\x00\x00\x00\x00\x00"))
+	p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
+	r := <-p.reports
+	require.Equal(t, Done, r.Outcome, "%v", &r)
+	require.Len(t, r.Steps, 2)
+	assert.Len(t, r.Steps[0].Output, int(unsafe.Sizeof(unix.Statx_t{})))
+	assert.Equal(t, "abc", string(r.Steps[1].Output), "what was read, and no more")
+	assert.Empty(t, p.helpers)
+}
+
+func TestAFailedStepEndsAPlan(t *testing.T) {
+	p := pretend(t)
+	p.fork()
+	p.say(answered(0, unix.ENOENT, -1), nil)
+	p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
+	r := <-p.reports
+	require.Equal(t, Done, r.Outcome, "%v", &r)
+	assert.Equal(t, unix.ENOENT, r.Failed().Errno)
+}
+
+// What a helper that was taken over may say for itself or in the name of another.
+func TestAForgedAnswerEndsTheServer(t *testing.T) {
+	whole := make([]byte, unsafe.Sizeof(unix.Statx_t{}))
+	statx := func(p *pretended) { p.say(answered(0, 0, 0), whole) }
+	for name, forge := range map[string]func(p *pretended){
+		"a short output":              func(p *pretended) { p.say(answered(0, 0, 0), whole[:8]) },
+		"no output":                   func(p *pretended) { p.say(answered(0, 0, 0), nil) },
+		"a long output":               func(p *pretended) { p.say(answered(0, 0, 0), make([]byte, forkserver.MaxOutput)) },
+		"an output of a failure":      func(p *pretended) { p.say(answered(0, unix.EIO, -1), whole) },
+		"a step that the plan hasn't": func(p *pretended) { statx(p); p.say(answered(3, 0, 0), nil) },
+		"a step twice":                func(p *pretended) { statx(p); statx(p) },
+		"a step too early":            func(p *pretended) { p.say(answered(2, 0, 8), whole[:8]) },
+		"a step after the last":       func(p *pretended) { p.say(answered(0, unix.EIO, -1), nil); p.say(answered(1, unix.EIO, -1), nil) },
+		"a negative length":           func(p *pretended) { statx(p); p.say(answered(2, 0, -1), whole[:8]) },
+		"a length beyond the output":  func(p *pretended) { statx(p); p.say(answered(2, 0, 9), whole[:8]) },
+		"an end before the plan's": func(p *pretended) {
+			statx(p)
+			p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
+		},
+		"what is no message":              func(p *pretended) { p.receive(p.server, whole[:7]) },
+		"a second greeting":               func(p *pretended) { p.say(forkserver.Answer{Kind: forkserver.Ready}, nil) },
+		"a second fork of a helper":       func(p *pretended) { p.say(forkserver.Answer{Kind: forkserver.Forked, PID: 12}, nil) },
+		"a failed fork of one that is up": func(p *pretended) { p.say(forkserver.Answer{Kind: forkserver.Forked, Errno: uint32(unix.EAGAIN)}, nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := pretend(t)
+			p.fork()
+			require.NoError(t, p.server.err)
+			forge(p)
+			require.Error(t, p.server.err)
+			assert.Empty(t, p.reports, "it is the server's end that ends the checks")
+			before := *p.helpers[0]
+			statx(p)
+			assert.Equal(t, before.report, p.helpers[0].report, "nothing is believed any more")
+		})
+	}
+}
+
+// Whatever is sent: no panic, no read out of bounds, and no growth.
+func FuzzReceive(f *testing.F) {
+	message := func(a forkserver.Answer, output int) []byte {
+		a.OutputLength = uint32(output)
+		return append(bytes.Clone(unsafe.Slice((*byte)(unsafe.Pointer(&a)), unsafe.Sizeof(a))), make([]byte, output)...)
+	}
+	f.Add(message(answered(0, 0, 0), int(unsafe.Sizeof(unix.Statx_t{}))), message(answered(2, 0, 3), 8), uint8(3))
+	f.Add(message(answered(0, 2, -1), 0), message(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, 0), uint8(1))
+	f.Add(message(forkserver.Answer{Kind: forkserver.Forked, PID: 1}, 0), message(forkserver.Answer{Kind: forkserver.Exited, PID: 1, Status: 9}, 0), uint8(0))
+	f.Fuzz(func(t *testing.T, first, second []byte, times uint8) {
+		p := pretend(t)
+		if times%2 == 1 {
+			p.fork()
+		}
+		for range times {
+			p.receive(p.server, first)
+			p.receive(p.server, second)
+		}
+		assert.LessOrEqual(t, len(p.byPID), 1)
+		assert.LessOrEqual(t, len(p.helpers), 1)
+		report := Report{}
+		select {
+		case report = <-p.reports:
+			assert.Empty(t, p.reports, "one report of a check")
+		default:
+			report, _ = p.Progress("key")
+		}
+		require.LessOrEqual(t, len(report.Steps), 3)
+		for i := range report.Steps {
+			switch step := &report.Steps[i]; {
+			case step.Errno != 0:
+				require.Empty(t, step.Output)
+			case step.Name == "statx":
+				require.Len(t, step.Output, int(unsafe.Sizeof(unix.Statx_t{})))
+			case step.Name == "read":
+				require.Len(t, step.Output, int(step.Result))
+			}
+		}
+		if len(p.helpers) == 0 && report.Outcome == Done && report.Failed() == nil {
+			require.Len(t, report.Steps, 2, "a plan without failure is whole")
+		}
+	})
+}
