@@ -1,7 +1,6 @@
 package prober
 
 import (
-	"bytes"
 	"fmt"
 	"strings"
 	"syscall"
@@ -27,6 +26,8 @@ type Plan struct {
 	// the cap on stuck helpers. A promise that turns out wrong is survived: the
 	// helper counts from then on, and checks more than 10 s later are Busy.
 	Killable bool
+
+	otherProcesses bool // it needs CAP_SYS_PTRACE
 }
 
 // grace is how long a helper has to disappear after SIGKILL before it counts as
@@ -125,12 +126,20 @@ func (p *Plan) Add(step Step) int {
 
 // EnterMountNS appends the steps that take the helper into the mount namespace
 // at path, such as /proc/1/ns/mnt. It takes CAP_SYS_ADMIN and CAP_SYS_CHROOT
-// (setns(2)).
+// (setns(2)), and CAP_SYS_PTRACE for the path.
 func (p *Plan) EnterMountNS(path string) {
+	p.otherProcesses = true
 	namespace := p.Add(Step{Name: "open " + path, Number: unix.SYS_OPENAT,
 		Arguments: []Argument{Value(unix.AT_FDCWD), Path(path), Value(unix.O_RDONLY | unix.O_CLOEXEC), Value(0)}})
 	p.Add(Step{Name: "setns", Number: unix.SYS_SETNS, Arguments: []Argument{ResultOf(namespace), Value(unix.CLONE_NEWNS)}})
 	p.Add(Step{Name: "close", Number: unix.SYS_CLOSE, Arguments: []Argument{ResultOf(namespace)}, Quiet: true})
+}
+
+// Below says that paths of the plan begin with the prefix. One that leads into
+// another process, such as /proc/1/root, takes CAP_SYS_PTRACE (proc_pid_root(5)).
+// The prefix has to be the administrator's: mount points are anybody's.
+func (p *Plan) Below(prefix string) {
+	p.otherProcesses = p.otherProcesses || strings.Contains(prefix, "/proc/")
 }
 
 // Become appends the steps that give the helper the ids, and take all
@@ -285,13 +294,11 @@ func (p *Plan) capabilities() uint64 {
 		case unix.SYS_SETGROUPS, unix.SYS_SETRESGID, unix.SYS_SETRESUID:
 			needed |= forkserver.ChangeUser
 		case unix.SYS_SETNS:
-			needed |= forkserver.EnterNamespace | forkserver.OtherProcesses
+			needed |= forkserver.EnterNamespace
 		}
-		for _, a := range p.Steps[i].Arguments {
-			if bytes.Contains(a.data, []byte("/proc/")) {
-				needed |= forkserver.OtherProcesses
-			}
-		}
+	}
+	if p.otherProcesses {
+		needed |= forkserver.OtherProcesses
 	}
 	return needed
 }

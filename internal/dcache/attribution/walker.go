@@ -30,6 +30,8 @@ type Walker struct {
 type Request struct {
 	// Path of the directory, as seen by this process.
 	Path string
+	// Below is the administrator's part of the path: see [prober.Plan.Below].
+	Below string
 	// Check gives Key, Group and Trusted for the prober, whose helper opens the
 	// directory. Its Plan is not used.
 	Check prober.Check
@@ -177,6 +179,7 @@ func (w *Walker) Walk(r Request) (Directory, error) {
 	}
 	defer listener.Close()
 	plan, statx := holdPlan(r.Path, name, r.Timeout)
+	plan.Below(r.Below)
 	check := r.Check
 	check.Plan = plan
 	reports := make(chan prober.Report, 1)

@@ -222,6 +222,7 @@ func (d *Dentrycache) wantWalk(dir *directory) {
 	}
 	request := attribution.Request{
 		Path:        d.prefix + dir.path,
+		Below:       d.prefix,
 		Check:       prober.Check{Key: dir.key(), Group: dir.group(), Trusted: true},
 		Timeout:     max(time.Until(dir.deadline), d.timeout/20),
 		MaxChildren: int64(d.MaxChildren), Names: names,

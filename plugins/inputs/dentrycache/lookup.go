@@ -36,6 +36,7 @@ const maxEntries = 4096
 // look is the plan that finds out what a directory is, and times look-ups in it.
 func (d *Dentrycache) look(dir *directory) *prober.Plan {
 	p := &prober.Plan{Timeout: max(time.Until(dir.deadline), d.timeout/20)}
+	p.Below(d.prefix)
 	open := func(name string, at prober.Argument, path string, flags int, optional bool) int {
 		return p.Add(prober.Step{Name: name, Number: unix.SYS_OPENAT, Optional: optional, Quiet: optional, Arguments: []prober.Argument{
 			at, prober.Path(path), prober.Value(flags | unix.O_CLOEXEC), prober.Value(0)}})

@@ -56,6 +56,8 @@ func (m *Mountstat) plan(sb *superblock) *prober.Plan {
 	if namespace := m.namespaceOf(sb); namespace != "" {
 		p.EnterMountNS(namespace)
 		path = mount.Mountpoint
+	} else {
+		p.Below(m.prefix)
 	}
 	root := p.Add(prober.Step{Name: stepOpen, Number: unix.SYS_OPENAT, Quiet: true, Arguments: []prober.Argument{
 		prober.Value(unix.AT_FDCWD), prober.Path(path), prober.Value(unix.O_PATH | unix.O_CLOEXEC)}})

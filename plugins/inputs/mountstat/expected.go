@@ -70,6 +70,7 @@ func (m *Mountstat) askFstab(now time.Time) {
 	}
 	e.reading, e.due = true, now.Add(fstabEvery)
 	p := &prober.Plan{Timeout: m.timeout}
+	p.Below(m.fstab)
 	if m.namespace != "" {
 		p.EnterMountNS(m.namespace)
 	}

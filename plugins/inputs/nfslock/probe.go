@@ -76,6 +76,7 @@ func accesses() []access {
 // begin appends the steps that lead to the root, make the helper its owner (or
 // another), and ask the server for a sign of life.
 func (n *Nfslock) begin(p *prober.Plan, sb *superblock, way access) (root int) {
+	p.Below(n.prefix)
 	root = p.Add(prober.Step{Name: stepRoot, Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
 		prober.Value(unix.AT_FDCWD), prober.Path(n.prefix + sb.probed.Mountpoint), prober.Value(unix.O_PATH | unix.O_CLOEXEC)}})
 	owner := p.Add(prober.Step{Name: stepOwner, Number: unix.SYS_STATX, Arguments: []prober.Argument{
@@ -267,6 +268,7 @@ func (n *Nfslock) rangeOf(sb *superblock) int64 {
 func (n *Nfslock) findHost() {
 	const length = 64
 	p := &prober.Plan{Timeout: min(n.timeout/20, 250*time.Millisecond)}
+	p.Below(n.machineID)
 	file := p.Add(prober.Step{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
 		prober.Value(unix.AT_FDCWD), prober.Path(n.machineID), prober.Value(unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK)}})
 	p.Add(prober.Step{Name: "read", Number: unix.SYS_READ, Arguments: []prober.Argument{
