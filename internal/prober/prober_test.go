@@ -105,8 +105,8 @@ func TestStepsUseEarlierResultsAndEndAtTheFirstFailure(t *testing.T) {
 			prober.Value(unix.AT_FDCWD), prober.Path(file), prober.Value(unix.O_RDONLY)}},
 		{Name: "read", Number: unix.SYS_READ, Arguments: []prober.Argument{
 			prober.ResultOf(1), prober.Output(16), prober.Value(7)}},
-		{Name: "write", Number: unix.SYS_WRITE, Arguments: []prober.Argument{
-			prober.ResultOf(1), prober.Input([]byte("x")), prober.Value(1)}},
+		{Name: "write", Number: unix.SYS_PWRITE64, Arguments: []prober.Argument{
+			prober.ResultOf(1), prober.Input([]byte("x")), prober.Value(1), prober.Value(0)}},
 		{Name: "close", Number: unix.SYS_CLOSE, Arguments: []prober.Argument{prober.ResultOf(1)}},
 	}}})
 	require.Equal(t, prober.Done, report.Outcome, "%v", &report)

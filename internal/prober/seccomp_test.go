@@ -2,6 +2,13 @@ package prober
 
 import (
 	"encoding/binary"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
 	"testing"
 	"unsafe"
 
@@ -41,10 +48,43 @@ func TestAForbiddenCallKillsTheHelper(t *testing.T) {
 		"bpf": unix.SYS_BPF, "init_module": unix.SYS_INIT_MODULE, "finit_module": unix.SYS_FINIT_MODULE, "reboot": unix.SYS_REBOOT,
 		"open_by_handle_at": unix.SYS_OPEN_BY_HANDLE_AT, "perf_event_open": unix.SYS_PERF_EVENT_OPEN, "keyctl": unix.SYS_KEYCTL,
 		"io_uring_setup": unix.SYS_IO_URING_SETUP, "renameat2": unix.SYS_RENAMEAT2, "linkat": unix.SYS_LINKAT, "fchown": unix.SYS_FCHOWN,
-		"chroot": unix.SYS_CHROOT, "memfd_create": unix.SYS_MEMFD_CREATE, "mmap": unix.SYS_MMAP, "mprotect": unix.SYS_MPROTECT,
+		"chroot": unix.SYS_CHROOT, "ioctl": unix.SYS_IOCTL, "mkdirat": unix.SYS_MKDIRAT, "write": unix.SYS_WRITE, "memfd_create": unix.SYS_MEMFD_CREATE, "mmap": unix.SYS_MMAP, "mprotect": unix.SYS_MPROTECT,
 		"of the x32 ABI": unix.SYS_GETPID | 1<<30,
 	} {
 		assert.Equal(t, unix.SIGSYS, ask(number).Signal(), name)
 	}
 	assert.Zero(t, ask(unix.SYS_GETPID).ExitStatus(), "the server goes on")
+}
+
+// The filter permits what plans are made of, and no more.
+func TestThePlansCallsAreThoseOfThePlans(t *testing.T) {
+	call := regexp.MustCompile(`unix\.(SYS_[A-Z0-9_]+)`)
+	collect := func(found map[string]bool, source string) {
+		for _, match := range call.FindAllStringSubmatch(source, -1) {
+			found[match[1]] = true
+		}
+	}
+	permitted, used := make(map[string]bool), make(map[string]bool)
+	own, err := os.ReadFile("seccomp.go")
+	require.NoError(t, err)
+	_, list, found := strings.Cut(string(own), "func planCalls()")
+	require.True(t, found)
+	list, _, found = strings.Cut(list, "func serverCalls()")
+	require.True(t, found)
+	for line := range strings.Lines(list) {
+		if !strings.Contains(line, "// for tests") {
+			collect(permitted, line)
+		}
+	}
+	require.NoError(t, filepath.WalkDir("../..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		if strings.Contains(string(source), "prober.Step{") || filepath.Clean(path) == "../../internal/prober/plan.go" {
+			collect(used, string(source))
+		}
+		return err
+	}))
+	assert.Equal(t, slices.Sorted(maps.Keys(used)), slices.Sorted(maps.Keys(permitted)))
 }
