@@ -47,6 +47,8 @@ type Step struct {
 	// Joined makes one of the step and the next: it is Quiet, and its time is
 	// part of the next one's. A hang in it is laid to the next one.
 	Joined bool
+
+	ifRegular int // see [Plan.AddIfRegular]; 0: always
 }
 
 // An Argument of a system call. Make it with one of the functions below.
@@ -122,6 +124,14 @@ func (s *Step) returnsLength() bool {
 func (p *Plan) Add(step Step) int {
 	p.Steps = append(p.Steps, step)
 	return len(p.Steps) - 1
+}
+
+// AddIfRegular is [Plan.Add] of a step which is made only if an earlier one has found
+// a regular file: statx(2), whose Output is a whole unix.Statx_t. It fails with EBADF
+// otherwise. To open a device or a FIFO can do something by itself.
+func (p *Plan) AddIfRegular(statx int, step Step) int {
+	step.ifRegular = statx + 1
+	return p.Add(step)
 }
 
 // EnterMountNS appends the steps that take the helper into the mount namespace
@@ -232,6 +242,12 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		switch step.Number {
 		case unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET:
 			w.Flags |= forkserver.RearmDeathSignal
+		}
+		if earlier := step.ifRegular - 1; earlier >= 0 {
+			if earlier >= i || steps[earlier].Number != unix.SYS_STATX || wire[earlier].OutputLength < uint32(unsafe.Sizeof(unix.Statx_t{})) {
+				return nil, fmt.Errorf("step %s: depends on step %d, which brings no file's attributes before it", step.Name, earlier)
+			}
+			w.IfRegular = uint16(step.ifRegular)
 		}
 		if len(step.Arguments) > len(w.Arguments) {
 			return nil, fmt.Errorf("step %s: %d arguments, a system call takes %d", step.Name, len(step.Arguments), len(w.Arguments))

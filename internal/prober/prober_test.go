@@ -118,6 +118,37 @@ func TestStepsUseEarlierResultsAndEndAtTheFirstFailure(t *testing.T) {
 	assert.Equal(t, "unlink", report.Failed().Name)
 }
 
+// A memory that a former helper has used tells nothing about what is no file.
+func TestOnlyARegularFileIsOpened(t *testing.T) {
+	p := start(t, prober.Options{})
+	dir := t.TempDir()
+	for name, put := range map[string]func(path string) error{
+		"file":      func(path string) error { return os.WriteFile(path, []byte("content"), 0o600) },
+		"FIFO":      func(path string) error { return unix.Mkfifo(path, 0o600) },
+		"directory": func(path string) error { return os.Mkdir(path, 0o700) },
+		"link":      func(path string) error { return os.Symlink("file", path) },
+		"missing":   func(string) error { return nil },
+	} {
+		require.NoError(t, put(filepath.Join(dir, name)))
+	}
+	for _, name := range []string{"file", "FIFO", "file", "directory", "file", "link", "file", "missing"} {
+		path := prober.Path(filepath.Join(dir, name))
+		plan := &prober.Plan{Timeout: timeout}
+		look := plan.Add(prober.Step{Name: "statx", Number: unix.SYS_STATX, Optional: true, Arguments: []prober.Argument{prober.Value(unix.AT_FDCWD), path,
+			prober.Value(unix.AT_SYMLINK_NOFOLLOW), prober.Value(unix.STATX_TYPE), prober.Output(unsafe.Sizeof(unix.Statx_t{}))}})
+		plan.AddIfRegular(look, prober.Step{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
+			prober.Value(unix.AT_FDCWD), path, prober.Value(unix.O_RDONLY | unix.O_NONBLOCK)}})
+		report := p.Run(prober.Check{Key: name, Plan: plan})
+		require.Equal(t, prober.Done, report.Outcome, "%v", &report)
+		require.Len(t, report.Steps, 2)
+		want := unix.EBADF
+		if name == "file" {
+			want = 0
+		}
+		assert.Equal(t, want, report.Steps[1].Errno, name)
+	}
+}
+
 // The kernel overwrites what it was asked about.
 func TestACallCanChangeItsInput(t *testing.T) {
 	p := start(t, prober.Options{})
@@ -908,6 +939,13 @@ func TestUntrimmed(t *testing.T) {
 	assert.Equal(t, prober.Done, report.Outcome, "%v", &report)
 }
 
+// dependent is a step that is made only if the other has found a file.
+func dependent(look prober.Step) []prober.Step {
+	var plan prober.Plan
+	plan.AddIfRegular(plan.Add(look), prober.Step{Number: unix.SYS_GETPID})
+	return plan.Steps
+}
+
 func TestAnImpossiblePlanIsRefused(t *testing.T) {
 	p := start(t, prober.Options{})
 	for name, steps := range map[string][]prober.Step{
@@ -917,6 +955,8 @@ func TestAnImpossiblePlanIsRefused(t *testing.T) {
 		"too many arguments":     {{Arguments: make([]prober.Argument, 7)}},
 		"a forbidden call":       {{Number: unix.SYS_EXECVE}},
 		"a result not yet known": {{Arguments: []prober.Argument{prober.ResultOf(0)}}},
+		"a look that is none":    dependent(prober.Step{Number: unix.SYS_GETPID}),
+		"a look without output":  dependent(prober.Step{Number: unix.SYS_STATX}),
 	} {
 		report := p.Run(prober.Check{Key: name, Plan: &prober.Plan{Steps: steps, Timeout: timeout}})
 		assert.Equal(t, prober.Unavailable, report.Outcome, name)

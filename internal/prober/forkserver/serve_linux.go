@@ -321,7 +321,7 @@ func runSteps(s *slot) {
 	answer := &s.answer
 	joined := false // to the step before
 	for i := uint32(0); i < header.Steps && i < MaxSteps; i++ {
-		step := (*Step)(unsafe.Add(base, unsafe.Sizeof(RequestHeader{})+uintptr(i)*unsafe.Sizeof(Step{})))
+		step := s.step(uintptr(i))
 		for k := range step.Arguments {
 			argument := &step.Arguments[k]
 			switch step.Kinds[k] {
@@ -339,8 +339,11 @@ func runSteps(s *slot) {
 			syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&s.clock[0])), 0, 0, 0, 0)
 		}
 		joined = step.Flags&Joined != 0
-		result, _, errno := syscall.RawSyscall6(uintptr(step.Number), uintptr(a[0]), uintptr(a[1]), uintptr(a[2]),
-			uintptr(a[3]), uintptr(a[4]), uintptr(a[5]))
+		result, errno := ^uintptr(0), syscall.EBADF
+		if step.IfRegular == 0 || foundRegular(s, uintptr(step.IfRegular-1)%MaxSteps) {
+			result, _, errno = syscall.RawSyscall6(uintptr(step.Number), uintptr(a[0]), uintptr(a[1]), uintptr(a[2]),
+				uintptr(a[3]), uintptr(a[4]), uintptr(a[5]))
+		}
 		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&s.clock[1])), 0, 0, 0, 0)
 		s.results[i] = uint64(result)
 		if step.Flags&RearmDeathSignal != 0 {
@@ -367,6 +370,24 @@ func runSteps(s *slot) {
 		}
 	}
 	exit(0)
+}
+
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (s *slot) step(i uintptr) *Step {
+	return (*Step)(unsafe.Add(s.request(), unsafe.Sizeof(RequestHeader{})+i*unsafe.Sizeof(Step{})))
+}
+
+// foundRegular reports whether the step was a statx(2) that has found a regular file.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func foundRegular(s *slot, i uintptr) bool {
+	const modeOffset = 28 // of stx_mode; linux/stat.h
+	mode := *(*uint16)(unsafe.Add(s.request(), (s.step(i).OutputOffset+modeOffset)%MaxRequest))
+	return s.results[i] == 0 && mode&syscall.S_IFMT == syscall.S_IFREG
 }
 
 // armDeathSignal makes the kernel kill this helper when the server ends. If

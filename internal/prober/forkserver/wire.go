@@ -75,7 +75,7 @@ const (
 type Step struct {
 	Number       uint32
 	Flags        StepFlags
-	_            uint16
+	IfRegular    uint16 // if not 0: made only if the statx(2) one before this index found a regular file
 	Arguments    [6]uint64
 	Kinds        [6]ArgumentKind
 	_            uint16

@@ -95,11 +95,11 @@ func (n *Nfslock) begin(p *prober.Plan, sb *superblock, way access) (root int) {
 	return root
 }
 
-// open appends a step that opens a file of the mount. Links are not followed:
+// openStep is a step that opens a file of the mount. Links are not followed:
 // the last one by O_NOFOLLOW, those before it by openat2(2), which Linux has
 // since 5.6 and only a canary in a subdirectory needs.
-func open(p *prober.Plan, name string, root int, file string, flags int, optional bool) int {
-	step := prober.Step{Name: name, Number: unix.SYS_OPENAT, Optional: optional, Arguments: []prober.Argument{
+func openStep(name string, root int, file string, flags int) prober.Step {
+	step := prober.Step{Name: name, Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
 		prober.ResultOf(root), prober.Path(file), prober.Value(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK), prober.Value(0o666)}}
 	if strings.ContainsRune(file, '/') {
 		how := unix.OpenHow{Flags: uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NONBLOCK),
@@ -113,7 +113,24 @@ func open(p *prober.Plan, name string, root int, file string, flags int, optiona
 		step.Number = unix.SYS_OPENAT2
 		step.Arguments = []prober.Argument{prober.ResultOf(root), prober.Path(file), prober.Input(bytesOf(&how)), prober.Value(unsafe.Sizeof(how))}
 	}
-	return p.Add(step)
+	return step
+}
+
+// open appends the steps that open a file of the mount, or make it. What is there and
+// is no file is not opened, which alone could do something if it is a device: the
+// step fails with EBADF. The look goes by the same name: what it meets, the open would
+// have met.
+func open(p *prober.Plan, name string, root int, file string, flags int) int {
+	step := openStep(name, root, file, flags)
+	if flags&unix.O_EXCL != 0 {
+		return p.Add(step)
+	}
+	found := openStep(name, root, file, unix.O_PATH)
+	found.Quiet = true
+	looked := p.Add(prober.Step{Name: name, Number: unix.SYS_STATX, Quiet: true, Arguments: []prober.Argument{
+		prober.ResultOf(p.Add(found)), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC), // a type never changes
+		prober.Value(unix.STATX_TYPE), prober.Output(unsafe.Sizeof(unix.Statx_t{}))}})
+	return p.AddIfRegular(looked, step)
 }
 
 // bytesOf is a copy of the structure's memory.
@@ -126,7 +143,7 @@ func bytesOf[T any](structure *T) []byte {
 func (n *Nfslock) look(sb *superblock) *prober.Plan {
 	p := &prober.Plan{Timeout: n.left(sb), Killable: sb.probed.NFS()}
 	root := n.begin(p, sb, access{})
-	file := open(p, stepFind, root, sb.policy.canary, unix.O_PATH, false)
+	file := p.Add(openStep(stepFind, root, sb.policy.canary, unix.O_PATH))
 	p.Add(prober.Step{Name: stepExamine, Number: unix.SYS_STATX, Arguments: []prober.Argument{
 		prober.ResultOf(file), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH | unix.AT_STATX_FORCE_SYNC),
 		prober.Value(unix.STATX_BASIC_STATS), prober.Output(unsafe.Sizeof(unix.Statx_t{}))}})
@@ -149,12 +166,12 @@ func (n *Nfslock) lock(sb *superblock) *prober.Plan {
 		// whose mode is not ours to change.
 		mode |= unix.O_CREAT | unix.O_EXCL
 	}
-	file := open(p, stepOpen, root, sb.policy.canary, mode, false)
+	file := open(p, stepOpen, root, sb.policy.canary, mode)
 	if sb.canary.create {
 		p.Add(prober.Step{Name: stepMode, Number: unix.SYS_FCHMOD, Optional: true, Quiet: true, Arguments: []prober.Argument{
 			prober.ResultOf(file), prober.Value(0o666)}})
 	}
-	// It may have been replaced since it was looked at. readahead(2) refuses what
+	// It may have been replaced since that look. readahead(2) refuses what
 	// can't be mapped, and behind the end of a file it does nothing.
 	p.Add(prober.Step{Name: stepRegular, Number: unix.SYS_READAHEAD, Quiet: true, Arguments: []prober.Argument{
 		prober.ResultOf(file), prober.Value(int64(1 << 60)), prober.Value(1)}})
@@ -186,9 +203,9 @@ func (n *Nfslock) lock(sb *superblock) *prober.Plan {
 func (n *Nfslock) addFlock(p *prober.Plan, root int, sb *superblock) {
 	mode := unix.O_RDWR
 	if sb.canary.createOwn {
-		mode |= unix.O_CREAT
+		mode |= unix.O_CREAT | unix.O_EXCL
 	}
-	own := open(p, stepOwn, root, n.ownFile(sb), mode, false)
+	own := open(p, stepOwn, root, n.ownFile(sb), mode)
 	for _, step := range []struct {
 		name      string
 		operation int
@@ -480,6 +497,8 @@ func (n *Nfslock) judgeLock(sb *superblock, r *prober.Report) {
 				return
 			}
 			a.fail(failure)
+		case failure.Name == stepOpen && failure.Errno == unix.EBADF:
+			a.end, a.absent, a.reason = notTried, true, sb.policy.canary+" is no file any more"
 		case failure.Name == stepOpen && absent(failure.Errno), failure.Name == stepRegular:
 			a.end, a.absent, a.reason = notTried, true, fmt.Sprintf("%s: %v", sb.policy.canary, failure.Errno)
 		case failure.Name == stepOwn:

@@ -155,7 +155,8 @@ func TestTheRangeIsThisHostsOwn(t *testing.T) {
 	}
 }
 
-// What is no file is recognised before anything is opened or locked.
+// What is no file is recognised before anything is opened or locked: also what was
+// put in the place of a canary that was good, or of the file for flock.
 func TestACanaryThatIsNone(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -179,15 +180,47 @@ func TestACanaryThatIsNone(t *testing.T) {
 				m := at(collect.Gather(t, n), dir)
 				assert.Equal(t, "unchecked no_canary", verdict(t, m))
 				assert.False(t, m.HasField("setlk_seconds"))
-				if m.HasField("getlk_seconds") {
-					t.Error("it was asked for locks")
-				}
+				assert.False(t, m.HasField("getlk_seconds"), "it was asked for locks")
 			}
 			assert.Contains(t, text(t, at(collect.Gather(t, n), dir), "reason"), c.reason)
 			assert.Len(t, log.About("no lock is tried"), 1)
 			require.NoError(t, os.RemoveAll(path))
 			putCanary(t, dir)
 			assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
+
+			require.NoError(t, c.make(path+"."+n.host))
+			m := at(collect.Gather(t, n), dir)
+			assert.Equal(t, "ok ok", verdict(t, m))
+			assert.Equal(t, false, field(t, m, "flock"))
+		})
+	}
+}
+
+// The opening of a FIFO wakes who waits for it at the other end, and that of a device
+// is its driver's business: neither happens.
+func TestWhatReplacedACanaryIsNotOpened(t *testing.T) {
+	for _, name := range []string{".nfslock-probe", "own"} {
+		t.Run(name, func(t *testing.T) {
+			dir := tmpfs(t, "")
+			n, _ := newInput(t, on(dir))
+			path := filepath.Join(dir, ".nfslock-probe")
+			if name == "own" {
+				path += "." + n.host
+				require.NoError(t, os.WriteFile(path, nil, 0o666))
+			}
+			assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
+			require.NoError(t, os.Remove(path))
+			require.NoError(t, unix.Mkfifo(path, 0o666))
+			watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+			require.NoError(t, err)
+			defer unix.Close(watch)
+			_, err = unix.InotifyAddWatch(watch, path, unix.IN_OPEN)
+			require.NoError(t, err)
+			for range 2 {
+				collect.Gather(t, n)
+			}
+			_, err = unix.Read(watch, make([]byte, 4096))
+			assert.Equal(t, unix.EAGAIN, err, "it was opened")
 		})
 	}
 }
