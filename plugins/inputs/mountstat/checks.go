@@ -102,7 +102,16 @@ func (m *Mountstat) addCheck(p *prober.Plan, c check, root int, mount *mounts.Mo
 		add("getdents64", unix.SYS_GETDENTS64, true, prober.ResultOf(directory), prober.Scratch(directoryBlock), prober.Value(directoryBlock))
 		closeOf(directory)
 	case checkRead:
-		file := p.Add(open(m.canary, unix.O_RDONLY))
+		// To open what is no file can do something by itself, if it is a device. The
+		// look is a part of the opening, for its time and where it fails or hangs.
+		found := open(m.canary, unix.O_PATH)
+		found.Joined = true
+		canary := p.Add(found)
+		look := step("statx", unix.SYS_STATX, true, prober.ResultOf(canary), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC),
+			prober.Value(unix.STATX_TYPE), prober.Output(unsafe.Sizeof(unix.Statx_t{})))
+		look.Joined = true
+		file := p.AddIfRegular(p.Add(look), open(m.canary, unix.O_RDONLY))
+		closeOf(canary)
 		p.Add(prober.Step{Name: "read fadvise64", Number: unix.SYS_FADVISE64, Optional: true, Arguments: []prober.Argument{
 			prober.ResultOf(file), prober.Value(0), prober.Value(0), prober.Value(unix.FADV_DONTNEED)}})
 		add("pread64", unix.SYS_PREAD64, true, prober.ResultOf(file), prober.Scratch(canaryBlock), prober.Value(canaryBlock), prober.Value(0))
@@ -311,6 +320,8 @@ func (m *Mountstat) judgeStep(sb *superblock, f *finding, step *prober.StepResul
 		m.leaveOut(f, c, "the mount is of a file")
 	case step.Name == "read openat" && step.Errno == unix.ENOENT:
 		m.leaveOut(f, c, "there is no canary "+m.canary)
+	case step.Name == "read openat" && step.Errno == unix.EBADF && !f.leftOut(c):
+		m.leaveOut(f, c, "the canary "+m.canary+" is no file")
 	case step.Name == "read pread64" && step.Errno == 0:
 		m.leaveOut(f, c, "the canary "+m.canary+" is empty")
 	case step.Errno == unix.EBADF && f.leftOut(c): // of what could not be opened

@@ -62,17 +62,46 @@ func TestEveryCheckOfAHealthyFileSystem(t *testing.T) {
 	assert.Empty(t, text(metric, "reason"))
 	assert.Positive(t, field(t, metric, "read_seconds"))
 
-	require.NoError(t, os.Remove(canary))
-	require.NoError(t, os.Symlink("/etc/hostname", canary))
-	assert.Equal(t, "ELOOP", text(at(collect.Gather(t, m), fs.Dir), "errno"), "links are not followed")
-	require.NoError(t, os.Remove(canary))
-	require.NoError(t, unix.Mkfifo(canary, 0o644))
-	assert.NotEqual(t, "timeout", text(at(collect.Gather(t, m), fs.Dir), "result"), "a FIFO does not block")
-
 	left, err := os.ReadDir(fs.Dir)
 	require.NoError(t, err)
 	assert.Len(t, left, 2, "the write check leaves nothing: lost+found and the canary")
 	assert.Len(t, log.about("hangs"), 0)
+}
+
+// What is no file is neither read nor opened, and no fault.
+func TestACanaryThatIsNoFile(t *testing.T) {
+	faultfs.Require(t)
+	dir := tmpfs(t, "", "")
+	canary := filepath.Join(dir, ".mountstat")
+	m, _ := newInput(t, func(m *Mountstat) {
+		only(dir)(m)
+		m.Checks = []string{"read", "write"}
+	})
+	for what, put := range map[string]func() error{
+		"a link":           func() error { return os.Symlink("/etc/hostname", canary) },
+		"a FIFO":           func() error { return unix.Mkfifo(canary, 0o644) },
+		"a device":         func() error { return unix.Mknod(canary, unix.S_IFCHR|0o644, int(unix.Mkdev(1, 7))) },
+		"a missing device": func() error { return unix.Mknod(canary, unix.S_IFCHR|0o644, int(unix.Mkdev(511, 7))) },
+		"a directory":      func() error { return os.Mkdir(canary, 0o755) },
+	} {
+		require.NoError(t, os.WriteFile(canary, []byte("content"), 0o644)) // what the look finds leaves no traces
+		require.Empty(t, text(at(collect.Gather(t, m), dir), "reason"))
+		require.NoError(t, os.Remove(canary))
+		require.NoError(t, put(), what)
+		watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+		require.NoError(t, err)
+		_, err = unix.InotifyAddWatch(watch, canary, unix.IN_OPEN|unix.IN_DONT_FOLLOW)
+		require.NoError(t, err)
+		metric := at(collect.Gather(t, m), dir)
+		assert.Equal(t, "ok", text(metric, "result"), what)
+		assert.Equal(t, "read was left out: the canary .mountstat is no file", text(metric, "reason"), what)
+		assert.False(t, metric.HasField("read_seconds"), what)
+		assert.Positive(t, field(t, metric, "write_seconds"), "what comes after is done")
+		_, err = unix.Read(watch, make([]byte, 4096))
+		assert.Equal(t, unix.EAGAIN, err, "%s was opened", what)
+		require.NoError(t, unix.Close(watch))
+		require.NoError(t, os.Remove(canary))
+	}
 }
 
 // A helper that was killed in the middle leaves its file, which the next check
