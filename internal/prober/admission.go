@@ -200,6 +200,7 @@ const (
 	refused
 	groupWaits // for one of its own helpers
 	classWaits // for any helper
+	keyWaits   // for the helper of its key
 )
 
 // pump starts what can be started.
@@ -216,6 +217,10 @@ func (p *Prober) pump() {
 			switch v {
 			case groupWaits:
 				p.rest(c)
+			case keyWaits:
+				p.advance(c)
+				w.ahead = p.byKey[w.check.Key]
+				w.ahead.behind = append(w.ahead.behind, w)
 			case refused:
 				p.advance(c)
 				p.decide(w, report)
@@ -240,7 +245,7 @@ func (p *Prober) admit(w *pending) (verdict, Report) {
 	c := &w.check
 	if h := p.byKey[c.Key]; h != nil {
 		if h.stage != stuck {
-			return groupWaits, Report{}
+			return keyWaits, Report{}
 		}
 		outcome := Busy
 		if h.check.Plan.Killable && time.Since(h.killed) < killablePatience {

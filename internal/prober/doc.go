@@ -22,11 +22,16 @@
 //
 //   - No method makes a system call on a path of a plan. Every report comes at
 //     the latest a twentieth of the plan's timeout after it (but 0.1 s to 1 s),
-//     whatever hangs.
+//     whatever hangs; where another check's helper is in the way, that check's
+//     twentieth may be added.
 //   - A helper that outlives its timeout gets SIGKILL. Where even that does not
 //     end it, the check is reported as [Stuck] and later ones with the same key
 //     as [Busy], without forking again, until the helper's end, which is noticed
 //     when it happens.
+//   - There is never more than one helper per key. A check whose key is under way
+//     keeps no other one waiting. When that helper has ended, it begins; where
+//     too little time is left for that, it shares the answer if its plan is the
+//     same, and a hang if that is in one of its own steps. It is [Capped] otherwise.
 //   - Helpers that may turn out stuck, and those that did, never exceed
 //     Options.MaxStuck. A quarter of it is kept for keys that answered their last
 //     check, and a sixteenth for those that need no server or daemon to answer. A

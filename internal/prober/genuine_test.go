@@ -142,10 +142,10 @@ func TestHelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
 	look := func(plan *prober.Plan) string {
 		fs.Pause()
 		reports := make(chan prober.Report, 1)
-		p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(r prober.Report) { reports <- r })
+		ticket := p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(r prober.Report) { reports <- r })
 		var sets string
 		eventually(t, "a helper that waits", func() bool {
-			progress, found := p.Progress(fs.Dir)
+			progress, found := p.Progress(ticket)
 			if !found || progress.HangsIn != "fstatfs" {
 				return false
 			}
@@ -216,9 +216,9 @@ func TestWhoMayNotTraceTheServerMayTraceNoHelper(t *testing.T) {
 	fs.Silence()
 	plan := &prober.Plan{Timeout: timeout}
 	reach(plan, fs.Dir)
-	p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(prober.Report) {})
+	ticket := p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(prober.Report) {})
 	eventually(t, "a helper that hangs", func() bool {
-		progress, found := p.Progress(fs.Dir)
+		progress, found := p.Progress(ticket)
 		if !found || progress.HangsIn == "" {
 			return false
 		}

@@ -1,7 +1,9 @@
 package prober
 
 import (
+	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,7 +21,7 @@ import (
 type Plan struct {
 	Steps []Step
 	// Timeout is how long the whole check may take, waiting for its turn
-	// included.
+	// included. No helper is forked when more than half of it has gone by.
 	Timeout time.Duration
 	// Killable promises that SIGKILL ends a helper in any of the steps, as it
 	// does in path-based calls on NFS. Such helpers don't need a place under
@@ -319,6 +321,18 @@ func (p *Plan) capabilities() uint64 {
 	return needed
 }
 
+// same reports whether two plans make the same calls.
+func (c *compiled) same(other *compiled) bool {
+	const header = unsafe.Sizeof(forkserver.RequestHeader{})
+	return c.comm == other.comm && len(c.request) == len(other.request) && bytes.Equal(c.request[header:], other.request[header:]) &&
+		slices.EqualFunc(c.steps, other.steps, func(a, b Step) bool { return a.Name == b.Name })
+}
+
+// has reports whether a step of that name is part of the plan.
+func (c *compiled) has(name string) bool {
+	return slices.ContainsFunc(c.steps, func(s Step) bool { return s.Name == name })
+}
+
 func aligned(size int) int { return (size + 7) &^ 7 }
 
 // Outcome says how a helper ended.
@@ -327,15 +341,17 @@ type Outcome uint8
 const (
 	// Done: the helper ended by itself. Its steps tell what it found.
 	Done Outcome = iota
-	// Expired: the helper was killed at its deadline, and is gone.
+	// Expired: the helper was killed at its deadline, and is gone. Or that of
+	// another check of the key was in the way until it was too late to fork one, and
+	// hung in a step of this plan for a quarter of the timeout at least.
 	Expired
 	// Stuck: the helper was killed at its deadline, and is still there.
 	Stuck
 	// Busy: an earlier helper for the same key is still stuck, in this run of
 	// the plugin or from an earlier one. No new helper was forked.
 	Busy
-	// Capped: too many helpers are stuck, or may be about to be, on this host.
-	// No helper was forked.
+	// Capped: too many helpers are stuck, or may be about to be, on this host, or
+	// that of another check of the key was in the way. No helper was forked.
 	Capped
 	// Died: the helper was killed by someone else (the OOM killer, say).
 	Died
@@ -360,7 +376,8 @@ type Report struct {
 	PID     int // of the helper, or for Busy of the earlier one
 	// Since is when the helper started, or for Busy the earlier one.
 	Since time.Time
-	// HangsIn names the step which did not end, where that is known.
+	// HangsIn names the step which did not end, where that is known. For Capped it
+	// is one of another plan's, whose helper is in the way.
 	HangsIn string
 	// Signal is what killed a helper that Died.
 	Signal syscall.Signal

@@ -108,8 +108,12 @@ type pending struct {
 	done     func(Report)
 	deadline time.Time
 	timer    *time.Timer // refuses the check when it is too late to start it
+	ahead    *helper     // of the same key, for whose end it waits
 	decided  bool
 }
+
+// A Ticket stands for a check that was submitted. The zero Ticket stands for none.
+type Ticket struct{ check *pending }
 
 type stage uint8
 
@@ -130,9 +134,10 @@ type helper struct {
 	report   Report
 	reported bool
 	err      error
-	answered int  // steps
-	ended    bool // by a step that failed
-	overdue  bool // the server has not confirmed it within the timeout
+	answered int        // steps
+	ended    bool       // by a step that failed
+	overdue  bool       // the server has not confirmed it within the timeout
+	behind   []*pending // checks of the same key, which wait for its end
 }
 
 // New makes a Prober and begins to start its fork server.
@@ -183,8 +188,9 @@ func (p *Prober) Run(check Check) Report {
 // by another goroutine, at the latest the plan's Timeout and a twentieth of it
 // (but at least 0.1 s, and at most 1 s) later. It must not block. Groups take
 // turns; checks of one group are started in the order they were submitted,
-// trusted ones before others.
-func (p *Prober) Submit(check Check, done func(Report)) {
+// trusted ones before others. One whose key has a helper already waits for its end,
+// and keeps no other waiting.
+func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 	p.mu.Lock()
 	defer p.unlock()
 	w := &pending{check: check, id: p.nextID, done: done, deadline: time.Now().Add(check.Plan.Timeout)}
@@ -192,29 +198,33 @@ func (p *Prober) Submit(check Check, done func(Report)) {
 	var err error
 	if w.compiled, err = check.Plan.compile(w.id, commOf(check.Key, check.Group)); err != nil {
 		p.decide(w, Report{Outcome: Unavailable, Err: err})
-		return
+		return Ticket{}
 	}
 	if !p.restart.under && p.server == nil && time.Now().After(p.restart.next) {
 		p.startServerIn(0)
 	}
 	if !p.restart.under && p.server == nil {
 		p.decide(w, Report{Outcome: Unavailable, Err: p.restart.err})
-		return
+		return Ticket{}
 	}
 	p.enqueue(w)
 	p.pump()
 	if !w.decided {
 		w.timer = time.AfterFunc(check.Plan.Timeout/2, func() { p.giveUp(w) })
 	}
+	return Ticket{w}
 }
 
-// Progress reports how far the helper that is at work for the key has come;
-// HangsIn names the step it is in. It reports false where there is none. The
-// Outcome means nothing yet.
-func (p *Prober) Progress(key string) (Report, bool) {
+// Progress reports how far the check's helper has come, or the one of its key for
+// which it waits; HangsIn names the step it is in. It reports false where there is
+// none. The Outcome means nothing yet.
+func (p *Prober) Progress(t Ticket) (Report, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := p.byKey[key]
+	h := p.helperOf(t)
+	if h == nil && t.check != nil {
+		h = t.check.ahead
+	}
 	if h == nil {
 		return Report{}, false
 	}
@@ -224,14 +234,13 @@ func (p *Prober) Progress(key string) (Report, bool) {
 	return r, true
 }
 
-// SetDeadline moves the moment at which the helper that is at work for the key
-// is killed: its plan's timeout no longer counts. It reports false where there is
-// none, or it was killed already. A helper that is given more time keeps its place
-// under the caps.
-func (p *Prober) SetDeadline(key string, deadline time.Time) bool {
+// SetDeadline moves the moment at which the check's helper is killed: its plan's
+// timeout no longer counts. It reports false where there is none, or it was killed
+// already. A helper that is given more time keeps its place under the caps.
+func (p *Prober) SetDeadline(t Ticket, deadline time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := p.byKey[key]
+	h := p.helperOf(t)
 	if h == nil || h.stage >= killed {
 		return false
 	}
@@ -242,6 +251,14 @@ func (p *Prober) SetDeadline(key string, deadline time.Time) bool {
 	}
 	h.timer.Reset(left)
 	return true
+}
+
+// helperOf returns the check's own helper, or nil.
+func (p *Prober) helperOf(t Ticket) *helper {
+	if t.check == nil {
+		return nil
+	}
+	return p.helpers[t.check.id]
 }
 
 // Stats returns the counters and gauges of now.
@@ -298,6 +315,18 @@ func (p *Prober) giveUp(w *pending) {
 	if w.decided {
 		return
 	}
+	if h := w.ahead; h != nil {
+		if h.stage == killed {
+			return // it is released in a moment, one way or the other
+		}
+		if left := time.Until(w.deadline.Add(w.check.Plan.grace())); left > 0 {
+			w.timer.Reset(left) // it may still tell
+			return
+		}
+		h.behind = slices.DeleteFunc(h.behind, func(o *pending) bool { return o == w })
+		p.decide(w, w.outwaited(h, h.nextStep()))
+		return
+	}
 	r := Report{Outcome: Capped, Err: fmt.Errorf("no place for another helper within %v, %d hang", w.check.Plan.Timeout/2, len(p.helpers)-p.fresh)}
 	if p.server == nil {
 		r = Report{Outcome: Unavailable, Err: errors.Join(errors.New("the fork server is being restarted"), p.restart.err)}
@@ -327,7 +356,6 @@ func (p *Prober) start(w *pending) bool {
 	if w.timer != nil {
 		w.timer.Stop()
 	}
-	w.compiled.request = nil // a stuck helper may be remembered for days
 	h := &helper{pending: w, started: time.Now()}
 	p.helpers[h.id] = h
 	p.byKey[w.check.Key] = h
@@ -370,6 +398,7 @@ func (p *Prober) due(h *helper) {
 		p.pump()
 	case killed:
 		h.stage = stuck
+		h.compiled.request = nil // it may be remembered for days
 		p.turnedStuck(&h.check)
 		h.report.HangsIn = h.nextStep()
 		outcome := Stuck
@@ -377,6 +406,7 @@ func (p *Prober) due(h *helper) {
 			outcome = Expired // a busy host may take long to end it; if it is stuck, the next check will say so
 		}
 		p.finish(h, outcome)
+		p.release(h)
 		p.pump()
 	}
 }
@@ -427,7 +457,8 @@ func (h *helper) nextStep() string {
 	return exit
 }
 
-// finish reports a helper's outcome, once.
+// finish reports a helper's outcome, once. An answer is also that of checks which wait
+// for the helper and ask the same.
 func (p *Prober) finish(h *helper, outcome Outcome) {
 	if h.reported {
 		return
@@ -437,6 +468,50 @@ func (p *Prober) finish(h *helper, outcome Outcome) {
 	r.Outcome, r.PID, r.Since, r.Elapsed = outcome, h.pid, h.started, time.Since(h.started)
 	r.Err = h.err
 	p.completed = append(p.completed, func() { h.done(r) })
+	for _, w := range h.behind {
+		if !w.decided && outcome == Done && w.compiled.same(h.compiled) {
+			shared := r
+			shared.Steps = slices.Clone(r.Steps)
+			p.decide(w, shared)
+		}
+	}
+}
+
+// release lets the checks go on that wait for a helper, which has ended or is stuck.
+func (p *Prober) release(h *helper) {
+	for _, w := range h.behind {
+		w.ahead = nil
+		switch {
+		case w.decided:
+		case h.stage == stuck, time.Until(w.deadline) > w.check.Plan.Timeout/2:
+			p.enqueue(w)
+		default:
+			p.decide(w, w.outwaited(h, h.report.HangsIn))
+		}
+	}
+	h.behind = nil
+}
+
+// outwaited is the report of a check which has waited so long for a helper of its key
+// that no time is left for its own. A hang of the helper's, in a step that the check
+// would make too, is the check's as well, unless it was short: the helper may have
+// begun later than the check did.
+func (w *pending) outwaited(h *helper, hangsIn string) Report {
+	elapsed := time.Since(h.started)
+	if h.err != nil {
+		return Report{Outcome: Unavailable, Err: h.err}
+	}
+	r := Report{Outcome: Capped, Err: fmt.Errorf("another check of it was under way for %v", elapsed.Round(time.Millisecond))}
+	if h.pid == 0 || hangsIn == "" || elapsed < w.check.Plan.Timeout/4 {
+		return r
+	}
+	r.PID, r.Since, r.Elapsed, r.HangsIn = h.pid, h.started, elapsed, hangsIn
+	if w.compiled.has(hangsIn) {
+		r.Outcome, r.Err = Expired, nil
+	} else {
+		r.Err = fmt.Errorf("%w, and hung in %s", r.Err, hangsIn)
+	}
+	return r
 }
 
 // remove forgets a helper that is gone.
@@ -449,6 +524,7 @@ func (p *Prober) remove(h *helper) {
 	delete(p.helpers, h.id)
 	delete(p.byKey, h.check.Key)
 	delete(p.byPID, h.pid)
+	p.release(h)
 }
 
 // receive handles one message from the server or a helper.

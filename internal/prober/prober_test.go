@@ -173,16 +173,15 @@ func TestTheProgressOfAHelperIsKnown(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
-	_, found := p.Progress(fs.Dir)
-	assert.False(t, found)
 	fs.Silence()
 	plan := &prober.Plan{Timeout: timeout}
 	plan.Add(prober.Step{Name: "getpid", Number: unix.SYS_GETPID})
 	plan.Steps = append(plan.Steps, statfs(fs.Dir).Steps...)
-	p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(prober.Report) {})
+	ticket := p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(prober.Report) {})
 	var report prober.Report
 	eventually(t, "a helper in statfs", func() bool {
-		report, found = p.Progress(fs.Dir)
+		var found bool
+		report, found = p.Progress(ticket)
 		return found && report.HangsIn == "statfs"
 	})
 	assert.Contains(t, children(t, serverOf(t, os.Getpid())), report.PID)
@@ -190,19 +189,22 @@ func TestTheProgressOfAHelperIsKnown(t *testing.T) {
 	assert.Equal(t, int64(report.PID), report.Steps[0].Result)
 	assert.WithinDuration(t, time.Now(), report.Since, report.Elapsed+time.Second)
 	fs.Heal()
-	eventually(t, "no helper", func() bool { _, found := p.Progress(fs.Dir); return !found })
+	eventually(t, "no helper", func() bool { _, found := p.Progress(ticket); return !found })
+	_, found := p.Progress(prober.Ticket{})
+	assert.False(t, found)
 }
 
 func TestAHelperCanBeGivenMoreTimeAndLess(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
-	assert.False(t, p.SetDeadline(fs.Dir, time.Now()))
+	assert.False(t, p.SetDeadline(prober.Ticket{}, time.Now()))
 	reports := make(chan prober.Report, 1)
+	var ticket prober.Ticket
 	submit := func() {
 		fs.Pause()
-		p.Submit(check(fs.Dir), func(r prober.Report) { reports <- r })
-		eventually(t, "a helper", func() bool { return p.SetDeadline(fs.Dir, time.Now().Add(time.Hour)) })
+		ticket = p.Submit(check(fs.Dir), func(r prober.Report) { reports <- r })
+		eventually(t, "a helper", func() bool { return p.SetDeadline(ticket, time.Now().Add(time.Hour)) })
 	}
 
 	submit()
@@ -214,10 +216,10 @@ func TestAHelperCanBeGivenMoreTimeAndLess(t *testing.T) {
 	assert.Greater(t, r.Elapsed, timeout)
 
 	submit()
-	assert.True(t, p.SetDeadline(fs.Dir, time.Now()))
+	assert.True(t, p.SetDeadline(ticket, time.Now()))
 	r = <-reports
 	assert.Equal(t, prober.Expired, r.Outcome, "%v", &r)
-	assert.False(t, p.SetDeadline(fs.Dir, time.Now()))
+	assert.False(t, p.SetDeadline(ticket, time.Now()))
 }
 
 func TestAHelperThatCannotBeKilledIsStuckUntilItsEnd(t *testing.T) {
@@ -288,6 +290,196 @@ func TestSecondCheckOfAKeyWaitsForTheFirst(t *testing.T) {
 		report := <-reports
 		assert.Equal(t, prober.Done, report.Outcome, "%v", &report)
 	}
+}
+
+// submitTwice submits a check of each file system, and then one more of each: as two
+// inputs do which check the same mounts.
+func submitTwice(p *prober.Prober, all []*faultfs.FS, change func(second bool, c *prober.Check)) (first, second map[string]prober.Report) {
+	var mu sync.Mutex
+	var wait sync.WaitGroup
+	results := [2]map[string]prober.Report{make(map[string]prober.Report), make(map[string]prober.Report)}
+	for i := range results {
+		for _, fs := range all {
+			c := check(fs.Dir)
+			change(i == 1, &c)
+			wait.Add(1)
+			p.Submit(c, func(r prober.Report) {
+				mu.Lock()
+				defer mu.Unlock()
+				results[i][fs.Dir] = r
+				wait.Done()
+			})
+		}
+	}
+	wait.Wait()
+	return results[0], results[1]
+}
+
+// A check whose key is under way keeps no other one waiting, and tells the same hang.
+func TestTwoInputsCheckTheSameMounts(t *testing.T) {
+	faultfs.Require(t)
+	stat := prober.Step{Name: "access", Number: unix.SYS_FACCESSAT, Arguments: []prober.Argument{
+		prober.Value(unix.AT_FDCWD), prober.Path("/"), prober.Value(0)}}
+	for name, c := range map[string]struct {
+		hang   func(*faultfs.FS)
+		change func(second bool, c *prober.Check)
+		stuck  bool
+	}{
+		"unkillable": {
+			hang:   func(fs *faultfs.FS) { fs.Silence() },
+			change: func(bool, *prober.Check) {},
+			stuck:  true,
+		},
+		"killable": {
+			hang:   (*faultfs.FS).Pause,
+			change: func(bool, *prober.Check) {},
+		},
+		"killable, and a plan that says so": {
+			hang:   (*faultfs.FS).Pause,
+			change: func(_ bool, c *prober.Check) { c.Plan.Killable = true },
+		},
+		"plans that differ": {
+			hang: (*faultfs.FS).Pause,
+			change: func(second bool, c *prober.Check) {
+				if second {
+					c.Plan.Steps = append([]prober.Step{stat}, c.Plan.Steps...)
+				}
+			},
+		},
+		"the second is more patient": {
+			hang: (*faultfs.FS).Pause,
+			change: func(second bool, c *prober.Check) {
+				if second {
+					c.Plan.Timeout *= 3
+				}
+			},
+		},
+		"the first is more patient": {
+			hang: (*faultfs.FS).Pause,
+			change: func(second bool, c *prober.Check) {
+				if !second {
+					c.Plan.Timeout *= 3
+				}
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := start(t, prober.Options{})
+			all := []*faultfs.FS{faultfs.New(t), faultfs.New(t), faultfs.New(t), faultfs.New(t), faultfs.New(t)}
+			c.hang(all[0])
+			// On a busy machine it takes a killed helper a while to end.
+			hangs := []prober.Outcome{prober.Expired, prober.Stuck, prober.Busy}
+			if c.stuck {
+				hangs = hangs[1:]
+			}
+			for range 2 {
+				first, second := submitTwice(p, all, c.change)
+				for _, fs := range all[1:] {
+					a, b := first[fs.Dir], second[fs.Dir]
+					assert.Equal(t, prober.Done, a.Outcome, "%v", &a)
+					assert.Equal(t, prober.Done, b.Outcome, "%v", &b)
+				}
+				a, b := first[all[0].Dir], second[all[0].Dir]
+				assert.Contains(t, hangs, a.Outcome, "%v", &a)
+				assert.Contains(t, hangs, b.Outcome, "%v", &b)
+				for _, r := range []prober.Report{a, b} {
+					assert.Equal(t, "statfs", r.HangsIn)
+					assert.Positive(t, r.PID)
+					assert.False(t, r.Since.IsZero())
+				}
+			}
+			all[0].Heal()
+			eventually(t, "it answers both again", func() bool {
+				a, b := submitTwice(p, all[:1], c.change)
+				return a[all[0].Dir].Outcome == prober.Done && b[all[0].Dir].Outcome == prober.Done
+			})
+		})
+	}
+}
+
+// One that answers late does so to all who ask the same, and no more is known of what
+// another asks.
+func TestASlowAnswerIsShared(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	const share = 0.6
+	fs.Delay(time.Duration(share*float64(4*timeout)), faultfs.Statfs)
+	same := func(_ bool, c *prober.Check) { c.Plan.Timeout = 4 * timeout }
+	forked := p.Stats().Forked
+	first, second := submitTwice(p, []*faultfs.FS{fs}, same)
+	assert.Equal(t, prober.Done, first[fs.Dir].Outcome)
+	assert.Equal(t, first[fs.Dir], second[fs.Dir])
+	assert.EqualValues(t, 1, p.Stats().Forked-forked)
+
+	first, second = submitTwice(p, []*faultfs.FS{fs}, func(second bool, c *prober.Check) {
+		c.Plan.Timeout = 4 * timeout
+		if second {
+			c.Plan.Steps[0].Name = "another"
+			c.Plan.Steps[0].Optional = true
+		}
+	})
+	assert.Equal(t, prober.Done, first[fs.Dir].Outcome)
+	r := second[fs.Dir]
+	assert.Equal(t, prober.Capped, r.Outcome, "%v", &r)
+	assert.ErrorContains(t, r.Err, "another check of it")
+}
+
+// Who hangs where another does not even look is not known to hang.
+func TestAHangOfAnotherPlanIsNotShared(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Pause()
+	_, second := submitTwice(p, []*faultfs.FS{fs}, func(second bool, c *prober.Check) {
+		if second {
+			c.Plan = &prober.Plan{Timeout: timeout, Steps: []prober.Step{getuid()}}
+		}
+	})
+	r := second[fs.Dir]
+	assert.Equal(t, prober.Capped, r.Outcome, "%v", &r)
+	assert.ErrorContains(t, r.Err, "statfs")
+}
+
+func TestTheDeadlineOfAnotherCheckStays(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Pause()
+	reports := make(chan prober.Report, 2)
+	first := p.Submit(patient(check(fs.Dir)), func(r prober.Report) { reports <- r })
+	eventually(t, "a helper", func() bool { r, _ := p.Progress(first); return r.PID != 0 })
+	second := p.Submit(patient(check(fs.Dir)), func(r prober.Report) { reports <- r })
+	ahead, found := p.Progress(second)
+	require.True(t, found, "where its key's helper is")
+	own, _ := p.Progress(first)
+	assert.Equal(t, own.PID, ahead.PID)
+	assert.False(t, p.SetDeadline(second, time.Now()))
+	assert.True(t, p.SetDeadline(first, time.Now().Add(time.Hour)))
+	fs.Heal()
+	for range 2 {
+		r := <-reports
+		assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
+	}
+	_, found = p.Progress(second)
+	assert.False(t, found)
+}
+
+// Neither a helper that its server takes along, nor the restart, makes a fault of it.
+func TestChecksThatWaitForAHelperGoOnAfterTheServersEnd(t *testing.T) {
+	faultfs.Require(t)
+	p := start(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Pause()
+	reports := make(chan prober.Report, 1)
+	first := p.Submit(patient(check(fs.Dir)), func(prober.Report) {})
+	eventually(t, "a helper", func() bool { r, _ := p.Progress(first); return r.PID != 0 })
+	p.Submit(patient(check(fs.Dir)), func(r prober.Report) { reports <- r })
+	require.NoError(t, unix.Kill(serverOf(t, os.Getpid()), unix.SIGKILL))
+	eventually(t, "another server", func() bool { return p.Stats().ServerRestarts == 1 && p.Run(patient(check("/"))).Outcome == prober.Done })
+	fs.Heal()
+	r := <-reports
+	assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
 }
 
 // hungMounts makes n mounts of one silent daemon and a healthy one of the same
@@ -790,10 +982,9 @@ func TestAThousandHelpersWait(t *testing.T) {
 	assert.Len(t, before, n)
 	plan := statfs(fs.Dir)
 	plan.Timeout = time.Hour
-	p.Submit(prober.Check{Key: "one more", Plan: plan}, func(r prober.Report) { outcomes <- r.Outcome })
-	eventually(t, "and one more", func() bool { _, found := p.Progress("one more"); return found })
+	more := p.Submit(prober.Check{Key: "one more", Plan: plan}, func(r prober.Report) { outcomes <- r.Outcome })
 	var last prober.Report
-	eventually(t, "and one more", func() bool { last, _ = p.Progress("one more"); return last.PID != 0 })
+	eventually(t, "and one more", func() bool { last, _ = p.Progress(more); return last.PID != 0 })
 	assert.False(t, sharesMemory(t, server, last.PID))
 	report := p.Run(check("/"))
 	assert.Equal(t, prober.Done, report.Outcome, "%v", &report)

@@ -22,6 +22,7 @@ type pretended struct {
 	*Prober
 	server  *server
 	reports chan Report
+	ticket  Ticket
 }
 
 // pretend expects statx, a quiet step, and a read of 8 bytes, of helper 0.
@@ -47,6 +48,7 @@ func pretend(t testing.TB) *pretended {
 	require.NoError(t, err)
 	h := &helper{pending: w, started: time.Now(), timer: time.NewTimer(time.Hour)}
 	p.helpers[0], p.byKey["key"] = h, h
+	p.ticket = Ticket{w}
 	p.fresh++
 	p.started(&w.check)
 	return p
@@ -156,7 +158,7 @@ func FuzzReceive(f *testing.F) {
 		case report = <-p.reports:
 			assert.Empty(t, p.reports, "one report of a check")
 		default:
-			report, _ = p.Progress("key")
+			report, _ = p.Progress(p.ticket)
 		}
 		require.LessOrEqual(t, len(report.Steps), 3)
 		for i := range report.Steps {

@@ -242,7 +242,7 @@ func (m *Mountstat) judge(sb *superblock) finding {
 		if f.check, f.call, prepares = sb.split(r.HangsIn); prepares && f.call == stepStatx {
 			f.call = stepOpen // the quiet step before, as statx does not hang here
 		}
-		if r.Outcome == prober.Busy {
+		if r.Outcome == prober.Busy && r.HangsIn == "" { // it is of an earlier run
 			f.check, f.call = sb.found.check, sb.found.call // of the same helper
 		}
 		return f

@@ -250,6 +250,62 @@ func TestManyHungMountsHarmNoOther(t *testing.T) {
 	}, 20*time.Second, 10*time.Millisecond)
 }
 
+// Two tables of the input check the same mounts of one daemon, of which one hangs.
+func TestTwoInputsShareTheProber(t *testing.T) {
+	faultfs.Require(t)
+	for name, c := range map[string]struct {
+		hang   func(*faultfs.FS)
+		second func(*Mountstat)
+	}{
+		"unkillable":     {hang: func(fs *faultfs.FS) { fs.Silence() }},
+		"killable":       {hang: (*faultfs.FS).Pause},
+		"other checks":   {hang: (*faultfs.FS).Pause, second: func(m *Mountstat) { m.Checks = []string{"statfs", "stat"} }},
+		"other timeouts": {hang: (*faultfs.FS).Pause, second: func(m *Mountstat) { m.Timeout *= 2 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var paths []string
+			hung := faultfs.New(t)
+			for range 10 {
+				paths = append(paths, faultfs.New(t).Dir)
+			}
+			first, _ := newInput(t, only(append(paths, hung.Dir)...))
+			second, _ := newInput(t, func(m *Mountstat) {
+				only(append(paths, hung.Dir)...)(m)
+				m.UseProber(first.prober)
+				if c.second != nil {
+					c.second(m)
+				}
+			})
+			both := func() (gathers [2]*collect.Metrics) {
+				var all sync.WaitGroup
+				for i, m := range []*Mountstat{first, second} {
+					all.Go(func() { gathers[i] = collect.Gather(t, m) })
+				}
+				all.Wait()
+				return gathers
+			}
+			both()
+			c.hang(hung)
+			for round := range 3 {
+				for i, g := range both() {
+					// On a busy machine it takes a killed helper a while to end.
+					assert.Contains(t, []string{"timeout", "stuck"}, field(t, at(g, hung.Dir), "result"), "round %d, input %d: %v", round, i, at(g, hung.Dir))
+					assert.Equal(t, "fstatfs", field(t, at(g, hung.Dir), "hangs_in"))
+					assert.Equal(t, "statfs", field(t, at(g, hung.Dir), "failed_check"))
+					for _, path := range paths {
+						assert.Equal(t, "ok", field(t, at(g, path), "result"), "round %d, input %d: %v", round, i, at(g, path))
+					}
+				}
+			}
+			hung.Heal()
+			require.Eventually(t, func() bool {
+				g := both()
+				return field(t, at(g[0], hung.Dir), "result") == "ok" && field(t, at(g[1], hung.Dir), "result") == "ok"
+			}, 20*time.Second, time.Millisecond)
+		})
+	}
+}
+
 func TestBindMountsShareOneCheck(t *testing.T) {
 	faultfs.Require(t)
 	m, _ := newInput(t, nil)

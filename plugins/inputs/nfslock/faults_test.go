@@ -2,6 +2,7 @@ package nfslock
 
 import (
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -132,15 +133,58 @@ func TestAHurriedGatherSaysNothingOfALockThatIsWaitedFor(t *testing.T) {
 		g, done := &collect.Metrics{}, make(chan error)
 		go func() { done <- n.Gather(g) }()
 		require.Eventually(t, func() bool {
-			r, _ := n.prober.Progress(n.superblocks[0].key())
-			return r.HangsIn == stepGetlk
+			hangsIn := make(chan string, 1)
+			n.mail.Post(func() {
+				r, _ := n.prober.Progress(n.superblocks[0].ticket)
+				hangsIn <- r.HangsIn
+			})
+			return <-hangsIn == stepGetlk
 		}, 10*time.Second, time.Millisecond)
 		n.Hurry()
 		require.NoError(t, <-done)
 		assert.Nil(t, at(g, fs.Dir), "it was %q", before)
 		assert.Equal(t, "timeout unknown", verdict(t, at(collect.Gather(t, n), fs.Dir)))
 		fs.Heal()
-		n.prober.SetDeadline(n.superblocks[0].key(), time.Now())
+		n.prober.SetDeadline(n.superblocks[0].ticket, time.Now())
+		require.Eventually(t, func() bool {
+			return verdict(t, at(collect.Gather(t, n), fs.Dir)) == "ok ok"
+		}, 10*time.Second, timeout/10)
+	}
+}
+
+// Two tables of the input lock the same mount. The one whose helper is not left waiting
+// leaves it alone, and tells the same hang.
+func TestTwoInputsShareAHelperThatIsLeftWaiting(t *testing.T) {
+	fs := daemon(t)
+	first, _ := newInput(t, on(fs.Dir))
+	second, _ := newInput(t, func(n *Nfslock) {
+		on(fs.Dir)(n)
+		n.UseProber(first.prober)
+		n.GraceTimeout = n.Timeout
+	})
+	inputs := []*Nfslock{first, second}
+	for _, n := range inputs {
+		asNFS(t, n)
+		assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), fs.Dir)))
+	}
+	fs.FailLate(time.Hour, unix.EIO, faultfs.Getlk)
+	assert.Equal(t, "timeout unknown", verdict(t, at(collect.Gather(t, first), fs.Dir)))
+	for range 2 {
+		var all sync.WaitGroup
+		for i, n := range inputs {
+			all.Go(func() {
+				m := at(collect.Gather(t, n), fs.Dir)
+				assert.Equal(t, "timeout unknown", verdict(t, m), "input %d", i)
+				assert.Equal(t, stepGetlk, text(t, m, "hangs_in"))
+			})
+		}
+		all.Wait()
+	}
+	assert.Zero(t, first.prober.Stats().Killed, "it is left waiting still")
+	assert.True(t, first.superblocks[0].patient)
+	fs.Heal()
+	assert.True(t, first.prober.SetDeadline(first.superblocks[0].ticket, time.Now()))
+	for _, n := range inputs {
 		require.Eventually(t, func() bool {
 			return verdict(t, at(collect.Gather(t, n), fs.Dir)) == "ok ok"
 		}, 10*time.Second, timeout/10)

@@ -22,13 +22,13 @@ func (n *Nfslock) watch(pending map[*superblock]struct{}) {
 		if !sb.underWay || sb.patient {
 			continue
 		}
-		r, found := n.prober.Progress(sb.key())
+		r, found := n.prober.Progress(sb.ticket)
 		if !found {
 			continue
 		}
 		sb.waits = waitsOf(n.proc, r.PID)
 		if n.mayReturn(sb, &r) && n.patientProbes() < maxPatient {
-			sb.patient = n.prober.SetDeadline(sb.key(), r.Since.Add(max(n.grace, sb.policy.timeout)))
+			sb.patient = n.prober.SetDeadline(sb.ticket, r.Since.Add(max(n.grace, sb.policy.timeout)))
 		}
 	}
 }
@@ -69,7 +69,7 @@ func (n *Nfslock) judgePatient(sb *superblock, now time.Time) {
 	if !sb.patient || sb.outrun || now.Before(sb.deadline) || n.awaitsAnswers(sb) {
 		return
 	}
-	r, found := n.prober.Progress(sb.key())
+	r, found := n.prober.Progress(sb.ticket)
 	if !found {
 		return // its report is on the way
 	}
@@ -78,7 +78,7 @@ func (n *Nfslock) judgePatient(sb *superblock, now time.Time) {
 	a.hang(r.HangsIn)
 	e := n.evidenceOf(sb, a)
 	if d := e.diagnose(); sb.found.code.Fault() && d != sb.found.diagnosis && (d == unknown || d == gracePeriod) {
-		sb.outrun = n.prober.SetDeadline(sb.key(), now)
+		sb.outrun = n.prober.SetDeadline(sb.ticket, now)
 	}
 	if !sb.outrun {
 		sb.attempt = a

@@ -304,10 +304,10 @@ func (n *Nfslock) findHost() {
 // submit starts a plan for the superblock.
 func (n *Nfslock) submit(sb *superblock, plan *prober.Plan, judge func(*superblock, *prober.Report)) {
 	sb.underWay, sb.waits = true, ""
-	n.prober.Submit(prober.Check{Key: sb.key(), Group: group(sb.probed), Trusted: sb.answered, Plan: plan}, func(r prober.Report) {
+	sb.ticket = n.prober.Submit(prober.Check{Key: sb.key(), Group: group(sb.probed), Trusted: sb.answered, Plan: plan}, func(r prober.Report) {
 		n.mail.Post(func() {
 			late := sb.patient && !time.Now().Before(sb.deadline)
-			sb.underWay, sb.patient = false, false
+			sb.underWay, sb.patient, sb.ticket = false, false, prober.Ticket{}
 			if late {
 				sb.deadline = n.began.Add(sb.policy.timeout)
 				if sb.waitedFor(&r) {
@@ -359,9 +359,16 @@ func (n *Nfslock) ended(sb *superblock, r *prober.Report) (a *attempt, final boo
 		return a, true
 	case prober.Busy:
 		sb.killable = false
-		a.end, a.call, a.stage = hung, sb.found.call, sb.found.stage // of the same helper
+		if a.hang(r.HangsIn); r.HangsIn == "" { // it is of an earlier run
+			a.call, a.stage = sb.found.call, sb.found.stage
+		}
 		return a, true
 	case prober.Capped, prober.Died, prober.Unavailable:
+		if r.HangsIn != "" { // in a lock, say, of another input's, while this one was to look
+			a.hang(r.HangsIn)
+			r.Err = nil
+			return a, true
+		}
 		a.reason = r.Err.Error()
 		return a, true
 	}

@@ -24,6 +24,7 @@ type superblock struct {
 
 	canary   canary
 	underWay bool // a helper's report is to come
+	ticket   prober.Ticket
 	killable bool // no helper of it was ever stuck
 	deadline time.Time
 	patient  bool     // the helper may outlast the deadline
@@ -163,7 +164,7 @@ func (n *Nfslock) regroup(table []mounts.Mount) {
 	}
 	for id, sb := range before {
 		if found[id] != sb {
-			n.prober.SetDeadline(sb.key(), time.Now()) // it would keep the mount busy
+			n.prober.SetDeadline(sb.ticket, time.Now()) // it would keep the mount busy
 		}
 	}
 	n.linkChains()
