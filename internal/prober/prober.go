@@ -142,6 +142,12 @@ type helper struct {
 
 // New makes a Prober and begins to start its fork server.
 func New(options Options) *Prober {
+	p := newProber(options)
+	p.startServerIn(0)
+	return p
+}
+
+func newProber(options Options) *Prober {
 	if options.Concurrency == 0 {
 		options.Concurrency = 16
 	}
@@ -162,7 +168,6 @@ func New(options Options) *Prober {
 	}
 	p.groups = make(map[string]*group)
 	p.untrimmed.Store(options.Untrimmed)
-	p.startServerIn(0)
 	return p
 }
 
@@ -386,7 +391,7 @@ func (p *Prober) due(h *helper) {
 			h.timer.Reset(left)
 			return
 		}
-		if h.pid == 0 && h.answered == 0 {
+		if h.pid == 0 {
 			p.unforked(h)
 			return
 		}
@@ -411,7 +416,8 @@ func (p *Prober) due(h *helper) {
 	}
 }
 
-// unforked handles a helper that is not even there when its time is up. Either our
+// unforked handles a helper that can't be killed when its time is up: the server has
+// not said which process it is. Either our
 // own process was stopped, and the answer is about to be read, or the host is so
 // busy that the server was not scheduled, or the server does not answer.
 func (p *Prober) unforked(h *helper) {
@@ -426,7 +432,7 @@ func (p *Prober) unforked(h *helper) {
 		p.server.kill()
 		return
 	}
-	h.err = fmt.Errorf("the fork server has not forked a helper within %v", h.check.Plan.Timeout)
+	h.err = fmt.Errorf("the fork server has not confirmed a helper within %v", h.check.Plan.Timeout)
 	p.finish(h, Unavailable)
 	h.timer.Reset(serverPatience - silent)
 }
@@ -568,8 +574,8 @@ func (p *Prober) receive(s *server, message []byte) {
 		}
 		h.pid = int(answer.PID)
 		p.byPID[h.pid] = h
-		if h.reported {
-			h.timer.Reset(0) // nobody waits for it
+		if h.overdue {
+			h.timer.Reset(0) // its time is up, and now it can be killed
 		}
 	case forkserver.StepDone:
 		if h := p.helpers[answer.ID]; h != nil && !h.step(&answer, output) {

@@ -737,7 +737,7 @@ func TestAServerThatAnswersLateIsKept(t *testing.T) {
 	require.NoError(t, unix.Kill(server, unix.SIGSTOP))
 	late := p.Run(check("/"))
 	assert.Equal(t, prober.Unavailable, late.Outcome, "%v", &late)
-	assert.ErrorContains(t, late.Err, "has not forked a helper")
+	assert.ErrorContains(t, late.Err, "has not confirmed a helper")
 	require.NoError(t, unix.Kill(server, unix.SIGCONT))
 	eventually(t, "checks again", func() bool { return p.Run(check("/")).Outcome == prober.Done })
 	assert.Zero(t, p.Stats().ServerRestarts)
