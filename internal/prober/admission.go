@@ -201,6 +201,7 @@ const (
 	groupWaits // for one of its own helpers
 	classWaits // for any helper
 	keyWaits   // for the helper of its key
+	unsettled  // until orphans that are about to end have done so
 )
 
 // pump starts what can be started.
@@ -221,6 +222,9 @@ func (p *Prober) pump() {
 				p.advance(c)
 				w.ahead = p.byKey[w.check.Key]
 				w.ahead.behind = append(w.ahead.behind, w)
+			case unsettled:
+				p.advance(c)
+				p.awaitOrphans(w)
 			case refused:
 				p.advance(c)
 				p.decide(w, report)
@@ -234,14 +238,23 @@ func (p *Prober) pump() {
 	}
 }
 
-// admit decides whether a helper may be forked for the check now. Any helper
+// admit decides whether a helper may be forked for the check now.
+func (p *Prober) admit(w *pending) (verdict, Report) {
+	v, report := p.judge(w)
+	if v != admitted && v != keyWaits && p.orphans.mayEnd(w.check.Plan.grace()) {
+		return unsettled, Report{}
+	}
+	return v, report
+}
+
+// judge applies the rules. There is one helper per key. Any helper
 // of a plan that is not Killable may turn out stuck, so those that run and
 // those that are stuck together never exceed the cap. Two rules keep some of it
 // free. A quarter is for trusted keys, and a sixteenth for independent ones. No group
 // may hold more than three eighths of the cap, nor more than half of what the stuck
 // ones have left: two dead daemons with hundreds of mounts leave room for everyone
 // else.
-func (p *Prober) admit(w *pending) (verdict, Report) {
+func (p *Prober) judge(w *pending) (verdict, Report) {
 	c := &w.check
 	if h := p.byKey[c.Key]; h != nil {
 		if h.stage != stuck {

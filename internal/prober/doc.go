@@ -40,8 +40,9 @@
 //     healthy file system from being checked.
 //     When the whole cap is stuck, nothing that could get stuck is checked any more.
 //   - A helper's process name is made from its key. A prober which finds the
-//     stuck helpers of an earlier run counts them, and knows their keys. What is
-//     only named so is none: see [Recogniser].
+//     stuck helpers of an earlier run counts them, and knows their keys. Helpers
+//     whose server has just died have as long to end as after a SIGKILL before
+//     anything is refused for them. What is only named so is none: see [Recogniser].
 //   - Helpers and server keep no capability that plans don't need, and run under a
 //     seccomp filter.
 //   - When this process dies, by whatever signal, the fork server and all

@@ -57,18 +57,49 @@ type orphan struct {
 // about to end.
 type orphans struct {
 	byComm  map[string][]orphan
+	found   time.Time
 	counted int
 	groups  map[string]int // of those that were counted
 	asOf    time.Time
 }
 
-// recount is how long a count of orphans is good for.
-const recount = time.Second
+// recount is how long a count of orphans is good for, and recountSoon while those
+// whose server has just ended may be about to end, too.
+const (
+	recount     = time.Second
+	recountSoon = 20 * time.Millisecond
+)
+
+// mayEnd reports whether orphans may be helpers that the kernel is still killing, with
+// their server, and not stuck ones: those are given the time that a helper has to
+// disappear after SIGKILL.
+func (o *orphans) mayEnd(grace time.Duration) bool {
+	return len(o.byComm) > 0 && time.Since(o.found) < grace
+}
+
+// awaitOrphans looks at a check again when some of the orphans may have ended.
+func (p *Prober) awaitOrphans(w *pending) {
+	if p.unsettled = append(p.unsettled, w); len(p.unsettled) > 1 {
+		return
+	}
+	time.AfterFunc(recountSoon, func() {
+		p.mu.Lock()
+		defer p.unlock()
+		waiting := p.unsettled
+		p.unsettled = nil
+		for _, w := range waiting {
+			if !w.decided {
+				p.enqueue(w)
+			}
+		}
+		p.pump()
+	})
+}
 
 // findOrphans looks for helpers among all processes. It is called while this
 // process has no fork server, so that none of them is its own.
 func findOrphans(proc string) orphans {
-	found := orphans{byComm: make(map[string][]orphan)}
+	found := orphans{byComm: make(map[string][]orphan), found: time.Now()}
 	dir, err := os.Open(proc)
 	if err != nil {
 		return found
@@ -116,7 +147,11 @@ func (o *orphans) find(proc, comm string) (orphan, bool) {
 
 // count returns how many orphans there are, as of at most a second ago.
 func (o *orphans) count(proc string) int {
-	if len(o.byComm) == 0 || time.Since(o.asOf) < recount {
+	good := recount
+	if o.mayEnd(maxGrace) {
+		good = recountSoon
+	}
+	if len(o.byComm) == 0 || time.Since(o.asOf) < good {
 		return o.counted
 	}
 	o.counted, o.groups, o.asOf = 0, make(map[string]int), time.Now()

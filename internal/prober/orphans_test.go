@@ -4,11 +4,16 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
 )
 
 func TestHelperNamesFitAndDiffer(t *testing.T) {
@@ -69,6 +74,56 @@ func TestOrphansAreHelpersWithoutAServer(t *testing.T) {
 	process(t, proc, "21", comm, "D", "1", "999")
 	_, found = o.find(proc, comm)
 	assert.False(t, found)
+}
+
+// A server's helpers that can be killed take a moment to end after it. They are not
+// stuck, and nothing is refused for them.
+func TestHelpersThatEndWithTheirServerCostNothing(t *testing.T) {
+	const n, mine, others = 6, "key", "group"
+	proc := t.TempDir()
+	process(t, proc, "self", "vfsprobe", "R", "1", "1")
+	process(t, proc, "1", "init", "S", "0", "1")
+	for i := range n {
+		process(t, proc, strconv.Itoa(20+i), commOf(strconv.Itoa(i), others), "R", "1", "100")
+	}
+	process(t, proc, "30", commOf(mine, others), "R", "1", "100")
+	p, _, requests := withServer(t)
+	p.options.Proc, p.options.MaxStuck = proc, n
+	p.orphans = findOrphans(proc)
+	reports := make(chan Report, 2)
+	plan := Plan{Timeout: time.Minute, Steps: []Step{{Name: "getpid", Number: unix.SYS_GETPID}}}
+	for _, c := range []Check{{Key: mine, Group: others, Plan: &plan}, {Key: "another", Group: "another", Plan: &plan}} {
+		p.Submit(c, func(r Report) { reports <- r })
+	}
+	time.Sleep(3 * recountSoon)
+	require.Empty(t, reports, "neither a stuck helper nor a full cap is reported")
+	for i := range n {
+		require.NoError(t, os.RemoveAll(filepath.Join(proc, strconv.Itoa(20+i))))
+	}
+	require.NoError(t, os.RemoveAll(filepath.Join(proc, "30")))
+	require.NoError(t, requests.SetReadDeadline(time.Now().Add(10*time.Second)))
+	for range 2 {
+		assert.EqualValues(t, forkserver.Fork, request(t, requests).Kind)
+	}
+	assert.Empty(t, reports)
+}
+
+// Those that stay are.
+func TestHelpersThatOutliveTheirServerAreStuck(t *testing.T) {
+	proc := t.TempDir()
+	process(t, proc, "self", "vfsprobe", "R", "1", "1")
+	process(t, proc, "1", "init", "S", "0", "1")
+	process(t, proc, "30", commOf("key", "group"), "D", "1", "100")
+	p, _, _ := withServer(t)
+	p.options.Proc, p.options.MaxStuck = proc, 1
+	p.orphans = findOrphans(proc)
+	plan := &Plan{Timeout: 10 * minGrace, Steps: []Step{{Name: "getpid", Number: unix.SYS_GETPID}}}
+	r := p.Run(Check{Key: "key", Group: "group", Plan: plan})
+	assert.Equal(t, Busy, r.Outcome, "%v", &r)
+	assert.Equal(t, 30, r.PID)
+	r = p.Run(Check{Key: "another", Group: "another", Plan: plan})
+	assert.Equal(t, Capped, r.Outcome, "%v", &r)
+	assert.ErrorContains(t, r.Err, "are stuck on this host")
 }
 
 func FuzzStatus(f *testing.F) {

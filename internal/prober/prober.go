@@ -91,6 +91,7 @@ type Prober struct {
 	byPID     map[int]*helper
 	byKey     map[string]*helper
 	orphans   orphans     // stuck helpers of earlier servers
+	unsettled []*pending  // wait until it is known how many orphans there are
 	completed []func()    // callbacks to be made when mu is free
 	server    *server     // nil while there is none
 	untrimmed atomic.Bool // servers inherit all memory
