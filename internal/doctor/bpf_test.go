@@ -65,5 +65,12 @@ func TestTrampolines(t *testing.T) {
 func FuzzLockdown(f *testing.F) {
 	f.Add("none [integrity] confidentiality\n")
 	f.Add("[[]")
-	f.Fuzz(func(t *testing.T, content string) { lockdown(content) })
+	f.Fuzz(func(t *testing.T, content string) {
+		level := lockdown(content)
+		require.NotContains(t, level, "]")
+		if level != "" {
+			require.Contains(t, content, "["+level+"]")
+			require.Equal(t, level, lockdown("none ["+level+"] integrity [confidentiality]\n"))
+		}
+	})
 }

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unicode"
@@ -233,6 +236,23 @@ func TestThePluginThatRuns(t *testing.T) {
 	assert.NotNil(t, find(r, "feature.owner"))
 }
 
+func TestUsers(t *testing.T) {
+	p := &patient{Options: Options{Root: host(t, map[string]string{
+		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\n+::::::\ntelegraf:x:998:997::/:/bin/false\ntoor:x:0:0::/:\nshort:x:5:5\n",
+		"etc/group":  "adm:x:4:syslog,telegraf\ntelegraf:x:997:\nvideo:x:44:telegraf2\nsystemd-journal:x:101:telegraf",
+	})}}
+	for _, user := range []string{"telegraf", "998"} {
+		uid, groups := p.lookUp(user)
+		assert.EqualValues(t, 998, uid)
+		assert.Equal(t, []uint32{997, 4, 101}, groups, user)
+	}
+	uid, groups := p.lookUp("dynamic")
+	assert.EqualValues(t, 65534, uid)
+	assert.Equal(t, []uint32{65534}, groups)
+	assert.Equal(t, "root", p.userName(0), "the first of them")
+	assert.Equal(t, "uid 5", p.userName(5))
+}
+
 func TestHidepid(t *testing.T) {
 	for line, want := range map[string]struct {
 		hides bool
@@ -304,12 +324,95 @@ func FuzzUnit(f *testing.F) {
 
 func FuzzStatus(f *testing.F) {
 	f.Add([]byte("Uid:\t0\t0\t0\t0\nGid:\t0\t0\t0\t0\nGroups:\t4 20 \nCapEff:\tff\n"))
-	f.Fuzz(func(t *testing.T, content []byte) { parseStatus(content) })
+	f.Add([]byte("Name:\tx\nUid:\t1 2 3 4\nGid:\t5 6 7 8\nGroups:\t\nCapEff:\t8000000000000000"))
+	f.Add([]byte("Uid:\t0\t0\t0\nGid:\t0\t0\t0\t0\nCapEff:\tff\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		s := parseStatus(content)
+		if s == nil {
+			return
+		}
+		require.NotEmpty(t, s.groups)
+		again := fmt.Sprintf("Name:\tx\nUid:\t0\t%d\t0\t0\nGid:\t0\t%d\t0\t0\nGroups:\t%s\nCapEff:\t%x\n",
+			s.uid, s.groups[0], strings.Trim(fmt.Sprint(s.groups[1:]), "[]"), uint64(s.caps))
+		require.Equal(t, s, parseStatus([]byte(again)))
+	})
 }
 
 func FuzzMountOptions(f *testing.F) {
 	f.Add("22 28 0:21 / /proc rw - proc proc rw,gid=4,hidepid=invisible\n")
-	f.Fuzz(func(t *testing.T, table string) { hidepid(table, "/proc") })
+	f.Add("22 28 0:21 / /proc rw - proc proc hidepid=off,gid=4294967296\n1 1 0:1 / /proc rw -")
+	f.Fuzz(func(t *testing.T, table string) {
+		hides, group := hidepid(table, "/proc")
+		require.GreaterOrEqual(t, group, int64(-1))
+		require.Less(t, group, int64(1<<32))
+		// Other mounts make no difference, the last one on the path makes all.
+		otherHides, otherGroup := hidepid(table+"\n3 2 0:3 / /proc/sys rw - proc proc hidepid=2,gid=7", "/proc")
+		require.Equal(t, hides, otherHides)
+		require.Equal(t, group, otherGroup)
+		hides, group = hidepid(table+"\n3 2 0:3 / /proc rw - proc proc hidepid=2,gid=7", "/proc")
+		require.True(t, hides)
+		require.EqualValues(t, 7, group)
+	})
+}
+
+func FuzzAccounts(f *testing.F) {
+	f.Add([]byte("root:x:0:0:root:/root:/bin/sh\ntelegraf:x:998:997::/:/bin/false\n"), "telegraf")
+	f.Add([]byte("adm:x:4:syslog,telegraf\nroot:x:0:\nvideo:x:44:telegraf"), "telegraf")
+	f.Add([]byte("+::::::\na:x:-1:4294967296:::\n:x:1:1:::\n#a:x:1:2:::\r\n"), "")
+	f.Fuzz(func(t *testing.T, content []byte, user string) {
+		accounts := parsePasswd(content)
+		for _, a := range accounts {
+			require.NotEmpty(t, a.name)
+			require.Equal(t, []account{a}, parsePasswd(fmt.Appendf(nil, "%s:x:%d:%d:::", a.name, a.uid, a.gid)))
+		}
+		require.Equal(t, append(accounts, account{"a", 1, 2}), parsePasswd(slices.Concat(content, []byte("\nnonsense\na:x:1:2:::\n"))))
+
+		groups := parseGroup(content, user)
+		if strings.ContainsAny(user, ",:\n") {
+			require.Empty(t, groups)
+			return
+		}
+		more := fmt.Appendf(content[:len(content):len(content)], "\nx:x:7:other,%s\ny:x:8:%sx\n", user, user)
+		require.Equal(t, append(groups, 7), parseGroup(more, user))
+	})
+}
+
+func FuzzVersion(f *testing.F) {
+	f.Add([]byte("Telegraf 1.37.2 (git: HEAD@2f1c6d8a)\n"))
+	f.Add([]byte("W! loaded\nTelegraf v2.0-rc1"))
+	f.Add([]byte("Telegraf 1234567890.1\nTelegraf unknown (git: master abcdef)"))
+	f.Fuzz(func(t *testing.T, output []byte) {
+		v, found := parseVersion(output)
+		if !found {
+			require.Zero(t, v)
+			return
+		}
+		require.False(t, v.before(v))
+		again, found := parseVersion([]byte("I! text\nTelegraf " + v.String() + ".0 (git: x)\n"))
+		require.True(t, found)
+		require.Equal(t, v, again)
+	})
+}
+
+func FuzzParseUnit(f *testing.F) {
+	f.Add([]byte("[Service]\nUser=telegraf\nAmbientCapabilities=CAP_SYSLOG \\\n# comment\n CAP_KILL\nTasksMax=\n"), "~CAP_SYSLOG cap_kill")
+	f.Add([]byte("[Service\\\n]\n=\n[]\n;\nCapabilityBoundingSet=~\nTasksMax=1\\"), " ~")
+	known := parseCapabilities(Capabilities(math.MaxUint64).String())
+	f.Fuzz(func(t *testing.T, content []byte, list string) {
+		settings := parseUnit("x", content)
+		for _, a := range settings {
+			require.NotContains(t, a.key, "=")
+			require.NotContains(t, a.section+a.key+a.value, "\n")
+			require.Equal(t, []string{strings.TrimSpace(a.key), strings.TrimSpace(a.value), "x"}, []string{a.key, a.value, a.file})
+		}
+		// Lines that follow count, whatever was before.
+		u := &unit{settings: parseUnit("x", slices.Concat(content, []byte("\n\n[Service]\nUser=\nUser=a\\\n b\n")))}
+		require.Equal(t, []assignment{{"Service", "User", "a b", "x"}}, u.list("User"))
+
+		set := parseCapabilities(list)
+		require.Equal(t, set&known, parseCapabilities(set.String()))
+		require.Zero(t, join(set, "~"+set.String())&known)
+	})
 }
 
 // What the packages bring is what the doctor wants. With PRIVILEGES set, the

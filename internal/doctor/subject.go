@@ -2,10 +2,12 @@ package doctor
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -169,26 +171,22 @@ func (p *patient) process(pid string) *subject {
 }
 
 func parseStatus(status []byte) *subject {
-	s := &subject{}
 	uids, gids := strings.Fields(statusField(status, "Uid")), strings.Fields(statusField(status, "Gid"))
 	if len(uids) < 4 || len(gids) < 4 {
 		return nil
 	}
-	uid, err := strconv.ParseUint(uids[1], 10, 32) // the effective one
-	if err != nil {
+	uid, err := strconv.ParseUint(uids[1], 10, 32) // the effective ones
+	gid, err2 := strconv.ParseUint(gids[1], 10, 32)
+	caps, err3 := strconv.ParseUint(statusField(status, "CapEff"), 16, 64)
+	if errors.Join(err, err2, err3) != nil {
 		return nil
 	}
-	s.uid = uint32(uid)
-	for _, text := range append(gids[1:2], strings.Fields(statusField(status, "Groups"))...) {
+	s := &subject{uid: uint32(uid), groups: []uint32{uint32(gid)}, caps: Capabilities(caps)}
+	for text := range strings.FieldsSeq(statusField(status, "Groups")) {
 		if gid, err := strconv.ParseUint(text, 10, 32); err == nil {
 			s.groups = append(s.groups, uint32(gid))
 		}
 	}
-	caps, err := strconv.ParseUint(statusField(status, "CapEff"), 16, 64)
-	if err != nil {
-		return nil
-	}
-	s.caps = Capabilities(caps)
 	return s
 }
 
@@ -232,55 +230,69 @@ func join(set Capabilities, list string) Capabilities {
 	return set | parseCapabilities(list)
 }
 
-// passwd calls do for the lines of passwd(5).
-func (p *patient) passwd(do func(name string, uid, gid uint32)) {
-	content, _ := os.ReadFile(p.host("/etc/passwd"))
+// account is a line of passwd(5).
+type account struct {
+	name     string
+	uid, gid uint32
+}
+
+// parsePasswd leaves out lines that are no accounts.
+func parsePasswd(content []byte) []account {
+	var all []account
 	for line := range strings.Lines(string(content)) {
 		fields := strings.Split(line, ":")
-		if len(fields) < 7 {
+		if len(fields) < 7 || fields[0] == "" {
 			continue
 		}
 		uid, err := strconv.ParseUint(fields[2], 10, 32)
 		gid, err2 := strconv.ParseUint(fields[3], 10, 32)
 		if err == nil && err2 == nil {
-			do(fields[0], uint32(uid), uint32(gid))
+			all = append(all, account{fields[0], uint32(uid), uint32(gid)})
 		}
 	}
+	return all
+}
+
+// parseGroup returns the groups that have the user as a member, group(5).
+func parseGroup(content []byte, user string) []uint32 {
+	var groups []uint32
+	for line := range strings.Lines(string(content)) {
+		fields := strings.Split(strings.TrimSuffix(line, "\n"), ":")
+		if len(fields) < 4 || !slices.Contains(strings.Split(fields[3], ","), user) {
+			continue
+		}
+		if gid, err := strconv.ParseUint(fields[2], 10, 32); err == nil {
+			groups = append(groups, uint32(gid))
+		}
+	}
+	return groups
+}
+
+func (p *patient) accounts() []account {
+	content, _ := os.ReadFile(p.host("/etc/passwd"))
+	return parsePasswd(content)
 }
 
 func (p *patient) userName(id uint32) string {
-	found := fmt.Sprintf("uid %d", id)
-	p.passwd(func(name string, uid, _ uint32) {
-		if uid == id && strings.HasPrefix(found, "uid ") {
-			found = name
-		}
-	})
-	return found
-}
-
-// lookUp finds a user by name or number. One that is not known, such as a
-// dynamic one of systemd's, is nobody.
-func (p *patient) lookUp(user string) (uint32, []uint32) {
-	const nobody = 65534
-	uid, groups := uint32(nobody), []uint32{nobody}
-	p.passwd(func(name string, id, gid uint32) {
-		if name == user || strconv.FormatUint(uint64(id), 10) == user {
-			uid, groups = id, []uint32{gid}
-		}
-	})
-	content, _ := os.ReadFile(p.host("/etc/group"))
-	for line := range strings.Lines(string(content)) {
-		fields := strings.Split(strings.TrimSpace(line), ":")
-		if len(fields) < 4 {
-			continue
-		}
-		for member := range strings.SplitSeq(fields[3], ",") {
-			if gid, err := strconv.ParseUint(fields[2], 10, 32); err == nil && member == user {
-				groups = append(groups, uint32(gid))
-			}
+	for _, a := range p.accounts() {
+		if a.uid == id {
+			return a.name
 		}
 	}
-	return uid, groups
+	return fmt.Sprintf("uid %d", id)
+}
+
+// lookUp finds a user by name or number: the first that matches. One that is not
+// known, such as a dynamic one of systemd's, is nobody.
+func (p *patient) lookUp(user string) (uint32, []uint32) {
+	for _, a := range p.accounts() {
+		if a.name == user || strconv.FormatUint(uint64(a.uid), 10) == user {
+			content, _ := os.ReadFile(p.host("/etc/group"))
+			return a.uid, append([]uint32{a.gid}, parseGroup(content, a.name)...)
+		}
+	}
+	const nobody = 65534
+	return nobody, []uint32{nobody}
 }
 
 // may reports whether a subject has a permission (4 read, 1 execute) for a
