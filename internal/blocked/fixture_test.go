@@ -256,10 +256,12 @@ func TestLoadExcludes(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, c.want, got, "%s after %d s", c.load, c.seconds)
 	}
-	require.NoError(t, os.WriteFile(filepath.Join(proc, "loadavg"), []byte("low"), 0o600))
-	_, err := blocked.LoadExcludes(proc, time.Minute)
-	require.ErrorContains(t, err, `"low"`)
-	_, err = blocked.LoadExcludes(t.TempDir(), time.Minute)
+	for _, content := range []string{"", "low", "nan 0.00 0.00 1/110 5", "-0.50 0.00 0.00 1/110 5"} {
+		require.NoError(t, os.WriteFile(filepath.Join(proc, "loadavg"), []byte(content), 0o600))
+		_, err := blocked.LoadExcludes(proc, time.Minute)
+		require.ErrorContains(t, err, strconv.Quote(content))
+	}
+	_, err := blocked.LoadExcludes(t.TempDir(), time.Minute)
 	require.ErrorIs(t, err, os.ErrNotExist)
 	_, err = blocked.LoadExcludes("/proc", time.Minute)
 	require.NoError(t, err)

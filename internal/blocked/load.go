@@ -1,10 +1,12 @@
 package blocked
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -30,8 +32,8 @@ func LoadExcludes(proc string, waiting time.Duration) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	var load float64
-	if _, err := fmt.Sscanf(string(content), "%f", &load); err != nil {
+	load, err := parseLoad(content)
+	if err != nil {
 		return false, fmt.Errorf("%s: %q: %w", name, content, err)
 	}
 	// LOAD_FREQ is 5 s and a tick; the first sample may have come too early, and
@@ -40,4 +42,17 @@ func LoadExcludes(proc string, waiting time.Duration) (bool, error) {
 	least := 1 - math.Pow(1884.0/2048, samples) // EXP_1 of FIXED_1
 	const rounding = 0.01                       // of the two digits shown
 	return samples > 0 && load+rounding < least, nil
+}
+
+// parseLoad returns the 1-minute average of proc_loadavg(5).
+func parseLoad(content []byte) (float64, error) {
+	word, _, _ := bytes.Cut(content, []byte(" "))
+	load, err := strconv.ParseFloat(string(word), 64)
+	if err == nil && !(load >= 0 && load <= math.MaxInt32) {
+		err = fmt.Errorf("a load of %v makes no sense", load)
+	}
+	if err != nil {
+		return 0, err
+	}
+	return load, nil
 }

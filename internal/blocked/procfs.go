@@ -72,16 +72,29 @@ func eachNumber(dir int, buffer []byte, do func(number int) bool) error {
 			return nil
 		}
 		for rest := buffer[:n]; len(rest) > 0; {
-			// struct linux_dirent64, getdents(2): inode, offset, length, type, name.
-			const nameOffset = 19
-			length := int(binary.NativeEndian.Uint16(rest[16:]))
-			number, ok := parseNumber(rest[nameOffset:length])
-			rest = rest[length:]
-			if ok && !do(number) {
+			var name []byte
+			if name, rest, err = nextEntry(rest); err != nil {
+				return fmt.Errorf("getdents: %w", err)
+			}
+			if number, ok := parseNumber(name); ok && !do(number) {
 				return nil
 			}
 		}
 	}
+}
+
+// nextEntry reads a struct linux_dirent64, getdents(2): inode, offset, length, type,
+// name. What follows the name's zero byte is padding.
+func nextEntry(entries []byte) (name, rest []byte, err error) {
+	const lengthOffset, nameOffset = 16, 19
+	length := 0
+	if len(entries) > nameOffset {
+		length = int(binary.NativeEndian.Uint16(entries[lengthOffset:]))
+	}
+	if length <= nameOffset || length > len(entries) {
+		return nil, nil, fmt.Errorf("an entry of %d bytes in %d", length, len(entries))
+	}
+	return entries[nameOffset:length], entries[length:], nil
 }
 
 // parseNumber reads decimal digits up to a zero byte.

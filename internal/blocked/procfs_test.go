@@ -2,6 +2,9 @@ package blocked
 
 import (
 	"bytes"
+	"encoding/binary"
+	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -67,5 +70,59 @@ func FuzzStatusAndFdinfo(f *testing.F) {
 		if n, ok := parseNumber(content); ok {
 			require.GreaterOrEqual(t, n, 0)
 		}
+	})
+}
+
+// dirent is an entry as getdents64(2) returns it.
+func dirent(name string) []byte {
+	entry := append(make([]byte, 19), name...)
+	entry = append(entry, make([]byte, 8-len(entry)%8)...)
+	binary.NativeEndian.PutUint16(entry[16:], uint16(len(entry)))
+	return entry
+}
+
+func FuzzNextEntry(f *testing.F) {
+	f.Add(slices.Concat(dirent("."), dirent(".."), dirent("4294967"), dirent("self")))
+	f.Add(dirent("12345")[:20])
+	f.Add(make([]byte, 24))
+	f.Fuzz(func(t *testing.T, entries []byte) {
+		for rest := entries; len(rest) > 0; {
+			name, after, err := nextEntry(rest)
+			if err != nil {
+				require.Nil(t, name)
+				require.Nil(t, after)
+				break
+			}
+			require.NotEmpty(t, name)
+			require.Equal(t, len(rest), 19+len(name)+len(after))
+			if number, ok := parseNumber(name); ok {
+				require.GreaterOrEqual(t, number, 0)
+			}
+			rest = after
+		}
+		// What comes first does not depend on what follows.
+		name, rest, err := nextEntry(append(dirent("17"), entries...))
+		require.NoError(t, err)
+		number, ok := parseNumber(name)
+		require.True(t, ok)
+		require.Equal(t, 17, number)
+		require.Equal(t, len(entries), len(rest))
+	})
+}
+
+func FuzzParseLoad(f *testing.F) {
+	for _, content := range []string{"0.00 0.01 0.05 1/110 5\n", "12.5", "-1 0 0", "nan ", "0x1p-2 ", "1e999 ", " 1.00"} {
+		f.Add([]byte(content))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		load, err := parseLoad(content)
+		require.GreaterOrEqual(t, load, 0.0)
+		if err != nil {
+			require.Zero(t, load)
+			return
+		}
+		again, err := parseLoad(fmt.Appendf(nil, "%v 0.01 0.05 1/110 5\n", load))
+		require.NoError(t, err)
+		require.InDelta(t, load, again, 0)
 	})
 }
