@@ -58,13 +58,22 @@ func (h *health) metric(now time.Time) telegraf.Metric {
 	return metric.New("vfsprobe", nil, fields, now, telegraf.Gauge)
 }
 
-// residentBytes reads the second field of /proc/self/statm, proc_pid_statm(5).
+// residentBytes reads /proc/self/statm.
 func residentBytes(proc string) (int64, bool) {
 	content, err := os.ReadFile(filepath.Join(proc, "self", "statm"))
-	fields := bytes.Fields(content)
-	if err != nil || len(fields) < 2 {
+	if err != nil {
 		return 0, false
 	}
-	pages, err := strconv.ParseInt(string(fields[1]), 10, 64)
-	return pages * int64(os.Getpagesize()), err == nil
+	pages, ok := parseResident(content)
+	return pages * int64(os.Getpagesize()), ok
+}
+
+// parseResident returns the second field of proc_pid_statm(5), in pages.
+func parseResident(content []byte) (int64, bool) {
+	fields := bytes.Fields(content)
+	if len(fields) < 2 {
+		return 0, false
+	}
+	pages, err := strconv.ParseUint(string(fields[1]), 10, 44) // their bytes fit into an int64
+	return int64(pages), err == nil
 }
