@@ -13,6 +13,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
@@ -422,9 +423,39 @@ func FuzzParse(f *testing.F) {
 		for i := range all {
 			m := &all[i]
 			_, _, _, _ = m.Superblock(), m.ReadOnly(), m.RemoteLocking(), m.Bind()
+			require.True(t, m.NFS() || m.NFSServer() == nil)
 			if value, found := m.Option("addr"); found {
 				require.True(t, m.HasOption("addr="+value))
 			}
 		}
+	})
+}
+
+func FuzzNFSServer(f *testing.F) {
+	f.Add("nfs4", "rw,vers=4.2,proto=tcp6,port=0,sec=krb5p,clientaddr=::1,local_lock=none,addr=2001:db8::10")
+	f.Add("nfs", "rw,vers=3,proto=udp,port=32049,nolock,local_lock=all,addr=192.0.2.1")
+	f.Add("nfs", "addr=fe80::1%eth0,proto=rdma,port=20049")
+	f.Add("nfs", "vers=4294967296,port=65536,addr=::ffff:192.0.2.1")
+	f.Add("cifs", "vers=1,addr=192.0.2.1,sec=krb5")
+	f.Fuzz(func(t *testing.T, fsType, options string) {
+		m := &mounts.Mount{Info: &mountinfo.Info{FSType: fsType, VFSOptions: options}}
+		if m.Kerberos() {
+			require.Contains(t, options, "sec=krb5")
+		}
+		if !m.RemoteLocking() {
+			require.NotEqual(t, "nfs4", fsType)
+		}
+		s := m.NFSServer()
+		if s == nil {
+			return
+		}
+		require.True(t, m.NFS())
+		require.True(t, s.Address.IsValid())
+		require.NotZero(t, s.Address.Port())
+		require.Contains(t, []string{"tcp", "udp"}, s.Network)
+		require.Contains(t, []uint32{2, 3, 4}, s.Version)
+		// The same server, as the kernel would show it.
+		m.VFSOptions = fmt.Sprintf("rw,vers=%d.1,proto=%s,port=%d,addr=%s", s.Version, s.Network, s.Address.Port(), s.Address.Addr())
+		require.Equal(t, s, m.NFSServer())
 	})
 }

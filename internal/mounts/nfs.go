@@ -65,7 +65,7 @@ func (m *Mount) NFSServer() *NFSServer {
 	s.Address = netip.AddrPortFrom(address, uint16(port))
 	major, _, _ := strings.Cut(option("vers"), ".")
 	version, err := strconv.ParseUint(major, 10, 32)
-	if err != nil {
+	if err != nil || version < 2 || version > 4 {
 		version = 4
 	}
 	s.Version = uint32(version)
