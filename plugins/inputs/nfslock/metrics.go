@@ -94,12 +94,16 @@ func (h *holder) fields(fields map[string]any) {
 }
 
 // firstFunction is the name of the function on top of a stack, or a wchan. On some
-// architectures, arm64 for one, the scheduler's are on top of all.
+// architectures, arm64 for one, the scheduler's are on top of all. Kernels before
+// 4.15 show an address where later ones show [<0>].
 func firstFunction(waits string) string {
 	for line := range strings.Lines(waits) {
-		name, _, _ := strings.Cut(strings.TrimPrefix(line, "[<0>] "), "+")
+		if _, function, found := strings.Cut(line, ">] "); found {
+			line = function
+		}
+		name, _, _ := strings.Cut(line, "+")
 		switch name = strings.TrimSpace(name); name {
-		case "0", "__switch_to", "__schedule", "schedule":
+		case "", "0", "0xffffffffffffffff", "__switch_to", "__schedule", "schedule":
 		default:
 			return name
 		}

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 // Stacks in the form of /proc/PID/stack, made up from the calls in the kernel's
@@ -24,6 +25,29 @@ func TestWhoWaitsForALock(t *testing.T) {
 	}
 	assert.Equal(t, "nlmclnt_block", firstFunction("nlmclnt_block"))
 	assert.Equal(t, "rpc_wait_bit_killable", firstFunction("[<0>] __switch_to+0x1/0x2\n[<0>] rpc_wait_bit_killable+0x11/0x60\n"))
+	assert.Equal(t, "rpc_wait_bit_killable", firstFunction("[<ffffffffc04c5d04>] rpc_wait_bit_killable+0x24/0x40 [sunrpc]\n[<ffffffffffffffff>] 0xffffffffffffffff\n"))
+	assert.Empty(t, firstFunction("[<ffffffffffffffff>] 0xffffffffffffffff\n"))
 	assert.Empty(t, firstFunction("0"))
 	assert.Empty(t, firstFunction(""))
+}
+
+func FuzzStack(f *testing.F) {
+	f.Add("[<0>] __switch_to+0x1/0x2\n[<0>] nlm_wait_on_grace+0x11/0x60 [lockd]\n[<0>] nlmclnt_lock+0x3f/0x3a0\n")
+	f.Add("[<ffffffffc04c5d04>] nfs4_delay+0x24/0x40 [nfsv4]\n[<ffffffffffffffff>] 0xffffffffffffffff\n")
+	f.Add("rpc_wait_bit_killable")
+	f.Add("0")
+	f.Fuzz(func(t *testing.T, waits string) {
+		name := firstFunction(waits)
+		require.NotContains(t, name, "+")
+		require.NotContains(t, name, "\n")
+		require.NotContains(t, []string{"0", "__switch_to", "__schedule", "schedule"}, name)
+		require.Contains(t, waits, name)
+		if name == "" {
+			name = "nlmclnt_lock"
+		}
+		require.Equal(t, name, firstFunction(waits+"\n[<0>] nlmclnt_lock+0x3f/0x3a0 [lockd]\n"), "what is on top counts")
+		require.True(t, inGrace(waits+"\n[<0>] nlm_wait_on_grace+0x1/0x2 [lockd]\n"))
+		require.True(t, waitsForLock(waits+"\n[<0>] nlmclnt_lock+0x3f/0x3a0 [lockd]\n"))
+		require.False(t, inGrace(firstFunction(waits)) && !inGrace(waits))
+	})
 }
