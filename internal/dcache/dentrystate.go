@@ -27,9 +27,17 @@ func ReadDentryState(proc string, kernel Version) (DentryState, error) {
 	if err != nil {
 		return DentryState{}, err
 	}
-	n, err := numbers(content, 5)
+	s, err := parseDentryState(content, kernel)
 	if err != nil {
 		return DentryState{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return s, nil
+}
+
+func parseDentryState(content []byte, kernel Version) (DentryState, error) {
+	n, err := numbers(content, 5)
+	if err != nil {
+		return DentryState{}, err
 	}
 	s := DentryState{Dentries: n[0], Unused: n[1]}
 	// A distribution may have brought the count to an older kernel; a zero
@@ -87,9 +95,20 @@ func ReadVersion(proc string) (Version, error) {
 	if err != nil {
 		return Version{}, err
 	}
-	var v Version
-	if _, err := fmt.Sscanf(string(content), "%d.%d", &v.Major, &v.Minor); err != nil {
+	v, err := parseVersion(content)
+	if err != nil {
 		return Version{}, fmt.Errorf("%s: release %q: %w", name, content, err)
+	}
+	return v, nil
+}
+
+func parseVersion(release []byte) (Version, error) {
+	var v Version
+	if _, err := fmt.Sscanf(string(release), "%d.%d", &v.Major, &v.Minor); err != nil {
+		return Version{}, err
+	}
+	if v.Major < 0 || v.Minor < 0 {
+		return Version{}, fmt.Errorf("%d.%d makes no sense", v.Major, v.Minor)
 	}
 	return v, nil
 }

@@ -114,6 +114,14 @@ func ReadMemory(proc string) (Memory, error) {
 	if err != nil {
 		return Memory{}, err
 	}
+	m, err := parseMemory(content)
+	if err != nil {
+		return Memory{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return m, nil
+}
+
+func parseMemory(content []byte) (Memory, error) {
 	var m Memory
 	for _, line := range []struct {
 		key   string
@@ -121,10 +129,10 @@ func ReadMemory(proc string) (Memory, error) {
 	}{{"MemTotal:", &m.Total}, {"SReclaimable:", &m.SlabReclaimable}} {
 		n, err := keyed(content, line.key)
 		if err != nil {
-			return Memory{}, fmt.Errorf("%s: %w", name, err)
+			return Memory{}, err
 		}
 		if n < 0 || n > 1<<53 { // kibibytes
-			return Memory{}, fmt.Errorf("%s: %s %d kB makes no sense", name, line.key, n)
+			return Memory{}, fmt.Errorf("%s %d kB makes no sense", line.key, n)
 		}
 		*line.bytes = n << 10
 	}

@@ -34,7 +34,11 @@ func ReadSlab(sys string, pageSize int64) (Slab, error) {
 		}
 		*file.value = n
 	}
-	return newSlab(dir, slabs, objects, size, pageSize<<min(max(order, 0), maxOrder))
+	s, err := newSlab(slabs, objects, size, pageSize<<min(max(order, 0), maxOrder))
+	if err != nil {
+		return Slab{}, fmt.Errorf("%s: %w", dir, err)
+	}
+	return s, nil
 }
 
 // ReadSlabs reads the number of slabs alone, which is all that changes of
@@ -46,15 +50,15 @@ func ReadSlabs(sys string) (int64, error) {
 // maxOrder is the largest allocation of pages that makes sense: 2^10 of them.
 const maxOrder = 10
 
-func newSlab(where string, slabs, objects, objectSize, slabSize int64) (Slab, error) {
+func newSlab(slabs, objects, objectSize, slabSize int64) (Slab, error) {
 	const most = 1 << 40
 	for _, n := range []int64{slabs, objects, objectSize} {
 		if n < 0 || n > most {
-			return Slab{}, fmt.Errorf("%s: %d slabs of %d objects of %d bytes make no sense", where, slabs, objects, objectSize)
+			return Slab{}, fmt.Errorf("%d slabs of %d objects of %d bytes make no sense", slabs, objects, objectSize)
 		}
 	}
 	if slabSize < 1 || slabs > (1<<62)/slabSize {
-		return Slab{}, fmt.Errorf("%s: %d slabs of %d bytes make no sense", where, slabs, slabSize)
+		return Slab{}, fmt.Errorf("%d slabs of %d bytes make no sense", slabs, slabSize)
 	}
 	return Slab{Bytes: slabs * slabSize, SlabSize: slabSize, Objects: objects, ObjectSize: objectSize}, nil
 }
@@ -67,6 +71,14 @@ func ReadSlabinfo(proc string, pageSize int64) (Slab, error) {
 	if err != nil {
 		return Slab{}, err
 	}
+	s, err := parseSlabinfo(content, pageSize)
+	if err != nil {
+		return Slab{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return s, nil
+}
+
+func parseSlabinfo(content []byte, pageSize int64) (Slab, error) {
 	for line := range bytes.Lines(content) {
 		if !bytes.HasPrefix(line, []byte("dentry ")) {
 			continue
@@ -75,17 +87,18 @@ func ReadSlabinfo(proc string, pageSize int64) (Slab, error) {
 		fields := bytes.Fields(line)
 		const objects, size, pages, slabs, count = 2, 3, 5, 14, 16
 		if len(fields) < count {
-			return Slab{}, fmt.Errorf("%s: %d words in %q, expected %d", name, len(fields), line, count)
+			return Slab{}, fmt.Errorf("%d words in %q, expected %d", len(fields), line, count)
 		}
 		var n [count]int64
 		for _, i := range []int{objects, size, pages, slabs} {
+			var err error
 			if n[i], err = strconv.ParseInt(string(fields[i]), 10, 64); err != nil {
-				return Slab{}, fmt.Errorf("%s: %w", name, err)
+				return Slab{}, err
 			}
 		}
-		return newSlab(name, n[slabs], n[objects], n[size], pageSize*min(max(n[pages], 0), 1<<maxOrder))
+		return newSlab(n[slabs], n[objects], n[size], pageSize*min(max(n[pages], 0), 1<<maxOrder))
 	}
-	return Slab{}, fmt.Errorf("%s: no line of the dentry cache: %w", name, fs.ErrNotExist)
+	return Slab{}, fmt.Errorf("no line of the dentry cache: %w", fs.ErrNotExist)
 }
 
 // SlabsByCgroup reports whether each memory cgroup has slabs of its own, which
