@@ -20,6 +20,10 @@ func Container(file string) string {
 	if err != nil {
 		return ""
 	}
+	return parseContainer(content)
+}
+
+func parseContainer(content []byte) string {
 	for line := range bytes.Lines(content) {
 		// hierarchy:controllers:path; the path may hold colons.
 		fields := strings.SplitN(strings.TrimSuffix(string(line), "\n"), ":", 3)

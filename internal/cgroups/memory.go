@@ -53,7 +53,7 @@ func FindHierarchies(sys string) Hierarchies {
 			continue
 		}
 		h.Unified = dir
-		if slices.Contains(strings.Fields(string(content)), "memory") {
+		if listsMemory(content) {
 			h.Memory = dir
 		}
 		break
@@ -64,6 +64,11 @@ func FindHierarchies(sys string) Hierarchies {
 		}
 	}
 	return h
+}
+
+// listsMemory reads a cgroup.controllers.
+func listsMemory(content []byte) bool {
+	return slices.Contains(strings.Fields(string(content)), "memory")
 }
 
 // ReadMemory returns what each cgroup holds of the reclaimable slabs (version 2),

@@ -1,8 +1,12 @@
 package cgroups
 
 import (
+	"cmp"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -114,5 +118,41 @@ func FuzzSlab(f *testing.F) {
 		if err != nil {
 			require.Zero(t, n)
 		}
+		// One number alone is memory.kmem.usage_in_bytes of version 1.
+		n, err = parseBytes(content)
+		require.GreaterOrEqual(t, n, int64(0))
+		if err != nil {
+			require.Zero(t, n)
+			return
+		}
+		slab, err := parseSlab(fmt.Appendf(nil, "slab 1\nslab_reclaimable %d\nslab_unreclaimable 2\n", n))
+		require.NoError(t, err)
+		require.Equal(t, n, slab)
+	})
+}
+
+func FuzzControllers(f *testing.F) {
+	for _, content := range []string{"cpuset cpu io memory pids\n", "cpu pids\n", "memory", "memoryx", ""} {
+		f.Add(content)
+	}
+	f.Fuzz(func(t *testing.T, content string) {
+		require.True(t, !listsMemory([]byte(content)) || strings.Contains(content, "memory"))
+		require.True(t, listsMemory([]byte(content+" memory\n")))
+		require.False(t, listsMemory([]byte(strings.ReplaceAll(content, "memory", "hugetlb"))))
+	})
+}
+
+func FuzzContainer(f *testing.F) {
+	id := strings.Repeat("0123456789abcdef", 4)
+	f.Add([]byte("12:pids:/docker/" + id + "\n1:name=systemd:/docker/" + id + "\n0::/\n"))
+	f.Add([]byte("0::/system.slice/a:b.service"))
+	f.Add([]byte("::\n0:/lxc/a\n\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		name := parseContainer(content)
+		require.NotContains(t, name, "/")
+		require.NotContains(t, name, "\n")
+		require.Contains(t, string(content), name)
+		// The first line that names one counts.
+		require.Equal(t, cmp.Or(name, "last"), parseContainer(slices.Concat(content, []byte("\n0::/lxc/last\n"))))
 	})
 }
