@@ -205,6 +205,10 @@ func readNumber(name string) (int64, bool) {
 	if err != nil {
 		return 0, false
 	}
-	number, err := strconv.ParseInt(strings.TrimSpace(string(content[:n])), 10, 64)
+	return parseNumber(content[:n])
+}
+
+func parseNumber(content []byte) (int64, bool) {
+	number, err := strconv.ParseInt(strings.TrimSpace(string(content)), 10, 64)
 	return number, err == nil
 }

@@ -172,15 +172,14 @@ func (m *Mountstat) isUser(uid uint32) bool { return int64(uid) == int64(os.Gete
 
 // fuseUser is who mounted a FUSE file system (fuse_show_options, fs/fuse/inode.c).
 func fuseUser(mount *mounts.Mount) (uid, gid uint32, found bool) {
-	number := func(option string) uint32 {
-		value, _ := mount.Option(option)
-		n, err := strconv.ParseUint(value, 10, 32)
-		found = found && err == nil
-		return uint32(n)
+	user, _ := mount.Option("user_id")
+	group, _ := mount.Option("group_id")
+	u, err := strconv.ParseUint(user, 10, 32)
+	g, err2 := strconv.ParseUint(group, 10, 32)
+	if err != nil || err2 != nil {
+		return 0, 0, false
 	}
-	found = true
-	uid, gid = number("user_id"), number("group_id")
-	return uid, gid, found
+	return uint32(u), uint32(g), true
 }
 
 // privateFUSE reports whether nobody but this user may look.
