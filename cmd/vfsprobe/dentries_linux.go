@@ -6,14 +6,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log"
 	"os"
 	"os/signal"
 	"syscall"
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
-	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/plugins/inputs/dentrycache"
 )
@@ -31,9 +29,9 @@ Flags:
 const clear = "\x1b[H\x1b[2J\x1b[3J"
 
 func showDentries(arguments []string) int {
-	lines := execd.NewLog(os.Stderr)
+	lines := newLog()
+	defer lines.Flush(unheard)
 	own := lines.Named("vfsprobe")
-	log.SetFlags(0)
 
 	flags := flag.NewFlagSet("vfsprobe dentries", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)

@@ -68,11 +68,9 @@ func run(arguments []string) int {
 			return examine(arguments[1:])
 		}
 	}
-	lines := execd.NewLog(os.Stderr)
+	lines := newLog()
+	defer lines.Flush(unheard)
 	own := lines.Named("vfsprobe")
-	// Telegraf's packages log through the standard logger, with the level in
-	// front of the text already.
-	log.SetFlags(0)
 
 	flags := flag.NewFlagSet("vfsprobe", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -148,6 +146,18 @@ func run(arguments []string) int {
 		return exitFailure
 	}
 	return 0
+}
+
+// unheard is how long the last lines of the log wait for somebody to read them.
+const unheard = 500 * time.Millisecond
+
+// newLog makes a Log that writes to stderr. Telegraf's packages log through the
+// standard logger, with the level in front of the text already.
+func newLog() *execd.Log {
+	lines := execd.NewLog(os.Stderr)
+	log.SetFlags(0)
+	log.SetOutput(lines)
+	return lines
 }
 
 // selectInputs reads the file; without one, all inputs run with their defaults.

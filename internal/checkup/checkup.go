@@ -45,8 +45,9 @@ type Options struct {
 // to learn who waits for it. Its error is about the configuration.
 func Run(o Options) (*Report, error) {
 	c := &collector{arrived: o.Arrived}
-	log := &logLines{}
-	runner, err := execd.New(execd.Options{Inputs: o.Inputs, Prober: o.Prober, Log: execd.NewLog(log), Take: c.take, Proc: o.Proc})
+	said := &logLines{}
+	log := execd.NewLog(said)
+	runner, err := execd.New(execd.Options{Inputs: o.Inputs, Prober: o.Prober, Log: log, Take: c.take, Proc: o.Proc})
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +55,8 @@ func Run(o Options) (*Report, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), o.Timeout)
 	defer cancel()
 	complete := runner.Round(ctx)
-	metrics, lines := c.taken(), log.taken()
+	log.Flush(time.Second) // which is into memory
+	metrics, lines := c.taken(), said.taken()
 	if complete && hangs(metrics) {
 		time.Sleep(blockedFor)
 		// What hangs is known: this is not to wait for it again.

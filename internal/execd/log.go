@@ -5,38 +5,112 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/influxdata/telegraf"
 
 	"github.com/vfsprobe/vfsprobe/internal/printable"
 )
 
-// maxLogLine keeps log lines far below the 64 KiB at which Telegraf's reader
-// of stderr gives up for good.
-const maxLogLine = 8 << 10
+const (
+	// maxLogLine keeps log lines far below the 64 KiB at which Telegraf's reader
+	// of stderr gives up for good.
+	maxLogLine = 8 << 10
+	// maxWaitingLog is how many bytes of lines may wait: all that is said when
+	// thousands of mounts hang at once.
+	maxWaitingLog = 1 << 20
+)
 
 // Log writes lines which Telegraf's execd input reads with their level: each
 // begins with "E! ", "W! ", "I! ", "D! " or "T! ".
+//
+// Who logs never waits for the writer, which may be the pipe of a Telegraf that
+// is stopped. Lines for which there is no room are dropped and counted.
 type Log struct {
-	mu     sync.Mutex
 	writer io.Writer
+
+	mu      sync.Mutex
+	waiting []string
+	size    int           // of what is waiting, in bytes
+	dropped int           // lines, since there was room
+	written chan struct{} // closed when nothing waits any more; nil when nothing does
 }
 
-// NewLog makes a Log that writes to w.
+// NewLog makes a Log that writes to w. Flush it at the end.
 func NewLog(w io.Writer) *Log { return &Log{writer: w} }
 
 // Named returns a logger whose lines carry the name in brackets.
 func (l *Log) Named(name string) telegraf.Logger { return &logger{log: l, name: name} }
 
-func (l *Log) write(level telegraf.LogLevel, name, message string) {
+// Write logs a line that has its level, as Telegraf's packages give them to the
+// standard logger.
+func (l *Log) Write(text []byte) (int, error) {
+	l.add(strings.TrimSuffix(string(text), "\n"))
+	return len(text), nil
+}
+
+// Flush waits until all lines are written, but not longer than limit.
+func (l *Log) Flush(limit time.Duration) {
+	l.mu.Lock()
+	written := l.written
+	l.mu.Unlock()
+	if written == nil {
+		return
+	}
+	select {
+	case <-written:
+	case <-time.After(limit):
+	}
+}
+
+func (l *Log) add(text string) {
 	// Control characters could forge or hide lines.
-	line := level.Indicator() + " [" + name + "] " + printable.Line(message)
+	line := printable.Line(text)
 	if len(line) > maxLogLine {
 		line = strings.ToValidUTF8(line[:maxLogLine-3], "") + "..."
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, _ = io.WriteString(l.writer, line+"\n")
+	if l.dropped > 0 || l.size+len(line) > maxWaitingLog {
+		l.dropped++
+		return
+	}
+	l.queue(line)
+	if l.written == nil {
+		l.written = make(chan struct{})
+		go l.run()
+	}
+}
+
+// queue is called with mu held.
+func (l *Log) queue(line string) {
+	l.waiting = append(l.waiting, line)
+	l.size += len(line)
+}
+
+// run writes until nothing waits any more.
+func (l *Log) run() {
+	for line, found := l.next(); found; line, found = l.next() {
+		_, _ = io.WriteString(l.writer, line+"\n")
+	}
+}
+
+func (l *Log) next() (line string, found bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.waiting) == 0 {
+		close(l.written)
+		l.waiting, l.written = nil, nil
+		return "", false
+	}
+	line = l.waiting[0]
+	l.waiting = l.waiting[1:]
+	l.size -= len(line)
+	if l.dropped > 0 { // it flows again
+		l.queue(fmt.Sprintf("W! [vfsprobe] stderr was blocked: %d log lines are missing here", l.dropped))
+		l.dropped = 0
+	}
+	return line, true
 }
 
 // logger implements telegraf.Logger.
@@ -62,9 +136,11 @@ func (l *logger) Tracef(format string, a ...any) { l.printf(telegraf.Trace, form
 func (l *logger) Trace(a ...any)                 { l.print(telegraf.Trace, a) }
 
 func (l *logger) printf(level telegraf.LogLevel, format string, a []any) {
-	l.log.write(level, l.name, fmt.Sprintf(format, a...))
+	l.say(level, fmt.Sprintf(format, a...))
 }
 
-func (l *logger) print(level telegraf.LogLevel, a []any) {
-	l.log.write(level, l.name, fmt.Sprint(a...))
+func (l *logger) print(level telegraf.LogLevel, a []any) { l.say(level, fmt.Sprint(a...)) }
+
+func (l *logger) say(level telegraf.LogLevel, message string) {
+	l.log.add(level.Indicator() + " [" + l.name + "] " + message)
 }

@@ -1,8 +1,10 @@
 package execd_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"os"
@@ -69,6 +71,7 @@ func (w *writes) String() string { return strings.Join(w.seen(), "") }
 type rig struct {
 	*execd.Runner
 	stdout, stderr writes
+	log            *execd.Log
 	triggers       chan time.Time
 	stop           context.CancelFunc
 	result         chan error
@@ -80,10 +83,17 @@ func run(t *testing.T, inputs ...config.Input) *rig {
 	return r
 }
 
+// said is all that was logged.
+func (r *rig) said() string {
+	r.log.Flush(time.Minute)
+	return r.stderr.String()
+}
+
 func (r *rig) begin(t *testing.T, stdout io.Writer, inputs []config.Input) {
 	p := prober.New(prober.Options{})
 	t.Cleanup(p.Close)
-	runner, err := execd.New(execd.Options{Inputs: inputs, Prober: p, Log: execd.NewLog(&r.stderr), Stdout: stdout})
+	r.log = execd.NewLog(&r.stderr)
+	runner, err := execd.New(execd.Options{Inputs: inputs, Prober: p, Log: r.log, Stdout: stdout})
 	require.NoError(t, err)
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(t.Context())
@@ -157,7 +167,7 @@ func TestASlowInputDelaysNoOther(t *testing.T) {
 		eventually(t, "the fast input's further rounds", func() bool { return strings.Count(r.stdout.String(), "fast") == i })
 	}
 	assert.Equal(t, 1, strings.Count(r.stdout.String(), "early"), "it was not started twice")
-	assert.Equal(t, 1, strings.Count(r.stderr.String(), "W! [inputs.slow] still gathering"), "said once")
+	assert.Equal(t, 1, strings.Count(r.said(), "W! [inputs.slow] still gathering"), "said once")
 	close(proceed)
 	eventually(t, "the rest", func() bool { return strings.Contains(r.stdout.String(), "late") })
 	assert.Regexp(t, "(?m)^late .* 1000000000$", r.stdout.String(), "with the timestamp of its own round")
@@ -173,7 +183,7 @@ func TestAHurriedInputTakesPartInEveryRound(t *testing.T) {
 		<-began
 	}
 	eventually(t, "a point per round", func() bool { return strings.Count(r.stdout.String(), "h value") == 4 })
-	assert.NotContains(t, r.stderr.String(), "still gathering")
+	assert.NotContains(t, r.said(), "still gathering")
 	h.hurry <- struct{}{}
 }
 
@@ -189,9 +199,9 @@ func TestAPanicCostsOneGatherOfOneInput(t *testing.T) {
 		eventually(t, "the others' metrics", func() bool { return strings.Count(r.stdout.String(), "vfsprobe ") == i+1 })
 		assert.Equal(t, i+1, strings.Count(r.stdout.String(), "good"))
 	}
-	eventually(t, "the log", func() bool { return r.stderr.String() != "" })
+	eventually(t, "the log", func() bool { return r.said() != "" })
 	assert.Regexp(t, `^E! \[inputs\.bad\] this gather is lost to a fault in vfsprobe: panic: no way, at .*runner_test\.go:\d+.*\n$`,
-		r.stderr.String(), "one line, once")
+		r.said(), "one line, once")
 }
 
 func TestAnErrorIsLoggedOnceAndItsEndToo(t *testing.T) {
@@ -214,16 +224,16 @@ func TestAnErrorIsLoggedOnceAndItsEndToo(t *testing.T) {
 	gather()
 	gather()
 	gather()
-	eventually(t, "both errors", func() bool { return strings.Count(r.stderr.String(), "\n") == 2 })
-	assert.Contains(t, r.stderr.String(), `E! [inputs.x] no\nluck`)
-	assert.Contains(t, r.stderr.String(), `E! [inputs.x] half`)
+	eventually(t, "both errors", func() bool { return strings.Count(r.said(), "\n") == 2 })
+	assert.Contains(t, r.said(), `E! [inputs.x] no\nluck`)
+	assert.Contains(t, r.said(), `E! [inputs.x] half`)
 	mu.Lock()
 	failing = nil
 	mu.Unlock()
 	gather()
 	gather()
-	eventually(t, "their end", func() bool { return strings.Count(r.stderr.String(), "\n") == 3 })
-	assert.Contains(t, r.stderr.String(), "I! [inputs.x] gathers without errors again")
+	eventually(t, "their end", func() bool { return strings.Count(r.said(), "\n") == 3 })
+	assert.Contains(t, r.said(), "I! [inputs.x] gathers without errors again")
 }
 
 func TestAMetricThatCannotBeSerialisedCostsItselfAlone(t *testing.T) {
@@ -238,7 +248,7 @@ func TestAMetricThatCannotBeSerialisedCostsItselfAlone(t *testing.T) {
 		assert.Equal(t, i+1, strings.Count(r.stdout.String(), "full"))
 	}
 	assert.NotContains(t, r.stdout.String(), "empty")
-	assert.Equal(t, 1, strings.Count(r.stderr.String(), `E! [vfsprobe] metric "empty" is lost`), r.stderr.String())
+	assert.Equal(t, 1, strings.Count(r.said(), `E! [vfsprobe] metric "empty" is lost`), r.said())
 }
 
 // What an input forgets to make printable, a container's name for instance.
@@ -310,12 +320,12 @@ func TestABlockedStdoutNeitherBlocksNorFloods(t *testing.T) {
 	})})
 	eventually(t, "the warning", func() bool {
 		r.triggers <- time.Now()
-		return strings.Contains(r.stderr.String(), "stdout is blocked")
+		return strings.Contains(r.said(), "stdout is blocked")
 	})
 	for range 20 {
 		r.triggers <- time.Now()
 	}
-	assert.Equal(t, 1, strings.Count(r.stderr.String(), "stdout is blocked"), r.stderr.String())
+	assert.Equal(t, 1, strings.Count(r.said(), "stdout is blocked"), r.said())
 	var read strings.Builder
 	go func() { r.stop(); <-r.result; writer.Close() }()
 	_, err = io.Copy(&read, reader)
@@ -348,18 +358,76 @@ func TestOnceWaitsForAll(t *testing.T) {
 
 func TestLogLinesAreTelegrafs(t *testing.T) {
 	var stderr writes
-	log := execd.NewLog(&stderr).Named("inputs.x::alias")
+	lines := execd.NewLog(&stderr)
+	log := lines.Named("inputs.x::alias")
 	log.Errorf("%d", 1)
 	log.Warn("two")
 	log.Info("a\nforged\nE! line", "\x1b[31m")
 	log.Debugf("%s", strings.Repeat("long ", 100_000))
-	lines := stderr.seen()
-	require.Len(t, lines, 4)
-	assert.Equal(t, "E! [inputs.x::alias] 1\n", lines[0])
-	assert.Equal(t, "W! [inputs.x::alias] two\n", lines[1])
-	assert.Equal(t, `I! [inputs.x::alias] a\nforged\nE! line\x1b[31m`+"\n", lines[2])
-	assert.Regexp(t, regexp.MustCompile(`^D! .*\.\.\.\n$`), lines[3])
-	assert.Less(t, len(lines[3]), 64<<10)
+	fmt.Fprintln(lines, "D! [telegraf] a\x1bpackage")
+	lines.Flush(time.Minute)
+	all := stderr.seen()
+	require.Len(t, all, 5)
+	assert.Equal(t, "E! [inputs.x::alias] 1\n", all[0])
+	assert.Equal(t, "W! [inputs.x::alias] two\n", all[1])
+	assert.Equal(t, `I! [inputs.x::alias] a\nforged\nE! line\x1b[31m`+"\n", all[2])
+	assert.Regexp(t, regexp.MustCompile(`^D! .*\.\.\.\n$`), all[3])
+	assert.Less(t, len(all[3]), 64<<10)
+	assert.Equal(t, `D! [telegraf] a\x1bpackage`+"\n", all[4])
+}
+
+// A stopped Telegraf reads neither pipe.
+func TestABlockedStderrBlocksNothing(t *testing.T) {
+	reader, writer, err := os.Pipe()
+	require.NoError(t, err)
+	defer reader.Close()
+	defer writer.Close()
+	require.NoError(t, writer.SetWriteDeadline(time.Now().Add(100*time.Millisecond)))
+	filling, err := writer.Write(make([]byte, 1<<20))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded, "it is full")
+	require.NoError(t, writer.SetWriteDeadline(time.Time{}))
+
+	const writers, each = 4, 1000
+	log := execd.NewLog(writer)
+	long := strings.Repeat("x", 1000)
+	var all sync.WaitGroup
+	for w := range writers {
+		all.Go(func() {
+			for i := range each {
+				log.Named("test").Warnf("%d %d %s", w, i, long)
+			}
+		})
+	}
+	all.Wait()
+	log.Flush(time.Millisecond) // returns all the same
+
+	received := make(chan []string)
+	go func() {
+		var lines []string
+		_, _ = io.CopyN(io.Discard, reader, int64(filling))
+		for scanner := bufio.NewScanner(reader); scanner.Scan(); {
+			lines = append(lines, scanner.Text())
+		}
+		received <- lines
+	}()
+	log.Flush(time.Minute)
+	log.Named("test").Info("flows")
+	log.Flush(time.Minute)
+	require.NoError(t, writer.Close())
+	lines := <-received
+
+	n := len(lines) - 2
+	assert.Equal(t, "I! [test] flows", lines[n+1])
+	assert.Equal(t, fmt.Sprintf("W! [vfsprobe] stderr was blocked: %d log lines are missing here", writers*each-n), lines[n])
+	assert.InDelta(t, 1<<10, n, 50, "a mebibyte of them waited")
+	var next [writers]int
+	for _, line := range lines[:n] {
+		var w, i int
+		_, err := fmt.Sscanf(line, "W! [test] %d %d ", &w, &i)
+		require.NoError(t, err, line)
+		assert.GreaterOrEqual(t, i, next[w], "in order")
+		next[w] = i + 1
+	}
 }
 
 func TestReadLinesCountsNewlines(t *testing.T) {

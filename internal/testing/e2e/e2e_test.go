@@ -103,7 +103,9 @@ func start(t testing.TB, name string, arguments ...string) *process {
 func startCommand(t testing.TB, command *exec.Cmd) *process {
 	t.Helper()
 	p := &process{Cmd: command, t: t, stderr: &buffer{}, lines: make(chan string, 10000), exited: make(chan struct{})}
-	p.Stderr = p.stderr
+	if p.Stderr == nil {
+		p.Stderr = p.stderr
+	}
 	p.WaitDelay = time.Second
 	var err error
 	p.stdin, err = p.StdinPipe()

@@ -233,6 +233,51 @@ func TestTelegrafIsStoppedForAWhile(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(agent.stderr.String(), "stdout is blocked") }, patience, 50*time.Millisecond)
 }
 
+// Nobody reads stderr, and what fits into its pipe is there already. The fork server
+// is killed again and again, and mounts hang: there is more and more to be logged.
+func TestABlockedStderrBlocksNothing(t *testing.T) {
+	faultfs.Require(t)
+	for name, stop := range map[string]func(p *process){
+		"stdin ends": func(p *process) { require.NoError(t, p.stdin.Close()) },
+		"SIGTERM":    func(p *process) { require.NoError(t, p.Process.Signal(syscall.SIGTERM)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			hung := faultfs.New(t)
+			var pipe [2]int
+			require.NoError(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
+			defer unix.Close(pipe[0])
+			stderr := os.NewFile(uintptr(pipe[1]), "stderr")
+			defer stderr.Close()
+			filling, err := unix.FcntlInt(stderr.Fd(), unix.F_GETPIPE_SZ, 0)
+			require.NoError(t, err)
+			_, err = stderr.Write(make([]byte, filling))
+			require.NoError(t, err)
+			command := exec.Command(binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+			command.Stderr = stderr
+			p := startCommand(t, command)
+
+			for i := range 3 {
+				hung.Silence()
+				p.trigger()
+				p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+				p.until("^mountstat_summary ")
+				hung.Heal()
+				require.NoError(t, unix.Kill(child(t, p.Process.Pid, "vfsprobe-server"), unix.SIGKILL))
+				require.Eventually(t, func() bool {
+					p.trigger()
+					return strings.Contains(p.until("^mountstat,", "path="+hung.Dir+" "), `result="ok"`)
+				}, patience, 50*time.Millisecond)
+				p.trigger()
+				p.until("^vfsprobe ", fmt.Sprintf("fork_server_restarts=%di", i+1))
+			}
+			began := time.Now()
+			stop(p)
+			assert.Zero(t, p.exit())
+			assert.Less(t, time.Since(began), 2*time.Second, "half a second for the log, and this machine's noise")
+		})
+	}
+}
+
 func when(t *testing.T, line string) time.Time {
 	t.Helper()
 	n, err := strconv.ParseInt(timestamp(strings.TrimSpace(line)), 10, 64)
