@@ -21,6 +21,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/leaks"
 )
 
 func TestMain(m *testing.M) { faultfs.Main(m) }
@@ -1101,6 +1102,36 @@ func TestThreadsDoNotGrowWithStuckHelpers(t *testing.T) {
 	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", serverOf(t, os.Getpid())))
 	require.NoError(t, err)
 	assert.Len(t, tasks, 1)
+}
+
+// A prober that is closed leaves nothing, whatever became of its fork server.
+func TestNothingIsLeftOfAClosedProber(t *testing.T) {
+	faultfs.Require(t)
+	const quarter = 10
+	fs := faultfs.New(t)
+	var held leaks.Held
+	for i := range 4 {
+		for range quarter {
+			p := prober.New(prober.Options{})
+			require.Equal(t, prober.Done, p.Run(patient(check("/"))).Outcome)
+			require.NoError(t, unix.Kill(serverOf(t, os.Getpid()), unix.SIGKILL))
+			eventually(t, "another server", func() bool {
+				return p.Run(check("/")).Outcome == prober.Done && p.Stats().ServerRestarts == 1
+			})
+			fs.Pause()
+			p.Submit(patient(check(fs.Dir)), func(prober.Report) {})
+			var helper prober.Report
+			eventually(t, "a helper", func() bool { helper, _ = p.Progress(fs.Dir); return helper.PID != 0 })
+			p.Close()
+			eventually(t, "its end", func() bool { return !alive(helper.PID) })
+			fs.Heal()
+		}
+		if i == 0 {
+			held = leaks.Now(t)
+		}
+		held.Check(t)
+	}
+	eventually(t, "no child is left, nor one that nobody has waited for", func() bool { return leaks.Now(t).Children == 0 })
 }
 
 // However large the plugin is, its server is not.

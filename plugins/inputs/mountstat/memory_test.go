@@ -16,9 +16,11 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/leaks"
 )
 
-// TestMemoryDoesNotGrow lets 50 mounts fail, hang, come and go. It gathers 200
+// TestMemoryDoesNotGrow lets 50 mounts fail, hang, come and go. Nor do goroutines,
+// descriptors, threads and children. It gathers 200
 // times, or as often as GATHERS says: "make bench" does it 10000 times.
 func TestMemoryDoesNotGrow(t *testing.T) {
 	faultfs.Require(t)
@@ -70,6 +72,7 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 		}
 	}
 	var at []uint64 // the heap after each quarter
+	var held leaks.Held
 	for round := range gathers {
 		flap()
 		collect.Gather(t, m)
@@ -79,9 +82,17 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 			var stats runtime.MemStats
 			runtime.ReadMemStats(&stats)
 			at = append(at, stats.HeapAlloc)
+			for _, fs := range all {
+				fs.Heal()
+			}
+			require.Eventually(t, func() bool { s := m.prober.Stats(); return s.Stuck+s.Running == 0 }, 20*time.Second, time.Millisecond)
+			if len(at) == 1 {
+				held = leaks.Now(t)
+			}
+			held.Check(t)
 		}
 	}
-	t.Logf("heap in kB after each quarter of %d gathers: %d %d %d %d; %d goroutines", gathers, at[0]>>10, at[1]>>10, at[2]>>10, at[3]>>10, runtime.NumGoroutine())
+	t.Logf("heap in kB after each quarter of %d gathers: %d %d %d %d", gathers, at[0]>>10, at[1]>>10, at[2]>>10, at[3]>>10)
 	assert.Less(t, at[3], at[0]+at[0]/4+1<<20, "the last quarter against the first")
 	assert.LessOrEqual(t, len(m.superblocks), len(all))
 }
