@@ -92,15 +92,7 @@ func TestTheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 
 	fs.Pause()
 	p.trigger()
-	var helper int
-	require.Eventually(t, func() bool { // one that is there for a while
-		before := helper
-		helper = 0
-		for _, pid := range helpersOf(server) {
-			helper = pid
-		}
-		return helper != 0 && helper == before
-	}, patience, 50*time.Millisecond)
+	helper := waitingHelper(t, server)
 	// Whose memory the helper shares, the kernel kills as well.
 	group.outOfMemory(t, helper)
 	line := p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`)
@@ -123,6 +115,47 @@ func TestTheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 	group.outOfMemory(t, server)
 	healthyAgain()
 	p.until("^vfsprobe ", "fork_server_restarts=2i")
+}
+
+// waitingHelper is one that is there for a while.
+func waitingHelper(t *testing.T, server int) (helper int) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		before := helper
+		helper = 0
+		for _, pid := range helpersOf(server) {
+			helper = pid
+		}
+		return helper != 0 && helper == before
+	}, patience, 50*time.Millisecond)
+	return helper
+}
+
+// Who becomes another user, as for a FUSE mount of that user's, shares no memory.
+func TestTheOOMKillerTakesAHelperOfAnotherUserAlone(t *testing.T) {
+	faultfs.Require(t)
+	group := cgroup(t, "memory")
+	fs := faultfs.NewWith(t, t.TempDir(), faultfs.Options{UID: 4711, GID: 4711})
+	config := filepath.Join(t.TempDir(), "vfsprobe.toml")
+	require.NoError(t, os.WriteFile(config, []byte("[[inputs.mountstat]]\n  timeout = \"20s\"\n"), 0o600))
+	p := start(t, binary(t, vfsprobe), "-config", config)
+	p.trigger()
+	p.until("^mountstat_summary ", "faults=0i")
+	server := child(t, p.Process.Pid, "vfsprobe-server")
+	group.take(t, server)
+
+	fs.Pause()
+	p.trigger()
+	group.outOfMemory(t, waitingHelper(t, server))
+	line := p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`)
+	t.Log(line)
+	p.until("^mountstat_summary ", "faults=0i", "unchecked=1i")
+	fs.Heal()
+	p.trigger()
+	p.until("^mountstat,", "path="+fs.Dir+" ", `result="ok"`)
+	p.trigger()
+	p.until("^vfsprobe ", "fork_server_restarts=0i")
+	assert.Equal(t, server, child(t, p.Process.Pid, "vfsprobe-server"), "the same")
 }
 
 func helpersOf(server int) (pids []int) {
