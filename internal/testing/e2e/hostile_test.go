@@ -266,6 +266,55 @@ func TestTelegrafIsStoppedForAWhile(t *testing.T) {
 	require.Eventually(t, func() bool { return strings.Contains(agent.stderr.String(), "stdout is blocked") }, patience, 50*time.Millisecond)
 }
 
+// Between gathers vfsprobe sleeps, also while a mount hangs. Only the Go runtime's
+// monitor thread may look around.
+func TestNothingWakesItBetweenGathers(t *testing.T) {
+	faultfs.Require(t)
+	const still, most = 5 * time.Second, 3
+	fs := faultfs.New(t)
+	for _, state := range []string{"ok", "stuck"} {
+		t.Run(state, func(t *testing.T) {
+			if state == "stuck" {
+				fs.Silence()
+			}
+			p := start(t, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+			for range 2 {
+				p.trigger()
+				p.until("^mountstat,", "path="+fs.Dir+" ", `result="`+state+`"`)
+				p.until("^mountstat_summary ")
+			}
+			server := child(t, p.Process.Pid, "vfsprobe-server")
+			time.Sleep(time.Second) // what a gather has begun may go on, for longer on a busy machine
+			var woken [2]int
+			require.Eventually(t, func() bool {
+				before := [2]int{sleeps(t, p.Process.Pid), sleeps(t, server)}
+				time.Sleep(still)
+				woken = [2]int{sleeps(t, p.Process.Pid) - before[0], sleeps(t, server) - before[1]}
+				t.Logf("within %v, the plugin was woken %d times, the fork server %d times", still, woken[0], woken[1])
+				return woken[0] <= most && woken[1] == 0
+			}, patience, still, "neither the plugin nor the fork server is ever at rest")
+		})
+	}
+}
+
+// sleeps is how often the threads of a process have gone to sleep: once for each time
+// they were woken.
+func sleeps(t *testing.T, pid int) (sum int) {
+	t.Helper()
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	require.NoError(t, err)
+	for _, task := range tasks {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/status", pid, task.Name()))
+		require.NoError(t, err)
+		found := regexp.MustCompile(`(?m)^voluntary_ctxt_switches:\s+(\d+)$`).FindSubmatch(status)
+		require.NotNil(t, found, "%s", status)
+		n, err := strconv.Atoi(string(found[1]))
+		require.NoError(t, err)
+		sum += n
+	}
+	return sum
+}
+
 // Nobody reads stderr, and what fits into its pipe is there already. The fork server
 // is killed again and again, and mounts hang: there is more and more to be logged.
 func TestABlockedStderrBlocksNothing(t *testing.T) {
