@@ -1119,9 +1119,9 @@ func TestNothingIsLeftOfAClosedProber(t *testing.T) {
 				return p.Run(check("/")).Outcome == prober.Done && p.Stats().ServerRestarts == 1
 			})
 			fs.Pause()
-			p.Submit(patient(check(fs.Dir)), func(prober.Report) {})
+			ticket := p.Submit(patient(check(fs.Dir)), func(prober.Report) {})
 			var helper prober.Report
-			eventually(t, "a helper", func() bool { helper, _ = p.Progress(fs.Dir); return helper.PID != 0 })
+			eventually(t, "a helper", func() bool { helper, _ = p.Progress(ticket); return helper.PID != 0 })
 			p.Close()
 			eventually(t, "its end", func() bool { return !alive(helper.PID) })
 			fs.Heal()
