@@ -103,6 +103,8 @@ lint:
 	$(GO) -C tools/pictures vet ./...
 
 # The end-to-end tests run programs: of them a soak, with a plugin that looks for races.
+# In this build helpers don't share the fork server's memory: what they do there is not
+# looked at.
 race:
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
 	CGO_ENABLED=1 $(GOTEST) -race -timeout 20m $$(CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/... | grep -v /e2e)
@@ -174,7 +176,8 @@ gathers:
 	CGO_ENABLED=0 $(GO) -C tools/pictures run . gathers "$(CURDIR)/$(raw)" "$(CURDIR)/docs/images/gathers.png"
 	$(GO) run ./internal/prober/bench idle
 
-# Half an hour of faults under Telegraf, at random. SOAK sets another time.
+# Half an hour of faults under Telegraf, at random. SOAK sets another time, and
+# VFSPROBE_SOAK_SEED what is drawn.
 SOAK ?= 30m
 soak: setup
 	VFSPROBE_SOAK=$(SOAK) CGO_ENABLED=0 $(GO) test -count 1 -timeout 24h -v -run 'TestSoak' ./internal/testing/e2e
