@@ -32,8 +32,9 @@ func replaySize() replayed {
 	if os.Getenv("FAULTS") != "" {
 		return replayed{3_000_000, 2 * time.Second, 0.7, 1.3}
 	}
-	// Others may take the CPU during so short a stall.
-	return replayed{300_000, time.Second, 0.1, 2}
+	// Others may take the CPU during so short a stall; without them, so few dentries are
+	// in a processor's caches.
+	return replayed{300_000, time.Second, 0.1, 3}
 }
 
 // TestFaultsOfTheDentryCache replays the post-mortem that this input starts from:
