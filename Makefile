@@ -102,12 +102,12 @@ lint:
 	$(GO) run ./internal/dashboards/generate -check .
 	$(GO) -C tools/pictures vet ./...
 
-# The end-to-end tests run programs: of them a soak, with a plugin that looks for races.
+# The detector makes all slow. The end-to-end tests run programs: of them a soak, with a plugin that looks for races.
 # In this build helpers don't share the fork server's memory: what they do there is not
 # looked at.
 race:
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
-	CGO_ENABLED=1 $(GOTEST) -race -timeout 20m $$(CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/... | grep -v /e2e)
+	VFSPROBE_TEST_TIMEOUT=1s CGO_ENABLED=1 $(GOTEST) -race -timeout 20m $$(CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/... | grep -v /e2e)
 	VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(GOTEST) -timeout 10m -run TestSoak ./internal/testing/e2e
 
 # Every parser, for FUZZTIME each; FUZZTIME="-cpu 600" for ten minutes of CPU time

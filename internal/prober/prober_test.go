@@ -27,7 +27,8 @@ import (
 func TestMain(m *testing.M) { faultfs.Main(m) }
 
 // timeout is short for the sake of the tests, and long against the noise of a
-// shared machine. VFSPROBE_TEST_TIMEOUT is for one that is emulated.
+// shared machine. VFSPROBE_TEST_TIMEOUT is for one that is emulated, and for the race
+// detector.
 var timeout = func() time.Duration {
 	if given, err := time.ParseDuration(os.Getenv("VFSPROBE_TEST_TIMEOUT")); err == nil {
 		return given
@@ -99,7 +100,7 @@ func TestStepsUseEarlierResultsAndEndAtTheFirstFailure(t *testing.T) {
 	p := start(t, prober.Options{})
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, []byte("content"), 0o600))
-	report := p.Run(prober.Check{Key: file, Plan: &prober.Plan{Timeout: timeout, Steps: []prober.Step{
+	report := p.Run(patient(prober.Check{Key: file, Plan: &prober.Plan{Steps: []prober.Step{
 		{Name: "unlink", Number: unix.SYS_UNLINKAT, Optional: true, Arguments: []prober.Argument{
 			prober.Value(unix.AT_FDCWD), prober.Path(file + ".missing"), prober.Value(0)}},
 		{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
@@ -109,7 +110,7 @@ func TestStepsUseEarlierResultsAndEndAtTheFirstFailure(t *testing.T) {
 		{Name: "write", Number: unix.SYS_PWRITE64, Arguments: []prober.Argument{
 			prober.ResultOf(1), prober.Input([]byte("x")), prober.Value(1), prober.Value(0)}},
 		{Name: "close", Number: unix.SYS_CLOSE, Arguments: []prober.Argument{prober.ResultOf(1)}},
-	}}})
+	}}}))
 	require.Equal(t, prober.Done, report.Outcome, "%v", &report)
 	require.Len(t, report.Steps, 4, "the plan ends with the write, which fails")
 	assert.Equal(t, unix.ENOENT, report.Steps[0].Errno)
@@ -157,12 +158,12 @@ func TestACallCanChangeItsInput(t *testing.T) {
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: 7, Len: 1}
 	question := slices.Clone(unsafe.Slice((*byte)(unsafe.Pointer(&lock)), unsafe.Sizeof(lock)))
-	report := p.Run(prober.Check{Key: file, Plan: &prober.Plan{Timeout: timeout, Steps: []prober.Step{
+	report := p.Run(patient(prober.Check{Key: file, Plan: &prober.Plan{Steps: []prober.Step{
 		{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
 			prober.Value(unix.AT_FDCWD), prober.Path(file), prober.Value(unix.O_RDWR)}},
 		{Name: "getlk", Number: unix.SYS_FCNTL, Arguments: []prober.Argument{
 			prober.ResultOf(0), prober.Value(unix.F_GETLK), prober.InOut(question)}},
-	}}})
+	}}}))
 	require.Nil(t, report.Failed(), "%v", &report)
 	answer := *(*unix.Flock_t)(unsafe.Pointer(unsafe.SliceData(report.Steps[1].Output)))
 	assert.EqualValues(t, unix.F_UNLCK, answer.Type, "nobody holds it")
@@ -623,6 +624,7 @@ func outnumber(t *testing.T, n, limit int) {
 		for i := range 20 {
 			c := check("/")
 			c.Key, c.Group, c.Trusted, c.Independent = strconv.Itoa(i), "/", true, true
+			c.Plan.Timeout *= 4 // a busy machine may take long to fork so many
 			p.Submit(c, func(r prober.Report) {
 				assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
 				all.Done()
