@@ -106,7 +106,7 @@ func (l *Log) next() (line string, found bool) {
 	line = l.waiting[0]
 	l.waiting = l.waiting[1:]
 	l.size -= len(line)
-	if l.dropped > 0 { // it flows again
+	if l.dropped > 0 && l.size <= maxWaitingLog/2 { // it flows again
 		l.queue(fmt.Sprintf("W! [vfsprobe] stderr was blocked: %d log lines are missing here", l.dropped))
 		l.dropped = 0
 	}
