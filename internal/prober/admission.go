@@ -208,7 +208,7 @@ const (
 func (p *Prober) pump() {
 	for c := range class(classes) {
 		for w := p.next(c); w != nil; w = p.next(c) {
-			if p.server == nil || p.server.full || p.fresh >= p.options.Concurrency {
+			if p.server == nil || p.server.ended || p.server.full || p.fresh >= p.options.Concurrency {
 				return
 			}
 			v, report := p.admit(w)

@@ -22,8 +22,8 @@
 //
 //   - No method makes a system call on a path of a plan. Every report comes at
 //     the latest a twentieth of the plan's timeout after it (but 0.1 s to 1 s),
-//     whatever hangs; where another check's helper is in the way, that check's
-//     twentieth may be added.
+//     whatever hangs; where another check's helper is in the way, or the fork server
+//     was late to tell of a helper, a twentieth may be added.
 //   - A helper that outlives its timeout gets SIGKILL. Where even that does not
 //     end it, the check is reported as [Stuck] and later ones with the same key
 //     as [Busy], without forking again, until the helper's end, which is noticed
@@ -43,13 +43,14 @@
 //     stuck helpers of an earlier run counts them, and knows their keys. Helpers
 //     whose server has just died have as long to end as after a SIGKILL before
 //     anything is refused for them. What is only named so is none: see [Recogniser].
-//   - Helpers and server keep no capability that plans don't need, and run under a
-//     seccomp filter.
+//   - Helpers and server have no capability in effect that plans don't need, and run
+//     under a seccomp filter.
 //   - When this process dies, by whatever signal, the fork server and all
 //     helpers that can be killed die with it, and none of its descriptors stays
 //     open in those that can't.
 //   - When the fork server dies it is started again. Checks that were under way
-//     are reported as [Unavailable]; those that were waiting go on.
+//     are reported as [Unavailable], and so are those that waited for one of them and
+//     have no time left; others that were waiting go on.
 //   - A report holds what its plan asks for, or says why not: outputs have the length
 //     that was declared, and a plan that is Done was made to its end or to a failure.
 //     Who says anything else was taken over, and the fork server is replaced.

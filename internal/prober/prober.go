@@ -192,7 +192,8 @@ func (p *Prober) Run(check Check) Report {
 
 // Submit queues the check and returns at once. done is called exactly once,
 // by another goroutine, at the latest the plan's Timeout and a twentieth of it
-// (but at least 0.1 s, and at most 1 s) later. It must not block. Groups take
+// (but at least 0.1 s, and at most 1 s) later, or two twentieths if another check's
+// helper or the fork server was in the way. It must not block. Groups take
 // turns; checks of one group are started in the order they were submitted,
 // trusted ones before others. One whose key has a helper already waits for its end,
 // and keeps no other waiting.
@@ -403,6 +404,11 @@ func (p *Prober) due(h *helper) {
 		h.timer.Reset(h.check.Plan.grace())
 		p.pump()
 	case killed:
+		// The timer may have fired once more while the helper was being killed.
+		if left := time.Until(h.killed.Add(h.check.Plan.grace())); left > 0 {
+			h.timer.Reset(left)
+			return
+		}
 		h.stage = stuck
 		h.compiled.request = nil // it may be remembered for days
 		p.turnedStuck(&h.check)
@@ -489,8 +495,11 @@ func (p *Prober) release(h *helper) {
 	for _, w := range h.behind {
 		w.ahead = nil
 		switch {
-		case w.decided:
-		case h.stage == stuck, time.Until(w.deadline) > w.check.Plan.Timeout/2:
+		case w.decided, p.closed:
+		case h.stage == stuck:
+			_, r := p.judge(w) // which refuses it, as all later ones
+			p.decide(w, r)
+		case time.Until(w.deadline) > w.check.Plan.Timeout/2:
 			p.enqueue(w)
 		default:
 			p.decide(w, w.outwaited(h, h.report.HangsIn))
@@ -516,7 +525,7 @@ func (w *pending) outwaited(h *helper, hangsIn string) Report {
 	if w.compiled.has(hangsIn) {
 		r.Outcome, r.Err = Expired, nil
 	} else {
-		r.Err = fmt.Errorf("%w, and hung in %s", r.Err, hangsIn)
+		r.Err = fmt.Errorf("%w, in %s", r.Err, hangsIn)
 	}
 	return r
 }

@@ -326,11 +326,18 @@ func TestTwoInputsCheckTheSameMounts(t *testing.T) {
 		hang   func(*faultfs.FS)
 		change func(second bool, c *prober.Check)
 		stuck  bool
+		more   int // that hang
 	}{
 		"unkillable": {
 			hang:   func(fs *faultfs.FS) { fs.Silence() },
 			change: func(bool, *prober.Check) {},
 			stuck:  true,
+		},
+		"unkillable, and half of what the group may have": {
+			hang:   func(fs *faultfs.FS) { fs.Silence() },
+			change: func(bool, *prober.Check) {},
+			stuck:  true,
+			more:   2,
 		},
 		"killable": {
 			hang:   (*faultfs.FS).Pause,
@@ -367,8 +374,14 @@ func TestTwoInputsCheckTheSameMounts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := start(t, prober.Options{})
-			all := []*faultfs.FS{faultfs.New(t), faultfs.New(t), faultfs.New(t), faultfs.New(t), faultfs.New(t)}
-			c.hang(all[0])
+			var all []*faultfs.FS
+			for range 5 + c.more {
+				all = append(all, faultfs.New(t))
+			}
+			hung := all[:1+c.more]
+			for _, fs := range hung {
+				c.hang(fs)
+			}
 			// On a busy machine it takes a killed helper a while to end.
 			hangs := []prober.Outcome{prober.Expired, prober.Stuck, prober.Busy}
 			if c.stuck {
@@ -376,21 +389,23 @@ func TestTwoInputsCheckTheSameMounts(t *testing.T) {
 			}
 			for range 2 {
 				first, second := submitTwice(p, all, c.change)
-				for _, fs := range all[1:] {
+				for _, fs := range all[len(hung):] {
 					a, b := first[fs.Dir], second[fs.Dir]
 					assert.Equal(t, prober.Done, a.Outcome, "%v", &a)
 					assert.Equal(t, prober.Done, b.Outcome, "%v", &b)
 				}
-				a, b := first[all[0].Dir], second[all[0].Dir]
-				assert.Contains(t, hangs, a.Outcome, "%v", &a)
-				assert.Contains(t, hangs, b.Outcome, "%v", &b)
-				for _, r := range []prober.Report{a, b} {
-					assert.Equal(t, "statfs", r.HangsIn)
-					assert.Positive(t, r.PID)
-					assert.False(t, r.Since.IsZero())
+				for _, fs := range hung {
+					for _, r := range []prober.Report{first[fs.Dir], second[fs.Dir]} {
+						assert.Contains(t, hangs, r.Outcome, "%v", &r)
+						assert.Equal(t, "statfs", r.HangsIn)
+						assert.Positive(t, r.PID)
+						assert.False(t, r.Since.IsZero())
+					}
 				}
 			}
-			all[0].Heal()
+			for _, fs := range hung {
+				fs.Heal()
+			}
 			eventually(t, "it answers both again", func() bool {
 				a, b := submitTwice(p, all[:1], c.change)
 				return a[all[0].Dir].Outcome == prober.Done && b[all[0].Dir].Outcome == prober.Done

@@ -21,6 +21,7 @@ import (
 type pretended struct {
 	*Prober
 	server  *server
+	other   int // end of its socket, which nobody reads
 	reports chan Report
 	ticket  Ticket
 }
@@ -29,12 +30,12 @@ type pretended struct {
 func pretend(t testing.TB) *pretended {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
-	unix.Close(pair[1])                                                               // whatever is sent is lost
+	t.Cleanup(func() { unix.Close(pair[1]) })
 	s := &server{pid: math.MaxInt32, conn: os.NewFile(uintptr(pair[0]), "pretended")} // there is no such process
 	t.Cleanup(func() { s.conn.Close() })
 	s.raw, err = s.conn.SyscallConn()
 	require.NoError(t, err)
-	p := &pretended{server: s, reports: make(chan Report, 1), Prober: &Prober{
+	p := &pretended{server: s, other: pair[1], reports: make(chan Report, 1), Prober: &Prober{
 		options: Options{Proc: "/proc", Warnf: t.Logf}, server: s,
 		helpers: make(map[uint64]*helper), byPID: make(map[int]*helper), byKey: make(map[string]*helper),
 	}}
@@ -131,6 +132,16 @@ func TestAForgedAnswerEndsTheServer(t *testing.T) {
 			assert.Equal(t, before.report, p.helpers[0].report, "nothing is believed any more")
 		})
 	}
+}
+
+// It looks like the end, and nothing is heard after it.
+func TestAnEmptyMessageEndsTheServer(t *testing.T) {
+	p := pretend(t)
+	done := make(chan struct{})
+	go func() { p.read(p.server); close(done) }()
+	require.NoError(t, unix.Send(p.other, nil, unix.MSG_NOSIGNAL))
+	<-done
+	assert.True(t, p.server.ended)
 }
 
 // Whatever is sent: no panic, no read out of bounds, and no growth.

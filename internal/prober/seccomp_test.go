@@ -26,7 +26,7 @@ func TestAForbiddenCallKillsTheHelper(t *testing.T) {
 	}
 	s, err := launch(true)
 	require.NoError(t, err)
-	defer func() { s.conn.Close(); s.wait() }()
+	defer func() { s.conn.Close(); s.reap() }()
 	ask := func(number uint32) unix.WaitStatus {
 		c, err := (&Plan{Steps: []Step{{Name: "getpid", Number: unix.SYS_GETPID}}}).compile(1, "vfsp:test")
 		require.NoError(t, err)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"syscall"
 	"time"
@@ -33,6 +34,7 @@ type server struct {
 	heard   time.Time // when it last said something
 	trimmed bool
 	ready   bool  // it has said so
+	ended   bool  // it was killed
 	err     error // why it could not get ready, or is ended
 	full    bool  // the socket took no request; one is sent again soon
 }
@@ -86,9 +88,12 @@ func (p *Prober) unavailable(err error) {
 	}
 	p.restart.err = err
 	p.pause()
-	for _, w := range p.drain() {
-		p.decide(w, Report{Outcome: Unavailable, Err: err})
+	for _, w := range slices.Concat(p.drain(), p.unsettled) {
+		if !w.decided {
+			p.decide(w, Report{Outcome: Unavailable, Err: err})
+		}
 	}
+	p.unsettled = nil
 }
 
 // greeted takes a server's first word.
@@ -143,12 +148,21 @@ func (s *server) send(message []byte) error {
 	return err
 }
 
-// kill ends a server that does not answer. It is our child and was not waited
-// for, so the number is still its own.
-func (s *server) kill() { _ = unix.Kill(s.pid, unix.SIGKILL) }
+// kill ends a server. It is called with the prober's mu held, as reap is: so the
+// number is still its own.
+func (s *server) kill() {
+	s.ended = true
+	_ = unix.Kill(s.pid, unix.SIGKILL)
+}
 
-// wait waits for the server's end.
-func (s *server) wait() (status unix.WaitStatus, used unix.Rusage) {
+// awaitEnd waits for the server's end, and leaves it to be reaped.
+func (s *server) awaitEnd() {
+	for errors.Is(unix.Waitid(unix.P_PID, s.pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+	}
+}
+
+// reap gives back the number of a server that has ended.
+func (s *server) reap() (status unix.WaitStatus, used unix.Rusage) {
 	for {
 		if _, err := unix.Wait4(s.pid, &status, 0, &used); !errors.Is(err, unix.EINTR) {
 			return status, used
@@ -161,21 +175,33 @@ func (p *Prober) read(s *server) {
 	for {
 		n, err := s.conn.Read(message)
 		if err != nil {
-			return // the server's end is noticed by await
+			p.deafened(s)
+			return
 		}
 		p.receive(s, message[:n])
+	}
+}
+
+// deafened ends a server that can't be heard any more. It has ended before, unless an
+// empty message was sent, which looks like the end.
+func (p *Prober) deafened(s *server) {
+	p.mu.Lock()
+	defer p.unlock()
+	if p.server == s && !p.closed {
+		s.kill()
 	}
 }
 
 // await notices the end of the server by waiting for the process. The socket
 // does not tell: a stuck helper keeps the other end of it open.
 func (p *Prober) await(s *server) {
-	status, used := s.wait()
+	s.awaitEnd()
 	s.conn.Close()
 
 	p.mu.Lock()
 	defer p.unlock()
 	p.server = nil
+	status, used := s.reap()
 	p.cpuBefore += time.Duration(used.Utime.Nano() + used.Stime.Nano())
 	if p.closed {
 		for _, h := range p.helpers {

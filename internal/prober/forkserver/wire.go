@@ -35,7 +35,7 @@ type RequestHeader struct {
 	// whose request takes more than [MaxShared], and those that become another
 	// user, who must not reach the server by them.
 	Apart uint32
-	// Capabilities the helper keeps while it runs, as a mask of 1<<CAP_…, of those
+	// Capabilities that are in effect in the helper while it runs, as a mask of 1<<CAP_…, of those
 	// in [Needed] which the server has.
 	Capabilities uint64
 	Name         [16]byte // the helper's comm, NUL-terminated

@@ -126,8 +126,8 @@ func open(p *prober.Plan, name string, root int, file string, flags int) int {
 		return p.Add(step)
 	}
 	found := openStep(name, root, file, unix.O_PATH)
-	found.Quiet = true
-	looked := p.Add(prober.Step{Name: name, Number: unix.SYS_STATX, Quiet: true, Arguments: []prober.Argument{
+	found.Joined = true
+	looked := p.Add(prober.Step{Name: name, Number: unix.SYS_STATX, Joined: true, Arguments: []prober.Argument{
 		prober.ResultOf(p.Add(found)), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC), // a type never changes
 		prober.Value(unix.STATX_TYPE), prober.Output(unsafe.Sizeof(unix.Statx_t{}))}})
 	return p.AddIfRegular(looked, step)
@@ -355,7 +355,8 @@ func (n *Nfslock) ended(sb *superblock, r *prober.Report) (a *attempt, final boo
 	case prober.Expired, prober.Stuck:
 		a.hang(r.HangsIn)
 		sb.killable = sb.killable && r.Outcome == prober.Expired
-		sb.leftover = sb.leftover || a.stage >= locking
+		// Without a step it is the hang of another input's helper.
+		sb.leftover = sb.leftover || a.stage >= locking && len(r.Steps) > 0
 		return a, true
 	case prober.Busy:
 		sb.killable = false
