@@ -416,7 +416,6 @@ func TestSoak(t *testing.T) {
 	require.NoError(t, os.WriteFile(inputs, fmt.Appendf(nil, "[[inputs.mountstat]]\n  timeout = %q\n[[inputs.dentrycache]]\n[[inputs.nfslock]]\n", soakTimeout), 0o600))
 	text = bytes.Replace(text, []byte(filepath.Join(repository(t), "testdata/vfsprobe.toml")), []byte(inputs), 1)
 	require.Contains(t, string(text), inputs)
-	// Not the file in the cache, which another build may replace meanwhile.
 	// Half of the plugin's descriptors are BPF's. The server has all that it needs from
 	// its beginning; of its memory the helpers use what an earlier one has used.
 	plugin, most, grown := vfsprobe, size{80 << 20, 64, 20 + runtime.NumCPU()}, size{4 << 20, 2, 2}
@@ -425,6 +424,7 @@ func TestSoak(t *testing.T) {
 		plugin, most, grown = racing, size{256 << 20, 64, 40 + runtime.NumCPU()}, size{32 << 20, 2, 2}
 		mostOfServer.resident *= 2
 	}
+	// Not the file in the cache, which another build may replace meanwhile.
 	text = bytes.Replace(text, []byte(binary(t, vfsprobe)), []byte(publicCopy(t, binary(t, plugin))), 1)
 	text = bytes.Replace(text, []byte(`signal = "STDIN"`), []byte("signal = \"STDIN\"\n  restart_delay = \"100ms\""), 1)
 	require.NoError(t, os.WriteFile(config, text, 0o600))
