@@ -156,9 +156,13 @@ func TestAHurriedGatherSaysNothingOfALockThatIsWaitedFor(t *testing.T) {
 // leaves it alone, and tells the same hang.
 func TestTwoInputsShareAHelperThatIsLeftWaiting(t *testing.T) {
 	fs := daemon(t)
-	first, _ := newInput(t, on(fs.Dir))
-	second, _ := newInput(t, func(n *Nfslock) {
+	slowly := func(n *Nfslock) {
 		on(fs.Dir)(n)
+		n.Timeout *= 3 // of which the look is to leave most on a busy machine
+	}
+	first, _ := newInput(t, slowly)
+	second, _ := newInput(t, func(n *Nfslock) {
+		slowly(n)
 		n.UseProber(first.prober)
 		n.GraceTimeout = n.Timeout
 	})
