@@ -74,11 +74,11 @@ func mustParse(t *testing.T, text string) int64 {
 
 func FuzzDentryState(f *testing.F) {
 	for _, content := range []string{"", "70054\t68782\t45\t0\t11953\t0\n", "1 2 3 4", "-1 -2 3 4 -5", "1 2 3 4 9223372036854775808", "\x00 \x85"} {
-		f.Add(content, 4, 18)
-		f.Add(content, 6, 1)
+		f.Add(content, uint16(4), uint16(18))
+		f.Add(content, uint16(6), uint16(1))
 	}
-	f.Fuzz(func(t *testing.T, content string, major, minor int) {
-		s, err := parseDentryState([]byte(content), Version{Major: major, Minor: minor})
+	f.Fuzz(func(t *testing.T, content string, major, minor uint16) {
+		s, err := parseDentryState([]byte(content), Version{Major: int(major), Minor: int(minor)})
 		if err != nil {
 			require.Zero(t, s)
 			return
@@ -91,7 +91,7 @@ func FuzzDentryState(f *testing.F) {
 			require.Equal(t, mustParse(t, fields[4]), s.Negative)
 		} else {
 			require.Zero(t, s.Negative)
-			require.Less(t, major, 5)
+			require.Less(t, major, uint16(5))
 		}
 	})
 }
