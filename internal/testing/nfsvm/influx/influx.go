@@ -50,8 +50,8 @@ func cut(s string, separator byte, fields bool) (before, after string) {
 	quoted := false
 	for i := 0; i < len(s); i++ {
 		switch {
-		case s[i] == '\\':
-			i++
+		case s[i] == '\\' && (quoted || i+1 < len(s) && strings.IndexByte(",= ", s[i+1]) >= 0):
+			i++ // elsewhere it stands for itself
 		case s[i] == '"' && fields:
 			quoted = !quoted
 		case s[i] == separator && !quoted:

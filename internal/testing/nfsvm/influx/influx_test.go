@@ -30,6 +30,7 @@ func TestParse(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add("/mnt/x", "ok", int64(1))
 	f.Add(`a b,c=d`, `"quoted" \ back`, int64(-1))
+	f.Add(`\ `, "0", int64(-64))
 	serializer := &influx.Serializer{}
 	if err := serializer.Init(); err != nil {
 		f.Fatal(err)
