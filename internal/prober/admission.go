@@ -211,6 +211,11 @@ func (p *Prober) pump() {
 			if p.server == nil || p.server.ended || p.server.full || p.fresh >= p.options.Concurrency {
 				return
 			}
+			if w.late() {
+				p.advance(c)
+				p.refuse(w)
+				continue
+			}
 			v, report := p.admit(w)
 			if v == classWaits {
 				break

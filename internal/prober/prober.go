@@ -334,6 +334,14 @@ func (p *Prober) giveUp(w *pending) {
 		p.decide(w, w.outwaited(h, h.nextStep()))
 		return
 	}
+	p.refuse(w)
+}
+
+// late reports whether too little of the check's time is left for a helper: what is
+// started late on a busy machine must not be said to hang.
+func (w *pending) late() bool { return time.Until(w.deadline) < w.check.Plan.Timeout/2 }
+
+func (p *Prober) refuse(w *pending) {
 	r := Report{Outcome: Capped, Err: fmt.Errorf("no place for another helper within %v, %d hang", w.check.Plan.Timeout/2, len(p.helpers)-p.fresh)}
 	if p.server == nil {
 		r = Report{Outcome: Unavailable, Err: errors.Join(errors.New("the fork server is being restarted"), p.restart.err)}
@@ -499,7 +507,7 @@ func (p *Prober) release(h *helper) {
 		case h.stage == stuck:
 			_, r := p.judge(w) // which refuses it, as all later ones
 			p.decide(w, r)
-		case time.Until(w.deadline) > w.check.Plan.Timeout/2:
+		case !w.late():
 			p.enqueue(w)
 		default:
 			p.decide(w, w.outwaited(h, h.report.HangsIn))
