@@ -1,12 +1,9 @@
 package dentrycache
 
 import (
-	"math"
-	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 )
@@ -25,15 +22,7 @@ func TestAllocationsOfAGather(t *testing.T) {
 			const gathers = 20
 			d, _ := newInput(t, c.change)
 			collect.Gather(t, d)
-			count, bytes := math.Inf(1), math.Inf(1) // the least of several: cgroups are not walked in each
-			for range gathers {
-				var before, after runtime.MemStats
-				runtime.ReadMemStats(&before)
-				require.NoError(t, d.Gather(&collect.Metrics{}))
-				runtime.ReadMemStats(&after)
-				count = min(count, float64(after.Mallocs-before.Mallocs))
-				bytes = min(bytes, float64(after.TotalAlloc-before.TotalAlloc))
-			}
+			count, bytes := collect.LeastAllocations(t, d, gathers) // cgroups are not walked in each
 			t.Logf("%.0f allocations of %.0f bytes in all", count, bytes)
 			assert.Less(t, count, c.count)
 			assert.Less(t, bytes, c.bytes)

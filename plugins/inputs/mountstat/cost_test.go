@@ -1,10 +1,8 @@
 package mountstat
 
 import (
-	"math"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"testing"
 
@@ -66,16 +64,9 @@ func TestTheTableIsParsedOncePerChange(t *testing.T) {
 func TestAllocationsOfAGather(t *testing.T) {
 	const n, gathers = 100, 20
 	m, _ := gatherOf(t, n)
-	// The least of several: now and then a gather also looks for blocked tasks.
-	count, bytes := math.Inf(1), math.Inf(1)
-	for range gathers {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		require.NoError(t, m.Gather(&collect.Metrics{}))
-		runtime.ReadMemStats(&after)
-		count = min(count, float64(after.Mallocs-before.Mallocs)/n)
-		bytes = min(bytes, float64(after.TotalAlloc-before.TotalAlloc)/n)
-	}
+	// Now and then a gather also looks for blocked tasks.
+	count, bytes := collect.LeastAllocations(t, m, gathers)
+	count, bytes = count/n, bytes/n
 	t.Logf("for each of %d mounts: %.1f allocations of %.0f bytes in all", n, count, bytes)
 	assert.Less(t, count, 170.0)
 	assert.Less(t, bytes, 14000.0)

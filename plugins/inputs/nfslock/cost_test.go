@@ -2,8 +2,6 @@ package nfslock
 
 import (
 	"fmt"
-	"math"
-	"runtime"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -35,15 +33,8 @@ func mountsOf(t testing.TB, n int) *Nfslock {
 func TestAllocationsOfAGather(t *testing.T) {
 	const mounts, gathers = 100, 20
 	n := mountsOf(t, mounts)
-	count, bytes := math.Inf(1), math.Inf(1) // the least of several
-	for range gathers {
-		var before, after runtime.MemStats
-		runtime.ReadMemStats(&before)
-		require.NoError(t, n.Gather(&collect.Metrics{}))
-		runtime.ReadMemStats(&after)
-		count = min(count, float64(after.Mallocs-before.Mallocs)/mounts)
-		bytes = min(bytes, float64(after.TotalAlloc-before.TotalAlloc)/mounts)
-	}
+	count, bytes := collect.LeastAllocations(t, n, gathers)
+	count, bytes = count/mounts, bytes/mounts
 	t.Logf("for each of %d mounts of 5 servers: %.1f allocations of %.0f bytes in all", mounts, count, bytes)
 	assert.Less(t, count, 280.0)
 	assert.Less(t, bytes, 37000.0)
