@@ -50,7 +50,7 @@ type Step struct {
 	// part of the next one's. A hang in it is laid to the next one.
 	Joined bool
 
-	ifRegular int // see [Plan.AddIfRegular]; 0: always
+	ifRegular int // 1 more than the statx that must have found a file; 0: always
 }
 
 // An Argument of a system call. Make it with one of the functions below.
@@ -128,12 +128,17 @@ func (p *Plan) Add(step Step) int {
 	return len(p.Steps) - 1
 }
 
-// AddIfRegular is [Plan.Add] of a step which is made only if an earlier one has found
-// a regular file: statx(2), whose Output is a whole unix.Statx_t. It fails with EBADF
-// otherwise. To open a device or a FIFO can do something by itself.
-func (p *Plan) AddIfRegular(statx int, step Step) int {
-	step.ifRegular = statx + 1
-	return p.Add(step)
+// OpenRegular appends the steps that open a regular file, and returns the index of the
+// one that does. What else find finds, which opens the same name with O_PATH, is not
+// opened, since to open a device or a FIFO can do something by itself: the step fails
+// with EBADF. All are one for reports: what find meets, open would have met.
+func (p *Plan) OpenRegular(find, open Step) int {
+	find.Joined = true
+	look := Step{Name: find.Name, Number: unix.SYS_STATX, Joined: true, Optional: find.Optional, Arguments: []Argument{
+		ResultOf(p.Add(find)), Path(""), Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC), // a type never changes
+		Value(unix.STATX_TYPE), Output(unsafe.Sizeof(unix.Statx_t{}))}}
+	open.ifRegular = p.Add(look) + 1
+	return p.Add(open)
 }
 
 // EnterMountNS appends the steps that take the helper into the mount namespace
@@ -245,12 +250,7 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		case unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET:
 			w.Flags |= forkserver.RearmDeathSignal
 		}
-		if earlier := step.ifRegular - 1; earlier >= 0 {
-			if earlier >= i || steps[earlier].Number != unix.SYS_STATX || wire[earlier].OutputLength < uint32(unsafe.Sizeof(unix.Statx_t{})) {
-				return nil, fmt.Errorf("step %s: depends on step %d, which brings no file's attributes before it", step.Name, earlier)
-			}
-			w.IfRegular = uint16(step.ifRegular)
-		}
+		w.IfRegular = uint16(step.ifRegular)
 		if len(step.Arguments) > len(w.Arguments) {
 			return nil, fmt.Errorf("step %s: %d arguments, a system call takes %d", step.Name, len(step.Arguments), len(w.Arguments))
 		}

@@ -102,16 +102,7 @@ func (m *Mountstat) addCheck(p *prober.Plan, c check, root int, mount *mounts.Mo
 		add("getdents64", unix.SYS_GETDENTS64, true, prober.ResultOf(directory), prober.Scratch(directoryBlock), prober.Value(directoryBlock))
 		closeOf(directory)
 	case checkRead:
-		// To open what is no file can do something by itself, if it is a device. The
-		// look is a part of the opening, for its time and where it fails or hangs.
-		found := open(m.canary, unix.O_PATH)
-		found.Joined = true
-		canary := p.Add(found)
-		look := step("statx", unix.SYS_STATX, true, prober.ResultOf(canary), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC),
-			prober.Value(unix.STATX_TYPE), prober.Output(unsafe.Sizeof(unix.Statx_t{})))
-		look.Joined = true
-		file := p.AddIfRegular(p.Add(look), open(m.canary, unix.O_RDONLY))
-		closeOf(canary)
+		file := p.OpenRegular(open(m.canary, unix.O_PATH), open(m.canary, unix.O_RDONLY))
 		p.Add(prober.Step{Name: "read fadvise64", Number: unix.SYS_FADVISE64, Optional: true, Arguments: []prober.Argument{
 			prober.ResultOf(file), prober.Value(0), prober.Value(0), prober.Value(unix.FADV_DONTNEED)}})
 		add("pread64", unix.SYS_PREAD64, true, prober.ResultOf(file), prober.Scratch(canaryBlock), prober.Value(canaryBlock), prober.Value(0))

@@ -116,21 +116,13 @@ func openStep(name string, root int, file string, flags int) prober.Step {
 	return step
 }
 
-// open appends the steps that open a file of the mount, or make it. What is there and
-// is no file is not opened, which alone could do something if it is a device: the
-// step fails with EBADF. The look goes by the same name: what it meets, the open would
-// have met.
+// open appends the steps that open a file of the mount, or make it.
 func open(p *prober.Plan, name string, root int, file string, flags int) int {
 	step := openStep(name, root, file, flags)
 	if flags&unix.O_EXCL != 0 {
 		return p.Add(step)
 	}
-	found := openStep(name, root, file, unix.O_PATH)
-	found.Joined = true
-	looked := p.Add(prober.Step{Name: name, Number: unix.SYS_STATX, Joined: true, Arguments: []prober.Argument{
-		prober.ResultOf(p.Add(found)), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC), // a type never changes
-		prober.Value(unix.STATX_TYPE), prober.Output(unsafe.Sizeof(unix.Statx_t{}))}})
-	return p.AddIfRegular(looked, step)
+	return p.OpenRegular(openStep(name, root, file, unix.O_PATH), step)
 }
 
 // bytesOf is a copy of the structure's memory.
