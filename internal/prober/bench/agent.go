@@ -35,13 +35,15 @@ const (
 type agent struct {
 	seen *sightings
 	// gather makes it gather, and does not wait: the end of each gather is sent to
-	// ended. An agent that gathers at an interval of its own has none, but lasted,
-	// which is how long its last gather took.
+	// ended, or the zero time if it failed. An agent that gathers at an interval of its
+	// own has none, but lasted, which is how long its last gather took.
 	gather func() error
 	ended  chan time.Time
 	lasted func() time.Duration
-	asked  int     // gathers, of which none has been found to have ended
-	cgroup *cgroup // of all its processes
+	// asked and answered are when gathers began and ended, of those that were asked for
+	// by ask.
+	asked, answered []time.Time
+	cgroup          *cgroup // of all its processes
 	// helpers is how many helpers vfsprobe has forked.
 	helpers func() int
 	// quit asks it to stop, and returns its processes.
@@ -164,16 +166,40 @@ func (a *agent) end() error {
 	}
 }
 
-// idle reports whether the gather that was asked for last has ended.
+// ask makes it gather, for took.
+func (a *agent) ask() error {
+	a.asked = append(a.asked, time.Now())
+	if err := a.gather(); err != nil {
+		return fmt.Errorf("asking for a gather: %w", err)
+	}
+	return nil
+}
+
+// idle reports whether all gathers have ended.
 func (a *agent) idle() bool {
 	for {
 		select {
-		case <-a.ended:
-			a.asked--
+		case ended := <-a.ended:
+			a.answered = append(a.answered, ended)
 		default:
-			return a.asked == 0
+			return len(a.answered) == len(a.asked)
 		}
 	}
+}
+
+// took is how long the gather took that began in the hungInterval which began then: 0
+// if there was none, or it has not ended, or failed.
+func (a *agent) took(began time.Time) time.Duration {
+	if a.gather == nil {
+		return a.seen.tookDuring(began)
+	}
+	a.idle()
+	for i, ended := range a.answered {
+		if a.asked[i].Truncate(hungInterval).Equal(began) && !ended.IsZero() {
+			return ended.Sub(a.asked[i])
+		}
+	}
+	return 0
 }
 
 // await waits until something is so.
@@ -192,8 +218,10 @@ type sightings struct {
 	wanted map[string]bool
 	seen   map[string]bool
 	total  int // each counted as often as it was seen
-	// intervals has what was seen in each hungInterval, by when that began.
+	// intervals has what was seen in each hungInterval, by when that began, and took how
+	// long the gather in it took.
 	intervals map[int64]map[string]bool
+	took      map[int64]time.Duration
 }
 
 func newSightings(wanted map[string]bool) *sightings {
@@ -216,6 +244,20 @@ func (s *sightings) add(path string, at time.Time) {
 		s.intervals[began] = make(map[string]bool)
 	}
 	s.intervals[began][path] = true
+}
+
+// gathered notes how long a gather took whose points were made at a time.
+func (s *sightings) gathered(at time.Time, took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.took[at.Truncate(hungInterval).UnixNano()] = took
+}
+
+// tookDuring is what was noted of the interval that began then.
+func (s *sightings) tookDuring(began time.Time) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.took[began.UnixNano()]
 }
 
 // during is how many of the wanted ones were seen in the interval that began then.
@@ -253,7 +295,7 @@ func (s *sightings) want(paths map[string]bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.wanted, s.total = paths, 0
-	s.seen, s.intervals = make(map[string]bool), make(map[int64]map[string]bool)
+	s.seen, s.intervals, s.took = make(map[string]bool), make(map[int64]map[string]bool), make(map[int64]time.Duration)
 }
 
 // vfsprobeLines reads vfsprobe's metrics, whoever passes them on.
@@ -289,12 +331,16 @@ func (l *vfsprobeLines) take(line string) {
 		}
 	case strings.HasPrefix(line, "mountstat_summary"):
 		seconds, err := number(line, "gather_seconds")
+		l.complain(err)
+		at, err := timestamp(line)
+		l.complain(err)
+		took := time.Duration(seconds * float64(time.Second))
+		l.seen.gathered(at, took)
 		l.mu.Lock()
 		l.sums++
-		l.lasted = time.Duration(seconds * float64(time.Second))
+		l.lasted = took
 		l.end()
 		l.mu.Unlock()
-		l.complain(err)
 	case strings.HasPrefix(line, "vfsprobe "), strings.HasPrefix(line, "vfsprobe,"):
 		forked, err := number(line, "helpers_forked")
 		l.mu.Lock()
@@ -416,7 +462,9 @@ func startTelegrafWithDisk(a *agent, dir, telegraf string, mounts []string, inte
 		if err != nil {
 			return // a line that was cut off
 		}
-		last.Store(int64(at.Sub(at.Truncate(interval))))
+		took := at.Sub(at.Truncate(interval))
+		last.Store(int64(took))
+		a.seen.gathered(at, took)
 		a.seen.add(found[1], at)
 	})
 }
@@ -445,7 +493,6 @@ func startNodeExporter(a *agent, dir, program string, others []string, timeout t
 	}
 	size := regexp.MustCompile(`^node_filesystem_size_bytes\{.*mountpoint="([^"]*)"`)
 	scrape := func() error {
-		defer func() { a.ended <- time.Now() }()
 		within, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()
 		request, err := http.NewRequestWithContext(within, http.MethodGet, "http://"+address+"/metrics", nil)
@@ -457,12 +504,13 @@ func startNodeExporter(a *agent, dir, program string, others []string, timeout t
 			return err
 		}
 		defer response.Body.Close()
-		for lines := bufio.NewScanner(response.Body); lines.Scan(); {
+		lines := bufio.NewScanner(response.Body)
+		for lines.Scan() {
 			if found := size.FindStringSubmatch(lines.Text()); found != nil {
 				a.seen.add(found[1], time.Now())
 			}
 		}
-		return nil
+		return lines.Err()
 	}
 	if err := await("node_exporter to listen", func() bool {
 		conn, err := net.Dial("tcp", address)
@@ -474,7 +522,13 @@ func startNodeExporter(a *agent, dir, program string, others []string, timeout t
 		return errors.Join(err, a.end())
 	}
 	a.gather = func() error {
-		go func() { _ = scrape() }() // what it delivers is counted
+		go func() {
+			var ended time.Time
+			if scrape() == nil { // what it delivers is counted
+				ended = time.Now()
+			}
+			a.ended <- ended
+		}()
 		return nil
 	}
 	return nil
@@ -511,7 +565,6 @@ func startShell(a *agent, dir string, mounts []string) error {
 			return err
 		}
 		all = append(all, p)
-		a.asked++
 		go func() {
 			<-p.exited
 			a.ended <- time.Now()

@@ -250,6 +250,9 @@ func (a *agent) gatherAll() (time.Duration, error) {
 	}
 	select {
 	case ended := <-a.ended:
+		if ended.IsZero() {
+			return 0, errors.New("a gather failed")
+		}
 		// The last lines may not have been read yet.
 		return ended.Sub(began), await("the points of all mounts", a.seen.all)
 	case <-time.After(patience):
@@ -287,7 +290,8 @@ func (a *agent) measureIntervals(interval time.Duration) (cpu, wall float64, err
 
 // A standing is how a program got along while mounts hung.
 type standing struct {
-	points        []int // of healthy mounts, by interval
+	points        []int     // of healthy mounts, by interval
+	walls         []float64 // ms, of the gather that began in each interval; 0 where that is not known
 	cpu           float64
 	before, after census
 	stopped       string
@@ -310,13 +314,21 @@ func (c *comparison) compareHung(set *mountSet, hanging int) error {
 		fmt.Println(strings.TrimRight(fmt.Sprintf("%-32s %-*s %9s  %-12s %4s  %s", name, 7*hungIntervals, points, cpu, threads, hang, stopped), " "))
 	}
 	row("", fmt.Sprintf(" points of %d, by interval", healthy), "CPU, ms", "threads", "hang", "stopped")
+	var walls strings.Builder
 	for i, p := range c.programs {
 		s := &standings[i]
 		var points strings.Builder
+		fmt.Fprintf(&walls, "%-32s ", p.name)
 		for round, n := range s.points {
 			fmt.Fprintf(&points, "%7d", n)
-			c.record(len(set.paths), hanging, p.name, round, s.cpu, 0, n, healthy)
+			wall := "-"
+			if s.walls[round] > 0 {
+				wall = fmt.Sprintf("%.2f", s.walls[round]/1000)
+			}
+			fmt.Fprintf(&walls, "%7s", wall)
+			c.record(len(set.paths), hanging, p.name, round, s.cpu, s.walls[round], n, healthy)
 		}
+		walls.WriteByte('\n')
 		stopped := s.stopped
 		if s.left.processes > 0 {
 			stopped += fmt.Sprintf("; left: %d", s.left.processes)
@@ -324,7 +336,7 @@ func (c *comparison) compareHung(set *mountSet, hanging int) error {
 		row(p.name, points.String(), fmt.Sprintf("%.2f", s.cpu), fmt.Sprintf("%d -> %d", s.before.threads, s.after.threads),
 			strconv.Itoa(s.after.hanging), stopped)
 	}
-	fmt.Println()
+	fmt.Printf("Wall time, same gathers           s, by interval\n%s\n", walls.String())
 	return nil
 }
 
@@ -389,8 +401,8 @@ func (c *comparison) standBy(set *mountSet, hanging int, some []int, standings [
 			if a.gather == nil || c.programs[i].oneByOne && !a.idle() {
 				continue
 			}
-			if err := a.gather(); err != nil {
-				return fmt.Errorf("asking for a gather: %w", err)
+			if err := a.ask(); err != nil {
+				return err
 			}
 		}
 		ticks = append(ticks, tick)
@@ -413,6 +425,7 @@ func (c *comparison) standBy(set *mountSet, hanging int, some []int, standings [
 			s := &standings[i]
 			for _, tick := range ticks {
 				s.points = append(s.points, a.seen.during(tick))
+				s.walls = append(s.walls, milliseconds(a.took(tick)))
 			}
 			s.cpu = milliseconds(spent[i]-before[i]) / hungIntervals
 			s.stopped = a.stop()
