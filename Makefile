@@ -102,9 +102,9 @@ lint:
 	$(GO) run ./internal/dashboards/generate -check .
 	$(GO) -C tools/pictures vet ./...
 
-# The detector makes all slow. The end-to-end tests run programs: of them a soak, with a plugin that looks for races.
-# In this build helpers don't share the fork server's memory: what they do there is not
-# looked at.
+# The detector makes all slow. The end-to-end tests run programs: of them a soak, with a
+# plugin that looks for races. In this build helpers don't share the fork server's
+# memory: what they do there is not looked at.
 race:
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
 	VFSPROBE_TEST_TIMEOUT=1s CGO_ENABLED=1 $(GOTEST) -race -timeout 20m $$(CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/... | grep -v /e2e)

@@ -84,7 +84,8 @@
 //
 // Rows and directories are LRU maps of 8192 entries, 6 MiB together: a command that
 // makes many is in use and stays, while seldom ones push one another out. Totals are
-// kept beside them, and are exact but for what is sampled. The per-CPU parts are 1.3 kB for each CPU.
+// kept beside them, and are exact but for what is sampled. The per-CPU parts are 1.3 kB
+// for each CPU.
 //
 // # Walks
 //

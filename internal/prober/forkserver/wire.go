@@ -35,8 +35,8 @@ type RequestHeader struct {
 	// whose request takes more than [MaxShared], and those that become another
 	// user, who must not reach the server by them.
 	Apart uint32
-	// Capabilities that are in effect in the helper while it runs, as a mask of 1<<CAP_…, of those
-	// in [Needed] which the server has.
+	// Capabilities that are in effect in the helper while it runs, as a mask of
+	// 1<<CAP_…, of those in [Needed] which the server has.
 	Capabilities uint64
 	Name         [16]byte // the helper's comm, NUL-terminated
 }

@@ -38,9 +38,9 @@ func replaySize() replayed {
 }
 
 // TestFaultsOfTheDentryCache replays the post-mortem that this input starts from:
-// an agent looks up ever new names, negative dentries grow, and whoever watches the directory then stalls
-// for as long as the kernel takes to go through them. Where FAULTS names a file,
-// it floods more, and writes its table there: "make faults" does so.
+// an agent looks up ever new names, negative dentries grow, and whoever watches the
+// directory then stalls for as long as the kernel takes to go through them. Where FAULTS
+// names a file, it floods more, and writes its table there: "make faults" does so.
 func TestFaultsOfTheDentryCache(t *testing.T) {
 	size := replaySize()
 	part := size.names / 20

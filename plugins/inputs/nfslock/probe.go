@@ -190,8 +190,9 @@ func (n *Nfslock) lock(sb *superblock) *prober.Plan {
 
 // addFlock appends flock on a file that no other host locks: on NFS it takes the
 // whole file, and would meet the other hosts' ranges of the canary. Where there
-// is no such file it is left out, or made if that is wanted. Not by each probe: O_CREAT hangs on a frozen export although the file is there, and
-// takes one of the server's threads.
+// is no such file it is left out, or made if that is wanted. Not by each probe:
+// O_CREAT hangs on a frozen export although the file is there, and takes one of the
+// server's threads.
 func (n *Nfslock) addFlock(p *prober.Plan, root int, sb *superblock) {
 	mode := unix.O_RDWR
 	if sb.canary.createOwn {
