@@ -413,6 +413,7 @@ func TestAPositionIndependentBuildWorks(t *testing.T) {
 	p := start(t, pie, "-test")
 	p.until("^mountstat,", "path=/ ", `result="ok"`)
 	assert.Zero(t, p.exit())
+	assert.NotContains(t, p.stderr.String(), "helpers need all of the plugin's memory")
 }
 
 func TestTestPrintsOneGather(t *testing.T) {
