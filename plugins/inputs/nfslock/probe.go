@@ -277,7 +277,7 @@ func (n *Nfslock) rangeOf(sb *superblock) int64 {
 // helper does it. Without one the host's name has to do.
 func (n *Nfslock) findHost() {
 	const length = 64
-	p := &prober.Plan{Timeout: min(n.timeout/20, 250*time.Millisecond)}
+	p := &prober.Plan{Timeout: min(n.timeout/2, time.Second)} // the fork server may not be there yet
 	p.Below(n.machineID)
 	file := p.Add(prober.Step{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
 		prober.Value(unix.AT_FDCWD), prober.Path(n.machineID), prober.Value(unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK)}})
