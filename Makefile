@@ -111,7 +111,7 @@ race:
 	VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(GOTEST) -timeout 10m -run TestSoak ./internal/testing/e2e
 
 # Every parser, for FUZZTIME each; FUZZTIME="-cpu 600" for ten minutes of CPU time
-# each, which is nine hours of it.
+# each, which is nine and a half hours of it.
 fuzz:
 	tools/fuzz $(FUZZTIME)
 
