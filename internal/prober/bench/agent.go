@@ -15,7 +15,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -36,10 +35,9 @@ type agent struct {
 	seen *sightings
 	// gather makes it gather, and does not wait: the end of each gather is sent to
 	// ended, or the zero time if it failed. An agent that gathers at an interval of its
-	// own has none, but lasted, which is how long its last gather took.
+	// own has none: seen says how long its gathers took.
 	gather func() error
 	ended  chan time.Time
-	lasted func() time.Duration
 	// asked and answered are when gathers began and ended, of those that were asked for
 	// by ask.
 	asked, answered []time.Time
@@ -222,6 +220,7 @@ type sightings struct {
 	// long the gather in it took.
 	intervals map[int64]map[string]bool
 	took      map[int64]time.Duration
+	last      time.Duration // of the last gather
 }
 
 func newSightings(wanted map[string]bool) *sightings {
@@ -251,6 +250,14 @@ func (s *sightings) gathered(at time.Time, took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.took[at.Truncate(hungInterval).UnixNano()] = took
+	s.last = took
+}
+
+// lasted is what was noted of the last gather.
+func (s *sightings) lasted() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
 }
 
 // tookDuring is what was noted of the interval that began then.
@@ -306,7 +313,6 @@ type vfsprobeLines struct {
 	health int // how many lines
 	sums   int
 	forked int // as last told
-	lasted time.Duration
 }
 
 // timestamp is that of a line of line protocol.
@@ -334,11 +340,9 @@ func (l *vfsprobeLines) take(line string) {
 		l.complain(err)
 		at, err := timestamp(line)
 		l.complain(err)
-		took := time.Duration(seconds * float64(time.Second))
-		l.seen.gathered(at, took)
+		l.seen.gathered(at, time.Duration(seconds*float64(time.Second)))
 		l.mu.Lock()
 		l.sums++
-		l.lasted = took
 		l.end()
 		l.mu.Unlock()
 	case strings.HasPrefix(line, "vfsprobe "), strings.HasPrefix(line, "vfsprobe,"):
@@ -364,12 +368,6 @@ func (l *vfsprobeLines) end() {
 	if l.ended != nil && l.sums == l.health {
 		l.ended <- time.Now()
 	}
-}
-
-func (l *vfsprobeLines) duration() time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.lasted
 }
 
 func (l *vfsprobeLines) helpers() int {
@@ -438,7 +436,6 @@ func startTelegrafWithVfsprobe(a *agent, dir, telegraf, vfsprobe, mounts string,
 	}
 	lines := &vfsprobeLines{seen: a.seen}
 	input := fmt.Sprintf("[[inputs.execd]]\ncommand = [%q, \"-config\", %q]\nsignal = \"STDIN\"\ndata_format = \"influx\"\n", vfsprobe, config)
-	a.lasted = lines.duration
 	return startTelegraf(a, dir, telegraf, input, interval, lines.take)
 }
 
@@ -451,8 +448,6 @@ func startTelegrafWithDisk(a *agent, dir, telegraf string, mounts []string, inte
 	input := fmt.Sprintf("[[inputs.disk]]\nmount_points = [%s]\n", strings.Join(quoted, ", "))
 	// All points of a gather are made at its end; it begins when a multiple of the
 	// interval has passed.
-	var last atomic.Int64
-	a.lasted = func() time.Duration { return time.Duration(last.Load()) }
 	return startTelegraf(a, dir, telegraf, input, interval, func(line string) {
 		found := pathTag.FindStringSubmatch(line)
 		if found == nil || !strings.HasPrefix(line, "disk,") {
@@ -462,9 +457,7 @@ func startTelegrafWithDisk(a *agent, dir, telegraf string, mounts []string, inte
 		if err != nil {
 			return // a line that was cut off
 		}
-		took := at.Sub(at.Truncate(interval))
-		last.Store(int64(took))
-		a.seen.gathered(at, took)
+		a.seen.gathered(at, at.Sub(at.Truncate(interval)))
 		a.seen.add(found[1], at)
 	})
 }

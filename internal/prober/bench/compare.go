@@ -279,7 +279,7 @@ func (a *agent) measureIntervals(interval time.Duration) (cpu, wall float64, err
 			a.seen.times()
 			continue
 		}
-		cpu, wall = milliseconds(spent-before), wall+milliseconds(a.lasted())
+		cpu, wall = milliseconds(spent-before), wall+milliseconds(a.seen.lasted())
 	}
 	// Telegraf writes once a second, so the last ones may not have come.
 	if times := a.seen.times(); times < compareIntervals-1 {
