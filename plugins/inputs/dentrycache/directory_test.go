@@ -58,6 +58,15 @@ func tmpfs(t testing.TB) string {
 	return dir
 }
 
+// rescan lets the next Gather look for watches, once a search under way has ended:
+// Gather waits for the first one only.
+func (d *Dentrycache) rescan() {
+	for d.mail.Open(); d.scanning; d.mail.Open() {
+		<-d.mail.Wake()
+	}
+	d.scanDue, d.watches = time.Time{}, nil
+}
+
 func misses(t testing.TB, dir string, count int) {
 	t.Helper()
 	for i := range count {
@@ -72,7 +81,7 @@ func TestAnOrdinaryDirectory(t *testing.T) {
 	misses(t, fs.Dir, 1000)
 	d, log := newInput(t, walking(fs.Dir))
 	for range 2 {
-		d.scanDue = time.Time{}
+		d.rescan()
 		m := at(collect.Gather(t, d), fs.Dir)
 		needWalker(t, d)
 		assert.Equal(t, "ok", text(t, m, "result"))
@@ -102,7 +111,7 @@ func TestAnOrdinaryDirectory(t *testing.T) {
 	require.NoError(t, err)
 	// The name that was cached is removed, and another one found.
 	require.NoError(t, os.Remove(filepath.Join(fs.Dir, "file")))
-	d.scanDue, d.watches = time.Time{}, nil
+	d.rescan()
 	m := at(collect.Gather(t, d), fs.Dir)
 	assert.EqualValues(t, 1, number(m, "watches"))
 	watched, _ := m.GetField("watched")
