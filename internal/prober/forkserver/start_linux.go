@@ -36,31 +36,26 @@ func Start(socket int, trim bool, filter Filter) (pid int, err error) {
 	if len(filter.Program) > MaxInstructions {
 		return 0, fmt.Errorf("a filter of %d instructions: at most %d are possible", len(filter.Program), MaxInstructions)
 	}
-	starting.Lock()
-	defer starting.Unlock()
 	// The signal mask and PR_SET_PDEATHSIG belong to threads. This one does not
 	// end: the Go runtime uses it on.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	if syscall.Gettid() != os.Getpid() {
-		return start(socket, trim, filter)
+	if syscall.Gettid() == os.Getpid() {
+		// In the main thread of a position independent program glibc's dynamic linker
+		// has registered memory of its own for restartable sequences, rseq(2), which
+		// the kernel writes to after a fork, too. While it is held here, others run
+		// elsewhere.
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			pid, err = Start(socket, trim, filter)
+		}()
+		<-done
+		return pid, err
 	}
-	// In the main thread of a position independent program glibc's dynamic linker has
-	// registered memory of its own for restartable sequences, rseq(2), which the
-	// kernel writes to after a fork, too. While it is held here, others run elsewhere.
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		pid, err = start(socket, trim, filter)
-	}()
-	<-done
-	return pid, err
-}
+	starting.Lock()
+	defer starting.Unlock()
 
-// start is [Start], on a thread that it keeps.
-func start(socket int, trim bool, filter Filter) (pid int, err error) {
 	copy(memory.name[:], "vfsprobe-server")
 	copy(memory.null[:], os.DevNull)
 	copy(memory.root[:], "/")
