@@ -185,19 +185,21 @@ func (d *Dentrycache) Hurry() { d.mail.Post(func() { d.hurried = true }) }
 
 // Close ends the attribution. It is not needed where the process ends.
 func (d *Dentrycache) Close() {
-	for d.started && !d.ready {
-		<-d.mail.Wake()
-		d.mail.Open()
-	}
+	d.await(func() bool { return !d.started || d.ready })
 	if d.tracer != nil {
 		d.tracer.Close()
 	}
-	for d.walks > 0 {
-		<-d.mail.Wake()
-		d.mail.Open()
-	}
+	d.await(func() bool { return d.walks == 0 })
 	if d.walker != nil {
 		d.walker.Close()
+	}
+}
+
+// await does what is posted until something is so.
+func (d *Dentrycache) await(so func() bool) {
+	for !so() {
+		<-d.mail.Wake()
+		d.mail.Open()
 	}
 }
 

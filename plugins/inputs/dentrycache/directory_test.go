@@ -61,9 +61,7 @@ func tmpfs(t testing.TB) string {
 // rescan lets the next Gather look for watches, once a search under way has ended:
 // Gather waits for the first one only.
 func (d *Dentrycache) rescan() {
-	for d.mail.Open(); d.scanning; d.mail.Open() {
-		<-d.mail.Wake()
-	}
+	d.await(func() bool { return !d.scanning })
 	d.scanDue, d.watches = time.Time{}, nil
 }
 
