@@ -7,23 +7,24 @@
 package main
 
 import (
-	"bufio"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/image"
-	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/machine"
+	"github.com/vfsprobe/vfsprobe/internal/testing/vm"
+	"github.com/vfsprobe/vfsprobe/internal/testing/vm/agent"
 )
 
 // expectations is what has to work on the kernel of a suite.
-func expectations(suite, arch string) string {
+func expectations(suite, arch string) []string {
 	modes, walk := "fentry,kprobe,enoent", "yes"
 	if suite == "bullseye" { // 5.10
 		walk = "no"
@@ -31,115 +32,118 @@ func expectations(suite, arch string) string {
 	if arch == "arm64" && (suite == "bullseye" || suite == "bookworm") {
 		modes = "kprobe,enoent" // it has trampolines to functions since 6.4
 	}
-	return "VFSPROBE_TEST_MODES=" + modes + " VFSPROBE_TEST_WALK=" + walk + " VFSPROBE_TEST_TIMEOUT=4s"
+	return []string{"VFSPROBE_TEST_MODES=" + modes, "VFSPROBE_TEST_WALK=" + walk, "VFSPROBE_TEST_TIMEOUT=4s"}
 }
 
-const skipped = 77
-
-func main() {
-	suites := flag.String("suites", "bullseye,bookworm,trixie,sid", "Debian suites whose kernels are tried")
-	arch := flag.String("arch", "amd64", "of the machines: amd64 or arm64")
-	targets := flag.String("package", "./internal/dcache/attribution", "whose tests are run, or those that a pattern matches: PACKAGE=PATTERN; several are separated by commas")
-	install := flag.String("install", "coreutils,util-linux", "Debian packages that the tests need, separated by commas")
-	arguments := flag.String("arguments", "-test.v", "of the test program, separated by commas")
-	parameters := flag.String("parameters", "", "more of them for the kernel, as preempt=full")
-	icount := flag.Bool("icount", false, "let a nanosecond be an instruction, so that benchmarks count these")
-	accel := flag.String("accel", "tcg", "of QEMU: tcg or kvm")
-	timeout := flag.Duration("timeout", 8*time.Minute, "for each kernel")
-	verbose := flag.Bool("v", false, "print all that the machines print")
-	flag.Parse()
-
-	var options []string
-	if *icount {
-		options = []string{"-icount", "shift=0"}
-		*parameters += " VFSPROBE_TEST_ROUNDS=3" // they hardly differ
-	}
-	missing := needs(*arch, *accel)
-	if len(missing) > 0 {
-		fmt.Printf("kernels: missing: %s\n", strings.Join(missing, " "))
-		os.Exit(skipped)
-	}
-	var tests []test
-	for target := range strings.SplitSeq(*targets, ",") {
-		one := test{name: fmt.Sprintf("%02d", len(tests))}
-		one.target, one.pattern, _ = strings.Cut(target, "=")
-		tests = append(tests, one)
-	}
-	work, err := os.MkdirTemp("", "kernels-")
-	if err == nil {
-		err = prepare(work, *arch, tests)
-	}
-	if err != nil {
-		fmt.Printf("kernels: %v\n", errors.Join(err, os.RemoveAll(work)))
-		os.Exit(1)
-	}
-	tree := ""
-	if *install != "" {
-		if tree, err = programs(*arch, *install); err != nil {
-			fmt.Printf("SKIP all: %v\n", errors.Join(err, os.RemoveAll(work)))
-			os.Exit(skipped)
-		}
-	}
-	failed, passed := 0, 0
-	for suite := range strings.SplitSeq(*suites, ",") {
-		k, err := debian(suite, *arch)
-		if err != nil {
-			fmt.Printf("SKIP %s: %v\n", suite, err)
-			continue
-		}
-		line := expectations(suite, *arch) + " TEST_ARGUMENTS=" + *arguments
-		for _, one := range tests {
-			if one.pattern != "" {
-				line += " TEST_RUN_" + one.name + "=" + one.pattern
-			}
-		}
-		start := time.Now()
-		version := filepath.Base(k.modules)
-		out, err := boot(k, work, tree, *arch, *accel, line+" "+*parameters, options, *timeout, *verbose)
-		if err != nil {
-			failed++
-			fmt.Printf("FAIL %s %s after %.0f s: %v\n%s", suite, version, time.Since(start).Seconds(), err, out)
-			continue
-		}
-		passed++
-		fmt.Printf("PASS %s %s in %.0f s\n", suite, version, time.Since(start).Seconds())
-	}
-	_ = os.RemoveAll(work)
-	switch {
-	case failed > 0:
-		os.Exit(1)
-	case passed == 0:
-		os.Exit(skipped)
-	}
-}
-
-func needs(arch, accel string) []string {
-	missing, _ := machine.QEMU(arch, accel, "", "").Missing()
-	for _, command := range []string{"apt-get", "dpkg-deb", "/usr/sbin/depmod", "mkfs.ext4", "xz", "go"} {
-		if _, err := exec.LookPath(command); err != nil {
-			missing = append(missing, command)
-		}
-	}
-	return missing
+type options struct {
+	suites     []string
+	arch       string
+	tests      []test
+	packages   []string // of Debian
+	arguments  []string // of the test programs
+	parameters []string // of the kernel
+	icount     bool
+	accel      string
+	timeout    time.Duration
+	verbose    bool
 }
 
 // A test program is that of a package.
 type test struct{ name, target, pattern string }
 
+func parse() options {
+	var o options
+	suites := flag.String("suites", "bullseye,bookworm,trixie,sid", "Debian suites whose kernels are tried")
+	flag.StringVar(&o.arch, "arch", "amd64", "of the machines: amd64 or arm64")
+	targets := flag.String("package", "./internal/dcache/attribution", "whose tests are run, or those that a pattern matches: PACKAGE=PATTERN; several are separated by commas")
+	install := flag.String("install", "coreutils,util-linux", "Debian packages that the tests need, separated by commas")
+	arguments := flag.String("arguments", "-test.v", "of the test program, separated by commas")
+	parameters := flag.String("parameters", "", "more of them for the kernel, as preempt=full")
+	flag.BoolVar(&o.icount, "icount", false, "let a nanosecond be an instruction, so that benchmarks count these")
+	flag.StringVar(&o.accel, "accel", "tcg", "of QEMU: tcg or kvm")
+	flag.DurationVar(&o.timeout, "timeout", 8*time.Minute, "for each kernel")
+	flag.BoolVar(&o.verbose, "v", false, "print all that the machines print")
+	flag.Parse()
+
+	o.suites, o.packages, o.arguments, o.parameters = split(*suites), split(*install), split(*arguments), strings.Fields(*parameters)
+	for i, target := range split(*targets) {
+		one := test{name: fmt.Sprintf("%02d", i)}
+		one.target, one.pattern, _ = strings.Cut(target, "=")
+		o.tests = append(o.tests, one)
+	}
+	return o
+}
+
+func split(list string) []string {
+	if list == "" {
+		return nil
+	}
+	return strings.Split(list, ",")
+}
+
+func main() { os.Exit(run(parse())) }
+
+func run(o options) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := vm.Need("e2fsprogs:mkfs.ext4", "golang-go:go"); err != nil {
+		fmt.Printf("kernels: %v\n", err)
+		return vm.ExitSkipped
+	}
+	work, err := os.MkdirTemp("", "kernels-")
+	if err != nil {
+		fmt.Printf("kernels: %v\n", err)
+		return 1
+	}
+	defer os.RemoveAll(work)
+	if err := prepare(ctx, work, o); err != nil {
+		fmt.Printf("kernels: %v\n", err)
+		return 1
+	}
+	failed, passed := 0, 0
+	for _, suite := range o.suites {
+		start := time.Now()
+		version, err := testKernel(ctx, o, work, suite)
+		switch {
+		case errors.As(err, new(skip)):
+			fmt.Printf("SKIP %s: %v\n", suite, err)
+		case err != nil:
+			failed++
+			fmt.Printf("FAIL %s %s after %.0f s: %v\n", suite, version, time.Since(start).Seconds(), err)
+		default:
+			passed++
+			fmt.Printf("PASS %s %s in %.0f s\n", suite, version, time.Since(start).Seconds())
+		}
+	}
+	switch {
+	case failed > 0:
+		return 1
+	case passed == 0:
+		return vm.ExitSkipped
+	}
+	return 0
+}
+
+// Where the machines have what prepare makes, as the guest knows.
+const (
+	testsDir = "opt/tests"
+	binary   = "opt/vfsprobe"
+)
+
 // prepare makes what all machines are given.
-func prepare(work, arch string, tests []test) error {
+func prepare(ctx context.Context, work string, o options) error {
 	steps := [][]string{
 		{"go", "build", "-trimpath", "-ldflags=-s -w", "-o", work + "/init", "./internal/testing/kernels/guest"},
-		{"go", "build", "-trimpath", "-buildmode=exe", "-ldflags=-s -w", "-o", work + "/opt/vfsprobe", "./cmd/vfsprobe"},
+		{"go", "build", "-trimpath", "-buildmode=exe", "-ldflags=-s -w", "-o", filepath.Join(work, binary), "./cmd/vfsprobe"},
 		{"truncate", "-s", "64M", work + "/ext4.img"},
-		{"mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", work + "/ext4.img"},
+		{"/sbin/mkfs.ext4", "-q", "-E", "lazy_itable_init=0,lazy_journal_init=0", work + "/ext4.img"},
 	}
-	for _, one := range tests {
-		steps = append(steps, []string{"go", "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", work + "/opt/tests/" + one.name, one.target})
+	for _, one := range o.tests {
+		steps = append(steps, []string{"go", "test", "-c", "-trimpath", "-ldflags=-s -w", "-o", filepath.Join(work, testsDir, one.name), one.target})
 	}
 	for _, step := range steps {
-		c := exec.Command(step[0], step[1:]...)
-		c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+arch)
+		c := exec.CommandContext(ctx, step[0], step[1:]...)
+		c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH="+o.arch)
 		if out, err := c.CombinedOutput(); err != nil {
 			return fmt.Errorf("%s: %w\n%s", strings.Join(step, " "), err, out)
 		}
@@ -147,50 +151,70 @@ func prepare(work, arch string, tests []test) error {
 	return nil
 }
 
-// boot runs the tests in one machine and returns what they printed.
-func boot(k *kernel, work, programs, arch, accel, parameters string, options []string, timeout time.Duration, verbose bool) (string, error) {
-	initrd := filepath.Join(work, "initrd")
-	trees := []image.Program{{From: work + "/opt", Name: "opt"}}
-	if programs != "" {
-		trees = append(trees, image.Program{From: programs, Name: "programs"})
+// config is the machine of a suite's kernel. Its programs are of a suite whose programs
+// run on all kernels, and which needs no links into usr.
+func (o options) config(work, suite string) vm.Config {
+	var qemuOptions []string
+	if o.icount {
+		qemuOptions = []string{"-icount", "shift=0"}
 	}
-	err := image.Bare(initrd, k.modules, []string{"crc32c_generic", "loop", "ext4", "fuse"}, []image.Program{
-		{From: work + "/init", Name: "init"}, {From: work + "/ext4.img", Name: "ext4.img"},
-	}, trees)
+	c := vm.Config{
+		Emulator: vm.QEMU(o.arch, o.accel, suite, qemuOptions...),
+		Base: vm.Debian{Suite: "bookworm", Packages: append([]string{"kmod"}, o.packages...), Extract: true, Under: "programs",
+			Omit: []string{"etc", "run", "tmp", "usr/share", "var"}},
+		Modules:    []string{"crc32c_generic", "loop", "ext4", "fuse"},
+		Init:       vm.Program(work + "/init"),
+		Files:      []vm.File{{From: work + "/ext4.img", Name: "ext4.img"}, {From: work + "/opt", Name: "opt"}},
+		Parameters: o.parameters,
+	}
+	if o.verbose {
+		c.Console = os.Stdout
+	}
+	return c
+}
+
+// A skip is why a kernel was not tried. One that does not boot has failed.
+type skip struct{ error }
+
+// testKernel boots the kernel of a suite and runs the tests there.
+func testKernel(ctx context.Context, o options, work, suite string) (version string, err error) {
+	image, err := vm.Build(ctx, o.config(work, suite))
+	if errors.As(err, new(vm.Unavailable)) {
+		return "", skip{err}
+	}
 	if err != nil {
 		return "", err
 	}
-	reader, writer := io.Pipe()
-	var output strings.Builder
-	verdict := make(chan error, 1)
-	go func() {
-		err := errors.New("the machine ended without a verdict")
-		scanner := bufio.NewScanner(reader)
-		for scanner.Scan() {
-			line := strings.TrimRight(scanner.Text(), "\r")
-			if verbose {
-				fmt.Println(line)
-			}
-			output.WriteString(line + "\n")
-			if text, found := strings.CutPrefix(line, "guest: "); found {
-				err = nil
-				if text != "passed" {
-					err = errors.New(text)
-				}
-			}
+	defer image.Remove()
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	m, err := image.Boot(ctx)
+	if err != nil {
+		return image.KernelVersion(), err
+	}
+	for _, one := range o.tests {
+		if err = o.runTest(ctx, m, one, suite); err != nil {
+			break
 		}
-		verdict <- err
-	}()
-	m, err := machine.QEMU(arch, accel, k.image, parameters, options...).Boot(initrd, writer)
+	}
+	return image.KernelVersion(), errors.Join(err, m.Close())
+}
+
+func (o options) runTest(ctx context.Context, m *vm.Machine, one test, suite string) error {
+	command := agent.Command{Args: append([]string{"/" + filepath.Join(testsDir, one.name)}, o.arguments...),
+		Env: append(expectations(suite, o.arch), "VFSPROBE_TEST_EXT4=/", "VFSPROBE_TEST_BINARY=/"+binary)}
+	if one.pattern != "" {
+		command.Args = append(command.Args, "-test.run="+one.pattern)
+	}
+	if o.icount {
+		command.Env = append(command.Env, "VFSPROBE_TEST_ROUNDS=3") // they hardly differ
+	}
+	result, err := m.Run(ctx, command)
+	if err == nil {
+		err = result.Err()
+	}
 	if err != nil {
-		return "", err
+		return fmt.Errorf("the tests of %s: %w", one.target, err)
 	}
-	select {
-	case <-m.Exited:
-	case <-time.After(timeout):
-		err = fmt.Errorf("not ready after %v", timeout)
-	}
-	err = errors.Join(err, m.Close())
-	writer.Close()
-	return output.String(), errors.Join(err, <-verdict)
+	return nil
 }

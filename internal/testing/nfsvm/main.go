@@ -6,11 +6,9 @@ package main
 
 import (
 	"context"
-	"debug/elf"
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -21,19 +19,20 @@ import (
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/guest"
-	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/image"
-	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/machine"
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/report"
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/scenarios"
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/vm"
 )
 
-// Exit codes. Skipped is the one that test drivers such as automake's know.
+// Exit codes, beside vm.ExitSkipped.
 const (
-	exitFailed  = 1
-	exitUsage   = 2
-	exitSkipped = 77
+	exitFailed = 1
+	exitUsage  = 2
 )
+
+// suite is the Debian that the machines run.
+const suite = "bookworm"
 
 func main() {
 	guest.Main()
@@ -41,12 +40,12 @@ func main() {
 }
 
 type options struct {
-	kind    machine.Kind
-	names   []string
-	vms     int
-	table   string
-	record  string
-	verbose bool
+	emulator vm.Emulator
+	names    []string
+	vms      int
+	table    string
+	record   string
+	verbose  bool
 }
 
 func parse() (options, error) {
@@ -61,11 +60,10 @@ func parse() (options, error) {
 	if err := flags.Parse(os.Args[1:]); err != nil {
 		return o, err
 	}
-	i := slices.IndexFunc(machine.Kinds(), func(k machine.Kind) bool { return k.Name == *accel })
-	if i < 0 {
-		return o, fmt.Errorf("unknown -accel %q", *accel)
+	var err error
+	if o.emulator, err = vm.EmulatorByName(*accel, suite); err != nil {
+		return o, fmt.Errorf("-accel: %w", err)
 	}
-	o.kind = machine.Kinds()[i]
 	pattern, err := regexp.Compile(*only)
 	if err != nil {
 		return o, err
@@ -94,7 +92,7 @@ const maxAgain = 3
 // runAgain runs the few scenarios that have failed once more, one machine at a
 // time, and replaces their results. On a busy host a machine can miss the ten
 // seconds of a grace period, or be too slow to end its helpers.
-func runAgain(ctx context.Context, o options, initrd string, results []*report.Result) (int, error) {
+func runAgain(ctx context.Context, o options, image *vm.Image, results []*report.Result) (int, error) {
 	var failed []string
 	for _, r := range results {
 		if r.Count().Failed > 0 {
@@ -106,7 +104,7 @@ func runAgain(ctx context.Context, o options, initrd string, results []*report.R
 	}
 	fmt.Println("\nonce more:", strings.Join(failed, ", "))
 	o.names, o.vms = failed, 1
-	second, err := runAll(ctx, o, initrd, print)
+	second, err := runAll(ctx, o, image, print)
 	for _, r := range second {
 		i := slices.IndexFunc(results, func(first *report.Result) bool { return first.Scenario == r.Scenario })
 		results[i] = r
@@ -126,22 +124,22 @@ func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	began := time.Now()
-	initrd, err := prepare(ctx, o)
+	image, err := prepare(ctx, o)
 	if err != nil {
 		return withoutMachine(o, err)
 	}
-	defer os.RemoveAll(filepath.Dir(initrd))
+	defer image.Remove()
 
 	fmt.Println(heading())
 	var counts report.Counts
 	var skipped int
-	results, err := runAll(ctx, o, initrd, print)
+	results, err := runAll(ctx, o, image, print)
 	if err != nil && len(results) == 0 {
 		return withoutMachine(o, err)
 	}
 	again := 0
 	if err == nil {
-		again, err = runAgain(ctx, o, initrd, results)
+		again, err = runAgain(ctx, o, image, results)
 	}
 	for _, r := range results {
 		c := r.Count()
@@ -180,7 +178,7 @@ func run() int {
 	case counts.Failed > 0:
 		return exitFailed
 	case skipped > 0:
-		return exitSkipped
+		return vm.ExitSkipped
 	}
 	return 0
 }
@@ -199,101 +197,54 @@ func record(dir string, results []*report.Result) error {
 	return nil
 }
 
-// An unavailable machine can't be had here: something is missing that is not
-// part of the project.
-type unavailable struct{ error }
-
-func (u unavailable) Unwrap() error { return u.error }
-
 // withoutMachine names the scenarios that were not run, and why.
 func withoutMachine(o options, err error) int {
 	for _, name := range o.names {
 		fmt.Println("SKIP ", name)
 	}
-	if errors.As(err, new(unavailable)) {
+	if errors.As(err, new(vm.Unavailable)) {
 		fmt.Printf("\nskipped, since %v\n0 passed, 0 failed, %d skipped\n", err, len(o.names))
-		return exitSkipped
+		return vm.ExitSkipped
 	}
 	fmt.Printf("\n%v\n0 passed, 1 failed, %d skipped\n", err, len(o.names))
 	return exitFailed
 }
 
 // prepare builds what the machines start from.
-func prepare(ctx context.Context, o options) (initrd string, err error) {
-	if missing, packages := o.kind.Missing(); len(missing) > 0 {
-		return "", unavailable{fmt.Errorf("of what it needs, these are missing: %s; get them, as root, with: apt-get install %s",
-			strings.Join(missing, ", "), strings.Join(packages, " "))}
+func prepare(ctx context.Context, o options) (*vm.Image, error) {
+	if err := o.emulator.Available(); err != nil {
+		return nil, err
 	}
 	own, err := os.Executable()
 	if err != nil {
-		return "", err
-	}
-	if err := static(own); err != nil {
-		return "", err
-	}
-	began := time.Now()
-	base, err := image.Base(ctx, func() {
-		fmt.Println("building the root file system, once")
-	})
-	if err != nil {
-		why := "it needs a Debian mirror"
-		if os.Getuid() != 0 {
-			why = "it needs root, once, and a Debian mirror"
-		}
-		return "", unavailable{fmt.Errorf("the root file system can't be built (%s): %w", why, err)}
-	}
-	if took := time.Since(began); took > time.Second {
-		fmt.Printf("root file system built in %v\n", took.Round(time.Second))
-	}
-	modules, err := o.kind.Modules()
-	if err != nil {
-		return "", unavailable{err}
+		return nil, fmt.Errorf("looking for this program: %w", err)
 	}
 	vfsprobe, err := programs.Vfsprobe()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	telegraf, err := programs.Telegraf()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	tests, testdata, err := programs.EndToEndTests()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	dir, err := os.MkdirTemp("", "nfsvm-")
-	if err != nil {
-		return "", err
+	config := vm.Config{
+		Emulator: o.emulator,
+		Base: vm.Debian{Suite: suite, Packages: []string{"nfs-kernel-server", "nfs-common", "rpcbind", "kmod", "iproute2", "iptables",
+			"util-linux", "e2fsprogs", "busybox-static", "procps"}},
+		// The kernel's parts that may be modules.
+		Modules: []string{"lockd", "nfs", "nfsv3", "nfsv4", "nfsd", "veth", "brd", "ext4", "fuse", "crc32c_generic",
+			"ip_tables", "iptable_filter", "ipt_REJECT", "xt_tcpudp"},
+		Init: vm.Program(own),
+		Files: []vm.File{{From: vfsprobe, Name: "opt/vfsprobe"}, {From: telegraf, Name: "opt/telegraf"},
+			{From: tests, Name: "opt/e2e.test"}, {From: testdata, Name: "opt/testdata/vfsprobe.toml"}},
+		Logf: func(format string, args ...any) { fmt.Printf("      "+format+"\n", args...) },
 	}
-	initrd = filepath.Join(dir, "initrd")
-	err = image.Compose(initrd, base, modules, []image.Program{
-		{From: own, Name: "init"}, {From: vfsprobe, Name: "opt/vfsprobe"}, {From: telegraf, Name: "opt/telegraf"},
-		{From: tests, Name: "opt/e2e.test"}, {From: testdata, Name: "opt/testdata/vfsprobe.toml"}})
-	if err != nil {
-		return "", errors.Join(err, os.RemoveAll(dir))
+	if o.verbose {
+		config.Console = os.Stderr
 	}
-	return initrd, nil
-}
-
-// static fails for a program that needs a loader, which the machine's init
-// can't count on.
-func static(binary string) error {
-	file, err := elf.Open(binary)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	for _, p := range file.Progs {
-		if p.Type == elf.PT_INTERP {
-			return errors.New("this program is not static: build it with CGO_ENABLED=0")
-		}
-	}
-	return nil
-}
-
-func console(verbose bool, tail *lastBytes) io.Writer {
-	if verbose {
-		return io.MultiWriter(os.Stderr, tail)
-	}
-	return tail
+	return vm.Build(ctx, config)
 }

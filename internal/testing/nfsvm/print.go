@@ -3,7 +3,6 @@ package main
 import (
 	"fmt"
 	"strings"
-	"sync"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/report"
 )
@@ -63,30 +62,4 @@ func seconds(s float64) string {
 		return "-"
 	}
 	return fmt.Sprintf("%.1f", s)
-}
-
-// lastBytes keeps the end of what is written to it.
-type lastBytes struct {
-	mu sync.Mutex
-	b  []byte
-}
-
-func (l *lastBytes) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.b = append(l.b, p...)
-	if over := len(l.b) - 8192; over > 0 {
-		l.b = l.b[over:]
-	}
-	return len(p), nil
-}
-
-func (l *lastBytes) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return string(l.b)
-}
-
-func (l *lastBytes) lines() []string {
-	return strings.Split(strings.TrimSpace(strings.ReplaceAll(l.String(), "\r", "")), "\n")
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/vm/agent"
 )
 
 // A host is a set of network, mount and UTS namespaces: lockd, statd and NFS
@@ -85,9 +87,11 @@ func beHost(name, hosts string) error {
 // prepareNFS makes the directories the NFS programs keep their state in, and
 // /etc/hosts: statd looks names up, and would wait for a DNS server.
 func prepareNFS(hosts string) error {
-	if err := mountAll([]mountpoint{
-		{"tmpfs", "/run", "tmpfs"}, {"tmpfs", "/var/lib/nfs", "tmpfs"}, {"rpc_pipefs", "/run/rpc_pipefs", "rpc_pipefs"},
-	}); err != nil {
+	if err := agent.Mount(
+		agent.Mountpoint{Source: "tmpfs", Target: "/run", Type: "tmpfs"},
+		agent.Mountpoint{Source: "tmpfs", Target: "/var/lib/nfs", Type: "tmpfs"},
+		agent.Mountpoint{Source: "rpc_pipefs", Target: "/run/rpc_pipefs", Type: "rpc_pipefs"},
+	); err != nil {
 		return err
 	}
 	for _, dir := range []string{"sm", "sm.bak", "v4recovery", "nfsdcltrack"} {

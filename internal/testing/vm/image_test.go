@@ -1,4 +1,4 @@
-package image
+package vm
 
 import (
 	"bytes"
@@ -11,11 +11,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestClosure(t *testing.T) {
+func TestModuleFiles(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "modules.dep"), []byte(
 		"kernel/fs/nfs.ko: kernel/net/sunrpc.ko kernel/fs/lockd.ko\nkernel/fs/lockd.ko.xz: kernel/net/sunrpc.ko\nkernel/net/sunrpc.ko:\nkernel/other.ko:\n"), 0o644))
-	files, err := closure(dir, []string{"lockd", "nfs", "builtin"})
+	files, err := moduleFiles(dir, []string{"lockd", "nfs", "builtin"})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"kernel/fs/lockd.ko.xz", "kernel/net/sunrpc.ko", "kernel/fs/nfs.ko", "kernel/fs/lockd.ko", "modules.dep"}, files)
 }
@@ -34,9 +34,9 @@ func TestArchive(t *testing.T) {
 
 	var b bytes.Buffer
 	a := newArchive(&b)
-	require.NoError(t, a.tree("", root, []string{"left"}))
+	require.NoError(t, a.tree("", root, []string{"le*"}))
 	require.NoError(t, a.tree("srv/tree", filepath.Join(root, "etc"), nil))
-	require.NoError(t, a.file("opt/deep/copy", filepath.Join(root, "etc/odd"), 0o755))
+	require.NoError(t, a.add(File{filepath.Join(root, "etc/odd"), "opt/deep/copy"}))
 	require.NoError(t, a.end())
 
 	to := t.TempDir()
@@ -53,5 +53,5 @@ func TestArchive(t *testing.T) {
 	assert.NoDirExists(t, filepath.Join(to, "left"))
 	info, err := os.Stat(filepath.Join(to, "opt/deep/copy"))
 	require.NoError(t, err)
-	assert.Equal(t, os.FileMode(0o755), info.Mode().Perm())
+	assert.Equal(t, os.FileMode(0o640), info.Mode().Perm())
 }

@@ -1,30 +1,42 @@
-// Package image makes the initial RAM disk of the virtual machine: a small
-// Debian with the NFS programs, built once, and per run the kernel's modules
-// and the programs under test behind it. The kernel unpacks archives that
-// follow one another over each other (Documentation/driver-api/early-userspace).
-package image
+package vm
 
 import (
+	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
 
-// archive writes the "newc" format of cpio(5).
+// archive writes the "newc" format of cpio(5). The kernel unpacks archives that follow
+// one another over each other (Documentation/driver-api/early-userspace).
 type archive struct {
 	w     io.Writer
 	inode int
-	dirs  map[string]bool
+	dirs  map[string]bool // those that are in it
 }
 
 func newArchive(w io.Writer) *archive {
 	return &archive{w: w, dirs: map[string]bool{".": true, "/": true}}
+}
+
+// writeArchive writes an archive into a file.
+func writeArchive(file string, fill func(*archive) error) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	w := bufio.NewWriterSize(f, 1<<20)
+	a := newArchive(w)
+	if err := errors.Join(fill(a), a.end(), w.Flush(), f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", file, err)
+	}
+	return nil
 }
 
 func (a *archive) entry(name string, mode uint32, uid, gid int, size int64, content io.Reader) error {
@@ -58,25 +70,28 @@ func (a *archive) parents(name string) error {
 	return a.entry(dir, unix.S_IFDIR|0o755, 0, 0, 0, nil)
 }
 
-// file adds a copy of a file under another name.
-func (a *archive) file(name, from string, mode uint32) error {
-	if err := a.parents(name); err != nil {
+// add adds a file, or a directory with all that is in it, under another name.
+func (a *archive) add(f File) error {
+	info, err := os.Stat(f.From)
+	switch {
+	case err != nil:
+		return err
+	case info.IsDir():
+		return a.tree(f.Name, f.From, nil)
+	}
+	if err := a.parents(f.Name); err != nil {
 		return err
 	}
-	file, err := os.Open(from)
+	file, err := os.Open(f.From)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	info, err := file.Stat()
-	if err != nil {
-		return err
-	}
-	return a.entry(name, unix.S_IFREG|mode, 0, 0, info.Size(), file)
+	return a.entry(f.Name, unix.S_IFREG|uint32(info.Mode().Perm()), 0, 0, info.Size(), file)
 }
 
-// tree adds what is in a directory, under another, but for the paths left out.
-func (a *archive) tree(under, root string, leftOut []string) error {
+// tree adds what is in a directory, under another, but for paths that match a pattern.
+func (a *archive) tree(under, root string, omit []string) error {
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -85,8 +100,11 @@ func (a *archive) tree(under, root string, leftOut []string) error {
 		if err != nil || name == "." {
 			return err
 		}
-		if slices.Contains(leftOut, name) {
-			return fs.SkipDir
+		if matches(omit, name) {
+			if d.IsDir() {
+				return fs.SkipDir
+			}
+			return nil
 		}
 		name = filepath.Join(under, name)
 		if err := a.parents(name); err != nil {
@@ -117,6 +135,15 @@ func (a *archive) tree(under, root string, leftOut []string) error {
 		}
 		return nil // devices: devtmpfs has them
 	})
+}
+
+func matches(patterns []string, name string) bool {
+	for _, pattern := range patterns {
+		if ok, _ := filepath.Match(pattern, name); ok {
+			return true
+		}
+	}
+	return false
 }
 
 func (a *archive) end() error { return a.entry("TRAILER!!!", 0, 0, 0, 0, nil) }
