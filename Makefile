@@ -2,7 +2,7 @@
 
 GO       ?= go
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
-LDFLAGS  := -s -w -X main.version=$(VERSION)
+LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
 FUZZTIME ?= 5s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
@@ -62,13 +62,13 @@ test-nfs: bin/nfsvm
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
 	@$(NFSVM); code=$$?; [ $$code != 77 ] || { echo 'test-nfs: SKIPPED'; code=$(SKIPPED); }; exit $$code
 
-bin/nfsvm: $(SOURCES) $(shell find internal/testing/nfsvm -name '*.scenario' -o -name '*.c')
+bin/nfsvm: $(SOURCES) $(shell find internal/testing/nfsvm internal/testing/vm -name '*.scenario' -o -name '*.c')
 	CGO_ENABLED=0 $(GO) build -o $@ ./internal/testing/nfsvm
 
 # The BPF programs on the kernels of Debian's suites, under QEMU.
 SUITES ?= bullseye,bookworm,trixie,sid
 KERNEL_TESTS := ./internal/dcache/attribution,./plugins/inputs/dentrycache=TestBinary
-KERNEL_NEEDS := mmdebstrap kmod:depmod xz-utils:xz e2fsprogs:mkfs.ext4
+KERNEL_NEEDS := mmdebstrap kmod:depmod e2fsprogs:mkfs.ext4
 
 test-kernels: bin/kernels
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64

@@ -74,13 +74,14 @@ func check(arguments []string) int {
 	// What the prober has to warn of shows in the results.
 	p := prober.New(prober.Options{MaxStuck: *maxStuck})
 	defer p.Close()
-	selected, err := selectInputs(*file)
+	h := newHost(p)
+	selected, err := selectInputs(h, *file)
 	if err != nil {
 		return complain(err)
 	}
 	signal.Ignore(syscall.SIGPIPE)
 	progress := checkup.Show(os.Stderr, "checking", *timeout)
-	report, err := checkup.Run(checkup.Options{Inputs: selected, Prober: p, Timeout: *timeout, Arrived: func(rows int) {
+	report, err := checkup.Run(checkup.Options{Inputs: selected, Host: h, Timeout: *timeout, Arrived: func(rows int) {
 		progress.Update(fmt.Sprintf("checking: %d have answered", rows))
 	}})
 	progress.Stop()

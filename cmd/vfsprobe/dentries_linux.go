@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/plugins/inputs/dentrycache"
 )
@@ -54,14 +55,16 @@ func showDentries(arguments []string) int {
 		own.Errorf("-interval %v: it must be more than 0", *interval)
 		return exitUsage
 	}
-	input, err := dentriesInput(*file)
+	p := prober.New(prober.Options{Warnf: own.Warnf})
+	defer p.Close()
+	h := newHost(p)
+	h.SetLog(own)
+	input, err := dentriesInput(h, *file)
 	if err != nil {
 		logLines(own.Error, err)
 		return exitFailure
 	}
-	p := prober.New(prober.Options{Warnf: own.Warnf})
-	defer p.Close()
-	input.UseProber(p)
+	input.UseHost(h)
 	input.Log = lines.Named("inputs.dentrycache")
 	if err := input.Init(); err != nil {
 		logLines(own.Error, err)
@@ -77,8 +80,8 @@ func showDentries(arguments []string) int {
 }
 
 // dentriesInput is the input as the file has it.
-func dentriesInput(file string) (*dentrycache.Dentrycache, error) {
-	selected, err := selectInputs(file)
+func dentriesInput(h *host.Host, file string) (*dentrycache.Dentrycache, error) {
+	selected, err := selectInputs(h, file)
 	if err != nil {
 		return nil, err
 	}

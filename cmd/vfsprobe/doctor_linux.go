@@ -13,10 +13,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/influxdata/telegraf/plugins/inputs"
-
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
-	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/doctor"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
@@ -118,12 +115,13 @@ func leavable(arguments []string) int {
 
 // checkConfig reads a configuration as the plugin does at its start.
 func checkConfig(file string) error {
-	selected, err := config.Load(file, inputs.Inputs)
+	p := prober.New(prober.Options{})
+	defer p.Close()
+	h := newHost(p)
+	selected, err := selectInputs(h, file)
 	if err != nil {
 		return err
 	}
-	p := prober.New(prober.Options{})
-	defer p.Close()
-	_, err = execd.New(execd.Options{Inputs: selected, Prober: p, Log: execd.NewLog(io.Discard), Stdout: io.Discard})
+	_, err = execd.New(execd.Options{Inputs: selected, Host: h, Log: execd.NewLog(io.Discard), Stdout: io.Discard})
 	return err
 }

@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -24,8 +25,10 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/schema"
+	_ "github.com/vfsprobe/vfsprobe/internal/startup"
 	"github.com/vfsprobe/vfsprobe/internal/threads"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/dentrycache"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/mountstat"
@@ -120,12 +123,13 @@ func run(arguments []string) int {
 	p := prober.New(prober.Options{MaxStuck: *maxStuck, Warnf: own.Warnf})
 	defer p.Close()
 
-	selected, err := selectInputs(*file)
+	h := newHost(p)
+	selected, err := selectInputs(h, *file)
 	if err != nil {
 		logLines(own.Error, err)
 		return exitFailure
 	}
-	runner, err := execd.New(execd.Options{Inputs: selected, Prober: p, Log: lines, Stdout: os.Stdout})
+	runner, err := execd.New(execd.Options{Inputs: selected, Host: h, Log: lines, Stdout: os.Stdout})
 	if err != nil {
 		if *file != "" {
 			err = fmt.Errorf("%s: %w", *file, err)
@@ -160,12 +164,38 @@ func newLog() *execd.Log {
 	return lines
 }
 
-// selectInputs reads the file; without one, all inputs run with their defaults.
-func selectInputs(file string) ([]config.Input, error) {
+// newHost makes the Host that all inputs share.
+func newHost(p *prober.Prober) *host.Host {
+	return host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p})
+}
+
+const (
+	// configTimeout is how long the file system of the configuration may take.
+	configTimeout = 10 * time.Second
+	// maxConfig bounds the configuration, in bytes.
+	maxConfig = 16 << 20
+)
+
+// selectInputs reads the file; without one, all inputs run with their defaults. A
+// helper reads it, which can be given up.
+func selectInputs(h *host.Host, file string) ([]config.Input, error) {
 	if file == "" {
 		return config.Defaults(inputs.Inputs), nil
 	}
-	return config.Load(file, inputs.Inputs)
+	name := file
+	if !filepath.IsAbs(name) { // helpers work in another directory
+		var directory [unix.PathMax]byte
+		n, err := unix.Getcwd(directory[:]) // os.Getwd would look at the directory itself
+		if err != nil {
+			return nil, fmt.Errorf("finding the working directory, for %s: %w", file, err)
+		}
+		name = filepath.Join(string(directory[:n-1]), name)
+	}
+	content, err := h.ReadFile(name, maxConfig, configTimeout)
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	return config.Parse(file, content, os.LookupEnv, inputs.Inputs)
 }
 
 // maxWaiting is more than the threads that wait in system calls at a time, beside those

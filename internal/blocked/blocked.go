@@ -1,11 +1,12 @@
 // Package blocked finds the tasks that wait uninterruptibly: since when, where
 // in the kernel, and what they have open.
 //
-// It reads stat, comm, status, wchan, fdinfo and the links ns/mnt, cwd and fd of
-// other processes only. These take no lock that a stuck process holds, unlike
-// cmdline, environ and maps, which wait for its memory. Of fdinfo, that of
-// files with a path outside of /dev only: an epoll instance, for one, is locked
-// while a FUSE server is asked about a file in it.
+// A [Scanner] reads stat, comm, status and wchan of other processes only. These take no
+// lock that a stuck process holds, unlike cmdline, environ and maps, which wait for its
+// memory. What a task has open, its working directory and its stack are looked at by
+// helper processes, since that can wait for a file system. Of fdinfo, that of files with
+// a path outside of /dev only: an epoll instance, for one, is locked while a FUSE server
+// is asked about a file in it.
 package blocked
 
 import (
@@ -14,8 +15,6 @@ import (
 	"fmt"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,13 +32,10 @@ type Task struct {
 	Wchan string
 	// Kernel means a thread of the kernel's.
 	Kernel bool
-	// Since is the time of the first scan that saw the task in this very sleep:
-	// it has not run since then. The sleep itself may have begun earlier.
+	// Since is the time of the first scan that saw the task in this very wait. It has
+	// not run since then, but to begin the same wait anew, as a call to an NFS server
+	// does that is sent again. The wait itself may have begun earlier.
 	Since time.Time
-	// Caught is the time of the first scan of the unbroken row of scans which all
-	// saw the task waiting in this function, and no later than Since. It may have
-	// run in between: the retransmissions of an NFS call wake its task.
-	Caught time.Time
 
 	start uint64 // ticks after boot: with the TID, the task's identity
 }
@@ -61,9 +57,36 @@ type identity struct {
 }
 
 type sleep struct {
-	wchan         string
-	switches      uint64
-	since, caught time.Time
+	wchan    string
+	switches uint64
+	counted  bool
+	since    time.Time
+	seen     time.Time
+}
+
+// retryInterval is how often at most a wait is begun anew that has no answer: the
+// shortest timeout of NFS is 0.1 s, and each retry leaves the CPU twice at most.
+const retryInterval = 50 * time.Millisecond
+
+// retries reports whether tasks wake up in a function now and then to begin the same
+// wait anew: net/sunrpc/sched.c, fs/lockd/clntproc.c, fs/nfs/nfs4proc.c.
+func retries(wchan string) bool {
+	switch wchan {
+	case "rpc_wait_bit_killable", "nlm_wait_on_grace", "nlmclnt_block", "nlmclnt_wait", "nfs4_delay", "nfs4_delay_killable",
+		"nfs4_delay_interruptible", "nfs4_retry_setlk", "nfs4_retry_setlk_simple":
+		return true
+	}
+	return false
+}
+
+// continues reports whether a task that was seen in one sleep is in it still. That it
+// waits in the same function at two looks is no proof: a busy one does so by chance.
+func (before sleep) continues(now sleep) bool {
+	if before.wchan != now.wchan || !before.counted || !now.counted || now.switches < before.switches {
+		return false
+	}
+	switches := now.switches - before.switches
+	return switches == 0 || retries(now.wchan) && switches <= 2+uint64(now.seen.Sub(before.seen)/retryInterval)
 }
 
 // NewScanner makes a scanner of all processes below the directory where procfs
@@ -167,23 +190,21 @@ func (s *scan) look(pid, tid int, file []byte) (stat, bool) {
 }
 
 func (s *scan) take(pid, tid int, st stat, function []byte) {
-	task := Task{PID: pid, TID: tid, State: st.state, Wchan: string(function), Kernel: st.kernel, start: st.start, Since: s.now, Caught: s.now}
+	current := sleep{wchan: string(function), since: s.now, seen: s.now} // before the buffer is read into again
 	status, err := s.read(s.taskFile(pid, tid, "status"))
 	if err != nil {
 		return // it has ended
 	}
-	switches, counted := contextSwitches(status)
+	current.switches, current.counted = contextSwitches(status)
 	id := identity{tid, st.start}
-	if before, known := s.Scanner.waiting[id]; known && before.wchan == task.Wchan {
-		task.Caught = before.caught
-		if counted && switches == before.switches {
-			task.Since = before.since
-		}
+	if before, known := s.Scanner.waiting[id]; known && before.continues(current) {
+		current.since = before.since
 	}
+	task := Task{PID: pid, TID: tid, State: st.state, Wchan: current.wchan, Kernel: st.kernel, start: st.start, Since: current.since}
 	if comm, err := s.read(s.taskFile(pid, tid, "comm")); err == nil {
 		task.Comm = string(bytes.TrimSuffix(comm, []byte("\n")))
 	}
-	s.waiting[id] = sleep{task.Wchan, switches, task.Since, task.Caught}
+	s.waiting[id] = current
 	s.tasks = append(s.tasks, task)
 }
 
@@ -204,51 +225,4 @@ func (s *Scanner) wchan(pid, tid int) []byte {
 		return nil
 	}
 	return bytes.TrimSpace(function)
-}
-
-// maxFiles is how many of a task's descriptors are looked at.
-const maxFiles = 256
-
-// Files is what a task has to do with mounts.
-type Files struct {
-	// MountIDs are those of its open files, as in mountinfo, in ascending order.
-	// Pipes, sockets and devices are left out. Only the first 256 descriptors
-	// count.
-	MountIDs []int
-	Cwd      string // its working directory, raw bytes
-	MountNS  string // its mount namespace, such as mnt:[4026531841]
-}
-
-// Files tells what a task has open. It asks for no file, and so never hangs.
-// What may not be seen, or is gone, is empty.
-func (s *Scanner) Files(task Task) Files {
-	files := Files{
-		Cwd:     s.readlink(s.taskFile(task.PID, task.TID, "cwd")),
-		MountNS: s.readlink(s.taskFile(task.PID, task.TID, "ns/mnt")),
-	}
-	dir, err := s.open(s.taskFile(task.PID, task.TID, "fd"), unix.O_DIRECTORY)
-	if err != nil {
-		return files
-	}
-	defer unix.Close(dir)
-	descriptor := func(directory string, fd int) []byte {
-		return strconv.AppendInt(s.taskFile(task.PID, task.TID, directory), int64(fd), 10)
-	}
-	count := 0
-	_ = eachNumber(dir, s.entries[1][:], func(fd int) bool {
-		count++
-		target := s.readlink(descriptor("fd/", fd))
-		if !strings.HasPrefix(target, "/") || strings.HasPrefix(target, "/dev/") {
-			return count < maxFiles
-		}
-		if info, err := s.read(descriptor("fdinfo/", fd)); err == nil {
-			if id, found := mountID(info); found {
-				files.MountIDs = append(files.MountIDs, id)
-			}
-		}
-		return count < maxFiles
-	})
-	slices.Sort(files.MountIDs)
-	files.MountIDs = slices.Compact(files.MountIDs)
-	return files
 }

@@ -51,15 +51,6 @@ func (s *Scanner) read(name []byte) ([]byte, error) {
 	return s.content[:n], nil
 }
 
-// readlink is empty where the link can't be read.
-func (s *Scanner) readlink(name []byte) string {
-	n, err := unix.Readlinkat(s.proc, string(name), s.content[:])
-	if err != nil {
-		return ""
-	}
-	return string(s.content[:n])
-}
-
 // eachNumber calls do for the entries of a directory whose names are numbers,
 // until it says to stop.
 func eachNumber(dir int, buffer []byte, do func(number int) bool) error {

@@ -19,8 +19,8 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/printable"
-	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
@@ -31,14 +31,13 @@ const blockedFor = time.Second
 // Options of a checkup.
 type Options struct {
 	Inputs []config.Input
-	Prober *prober.Prober
+	Host   *host.Host // its log lines are the report's
 	// Timeout is how long the gather may take. What has not answered then is
 	// missing, and the report says so.
 	Timeout time.Duration
 	// Arrived is called with the number of rows that are there, whenever that
 	// grows. It may be nil.
 	Arrived func(rows int)
-	Proc    string // where procfs is mounted; /proc by default
 }
 
 // Run gathers. Where something hangs, it gathers a second time, after a second,
@@ -47,7 +46,7 @@ func Run(o Options) (*Report, error) {
 	c := &collector{arrived: o.Arrived}
 	said := &logLines{}
 	log := execd.NewLog(said)
-	runner, err := execd.New(execd.Options{Inputs: o.Inputs, Prober: o.Prober, Log: log, Take: c.take, Proc: o.Proc})
+	runner, err := execd.New(execd.Options{Inputs: o.Inputs, Host: o.Host, Log: log, Take: c.take})
 	if err != nil {
 		return nil, err
 	}

@@ -4,8 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
-	"path/filepath"
-	"regexp"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/mountstat"
@@ -64,7 +64,7 @@ func TestStatus(t *testing.T) {
 		"missing":             {Critical, reportOf(nil, row("mountstat", "/m", "missing", 3, nil))},
 		"not looked at":       {Unknown, reportOf(failure, ok, slow)},
 		"stuck is certain":    {Critical, reportOf(failure, stuck)},
-		"no helper":           {Unknown, reportOf([]LogLine{{"W", "mountstat", "3 mounts are not checked; the field reason says why"}}, ok)},
+		"no helper":           {Unknown, reportOf([]LogLine{{"E", "mountstat", "3 mounts are not checked; the field reason says why"}}, ok)},
 		"what the rows show":  {OK, reportOf([]LogLine{{"W", "mountstat", "/x hangs"}, {"I", "nfslock", "no CAP_SYSLOG"}}, ok)},
 		"a code from nowhere": {OK, reportOf(nil, row("mountstat", "/", "ok", 99, nil))},
 	} {
@@ -105,33 +105,34 @@ func TestColours(t *testing.T) {
 	assert.False(t, WantsColor(file, os.LookupEnv), "no terminal")
 }
 
-// Each cause that the inputs document has a meaning, and there are no others.
-func TestEveryCauseHasAMeaning(t *testing.T) {
-	documented := make(map[string]bool)
-	for file, heading := range map[string]string{"mountstat": "| cause |", "nfslock": "| diagnosis |"} {
-		content, err := os.ReadFile(filepath.Join("../../plugins/inputs", file, "README.md"))
-		require.NoError(t, err)
-		_, table, found := strings.Cut(string(content), "\n"+heading)
-		require.True(t, found)
-		table, _, _ = strings.Cut(table, "\n\n")
-		for _, line := range regexp.MustCompile(`(?m)^\| ([a-z_]+) \|`).FindAllStringSubmatch(table, -1) {
-			documented[line[1]] = true
-		}
+// What is known is filled in. Where rows with the same cause differ, the text has
+// the placeholder, and JSON has each.
+func TestProofAndCure(t *testing.T) {
+	readOnly := func(path, device string) Metric {
+		m := row("mountstat", path, "error", 5, map[string]any{"cause": "read_only"})
+		m.Tags["device"] = device
+		return m
 	}
-	require.Greater(t, len(documented), 20)
-	for cause := range documented {
-		if cause != "ok" {
-			assert.NotEmpty(t, meaning(cause), cause)
-		}
-	}
-	source, err := os.ReadFile("meaning.go")
-	require.NoError(t, err)
-	body, _, _ := strings.Cut(string(source), "\n}\n")
-	for _, cases := range regexp.MustCompile(`case (".*"):`).FindAllStringSubmatch(body, -1) {
-		for cause := range strings.SplitSeq(cases[1], ", ") {
-			assert.True(t, documented[strings.Trim(cause, `"`)], "%s is in no README", cause)
-		}
-	}
+	text := render(t, reportOf(nil, readOnly("/srv/my data", "vdb")), TextOptions{})
+	assert.Contains(t, text, "\n  read_only: it is read-only and should not be")
+	assert.Contains(t, text, "\n    by hand: `findmnt -o OPTIONS '/srv/my data';")
+	assert.Contains(t, text, "\n    what to do: After errors mend the device, then: `umount '/srv/my data' && fsck /dev/vdb &&")
+
+	container := readOnly("/data", "vdb")
+	container.Tags["container"] = "0123456789ab"
+	r := reportOf(nil, container, readOnly("/srv", "vdb"))
+	text = render(t, r, TextOptions{})
+	assert.Equal(t, 1, strings.Count(text, "what to do:"))
+	assert.Contains(t, text, "umount MOUNT && fsck /dev/vdb &&")
+	assert.Contains(t, r.Problems[0].Cure, "umount MOUNT && fsck /dev/vdb &&", "a path in a container is none of the host's")
+	assert.Contains(t, r.Problems[1].Cure, "umount /srv && fsck /dev/vdb &&")
+
+	nfs := readOnly("/nfs", "nas:/vol")
+	nfs.Tags["server"] = "10.0.0.1"
+	assert.Contains(t, reportOf(nil, nfs).Problems[0].Cure, "fsck /dev/DEVICE")
+	waits := row("nfslock", "/n", "timeout", 6, map[string]any{"diagnosis": "grace_period", "blocked_pid": int64(4711)})
+	assert.Contains(t, reportOf(nil, waits).Problems[0].Proof, "cat /proc/4711/stack")
+	assert.NotContains(t, render(t, reportOf(nil, row("other", "/", "error", 5, map[string]any{"cause": "else"})), TextOptions{}), "by hand")
 }
 
 func TestDuration(t *testing.T) {
@@ -180,18 +181,15 @@ func TestAHungMount(t *testing.T) {
 	hung := faultfs.New(t)
 	hung.Silence()
 	// Somebody waits for it: a child, which ends with the mount.
-	waiting := make(chan struct{})
-	go func() {
-		_, _ = os.ReadDir(hung.Dir)
-		close(waiting)
-	}()
-	t.Cleanup(func() { hung.Abort(); <-waiting })
+	waiter := exec.Command("ls", hung.Dir)
+	require.NoError(t, waiter.Start())
+	t.Cleanup(func() { hung.Abort(); _ = waiter.Wait() })
 	p := prober.New(prober.Options{Warnf: t.Logf})
 	defer p.Close()
 	all, err := config.Parse("x", []byte("[[inputs.mountstat]]\n timeout = \"500ms\""), os.LookupEnv, inputs.Inputs)
 	require.NoError(t, err)
 	rows := 0
-	r, err := Run(Options{Inputs: all, Prober: p, Timeout: 30 * time.Second, Arrived: func(n int) { rows = n }})
+	r, err := Run(Options{Inputs: all, Host: host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p}), Timeout: 30 * time.Second, Arrived: func(n int) { rows = n }})
 	require.NoError(t, err)
 	assert.Equal(t, Critical, r.Status)
 	assert.GreaterOrEqual(t, rows, 2)
@@ -216,7 +214,7 @@ func TestTimeIsUp(t *testing.T) {
 	all, err := config.Parse("x", []byte("[[inputs.mountstat]]\n timeout = \"20s\""), os.LookupEnv, inputs.Inputs)
 	require.NoError(t, err)
 	began := time.Now()
-	r, err := Run(Options{Inputs: all, Prober: p, Timeout: 300 * time.Millisecond})
+	r, err := Run(Options{Inputs: all, Host: host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p}), Timeout: 300 * time.Millisecond})
 	require.NoError(t, err)
 	assert.Less(t, time.Since(began), 10*time.Second)
 	assert.Equal(t, Unknown, r.Status)

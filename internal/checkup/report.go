@@ -64,7 +64,9 @@ func (m *Metric) integer(field string) int64 {
 }
 
 // cause is why it is at fault, in one word.
-func (m *Metric) cause() string { return cmp.Or(m.text("cause"), m.text("diagnosis")) }
+func (m *Metric) cause() result.Cause {
+	return result.Cause(cmp.Or(m.text("cause"), m.text("diagnosis")))
+}
 
 // subject is what the metric is about: a mount point, mostly.
 func (m *Metric) subject() string {
@@ -85,7 +87,7 @@ func (m *Metric) status() Status {
 	switch {
 	case !found:
 		return OK
-	case code == result.Unchecked && m.cause() == "grace_period":
+	case code == result.Unchecked && m.cause() == result.GracePeriod:
 		return Warning // no fault yet, but nobody gets a lock
 	case code == result.Slow, code == result.Denied:
 		return Warning
@@ -116,13 +118,15 @@ type Report struct {
 
 // Problem is a row that is not as it should be.
 type Problem struct {
-	Status      Status `json:"status"`
-	Measurement string `json:"measurement"`
-	Subject     string `json:"subject"`
-	Result      string `json:"result"`
-	Cause       string `json:"cause,omitempty"`
-	Meaning     string `json:"meaning,omitempty"` // of the cause
-	Evidence    string `json:"evidence,omitempty"`
+	Status      Status       `json:"status"`
+	Measurement string       `json:"measurement"`
+	Subject     string       `json:"subject"`
+	Result      string       `json:"result"`
+	Cause       result.Cause `json:"cause,omitempty"`
+	Meaning     string       `json:"meaning,omitempty"` // of the cause
+	Proof       string       `json:"proof,omitempty"`   // by hand
+	Cure        string       `json:"cure,omitempty"`
+	Evidence    string       `json:"evidence,omitempty"`
 	metric      *Metric
 }
 
@@ -138,9 +142,10 @@ func newReport(metrics []Metric, lines []LogLine) *Report {
 	for i := range r.Metrics {
 		m := &r.Metrics[i]
 		if status := m.status(); status != OK {
+			cause, v := m.cause(), values(m)
 			r.Problems = append(r.Problems, Problem{
 				Status: status, Measurement: m.Name, Subject: m.subject(), Result: m.text("result"),
-				Cause: m.cause(), Meaning: meaning(m.cause()), Evidence: evidence(m), metric: m,
+				Cause: cause, Meaning: cause.Meaning(), Proof: cause.Proof(v), Cure: cause.Cure(v), Evidence: evidence(m), metric: m,
 			})
 		}
 	}
@@ -166,7 +171,7 @@ func (r *Report) conclude() {
 		}
 		const most = 3
 		if i < most {
-			reasons = append(reasons, strings.TrimSpace(p.Subject+" "+p.Result+" "+parenthesised(p.Cause)))
+			reasons = append(reasons, strings.TrimSpace(p.Subject+" "+p.Result+" "+parenthesised(string(p.Cause))))
 		} else if i == most {
 			reasons = append(reasons, fmt.Sprintf("%d more", len(r.Problems)-most))
 		}
@@ -193,16 +198,10 @@ func (r *Report) conclude() {
 	r.Summary, r.Code = strings.Join(reasons, "; "), int(r.Status)
 }
 
-// refused ends the inputs' log lines about checks that could not be made, for
-// want of a helper process.
-const refused = "the field reason says why"
-
 // failures are the log lines which say that something could not be looked at.
-// Other warnings are of what the rows show.
+// Warnings are of what the rows show.
 func (r *Report) failures() []LogLine {
-	return slices.DeleteFunc(slices.Clone(r.Log), func(l LogLine) bool {
-		return l.Level != "E" && (l.Level != "W" || !strings.HasSuffix(l.Text, refused))
-	})
+	return slices.DeleteFunc(slices.Clone(r.Log), func(l LogLine) bool { return l.Level != "E" })
 }
 
 // limits are the log lines about what this user or this kernel does not show.

@@ -68,13 +68,14 @@ func (r *Report) rows(t *Text, measurement string, all bool) {
 	var states []Status
 	shown := make(map[[3]string]int)
 	var kinds [][3]string
-	var meanings []string
+	var causes []result.Cause
+	known := make(map[result.Cause]result.Values)
 	for i := range r.Problems {
 		p := &r.Problems[i]
 		if p.Measurement != measurement {
 			continue
 		}
-		kind := [3]string{p.Result, p.metric.place(), p.Cause}
+		kind := [3]string{p.Result, p.metric.place(), string(p.Cause)}
 		if shown[kind]++; shown[kind] > alike && !all {
 			continue
 		}
@@ -82,9 +83,12 @@ func (r *Report) rows(t *Text, measurement string, all bool) {
 			kinds = append(kinds, kind)
 		}
 		table, states = append(table, cells(p.metric, p.Evidence)), append(states, p.Status)
-		if note := p.Cause + ": " + p.Meaning; p.Meaning != "" && !slices.Contains(meanings, note) {
-			meanings = append(meanings, note)
+		v := values(p.metric)
+		if !slices.Contains(causes, p.Cause) {
+			causes, known[p.Cause] = append(causes, p.Cause), v
 		}
+		// What is not the same for all stays a placeholder.
+		maps.DeleteFunc(known[p.Cause], func(name result.Placeholder, value string) bool { return v[name] != value })
 	}
 	counts, reasons := make(map[string]int), make(map[string]int)
 	for i := range r.Metrics {
@@ -95,7 +99,7 @@ func (r *Report) rows(t *Text, measurement string, all bool) {
 		}
 		counts[code.String()]++
 		if code == result.Unchecked {
-			reasons[cmp.Or(m.text("reason"), m.cause())]++
+			reasons[cmp.Or(m.text("reason"), string(m.cause()))]++
 		}
 		if all {
 			table, states = append(table, cells(m, evidence(m))), append(states, OK)
@@ -109,8 +113,12 @@ func (r *Report) rows(t *Text, measurement string, all bool) {
 			t.Line(OK, fmt.Sprintf("  and %d more: %s on %s %s", n, kind[0], cmp.Or(kind[1], "the same"), parenthesised(kind[2])))
 		}
 	}
-	for _, note := range meanings {
-		t.Line(OK, "  "+note)
+	for _, cause := range causes {
+		if cause.Meaning() != "" {
+			t.Line(OK, "  "+string(cause)+": "+cause.Meaning())
+			t.Line(OK, "    by hand: "+cause.Proof(known[cause]))
+			t.Line(OK, "    what to do: "+cause.Cure(known[cause]))
+		}
 	}
 	var summary []string
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
@@ -132,7 +140,7 @@ func cells(m *Metric, evidence string) []string {
 		since = duration(seconds)
 	}
 	on := strings.TrimSpace(m.place() + " " + parenthesised(m.Tags["fstype"]))
-	return []string{m.text("result"), since, m.subject(), on, m.cause(), evidence}
+	return []string{m.text("result"), since, m.subject(), on, string(m.cause()), evidence}
 }
 
 // servers shows what the mounts at fault have in common.

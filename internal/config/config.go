@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 
@@ -64,17 +63,8 @@ func Defaults(creators map[string]inputs.Creator) []Input {
 	return all
 }
 
-// Load reads the file. creators makes the plugins by their names.
-func Load(file string, creators map[string]inputs.Creator) ([]Input, error) {
-	content, err := os.ReadFile(file)
-	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
-	}
-	return Parse(file, content, os.LookupEnv, creators)
-}
-
-// Parse is Load for content at hand; file is only named in errors. lookup
-// finds environment variables.
+// Parse reads the content of a file, which is only named in errors. creators makes the
+// plugins by their names, lookup finds environment variables.
 func Parse(file string, content []byte, lookup func(string) (string, bool), creators map[string]inputs.Creator) ([]Input, error) {
 	content = []byte(expand(string(content), lookup))
 	var anything map[string]any

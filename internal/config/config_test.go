@@ -3,8 +3,6 @@ package config_test
 import (
 	"errors"
 	"maps"
-	"os"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -536,24 +534,6 @@ func TestErrorsShowTheVariablesValue(t *testing.T) {
 	lookup := func(string) (string, bool) { return "soon", true }
 	_, err := config.Parse("probe.toml", []byte(lines(`[[inputs.disk]]`, `timeout = "${TIMEOUT}"`)), lookup, creators)
 	require.ErrorContains(t, err, `probe.toml:2: key "timeout": duration "soon"`)
-}
-
-func TestLoad(t *testing.T) {
-	t.Setenv("PROBE_TEST_SERVER", "nas")
-	file := filepath.Join(t.TempDir(), "probe.toml")
-	require.NoError(t, os.WriteFile(file, []byte("[[inputs.lock]]\nserver = \"${PROBE_TEST_SERVER}\"\n"), 0o600))
-	all, err := config.Load(file, creators)
-	require.NoError(t, err)
-	require.Len(t, all, 1)
-	assert.Equal(t, "nas", all[0].Plugin.(*lock).Server)
-
-	require.NoError(t, os.WriteFile(file, []byte("[[inputs.lock]]\nservers = 1\n"), 0o600))
-	_, err = config.Load(file, creators)
-	assert.ErrorContains(t, err, file+":2: ")
-
-	_, err = config.Load(file+".missing", creators)
-	require.ErrorIs(t, err, os.ErrNotExist)
-	assert.ErrorContains(t, err, file+".missing")
 }
 
 func TestDefaultsAreOneOfEachKindInOrder(t *testing.T) {

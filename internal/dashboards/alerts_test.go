@@ -101,7 +101,7 @@ func (l *live) judgeAlerts(t *testing.T, p places) {
 	}
 	assert.ElementsMatch(t, expected(), slices.Collect(maps.Keys(got)))
 	for alert, says := range map[string][]string{
-		"FileServerHangs " + badServer: {"server_unreachable: nothing answers", "many-1: 50 mounts", "rpcinfo -T tcp " + badServer + " nfs"},
+		"FileServerHangs " + badServer: {"server_unreachable: nothing answers", "many-1: 50 mounts", "rpcinfo -a " + badServer + ".8.1 -T tcp nfs"},
 		"FileSystemHangs " + thisHost:  {"fuse_daemon_silent", p.hung + " (statfs", "/sys/fs/fuse/connections"},
 		"NFSLocksFailOnHost statd":     {"statd_dead_registered", "/mnt/v3 (setlk  ENOLCK)", "systemctl restart rpc-statd"},
 	} {

@@ -12,6 +12,8 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	"github.com/vfsprobe/vfsprobe/internal/dcache"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
 // Feature is something the plugin can do only where it is let.
@@ -119,13 +121,29 @@ func (p *patient) examineKernel(h Host, s *subject) {
 		p.fine("kernel.kmsg", filepath.Join(h.Dev, "kmsg"), "there")
 	}
 	p.examineBPF(h, s, kernel)
-	p.examineHidepid(h, s)
+	p.examineMountTable(h, s)
 }
 
-// examineHidepid looks at the options of /proc itself, proc(5).
-func (p *patient) examineHidepid(h Host, s *subject) {
-	content, _ := os.ReadFile(filepath.Join(h.Proc, "self/mountinfo"))
-	hides, group := hidepid(string(content), h.Proc)
+// examineMountTable reads the table as the plugin does, and looks at the options of
+// /proc itself, proc(5).
+func (p *patient) examineMountTable(h Host, s *subject) {
+	reader := prober.New(prober.Options{})
+	defer reader.Close()
+	watcher := mounts.NewWatcher(mounts.WatcherOptions{Prober: reader, Proc: h.Proc, PID: "self", Devices: mounts.Devices{Sys: h.Sys}})
+	defer watcher.Close()
+	table := filepath.Join(h.Proc, "self/mountinfo")
+	view := watcher.View(1)
+	if view.Snapshot == nil {
+		p.add(Finding{ID: "kernel.mount_table", Status: checkup.Warning, Object: table, Says: fmt.Sprint(view.Hindrance),
+			Symptom: "mountstat checks the root and what its configuration names, and nfslock nothing; a running vfsprobe goes on with the table that it has read last",
+			Cure:    "mend the file system that does not answer, if one is named; the table is read again by itself"})
+		return
+	}
+	p.fine("kernel.mount_table", table, "can be read, %d mounts", len(view.Mounts))
+	hides, group := false, int64(-1)
+	if m := view.At(h.Proc); m != nil {
+		hides, group = hidepid(m.VFSOptions)
+	}
 	exempt := s.uid == 0 || s.caps.Has(SysPtrace) || group >= 0 && slices.Contains(s.groups, uint32(group))
 	if !hides || exempt {
 		p.fine("kernel.hidepid", h.Proc, "shows the processes of others")
@@ -136,24 +154,16 @@ func (p *patient) examineHidepid(h Host, s *subject) {
 		Cure:    fmt.Sprintf("systemctl edit telegraf, add, and restart it:\n[Service]\nAmbientCapabilities=%v", SysPtrace)})
 }
 
-// hidepid reads the options of the last mount on a path from a mount table. The
-// group is -1 if none is exempt.
-func hidepid(table, path string) (hides bool, group int64) {
+// hidepid reads the options of a procfs. The group is -1 if none is exempt.
+func hidepid(options string) (hides bool, group int64) {
 	group = -1
-	for line := range strings.Lines(table) {
-		fields := strings.Fields(line)
-		if len(fields) < 7 || fields[4] != path {
-			continue
-		}
-		hides, group = false, -1
-		for option := range strings.SplitSeq(fields[len(fields)-1], ",") {
-			switch key, value, _ := strings.Cut(option, "="); key {
-			case "hidepid":
-				hides = value != "0" && value != "off"
-			case "gid":
-				if gid, err := strconv.ParseUint(value, 10, 32); err == nil {
-					group = int64(gid)
-				}
+	for option := range strings.SplitSeq(options, ",") {
+		switch key, value, _ := strings.Cut(option, "="); key {
+		case "hidepid":
+			hides = value != "0" && value != "off"
+		case "gid":
+			if gid, err := strconv.ParseUint(value, 10, 32); err == nil {
+				group = int64(gid)
 			}
 		}
 	}

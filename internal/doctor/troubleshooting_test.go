@@ -63,18 +63,22 @@ func symptoms(t *testing.T) []Finding {
 	btf := map[string]string{"kernel/btf/vmlinux": whole}
 	for _, kernel := range []struct {
 		proc, sys map[string]string
+		noTable   bool
 	}{
-		{map[string]string{"sys/kernel/osrelease": "6.1.0\n"}, map[string]string{"fs/fuse/connections/x": ""}},
-		{map[string]string{"sys/kernel/osrelease": "4.18.0\n", "sys/fs/dentry-state": "5\t4\t45\t0\t0\t0\n"}, map[string]string{"kernel/btf/vmlinux": "\xeb\x9f"}},
-		{map[string]string{"sys/kernel/osrelease": "6.1.0\n"}, map[string]string{"kernel/btf/vmlinux": whole, "kernel/security/lockdown": "none [integrity] confidentiality\n"}},
-		{map[string]string{"sys/kernel/osrelease": "5.4.0\n"}, btf},
-		{nil, btf},
+		{proc: map[string]string{"sys/kernel/osrelease": "6.1.0\n"}, sys: map[string]string{"fs/fuse/connections/x": ""}},
+		{proc: map[string]string{"sys/kernel/osrelease": "4.18.0\n", "sys/fs/dentry-state": "5\t4\t45\t0\t0\t0\n"}, sys: map[string]string{"kernel/btf/vmlinux": "\xeb\x9f"}},
+		{proc: map[string]string{"sys/kernel/osrelease": "6.1.0\n"}, sys: map[string]string{"kernel/btf/vmlinux": whole, "kernel/security/lockdown": "none [integrity] confidentiality\n"}},
+		{proc: map[string]string{"sys/kernel/osrelease": "5.4.0\n"}, sys: btf},
+		{sys: btf},
+		{proc: map[string]string{"sys/kernel/osrelease": "6.1.0\n"}, sys: btf, noTable: true},
 	} {
 		files := usual()
 		files[service] = unit.String()
 		root, proc, sys := host(t, files), host(t, kernel.proc), host(t, kernel.sys)
 		require.NoError(t, os.MkdirAll(filepath.Join(proc, "self"), 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(proc, "self/mountinfo"), fmt.Appendf(nil, "22 28 0:21 / %s rw - proc proc rw,hidepid=2\n", proc), 0o644))
+		if !kernel.noTable {
+			require.NoError(t, os.WriteFile(filepath.Join(proc, "self/mountinfo"), fmt.Appendf(nil, "22 28 0:21 / %s rw - proc proc rw,hidepid=2\n", proc), 0o644))
+		}
 		dev := t.TempDir()
 		take(Run(Options{Root: root, Proc: proc, Sys: sys, Dev: dev}), proc, "/proc", sys, "/sys", dev, "/dev", root+"/", "/")
 	}

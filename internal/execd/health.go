@@ -3,7 +3,6 @@ package execd
 import (
 	"bytes"
 	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -35,7 +34,6 @@ func Schema() []schema.Measurement {
 // health makes the plugin's metric about itself.
 type health struct {
 	prober *prober.Prober
-	proc   string
 }
 
 func (h *health) metric(now time.Time) telegraf.Metric {
@@ -44,7 +42,7 @@ func (h *health) metric(now time.Time) telegraf.Metric {
 	if unix.Getrusage(unix.RUSAGE_SELF, &own) == nil {
 		fields["cpu_seconds"] = time.Duration(own.Utime.Nano() + own.Stime.Nano()).Seconds()
 	}
-	if resident, ok := residentBytes(h.proc); ok {
+	if resident, ok := residentBytes(); ok {
 		fields["resident_bytes"] = resident
 	}
 	s := h.prober.Stats()
@@ -58,9 +56,9 @@ func (h *health) metric(now time.Time) telegraf.Metric {
 	return metric.New("vfsprobe", nil, fields, now, telegraf.Gauge)
 }
 
-// residentBytes reads /proc/self/statm.
-func residentBytes(proc string) (int64, bool) {
-	content, err := os.ReadFile(filepath.Join(proc, "self", "statm"))
+// residentBytes reads how much memory this process has.
+func residentBytes() (int64, bool) {
+	content, err := os.ReadFile("/proc/self/statm")
 	if err != nil {
 		return 0, false
 	}

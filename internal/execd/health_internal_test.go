@@ -9,11 +9,9 @@ import (
 )
 
 func TestResidentBytes(t *testing.T) {
-	resident, ok := residentBytes("/proc")
+	resident, ok := residentBytes()
 	require.True(t, ok)
 	assert.Greater(t, resident, int64(1<<20))
-	_, ok = residentBytes(t.TempDir())
-	assert.False(t, ok)
 }
 
 func FuzzParseResident(f *testing.F) {

@@ -22,7 +22,7 @@ import (
 	"github.com/influxdata/telegraf"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
-	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 )
 
 const (
@@ -39,21 +39,20 @@ const (
 // calls it when the next gather is due.
 type Hurrier interface{ Hurry() }
 
-// A ProberUser is an input that runs checks. The runner hands it the prober
-// which all inputs share, before Init.
-type ProberUser interface{ UseProber(*prober.Prober) }
+// A HostUser is an input that looks at the host. The runner hands it the one which all
+// inputs share, before Init.
+type HostUser interface{ UseHost(*host.Host) }
 
 // Options of a Runner.
 type Options struct {
 	Inputs []config.Input
-	Prober *prober.Prober
+	Host   *host.Host
 	Log    *Log
 	Stdout io.Writer
 	// Take is handed the metrics of each input instead of Stdout, as soon as the
 	// input has finished; of one that takes longer, what it has after 0.1 s first.
 	// It is called by one goroutine at a time.
 	Take func([]telegraf.Metric)
-	Proc string // where procfs is mounted; /proc by default
 }
 
 // A Runner gathers from its inputs whenever it is triggered.
@@ -67,11 +66,9 @@ type Runner struct {
 
 // New initialises the inputs. Its error is about the configuration.
 func New(o Options) (*Runner, error) {
-	if o.Proc == "" {
-		o.Proc = "/proc"
-	}
 	own := o.Log.Named("vfsprobe")
-	r := &Runner{take: o.Take, health: &health{prober: o.Prober, proc: o.Proc}}
+	o.Host.SetLog(own)
+	r := &Runner{take: o.Take, health: &health{prober: o.Host.Prober}}
 	if r.take == nil {
 		r.output = newOutput(o.Stdout, own, len(o.Inputs))
 		r.take = r.output.write
@@ -83,8 +80,8 @@ func New(o Options) (*Runner, error) {
 			name += "::" + c.Alias
 		}
 		in := &input{name: name, options: c.Options, plugin: c.Plugin, log: o.Log.Named(name)}
-		if p, ok := c.Plugin.(ProberUser); ok {
-			p.UseProber(o.Prober)
+		if u, ok := c.Plugin.(HostUser); ok {
+			u.UseHost(o.Host)
 		}
 		setLog(c.Plugin, in.log)
 		if p, ok := c.Plugin.(telegraf.Initializer); ok {

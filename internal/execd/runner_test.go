@@ -21,6 +21,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
@@ -89,11 +90,16 @@ func (r *rig) said() string {
 	return r.stderr.String()
 }
 
-func (r *rig) begin(t *testing.T, stdout io.Writer, inputs []config.Input) {
+func newHost(t *testing.T) *host.Host {
+	t.Helper()
 	p := prober.New(prober.Options{})
 	t.Cleanup(p.Close)
+	return host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p})
+}
+
+func (r *rig) begin(t *testing.T, stdout io.Writer, inputs []config.Input) {
 	r.log = execd.NewLog(&r.stderr)
-	runner, err := execd.New(execd.Options{Inputs: inputs, Prober: p, Log: r.log, Stdout: stdout})
+	runner, err := execd.New(execd.Options{Inputs: inputs, Host: newHost(t), Log: r.log, Stdout: stdout})
 	require.NoError(t, err)
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(t.Context())
@@ -281,9 +287,7 @@ func TestInitErrorsNameTheirTable(t *testing.T) {
 	bad := func(line int, text string) config.Input {
 		return config.Input{Name: "x", Line: line, Plugin: &input{init: func() error { return errors.New(text) }}}
 	}
-	p := prober.New(prober.Options{})
-	t.Cleanup(p.Close)
-	_, err := execd.New(execd.Options{Inputs: []config.Input{bad(3, "one"), bad(9, "two")}, Prober: p, Log: execd.NewLog(io.Discard), Stdout: io.Discard})
+	_, err := execd.New(execd.Options{Inputs: []config.Input{bad(3, "one"), bad(9, "two")}, Host: newHost(t), Log: execd.NewLog(io.Discard), Stdout: io.Discard})
 	require.EqualError(t, err, "[[inputs.x]] in line 3: one\n[[inputs.x]] in line 9: two")
 }
 
@@ -345,10 +349,8 @@ func TestAFailedWriteEndsTheRunner(t *testing.T) {
 }
 
 func TestOnceWaitsForAll(t *testing.T) {
-	p := prober.New(prober.Options{})
-	t.Cleanup(p.Close)
 	var stdout writes
-	runner, err := execd.New(execd.Options{Prober: p, Log: execd.NewLog(io.Discard), Stdout: &stdout, Inputs: []config.Input{
+	runner, err := execd.New(execd.Options{Host: newHost(t), Log: execd.NewLog(io.Discard), Stdout: &stdout, Inputs: []config.Input{
 		named("x", func(acc telegraf.Accumulator) error { time.Sleep(300 * time.Millisecond); point(acc, "x"); return nil })}})
 	require.NoError(t, err)
 	require.NoError(t, runner.Once())

@@ -115,14 +115,7 @@ func (e *FstabEntry) HasMountpoint() bool { return !e.Swap() && strings.HasPrefi
 
 // Network reports whether the file system needs the network: by its type, or
 // because _netdev says so, as for iSCSI.
-func (e *FstabEntry) Network() bool {
-	switch strings.TrimPrefix(e.FSType, "fuse.") {
-	case "9p", "afs", "beegfs", "ceph", "cifs", "curlftpfs", "davfs", "davfs2", "gfs2", "glusterfs", "gpfs", "lustre",
-		"ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "s3fs", "smb3", "smbfs", "sshfs":
-		return true
-	}
-	return e.last("_netdev") != ""
-}
+func (e *FstabEntry) Network() bool { return Network(e.FSType) || e.last("_netdev") != "" }
 
 // last is the last of the entry's options that is one of the words; with
 // mount(8), it wins.

@@ -20,13 +20,21 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
+// parse parses a table, which must be free of errors.
+func parse(t testing.TB, content string) []mounts.Mount {
+	t.Helper()
+	table := mounts.Parse([]byte(content))
+	require.NoError(t, table.Err)
+	require.Zero(t, table.Malformed)
+	return table.Mounts
+}
+
 // fixture parses a file of testdata, which must be free of errors.
 func fixture(t testing.TB, name string) map[string]*mounts.Mount {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join("testdata", name))
 	require.NoError(t, err)
-	all, err := mounts.Parse(content)
-	require.NoError(t, err)
+	all := parse(t, string(content))
 	require.Len(t, all, strings.Count(string(content), "\n"), "one mount per line")
 	byPoint := make(map[string]*mounts.Mount)
 	for i := range all {
@@ -150,23 +158,22 @@ func TestADockerHost(t *testing.T) {
 func TestLinesThatMakeNoSenseCostNoOthers(t *testing.T) {
 	content, err := os.ReadFile("testdata/malformed")
 	require.NoError(t, err)
-	all, err := mounts.Parse(content)
+	table := mounts.Parse(content)
 	var points []string
-	for _, m := range all {
+	for _, m := range table.Mounts {
 		points = append(points, m.Mountpoint)
 	}
 	assert.Equal(t, []string{"/", "/before", "/after"}, points)
-	require.Error(t, err)
-	assert.Len(t, strings.Split(err.Error(), "\n"), 3, "one line each: %v", err)
+	require.Error(t, table.Err)
+	assert.Equal(t, 3, table.Malformed)
+	assert.Len(t, strings.Split(table.Err.Error(), "\n"), 3, "one line each: %v", table.Err)
 	for _, broken := range []string{"/broken rw", "8-4", "33 28 8:5"} {
-		assert.ErrorContains(t, err, broken)
+		assert.ErrorContains(t, table.Err, broken)
 	}
 }
 
 func TestNothingIsAnEmptyTable(t *testing.T) {
-	all, err := mounts.Parse(nil)
-	require.NoError(t, err)
-	assert.Empty(t, all)
+	assert.Empty(t, parse(t, ""))
 }
 
 // An overlay of many layers has a line longer than what bufio.Scanner takes.
@@ -175,8 +182,7 @@ func TestALongLine(t *testing.T) {
 	for _, length := range []int{bufio.MaxScanTokenSize - 2, bufio.MaxScanTokenSize - 1, bufio.MaxScanTokenSize, bufio.MaxScanTokenSize + 1, 1 << 20} {
 		t.Run(strconv.Itoa(length), func(t *testing.T) {
 			long := line + strings.Repeat("/l:", length)[:length-len(line)]
-			all, err := mounts.Parse([]byte("28 1 8:1 / / rw - ext4 /dev/sda1 rw\n" + long + "\n30 29 8:2 / /merged/mnt rw - ext4 /dev/sdb1 ro\n"))
-			require.NoError(t, err)
+			all := parse(t, "28 1 8:1 / / rw - ext4 /dev/sda1 rw\n"+long+"\n30 29 8:2 / /merged/mnt rw - ext4 /dev/sdb1 ro\n")
 			require.Len(t, all, 3)
 			assert.Equal(t, "/merged", all[1].Mountpoint)
 			assert.Equal(t, "overlay", all[1].Source)
@@ -292,10 +298,8 @@ func TestHidden(t *testing.T) {
 				fmt.Fprintf(&table, "%s %s 0:1 / %s rw - tmpfs tmpfs rw\n", fields[0], fields[1], fields[2])
 				want = append(want, line)
 			}
-			all, err := mounts.Parse([]byte(table.String()))
-			require.NoError(t, err)
 			var got []string
-			for _, m := range all {
+			for _, m := range parse(t, table.String()) {
 				line := strings.TrimSpace(fmt.Sprintf("%d %d %s", m.ID, m.Parent, m.Mountpoint))
 				if m.Hidden {
 					line = "-" + line
@@ -409,17 +413,19 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte("2 1 0:1 /  rw - t s rw\n3 2 0:1 / a/b rw - t s rw\n"))
 	f.Add([]byte("1 1 0:1 / / rw - t s rw\n\n\r\n\x00"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		all, err := mounts.Parse(content)
+		table := mounts.Parse(content)
+		all := table.Mounts
 		lines := strings.Split(strings.TrimSuffix(string(content), "\n"), "\n")
 		if len(content) == 0 {
 			lines = nil
 		}
 		require.LessOrEqual(t, len(all), len(lines))
 		if len(all) < len(lines) {
-			require.Error(t, err, "%d lines are %d mounts", len(lines), len(all))
+			require.Error(t, table.Err, "%d lines are %d mounts", len(lines), len(all))
 		} else {
-			require.NoError(t, err)
+			require.NoError(t, table.Err)
 		}
+		require.Equal(t, table.Err != nil, table.Malformed > 0)
 		for i := range all {
 			m := &all[i]
 			_, _, _, _ = m.Superblock(), m.ReadOnly(), m.RemoteLocking(), m.Bind()

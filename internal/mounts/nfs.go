@@ -71,3 +71,16 @@ func (m *Mount) NFSServer() *NFSServer {
 	s.Version = uint32(version)
 	return s
 }
+
+// Tags are those of a server's metric: its address, its port if that is not the usual
+// one, and its protocol if that is not TCP.
+func (s *NFSServer) Tags() map[string]string {
+	tags := map[string]string{"server": s.Address.Addr().String()}
+	if port := s.Address.Port(); port != nfsPort && port != 0 {
+		tags["port"] = strconv.Itoa(int(port))
+	}
+	if s.Network != "tcp" {
+		tags["proto"] = s.Network
+	}
+	return tags
+}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 )
@@ -67,17 +66,6 @@ type NFSOperations struct {
 
 // Retransmissions is how often a call was sent again.
 func (o *NFSOperations) Retransmissions() int64 { return max(0, o.Transmissions-o.Count) }
-
-// ReadMountStats reads the counters of all NFS mounts of a mount namespace from
-// the file of the given name, /proc/PID/mountstats. It asks no server. An error
-// that comes with counters is about lines which could not be understood.
-func ReadMountStats(name string) ([]NFSStats, error) {
-	content, err := os.ReadFile(name)
-	if err != nil {
-		return nil, err
-	}
-	return ParseMountStats(content)
-}
 
 // ParseMountStats reads the content of /proc/self/mountstats, proc_pid_mountstats(5):
 //

@@ -99,14 +99,18 @@ func TestMalformedNFSStatsCostNoOthers(t *testing.T) {
 	assert.Contains(t, problems[1], "3 numbers, expected 6")
 }
 
-func TestReadMountStats(t *testing.T) {
-	_, err := mounts.ReadMountStats("/proc/self/mountstats")
+func TestWatcher_ReadNFSStats(t *testing.T) {
+	_, err := newWatcher(t).ReadNFSStats()
 	require.NoError(t, err)
-	name := filepath.Join(t.TempDir(), "mountstats")
-	_, err = mounts.ReadMountStats(name)
+
+	proc := t.TempDir()
+	w, _ := newWatcherOf(t, proc, "1")
+	_, err = w.ReadNFSStats()
 	require.ErrorIs(t, err, os.ErrNotExist)
-	require.NoError(t, os.WriteFile(name, mountStats(t, "rhel8"), 0o600))
-	all, err := mounts.ReadMountStats(name)
+	assert.ErrorContains(t, err, filepath.Join(proc, "1/mountstats"))
+	require.NoError(t, os.Mkdir(filepath.Join(proc, "1"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(proc, "1/mountstats"), mountStats(t, "rhel8"), 0o600))
+	all, err := w.ReadNFSStats()
 	require.NoError(t, err)
 	assert.Len(t, all, 1)
 }

@@ -8,24 +8,47 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 )
 
 func TestMain(m *testing.M) { faultfs.Main(m) }
 
-func openTable(t *testing.T, proc string) *mounts.Table {
+// newWatcher makes a watcher of this process's table, with a prober of its own.
+func newWatcher(t testing.TB) *mounts.Watcher {
 	t.Helper()
-	table, err := mounts.OpenTable(filepath.Join(proc, "self", "mountinfo"))
-	require.NoError(t, err)
-	t.Cleanup(func() { assert.NoError(t, table.Close()) })
-	return table
+	w, _ := newWatcherOf(t, "/proc", "self")
+	return w
+}
+
+func newWatcherOf(t testing.TB, proc, process string) (*mounts.Watcher, *prober.Prober) {
+	t.Helper()
+	p := prober.New(prober.Options{})
+	t.Cleanup(p.Close)
+	w := mounts.NewWatcher(mounts.WatcherOptions{Prober: p, Proc: proc, PID: process, Patience: 10 * time.Second})
+	t.Cleanup(func() { assert.NoError(t, w.Close()) })
+	return w, p
+}
+
+var lastRound atomic.Uint64
+
+// look is the watcher's view in a round of its own, which must be the kernel's.
+func look(t testing.TB, w *mounts.Watcher) *mounts.Snapshot {
+	t.Helper()
+	view := w.View(lastRound.Add(1))
+	require.NoError(t, view.Hindrance)
+	require.NotNil(t, view.Snapshot)
+	require.NoError(t, view.Err)
+	return view.Snapshot
 }
 
 // mount mounts for the time of the test, and makes the directory.
@@ -45,11 +68,8 @@ func find(all []mounts.Mount, point string) *mounts.Mount {
 	return nil
 }
 
-func TestTheKernelsTable(t *testing.T) {
-	table := openTable(t, "/proc")
-	all, changed, err := table.Mounts()
-	require.NoError(t, err)
-	assert.True(t, changed, "the first time it is read")
+func TestWatcher_TheKernelsTable(t *testing.T) {
+	all := look(t, newWatcher(t)).Mounts
 	require.NotNil(t, find(all, "/"))
 	require.NotNil(t, find(all, "/proc"))
 	assert.Equal(t, "proc", find(all, "/proc").FSType)
@@ -59,51 +79,60 @@ func TestTheKernelsTable(t *testing.T) {
 	assert.Equal(t, fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev)), find(all, "/").Superblock())
 }
 
-func TestTheTableIsReadAgainOnlyAfterAChange(t *testing.T) {
+func TestWatcher_ReadsOnlyAfterAChange(t *testing.T) {
 	faultfs.Require(t)
 	dir := filepath.Join(t.TempDir(), "a b")
-	table := openTable(t, "/proc")
-	before, changed, err := table.Mounts()
-	require.NoError(t, err)
-	require.True(t, changed)
+	w, p := newWatcherOf(t, "/proc", "self")
+	before := look(t, w)
+	reads := p.Stats().Forked
 
-	same := func() {
+	same := func(want *mounts.Snapshot) {
 		t.Helper()
-		all, _, err := table.Mounts()
-		require.NoError(t, err)
-		again, changed, err := table.Mounts()
-		require.NoError(t, err)
-		assert.False(t, changed, "nothing happened")
-		assert.Equal(t, all, again)
+		for range 3 {
+			assert.Same(t, want, look(t, w), "nothing happened")
+		}
+		assert.Equal(t, reads, p.Stats().Forked, "and nothing is read")
 	}
-	next := func() []mounts.Mount {
+	next := func() *mounts.Snapshot {
 		t.Helper()
-		all, changed, err := table.Mounts()
-		require.NoError(t, err)
-		require.True(t, changed)
-		return all
+		s := look(t, w)
+		reads++
+		assert.Equal(t, reads, p.Stats().Forked, "one reading after each change")
+		return s
 	}
-	same()
+	same(before)
 
 	mount(t, "probe", dir, "tmpfs", unix.MS_NOSUID)
-	all := next()
-	assert.Len(t, all, len(before)+1)
-	m := find(all, dir)
+	s := next()
+	assert.Len(t, s.Mounts, len(before.Mounts)+1)
+	m := find(s.Mounts, dir)
 	require.NotNil(t, m)
 	assert.Equal(t, "probe", m.Source)
 	assert.True(t, m.HasOption("nosuid"))
 	assert.False(t, m.ReadOnly())
-	same()
+	assert.Same(t, m, s.At(dir))
+	assert.Same(t, m, s.ByID(m.ID))
+	assert.Equal(t, []*mounts.Mount{m}, s.ByDevice(m.Major, m.Minor))
+	assert.Same(t, m, s.Holding(dir+"/x/y"))
+	assert.Equal(t, s.Holding(filepath.Dir(dir)), s.Above(m))
+	same(s)
 
 	require.NoError(t, unix.Mount("", dir, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
-	assert.True(t, find(next(), dir).ReadOnly(), "a remount counts")
-	same()
+	s = next()
+	assert.True(t, find(s.Mounts, dir).ReadOnly(), "a remount counts")
+	same(s)
+
+	other := t.TempDir()
+	mount(t, "came and went", other, "tmpfs", 0)
+	require.NoError(t, unix.Unmount(other, 0))
+	assert.Same(t, s, next(), "it is as it was")
+	same(s)
 
 	require.NoError(t, unix.Unmount(dir, 0))
-	all = next()
-	assert.Nil(t, find(all, dir))
-	assert.Len(t, all, len(before))
-	same()
+	s = next()
+	assert.Nil(t, find(s.Mounts, dir))
+	assert.Len(t, s.Mounts, len(before.Mounts))
+	same(s)
 }
 
 func TestAReadOnlySuperblock(t *testing.T) {
@@ -113,9 +142,8 @@ func TestAReadOnlySuperblock(t *testing.T) {
 	mount(t, filepath.Join(dir, "a"), filepath.Join(dir, "b"), "", unix.MS_BIND)
 	// The mount is read-only, then the superblock below both.
 	require.NoError(t, unix.Mount("", filepath.Join(dir, "b"), "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
-	table := openTable(t, "/proc")
-	all, _, err := table.Mounts()
-	require.NoError(t, err)
+	w := newWatcher(t)
+	all := look(t, w).Mounts
 	a, b := find(all, filepath.Join(dir, "a")), find(all, filepath.Join(dir, "b"))
 	assert.Equal(t, a.Superblock(), b.Superblock())
 	assert.False(t, a.ReadOnly())
@@ -124,27 +152,8 @@ func TestAReadOnlySuperblock(t *testing.T) {
 	var attr unix.Statfs_t
 	require.NoError(t, unix.Mount("", filepath.Join(dir, "a"), "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	require.NoError(t, unix.Statfs(filepath.Join(dir, "a"), &attr))
-	all, _, err = table.Mounts()
-	require.NoError(t, err)
+	all = look(t, w).Mounts
 	assert.Equal(t, attr.Flags&unix.ST_RDONLY != 0, find(all, filepath.Join(dir, "a")).ReadOnly())
-}
-
-func TestATableThatCannotBeOpened(t *testing.T) {
-	dir := t.TempDir()
-	_, err := mounts.OpenTable(filepath.Join(dir, "self", "mountinfo"))
-	require.ErrorIs(t, err, os.ErrNotExist)
-	assert.ErrorContains(t, err, filepath.Join(dir, "self", "mountinfo"))
-}
-
-func TestATableThatCannotBeRead(t *testing.T) {
-	proc := t.TempDir()
-	require.NoError(t, os.MkdirAll(filepath.Join(proc, "self", "mountinfo"), 0o755))
-	table := openTable(t, proc)
-	for range 2 {
-		all, _, err := table.Mounts()
-		require.ErrorIs(t, err, unix.EISDIR)
-		assert.Nil(t, all)
-	}
 }
 
 // sameAsTheKernel compares Hidden with what a look-up of each path below dir
@@ -186,7 +195,7 @@ func TestHiddenAsTheKernelSees(t *testing.T) {
 		mount(t, "base", base, "tmpfs", 0)
 		dir := filepath.Join(base, "dir")
 		var handles []int // directories as they were found earlier, maybe covered now
-		table := openTable(t, "/proc")
+		w := newWatcher(t)
 		for range 12 {
 			target := filepath.Join(dir, paths[random.IntN(len(paths))])
 			if len(handles) > 0 && random.IntN(3) == 0 {
@@ -206,8 +215,7 @@ func TestHiddenAsTheKernelSees(t *testing.T) {
 			default:
 				require.NoError(t, unix.Mount("tmpfs", target, "tmpfs", 0, ""))
 			}
-			all, _, err := table.Mounts()
-			require.NoError(t, err)
+			all := look(t, w).Mounts
 			hidden += sameAsTheKernel(t, all, dir)
 		}
 		for _, fd := range handles {
@@ -251,9 +259,9 @@ func readOwnTable(t *testing.T, proc int) []mounts.Mount {
 	defer file.Close()
 	content, err := io.ReadAll(file)
 	assert.NoError(t, err)
-	all, err := mounts.Parse(content)
-	assert.NoError(t, err)
-	return all
+	table := mounts.Parse(content)
+	assert.NoError(t, table.Err)
+	return table.Mounts
 }
 
 func TestAMountOnTheRootDirectoryIsHidden(t *testing.T) {
@@ -295,23 +303,21 @@ func TestMountsInAChroot(t *testing.T) {
 }
 
 func TestWhatAutofsHasMountedIsOnDemand(t *testing.T) {
-	all, err := mounts.Parse([]byte(`20 1 8:1 / / rw - ext4 /dev/sda1 rw
+	all := parse(t, `20 1 8:1 / / rw - ext4 /dev/sda1 rw
 30 20 0:40 / /home rw - autofs auto.home rw
 31 30 0:41 / /home/ann rw - nfs4 nas:/ann rw
 32 31 0:42 / /home/ann/scratch rw - tmpfs tmpfs rw
 33 20 0:43 / /srv rw - nfs4 nas:/srv rw
 40 41 0:44 / /ring/a rw - tmpfs tmpfs rw
 41 40 0:45 / /ring/b rw - tmpfs tmpfs rw
-`))
-	require.NoError(t, err)
+`)
 	for _, m := range all {
 		assert.Equal(t, m.ID == 31 || m.ID == 32, m.OnDemand, m.Mountpoint)
 	}
 }
 
 func TestWhatAMountShows(t *testing.T) {
-	all, err := mounts.Parse([]byte("31 20 0:41 / /a rw - ext4 /dev/sda1 rw\n32 20 0:42 /sub /b rw - btrfs /dev/sdb1 rw\n"))
-	require.NoError(t, err)
+	all := parse(t, "31 20 0:41 / /a rw - ext4 /dev/sda1 rw\n32 20 0:42 /sub /b rw - btrfs /dev/sdb1 rw\n")
 	ext4, btrfs := &all[0], &all[1]
 	for want, st := range map[bool][]unix.Statx_t{
 		true:  {{Dev_minor: 41}, {Mask: unix.STATX_MNT_ID, Mnt_id: 31, Dev_minor: 99}, {Mask: unix.STATX_MNT_ID, Mnt_id: 77, Dev_minor: 41}},

@@ -65,5 +65,8 @@ func escape(text, format string, not func(rune) bool) string {
 
 // unprintable holds for U+FFFD too, which stands for a byte that is not UTF-8.
 func unprintable(r rune) bool {
+	if r < utf8.RuneSelf {
+		return r < ' ' || r == '\x7f'
+	}
 	return r == utf8.RuneError || unicode.IsControl(r) || unicode.In(r, unicode.Bidi_Control, unicode.Zl, unicode.Zp)
 }

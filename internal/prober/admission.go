@@ -5,15 +5,16 @@ import (
 	"time"
 )
 
-// maxWaiting bounds the helpers of Killable plans that hang at one time.
-const maxWaiting = 1024
+// maxHanging bounds the helpers of Killable plans that hang at one time.
+const maxHanging = 1024
 
 // A class is a kind of checks that has limits of its own. Lower ones are
 // started first.
 type class uint8
 
 const (
-	independent class = iota // and trusted
+	essential   class = iota
+	independent       // and trusted
 	trusted
 	killable
 	untrusted
@@ -22,6 +23,8 @@ const (
 
 func (c *Check) class() class {
 	switch {
+	case c.Essential:
+		return essential
 	case c.Plan.Killable:
 		return killable
 	case c.Trusted && c.Independent:
@@ -33,7 +36,7 @@ func (c *Check) class() class {
 }
 
 // kept is what of a cap is left to classes that are less likely to hang.
-func (c class) kept(limit int) int {
+func (c class) reserved(limit int) int {
 	switch c {
 	case untrusted:
 		return limit / 4
@@ -66,7 +69,7 @@ type admission struct {
 	stuck   int               // helpers that survive SIGKILL, orphans left out
 }
 
-func (a *admission) group(name string) *group {
+func (a *admission) groupLocked(name string) *group {
 	g := a.groups[name]
 	if g == nil {
 		g = &group{name: name}
@@ -75,15 +78,15 @@ func (a *admission) group(name string) *group {
 	return g
 }
 
-func (a *admission) enqueue(w *pending) {
-	g := a.group(w.check.Group)
+func (a *admission) enqueueLocked(w *pending) {
+	g := a.groupLocked(w.check.Group)
 	c := w.check.class()
 	g.waiting[c] = append(g.waiting[c], w)
-	a.wake(g)
+	a.wakeLocked(g)
 }
 
 // wake has a group looked at again which had to wait for its own helpers.
-func (a *admission) wake(g *group) {
+func (a *admission) wakeLocked(g *group) {
 	for c := range g.waiting {
 		if len(g.waiting[c]) > 0 && !g.ready[c] {
 			g.ready[c] = true
@@ -93,15 +96,15 @@ func (a *admission) wake(g *group) {
 }
 
 // rest takes the first group of a class out of turn.
-func (a *admission) rest(c class) {
+func (a *admission) restLocked(c class) {
 	g := a.ready[c][0]
 	a.ready[c] = a.ready[c][1:]
 	g.ready[c] = false
-	a.forget(g)
+	a.forgetLocked(g)
 }
 
 // forget drops a group of which there is nothing to know.
-func (a *admission) forget(g *group) {
+func (a *admission) forgetLocked(g *group) {
 	for k := range g.waiting {
 		if len(g.waiting[k]) > 0 {
 			return
@@ -113,7 +116,7 @@ func (a *admission) forget(g *group) {
 }
 
 // next is the first check of the first group of a class.
-func (a *admission) next(c class) *pending {
+func (a *admission) nextLocked(c class) *pending {
 	for len(a.ready[c]) > 0 {
 		g := a.ready[c][0]
 		for len(g.waiting[c]) > 0 {
@@ -122,17 +125,17 @@ func (a *admission) next(c class) *pending {
 			}
 			g.waiting[c] = g.waiting[c][1:] // given up meanwhile
 		}
-		a.rest(c)
+		a.restLocked(c)
 	}
 	return nil
 }
 
 // advance goes on to the next group of a class, after a check of the first one
 // was started or refused.
-func (a *admission) advance(c class) {
+func (a *admission) advanceLocked(c class) {
 	g := a.ready[c][0]
 	g.waiting[c] = g.waiting[c][1:]
-	a.rest(c)
+	a.restLocked(c)
 	if len(g.waiting[c]) > 0 {
 		g.ready[c] = true
 		a.ready[c] = append(a.ready[c], g)
@@ -140,7 +143,7 @@ func (a *admission) advance(c class) {
 }
 
 // drain takes all checks that wait out of the queue.
-func (a *admission) drain() []*pending {
+func (a *admission) drainLocked() []*pending {
 	var all []*pending
 	for _, g := range a.groups {
 		for c := range g.waiting {
@@ -155,41 +158,47 @@ func (a *admission) drain() []*pending {
 	return all
 }
 
-// started, turnedStuck and ended keep the counts.
-func (a *admission) started(c *Check) {
-	if !c.Plan.Killable {
+// started, turnedStuck and ended keep the counts, in which Essential checks are not.
+func (a *admission) startedLocked(c *Check) {
+	if !c.Plan.Killable && !c.Essential {
 		a.running[c.class()]++
-		a.group(c.Group).running++
+		a.groupLocked(c.Group).running++
 	}
 }
 
-func (a *admission) turnedStuck(c *Check) {
+func (a *admission) turnedStuckLocked(c *Check) {
+	if c.Essential {
+		return
+	}
 	a.stuck++
-	a.group(c.Group).stuck++
-	a.notRunning(c)
+	a.groupLocked(c.Group).stuck++
+	a.notRunningLocked(c)
 }
 
-func (a *admission) notRunning(c *Check) {
-	g := a.group(c.Group)
+func (a *admission) notRunningLocked(c *Check) {
+	g := a.groupLocked(c.Group)
 	if !c.Plan.Killable {
 		a.running[c.class()]--
 		g.running--
 	}
-	a.wake(g)
-	a.forget(g)
+	a.wakeLocked(g)
+	a.forgetLocked(g)
 }
 
-func (a *admission) ended(c *Check, wasStuck bool) {
+func (a *admission) endedLocked(c *Check, wasStuck bool) {
+	if c.Essential {
+		return
+	}
 	if !wasStuck {
-		a.notRunning(c)
+		a.notRunningLocked(c)
 		return
 	}
 	a.stuck--
-	g := a.group(c.Group)
+	g := a.groupLocked(c.Group)
 	g.stuck--
-	a.forget(g)
+	a.forgetLocked(g)
 	for _, g := range a.groups { // every group's share has grown
-		a.wake(g)
+		a.wakeLocked(g)
 	}
 }
 
@@ -201,91 +210,95 @@ const (
 	groupWaits // for one of its own helpers
 	classWaits // for any helper
 	keyWaits   // for the helper of its key
-	unsettled  // until orphans that are about to end have done so
+	UNSETTLED  // until orphans that are about to end have done so
 )
 
 // pump starts what can be started.
-func (p *Prober) pump() {
+func (p *Prober) pumpLocked() {
 	for c := range class(classes) {
-		for w := p.next(c); w != nil; w = p.next(c) {
-			if p.server == nil || p.server.ended || p.server.full || p.fresh >= p.options.Concurrency {
+		for w := p.admission.nextLocked(c); w != nil; w = p.admission.nextLocked(c) {
+			if p.server == nil || p.server.ended || p.server.full || p.fresh >= p.options.Concurrency && c != essential {
 				return
 			}
-			if w.late() {
-				p.advance(c)
-				p.refuse(w)
+			if w.lateLocked() {
+				p.admission.advanceLocked(c)
+				p.refuseLocked(w)
 				continue
 			}
-			v, report := p.admit(w)
+			v, report := p.admitLocked(w)
 			if v == classWaits {
 				break
 			}
 			switch v {
 			case groupWaits:
-				p.rest(c)
+				p.admission.restLocked(c)
 			case keyWaits:
-				p.advance(c)
+				p.admission.advanceLocked(c)
 				w.ahead = p.byKey[w.check.Key]
 				w.ahead.behind = append(w.ahead.behind, w)
-			case unsettled:
-				p.advance(c)
-				p.awaitOrphans(w)
+			case UNSETTLED:
+				p.admission.advanceLocked(c)
+				p.queueBehindOrphansLocked(w)
 			case refused:
-				p.advance(c)
-				p.decide(w, report)
+				p.admission.advanceLocked(c)
+				p.decideLocked(w, report)
 			case admitted:
-				if !p.start(w) {
+				if !p.startLocked(w) {
 					return
 				}
-				p.advance(c)
+				p.admission.advanceLocked(c)
 			}
 		}
 	}
 }
 
 // admit decides whether a helper may be forked for the check now.
-func (p *Prober) admit(w *pending) (verdict, Report) {
-	v, report := p.judge(w)
-	if v != admitted && v != keyWaits && p.orphans.mayEnd(w.check.Plan.grace()) {
-		return unsettled, Report{}
+func (p *Prober) admitLocked(w *pending) (verdict, Report) {
+	v, report := p.applyRulesLocked(w)
+	if v != admitted && v != keyWaits && p.orphans.mayEndLocked(w.check.Plan.grace()) {
+		return UNSETTLED, Report{}
 	}
 	return v, report
 }
 
-// judge applies the rules. There is one helper per key. Any helper
+// applyRulesLocked applies the rules. There is one helper per key, which is all that holds for
+// Essential checks. Any other helper
 // of a plan that is not Killable may turn out stuck, so those that run and
 // those that are stuck together never exceed the cap. Two rules keep some of it
 // free. A quarter is for trusted keys, and a sixteenth for independent ones. No group
 // may hold more than three eighths of the cap, nor more than half of what the stuck
 // ones have left: two dead daemons with hundreds of mounts leave room for everyone
 // else.
-func (p *Prober) judge(w *pending) (verdict, Report) {
+func (p *Prober) applyRulesLocked(w *pending) (verdict, Report) {
 	c := &w.check
 	if h := p.byKey[c.Key]; h != nil {
 		if h.stage != stuck {
 			return keyWaits, Report{}
 		}
 		outcome := Busy
-		if h.check.Plan.Killable && time.Since(h.killed) < killablePatience {
+		if h.check.Plan.Killable && time.Since(h.killed) < killableExitTimeout {
 			outcome = Expired // and about to end
 		}
-		return refused, Report{Outcome: outcome, PID: h.pid, Since: h.started, HangsIn: h.report.HangsIn}
+		return refused, Report{Outcome: outcome, PID: h.pid, Since: h.started, HangsIn: h.report.HangsIn, HangsAt: -1}
 	}
-	if o, ok := p.orphans.find(p.options.Proc, w.compiled.comm); ok {
+	if o, ok := p.orphans.findLocked(p.options.Proc, w.compiled.comm); ok {
 		return refused, Report{Outcome: Busy, PID: o.pid, Since: o.started}
 	}
+	if c.Essential {
+		return admitted, Report{}
+	}
 	if c.Plan.Killable {
-		if len(p.helpers) >= maxWaiting {
+		if len(p.helpers) >= maxHanging {
 			return refused, Report{Outcome: Capped, Err: fmt.Errorf("%d helpers hang on this host", len(p.helpers))}
 		}
 		return admitted, Report{}
 	}
 
-	g := p.group(c.Group)
-	stuckAll := p.stuck + p.orphans.count(p.options.Proc)
+	g := p.admission.groupLocked(c.Group)
+	stuckAll := p.admission.stuck + p.orphans.countLocked(p.options.Proc)
 	free := p.options.MaxStuck - stuckAll
-	kept := c.class().kept(p.options.MaxStuck)
-	stuckHere := g.stuck + p.orphans.countLike(p.options.Proc, w.compiled.comm)
+	kept := c.class().reserved(p.options.MaxStuck)
+	stuckHere := g.stuck + p.orphans.countLikeLocked(p.options.Proc, w.compiled.comm)
 	share := free / 2
 	if stuckHere == 0 {
 		share = (free + 1) / 2
@@ -299,9 +312,9 @@ func (p *Prober) judge(w *pending) (verdict, Report) {
 		share = 0
 	}
 	running, risky := 0, 0 // of all classes, and of those for which as much is kept at least
-	for other, n := range p.running {
+	for other, n := range p.admission.running {
 		running += n
-		if class(other).kept(p.options.MaxStuck) >= kept {
+		if class(other).reserved(p.options.MaxStuck) >= kept {
 			risky += n
 		}
 	}

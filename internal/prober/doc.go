@@ -9,11 +9,14 @@
 // helper process make them, and a [Report] tells how far it came.
 //
 //	p := prober.New(prober.Options{})
-//	report := p.Run(prober.Check{Key: "0:54", Plan: &prober.Plan{
-//		Timeout: 5 * time.Second,
-//		Steps: []prober.Step{{Name: "statfs", Number: unix.SYS_STATFS, Arguments: []prober.Argument{
-//			prober.Path("/srv"), prober.Output(unsafe.Sizeof(unix.Statfs_t{}))}}},
-//	}})
+//	plan := &prober.Plan{Timeout: 5 * time.Second}
+//	root := plan.Add(prober.OpenPath(prober.CWD(), "/srv", unix.O_DIRECTORY))
+//	space := plan.Add(prober.Fstatfs(prober.ResultOf(root)))
+//	report := p.Run(prober.Check{Key: "0:54", Plan: plan})
+//	statfs := report.Step(space).Statfs() // nil if it did not answer
+//
+// Three steps make many calls, and carry back what they find while they do, so that it
+// is known how far one came that hangs: [ReadAll], [ReadLinks] and [StatMounts].
 //
 // The helpers are forked by the fork server of package forkserver, at some
 // 30 µs each.
@@ -39,10 +42,14 @@
 //     what is left, so that 200 dead mounts of each of two daemons don't keep a
 //     healthy file system from being checked.
 //     When the whole cap is stuck, nothing that could get stuck is checked any more.
+//   - That is not so for [Check.Essential] keys, a handful, by which the host itself is
+//     read. They are outside of all caps, and stay out of the way of others: of each one
+//     helper more can be stuck than Options.MaxStuck says. Those of an earlier run of
+//     the plugin can't be told from others, and count.
 //   - A helper's process name is made from its key. A prober which finds the
 //     stuck helpers of an earlier run counts them, and knows their keys. Helpers
 //     whose server has just died have as long to end as after a SIGKILL before
-//     anything is refused for them. What is only named so is none: see [Recogniser].
+//     anything is refused for them. What is only named so is none: see [HelperMatcher].
 //   - Helpers and server have no capability in effect that plans don't need, and run
 //     under a seccomp filter.
 //   - When this process dies, by whatever signal, the fork server and all
@@ -52,7 +59,8 @@
 //     are reported as [Unavailable], and so are those that waited for one of them and
 //     have no time left; others that were waiting go on.
 //   - A report holds what its plan asks for, or says why not: outputs have the length
-//     that was declared, and a plan that is Done was made to its end or to a failure.
+//     that was declared, those of compound steps at most the length of their limit, and
+//     a plan that is Done was made to its end or to a failure.
 //     Who says anything else was taken over, and the fork server is replaced.
 //
 // # What is not promised
@@ -69,7 +77,8 @@
 //
 // # When not to use it
 //
-// For calls that can't block, such as reading /proc or /sys: make them. For a
-// program, as opposed to system calls: a helper can't run Go code, and has no
-// environment to hand to another program. For data in bulk: a step carries back 4 KiB.
+// For calls that can't block: make them. Those on /proc are not all of them: its tables
+// of mounts and its links into other processes ask file systems. For a program, as
+// opposed to system calls: a helper can't run Go code, and has no environment to hand to
+// another program. For data in bulk: all but a compound step carry back 4 KiB.
 package prober

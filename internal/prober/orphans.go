@@ -16,7 +16,7 @@ import (
 // A helper is named after its key, so that a later run of the plugin which
 // finds it stuck knows what it was forked for.
 const (
-	HelperPrefix = "vfsp:" // see [Recogniser]
+	HelperPrefix = "vfsp:" // see [HelperMatcher]
 	serverName   = "vfsprobe-server"
 )
 
@@ -73,26 +73,26 @@ const (
 // mayEnd reports whether orphans may be helpers that the kernel is still killing, with
 // their server, and not stuck ones: those are given the time that a helper has to
 // disappear after SIGKILL.
-func (o *orphans) mayEnd(grace time.Duration) bool {
+func (o *orphans) mayEndLocked(grace time.Duration) bool {
 	return len(o.byComm) > 0 && time.Since(o.found) < grace
 }
 
-// awaitOrphans looks at a check again when some of the orphans may have ended.
-func (p *Prober) awaitOrphans(w *pending) {
-	if p.unsettled = append(p.unsettled, w); len(p.unsettled) > 1 {
+// queueBehindOrphansLocked looks at a check again when some of the orphans may have ended.
+func (p *Prober) queueBehindOrphansLocked(w *pending) {
+	if p.UNSETTLED = append(p.UNSETTLED, w); len(p.UNSETTLED) > 1 {
 		return
 	}
 	time.AfterFunc(recountSoon, func() {
 		p.mu.Lock()
 		defer p.unlock()
-		waiting := p.unsettled
-		p.unsettled = nil
+		waiting := p.UNSETTLED
+		p.UNSETTLED = nil
 		for _, w := range waiting {
 			if !w.decided {
-				p.enqueue(w)
+				p.admission.enqueueLocked(w)
 			}
 		}
-		p.pump()
+		p.pumpLocked()
 	})
 }
 
@@ -105,7 +105,7 @@ func findOrphans(proc string) orphans {
 		return found
 	}
 	defer dir.Close()
-	recogniser, err := NewRecogniser(proc)
+	matcher, err := NewHelperMatcher(proc)
 	if err != nil {
 		return found
 	}
@@ -120,7 +120,7 @@ func findOrphans(proc string) orphans {
 			continue
 		}
 		fields, err := statFields(proc, pid)
-		if err != nil || !recogniser.genuine(pid) {
+		if err != nil || !matcher.hasHelpersRights(pid) {
 			continue
 		}
 		start := string(fields[statStarttime])
@@ -130,13 +130,13 @@ func findOrphans(proc string) orphans {
 }
 
 // find returns an orphan of that name which is still there.
-func (o *orphans) find(proc, comm string) (orphan, bool) {
+func (o *orphans) findLocked(proc, comm string) (orphan, bool) {
 	for i, candidate := range o.byComm[comm] {
 		alive, orphaned := candidate.look(proc)
 		if !alive {
 			o.byComm[comm] = append(o.byComm[comm][:i:i], o.byComm[comm][i+1:]...)
 			o.asOf = time.Time{}
-			return o.find(proc, comm)
+			return o.findLocked(proc, comm)
 		}
 		if orphaned {
 			return candidate, true
@@ -146,9 +146,9 @@ func (o *orphans) find(proc, comm string) (orphan, bool) {
 }
 
 // count returns how many orphans there are, as of at most a second ago.
-func (o *orphans) count(proc string) int {
+func (o *orphans) countLocked(proc string) int {
 	good := recount
-	if o.mayEnd(maxGrace) {
+	if o.mayEndLocked(maxGrace) {
 		good = recountSoon
 	}
 	if len(o.byComm) == 0 || time.Since(o.asOf) < good {
@@ -175,8 +175,8 @@ func (o *orphans) count(proc string) int {
 }
 
 // countLike returns how many of them are of the group that a helper's name tells.
-func (o *orphans) countLike(proc, comm string) int {
-	o.count(proc)
+func (o *orphans) countLikeLocked(proc, comm string) int {
+	o.countLocked(proc)
 	return o.groups[groupOf(comm)]
 }
 

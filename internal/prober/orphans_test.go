@@ -55,24 +55,24 @@ func TestOrphansAreHelpersWithoutAServer(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(proc, "50"), 0o755)) // just ended
 
 	o := findOrphans(proc)
-	assert.Equal(t, 1, o.count(proc))
-	assert.Equal(t, 1, o.countLike(proc, commOf("a third", "another")))
-	assert.Zero(t, o.countLike(proc, comm))
-	_, found := o.find(proc, comm)
+	assert.Equal(t, 1, o.countLocked(proc))
+	assert.Equal(t, 1, o.countLikeLocked(proc, commOf("a third", "another")))
+	assert.Zero(t, o.countLikeLocked(proc, comm))
+	_, found := o.findLocked(proc, comm)
 	assert.False(t, found, "the one has a server, and the other is a zombie")
-	orphan, found := o.find(proc, commOf("other", "another"))
+	orphan, found := o.findLocked(proc, commOf("other", "another"))
 	require.True(t, found)
 	assert.Equal(t, 30, orphan.pid)
 
 	// The other server ends without its helper.
 	process(t, proc, "21", comm, "D", "1", "101")
-	orphan, found = o.find(proc, comm)
+	orphan, found = o.findLocked(proc, comm)
 	require.True(t, found)
 	assert.Equal(t, 21, orphan.pid)
 
 	// A later process has the same pid and name.
 	process(t, proc, "21", comm, "D", "1", "999")
-	_, found = o.find(proc, comm)
+	_, found = o.findLocked(proc, comm)
 	assert.False(t, found)
 }
 
@@ -132,11 +132,11 @@ func FuzzStatus(f *testing.F) {
 	proc := f.TempDir()
 	process(f, proc, "self", "vfsprobe", "R", "1", "1")
 	require.NoError(f, os.Mkdir(filepath.Join(proc, "7"), 0o755))
-	r, err := NewRecogniser(proc)
+	m, err := NewHelperMatcher(proc)
 	require.NoError(f, err)
 	f.Fuzz(func(t *testing.T, status []byte) {
 		require.NoError(t, os.WriteFile(filepath.Join(proc, "7", "status"), status, 0o600))
-		if r.genuine(7) && !bytes.Contains(status, []byte("\nNoNewPrivs:\t1")) {
+		if m.hasHelpersRights(7) && !bytes.Contains(status, []byte("\nNoNewPrivs:\t1")) {
 			t.Errorf("%q", status)
 		}
 	})

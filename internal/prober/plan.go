@@ -2,6 +2,7 @@ package prober
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -30,28 +31,38 @@ type Plan struct {
 	Killable bool
 
 	otherProcesses bool // it needs CAP_SYS_PTRACE
+	kernelStacks   bool // it needs CAP_SYS_ADMIN
 }
 
 // grace is how long a helper has to disappear after SIGKILL before it counts as
 // stuck. On a host with nothing else to do it takes well under a millisecond.
 func (p *Plan) grace() time.Duration { return min(max(minGrace, p.Timeout/20), maxGrace) }
 
-// A Step is one system call.
+// A Step is one system call, or one of the compound steps that make many: [ReadAll],
+// [ReadLinks] and [StatMounts]. Make it with the function named after the call.
 type Step struct {
 	Name      string  // for reports: the call, not its number
-	Number    uintptr // unix.SYS_…
+	Number    uintptr // unix.SYS_…, or that of a compound step
 	Arguments []Argument
 	// Optional lets the plan go on if the call fails.
 	Optional bool
-	// Quiet leaves the step out of the report unless it fails. It is for calls
+	// Silent leaves the step out of the report unless it fails. It is for calls
 	// which can't hang: a hang would be laid to the step after it.
-	Quiet bool
-	// Joined makes one of the step and the next: it is Quiet, and its time is
-	// part of the next one's. A hang in it is laid to the next one.
-	Joined bool
+	Silent bool
+	// MergeWithNext makes one of the step and the next: it is Silent, and its time
+	// is part of the next one's. A hang in it is laid to the next one.
+	MergeWithNext bool
 
 	ifRegular int // 1 more than the statx that must have found a file; 0: always
+	limit     int // of a compound step: bytes of output
 }
+
+// compound reports whether the step is one of those that make many system calls:
+// [ReadAll], [ReadLinks] and [StatMounts].
+func (s *Step) compound() bool { return forkserver.IsCompound(s.Number) }
+
+// silent reports whether the step is answered only if it fails.
+func (s *Step) silent() bool { return s.Silent || s.MergeWithNext }
 
 // An Argument of a system call. Make it with one of the functions below.
 type Argument struct {
@@ -116,7 +127,7 @@ func (s *Step) outputSize() (size int) {
 // written.
 func (s *Step) returnsLength() bool {
 	switch s.Number {
-	case unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_GETDENTS64:
+	case unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_GETDENTS64, unix.SYS_READLINKAT:
 		return true
 	}
 	return false
@@ -133,8 +144,8 @@ func (p *Plan) Add(step Step) int {
 // opened, since to open a device or a FIFO can do something by itself: the step fails
 // with EBADF. All are one for reports: what find meets, open would have met.
 func (p *Plan) OpenRegular(find, open Step) int {
-	find.Joined = true
-	look := Step{Name: find.Name, Number: unix.SYS_STATX, Joined: true, Optional: find.Optional, Arguments: []Argument{
+	find.MergeWithNext = true
+	look := Step{Name: find.Name, Number: unix.SYS_STATX, MergeWithNext: true, Optional: find.Optional, Arguments: []Argument{
 		ResultOf(p.Add(find)), Path(""), Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC), // a type never changes
 		Value(unix.STATX_TYPE), Output(unsafe.Sizeof(unix.Statx_t{}))}}
 	open.ifRegular = p.Add(look) + 1
@@ -149,7 +160,7 @@ func (p *Plan) EnterMountNS(path string) {
 	namespace := p.Add(Step{Name: "open " + path, Number: unix.SYS_OPENAT,
 		Arguments: []Argument{Value(unix.AT_FDCWD), Path(path), Value(unix.O_RDONLY | unix.O_CLOEXEC), Value(0)}})
 	p.Add(Step{Name: "setns", Number: unix.SYS_SETNS, Arguments: []Argument{ResultOf(namespace), Value(unix.CLONE_NEWNS)}})
-	p.Add(Step{Name: "close", Number: unix.SYS_CLOSE, Arguments: []Argument{ResultOf(namespace)}, Quiet: true})
+	p.Add(Step{Name: "close", Number: unix.SYS_CLOSE, Arguments: []Argument{ResultOf(namespace)}, Silent: true})
 }
 
 // Below says that paths of the plan begin with the prefix. One that leads into
@@ -158,6 +169,15 @@ func (p *Plan) EnterMountNS(path string) {
 func (p *Plan) Below(prefix string) {
 	p.otherProcesses = p.otherProcesses || strings.Contains(prefix, "/proc/")
 }
+
+// SeeOtherProcesses says that the plan looks at what procfs shows of other users'
+// processes only to whoever may trace them, such as /proc/PID/fd and cwd: it takes
+// CAP_SYS_PTRACE.
+func (p *Plan) SeeOtherProcesses() { p.otherProcesses = true }
+
+// SeeKernelStacks says that the plan reads /proc/PID/stack: it takes CAP_SYS_ADMIN, and
+// CAP_SYS_PTRACE as [Plan.SeeOtherProcesses] does (proc_pid_stack, fs/proc/base.c).
+func (p *Plan) SeeKernelStacks() { p.otherProcesses, p.kernelStacks = true, true }
 
 // Become appends the steps that give the helper the ids, and take all
 // capabilities from it. It takes CAP_SETUID and CAP_SETGID, and CAP_KILL for the
@@ -194,10 +214,10 @@ func (p *Plan) become(uid, gid Argument, groups []uint32) {
 	capabilities := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	none := [2]unix.CapUserData{{Inheritable: uint32(forkserver.Mark)}} // CanBecome has asked for it
 	p.Steps = append(p.Steps,
-		Step{Name: "setgroups", Number: unix.SYS_SETGROUPS, Arguments: []Argument{Value(len(groups)), Input(list)}, Quiet: true},
-		Step{Name: "setresgid", Number: unix.SYS_SETRESGID, Arguments: []Argument{gid, gid, gid}, Quiet: true},
-		Step{Name: "setresuid", Number: unix.SYS_SETRESUID, Arguments: []Argument{uid, uid, uid}, Quiet: true},
-		Step{Name: "capset", Number: unix.SYS_CAPSET, Quiet: true, Arguments: []Argument{
+		Step{Name: "setgroups", Number: unix.SYS_SETGROUPS, Arguments: []Argument{Value(len(groups)), Input(list)}, Silent: true},
+		Step{Name: "setresgid", Number: unix.SYS_SETRESGID, Arguments: []Argument{gid, gid, gid}, Silent: true},
+		Step{Name: "setresuid", Number: unix.SYS_SETRESUID, Arguments: []Argument{uid, uid, uid}, Silent: true},
+		Step{Name: "capset", Number: unix.SYS_CAPSET, Silent: true, Arguments: []Argument{
 			Input((*[unsafe.Sizeof(capabilities)]byte)(unsafe.Pointer(&capabilities))[:]), Input((*[unsafe.Sizeof(none)]byte)(unsafe.Pointer(&none))[:])}},
 	)
 }
@@ -240,11 +260,11 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		if step.Optional {
 			w.Flags |= forkserver.ContinueOnError
 		}
-		if step.Quiet || step.Joined {
-			w.Flags |= forkserver.Quiet
+		if step.Silent || step.MergeWithNext {
+			w.Flags |= forkserver.Silent
 		}
-		if step.Joined {
-			w.Flags |= forkserver.Joined
+		if step.MergeWithNext {
+			w.Flags |= forkserver.MergeWithNext
 		}
 		switch step.Number {
 		case unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET:
@@ -318,6 +338,9 @@ func (p *Plan) capabilities() uint64 {
 	if p.otherProcesses {
 		needed |= forkserver.OtherProcesses
 	}
+	if p.kernelStacks {
+		needed |= forkserver.KernelStacks
+	}
 	return needed
 }
 
@@ -367,7 +390,7 @@ func (o Outcome) String() string { return outcomeNames[o] }
 // the helper finished, was killed, or is stuck.
 type Report struct {
 	// Steps holds the results of the plan's steps that ended, in order; of
-	// those that are Quiet or Joined only the failed ones.
+	// those that are Silent or MergeWithNext only the failed ones.
 	Steps   []StepResult
 	Outcome Outcome
 	// Elapsed is the time from the request to fork the helper to its end, or
@@ -379,6 +402,13 @@ type Report struct {
 	// HangsIn names the step which did not end, where that is known. For Capped it
 	// is one of another plan's, whose helper is in the way.
 	HangsIn string
+	// HangsAt is the index in Plan.Steps of the step which did not end, or the number
+	// of steps where all did and the helper's exit hangs. It is -1 where no step is
+	// known to hang, or it is one of another plan.
+	HangsAt int
+	// Partial is what the step at HangsAt had found before it hung or, in a report of
+	// progress, has found so far. Only compound steps have any.
+	Partial []byte
 	// Signal is what killed a helper that Died.
 	Signal syscall.Signal
 	// Err says why there is no result: the plan could not be compiled, no helper
@@ -389,12 +419,23 @@ type Report struct {
 // A StepResult is the end of one system call.
 type StepResult struct {
 	Name    string
+	Index   int           // in Plan.Steps
 	Result  int64         // the return value, where Errno is 0
 	Errno   syscall.Errno // 0: success
 	Elapsed time.Duration // in the system call alone
 	// Output is that of the step's Output or InOut argument, whole; of read(2) and
-	// its like, what was read.
+	// its like, what was read. Of a compound step it is all that was found, also
+	// before it failed.
 	Output []byte
+}
+
+// Step returns the result of the step with this index in Plan.Steps, or nil.
+func (r *Report) Step(index int) *StepResult {
+	i, found := slices.BinarySearchFunc(r.Steps, index, func(s StepResult, index int) int { return cmp.Compare(s.Index, index) })
+	if !found {
+		return nil
+	}
+	return &r.Steps[i]
 }
 
 // Failed returns the first step that failed, or nil.

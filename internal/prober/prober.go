@@ -15,20 +15,20 @@ import (
 )
 
 const (
-	// patience is how long a helper counts as one that is about to finish. A
+	// freshFor is how long a helper counts as one that is about to finish. A
 	// healthy file system answers in well under a millisecond.
-	patience = 50 * time.Millisecond
+	freshFor = 50 * time.Millisecond
 	// minGrace and maxGrace bound [Plan.grace].
 	minGrace = 100 * time.Millisecond
 	maxGrace = time.Second
-	// killablePatience is how long a helper of a Killable plan may take to end
+	// killableExitTimeout is how long a helper of a Killable plan may take to end
 	// before it is called stuck: it must be scheduled for that.
-	killablePatience = 10 * time.Second
-	// serverPatience is how long the fork server may say nothing while it is to
+	killableExitTimeout = 10 * time.Second
+	// serverAnswerTimeout is how long the fork server may say nothing while it is to
 	// fork a helper, before it is replaced: all helpers are lost with it.
-	serverPatience = 5 * time.Second
-	// retryFullSocket is when a request is sent again that found the socket full.
-	retryFullSocket = time.Millisecond
+	serverAnswerTimeout = 5 * time.Second
+	// fullSocketRetryDelay is when a request is sent again that found the socket full.
+	fullSocketRetryDelay = time.Millisecond
 )
 
 // Options of a Prober. The zero value is usable.
@@ -65,7 +65,13 @@ type Check struct {
 	// of the cap is kept for such checks if they are trusted: not even dozens of dead
 	// daemons at one time keep the root file system from being checked.
 	Independent bool
-	Plan        *Plan
+	// Essential says that the check reads what the host says of itself, such as
+	// /proc/self/mountinfo, without which nothing else is known. It is never refused
+	// because of the caps, and waits for no place under them; nor does it take one from
+	// others. There still is no more than one helper of its key: it is for a handful of
+	// keys, since nothing else bounds how many of their helpers get stuck.
+	Essential bool
+	Plan      *Plan
 }
 
 // Stats are counters since the prober was made, and gauges.
@@ -91,13 +97,13 @@ type Prober struct {
 	byPID     map[int]*helper
 	byKey     map[string]*helper
 	orphans   orphans     // stuck helpers of earlier servers
-	unsettled []*pending  // wait until it is known how many orphans there are
+	UNSETTLED []*pending  // wait until it is known how many orphans there are
 	completed []func()    // callbacks to be made when mu is free
 	server    *server     // nil while there is none
 	untrimmed atomic.Bool // servers inherit all memory
 	restart   restartState
 	nextID    uint64
-	fresh     int           // helpers younger than patience
+	fresh     int           // helpers younger than freshFor, but those of Essential checks
 	stats     Stats         // counters only
 	cpuBefore time.Duration // of servers that have ended
 }
@@ -119,7 +125,7 @@ type Ticket struct{ check *pending }
 type stage uint8
 
 const (
-	fresh   stage = iota // younger than patience
+	fresh   stage = iota // younger than freshFor
 	waiting              // older
 	killed               // SIGKILL was sent
 	stuck                // and did not help
@@ -136,6 +142,7 @@ type helper struct {
 	reported bool
 	err      error
 	answered int        // steps
+	part     []byte     // of the output of the compound step that is under way
 	ended    bool       // by a step that failed
 	overdue  bool       // the server has not confirmed it within the timeout
 	behind   []*pending // checks of the same key, which wait for its end
@@ -144,7 +151,7 @@ type helper struct {
 // New makes a Prober and begins to start its fork server.
 func New(options Options) *Prober {
 	p := newProber(options)
-	p.startServerIn(0)
+	p.startServerLocked(0)
 	return p
 }
 
@@ -167,7 +174,7 @@ func newProber(options Options) *Prober {
 		byPID:   make(map[int]*helper),
 		byKey:   make(map[string]*helper),
 	}
-	p.groups = make(map[string]*group)
+	p.admission.groups = make(map[string]*group)
 	p.untrimmed.Store(options.Untrimmed)
 	return p
 }
@@ -204,18 +211,18 @@ func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 	p.nextID++
 	var err error
 	if w.compiled, err = check.Plan.compile(w.id, commOf(check.Key, check.Group)); err != nil {
-		p.decide(w, Report{Outcome: Unavailable, Err: err})
+		p.decideLocked(w, Report{Outcome: Unavailable, Err: err})
 		return Ticket{}
 	}
 	if !p.restart.under && p.server == nil && time.Now().After(p.restart.next) {
-		p.startServerIn(0)
+		p.startServerLocked(0)
 	}
 	if !p.restart.under && p.server == nil {
-		p.decide(w, Report{Outcome: Unavailable, Err: p.restart.err})
+		p.decideLocked(w, Report{Outcome: Unavailable, Err: p.restart.err})
 		return Ticket{}
 	}
-	p.enqueue(w)
-	p.pump()
+	p.admission.enqueueLocked(w)
+	p.pumpLocked()
 	if !w.decided {
 		w.timer = time.AfterFunc(check.Plan.Timeout/2, func() { p.giveUp(w) })
 	}
@@ -223,12 +230,12 @@ func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 }
 
 // Progress reports how far the check's helper has come, or the one of its key for
-// which it waits; HangsIn names the step it is in. It reports false where there is
-// none. The Outcome means nothing yet.
+// which it waits; HangsIn names the step it is in, of which Partial is what it has
+// found so far. It reports false where there is none. The Outcome means nothing yet.
 func (p *Prober) Progress(t Ticket) (Report, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := p.helperOf(t)
+	h := p.helperOfLocked(t)
 	if h == nil && t.check != nil {
 		h = t.check.ahead
 	}
@@ -237,7 +244,11 @@ func (p *Prober) Progress(t Ticket) (Report, bool) {
 	}
 	r := h.report
 	r.Steps = slices.Clone(r.Steps)
-	r.PID, r.Since, r.Elapsed, r.HangsIn = h.pid, h.started, time.Since(h.started), h.nextStep()
+	r.PID, r.Since, r.Elapsed = h.pid, h.started, time.Since(h.started)
+	r.HangsIn, r.HangsAt, r.Partial = h.nextStepLocked(), -1, nil
+	if h.pending == t.check || t.check.compiled.same(h.compiled) {
+		r.HangsAt, r.Partial = h.nextIndexLocked(), slices.Clip(h.part)
+	}
 	return r, true
 }
 
@@ -247,21 +258,21 @@ func (p *Prober) Progress(t Ticket) (Report, bool) {
 func (p *Prober) SetDeadline(t Ticket, deadline time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	h := p.helperOf(t)
+	h := p.helperOfLocked(t)
 	if h == nil || h.stage >= killed {
 		return false
 	}
 	h.deadline = deadline
 	left := time.Until(deadline)
 	if h.stage == fresh {
-		left = min(left, patience)
+		left = min(left, freshFor)
 	}
 	h.timer.Reset(left)
 	return true
 }
 
 // helperOf returns the check's own helper, or nil.
-func (p *Prober) helperOf(t Ticket) *helper {
+func (p *Prober) helperOfLocked(t Ticket) *helper {
 	if t.check == nil {
 		return nil
 	}
@@ -280,7 +291,7 @@ func (p *Prober) Stats() Stats {
 			s.Running++
 		}
 	}
-	s.Stuck += int64(p.orphans.count(p.options.Proc))
+	s.Stuck += int64(p.orphans.countLocked(p.options.Proc))
 	cpu := p.cpuBefore
 	if p.server != nil {
 		used, resident := usage(p.options.Proc, p.server.pid)
@@ -302,13 +313,16 @@ func (p *Prober) unlock() {
 }
 
 // warn says something to the log once mu is free: the log may block.
-func (p *Prober) warn(format string, args ...any) {
+func (p *Prober) warnLocked(format string, args ...any) {
 	p.completed = append(p.completed, func() { p.options.Warnf(format, args...) })
 }
 
 // decide ends a check without a helper.
-func (p *Prober) decide(w *pending, r Report) {
+func (p *Prober) decideLocked(w *pending, r Report) {
 	w.decided = true
+	if r.HangsIn == "" {
+		r.HangsAt = -1
+	}
 	if w.timer != nil {
 		w.timer.Stop()
 	}
@@ -331,36 +345,36 @@ func (p *Prober) giveUp(w *pending) {
 			return
 		}
 		h.behind = slices.DeleteFunc(h.behind, func(o *pending) bool { return o == w })
-		p.decide(w, w.outwaited(h, h.nextStep()))
+		p.decideLocked(w, w.outwaitedLocked(h, h.nextStepLocked()))
 		return
 	}
-	p.refuse(w)
+	p.refuseLocked(w)
 }
 
 // late reports whether too little of the check's time is left for a helper: what is
 // started late on a busy machine must not be said to hang.
-func (w *pending) late() bool { return time.Until(w.deadline) < w.check.Plan.Timeout/2 }
+func (w *pending) lateLocked() bool { return time.Until(w.deadline) < w.check.Plan.Timeout/2 }
 
-func (p *Prober) refuse(w *pending) {
+func (p *Prober) refuseLocked(w *pending) {
 	r := Report{Outcome: Capped, Err: fmt.Errorf("no place for another helper within %v, %d hang", w.check.Plan.Timeout/2, len(p.helpers)-p.fresh)}
 	if p.server == nil {
 		r = Report{Outcome: Unavailable, Err: errors.Join(errors.New("the fork server is being restarted"), p.restart.err)}
 	}
-	p.decide(w, r)
+	p.decideLocked(w, r)
 }
 
 // start sends the request for one helper. It reports false if the socket is
 // full.
-func (p *Prober) start(w *pending) bool {
+func (p *Prober) startLocked(w *pending) bool {
 	switch err := p.server.send(w.compiled.request); {
 	case errors.Is(err, unix.EAGAIN):
 		p.server.full = true
 		s := p.server
-		time.AfterFunc(retryFullSocket, func() {
+		time.AfterFunc(fullSocketRetryDelay, func() {
 			p.mu.Lock()
 			defer p.unlock()
 			s.full = false
-			p.pump()
+			p.pumpLocked()
 		})
 		return false
 	case err != nil:
@@ -371,14 +385,21 @@ func (p *Prober) start(w *pending) bool {
 	if w.timer != nil {
 		w.timer.Stop()
 	}
-	h := &helper{pending: w, started: time.Now()}
+	h := &helper{pending: w, started: time.Now(), report: Report{HangsAt: -1}}
 	p.helpers[h.id] = h
 	p.byKey[w.check.Key] = h
-	p.fresh++
-	p.started(&w.check)
+	p.countFreshLocked(h, 1)
+	p.admission.startedLocked(&w.check)
 	p.stats.Forked++
-	h.timer = time.AfterFunc(min(patience, time.Until(w.deadline)), func() { p.due(h) })
+	h.timer = time.AfterFunc(min(freshFor, time.Until(w.deadline)), func() { p.due(h) })
 	return true
+}
+
+// countFreshLocked counts a helper that is at work, if it takes a place.
+func (p *Prober) countFreshLocked(h *helper, change int) {
+	if !h.check.Essential {
+		p.fresh += change
+	}
 }
 
 // due moves a helper to the next stage of its life.
@@ -390,10 +411,10 @@ func (p *Prober) due(h *helper) {
 	}
 	switch h.stage {
 	case fresh:
+		p.countFreshLocked(h, -1)
 		h.stage = waiting
-		p.fresh--
 		if time.Until(h.deadline) > 0 {
-			p.pump()
+			p.pumpLocked()
 		}
 		fallthrough
 	case waiting:
@@ -402,15 +423,15 @@ func (p *Prober) due(h *helper) {
 			return
 		}
 		if h.pid == 0 {
-			p.unforked(h)
+			p.unforkedLocked(h)
 			return
 		}
 		h.stage = killed
 		h.killed = time.Now()
 		p.stats.Killed++
-		p.kill(h)
+		p.killLocked(h)
 		h.timer.Reset(h.check.Plan.grace())
-		p.pump()
+		p.pumpLocked()
 	case killed:
 		// The timer may have fired once more while the helper was being killed.
 		if left := time.Until(h.killed.Add(h.check.Plan.grace())); left > 0 {
@@ -418,48 +439,48 @@ func (p *Prober) due(h *helper) {
 			return
 		}
 		h.stage = stuck
-		h.compiled.request = nil // it may be remembered for days
-		p.turnedStuck(&h.check)
-		h.report.HangsIn = h.nextStep()
+		p.admission.turnedStuckLocked(&h.check)
+		h.noteHangLocked()
 		outcome := Stuck
 		if h.check.Plan.Killable {
 			outcome = Expired // a busy host may take long to end it; if it is stuck, the next check will say so
 		}
-		p.finish(h, outcome)
-		p.release(h)
-		p.pump()
+		p.finishLocked(h, outcome)
+		h.compiled.request, h.part, h.report.Partial = nil, nil, nil // it may be remembered for days
+		p.releaseLocked(h)
+		p.pumpLocked()
 	}
 }
 
-// unforked handles a helper that can't be killed when its time is up: the server has
+// unforkedLocked handles a helper that can't be killed when its time is up: the server has
 // not said which process it is. Either our
 // own process was stopped, and the answer is about to be read, or the host is so
 // busy that the server was not scheduled, or the server does not answer.
-func (p *Prober) unforked(h *helper) {
+func (p *Prober) unforkedLocked(h *helper) {
 	if !h.overdue {
 		h.overdue = true
 		h.timer.Reset(h.check.Plan.grace())
 		return
 	}
 	silent := min(time.Since(h.started), time.Since(p.server.heard))
-	if silent >= serverPatience {
-		p.warn("the fork server (pid %d) has not answered for %v, killing it", p.server.pid, silent.Round(time.Millisecond))
-		p.server.kill()
+	if silent >= serverAnswerTimeout {
+		p.warnLocked("the fork server (pid %d) has not answered for %v, killing it", p.server.pid, silent.Round(time.Millisecond))
+		p.server.killLocked()
 		return
 	}
 	h.err = fmt.Errorf("the fork server has not confirmed a helper within %v", h.check.Plan.Timeout)
-	p.finish(h, Unavailable)
-	h.timer.Reset(serverPatience - silent)
+	p.finishLocked(h, Unavailable)
+	h.timer.Reset(serverAnswerTimeout - silent)
 }
 
-func (p *Prober) kill(h *helper) {
+func (p *Prober) killLocked(h *helper) {
 	header := forkserver.RequestHeader{Kind: forkserver.Kill, PID: int32(h.pid)}
 	if err := p.server.send(forkserver.Bytes(&header)); errors.Is(err, unix.EAGAIN) {
-		time.AfterFunc(retryFullSocket, func() {
+		time.AfterFunc(fullSocketRetryDelay, func() {
 			p.mu.Lock()
 			defer p.unlock()
 			if p.helpers[h.id] == h && p.server != nil {
-				p.kill(h)
+				p.killLocked(h)
 			}
 		})
 	}
@@ -468,19 +489,31 @@ func (p *Prober) kill(h *helper) {
 // exit is what a helper does after its last step.
 const exit = "exit"
 
+// nextIndex is that of the step a helper has not answered, or the number of steps.
+func (h *helper) nextIndexLocked() int {
+	i := h.answered
+	for i < len(h.compiled.steps) && h.compiled.steps[i].silent() {
+		i++
+	}
+	return i
+}
+
 // nextStep names the step a helper has not answered.
-func (h *helper) nextStep() string {
-	for i := h.answered; i < len(h.compiled.steps); i++ {
-		if step := &h.compiled.steps[i]; !step.Quiet && !step.Joined {
-			return step.Name
-		}
+func (h *helper) nextStepLocked() string {
+	if i := h.nextIndexLocked(); i < len(h.compiled.steps) {
+		return h.compiled.steps[i].Name
 	}
 	return exit
 }
 
+// hangs notes in the report where the helper hangs.
+func (h *helper) noteHangLocked() {
+	h.report.HangsIn, h.report.HangsAt, h.report.Partial = h.nextStepLocked(), h.nextIndexLocked(), slices.Clip(h.part)
+}
+
 // finish reports a helper's outcome, once. An answer is also that of checks which wait
 // for the helper and ask the same.
-func (p *Prober) finish(h *helper, outcome Outcome) {
+func (p *Prober) finishLocked(h *helper, outcome Outcome) {
 	if h.reported {
 		return
 	}
@@ -493,24 +526,24 @@ func (p *Prober) finish(h *helper, outcome Outcome) {
 		if !w.decided && outcome == Done && w.compiled.same(h.compiled) {
 			shared := r
 			shared.Steps = slices.Clone(r.Steps)
-			p.decide(w, shared)
+			p.decideLocked(w, shared)
 		}
 	}
 }
 
 // release lets the checks go on that wait for a helper, which has ended or is stuck.
-func (p *Prober) release(h *helper) {
+func (p *Prober) releaseLocked(h *helper) {
 	for _, w := range h.behind {
 		w.ahead = nil
 		switch {
 		case w.decided, p.closed:
 		case h.stage == stuck:
-			_, r := p.judge(w) // which refuses it, as all later ones
-			p.decide(w, r)
-		case !w.late():
-			p.enqueue(w)
+			_, r := p.applyRulesLocked(w) // which refuses it, as all later ones
+			p.decideLocked(w, r)
+		case !w.lateLocked():
+			p.admission.enqueueLocked(w)
 		default:
-			p.decide(w, w.outwaited(h, h.report.HangsIn))
+			p.decideLocked(w, w.outwaitedLocked(h, h.report.HangsIn))
 		}
 	}
 	h.behind = nil
@@ -520,7 +553,7 @@ func (p *Prober) release(h *helper) {
 // that no time is left for its own. A hang of the helper's, in a step that the check
 // would make too, is the check's as well, unless it was short: the helper may have
 // begun later than the check did.
-func (w *pending) outwaited(h *helper, hangsIn string) Report {
+func (w *pending) outwaitedLocked(h *helper, hangsIn string) Report {
 	elapsed := time.Since(h.started)
 	if h.err != nil {
 		return Report{Outcome: Unavailable, Err: h.err}
@@ -529,9 +562,12 @@ func (w *pending) outwaited(h *helper, hangsIn string) Report {
 	if h.pid == 0 || hangsIn == "" || elapsed < w.check.Plan.Timeout/4 {
 		return r
 	}
-	r.PID, r.Since, r.Elapsed, r.HangsIn = h.pid, h.started, elapsed, hangsIn
+	r.PID, r.Since, r.Elapsed, r.HangsIn, r.HangsAt = h.pid, h.started, elapsed, hangsIn, -1
 	if w.compiled.has(hangsIn) {
 		r.Outcome, r.Err = Expired, nil
+		if w.compiled.same(h.compiled) {
+			r.HangsAt, r.Partial = h.nextIndexLocked(), slices.Clip(h.part)
+		}
 	} else {
 		r.Err = fmt.Errorf("%w, in %s", r.Err, hangsIn)
 	}
@@ -539,16 +575,16 @@ func (w *pending) outwaited(h *helper, hangsIn string) Report {
 }
 
 // remove forgets a helper that is gone.
-func (p *Prober) remove(h *helper) {
+func (p *Prober) removeLocked(h *helper) {
 	h.timer.Stop()
 	if h.stage == fresh {
-		p.fresh--
+		p.countFreshLocked(h, -1)
 	}
-	p.ended(&h.check, h.stage == stuck)
+	p.admission.endedLocked(&h.check, h.stage == stuck)
 	delete(p.helpers, h.id)
 	delete(p.byKey, h.check.Key)
 	delete(p.byPID, h.pid)
-	p.release(h)
+	p.releaseLocked(h)
 }
 
 // receive handles one message from the server or a helper.
@@ -560,34 +596,34 @@ func (p *Prober) receive(s *server, message []byte) {
 		return // it has ended, or is about to
 	}
 	if !ok {
-		p.distrust(s, "a message that makes no sense")
+		p.distrustLocked(s, "a message that makes no sense")
 		return
 	}
-	if answer.Kind != forkserver.StepDone {
+	if answer.Kind != forkserver.StepDone && answer.Kind != forkserver.StepPart {
 		s.heard = time.Now()
 	}
 	switch answer.Kind {
 	case forkserver.Ready:
 		if s.ready {
-			p.distrust(s, "a second greeting")
+			p.distrustLocked(s, "a second greeting")
 			return
 		}
-		p.greeted(s, syscall.Errno(answer.Errno))
+		p.greetedLocked(s, syscall.Errno(answer.Errno))
 	case forkserver.Forked:
 		h := p.helpers[answer.ID]
 		if h == nil {
 			return
 		}
 		if h.pid != 0 || answer.Errno == 0 && (answer.PID <= 0 || p.byPID[int(answer.PID)] != nil) {
-			p.distrust(s, "a helper that can't have been forked")
+			p.distrustLocked(s, "a helper that can't have been forked")
 			return
 		}
 		if answer.Errno != 0 {
 			h.err = fmt.Errorf("forking a helper: %w", syscall.Errno(answer.Errno))
 			p.stats.Forked--
-			p.finish(h, Unavailable)
-			p.remove(h)
-			p.pump()
+			p.finishLocked(h, Unavailable)
+			p.removeLocked(h)
+			p.pumpLocked()
 			return
 		}
 		h.pid = int(answer.PID)
@@ -595,83 +631,133 @@ func (p *Prober) receive(s *server, message []byte) {
 		if h.overdue {
 			h.timer.Reset(0) // its time is up, and now it can be killed
 		}
+	case forkserver.StepPart:
+		if h := p.helpers[answer.ID]; h != nil && !h.addPartLocked(&answer, output) {
+			p.distrustLocked(s, "a part of an answer that its plan does not ask for")
+		}
 	case forkserver.StepDone:
-		if h := p.helpers[answer.ID]; h != nil && !h.step(&answer, output) {
-			p.distrust(s, "an answer that its plan does not ask for")
+		if h := p.helpers[answer.ID]; h != nil && !h.addResultLocked(&answer, output) {
+			p.distrustLocked(s, "an answer that its plan does not ask for")
 		}
 	case forkserver.Exited:
 		if h := p.byPID[int(answer.PID)]; h != nil {
-			p.exited(h, syscall.WaitStatus(answer.Status))
+			p.exitedLocked(h, syscall.WaitStatus(answer.Status))
 		}
 	}
 }
 
-// distrust ends a server which has said, or one of its helpers, what no plan asks
+// distrustLocked ends a server which has said, or one of its helpers, what no plan asks
 // for: who says so was taken over, and shares its socket.
-func (p *Prober) distrust(s *server, what string) {
-	p.warn("the fork server (pid %d) or a helper of it has sent %s, killing it", s.pid, what)
+func (p *Prober) distrustLocked(s *server, what string) {
+	p.warnLocked("the fork server (pid %d) or a helper of it has sent %s, killing it", s.pid, what)
 	s.err = fmt.Errorf("the fork server or a helper of it has sent %s", what)
-	s.kill()
+	s.killLocked()
+}
+
+// expected returns the step that an answer is about, or nil if a helper with this plan
+// can't be there now: so each step is answered once at most.
+func (h *helper) expectedStepLocked(answer *forkserver.Answer) *Step {
+	i := int(answer.Step)
+	if h.ended || i < h.answered || i >= len(h.compiled.steps) {
+		return nil
+	}
+	for k := range h.compiled.steps[h.answered:i] {
+		if !h.compiled.steps[h.answered+k].silent() {
+			return nil
+		}
+	}
+	return &h.compiled.steps[i]
+}
+
+// stepPart takes some of what a compound step has found. It reports false for what a
+// helper with this plan can't have said.
+func (h *helper) addPartLocked(answer *forkserver.Answer, output []byte) bool {
+	step := h.expectedStepLocked(answer)
+	if step == nil || !step.compound() || len(h.part)+len(output) > step.limit {
+		return false
+	}
+	h.answered = int(answer.Step) // those before it have succeeded
+	if cap(h.part)-len(h.part) < len(output) {
+		h.part = slices.Grow(h.part, max(len(h.part), len(output))) // twice what it was: a table has hundreds of parts
+	}
+	h.part = append(h.part, output...)
+	return true
 }
 
 // step takes the end of a step. It reports false for what a helper with this plan
-// can't have said: so each step is answered once at most, and what follows may rely
-// on the length of its output.
-func (h *helper) step(answer *forkserver.Answer, output []byte) bool {
-	i, errno := int(answer.Step), syscall.Errno(answer.Errno)
-	if h.ended || i < h.answered || i >= len(h.compiled.steps) {
+// can't have said: what follows may rely on the length of its output.
+func (h *helper) addResultLocked(answer *forkserver.Answer, output []byte) bool {
+	step := h.expectedStepLocked(answer)
+	if step == nil {
 		return false
 	}
-	for _, skipped := range h.compiled.steps[h.answered:i] {
-		if !skipped.Quiet && !skipped.Joined {
-			return false
-		}
-	}
-	step := &h.compiled.steps[i]
-	size := step.outputSize()
-	if errno != 0 {
-		size = 0
-	}
-	if len(output) != size {
+	errno := syscall.Errno(answer.Errno)
+	output, ok := step.output(answer, output, h.part)
+	if !ok {
 		return false
 	}
-	if size > 0 && step.returnsLength() {
-		if answer.Result < 0 || answer.Result > int64(size) {
-			return false
-		}
-		output = output[:answer.Result]
-	}
-	h.answered, h.ended = i+1, errno != 0 && !step.Optional
+	h.part = nil
+	h.answered, h.ended = int(answer.Step)+1, errno != 0 && !step.Optional
 	h.report.Steps = append(h.report.Steps, StepResult{
-		Name: step.Name, Result: answer.Result, Errno: errno,
-		Elapsed: time.Duration(answer.Nanoseconds), Output: slices.Clone(output),
+		Name: step.Name, Index: int(answer.Step), Result: answer.Result, Errno: errno,
+		Elapsed: time.Duration(answer.Nanoseconds), Output: output,
 	})
 	return true
 }
 
-func (p *Prober) exited(h *helper, status syscall.WaitStatus) {
+// output returns what the step has found: what its last answer carries, or what came
+// before. It reports false for what it can't have found.
+func (s *Step) output(answer *forkserver.Answer, output, parts []byte) ([]byte, bool) {
+	size := s.outputSize()
+	if answer.Errno != 0 {
+		size = 0
+	}
+	if len(output) != size {
+		return nil, false
+	}
+	if s.compound() {
+		return parts, answer.Errno != 0 || s.found(answer.Result, len(parts))
+	}
+	if size > 0 && s.returnsLength() {
+		if answer.Result < 0 || answer.Result > int64(size) {
+			return nil, false
+		}
+		output = output[:answer.Result]
+	}
+	return slices.Clone(output), true
+}
+
+// found reports whether a compound step can return result after so many bytes.
+func (s *Step) found(result int64, bytes int) bool {
+	if s.Number == forkserver.ReadAll {
+		return result == int64(bytes)
+	}
+	return result >= 0 && result <= int64(bytes)
+}
+
+func (p *Prober) exitedLocked(h *helper, status syscall.WaitStatus) {
 	outcome := Done
 	switch {
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && h.stage >= killed:
 		outcome = Expired
-		h.report.HangsIn = h.nextStep()
+		h.noteHangLocked()
 	case memoryFault(unix.WaitStatus(status)) && p.server != nil && p.server.trimmed:
 		outcome = Unavailable
 		h.err = errors.New("the helper needs more memory than it was given")
-		p.needsAllMemory()
-		p.server.kill()
+		p.needAllMemoryLocked()
+		p.server.killLocked()
 	case status.Signaled():
 		outcome = Died
 		h.report.Signal = status.Signal()
-		h.err = fmt.Errorf("the helper was killed by someone else (%v) in %s", status.Signal(), h.nextStep())
+		h.err = fmt.Errorf("the helper was killed by someone else (%v) in %s", status.Signal(), h.nextStepLocked())
 	case status.ExitStatus() != 0:
 		outcome = Unavailable
 		h.err = errors.New("the helper lost its fork server")
-	case !h.ended && h.nextStep() != exit:
-		p.distrust(p.server, "the end of a helper before its plan's")
+	case !h.ended && h.nextStepLocked() != exit:
+		p.distrustLocked(p.server, "the end of a helper before its plan's")
 		return
 	}
-	p.finish(h, outcome)
-	p.remove(h)
-	p.pump()
+	p.finishLocked(h, outcome)
+	p.removeLocked(h)
+	p.pumpLocked()
 }

@@ -26,8 +26,25 @@ type pretended struct {
 	ticket  Ticket
 }
 
-// pretend expects statx, a quiet step, and a read of 8 bytes, of helper 0.
+// pretend expects statx, a silent step, and a read of 8 bytes, of helper 0.
 func pretend(t testing.TB) *pretended {
+	plan := &Plan{Timeout: time.Hour}
+	plan.Add(Statx(CWD(), "", 0, 0))
+	plan.Add(Close(Value(7)).Silently())
+	plan.Add(Read(Value(7), 8))
+	return pretendPlan(t, plan)
+}
+
+// pretendCompound expects a silent step, a file of at most 10 bytes, and its close.
+func pretendCompound(t testing.TB) *pretended {
+	plan := &Plan{Timeout: time.Hour}
+	plan.Add(Open(CWD(), "/file", 0, 0).Silently())
+	plan.Add(ReadAll(ResultOf(0), 10))
+	plan.Add(Close(ResultOf(0)))
+	return pretendPlan(t, plan)
+}
+
+func pretendPlan(t testing.TB, plan *Plan) *pretended {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { unix.Close(pair[1]) })
@@ -39,19 +56,15 @@ func pretend(t testing.TB) *pretended {
 		options: Options{Proc: "/proc", Warnf: t.Logf}, server: s,
 		helpers: make(map[uint64]*helper), byPID: make(map[int]*helper), byKey: make(map[string]*helper),
 	}}
-	p.groups = make(map[string]*group)
-	plan := &Plan{Timeout: time.Hour}
-	plan.Add(Step{Name: "statx", Number: unix.SYS_STATX, Arguments: []Argument{Output(unsafe.Sizeof(unix.Statx_t{}))}})
-	plan.Add(Step{Name: "close", Number: unix.SYS_CLOSE, Quiet: true})
-	plan.Add(Step{Name: "read", Number: unix.SYS_READ, Arguments: []Argument{Output(8)}})
+	p.admission.groups = make(map[string]*group)
 	w := &pending{check: Check{Key: "key", Plan: plan}, done: func(r Report) { p.reports <- r }}
 	w.compiled, err = plan.compile(0, "vfsp:test")
 	require.NoError(t, err)
-	h := &helper{pending: w, started: time.Now(), timer: time.NewTimer(time.Hour)}
+	h := &helper{pending: w, started: time.Now(), report: Report{HangsAt: -1}, timer: time.NewTimer(time.Hour)}
 	p.helpers[0], p.byKey["key"] = h, h
 	p.ticket = Ticket{w}
 	p.fresh++
-	p.started(&w.check)
+	p.admission.startedLocked(&w.check)
 	return p
 }
 
@@ -134,14 +147,127 @@ func TestAForgedAnswerEndsTheServer(t *testing.T) {
 	}
 }
 
+func part(step uint32) forkserver.Answer {
+	return forkserver.Answer{Kind: forkserver.StepPart, Step: step}
+}
+
+func TestACompoundStepIsAnsweredInParts(t *testing.T) {
+	p := pretendCompound(t)
+	p.fork()
+	p.say(part(1), []byte("abc"))
+	r, found := p.Progress(p.ticket)
+	require.True(t, found)
+	assert.Equal(t, "abc", string(r.Partial))
+	assert.Equal(t, "read", r.HangsIn)
+	assert.Equal(t, 1, r.HangsAt)
+	p.say(part(1), []byte("defghij"))
+	assert.Equal(t, "abc", string(r.Partial), "it stays as it was")
+	p.say(answered(1, 0, 10), nil)
+	r, _ = p.Progress(p.ticket)
+	assert.Empty(t, r.Partial)
+	assert.Equal(t, 2, r.HangsAt)
+	p.say(answered(2, 0, 0), nil)
+	p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
+	r = <-p.reports
+	require.Equal(t, Done, r.Outcome, "%v", &r)
+	assert.Equal(t, "abcdefghij", string(r.Step(1).Output))
+	assert.EqualValues(t, 10, r.Step(1).Result)
+	assert.Nil(t, r.Step(0), "it is silent")
+	assert.Equal(t, 2, r.Step(2).Index)
+	assert.Nil(t, r.Step(3))
+	assert.Equal(t, -1, r.HangsAt)
+}
+
+func TestAFailedCompoundStepKeepsWhatItFound(t *testing.T) {
+	p := pretendCompound(t)
+	p.fork()
+	p.say(part(1), []byte("abc"))
+	p.say(answered(1, unix.EIO, -1), nil)
+	p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
+	r := <-p.reports
+	require.Equal(t, Done, r.Outcome, "%v", &r)
+	assert.Equal(t, unix.EIO, r.Failed().Errno)
+	assert.Equal(t, "abc", string(r.Failed().Output))
+}
+
+func TestAForgedPartEndsTheServer(t *testing.T) {
+	for name, forge := range map[string]func(p *pretended){
+		"of a simple step":        func(p *pretended) { p.say(part(2), []byte("a")) },
+		"of a silent step":        func(p *pretended) { p.say(part(0), []byte("a")) },
+		"of no step":              func(p *pretended) { p.say(part(3), []byte("a")) },
+		"empty":                   func(p *pretended) { p.say(part(1), nil) },
+		"beyond the limit":        func(p *pretended) { p.say(part(1), make([]byte, 11)) },
+		"beyond the limit in all": func(p *pretended) { p.say(part(1), make([]byte, 10)); p.say(part(1), []byte("a")) },
+		"after the step":          func(p *pretended) { p.say(answered(1, 0, 0), nil); p.say(part(1), []byte("a")) },
+		"after the plan's end":    func(p *pretended) { p.say(answered(0, unix.EIO, -1), nil); p.say(part(1), []byte("a")) },
+		"then a step before it":   func(p *pretended) { p.say(part(1), []byte("a")); p.say(answered(0, unix.EIO, -1), nil) },
+		"then one after it":       func(p *pretended) { p.say(part(1), []byte("a")); p.say(answered(2, 0, 0), nil) },
+		"another length in all":   func(p *pretended) { p.say(part(1), []byte("a")); p.say(answered(1, 0, 2), nil) },
+		"output at the end":       func(p *pretended) { p.say(part(1), []byte("a")); p.say(answered(1, 0, 1), []byte("a")) },
+		"then the helper's end": func(p *pretended) {
+			p.say(part(1), []byte("a"))
+			p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := pretendCompound(t)
+			p.fork()
+			require.NoError(t, p.server.err)
+			forge(p)
+			require.Error(t, p.server.err)
+			assert.Empty(t, p.reports)
+			h := p.helpers[0]
+			before := len(h.part)
+			p.say(part(1), []byte("b"))
+			assert.Len(t, h.part, before, "nothing is believed any more")
+		})
+	}
+	p := pretend(t)
+	p.fork()
+	p.say(part(0), []byte("a"))
+	assert.Error(t, p.server.err, "of a plan without compound steps")
+}
+
 // It looks like the end, and nothing is heard after it.
 func TestAnEmptyMessageEndsTheServer(t *testing.T) {
 	p := pretend(t)
 	done := make(chan struct{})
-	go func() { p.read(p.server); close(done) }()
+	go func() { p.readAnswers(p.server); close(done) }()
 	require.NoError(t, unix.Send(p.other, nil, unix.MSG_NOSIGNAL))
 	<-done
 	assert.True(t, p.server.ended)
+}
+
+// Whatever is sent: no more than was asked for is kept.
+func FuzzReceiveParts(f *testing.F) {
+	message := func(a forkserver.Answer, output int) []byte {
+		a.OutputLength = uint32(output)
+		return append(bytes.Clone(unsafe.Slice((*byte)(unsafe.Pointer(&a)), unsafe.Sizeof(a))), make([]byte, output)...)
+	}
+	f.Add(message(part(1), 5), message(answered(1, 0, 10), 0), uint8(2))
+	f.Add(message(part(1), 5), message(part(1), 6), uint8(1))
+	f.Add(message(answered(0, 2, -1), 0), message(part(1), 1), uint8(3))
+	f.Fuzz(func(t *testing.T, first, second []byte, times uint8) {
+		p := pretendCompound(t)
+		p.fork()
+		for range times {
+			p.receive(p.server, first)
+			p.receive(p.server, first)
+			p.receive(p.server, second)
+		}
+		report, _ := p.Progress(p.ticket)
+		if len(p.helpers) == 0 {
+			report = <-p.reports
+		}
+		require.LessOrEqual(t, len(report.Partial), 10)
+		for i := range report.Steps {
+			step := &report.Steps[i]
+			require.LessOrEqual(t, len(step.Output), 10)
+			if step.Errno == 0 && step.Index == 1 {
+				require.Len(t, step.Output, int(step.Result))
+			}
+		}
+	})
 }
 
 // Whatever is sent: no panic, no read out of bounds, and no growth.

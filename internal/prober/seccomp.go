@@ -17,12 +17,17 @@ import (
 func planCalls() []uintptr {
 	return []uintptr{
 		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_CLOSE, unix.SYS_DUP3, unix.SYS_SOCKET, unix.SYS_CONNECT, unix.SYS_STATX, unix.SYS_STATFS, unix.SYS_FSTATFS,
-		unix.SYS_GETDENTS64, unix.SYS_FACCESSAT, unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_READAHEAD,
+		unix.SYS_GETDENTS64, unix.SYS_READLINKAT, unix.SYS_FACCESSAT, unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_READAHEAD,
 		unix.SYS_FADVISE64, unix.SYS_PWRITE64, unix.SYS_FSYNC, unix.SYS_UNLINKAT,
 		unix.SYS_FCHMOD, unix.SYS_FCNTL, unix.SYS_FLOCK, unix.SYS_INOTIFY_INIT1, unix.SYS_INOTIFY_ADD_WATCH,
 		unix.SYS_SETNS, unix.SYS_SETGROUPS, unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET,
 		unix.SYS_GETPID, unix.SYS_GETUID, unix.SYS_GETGID, // for tests
 	}
+}
+
+// compoundCalls are those which compound steps make, beside some of planCalls.
+func compoundCalls() []uintptr {
+	return []uintptr{unix.SYS_LISTMOUNT, unix.SYS_STATMOUNT}
 }
 
 // serverCalls are those of the fork server and of helpers around their plans.
@@ -43,7 +48,7 @@ func filter() forkserver.Filter {
 	if !known {
 		return forkserver.Filter{}
 	}
-	calls := slices.Concat(serverCalls(), planCalls())
+	calls := slices.Concat(serverCalls(), planCalls(), compoundCalls())
 	slices.Sort(calls)
 	calls = slices.Compact(calls)
 	calls = slices.DeleteFunc(calls, func(call uintptr) bool { return call == unix.SYS_SOCKET }) // its argument counts
@@ -75,12 +80,18 @@ func filter() forkserver.Filter {
 	return forkserver.Filter{Call: unix.SYS_SECCOMP, Program: program}
 }
 
-// refuse names the first step that the filter would not let through.
+// refuse names the first step that the filter would not let through, or whose answers
+// could not be told from forged ones.
 func refuse(steps []Step) error {
 	calls := planCalls()
 	for i := range steps {
-		if !slices.Contains(calls, steps[i].Number) {
-			return fmt.Errorf("step %s: system call %d is not among those that helpers may make", steps[i].Name, steps[i].Number)
+		switch step := &steps[i]; {
+		case step.compound():
+			if step.limit <= 0 || step.silent() {
+				return fmt.Errorf("step %s: a compound step takes a limit, and is neither silent nor merged", step.Name)
+			}
+		case !slices.Contains(calls, step.Number):
+			return fmt.Errorf("step %s: system call %d is not among those that helpers may make", step.Name, step.Number)
 		}
 	}
 	return nil

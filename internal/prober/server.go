@@ -21,8 +21,8 @@ const (
 	// start; each further one doubles it up to restartDelayMax.
 	restartDelay    = 100 * time.Millisecond
 	restartDelayMax = 10 * time.Second
-	// lived is how old a server must become to be restarted without a pause.
-	lived = 10 * time.Second
+	// minUptime is how old a server must become to be restarted without a pause.
+	minUptime = 10 * time.Second
 )
 
 // server is the parent's side of one fork server.
@@ -47,8 +47,8 @@ type restartState struct {
 	err   error         // why there is none
 }
 
-// startServerIn starts a fork server after a pause.
-func (p *Prober) startServerIn(pause time.Duration) {
+// startServerLocked starts a fork server after a pause.
+func (p *Prober) startServerLocked(pause time.Duration) {
 	p.restart.under = true
 	time.AfterFunc(pause, p.startServer)
 }
@@ -68,7 +68,7 @@ func (p *Prober) startServer() {
 	defer p.unlock()
 	p.restart.under = false
 	if err != nil {
-		p.unavailable(err)
+		p.unavailableLocked(err)
 		return
 	}
 	if p.closed {
@@ -76,40 +76,40 @@ func (p *Prober) startServer() {
 	}
 	p.server = s
 	p.orphans = found
-	go p.read(s)
-	go p.await(s)
-	p.pump()
+	go p.readAnswers(s)
+	go p.watchEnd(s)
+	p.pumpLocked()
 }
 
 // unavailable notes that no server could be started, and ends what waits for one.
-func (p *Prober) unavailable(err error) {
+func (p *Prober) unavailableLocked(err error) {
 	if p.restart.err == nil {
-		p.warn("no file system can be checked: %v", err)
+		p.warnLocked("no file system can be checked: %v", err)
 	}
 	p.restart.err = err
-	p.pause()
-	for _, w := range slices.Concat(p.drain(), p.unsettled) {
+	p.pauseLocked()
+	for _, w := range slices.Concat(p.admission.drainLocked(), p.UNSETTLED) {
 		if !w.decided {
-			p.decide(w, Report{Outcome: Unavailable, Err: err})
+			p.decideLocked(w, Report{Outcome: Unavailable, Err: err})
 		}
 	}
-	p.unsettled = nil
+	p.UNSETTLED = nil
 }
 
 // greeted takes a server's first word.
-func (p *Prober) greeted(s *server, errno syscall.Errno) {
+func (p *Prober) greetedLocked(s *server, errno syscall.Errno) {
 	if errno != 0 {
 		s.err = fmt.Errorf("starting the fork server: %w", errno)
 		return // it is about to exit
 	}
 	s.ready = true
 	if p.restart.err != nil {
-		p.warn("the fork server runs again (pid %d)", s.pid)
+		p.warnLocked("the fork server runs again (pid %d)", s.pid)
 	}
 	p.restart.err = nil
 }
 
-func (p *Prober) pause() {
+func (p *Prober) pauseLocked() {
 	p.restart.delay = min(max(2*p.restart.delay, restartDelay), restartDelayMax)
 	p.restart.next = time.Now().Add(p.restart.delay)
 }
@@ -150,19 +150,19 @@ func (s *server) send(message []byte) error {
 
 // kill ends a server. It is called with the prober's mu held, as reap is: so the
 // number is still its own.
-func (s *server) kill() {
+func (s *server) killLocked() {
 	s.ended = true
 	_ = unix.Kill(s.pid, unix.SIGKILL)
 }
 
-// awaitEnd waits for the server's end, and leaves it to be reaped.
-func (s *server) awaitEnd() {
+// waitForEnd waits for the server's end, and leaves it to be reaped.
+func (s *server) waitForEnd() {
 	for errors.Is(unix.Waitid(unix.P_PID, s.pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
 	}
 }
 
 // reap gives back the number of a server that has ended.
-func (s *server) reap() (status unix.WaitStatus, used unix.Rusage) {
+func (s *server) reapLocked() (status unix.WaitStatus, used unix.Rusage) {
 	for {
 		if _, err := unix.Wait4(s.pid, &status, 0, &used); !errors.Is(err, unix.EINTR) {
 			return status, used
@@ -170,42 +170,42 @@ func (s *server) reap() (status unix.WaitStatus, used unix.Rusage) {
 	}
 }
 
-func (p *Prober) read(s *server) {
+func (p *Prober) readAnswers(s *server) {
 	message := make([]byte, forkserver.MaxOutput+1024)
 	for {
 		n, err := s.conn.Read(message)
 		if err != nil {
-			p.deafened(s)
+			p.endUnreadable(s)
 			return
 		}
 		p.receive(s, message[:n])
 	}
 }
 
-// deafened ends a server that can't be heard any more. It has ended before, unless an
+// endUnreadable ends a server that can't be heard any more. It has ended before, unless an
 // empty message was sent, which looks like the end.
-func (p *Prober) deafened(s *server) {
+func (p *Prober) endUnreadable(s *server) {
 	p.mu.Lock()
 	defer p.unlock()
 	if p.server == s && !p.closed {
-		s.kill()
+		s.killLocked()
 	}
 }
 
 // await notices the end of the server by waiting for the process. The socket
 // does not tell: a stuck helper keeps the other end of it open.
-func (p *Prober) await(s *server) {
-	s.awaitEnd()
+func (p *Prober) watchEnd(s *server) {
+	s.waitForEnd()
 	s.conn.Close()
 
 	p.mu.Lock()
 	defer p.unlock()
 	p.server = nil
-	status, used := s.reap()
+	status, used := s.reapLocked()
 	p.cpuBefore += time.Duration(used.Utime.Nano() + used.Stime.Nano())
 	if p.closed {
 		for _, h := range p.helpers {
-			p.remove(h)
+			p.removeLocked(h)
 		}
 		return
 	}
@@ -218,8 +218,8 @@ func (p *Prober) await(s *server) {
 		if s.err != nil {
 			h.err = s.err
 		}
-		p.finish(h, Unavailable)
-		p.remove(h)
+		p.finishLocked(h, Unavailable)
+		p.removeLocked(h)
 	}
 	reason := fmt.Sprintf("exit status %d", status.ExitStatus())
 	if status.Signaled() {
@@ -227,26 +227,26 @@ func (p *Prober) await(s *server) {
 	}
 	switch {
 	case !s.ready && s.trimmed && memoryFault(status):
-		p.needsAllMemory()
-		p.startServerIn(0)
+		p.needAllMemoryLocked()
+		p.startServerLocked(0)
 		return
 	case !s.ready:
 		if s.err == nil {
 			s.err = fmt.Errorf("starting the fork server: it ended at once (%s)", reason)
 		}
-		p.unavailable(s.err)
+		p.unavailableLocked(s.err)
 		return
 	}
 	p.stats.ServerRestarts++
-	p.warn("the fork server (pid %d) ended (%s), %d checks were under way; starting it again", s.pid, reason, lost)
+	p.warnLocked("the fork server (pid %d) ended (%s), %d checks were under way; starting it again", s.pid, reason, lost)
 
-	if time.Since(s.started) > lived {
+	if time.Since(s.started) > minUptime {
 		p.restart.delay = 0
-		p.startServerIn(0)
+		p.startServerLocked(0)
 		return
 	}
-	p.startServerIn(p.restart.delay)
-	p.pause()
+	p.startServerLocked(p.restart.delay)
+	p.pauseLocked()
 }
 
 // memoryFault reports whether a process died of touching memory it has not.
@@ -254,12 +254,12 @@ func memoryFault(status unix.WaitStatus) bool {
 	return status.Signaled() && (status.Signal() == unix.SIGSEGV || status.Signal() == unix.SIGBUS)
 }
 
-// needsAllMemory has further servers inherit everything.
-func (p *Prober) needsAllMemory() {
+// needAllMemoryLocked has further servers inherit everything.
+func (p *Prober) needAllMemoryLocked() {
 	if p.untrimmed.Swap(true) {
 		return // said already, for another helper
 	}
-	p.warn("in this build helpers need all of the plugin's memory, and cost more")
+	p.warnLocked("in this build helpers need all of the plugin's memory, and cost more")
 }
 
 // usage reads a process's CPU time, with that of the children it has waited

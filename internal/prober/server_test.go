@@ -1,6 +1,7 @@
 package prober
 
 import (
+	"math"
 	"os"
 	"testing"
 	"time"
@@ -18,7 +19,7 @@ import (
 func withServer(t *testing.T) (p *Prober, s *server, requests *os.File) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
 	require.NoError(t, err)
-	s = &server{conn: os.NewFile(uintptr(pair[0]), "prober"), started: time.Now(), heard: time.Now(), ready: true}
+	s = &server{pid: math.MaxInt32, conn: os.NewFile(uintptr(pair[0]), "prober"), started: time.Now(), heard: time.Now(), ready: true}
 	requests = os.NewFile(uintptr(pair[1]), "server")
 	s.raw, err = s.conn.SyscallConn()
 	require.NoError(t, err)
@@ -54,7 +55,7 @@ func TestAHelperIsKilledOnceItsServerHasToldOfIt(t *testing.T) {
 	require.Eventually(t, func() bool {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		return p.helperOf(ticket).overdue
+		return p.helperOfLocked(ticket).overdue
 	}, 10*time.Second, time.Millisecond)
 	const pid = 4711 // of nobody: the test is the server
 	answer(forkserver.Answer{Kind: forkserver.Forked, ID: fork.ID, PID: pid})

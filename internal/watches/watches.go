@@ -1,18 +1,19 @@
 // Package watches knows which directories are watched through inotify(7) and
-// fanotify(7). It reads /proc/PID/fdinfo only, and makes no call on a file that
-// is watched.
+// fanotify(7), from /proc/PID/fdinfo. It makes no call on a file that is watched.
 package watches
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/openfiles"
 )
 
 // Inode is a file as the kernel knows it: by its inode and the device number of
@@ -39,42 +40,39 @@ type Watches struct {
 // where procfs is mounted. It costs some 2 µs per open file. Of fanotify only
 // marks on inodes that want the events of children are counted: marks on mounts
 // and file systems mark no dentries.
-func Scan(proc string) (*Watches, error) {
+func Scan(files *openfiles.Reader) (*Watches, error) {
 	w := &Watches{Counts: make(map[Inode]int), Complete: true}
-	processes, err := names(proc)
+	processes, err := names(files.Proc)
 	if err != nil {
 		return nil, err
 	}
-	var problem error
-	for _, process := range processes {
-		if _, err := strconv.Atoi(process); err != nil {
-			continue
-		}
-		dir := filepath.Join(proc, process)
-		files, err := names(filepath.Join(dir, "fdinfo"))
-		switch {
-		case errors.Is(err, fs.ErrPermission):
+	processes = slices.DeleteFunc(processes, func(name string) bool {
+		_, err := strconv.Atoi(name)
+		return err != nil
+	})
+	directories := make([]string, len(processes))
+	for i, process := range processes {
+		directories[i] = filepath.Join(process, "fd")
+	}
+	all, err := files.Links(directories, "anon_ino", math.MaxInt32)
+	if err != nil {
+		return nil, err
+	}
+	var watching []string
+	for i, found := range all {
+		if found.Errno == unix.EACCES || found.Errno == unix.EPERM {
 			w.Complete = false
-			continue
-		case err != nil:
-			continue // it has ended
 		}
-		for _, file := range files {
-			target, err := os.Readlink(filepath.Join(dir, "fd", file))
-			if errors.Is(err, fs.ErrPermission) {
-				w.Complete = false
-				break
+		for _, link := range found.Links {
+			if link.Target == "anon_inode:inotify" || link.Target == "anon_inode:[fanotify]" {
+				watching = append(watching, filepath.Join(processes[i], "fdinfo", link.Name))
 			}
-			if target != "anon_inode:inotify" && target != "anon_inode:[fanotify]" {
-				continue
-			}
-			content, err := os.ReadFile(filepath.Join(dir, "fdinfo", file))
-			if err != nil {
-				continue
-			}
-			if err := w.add(content); err != nil && problem == nil {
-				problem = fmt.Errorf("%s: %w", filepath.Join(dir, "fdinfo", file), err)
-			}
+		}
+	}
+	infos, problem := files.Infos(watching)
+	for i, content := range infos {
+		if err := w.add(content); err != nil && problem == nil {
+			problem = fmt.Errorf("%s: %w", filepath.Join(files.Proc, watching[i]), err)
 		}
 	}
 	return w, problem

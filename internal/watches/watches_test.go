@@ -8,6 +8,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/openfiles"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
 // inode is the directory as stat shows it. Not on btrfs.
@@ -18,9 +21,16 @@ func inode(t *testing.T, path string) Inode {
 	return Inode{unix.Major(st.Dev), unix.Minor(st.Dev), st.Ino}
 }
 
+func newReader(t testing.TB, proc string) *openfiles.Reader {
+	t.Helper()
+	p := prober.New(prober.Options{})
+	t.Cleanup(p.Close)
+	return &openfiles.Reader{Prober: p, Proc: proc}
+}
+
 func scan(t *testing.T) *Watches {
 	t.Helper()
-	w, err := Scan("/proc")
+	w, err := Scan(newReader(t, "/proc"))
 	require.NoError(t, err)
 	return w
 }
@@ -59,7 +69,7 @@ func TestFanotify(t *testing.T) {
 }
 
 func TestNoProcfs(t *testing.T) {
-	_, err := Scan(filepath.Join(t.TempDir(), "proc"))
+	_, err := Scan(newReader(t, filepath.Join(t.TempDir(), "proc")))
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
@@ -95,8 +105,9 @@ func FuzzMarks(f *testing.F) {
 }
 
 func BenchmarkScan(b *testing.B) {
+	files := newReader(b, "/proc")
 	for b.Loop() {
-		if _, err := Scan("/proc"); err != nil {
+		if _, err := Scan(files); err != nil {
 			b.Fatal(err)
 		}
 	}

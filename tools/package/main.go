@@ -144,7 +144,7 @@ func (r *release) packages(architecture string) (made []string, err error) {
 	}
 	defer os.RemoveAll(work)
 	binary := filepath.Join(work, "vfsprobe")
-	build := exec.Command("go", "build", "-trimpath", "-buildmode=exe", "-buildvcs=false", "-ldflags", "-s -w -X main.version="+r.version, "-o", binary, "./cmd/vfsprobe")
+	build := exec.Command("go", "build", "-trimpath", "-buildmode=exe", "-buildvcs=false", "-ldflags", "-s -w -E vfsprobe_start -X main.version="+r.version, "-o", binary, "./cmd/vfsprobe")
 	build.Dir = r.root
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+architecture, "GOWORK=off", "GOFLAGS=")
 	if out, err := build.CombinedOutput(); err != nil {

@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
 // An Alert is one rule.
@@ -45,16 +47,16 @@ type Alert struct {
 type Faults struct {
 	From   string // mountstat or nfslock
 	Label  string // cause or diagnosis
-	Causes []Cause
+	Causes []result.Cause
 	By     string // host or server
 	More   string // a further label: fstype
 	Hung   bool   // only those that hang
 	Where  string // PromQL: further matchers
 }
 
-const minimum, hang, maximum = 2, 6, 7 // result codes of faults, see internal/result
+const minimum, hang, maximum = result.Denied, result.Timeout, result.Stuck // of faults
 
-func (f *Faults) low() int {
+func (f *Faults) low() result.Code {
 	if f.Hung {
 		return hang
 	}
@@ -64,7 +66,7 @@ func (f *Faults) low() int {
 func (f *Faults) names() string {
 	names := make([]string, len(f.Causes))
 	for i, c := range f.Causes {
-		names[i] = c.Name
+		names[i] = string(c)
 	}
 	return strings.Join(names, "|")
 }
@@ -88,7 +90,7 @@ func (f *Faults) expr() string {
 }
 
 // influxQL is the same for one cause.
-func (f *Faults) influxQL(cause string) string {
+func (f *Faults) influxQL(cause result.Cause) string {
 	where := fmt.Sprintf(`$timeFilter AND %q = '%s'`, f.Label, cause)
 	switch {
 	case strings.Contains(f.Where, `server=""`):
@@ -109,33 +111,43 @@ func (f *Faults) influxQL(cause string) string {
 		f.From, where, by, f.low(), maximum, group)
 }
 
+// command is the annotation of that name for a cause. Only a server's address is
+// filled in: a template can't quote the name of a mount point for a shell.
+func (f *Faults) command(c result.Cause) string {
+	text := c.Proof(nil) + "\n" + c.Cure(nil)
+	if f.By == "server" {
+		text = strings.ReplaceAll(text, string(result.Server), "{{ $labels.server }}")
+	}
+	return text
+}
+
 // All returns the alerts.
 func All() []Alert {
 	all := []Alert{
 		{Name: "FileServerHangs", Critical: true, For: time.Minute, Board: "fleet",
 			Summary: "{{ $labels.server }}: {{ $value }} mounts of this file server hang or fail",
 			Faults: &Faults{From: "mountstat", Label: "cause", By: "server", Where: `, server!=""`,
-				Causes: some(mountCauses, "server_unreachable", "server_rpc_dead", "export_hangs", "unknown")},
+				Causes: []result.Cause{result.ServerUnreachable, result.ServerRPCDead, result.ExportHangs, result.Unknown}},
 			Page: "One server is one alert, however many hosts and mounts hang on it. If the summary's mounts are all of one host while others use the same server, it is that host's network."},
 		{Name: "FileSystemHangs", Critical: true, For: time.Minute, Board: "host",
 			Summary: "{{ $labels.host }}: {{ $value }} file systems of type {{ $labels.fstype }} hang",
 			Faults: &Faults{From: "mountstat", Label: "cause", By: "host", More: "fstype", Hung: true, Where: `, server=""`,
-				Causes: some(mountCauses, "fuse_daemon_silent", "device_hangs", "frozen", "unknown")},
+				Causes: []result.Cause{result.FUSEDaemonSilent, result.DeviceHangs, result.Frozen, result.Unknown}},
 			Page: "Processes that wait for it can often not be killed, and each adds 1 to the load average. The panel \"Who is blocked\" names them."},
 		{Name: "FileSystemFails", For: 2 * time.Minute, Board: "host",
 			Summary: "{{ $labels.host }}: {{ $value }} file systems fail",
 			Faults: &Faults{From: "mountstat", Label: "cause", By: "host",
-				Causes: some(mountCauses, "fuse_daemon_dead", "no_space", "permission", "io_error")}},
+				Causes: []result.Cause{result.FUSEDaemonDead, result.NoSpace, result.Permission, result.IOError}}},
 		{Name: "FileSystemReadOnly", Critical: true, For: time.Minute, Board: "host",
 			Summary: "{{ $labels.host }}: {{ $value }} file systems have become read-only",
-			Faults:  &Faults{From: "mountstat", Label: "cause", By: "host", Causes: some(mountCauses, "read_only")}},
+			Faults:  &Faults{From: "mountstat", Label: "cause", By: "host", Causes: []result.Cause{result.ReadOnly}}},
 		{Name: "FileSystemMissing", For: 5 * time.Minute, Board: "host",
 			Summary: "{{ $labels.host }}: {{ $value }} expected mounts are missing",
-			Faults:  &Faults{From: "mountstat", Label: "cause", By: "host", Causes: some(mountCauses, "not_mounted")},
+			Faults:  &Faults{From: "mountstat", Label: "cause", By: "host", Causes: []result.Cause{result.NotMounted}},
 			Page:    "What is written below the mount point meanwhile goes to the file system under it."},
 		{Name: "StaleExport", Critical: true, For: 2 * time.Minute, Board: "fleet",
 			Summary: "{{ $labels.server }}: {{ $value }} mounts of this server are stale",
-			Faults:  &Faults{From: "mountstat", Label: "cause", By: "server", Causes: some(mountCauses, "stale_export")}},
+			Faults:  &Faults{From: "mountstat", Label: "cause", By: "server", Causes: []result.Cause{result.StaleExport}}},
 		{Name: "ProcessesBlocked", For: 2 * time.Minute, Board: "host",
 			Summary:  "{{ $labels.host }}: processes have been blocked for {{ $value | humanizeDuration }}",
 			Expr:     `max by (host) (mountstat_blocked_longest_seconds) > 300 unless on (host) max by (host) (mountstat_summary_faults) > 0`,
@@ -147,19 +159,19 @@ func All() []Alert {
 		{Name: "NFSLocksFailAtServer", Critical: true, For: 2 * time.Minute, Board: "locks",
 			Summary: "{{ $labels.server }}: no lock can be taken on {{ $value }} mounts",
 			Faults: &Faults{From: "nfslock", Label: "diagnosis", By: "server",
-				Causes: some(lockCauses, "server_rpcbind_unreachable", "nlm_unregistered", "nlm_unreachable", "nsm_unreachable")},
+				Causes: []result.Cause{result.ServerRPCBindUnreachable, result.NLMUnregistered, result.NLMUnreachable, result.NSMUnreachable}},
 			Page: "Reading and writing go on: only NFS versions 2 and 3 have these services, and only locks need them. A server that does not answer at all is [FileServerHangs](FileServerHangs.md)."},
 		{Name: "NFSLocksFailOnHost", Critical: true, For: 2 * time.Minute, Board: "locks",
 			Summary: "{{ $labels.host }}: no lock can be taken on {{ $value }} NFS mounts",
 			Faults: &Faults{From: "nfslock", Label: "diagnosis", By: "host",
-				Causes: some(lockCauses, "statd_down", "statd_dead_registered", "statd_hung", "statd_down_latent", "denied", "unknown")}},
+				Causes: []result.Cause{result.StatdDown, result.StatdDeadRegistered, result.StatdHung, result.StatdDownLatent, result.CanaryDenied, result.Unknown}}},
 		{Name: "NFSLockHeldElsewhere", For: 10 * time.Minute, Board: "locks",
 			Summary: "{{ $labels.server }}: the locks of {{ $value }} mounts are held by others",
-			Faults:  &Faults{From: "nfslock", Label: "diagnosis", By: "server", Causes: some(lockCauses, "held_elsewhere")},
+			Faults:  &Faults{From: "nfslock", Label: "diagnosis", By: "server", Causes: []result.Cause{result.HeldElsewhere}},
 			Page:    "Each host locks a byte of its own, so nobody but this host's earlier self, or somebody who locks the whole canary, can be in the way."},
 		{Name: "NFSGracePeriodTooLong", For: time.Minute, Board: "locks",
 			Summary: "{{ $labels.server }}: still in its grace period, for {{ $value }} mounts",
-			Faults:  &Faults{From: "nfslock", Label: "diagnosis", By: "server", Causes: some(lockCauses, "grace_period")}},
+			Faults:  &Faults{From: "nfslock", Label: "diagnosis", By: "server", Causes: []result.Cause{result.GracePeriod}}},
 		{Name: "DirectoryStallAhead", Critical: true, For: 5 * time.Minute, Board: "dentries",
 			Summary:  "{{ $labels.host }}: a watch on {{ $labels.directory }} would stall the host for {{ $value | humanizeDuration }}",
 			Expr:     `max by (host, directory) (dentrycache_dir_predicted_stall_seconds) > 0.5`,

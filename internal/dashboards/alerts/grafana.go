@@ -6,14 +6,16 @@ import (
 	"hash/fnv"
 	"strings"
 	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
 // A GrafanaRule is one rule that Grafana evaluates on InfluxDB.
 type GrafanaRule struct {
 	Alert   *Alert
 	Title   string
-	Cause   *Cause // of alerts on faults
-	Query   string // InfluxQL, with Grafana's $timeFilter
+	Cause   result.Cause // of alerts on faults
+	Query   string       // InfluxQL, with Grafana's $timeFilter
 	Above   float64
 	For     time.Duration
 	Seconds int // how far back the query looks
@@ -33,7 +35,7 @@ func Grafana() []GrafanaRule {
 		}
 		for _, c := range a.Faults.Causes {
 			one := rule
-			one.Title, one.Cause, one.Query = a.Name+": "+c.Name, &c, a.Faults.influxQL(c.Name)
+			one.Title, one.Cause, one.Query = a.Name+": "+string(c), c, a.Faults.influxQL(c)
 			rules = append(rules, one)
 		}
 	}
@@ -69,18 +71,14 @@ groups:
 		fmt.Fprintf(&b, "    noDataState: OK\n    execErrState: Error\n    for: %s\n    labels: {severity: %s}\n    annotations:\n", duration(r.For), a.severity())
 		// Grafana's $value is a text of all values; a number is one of $values.
 		block(&b, 6, "summary", strings.NewReplacer("$value ", "$values.B.Value ", "| humanizeDuration", "| humanizeDuration").Replace(a.Summary))
-		cause, evidence, prove, fix := a.Cause, "the query's value: {{ $values.B.Value }}", a.Prove, a.Fix
-		if c := r.Cause; c != nil {
-			named := strings.NewReplacer()
-			if a.Faults.By == "server" {
-				named = strings.NewReplacer("SERVER", "{{ $labels.server }}")
-			}
-			cause, prove, fix = c.Name+": "+c.Means, named.Replace(c.Prove), named.Replace(c.Fix)
-			evidence = fmt.Sprintf("{{ $values.B.Value }} mounts with %s = %s", a.Faults.Label, c.Name)
+		cause, evidence, command := a.Cause, "the query's value: {{ $values.B.Value }}", a.Prove+"\n"+a.Fix
+		if c := r.Cause; c != "" {
+			cause, command = string(c)+": "+c.Meaning(), a.Faults.command(c)
+			evidence = fmt.Sprintf("{{ $values.B.Value }} mounts with %s = %s", a.Faults.Label, c)
 		}
 		block(&b, 6, "cause", cause)
 		block(&b, 6, "evidence", evidence)
-		block(&b, 6, "command", prove+"\n"+fix)
+		block(&b, 6, "command", command)
 		fmt.Fprintf(&b, "      dashboard: vfsprobe-%s-influxql\n", a.Board)
 		fmt.Fprintf(&b, "      runbook_url: %s%s.md\n", runbooks, a.Name)
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
 // runbooks is where the pages are.
@@ -71,7 +73,7 @@ func (a *Alert) texts() (cause, evidence, command string) {
 		arguments += " $labels." + f.More
 	}
 	series := f.series(narrowed)
-	each := func(text func(Cause) string) string {
+	each := func(text func(result.Cause) string) string {
 		var b strings.Builder
 		fmt.Fprintf(&b, "{{ range query (printf `count by (%s) (%s)` %s) }}", f.Label, series, arguments)
 		for i, c := range f.Causes {
@@ -79,17 +81,13 @@ func (a *Alert) texts() (cause, evidence, command string) {
 			if i == 0 {
 				condition = "if"
 			}
-			fmt.Fprintf(&b, "{{ %s eq .Labels.%s %q }}%s", condition, f.Label, c.Name, text(c))
+			fmt.Fprintf(&b, "{{ %s eq .Labels.%s %q }}%s", condition, f.Label, string(c), text(c))
 		}
 		b.WriteString("{{ end }}\n{{ end }}")
 		return b.String()
 	}
-	named := strings.NewReplacer()
-	if f.By == "server" {
-		named = strings.NewReplacer("SERVER", "{{ $labels.server }}")
-	}
-	cause = each(func(c Cause) string { return fmt.Sprintf("%s: %s ({{ .Value }})", c.Name, c.Means) })
-	command = each(func(c Cause) string { return named.Replace(fmt.Sprintf("%s\n%s", c.Prove, c.Fix)) })
+	cause = each(func(c result.Cause) string { return fmt.Sprintf("%s: %s ({{ .Value }})", c, c.Meaning()) })
+	command = each(f.command)
 	if f.By == "server" {
 		evidence = fmt.Sprintf("{{ range query (printf `topk(5, count by (host) (%s))` %s) }}{{ .Labels.host }}: {{ .Value }} mounts; {{ end }}", series, arguments)
 	} else {

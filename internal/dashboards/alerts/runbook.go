@@ -3,6 +3,8 @@ package alerts
 import (
 	"fmt"
 	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
 // Runbooks returns a page per alert, by file name.
@@ -24,10 +26,7 @@ func (a *Alert) page() string {
 	if f := a.Faults; f != nil {
 		fmt.Fprintf(&b, "One alert per %s: what they have in common is mended once.\n\n", strings.ReplaceAll(f.by(), ", ", " and "))
 		fmt.Fprintf(&b, "The annotation `cause` names the %s, `evidence` who reports it.\n\n", f.Label)
-		fmt.Fprintf(&b, "| %s | means | prove it with | and then |\n|---|---|---|---|\n", f.Label)
-		for _, c := range f.Causes {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", c.Name, c.Means, code(c.Prove), strings.ReplaceAll(c.Fix, "|", `\|`))
-		}
+		b.WriteString(result.Table(f.Label, f.Causes))
 	} else {
 		fmt.Fprintf(&b, "Cause: %s.\n\n| prove it with | and then |\n|---|---|\n| %s | %s |\n", a.Cause, code(a.Prove), strings.ReplaceAll(a.Fix, "|", `\|`))
 	}

@@ -40,8 +40,7 @@ func (t *Tracer) selfTest(mode Mode, options *Options) (SelfTest, error) {
 func (t *Tracer) lookUp(directory string, options *Options) (int64, error) {
 	plan := &prober.Plan{Timeout: options.Timeout}
 	for range selfTestLookups {
-		plan.Add(prober.Step{Name: "faccessat", Number: unix.SYS_FACCESSAT, Optional: true, Arguments: []prober.Argument{
-			prober.Value(unix.AT_FDCWD), prober.Path(directory + "/vfsprobe-" + rand.Text()), prober.Value(0)}})
+		plan.Add(prober.Access(prober.CWD(), directory+"/vfsprobe-"+rand.Text()).Optionally())
 	}
 	// The helper's name is made from the key. Its pid would not do: in a
 	// container it is another one than the programs see.

@@ -102,6 +102,7 @@ func Start(options Options) (*Tracer, error) {
 		}
 		return t, nil
 	}
+	defer btf.FlushKernelSpec()
 	for _, mode := range options.Modes {
 		if mode == None {
 			break
@@ -120,7 +121,7 @@ func Start(options Options) (*Tracer, error) {
 
 // try begins to count in a mode. If there are maps of another mode, they are
 // used on.
-func (t *Tracer) try(mode Mode, spec *ebpf.CollectionSpec, types *btf.Cache) error {
+func (t *Tracer) try(mode Mode, spec *ebpf.CollectionSpec, types *btf.Spec) error {
 	err := t.load(mode, spec, types, dentryProgSysExitTyped)
 	if err != nil && mode == ENOENT {
 		err = t.load(mode, spec, types, dentryProgSysExit)
@@ -166,7 +167,7 @@ func secondOf(typed bool) (uint64, error) {
 
 // load loads the programs of one mode and their maps. Of those for sys_exit it is
 // the given one.
-func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Cache, exit string) error {
+func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Spec, exit string) error {
 	liftMemlock(t.options.Proc)
 	spec := all.Copy()
 	t.functions = map[string]string{}
@@ -205,7 +206,7 @@ func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Cache, exi
 			delete(spec.Programs, name)
 		}
 	}
-	options := ebpf.CollectionOptions{Cache: types}
+	var options ebpf.CollectionOptions
 	if t.collection != nil {
 		options.MapReplacements = t.collection.Maps
 	}
@@ -239,28 +240,25 @@ func liftMemlock(proc string) {
 // vmlinux holds the kernel's types.
 const vmlinux = "/sys/kernel/btf/vmlinux"
 
-// kernelTypes reads them. Package btf would look for them in files elsewhere,
-// on file systems that may hang.
-func kernelTypes() (*btf.Cache, error) {
+// kernelTypes reads them, and has package btf keep them for what is loaded next, until
+// [btf.FlushKernelSpec]. That would look for them in files elsewhere, on file systems
+// that may hang.
+func kernelTypes() (*btf.Spec, error) {
 	if _, err := os.Stat(vmlinux); err != nil {
 		return nil, fmt.Errorf("types of the kernel (CONFIG_DEBUG_INFO_BTF): %w", err)
 	}
-	types := btf.NewCache()
-	if _, err := types.Kernel(); err != nil {
+	types, err := btf.LoadKernelSpec()
+	if err != nil {
 		return nil, fmt.Errorf("types of the kernel: %w", err)
 	}
 	return types, nil
 }
 
 // kernelFunction returns the first of the functions that the kernel has.
-func kernelFunction(types *btf.Cache, names []string) (string, error) {
-	kernel, err := types.Kernel()
-	if err != nil {
-		return "", err
-	}
+func kernelFunction(types *btf.Spec, names []string) (string, error) {
 	for _, name := range names {
 		var function *btf.Func
-		if err := kernel.TypeByName(name, &function); err == nil {
+		if err := types.TypeByName(name, &function); err == nil {
 			return name, nil
 		}
 	}
@@ -400,6 +398,7 @@ func (t *Tracer) fallBack() {
 	if err != nil {
 		return
 	}
+	defer btf.FlushKernelSpec()
 	before, lost := t.status, t.notRun()
 	_ = t.detach() // for both would count for a while
 	if err := t.try(Kprobe, spec, types); err == nil {

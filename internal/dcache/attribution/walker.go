@@ -8,9 +8,9 @@ import (
 	"slices"
 	"sync"
 	"time"
-	"unsafe"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober"
@@ -98,10 +98,10 @@ func OpenWalker(p *prober.Prober) (*Walker, error) {
 	if err != nil {
 		return nil, err
 	}
-	types, err := kernelTypes()
-	if err != nil {
+	if _, err := kernelTypes(); err != nil {
 		return nil, err
 	}
+	defer btf.FlushKernelSpec()
 	for name := range spec.Programs {
 		if name != dentryProgWalkOpen && name != dentryProgWalkOn {
 			delete(spec.Programs, name)
@@ -113,7 +113,7 @@ func OpenWalker(p *prober.Prober) (*Walker, error) {
 		}
 	}
 	clear(spec.Variables)
-	collection, err := ebpf.NewCollectionWithOptions(spec, ebpf.CollectionOptions{Cache: types})
+	collection, err := ebpf.NewCollection(spec)
 	if err != nil {
 		return nil, fmt.Errorf("%w (walks take Linux 5.17, for bpf_loop)", loadError(err))
 	}
@@ -178,7 +178,7 @@ func (w *Walker) Walk(r Request) (Directory, error) {
 		return Directory{}, fmt.Errorf("socket for a walk: %w", err)
 	}
 	defer listener.Close()
-	plan, statx := holdPlan(r.Path, name, r.Timeout)
+	plan, examine := holdPlan(r.Path, name, r.Timeout)
 	plan.Below(r.Below)
 	check := r.Check
 	check.Plan = plan
@@ -191,6 +191,9 @@ func (w *Walker) Walk(r Request) (Directory, error) {
 	conn, err := listener.AcceptUnix()
 	if err != nil {
 		report := <-reports // which comes: the helper has ended, or will
+		if failed := report.Failed(); report.HangsAt > examine || failed != nil && failed.Index > examine {
+			return Directory{}, fmt.Errorf("walk %s: the helper came too late: %v", r.Path, &report)
+		}
 		return Directory{}, &OpenError{r.Path, report}
 	}
 	directory, peer, walkErr := w.walk(conn, &r, deadline)
@@ -202,36 +205,28 @@ func (w *Walker) Walk(r Request) (Directory, error) {
 	if peer != report.PID {
 		return Directory{}, fmt.Errorf("walk %s: process %d answers for helper %d", r.Path, peer, report.PID)
 	}
-	for _, step := range report.Steps {
-		if step.Name == statx && step.Errno == 0 {
-			var st unix.Statx_t
-			copy(unsafe.Slice((*byte)(unsafe.Pointer(&st)), unsafe.Sizeof(st)), step.Output)
-			directory.StatDevice = Device{st.Dev_major, st.Dev_minor}
-		}
+	if st := report.Step(examine).Statx(); st != nil {
+		directory.StatDevice = Device{st.Dev_major, st.Dev_minor}
 	}
 	return directory, nil
 }
 
 // holdPlan opens the directory, says so, and keeps it until the other end of the
-// connection is closed.
-func holdPlan(path, name string, timeout time.Duration) (*prober.Plan, string) {
-	var st unix.Statx_t
+// connection is closed. examine is the index of the last step that is about the
+// directory.
+func holdPlan(path, name string, timeout time.Duration) (plan *prober.Plan, examine int) {
 	address := append([]byte{unix.AF_UNIX, 0, 0}, name[1:]...) // abstract: unix(7)
-	plan := &prober.Plan{Timeout: timeout}
-	opened := plan.Add(prober.Step{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
-		prober.Value(unix.AT_FDCWD), prober.Path(path), prober.Value(unix.O_PATH | unix.O_DIRECTORY | unix.O_CLOEXEC), prober.Value(0)}})
-	held := plan.Add(prober.Step{Name: "dup3", Number: unix.SYS_DUP3, Quiet: true, Arguments: []prober.Argument{
+	plan = &prober.Plan{Timeout: timeout}
+	opened := plan.Add(prober.OpenPath(prober.CWD(), path, unix.O_DIRECTORY).Named("open"))
+	held := plan.Add(prober.Step{Name: "dup3", Number: unix.SYS_DUP3, Silent: true, Arguments: []prober.Argument{
 		prober.ResultOf(opened), prober.Value(heldDescriptor), prober.Value(unix.O_CLOEXEC)}})
-	statx := plan.Add(prober.Step{Name: "statx", Number: unix.SYS_STATX, Arguments: []prober.Argument{
-		prober.ResultOf(held), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC),
-		prober.Value(unix.STATX_INO), prober.Output(unsafe.Sizeof(st))}})
-	socket := plan.Add(prober.Step{Name: "socket", Number: unix.SYS_SOCKET, Quiet: true, Arguments: []prober.Argument{
+	examine = plan.Add(prober.Statx(prober.ResultOf(held), "", unix.AT_STATX_DONT_SYNC, unix.STATX_INO))
+	socket := plan.Add(prober.Step{Name: "socket", Number: unix.SYS_SOCKET, Silent: true, Arguments: []prober.Argument{
 		prober.Value(unix.AF_UNIX), prober.Value(unix.SOCK_SEQPACKET | unix.SOCK_CLOEXEC), prober.Value(0)}})
-	plan.Add(prober.Step{Name: "connect", Number: unix.SYS_CONNECT, Quiet: true, Arguments: []prober.Argument{
+	plan.Add(prober.Step{Name: "connect", Number: unix.SYS_CONNECT, Silent: true, Arguments: []prober.Argument{
 		prober.ResultOf(socket), prober.Input(address), prober.Value(len(address))}})
-	plan.Add(prober.Step{Name: "walk", Number: unix.SYS_READ, Arguments: []prober.Argument{
-		prober.ResultOf(socket), prober.Scratch(8), prober.Value(8)}})
-	return plan, plan.Steps[statx].Name
+	plan.Add(prober.Read(prober.ResultOf(socket), 8).WithoutOutput().Named("walk"))
+	return plan, examine
 }
 
 // walk runs the programs. It returns the pid of the process at the other end.

@@ -122,18 +122,14 @@ func (s *mountSet) close() {
 
 // mountPoints lists where something is mounted now.
 func mountPoints() ([]string, error) {
-	table, err := mounts.OpenTable("/proc/self/mountinfo")
+	content, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	defer table.Close()
-	all, _, err := table.Mounts()
-	if err != nil {
-		return nil, err
+	table := mounts.Parse(content)
+	points := make([]string, len(table.Mounts))
+	for i := range table.Mounts {
+		points[i] = table.Mounts[i].Mountpoint
 	}
-	points := make([]string, len(all))
-	for i := range all {
-		points[i] = all[i].Mountpoint
-	}
-	return points, nil
+	return points, table.Err
 }

@@ -14,12 +14,14 @@ const (
 	ChangeUser uint64 = 1<<6 | 1<<7 // CAP_SETGID, CAP_SETUID
 	// EnterNamespace is for setns(2) with a mount namespace.
 	EnterNamespace uint64 = 1<<18 | 1<<21 // CAP_SYS_CHROOT, CAP_SYS_ADMIN
+	// KernelStacks is for /proc/PID/stack.
+	KernelStacks uint64 = 1 << 21 // CAP_SYS_ADMIN
 	// OtherProcesses is for links in /proc that lead into another process.
 	OtherProcesses uint64 = 1 << 19 // CAP_SYS_PTRACE
 
 	killOthers uint64 = 1 << 5 // CAP_KILL, to kill helpers of other users
 	// Needed is all that a server keeps.
-	Needed = Search | ChangeUser | EnterNamespace | OtherProcesses | killOthers
+	Needed = Search | ChangeUser | EnterNamespace | KernelStacks | OtherProcesses | killOthers
 
 	// Mark is in the inheritable set of the server and all helpers, whoever they
 	// have become, if the prober has it. It permits nothing without an execve(2)

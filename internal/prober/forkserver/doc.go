@@ -38,6 +38,12 @@
 // What shares memory shares one fate besides: who is killed by the kernel's OOM
 // killer takes the others along (mm/oom_kill.c).
 //
+// # Compound steps
+//
+// What takes a number of calls that nobody knows before, to read a file to its end for
+// instance, is one step: [ReadAll], [ReadLinks] or [StatMounts]. It sends what it finds
+// in parts, as it comes: a helper that hangs has told what was before that.
+//
 // # The price
 //
 // Everything the server and the helpers execute is written in functions with

@@ -91,7 +91,8 @@ var memory struct {
 	request [MaxRequest / 8]uint64
 }
 
-// serve is the fork server. It returns never.
+// serve is the fork server. It returns only in a helper that has memory of its own,
+// which is to run its steps: the less stack is in use then.
 //
 //go:nosplit
 //go:norace
@@ -148,7 +149,7 @@ func serve() {
 			switch header.Kind {
 			case Fork:
 				if forkHelper(header, n) {
-					runSteps(&memory.slot)
+					return
 				}
 			case Kill:
 				killHelper(uintptr(header.PID))
@@ -201,7 +202,7 @@ func watchChildren() syscall.Errno {
 }
 
 // forkHelper forks a helper for the request of the given length. It reports true in
-// the helper, if that has memory of its own: the less stack is in use then.
+// the helper, if that has memory of its own.
 //
 //go:nosplit
 //go:norace
@@ -305,7 +306,7 @@ func reap() {
 	}
 }
 
-// runSteps is the helper. It returns never.
+// runSteps is the helper. It never returns.
 //
 //go:nosplit
 //go:norace
@@ -319,7 +320,7 @@ func runSteps(s *slot) {
 	syscall.RawSyscall6(syscall.SYS_CLOSE, memory.childSignals, 0, 0, 0, 0, 0)
 
 	answer := &s.answer
-	joined := false // to the step before
+	merged := false // with the step before
 	for i := uint32(0); i < header.Steps && i < MaxSteps; i++ {
 		step := s.step(uintptr(i))
 		for k := range step.Arguments {
@@ -335,14 +336,19 @@ func runSteps(s *slot) {
 		}
 
 		a := &step.Arguments
-		if !joined {
+		answer.ID, answer.Step = header.ID, i
+		if !merged {
 			syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&s.clock[0])), 0, 0, 0, 0)
 		}
-		joined = step.Flags&Joined != 0
+		merged = step.Flags&MergeWithNext != 0
 		result, errno := ^uintptr(0), syscall.EBADF
 		if step.IfRegular == 0 || foundRegular(s, uintptr(step.IfRegular-1)%MaxSteps) {
-			result, _, errno = syscall.RawSyscall6(uintptr(step.Number), uintptr(a[0]), uintptr(a[1]), uintptr(a[2]),
-				uintptr(a[3]), uintptr(a[4]), uintptr(a[5]))
+			if IsCompound(uintptr(step.Number)) {
+				result, errno = compound(s, step)
+			} else {
+				result, _, errno = syscall.RawSyscall6(uintptr(step.Number), uintptr(a[0]), uintptr(a[1]), uintptr(a[2]),
+					uintptr(a[3]), uintptr(a[4]), uintptr(a[5]))
+			}
 		}
 		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&s.clock[1])), 0, 0, 0, 0)
 		s.results[i] = uint64(result)
@@ -350,7 +356,7 @@ func runSteps(s *slot) {
 			armDeathSignal()
 		}
 
-		answer.Kind, answer.ID, answer.Step = StepDone, header.ID, i
+		answer.Kind = StepDone
 		answer.Errno, answer.Result = uint32(errno), int64(result)
 		answer.Nanoseconds = (s.clock[1].Sec-s.clock[0].Sec)*1e9 + s.clock[1].Nsec - s.clock[0].Nsec
 		answer.OutputLength = 0
@@ -362,7 +368,7 @@ func runSteps(s *slot) {
 				*(*uint64)(unsafe.Add(to, k)) = *(*uint64)(unsafe.Add(from, k))
 			}
 		}
-		if errno != 0 || step.Flags&Quiet == 0 {
+		if errno != 0 || step.Flags&Silent == 0 {
 			send(answer)
 		}
 		if errno != 0 && step.Flags&ContinueOnError == 0 {
@@ -409,7 +415,7 @@ func armDeathSignal() {
 //go:nocheckptr
 func send(answer *Answer) {
 	length := unsafe.Sizeof(Answer{})
-	if answer.Kind == StepDone {
+	if answer.Kind == StepDone || answer.Kind == StepPart {
 		length += uintptr(answer.OutputLength)
 	}
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, memory.socket, uintptr(unsafe.Pointer(answer)), length,

@@ -86,7 +86,8 @@ func Start(socket int, trim bool, filter Filter) (pid int, err error) {
 // fork forks this process with all signals blocked. A trimmed server gets two
 // pages of the thread's own data, and the pages of the stack it stands on, which
 // can't move: nosplit functions don't grow it. What they call needs less than a
-// page, which the linker checks.
+// page, which the linker checks. The calls are made in functions of their own, which
+// leaves that much more to what the server and its helpers call.
 //
 //go:nosplit
 //go:norace
@@ -94,18 +95,45 @@ func Start(socket int, trim bool, filter Filter) (pid int, err error) {
 func fork(trim bool) (int, syscall.Errno) {
 	all, before := ^uint64(0), uint64(0)
 	if trim {
-		page := uintptr(unsafe.Pointer(&all)) &^ (memory.pageSize - 1)
-		syscall.RawSyscall6(syscall.SYS_MADVISE, page-memory.pageSize, 3*memory.pageSize, madvDoFork, 0, 0, 0)
-		page = (memory.threadArea - unsafe.Sizeof(page)) &^ (memory.pageSize - 1) // Go's own word is before it
-		syscall.RawSyscall6(syscall.SYS_MADVISE, page, 2*memory.pageSize, madvDoFork, 0, 0, 0)
+		keepStack(uintptr(unsafe.Pointer(&all)))
 	}
-	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, sigSetMask, uintptr(unsafe.Pointer(&all)),
-		uintptr(unsafe.Pointer(&before)), signalSetSize, 0, 0)
-	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	setSignalMask(&all, &before)
+	pid, errno := cloneProcess()
 	if errno == 0 && pid == 0 {
 		serve()
+		runSteps(&memory.slot)
 	}
-	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, sigSetMask, uintptr(unsafe.Pointer(&before)), 0, signalSetSize, 0, 0)
+	setSignalMask(&before, nil)
+	return pid, errno
+}
+
+// keepStack lets the next child have the pages around an address on the stack, and those
+// of the thread's own data.
+//
+//go:nosplit
+//go:norace
+//go:noinline
+func keepStack(address uintptr) {
+	page := address &^ (memory.pageSize - 1)
+	syscall.RawSyscall6(syscall.SYS_MADVISE, page-memory.pageSize, 3*memory.pageSize, madvDoFork, 0, 0, 0)
+	page = (memory.threadArea - unsafe.Sizeof(page)) &^ (memory.pageSize - 1) // Go's own word is before it
+	syscall.RawSyscall6(syscall.SYS_MADVISE, page, 2*memory.pageSize, madvDoFork, 0, 0, 0)
+}
+
+//go:nosplit
+//go:norace
+//go:nocheckptr
+//go:noinline
+func setSignalMask(mask, before *uint64) {
+	syscall.RawSyscall6(syscall.SYS_RT_SIGPROCMASK, sigSetMask, uintptr(unsafe.Pointer(mask)),
+		uintptr(unsafe.Pointer(before)), signalSetSize, 0, 0)
+}
+
+//go:nosplit
+//go:norace
+//go:noinline
+func cloneProcess() (int, syscall.Errno) {
+	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
 	return int(pid), errno
 }
 

@@ -65,13 +65,84 @@ const (
 	// RearmDeathSignal sets PR_SET_PDEATHSIG anew after the step: the kernel
 	// clears it whenever credentials change (commit_creds, kernel/cred.c).
 	RearmDeathSignal
-	// Quiet steps are answered only if they fail.
-	Quiet
-	// Joined steps and the one after them are timed together.
-	Joined
+	// Silent steps are answered only if they fail.
+	Silent
+	// MergeWithNext times the step together with the one after it.
+	MergeWithNext
 )
 
-// Step is one system call.
+// Compound steps make many system calls in the helper. Their numbers are those of no
+// system call. What they find comes in any number of [StepPart] answers, before the
+// [StepDone].
+const (
+	// ReadAll reads a file to its end by read(2); Result is how many bytes. Arguments:
+	// the descriptor, and how many bytes may be read: EFBIG says that there are more.
+	ReadAll = FirstCompound + iota
+	// ReadLinks lists a directory by getdents64(2), and reads the links in it whose
+	// names begin with a digit by readlinkat(2); Result is how many were reported. A
+	// record is the length of the name and that of the target, 16 bits each, both
+	// strings, and up to 7 bytes to a multiple of 8. Arguments: the descriptor, an
+	// address and a length of what targets begin with, how many links to report, and an
+	// address of [DirectorySpace] bytes.
+	ReadLinks
+	// StatMounts describes the mounts of the helper's namespace that are below its root
+	// directory, by listmount(2) and statmount(2); Result is how many. A record is the
+	// first [MountMembers] bytes of a struct statmount with its strings, up to a multiple
+	// of 8 bytes, or for a mount whose description does not fit an answer
+	// [MissingMount]. Arguments: the mask of statmount(2), the one for mounts that may
+	// not be asked for their options and for those whose description does not fit with
+	// the first, an address of [KnownMounts], nothing, an address of [MountSpace] bytes,
+	// and how many bytes may be reported: EFBIG says that there are more.
+	StatMounts
+	endOfCompound
+
+	// FirstCompound is the smallest of them.
+	FirstCompound = 1 << 16
+)
+
+const (
+	// DirectorySpace is the memory in bytes that ReadLinks works on.
+	DirectorySpace = 2 << 10
+	// MountSpace is that of StatMounts.
+	MountSpace = unsafe.Sizeof(mountWork{})
+)
+
+// IsCompound reports whether the number is that of a compound step.
+//
+//go:nosplit
+func IsCompound(number uintptr) bool { return number >= FirstCompound && number < endOfCompound }
+
+// LinkHeader begins a record of ReadLinks.
+type LinkHeader struct{ NameLength, TargetLength uint16 }
+
+// MountMembers is how much of struct statmount a record of StatMounts has: up to and with
+// sb_source. Its strings follow.
+const MountMembers = 128
+
+// KnownMounts tell which mounts StatMounts may ask for their options: of those with
+// numbers up to Last, which were looked at before, all but the denied ones, and of others
+// all but those with one of the magics. Lists end with a zero.
+type KnownMounts struct {
+	Magics [128]uint64 // sb_magic
+	Denied [128]uint64 // mnt_id; those are never given again
+	Last   uint64
+}
+
+// MissingMount is the record of StatMounts for a mount that can't be described. Its
+// first members are where struct statmount has a size, mnt_opts and a mask.
+type MissingMount struct {
+	Size  uint32 // of this
+	Errno uint32
+	Mask  uint64 // 0
+	ID    uint64
+}
+
+const (
+	linkHeader   = unsafe.Sizeof(LinkHeader{})
+	missingMount = uint32(unsafe.Sizeof(MissingMount{}))
+)
+
+// Step is one system call, or a compound step.
 type Step struct {
 	Number       uint32
 	Flags        StepFlags
@@ -96,6 +167,8 @@ const (
 	StepDone AnswerKind = 3
 	// Exited says that a helper is gone; Status is as wait4(2) gives it.
 	Exited AnswerKind = 4
+	// StepPart carries some of what a compound step has found so far.
+	StepPart AnswerKind = 5
 )
 
 // Answer is one message to the prober, from the server or from a helper.
@@ -107,7 +180,7 @@ type Answer struct {
 	PID          int32
 	Errno        uint32
 	Result       int64
-	Nanoseconds  int64 // spent in the system call, CLOCK_MONOTONIC
+	Nanoseconds  int64 // spent in the system call or the compound step, CLOCK_MONOTONIC
 	Status       uint32
 	OutputLength uint32
 }
@@ -125,6 +198,8 @@ func ParseAnswer(message []byte) (answer Answer, output []byte, ok bool) {
 	switch answer.Kind {
 	case StepDone:
 		ok = answer.Step < MaxSteps && int(answer.OutputLength) == len(output)
+	case StepPart:
+		ok = answer.Step < MaxSteps && int(answer.OutputLength) == len(output) && len(output) > 0 && len(output) <= MaxOutput
 	case Ready, Forked, Exited:
 		ok = len(output) == 0
 	}

@@ -13,7 +13,7 @@ import (
 
 // Vfsprobe builds the binary as it is shipped.
 func Vfsprobe() (string, error) {
-	return build("vfsprobe", ".", "./cmd/vfsprobe", "-s -w", "")
+	return build("vfsprobe", ".", "./cmd/vfsprobe", "-s -w -E vfsprobe_start", "")
 }
 
 // RacingVfsprobe builds one with the race detector, which takes a C compiler.

@@ -39,11 +39,11 @@ func BenchmarkGather(b *testing.B) {
 		d.Directories, d.Attribution, d.CountChildren = []string{"/"}, "auto", true
 	})
 	collect.Gather(b, d)
-	helpers := d.prober.Stats().CPUSeconds
+	helpers := d.host.Prober.Stats().CPUSeconds
 	before := cpu(b)
 	for b.Loop() {
 		collect.Gather(b, d)
 	}
-	used := cpu(b) - before + time.Duration((d.prober.Stats().CPUSeconds-helpers)*float64(time.Second))
+	used := cpu(b) - before + time.Duration((d.host.Prober.Stats().CPUSeconds-helpers)*float64(time.Second))
 	b.ReportMetric(float64(used.Nanoseconds())/1000/float64(b.N), "cpu-µs/gather")
 }

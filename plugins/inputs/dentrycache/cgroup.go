@@ -11,9 +11,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
-// scanShare is the part of a CPU that walking the cgroups, and looking for
-// watches, may take, each.
-const scanShare = 0.01
+// walkCgroupsShare is the part of a CPU that walking the cgroups may take.
+const walkCgroupsShare = 0.01
 
 // owners are the cgroups, by what they hold.
 type owners struct {
@@ -23,11 +22,9 @@ type owners struct {
 	all         []cgroups.Memory
 	before      map[string]int64 // bytes by path, at the walk before
 	elapsed     float64          // seconds between the walks
-	err         string
 
 	names    map[uint64]string // paths by id
 	namesDue time.Time
-	namesErr string
 }
 
 // gatherCgroups reports the cgroups that hold most, by what is their own.
@@ -59,7 +56,7 @@ func (d *Dentrycache) gatherCgroups(acc telegraf.Accumulator, now time.Time) {
 	}
 }
 
-// walkCgroups brings the figures up to date. It takes at most scanShare of a CPU.
+// walkCgroups brings the figures up to date. It takes at most walkCgroupsShare of a CPU.
 func (d *Dentrycache) walkCgroups(now time.Time) {
 	o := &d.owners
 	began := time.Now()
@@ -69,12 +66,12 @@ func (d *Dentrycache) walkCgroups(now time.Time) {
 	}
 	o.elapsed = now.Sub(o.at).Seconds()
 	all, err := o.hierarchies.ReadMemory()
-	d.sayOnce(&o.err, err)
+	d.said.Error("cgroups", err)
 	slices.SortFunc(all, func(a, b cgroups.Memory) int {
 		return cmp.Or(cmp.Compare(b.Own, a.Own), cmp.Compare(a.Path, b.Path))
 	})
 	o.all, o.at = all, now
-	o.due = now.Add(time.Duration(float64(time.Since(began)) / scanShare))
+	o.due = now.Add(time.Duration(float64(time.Since(began)) / walkCgroupsShare))
 }
 
 // cgroupName is the path of a cgroup by its id; empty if it is unknown. Names are
@@ -87,8 +84,8 @@ func (d *Dentrycache) cgroupName(id uint64, now time.Time) string {
 	}
 	began := time.Now()
 	names, err := o.hierarchies.Names()
-	d.sayOnce(&o.namesErr, err)
+	d.said.Error("names of cgroups", err)
 	o.names = names
-	o.namesDue = now.Add(time.Duration(float64(time.Since(began)) / scanShare))
+	o.namesDue = now.Add(time.Duration(float64(time.Since(began)) / walkCgroupsShare))
 	return names[id]
 }

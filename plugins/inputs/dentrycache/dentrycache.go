@@ -6,6 +6,7 @@ package dentrycache
 import (
 	_ "embed"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -16,9 +17,11 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/dcache"
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mailbox"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/oncelog"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/watches"
@@ -49,23 +52,20 @@ type Dentrycache struct {
 	Log telegraf.Logger `toml:"-"`
 
 	settings
-	prober *prober.Prober
-	host   host
+	host   *host.Host
+	said   *oncelog.Log
+	cache  cache
 	owners owners
 
-	table       *mounts.Table
-	mounts      []mounts.Mount // as last read
-	tableErr    string
+	mounts      *mounts.Snapshot // as last read
 	directories []*directory
 	refused     map[string]time.Time // that were found growing and can't be looked at; when
 
-	watches    *watches.Watches
-	watchesErr string
-	scanning   bool
-	scanDue    time.Time
+	watches  *watches.Watches
+	scanning bool
+	scanDue  time.Time
 
 	tracer    *attribution.Tracer
-	mode      attribution.Mode // as said last
 	walker    *attribution.Walker
 	walks     int    // under way
 	started   bool   // the attribution's start
@@ -103,27 +103,28 @@ func init() {
 // SampleConfig returns the documented configuration.
 func (*Dentrycache) SampleConfig() string { return sampleConfig }
 
-// UseProber sets the prober that all inputs of the plugin share.
-func (d *Dentrycache) UseProber(p *prober.Prober) { d.prober = p }
+// UseHost sets the host that all inputs of the plugin share.
+func (d *Dentrycache) UseHost(h *host.Host) { d.host = h }
 
 // Init checks the configuration, and finds out which kernel this is.
 func (d *Dentrycache) Init() error {
 	if err := d.resolve(); err != nil {
 		return err
 	}
-	kernel, err := dcache.ReadVersion(d.proc)
+	if d.host == nil {
+		d.host = host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: prober.New(prober.Options{Warnf: d.Log.Warnf}), Log: d.Log})
+	}
+	d.said, d.mounts = oncelog.New(d.Log), mounts.NewSnapshot(nil)
+	kernel, err := dcache.ReadVersion(d.host.Proc)
 	if err != nil {
 		return fmt.Errorf("finding the kernel's version: %w", err)
 	}
-	d.host.kernel = kernel
+	d.cache.kernel = kernel
 	d.findHash()
-	d.owners.hierarchies = cgroups.FindHierarchies(d.sys)
+	d.owners.hierarchies = cgroups.FindHierarchies(d.host.Sys)
 	d.directories, d.refused = nil, make(map[string]time.Time)
 	for _, name := range d.Directories {
 		d.directories = append(d.directories, &directory{path: name, configured: true})
-	}
-	if d.prober == nil {
-		d.prober = prober.New(prober.Options{Warnf: d.Log.Warnf})
 	}
 	return nil
 }
@@ -132,7 +133,7 @@ func (d *Dentrycache) Init() error {
 // each is looked at by a helper process, and its children are counted. It returns
 // when all are reported, or their time is up, or Hurry is called.
 func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
-	now := time.Now()
+	now, round := time.Now(), d.host.Join(d)
 	d.hurried = false
 	if err := d.gatherHost(acc, now); err != nil {
 		return err
@@ -140,7 +141,9 @@ func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
 	d.gatherCgroups(acc, now)
 	d.startAttribution()
 	d.mail.Open()
-	d.refresh()
+	if view := d.host.Mounts(round); view.Snapshot != nil {
+		d.mounts = view.Snapshot
+	}
 	d.gatherSources(acc, now)
 	d.watchMisses()
 	d.forget(now)
@@ -203,23 +206,6 @@ func (d *Dentrycache) await(so func() bool) {
 	}
 }
 
-// refresh brings the mount table up to date.
-func (d *Dentrycache) refresh() {
-	if d.table == nil {
-		table, err := mounts.OpenTable(d.mountinfo)
-		if err != nil {
-			d.sayOnce(&d.tableErr, fmt.Errorf("opening the mount table: %w", err))
-			return
-		}
-		d.table = table
-	}
-	all, _, err := d.table.Mounts()
-	d.sayOnce(&d.tableErr, err)
-	if all != nil {
-		d.mounts = all
-	}
-}
-
 // report reports a directory. One that was found growing and can't be looked at is
 // not one to alert on: it is forgotten.
 func (d *Dentrycache) report(acc telegraf.Accumulator, dir *directory, now time.Time) {
@@ -235,7 +221,7 @@ func (d *Dentrycache) report(acc telegraf.Accumulator, dir *directory, now time.
 // when Gather had to return. One that hung before still does, and one that is
 // being walked has an older figure; of others nothing is known.
 func (d *Dentrycache) reportPending(acc telegraf.Accumulator, dir *directory) {
-	if dir.known && (!dir.underWay || !dir.hungSince.IsZero()) {
+	if dir.history.Known && (!dir.underWay || dir.history.Hung()) {
 		d.emitDirectory(acc, dir)
 	}
 }
@@ -280,13 +266,17 @@ func (d *Dentrycache) slowest() (slowest *directory) {
 
 func (d *Dentrycache) drop(dir *directory) {
 	d.directories = slices.DeleteFunc(d.directories, func(o *directory) bool { return o == dir })
+	d.said.Error("walk of "+dir.path, nil)
+	d.said.Info("negatives of "+dir.path, nil)
 }
 
 // forget drops the directories that were found and have not grown for long.
 func (d *Dentrycache) forget(now time.Time) {
-	d.directories = slices.DeleteFunc(d.directories, func(dir *directory) bool {
-		return !dir.configured && !dir.underWay && !dir.walking && now.Sub(dir.grew) > idle
-	})
+	for _, dir := range slices.Clone(d.directories) {
+		if !dir.configured && !dir.underWay && !dir.walking && now.Sub(dir.grew) > idle {
+			d.drop(dir)
+		}
+	}
 	for name, at := range d.refused {
 		if now.Sub(at) > idle {
 			delete(d.refused, name)

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
@@ -41,18 +42,22 @@ func newInput(t testing.TB, change func(*Dentrycache)) (*Dentrycache, *journal.J
 	d.Directories, d.Attribution, d.CountChildren = nil, "none", false
 	p := prober.New(prober.Options{Warnf: log.Warnf})
 	t.Cleanup(p.Close)
-	d.UseProber(p)
+	d.UseHost(host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p, Log: log}))
 	if change != nil {
 		change(d)
 	}
 	require.NoError(t, d.Init())
-	t.Cleanup(func() {
-		d.Close()
-		if d.table != nil {
-			assert.NoError(t, d.table.Close())
-		}
-	})
+	t.Cleanup(d.Close)
 	return d, log
+}
+
+// rooted makes it look at the host at these places, as in a container.
+func rooted(d *Dentrycache, proc, sys string) {
+	o := host.Options{Roots: host.Roots{Proc: proc, Sys: sys, PID: "1"}, Log: d.Log}
+	if d.host != nil {
+		o.Prober = d.host.Prober
+	}
+	d.UseHost(host.New(o))
 }
 
 // on looks at these directories.
@@ -64,8 +69,8 @@ func on(paths ...string) func(*Dentrycache) {
 func kernel(name string) func(*Dentrycache) {
 	return func(d *Dentrycache) {
 		const dir = "../../../internal/dcache/testdata"
-		d.proc, d.sys, d.KernelLog = filepath.Join(dir, name), filepath.Join(dir, "sysfs"), ""
-		d.mountinfo = "/proc/self/mountinfo"
+		rooted(d, filepath.Join(dir, name), filepath.Join(dir, "sysfs"))
+		d.KernelLog = ""
 	}
 }
 
@@ -133,7 +138,8 @@ func write(t testing.TB, proc, name, content string) {
 // files reads this procfs.
 func files(proc string) func(*Dentrycache) {
 	return func(d *Dentrycache) {
-		d.proc, d.sys, d.KernelLog, d.mountinfo = proc, filepath.Join(proc, "none"), "", "/proc/self/mountinfo"
+		rooted(d, proc, filepath.Join(proc, "none"))
+		d.KernelLog = ""
 	}
 }
 
@@ -146,8 +152,8 @@ func TestRates(t *testing.T) {
 	d, _ := newInput(t, files(proc))
 	began := time.Now()
 	assert.NotContains(t, gatherHost(t, d), "negative_per_s", "of the first gather")
-	first := d.host.before.at
-	d.host.before.at = began.Add(-10 * time.Second)
+	first := d.cache.before.at
+	d.cache.before.at = began.Add(-10 * time.Second)
 	write(t, proc, "sys/fs/dentry-state", "2000\t1900\t45\t0\t1400\t0\n")
 	fields := gatherHost(t, d)
 	assert.InDelta(t, 100, fields["dentries_per_s"], 5)
@@ -155,7 +161,7 @@ func TestRates(t *testing.T) {
 	assert.InDelta(t, 2000*192.0/(1920<<10), fields["memory_share"], 1e-9)
 	// A quarter of 1920 KiB are 2560 dentries.
 	assert.InDelta(t, 5.6, fields["seconds_to_memory_share"], 0.4)
-	d.host.before.at = first
+	d.cache.before.at = first
 	write(t, proc, "sys/fs/dentry-state", "500\t400\t45\t0\t10\t0\n")
 	fields = gatherHost(t, d)
 	assert.Negative(t, fields["negative_per_s"])
@@ -231,7 +237,8 @@ func TestCgroups(t *testing.T) {
 	}
 	d, _ := newInput(t, func(d *Dentrycache) {
 		kernel("v6")(d)
-		d.sys, d.TopCgroups = sys, 4
+		rooted(d, d.host.Proc, sys)
+		d.TopCgroups = 4
 	})
 	acc := collect.Gather(t, d)
 	all := acc.Named("dentrycache_cgroup")

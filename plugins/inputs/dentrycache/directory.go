@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
@@ -27,6 +28,9 @@ const (
 	// idle is how long a directory that was found growing is looked at after it
 	// has ceased to.
 	idle = 10 * time.Minute
+	// scanShare is the part of the time in which watches may be looked for: 1 % of a
+	// CPU, since 1.2 are at work meanwhile, those of the helpers included.
+	scanShare = 0.008
 	// sampledNames is how many of the newest names are reported, if that is wanted.
 	sampledNames = 8
 )
@@ -52,13 +56,9 @@ type directory struct {
 	walkDue time.Time
 	walked  time.Time
 	walk    attribution.Directory
-	walkErr string
 
-	found      finding
-	known      bool
-	answered   bool // the last look
-	hungSince  time.Time
-	saidNoKeep bool
+	found   finding
+	history fault.History
 }
 
 // finding is how it went to look at a directory.
@@ -69,14 +69,14 @@ type finding struct {
 	pid    int // of the helper that is stuck
 }
 
-func (dir *directory) key() string { return "dentrycache " + dir.path }
-
-// group names what directories share a fate with: their file system.
-func (dir *directory) group() string {
-	if dir.mount == nil {
-		return "dentrycache"
+// check is what the prober needs to know. Directories of one file system, server or
+// daemon share a fate.
+func (dir *directory) check() prober.Check {
+	c := prober.Check{Key: "dentrycache " + dir.path, Trusted: dir.history.Answered}
+	if dir.mount != nil {
+		c.Group = dir.mount.FateGroup()
 	}
-	return "dentrycache " + dir.mount.Superblock()
+	return c
 }
 
 // startLooks starts to look at each directory for which no helper is under way.
@@ -87,7 +87,7 @@ func (d *Dentrycache) startLooks(now time.Time) {
 			continue
 		}
 		dir.again = false
-		dir.mount = mountOf(d.mounts, dir.path)
+		dir.mount = d.mounts.Holding(dir.path)
 		dir.automount = dir.mount != nil && dir.mount.FSType == "autofs"
 		d.submit(dir)
 	}
@@ -95,19 +95,21 @@ func (d *Dentrycache) startLooks(now time.Time) {
 
 func (d *Dentrycache) submit(dir *directory) {
 	dir.underWay = true
-	d.prober.Submit(prober.Check{Key: dir.key(), Group: dir.group(), Trusted: dir.answered, Plan: d.look(dir)}, func(r prober.Report) {
+	check := dir.check()
+	plan, steps := d.look(dir)
+	check.Plan = plan
+	d.host.Prober.Submit(check, func(r prober.Report) {
 		d.mail.Post(func() {
 			dir.underWay = false
-			d.judge(dir, &r)
+			d.judge(dir, &r, &steps)
 		})
 	})
 }
 
 // judge takes a helper's report, and goes on to the walk.
-func (d *Dentrycache) judge(dir *directory, r *prober.Report) {
-	dir.examine(r, d.mounts)
-	f := dir.findingOf(r)
-	dir.answered = r.Outcome == prober.Done
+func (d *Dentrycache) judge(dir *directory, r *prober.Report, steps *lookSteps) {
+	dir.examine(r, steps, d.mounts)
+	f := dir.findingOf(r, steps)
 	if f.code == result.OK && dir.cachedName != "" && !dir.again && d.LookupProbe {
 		if _, timed := dir.lookups["lookup_cached_seconds"]; !timed && !dir.automount {
 			dir.again = true
@@ -121,76 +123,51 @@ func (d *Dentrycache) judge(dir *directory, r *prober.Report) {
 	}
 }
 
-// findingOf is the verdict on a report.
-func (dir *directory) findingOf(r *prober.Report) finding {
-	switch r.Outcome {
-	case prober.Expired:
-		return finding{code: result.Timeout, reason: "hangs in " + r.HangsIn}
-	case prober.Stuck, prober.Busy:
-		f := finding{code: result.Stuck, pid: r.PID}
-		if r.HangsIn != "" {
-			f.reason = "hangs in " + r.HangsIn
-		}
-		return f
-	case prober.Capped, prober.Died, prober.Unavailable:
-		return finding{code: result.Unchecked, reason: fmt.Sprint(r.Err)}
-	}
-	if len(r.Steps) == 0 {
-		return finding{code: result.Unchecked, reason: errors.Join(errors.New("the helper gave no answer"), r.Err).Error()}
-	}
-	for i := range r.Steps {
-		if step := &r.Steps[i]; step.Errno != 0 && (step.Name == stepOpen || step.Name == stepExamine) {
-			return failure(step.Errno)
-		}
-	}
-	if dir.mode&unix.S_IFMT != unix.S_IFDIR {
+// findingOf is the verdict on the report of a look.
+func (dir *directory) findingOf(r *prober.Report, steps *lookSteps) finding {
+	missing := r.Step(steps.missing)
+	switch {
+	case r.Outcome != prober.Done, r.Step(steps.examine).Statx() == nil:
+		return failure(r)
+	case dir.mode&unix.S_IFMT != unix.S_IFDIR:
 		return finding{code: result.Error, errno: unix.ENOTDIR, reason: "it is " + typeName(dir.mode)}
+	case missing == nil || missing.Errno == 0 || missing.Errno == unix.ENOENT:
+		return finding{}
+	case fault.CodeOf(missing.Errno) == result.Denied: // its children can be counted nevertheless
+		return finding{reason: "this user may not look names up in it"}
+	default:
+		return finding{code: fault.CodeOf(missing.Errno), errno: missing.Errno}
 	}
-	for i := range r.Steps {
-		if step := &r.Steps[i]; step.Name == stepMissing && step.Errno != 0 && step.Errno != unix.ENOENT {
-			f := failure(step.Errno)
-			if f.code == result.Denied { // its children can be counted nevertheless
-				return finding{reason: "this user may not look names up in it"}
-			}
-			return f
-		}
-	}
-	return finding{}
 }
 
-func failure(errno syscall.Errno) finding {
-	switch errno {
-	case unix.ENOENT:
-		return finding{code: result.Missing, errno: errno}
-	case unix.EACCES, unix.EPERM:
-		return finding{code: result.Denied, errno: errno}
-	case unix.ESTALE:
-		return finding{code: result.Stale, errno: errno}
+// failure is the verdict on a report by its outcome, and by the first step that failed.
+func failure(r *prober.Report) finding {
+	v := fault.VerdictOf(r)
+	f := finding{code: v.Code, reason: v.Reason, pid: v.PID}
+	if v.Call != "" {
+		f.reason = "hangs in " + v.Call
 	}
-	return finding{code: result.Error, errno: errno}
+	if failed := r.Failed(); v.Answered && failed != nil {
+		f.code, f.errno = fault.CodeOf(failed.Errno), failed.Errno
+		if failed.Errno == unix.ENOENT {
+			f.code = result.Missing
+		}
+	}
+	return f
 }
 
 // settle notes a finding of a helper that was started then, and logs it if it is
 // another than before.
-func (d *Dentrycache) settle(dir *directory, f finding, started time.Time) {
-	hangs := f.code == result.Timeout || f.code == result.Stuck
-	switch {
-	case !hangs && f.code != result.Unchecked:
-		dir.hungSince = time.Time{}
-	case hangs && dir.hungSince.IsZero():
-		if dir.hungSince = started; started.IsZero() {
-			dir.hungSince = time.Now()
-		}
-	}
-	before := dir.found
-	changed := f.code != before.code || f.errno != before.errno
+func (d *Dentrycache) settle(dir *directory, f finding, began time.Time) {
+	before, known := dir.found, dir.history.Known
+	o := fault.Observation{Code: f.code, Began: began, At: time.Now(), Inconclusive: f.code == result.Unchecked}
+	o.Hangs = f.code == result.Timeout || f.code == result.Stuck
+	o.Answered = !o.Hangs && !o.Inconclusive
+	dir.history.Observe(o)
 	dir.found = f
-	if first := !dir.known; !dir.configured || !changed && !first {
-		dir.known = true
+	if !dir.configured || known && f.code == before.code && f.errno == before.errno {
 		return
 	}
-	wasBad := dir.known && before.code != result.OK
-	dir.known = true
 	what, why := mounts.Printable(dir.path), f.code.String()
 	if f.errno != 0 {
 		why += ", " + result.ErrnoName(f.errno)
@@ -203,7 +180,7 @@ func (d *Dentrycache) settle(dir *directory, f finding, started time.Time) {
 		d.Log.Warnf("%s can't be looked at: %s", what, why)
 	case f.code != result.OK:
 		d.Log.Infof("%s is not looked at: %s", what, why)
-	case wasBad:
+	case known:
 		d.Log.Infof("%s can be looked at again", what)
 	}
 }
@@ -221,9 +198,9 @@ func (d *Dentrycache) wantWalk(dir *directory) {
 		names = sampledNames
 	}
 	request := attribution.Request{
-		Path:        d.prefix + dir.path,
-		Below:       d.prefix,
-		Check:       prober.Check{Key: dir.key(), Group: dir.group(), Trusted: true},
+		Path:        d.host.MountPrefix + dir.path,
+		Below:       d.host.MountPrefix,
+		Check:       dir.check(),
 		Timeout:     max(time.Until(dir.deadline), d.timeout/20),
 		MaxChildren: int64(d.MaxChildren), Names: names,
 	}
@@ -247,17 +224,15 @@ func (d *Dentrycache) wantWalk(dir *directory) {
 func (d *Dentrycache) endWalk(dir *directory, found attribution.Directory, err error) {
 	if failed, ok := errors.AsType[*attribution.OpenError](err); ok {
 		// It hangs or went away since it was looked at.
-		d.settle(dir, dir.findingOf(&failed.Report), failed.Report.Since)
+		d.settle(dir, failure(&failed.Report), failed.Report.Since)
 		return
 	}
-	d.sayOnce(&dir.walkErr, err)
-	if err != nil {
+	if d.said.Error("walk of "+dir.path, err); err != nil {
 		return
 	}
 	dir.walk, dir.walked = found, time.Now()
-	if !found.KeepsNegatives && found.Negative == 0 && !dir.saidNoKeep {
-		dir.saidNoKeep = true
-		d.Log.Infof("%s is on %s, which keeps no negative dentries", mounts.Printable(dir.path), found.FSType)
+	if !found.KeepsNegatives && found.Negative == 0 {
+		d.said.Info("negatives of "+dir.path, fmt.Errorf("%s is on %s, which keeps no negative dentries", mounts.Printable(dir.path), found.FSType))
 	}
 }
 
@@ -274,9 +249,7 @@ func (d *Dentrycache) emitDirectory(acc telegraf.Accumulator, dir *directory) {
 	if f.pid != 0 {
 		fields["stuck_pid"] = int64(f.pid)
 	}
-	if !dir.hungSince.IsZero() {
-		fields["hung_seconds"] = time.Since(dir.hungSince).Seconds()
-	}
+	dir.history.AddTo(fields)
 	if f.code == result.OK {
 		for name, seconds := range dir.lookups {
 			fields[name] = seconds
@@ -287,7 +260,7 @@ func (d *Dentrycache) emitDirectory(acc telegraf.Accumulator, dir *directory) {
 	}
 	tags := map[string]string{"directory": mounts.Printable(dir.path)}
 	if dir.mount != nil {
-		tags["device"], tags["fstype"] = device(dir.mount.Source), dir.mount.FSType
+		tags["device"], tags["fstype"] = dir.mount.Device, dir.mount.FSType
 	}
 	d.addWatches(fields, dir)
 	acc.AddGauge("dentrycache_dir", fields, tags)
@@ -328,29 +301,26 @@ func (d *Dentrycache) addWatches(fields map[string]any, dir *directory) {
 	}
 }
 
-// device is the tag, as mountstat and Telegraf's disk input have it.
-func device(source string) string { return mounts.Printable(strings.TrimPrefix(source, "/dev/")) }
-
 // scanWatches looks for watches, in a goroutine of its own: a host can have
-// hundreds of thousands of open files. It takes at most scanShare of a CPU.
+// hundreds of thousands of open files. It takes at most scanShare of the time.
 func (d *Dentrycache) scanWatches(now time.Time) {
 	if d.scanning || now.Before(d.scanDue) || len(d.directories) == 0 {
 		return
 	}
 	d.scanning = true
-	proc, delay := d.proc, time.Duration(0)
+	delay := time.Duration(0)
 	if d.watches == nil {
 		delay = startDelay
 	}
 	go func() {
 		time.Sleep(delay)
 		began := time.Now()
-		found, err := watches.Scan(proc)
+		found, err := watches.Scan(d.host.Files)
 		took := time.Since(began)
 		d.mail.Post(func() {
 			d.scanning = false
 			d.scanDue = began.Add(time.Duration(float64(took) / scanShare))
-			d.sayOnce(&d.watchesErr, err)
+			d.said.Error("watches", err)
 			if found != nil {
 				d.watches = found
 			}

@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
@@ -63,6 +65,19 @@ func tmpfs(t testing.TB) string {
 func (d *Dentrycache) rescan() {
 	d.await(func() bool { return !d.scanning })
 	d.scanDue, d.watches = time.Time{}, nil
+}
+
+// history is what is reported of the past: whether it hangs and is at fault, and how
+// many faults have ended.
+func history(t testing.TB, m telegraf.Metric) (hangs, faulty bool, recoveries int64) {
+	t.Helper()
+	require.NotNil(t, m)
+	hung, isThere := mustFloat(m, "hung_seconds")
+	assert.True(t, isThere)
+	fault, isThere := mustFloat(m, "fault_seconds")
+	assert.True(t, isThere)
+	assert.GreaterOrEqual(t, fault, hung)
+	return hung > 0, fault > 0, number(m, "recoveries")
 }
 
 func misses(t testing.TB, dir string, count int) {
@@ -185,12 +200,19 @@ func TestDirectoriesThatCantBeLookedAt(t *testing.T) {
 			m := at(acc, path)
 			assert.Equal(t, want, []string{text(t, m, "result"), text(t, m, "errno"), text(t, m, "reason")}, path)
 			assert.Equal(t, want[0] == "ok", m.HasField("lookup_missing_seconds"), path)
+			assert.Equal(t, want[0] == "ok", m.HasField("last_ok_seconds_ago"), path)
+			hangs, faulty, recoveries := history(t, m)
+			assert.Equal(t, []any{false, want[0] != "ok", int64(0)}, []any{hangs, faulty, recoveries}, path)
 		}
 	}
 	assert.Len(t, log.About("can't be looked at"), 5, "once each")
 	require.NoError(t, os.Mkdir(missing, 0o755))
 	for range 2 {
-		assert.Equal(t, "ok", text(t, at(collect.Gather(t, d), missing), "result"))
+		m := at(collect.Gather(t, d), missing)
+		assert.Equal(t, "ok", text(t, m, "result"))
+		assert.True(t, m.HasField("last_ok_seconds_ago"))
+		hangs, faulty, recoveries := history(t, m)
+		assert.Equal(t, []any{false, false, int64(1)}, []any{hangs, faulty, recoveries})
 	}
 	assert.Len(t, log.About("can be looked at again"), 1)
 }
@@ -253,6 +275,64 @@ func TestBtrfs(t *testing.T) {
 	assert.EqualValues(t, 101, number(m, "negative_children"))
 }
 
+// On btrfs stat has another device number than the superblock: what tells the mount is
+// its own number, where the kernel has it.
+func TestTheMountIsFoundByItsNumber(t *testing.T) {
+	all := mountTable(t)
+	dir := &directory{path: "/srv/link", mount: all.Holding("/srv/link")}
+	require.Equal(t, "/srv", dir.mount.Mountpoint)
+	st := &unix.Statx_t{Dev_major: 0, Dev_minor: 99, Ino: 256, Mode: unix.S_IFDIR, Mnt_id: 24}
+	dir.identify(st, all)
+	assert.Equal(t, "/srv", dir.mount.Mountpoint, "before Linux 5.8")
+	st.Mask = unix.STATX_MNT_ID
+	dir.identify(st, all)
+	assert.Equal(t, "/home", dir.mount.Mountpoint)
+	assert.EqualValues(t, 256, dir.inode)
+	st.Mnt_id = 9999
+	dir.identify(st, all)
+	assert.Equal(t, "/home", dir.mount.Mountpoint, "mounted since")
+	assert.Equal(t, prober.Check{Key: "dentrycache /srv/link", Group: "btrfs /dev/vdb"}, dir.check())
+}
+
+// The tag device is the kernel's name, as in Telegraf's disk input.
+func TestTheDeviceOfALogicalVolume(t *testing.T) {
+	dir, proc := t.TempDir(), t.TempDir()
+	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
+	write(t, proc, "sys/fs/dentry-state", "5\t4\t45\t0\t0\t0\n")
+	write(t, proc, "sys/fs/inode-nr", "1 1\n")
+	write(t, proc, "1/mountinfo", "2000000001 1 254:1 / / rw - ext4 /dev/vda1 rw\n"+
+		"2000000002 2000000001 253:3 / "+dir+" rw - xfs /dev/mapper/vg-data rw\n")
+	sys := filepath.Join(proc, "none")
+	require.NoError(t, os.MkdirAll(filepath.Join(sys, "dev/block"), 0o755))
+	require.NoError(t, os.Symlink("../../devices/virtual/block/dm-3", filepath.Join(sys, "dev/block/253:3")))
+	d, log := newInput(t, func(d *Dentrycache) {
+		files(proc)(d)
+		on(dir, "/")(d)
+	})
+	acc := collect.Gather(t, d)
+	assert.Equal(t, map[string]string{"directory": dir, "device": "dm-3", "fstype": "xfs"}, at(acc, dir).Tags())
+	assert.Equal(t, map[string]string{"directory": "/", "device": "vda1", "fstype": "ext4"}, at(acc, "/").Tags())
+	assert.Equal(t, location{dir + "/x", true, "dm-3", "xfs"},
+		locate(d.mounts, &attribution.Place{Device: attribution.Device{Major: 253, Minor: 3}, Path: []string{"x"}}))
+	assert.Empty(t, log.About("mount table"))
+}
+
+func TestWithoutAMountTableDirectoriesAreLookedAt(t *testing.T) {
+	dir, proc := t.TempDir(), t.TempDir()
+	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
+	write(t, proc, "sys/fs/dentry-state", "5\t4\t45\t0\t0\t0\n")
+	d, log := newInput(t, func(d *Dentrycache) {
+		files(proc)(d)
+		on(dir)(d)
+	})
+	for range 2 {
+		m := at(collect.Gather(t, d), dir)
+		assert.Equal(t, "ok", text(t, m, "result"))
+		assert.Equal(t, map[string]string{"directory": dir}, m.Tags())
+	}
+	assert.Len(t, log.About("there is no mount table"), 1)
+}
+
 func TestOverlayfs(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting takes root")
@@ -309,8 +389,8 @@ func TestADirectoryThatHangs(t *testing.T) {
 				if m := at(acc, fs.Dir); m != nil {
 					hung = hung || text(t, m, "result") == "stuck" || text(t, m, "result") == "timeout"
 					if hung {
-						seconds, _ := mustFloat(m, "hung_seconds")
-						assert.GreaterOrEqual(t, seconds, 0.0)
+						hangs, faulty, recoveries := history(t, m)
+						assert.Equal(t, []any{true, true, int64(0)}, []any{hangs, faulty, recoveries})
 						assert.False(t, m.HasField("children"))
 						if text(t, m, "result") == "stuck" {
 							helpers[number(m, "stuck_pid")] = true
@@ -324,7 +404,14 @@ func TestADirectoryThatHangs(t *testing.T) {
 			}
 			assert.LessOrEqual(t, len(helpers), 1, "one helper")
 			fs.Heal()
-			require.Eventually(t, func() bool { return text(t, at(collect.Gather(t, d), fs.Dir), "result") == "ok" }, 10*time.Second, 50*time.Millisecond)
+			var healed telegraf.Metric
+			require.Eventually(t, func() bool {
+				healed = at(collect.Gather(t, d), fs.Dir)
+				return text(t, healed, "result") == "ok"
+			}, 10*time.Second, 50*time.Millisecond)
+			hangs, faulty, recoveries := history(t, healed)
+			assert.Equal(t, []any{false, false}, []any{hangs, faulty})
+			assert.Equal(t, hung, recoveries == 1)
 			if hung {
 				assert.Len(t, log.About("can be looked at again"), 1)
 			}

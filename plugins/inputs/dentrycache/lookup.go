@@ -5,9 +5,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"path"
-	"strings"
+	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -15,15 +14,9 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
-// The steps of the plan that looks at a directory.
-const (
-	stepOpen    = "open"
-	stepExamine = "statx"
-	stepMissing = "lookup missing"
-	stepCached  = "lookup cached"
-	stepList    = "getdents"
-	stepWatch   = "inotify_add_watch"
-)
+// lookSteps are the steps of the plan that looks at a directory, by index; -1: it has
+// no such step.
+type lookSteps struct{ examine, missing, list, cached, watch int }
 
 // missingName is looked up in each directory. It is always the same, so that it
 // makes no more than one negative dentry.
@@ -34,118 +27,70 @@ const missingName = ".vfsprobe-missing-name"
 const maxEntries = 4096
 
 // look is the plan that finds out what a directory is, and times look-ups in it.
-func (d *Dentrycache) look(dir *directory) *prober.Plan {
+func (d *Dentrycache) look(dir *directory) (*prober.Plan, lookSteps) {
 	p := &prober.Plan{Timeout: max(time.Until(dir.deadline), d.timeout/20)}
-	p.Below(d.prefix)
-	open := func(name string, at prober.Argument, path string, flags int, optional bool) int {
-		return p.Add(prober.Step{Name: name, Number: unix.SYS_OPENAT, Optional: optional, Quiet: optional, Arguments: []prober.Argument{
-			at, prober.Path(path), prober.Value(flags | unix.O_CLOEXEC), prober.Value(0)}})
-	}
-	root := open(stepOpen, prober.Value(unix.AT_FDCWD), d.prefix+dir.path, unix.O_PATH, false)
-	statx := func(step prober.Step, name string, flags int, mask uint32, result prober.Argument) {
-		step.Number = unix.SYS_STATX
-		step.Arguments = []prober.Argument{prober.ResultOf(root), prober.Path(name),
-			prober.Value(flags | unix.AT_STATX_DONT_SYNC | unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT), prober.Value(mask), result}
-		p.Add(step)
-	}
-	size := unsafe.Sizeof(unix.Statx_t{})
-	scratch := prober.Scratch(int(size))
-	statx(prober.Step{Name: stepExamine}, "", unix.AT_EMPTY_PATH, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_MNT_ID, prober.Output(size))
+	p.Below(d.host.MountPrefix)
+	steps := lookSteps{-1, -1, -1, -1, -1}
+	const flags = unix.AT_STATX_DONT_SYNC | unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
+	name := d.host.MountPrefix + dir.path
+	root := prober.ResultOf(p.Add(prober.OpenPath(prober.CWD(), name, 0).Named("open")))
+	steps.examine = p.Add(prober.Statx(root, "", flags, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_MNT_ID))
 	if d.LookupProbe && !dir.automount {
-		statx(prober.Step{Name: stepMissing, Optional: true}, missingName, 0, unix.STATX_TYPE, scratch)
+		lookUp := func(name string) prober.Step {
+			return prober.Statx(root, name, flags, unix.STATX_TYPE).WithoutOutput().Optionally()
+		}
+		steps.missing = p.Add(lookUp(missingName).Named("lookup missing"))
 		if dir.cachedName == "" {
-			listed := open("open to list", prober.ResultOf(root), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, true)
-			p.Add(prober.Step{Name: stepList, Number: unix.SYS_GETDENTS64, Optional: true, Arguments: []prober.Argument{
-				prober.ResultOf(listed), prober.Output(maxEntries), prober.Value(maxEntries)}})
+			listed := p.Add(prober.Open(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0).Optionally().Merged())
+			steps.list = p.Add(prober.Getdents(prober.ResultOf(listed), maxEntries).Named("getdents").Optionally())
 		} else {
-			// The first one brings it into the cache.
-			statx(prober.Step{Name: "lookup", Optional: true, Quiet: true}, dir.cachedName, 0, unix.STATX_TYPE, scratch)
-			statx(prober.Step{Name: stepCached, Optional: true}, dir.cachedName, 0, unix.STATX_TYPE, scratch)
+			p.Add(lookUp(dir.cachedName).Silently()) // brings it into the cache
+			steps.cached = p.Add(lookUp(dir.cachedName).Named("lookup cached"))
 		}
 	}
 	if d.InotifyProbe {
-		instance := p.Add(prober.Step{Name: "inotify_init1", Number: unix.SYS_INOTIFY_INIT1, Arguments: []prober.Argument{prober.Value(unix.IN_CLOEXEC)}})
+		instance := p.Add(prober.InotifyInit())
 		// For events of the children: others, such as IN_CREATE, don't stall.
-		p.Add(prober.Step{Name: stepWatch, Number: unix.SYS_INOTIFY_ADD_WATCH, Optional: true, Arguments: []prober.Argument{
-			prober.ResultOf(instance), prober.Path(d.prefix + dir.path), prober.Value(unix.IN_ATTRIB | unix.IN_ONLYDIR)}})
+		steps.watch = p.Add(prober.InotifyAddWatch(prober.ResultOf(instance), name, unix.IN_ATTRIB|unix.IN_ONLYDIR).Optionally())
 	}
-	return p
+	return p, steps
 }
 
 // examine takes what a helper has found.
-func (dir *directory) examine(r *prober.Report, all []mounts.Mount) {
+func (dir *directory) examine(r *prober.Report, steps *lookSteps, table *mounts.Snapshot) {
 	dir.lookups = make(map[string]float64)
-	for i := range r.Steps {
-		step := &r.Steps[i]
-		switch step.Name {
-		case stepExamine:
-			if step.Errno == 0 {
-				dir.identify((*unix.Statx_t)(unsafe.Pointer(unsafe.SliceData(step.Output))), all)
-			}
-		case stepMissing:
-			if step.Errno == unix.ENOENT {
-				dir.lookups["lookup_missing_seconds"] = step.Elapsed.Seconds()
-			}
-		case stepCached:
-			if step.Errno != 0 {
-				dir.cachedName = "" // it was removed
-				continue
-			}
-			dir.lookups["lookup_cached_seconds"] = step.Elapsed.Seconds()
-		case stepList:
-			if step.Errno == 0 {
-				dir.cachedName = chooseName(step.Output, func(name string) bool {
-					return mountedAt(all, path.Join(dir.path, name))
-				})
-			}
-		case stepWatch:
-			if step.Errno == 0 {
-				dir.lookups["inotify_add_watch_seconds"] = step.Elapsed.Seconds()
-			}
+	note := func(field string, step *prober.StepResult, expected syscall.Errno) {
+		if step != nil && step.Errno == expected {
+			dir.lookups[field] = step.Elapsed.Seconds()
 		}
+	}
+	if st := r.Step(steps.examine).Statx(); st != nil {
+		dir.identify(st, table)
+	}
+	note("lookup_missing_seconds", r.Step(steps.missing), unix.ENOENT)
+	note("lookup_cached_seconds", r.Step(steps.cached), 0)
+	note("inotify_add_watch_seconds", r.Step(steps.watch), 0)
+	if cached := r.Step(steps.cached); cached != nil && cached.Errno != 0 {
+		dir.cachedName = "" // it was removed
+	}
+	if list := r.Step(steps.list); list != nil && list.Errno == 0 {
+		dir.cachedName = chooseName(list.Output, func(name string) bool {
+			return table.At(path.Join(dir.path, name)) != nil
+		})
 	}
 }
 
 // identify finds out the file system. The mount's number tells it also where
 // st_dev is another one than the superblock's, as on btrfs; kernels before 5.8
 // have only the path.
-func (dir *directory) identify(st *unix.Statx_t, all []mounts.Mount) {
+func (dir *directory) identify(st *unix.Statx_t, table *mounts.Snapshot) {
 	dir.inode, dir.mode = st.Ino, st.Mode
 	if st.Mask&unix.STATX_MNT_ID == 0 {
 		return
 	}
-	for i := range all {
-		if uint64(all[i].ID) == st.Mnt_id {
-			dir.mount = &all[i]
-			return
-		}
+	if m := table.ByID(int(st.Mnt_id)); m != nil {
+		dir.mount = m
 	}
-}
-
-// mountOf is the mount that a path leads to, by the path alone.
-func mountOf(all []mounts.Mount, name string) *mounts.Mount {
-	var best *mounts.Mount
-	for i := range all {
-		m := &all[i]
-		if !m.Hidden && below(name, m.Mountpoint) && (best == nil || len(m.Mountpoint) >= len(best.Mountpoint)) {
-			best = m
-		}
-	}
-	return best
-}
-
-// below reports whether the path is the directory or in it.
-func below(name, dir string) bool {
-	return dir == "/" || name == dir || strings.HasPrefix(name, dir) && name[len(dir)] == '/'
-}
-
-func mountedAt(all []mounts.Mount, name string) bool {
-	for i := range all {
-		if all[i].Mountpoint == name {
-			return true
-		}
-	}
-	return false
 }
 
 // chooseName picks a name whose look-up touches no other file system out of what

@@ -46,7 +46,7 @@ func (*Dentrycache) Schema() []schema.Measurement {
 			Name: "dentrycache_dir",
 			Tags: []schema.Tag{
 				schema.T("directory", ""),
-				schema.T("device", "of its mount"),
+				schema.T("device", "as in Telegraf's disk input"),
 				schema.T("fstype", ""),
 			},
 			Fields: []schema.Fields{
@@ -54,7 +54,10 @@ func (*Dentrycache) Schema() []schema.Measurement {
 				schema.Integers("its number: 0 ok, 2 denied, 3 missing, 4 stale, 5 error, 6 timeout, 7 stuck, 8 unchecked", "result_code"),
 				schema.Strings("if it can't be looked at", "errno", "reason"),
 				schema.Integers("the helper process that survives SIGKILL", "stuck_pid"),
-				schema.Floats("since the first helper that did not answer", "hung_seconds"),
+				schema.Floats("since the first check without an answer; 0 if it answers", "hung_seconds"),
+				schema.Floats("since the first check that found a fault; 0 if there is none", "fault_seconds"),
+				schema.Floats("since the last check without a fault; if there was one", "last_ok_seconds_ago"),
+				schema.Counters("how many faults have ended since vfsprobe was started", "recoveries"),
 				schema.Booleans("false for one that was found growing", "configured"),
 				schema.Integers("in the cache, negative ones included", "children"),
 				schema.Integers("of them those that do not exist", "negative_children"),
@@ -79,7 +82,7 @@ func (*Dentrycache) Schema() []schema.Measurement {
 				schema.T("container", "short id, or the name of a systemd service"),
 				schema.T("cgroup", "path in the hierarchy of version 2, if it is none"),
 				schema.T("directory", "with … in front if its beginning is not known"),
-				schema.T("device", "of its mount, or major:minor if no mount shows it"),
+				schema.T("device", "as in Telegraf's disk input, or major:minor if no mount shows it"),
 				schema.T("fstype", ""),
 			},
 			Fields: []schema.Fields{

@@ -3,7 +3,6 @@ package dentrycache
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,12 +17,8 @@ const maxDirectories = 16
 
 // settings are the configuration, checked and resolved.
 type settings struct {
-	timeout   time.Duration
-	modes     []attribution.Mode // of the attribution, that may be used; none: it is off
-	prefix    string             // of the host's paths, as seen from here
-	proc, sys string
-	mountinfo string
-	pageSize  int64
+	timeout time.Duration
+	modes   []attribution.Mode // of the attribution, that may be used; none: it is off
 }
 
 // resolve checks the configuration. Its error names all that is wrong.
@@ -80,23 +75,5 @@ func (d *Dentrycache) resolve() error {
 	default:
 		complain(`attribution = %q: there are "auto", "fentry", "kprobe", "enoent" and "none"`, d.Attribution)
 	}
-	d.resolveHost()
 	return errors.Join(problems...)
-}
-
-// resolveHost finds out where the host shows, if this is a container.
-func (d *Dentrycache) resolveHost() {
-	d.pageSize = int64(os.Getpagesize())
-	if d.proc != "" { // a test's
-		return
-	}
-	d.proc, d.sys, d.prefix = os.Getenv("HOST_PROC"), os.Getenv("HOST_SYS"), strings.TrimRight(os.Getenv("HOST_MOUNT_PREFIX"), "/")
-	pid := "1" // the host's own processes see the host's mounts; this one may not
-	if d.proc == "" {
-		d.proc, pid = "/proc", "self"
-	}
-	if d.sys == "" {
-		d.sys = "/sys"
-	}
-	d.mountinfo = filepath.Join(d.proc, pid, "mountinfo")
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
 )
 
@@ -59,13 +60,15 @@ func TestMistakesInTheFile(t *testing.T) {
 }
 
 func TestInAContainer(t *testing.T) {
-	t.Setenv("HOST_PROC", "/host/proc")
+	proc := t.TempDir()
+	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
+	t.Setenv("HOST_PROC", proc)
 	t.Setenv("HOST_SYS", "/host/sys")
 	t.Setenv("HOST_MOUNT_PREFIX", "/host/")
 	d := inputs.Inputs["dentrycache"]().(*Dentrycache)
-	require.NoError(t, d.resolve())
-	assert.Equal(t, "/host/proc", d.proc)
-	assert.Equal(t, "/host/sys", d.sys)
-	assert.Equal(t, "/host", d.prefix)
-	assert.Equal(t, "/host/proc/1/mountinfo", d.mountinfo)
+	d.Log = journal.New(t)
+	require.NoError(t, d.Init())
+	defer d.host.Prober.Close()
+	assert.Equal(t, host.FindRoots(os.Getenv), d.host.Roots)
+	assert.Equal(t, "/host", d.host.MountPrefix)
 }

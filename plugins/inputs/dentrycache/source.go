@@ -21,11 +21,9 @@ const calm = 3
 type sources struct {
 	before map[rowKey]counts // at the last read
 	read   time.Time         // or the start
-	err    string
 	totals attribution.Totals
 
-	calm     int // intervals without growth
-	watchErr string
+	calm int // intervals without growth
 }
 
 // rowKey is what a row of the attribution's is known by.
@@ -82,7 +80,7 @@ func (d *Dentrycache) gatherSources(acc telegraf.Accumulator, now time.Time) {
 		return
 	}
 	rows, totals, err := d.tracer.Read()
-	d.sayOnce(&s.err, err)
+	d.said.Error("sources", err)
 	elapsed := now.Sub(s.read).Seconds()
 	if err != nil || elapsed <= 0 {
 		return
@@ -110,7 +108,7 @@ func (d *Dentrycache) sumUp(rows []attribution.Source, now time.Time) (all map[s
 	before := s.before
 	s.before = make(map[rowKey]counts, len(rows))
 	all, growth = make(map[seriesKey]*series), make(map[string]float64)
-	places := make(map[rowKey]place)
+	locations := make(map[rowKey]location)
 	// The rows of one directory have those that were killed in common.
 	killed := make(map[rowKey]bool)
 	type inSeries struct {
@@ -126,10 +124,10 @@ func (d *Dentrycache) sumUp(rows []attribution.Source, now time.Time) (all map[s
 		recent := total.since(before[key])
 		where := key
 		where.comm, where.cgroup = "", 0
-		at, known := places[where]
+		at, known := locations[where]
 		if !known {
 			at = locate(d.mounts, &row.Place)
-			places[where] = at
+			locations[where] = at
 		}
 		if at.real {
 			growth[at.path] += float64(recent.created + recent.unlinked - recent.converted)
@@ -153,7 +151,7 @@ func (d *Dentrycache) sumUp(rows []attribution.Source, now time.Time) (all map[s
 }
 
 // seriesOf finds or makes the series of a row.
-func seriesOf(all map[seriesKey]*series, row *attribution.Source, at place, cgroup string) *series {
+func seriesOf(all map[seriesKey]*series, row *attribution.Source, at location, cgroup string) *series {
 	key := seriesKey{
 		comm:      mounts.Printable(row.Comm),
 		directory: mounts.Printable(at.path),
@@ -274,7 +272,7 @@ func (d *Dentrycache) watchMisses() {
 	if d.tracer == nil || d.tracer.Status().Mode != attribution.ENOENT {
 		return
 	}
-	growing := d.eager || d.host.grows(d.ENOENTThreshold)
+	growing := d.eager || d.cache.grows(d.ENOENTThreshold)
 	if growing {
 		s.calm = 0
 	} else {
@@ -283,7 +281,7 @@ func (d *Dentrycache) watchMisses() {
 	watching := d.tracer.Status().Watching
 	if want := growing || watching && s.calm < calm; want != watching {
 		err := d.tracer.Watch(want)
-		d.sayOnce(&s.watchErr, err)
+		d.said.Error("watching", err)
 		if want && err == nil {
 			s.read = time.Now() // what comes is counted from here on
 		}

@@ -24,10 +24,10 @@ const table = `21 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw
 27 21 254:2 / /a/longer/way/to/srv rw,relatime - ext4 /dev/mapper/srv rw
 `
 
-func mountTable(t testing.TB) []mounts.Mount {
+func mountTable(t testing.TB) *mounts.Snapshot {
 	t.Helper()
-	all, err := mounts.Parse([]byte(table))
-	require.NoError(t, err)
+	all := mounts.Parse([]byte(table))
+	require.NoError(t, all.Err)
 	return all
 }
 
@@ -37,25 +37,25 @@ func TestLocate(t *testing.T) {
 	dev := func(major, minor uint32) attribution.Device { return attribution.Device{Major: major, Minor: minor} }
 	for _, c := range []struct {
 		place p
-		want  place
+		want  location
 	}{
-		{p{Device: dev(254, 1)}, place{"/", true, "vda1", "ext4"}},
-		{p{Device: dev(254, 1), Path: []string{"usr", "lib"}}, place{"/usr/lib", true, "vda1", "ext4"}},
-		{p{Device: dev(254, 2)}, place{"/srv", true, "mapper/srv", "ext4"}},
-		{p{Device: dev(254, 2), Path: []string{"x"}}, place{"/srv/x", true, "mapper/srv", "ext4"}},
-		{p{Device: dev(0, 40), Path: []string{"@home", "joe"}}, place{"/home/joe", true, "vdb", "btrfs"}},
-		{p{Device: dev(0, 40), Path: []string{"@", "usr"}}, place{"/@/usr", false, "vdb", "btrfs"}}, // not mounted
-		{p{Device: dev(0, 40), Path: []string{"@homework"}}, place{"/@homework", false, "vdb", "btrfs"}},
-		{p{Device: dev(0, 50), Path: []string{"tmp"}}, place{"/var/lib/docker/overlay2/abc/merged/tmp", true, "overlay", "overlay"}},
-		{p{Device: dev(0, 60), Path: []string{"part"}}, place{"/mnt/part", true, "vdc", "xfs"}},
-		{p{Device: dev(0, 77), Path: []string{"in", "another"}, FSType: "tmpfs"}, place{"/in/another", false, "0:77", "tmpfs"}},
-		{p{Device: dev(254, 1), Path: []string{"deep", "down"}, Truncated: true, FSType: "ext4"}, place{"…/deep/down", false, "254:1", "ext4"}},
-		{p{Device: dev(254, 1), Truncated: true}, place{"…", false, "254:1", ""}},
-		{p{Device: dev(254, 1), Relative: "tmp/x", FromRoot: true}, place{"/tmp/x", true, "vda1", "ext4"}},
-		{p{Device: dev(254, 1), Relative: "srv/x", FromRoot: true}, place{"/srv/x", true, "mapper/srv", "ext4"}}, // crosses a mount point
-		{p{Device: dev(254, 1), Path: []string{"opt"}, Relative: "./a//b"}, place{"/opt/a/b", true, "vda1", "ext4"}},
-		{p{Device: dev(254, 1), Path: []string{"opt"}, Relative: "a/../b"}, place{"/opt/a/../b", false, "vda1", "ext4"}},
-		{p{Device: dev(0, 50), Relative: "etc", FromRoot: true}, place{"/var/lib/docker/overlay2/abc/merged/etc", true, "overlay", "overlay"}}, // a container's root
+		{p{Device: dev(254, 1)}, location{"/", true, "vda1", "ext4"}},
+		{p{Device: dev(254, 1), Path: []string{"usr", "lib"}}, location{"/usr/lib", true, "vda1", "ext4"}},
+		{p{Device: dev(254, 2)}, location{"/srv", true, "mapper/srv", "ext4"}},
+		{p{Device: dev(254, 2), Path: []string{"x"}}, location{"/srv/x", true, "mapper/srv", "ext4"}},
+		{p{Device: dev(0, 40), Path: []string{"@home", "joe"}}, location{"/home/joe", true, "vdb", "btrfs"}},
+		{p{Device: dev(0, 40), Path: []string{"@", "usr"}}, location{"/@/usr", false, "vdb", "btrfs"}}, // not mounted
+		{p{Device: dev(0, 40), Path: []string{"@homework"}}, location{"/@homework", false, "vdb", "btrfs"}},
+		{p{Device: dev(0, 50), Path: []string{"tmp"}}, location{"/var/lib/docker/overlay2/abc/merged/tmp", true, "overlay", "overlay"}},
+		{p{Device: dev(0, 60), Path: []string{"part"}}, location{"/mnt/part", true, "vdc", "xfs"}},
+		{p{Device: dev(0, 77), Path: []string{"in", "another"}, FSType: "tmpfs"}, location{"/in/another", false, "0:77", "tmpfs"}},
+		{p{Device: dev(254, 1), Path: []string{"deep", "down"}, Truncated: true, FSType: "ext4"}, location{"…/deep/down", false, "254:1", "ext4"}},
+		{p{Device: dev(254, 1), Truncated: true}, location{"…", false, "254:1", ""}},
+		{p{Device: dev(254, 1), Relative: "tmp/x", FromRoot: true}, location{"/tmp/x", true, "vda1", "ext4"}},
+		{p{Device: dev(254, 1), Relative: "srv/x", FromRoot: true}, location{"/srv/x", true, "mapper/srv", "ext4"}}, // crosses a mount point
+		{p{Device: dev(254, 1), Path: []string{"opt"}, Relative: "./a//b"}, location{"/opt/a/b", true, "vda1", "ext4"}},
+		{p{Device: dev(254, 1), Path: []string{"opt"}, Relative: "a/../b"}, location{"/opt/a/../b", false, "vda1", "ext4"}},
+		{p{Device: dev(0, 50), Relative: "etc", FromRoot: true}, location{"/var/lib/docker/overlay2/abc/merged/etc", true, "overlay", "overlay"}}, // a container's root
 	} {
 		assert.Equal(t, c.want, locate(all, &c.place), "%+v", c.place)
 	}
@@ -174,7 +174,7 @@ func TestNamesWithAnyBytes(t *testing.T) {
 }
 
 func TestTheModeENOENTIsOnWhileNegativesGrow(t *testing.T) {
-	var h host
+	var h cache
 	h.before.dentries.HasNegative = true
 	assert.False(t, h.grows(0), "nothing is known yet")
 	h.rates.known, h.rates.elapsed, h.rates.negative, h.rates.dentries = true, 10, 101, -5

@@ -21,7 +21,7 @@ func (d *Dentrycache) startAttribution() {
 		return
 	}
 	d.started = true
-	modes, p, timeout, count, proc := d.modes, d.prober, d.timeout, d.CountChildren, d.proc
+	modes, p, timeout, count, proc := d.modes, d.host.Prober, d.timeout, d.CountChildren, d.host.Proc
 	if len(modes) == 0 && !count {
 		d.attributionStarted(nil, errOff, nil, nil)
 		return
@@ -54,7 +54,7 @@ func (d *Dentrycache) attributionStarted(tracer *attribution.Tracer, err error, 
 	default:
 		d.walker = walker
 		for _, dir := range d.directories {
-			if dir.known && !dir.underWay && dir.found.code == 0 {
+			if dir.history.Known && !dir.underWay && dir.found.code == 0 {
 				d.wantWalk(dir)
 			}
 		}
@@ -78,10 +78,11 @@ func (d *Dentrycache) attributionStarted(tracer *attribution.Tracer, err error, 
 // sayMode says which mode is used, if it is not the best one. It can change later:
 // where fentry turns out to miss events, kprobe takes over.
 func (d *Dentrycache) sayMode(status *attribution.Status) {
+	var lacks error
 	if why := refusals(status); why != "" {
-		d.Log.Infof("who creates negative dentries is seen in the mode %q only: %s", status.Mode, why)
+		lacks = fmt.Errorf("who creates negative dentries is seen in the mode %q only: %s", status.Mode, why)
 	}
-	d.mode = status.Mode
+	d.said.Info("mode", lacks)
 }
 
 // refusals says why no better mode is used.
@@ -109,9 +110,7 @@ func (d *Dentrycache) emitStatus(acc telegraf.Accumulator) {
 		fields["mode"], fields["mode_code"], fields["reason"] = attribution.None.String(), int64(attribution.None), d.startErr
 	default:
 		status := d.tracer.Status()
-		if status.Mode != d.mode {
-			d.sayMode(&status)
-		}
+		d.sayMode(&status)
 		fields["mode"], fields["mode_code"] = status.Mode.String(), int64(status.Mode)
 		if why := refusals(&status); why != "" {
 			fields["reason"] = why

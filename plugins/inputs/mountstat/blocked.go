@@ -2,9 +2,7 @@ package mountstat
 
 import (
 	"cmp"
-	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -16,147 +14,88 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
-	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
-const (
-	// longWait is a wait that the load average is sure to show, on a quiet host.
-	longWait = time.Minute
-	// scanShare is the part of a CPU that scans may take while nothing hangs.
-	scanShare = 0.01
-	// maxInspected is how many blocked tasks are asked for their files.
-	maxInspected = 200
-	others       = "other"
-)
+const others = "other"
 
-// waiters are the tasks that wait for file systems.
-type waiters struct {
-	scanner *blocked.Scanner
-	helpers *prober.Recogniser
-	tasks   []blocked.Task // of the last scan
-	due     time.Time      // for the next one, while nothing hangs
-}
-
-// scanBlocked looks for blocked tasks, if there is reason to: something hangs or
-// is blocked, or the load average does not rule it out.
-func (m *Mountstat) scanBlocked(now time.Time) error {
-	w := &m.waiters
-	var waits []string
-	reason := len(w.tasks) > 0
-	for _, sb := range m.superblocks {
-		if sb.hung() {
-			reason = true
-			if isFUSE(sb.checked) {
-				waits = blocked.FUSEWaits()
+// scanBlocked looks for tasks that wait for file systems.
+func (m *Mountstat) scanBlocked(round uint64) (blocked.Scan, error) {
+	request := blocked.Request{Round: round, Asker: m}
+	for _, t := range m.targets {
+		if t.Hung() {
+			request.Urgent = true
+			if t.Probed.FUSE() {
+				request.Waits = blocked.FUSEWaits()
 			}
 		}
 	}
-	if !reason {
-		w.tasks = nil
-		if now.Before(w.due) {
-			return nil
-		}
-		if excluded, err := blocked.LoadExcludes(m.proc, longWait); err != nil || excluded {
-			return err
-		}
-	}
-	if w.scanner == nil {
-		scanner, err := blocked.NewScanner(m.proc)
-		if err != nil {
-			return err
-		}
-		if w.helpers, err = prober.NewRecogniser(m.proc); err != nil {
-			scanner.Close()
-			return err
-		}
-		w.scanner = scanner
-	}
-	var err error
-	w.scanner.SetWaits(waits...)
-	w.tasks, err = w.scanner.Scan(now)
-	took := time.Since(now)
-	w.due = now.Add(time.Duration(float64(took) / scanShare))
-	return err
+	return m.host.Tasks.Scan(request)
 }
 
-// place is where tasks wait.
-type place struct{ wchan, comm, path string }
+// waitSite is where tasks wait.
+type waitSite struct{ wchan, comm, path string }
 
-// crowd is the tasks of one place.
-type crowd struct {
-	place
+// taskGroup is the tasks of one site.
+type taskGroup struct {
+	waitSite
 	count  int64
 	since  time.Time // of the one that waits longest
 	sample int       // its pid
 }
 
 // emitBlocked reports the tasks that have waited since the last gather or
-// longer, by place. Helpers of vfsprobe's own are only counted.
-func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any) {
+// longer, by site. Helpers of vfsprobe's own are only counted.
+func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any, round uint64) {
+	scan, err := m.scanBlocked(round)
+	m.said.Error("blocked tasks", err)
 	now := time.Now()
-	m.sayOnce(&m.blockedErr, m.scanBlocked(now))
-	crowds := make(map[place]*crowd)
-	var total, helpers int64
-	var finder *finder // costs a look at every superblock
-	for _, task := range m.waiters.tasks {
-		switch {
-		case strings.HasPrefix(task.Comm, prober.HelperPrefix) && m.waiters.helpers.Helper(task.PID):
-			helpers++
-			continue
-		case !task.Caught.Before(now):
-			continue
+	groups := make(map[waitSite]*taskGroup)
+	resolver := mountResolver{m: m, namespace: m.host.MountNamespace(), foreign: make(map[string]*mounts.Snapshot)}
+	for _, task := range scan.Tasks {
+		site := waitSite{wchan: task.Wchan, comm: commonName(&task), path: resolver.mountOf(task)}
+		g := groups[site]
+		if g == nil {
+			g = &taskGroup{waitSite: site, since: now}
+			groups[site] = g
 		}
-		total++
-		at := place{wchan: task.Wchan, comm: commonName(&task)}
-		if finder == nil {
-			finder = m.newFinder()
-		}
-		if total <= maxInspected {
-			at.path = finder.mountOf(task)
-		}
-		c := crowds[at]
-		if c == nil {
-			c = &crowd{place: at, since: now}
-			crowds[at] = c
-		}
-		c.add(1, task.Caught, task.PID)
+		g.add(1, task.Since, task.PID)
 	}
-	summary["blocked"], summary["blocked_helpers"] = total, helpers
+	summary["blocked"], summary["blocked_helpers"] = int64(len(scan.Tasks)), scan.Helpers
 
-	sorted := slices.SortedFunc(maps.Values(crowds), func(a, b *crowd) int {
+	sorted := slices.SortedFunc(maps.Values(groups), func(a, b *taskGroup) int {
 		return cmp.Or(cmp.Compare(b.count, a.count), a.since.Compare(b.since), strings.Compare(a.comm, b.comm))
 	})
-	rest := &crowd{place: place{wchan: others, comm: others}, since: now}
-	for i, c := range sorted {
+	rest := &taskGroup{waitSite: waitSite{wchan: others, comm: others}, since: now}
+	for i, g := range sorted {
 		if i < m.BlockedTop {
-			m.emitCrowd(acc, c, now)
+			m.emitTasks(acc, g, now)
 		} else {
-			rest.add(c.count, c.since, c.sample)
+			rest.add(g.count, g.since, g.sample)
 		}
 	}
 	if rest.count > 0 {
-		m.emitCrowd(acc, rest, now)
+		m.emitTasks(acc, rest, now)
 	}
 }
 
-func (c *crowd) add(count int64, since time.Time, pid int) {
-	c.count += count
-	if since.Before(c.since) {
-		c.since, c.sample = since, pid
+func (g *taskGroup) add(count int64, since time.Time, pid int) {
+	g.count += count
+	if since.Before(g.since) {
+		g.since, g.sample = since, pid
 	}
 }
 
-func (m *Mountstat) emitCrowd(acc telegraf.Accumulator, c *crowd, now time.Time) {
-	tags := map[string]string{"wchan": cmp.Or(c.wchan, "unknown"), "comm": mounts.Printable(c.comm)}
-	if c.path != "" {
-		tags["path"] = mounts.Printable(c.path)
+func (m *Mountstat) emitTasks(acc telegraf.Accumulator, g *taskGroup, now time.Time) {
+	tags := map[string]string{"wchan": cmp.Or(g.wchan, "unknown"), "comm": mounts.Printable(g.comm)}
+	if g.path != "" {
+		tags["path"] = mounts.Printable(g.path)
 	}
 	fields := map[string]any{
-		"count":           c.count,
-		"longest_seconds": now.Sub(c.since).Seconds(),
-		"pid":             int64(c.sample),
+		"count":           g.count,
+		"longest_seconds": now.Sub(g.since).Seconds(),
+		"pid":             int64(g.sample),
 	}
-	if container := cgroups.Container(filepath.Join(m.proc, strconv.Itoa(c.sample), "cgroup")); container != "" {
+	if container := cgroups.Container(filepath.Join(m.host.Proc, strconv.Itoa(g.sample), "cgroup")); container != "" {
 		fields["container"] = container
 	}
 	acc.AddGauge("mountstat_blocked", fields, tags)
@@ -171,103 +110,68 @@ func commonName(task *blocked.Task) string {
 	return task.Comm
 }
 
-// finder finds the mount that a task waits for.
-type finder struct {
+// mountResolver finds the mount that a task waits for.
+type mountResolver struct {
 	m         *Mountstat
-	namespace string                           // of the table
-	foreign   map[string]map[int]*mounts.Mount // mounts of other namespaces, by id
-	byID      map[string]*superblock
-}
-
-func (m *Mountstat) newFinder() *finder {
-	f := &finder{m: m, foreign: make(map[string]map[int]*mounts.Mount), byID: make(map[string]*superblock, len(m.superblocks))}
-	f.namespace, _ = os.Readlink(filepath.Join(filepath.Dir(m.mountinfo), "ns/mnt"))
-	for _, sb := range m.superblocks {
-		f.byID[sb.checked.Superblock()] = sb
-	}
-	return f
+	namespace string                      // of the table
+	foreign   map[string]*mounts.Snapshot // tables of other namespaces
 }
 
 // mountOf returns the mount point of a file system that the task has open, or
 // works in, and that hangs. Where none does, it must be the only one that a
 // server or daemon stands behind. Otherwise the answer is empty.
-func (f *finder) mountOf(task blocked.Task) string {
-	files := f.m.waiters.scanner.Files(task)
-	var candidates []*superblock
+func (r *mountResolver) mountOf(task blocked.Task) string {
+	files := r.m.host.Tasks.Files(task)
+	table := r.tableOf(task.PID, files.MountNS)
+	if table == nil {
+		return ""
+	}
+	var candidates []*target
 	for _, id := range files.MountIDs {
-		if sb := f.superblockOf(task.PID, files.MountNS, id); sb != nil {
-			candidates = append(candidates, sb)
+		candidates = append(candidates, r.targetOf(table, table.ByID(id)))
+	}
+	if files.Cwd != "" {
+		candidates = append(candidates, r.targetOf(table, table.Holding(files.Cwd)))
+	}
+	for _, t := range candidates {
+		if t != nil && t.Hung() {
+			return t.Probed.Mountpoint
 		}
 	}
-	if sb := f.at(task.PID, &files); sb != nil {
-		candidates = append(candidates, sb)
-	}
-	for _, sb := range candidates {
-		if sb.hung() {
-			return sb.checked.Mountpoint
-		}
-	}
-	candidates = slices.DeleteFunc(candidates, func(sb *superblock) bool { return !networked(sb.checked) && !isFUSE(sb.checked) })
-	slices.SortFunc(candidates, func(a, b *superblock) int { return strings.Compare(a.id, b.id) })
+	candidates = slices.DeleteFunc(candidates, func(t *target) bool { return t == nil || !t.Probed.Network() && !t.Probed.FUSE() })
+	slices.SortFunc(candidates, func(a, b *target) int { return strings.Compare(a.ID, b.ID) })
 	if candidates = slices.Compact(candidates); len(candidates) == 1 {
-		return candidates[0].checked.Mountpoint
+		return candidates[0].Probed.Mountpoint
 	}
 	return ""
 }
 
-func (f *finder) own(namespace string) bool { return namespace == "" || namespace == f.namespace }
-
-func (f *finder) superblockOf(pid int, namespace string, id int) *superblock {
-	if f.own(namespace) {
-		return f.m.above[id].superblock
+// targetOf is the target that judges a mount; nil: none does.
+func (r *mountResolver) targetOf(table *mounts.Snapshot, mount *mounts.Mount) *target {
+	switch {
+	case mount == nil:
+		return nil
+	case table == r.m.table:
+		return r.m.byMount[mount.ID]
 	}
-	if mount := f.table(pid, namespace)[id]; mount != nil {
-		return f.byID[mount.Superblock()]
+	id := mounts.UnitID(mount)
+	for _, t := range r.m.targets {
+		if mounts.UnitID(t.Probed) == id {
+			return t
+		}
 	}
 	return nil
 }
 
-// at is the superblock that the working directory is on.
-func (f *finder) at(pid int, files *blocked.Files) *superblock {
-	var best *mounts.Mount
-	consider := func(mount *mounts.Mount) {
-		below := mount.Mountpoint == "/" || files.Cwd == mount.Mountpoint || strings.HasPrefix(files.Cwd, mount.Mountpoint+"/")
-		if below && !mount.Hidden && (best == nil || len(mount.Mountpoint) > len(best.Mountpoint)) {
-			best = mount
-		}
+// tableOf is the mount table of a task's namespace, which is read once.
+func (r *mountResolver) tableOf(pid int, namespace string) *mounts.Snapshot {
+	if namespace == "" || namespace == r.namespace {
+		return r.m.table
 	}
-	if files.Cwd == "" {
-		return nil
-	}
-	if f.own(files.MountNS) {
-		for i := range f.m.table {
-			consider(&f.m.table[i])
-		}
-	} else {
-		for _, mount := range f.table(pid, files.MountNS) {
-			consider(mount)
-		}
-	}
-	if best == nil {
-		return nil
-	}
-	return f.byID[best.Superblock()]
-}
-
-// table reads the mount table of a process in another namespace, once for each.
-func (f *finder) table(pid int, namespace string) map[int]*mounts.Mount {
-	if table, known := f.foreign[namespace]; known {
-		return table
-	}
-	table := make(map[int]*mounts.Mount)
-	f.foreign[namespace] = table
-	content, err := os.ReadFile(filepath.Join(f.m.proc, fmt.Sprint(pid), "mountinfo"))
-	if err != nil {
-		return table
-	}
-	all, _ := mounts.Parse(content)
-	for i := range all {
-		table[all[i].ID] = &all[i]
+	table, known := r.foreign[namespace]
+	if !known {
+		table, _ = r.m.host.MountsOf(strconv.Itoa(pid))
+		r.foreign[namespace] = table
 	}
 	return table
 }

@@ -1,7 +1,6 @@
 package mountstat
 
 import (
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -11,87 +10,87 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
-// cause is why a file system is at fault. The README lists the evidence for
-// each. Values never change their meaning.
-type cause string
+// cause is why a file system is at fault: package result has the evidence for
+// each, its meaning and its cure.
+type cause = result.Cause
 
 const (
-	serverUnreachable cause = "server_unreachable"
-	serverRPCDead     cause = "server_rpc_dead"
-	exportHangs       cause = "export_hangs"
-	staleExport       cause = "stale_export"
-	fuseDaemonSilent  cause = "fuse_daemon_silent"
-	fuseDaemonDead    cause = "fuse_daemon_dead"
-	frozen            cause = "frozen"
-	deviceHangs       cause = "device_hangs"
-	noSpace           cause = "no_space"
-	readOnly          cause = "read_only"
-	permission        cause = "permission"
-	ioError           cause = "io_error"
-	notMounted        cause = "not_mounted"
-	unknown           cause = "unknown"
+	serverUnreachable = result.ServerUnreachable
+	serverRPCDead     = result.ServerRPCDead
+	exportHangs       = result.ExportHangs
+	staleExport       = result.StaleExport
+	fuseDaemonSilent  = result.FUSEDaemonSilent
+	fuseDaemonDead    = result.FUSEDaemonDead
+	frozen            = result.Frozen
+	deviceHangs       = result.DeviceHangs
+	noSpace           = result.NoSpace
+	readOnly          = result.ReadOnly
+	permission        = result.Permission
+	ioError           = result.IOError
+	notMounted        = result.NotMounted
+	unknown           = result.Unknown
 )
 
 // causeOf derives the cause of a fault from its kind, and from what can be
 // learned without touching the mount.
-func (m *Mountstat) causeOf(sb *superblock, f *finding) cause {
+func (m *Mountstat) causeOf(t *target, f *finding) cause {
 	switch f.code {
 	case result.Denied:
 		return permission
 	case result.Stale:
-		if networked(sb.checked) {
+		if t.Probed.Network() {
 			return staleExport
 		}
 		return ioError
 	case result.Error:
-		return m.causeOfError(sb, f)
+		return m.causeOfError(t, f)
 	case result.Timeout, result.Stuck:
 		if f.call == stepOpen {
-			return m.causeAbove(sb)
+			return m.causeAbove(t)
 		}
-		return m.causeOfHang(sb, f)
+		return m.causeOfHang(t, f)
 	}
 	return ""
 }
 
-func (m *Mountstat) causeOfError(sb *superblock, f *finding) cause {
+func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 	switch f.errno {
 	case "EROFS":
 		return readOnly
 	case "ENOSPC", "EDQUOT":
 		return noSpace
 	case "ENOTCONN", "ECONNABORTED":
-		if isFUSE(sb.checked) {
+		if t.Probed.FUSE() {
 			return fuseDaemonDead
 		}
 	}
 	// A soft mount gives up with EIO or ETIMEDOUT, nfs(5).
-	if c := m.causeAtServer(sb); c != "" {
+	if c := m.causeAtServer(t); c != "" {
 		return c
 	}
 	switch f.errno {
 	case "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "ETIMEDOUT", "ENOTCONN", "ECONNREFUSED", "ECONNRESET":
-		if networked(sb.checked) {
+		if t.Probed.Network() {
 			return serverUnreachable
 		}
 	}
 	return ioError
 }
 
-func (m *Mountstat) causeOfHang(sb *superblock, f *finding) cause {
+func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 	switch {
-	case isFUSE(sb.checked):
+	case t.Probed.FUSE():
 		return fuseDaemonSilent
-	case sb.remote != nil:
-		if c := m.causeAtServer(sb); c != "" {
+	case t.server != nil:
+		if c := m.causeAtServer(t); c != "" {
 			return c
 		}
-		if m.answerOf(sb.remote).answered() {
+		if m.answerOf(t).Answered() {
 			return exportHangs
 		}
-	case onDevice(sb.checked):
+	case t.Probed.BlockDevice():
 		// A frozen file system answers everything but writes.
-		waits := m.waitsIn(sb)
+		waits := m.waitsIn(t)
 		if strings.Contains(waits, "percpu_rwsem_wait") || strings.Contains(waits, "sb_start_write") {
 			return frozen
 		}
@@ -99,8 +98,8 @@ func (m *Mountstat) causeOfHang(sb *superblock, f *finding) cause {
 			return deviceHangs
 		}
 	}
-	if sb.found.hangs() && sb.found.cause != "" {
-		return sb.found.cause // the evidence has gone, as it does before the end
+	if t.found.hangs() && t.found.cause != "" {
+		return t.found.cause // the evidence has gone, as it does before the end
 	}
 	return unknown
 }
@@ -109,25 +108,25 @@ func (m *Mountstat) causeOfHang(sb *superblock, f *finding) cause {
 // while to notice that its server is back, v3 half a minute: the cause stays what
 // it was until a reply has come on its own connection, and for checks that began
 // before the server was back.
-func (m *Mountstat) causeAtServer(sb *superblock) cause {
-	if sb.remote == nil {
+func (m *Mountstat) causeAtServer(t *target) cause {
+	if t.server == nil {
 		return ""
 	}
-	a := m.answerOf(sb.remote)
+	a := m.answerOf(t)
 	switch {
-	case !a.known:
+	case !a.Known:
 		return ""
-	case !a.answered() && a.reached:
+	case !a.Answered() && a.Reached:
 		return serverRPCDead
-	case !a.answered():
+	case !a.Answered():
 		return serverUnreachable
 	}
-	before := sb.found.cause
+	before := t.found.cause
 	if before != serverRPCDead && before != serverUnreachable {
 		return ""
 	}
-	beganBefore := sb.report != nil && sb.report.Since.Before(a.since)
-	unheard := sb.traffic.stats != nil && sb.traffic.lastReply.Before(sb.badSince)
+	beganBefore := t.report != nil && t.report.Since.Before(a.Since)
+	unheard := t.traffic.stats != nil && t.traffic.lastReply.Before(t.FaultSince)
 	if beganBefore || unheard {
 		return before
 	}
@@ -136,62 +135,51 @@ func (m *Mountstat) causeAtServer(sb *superblock) cause {
 
 // causeAbove is why the way to a mount hangs: a file system that its path leads
 // through does.
-func (m *Mountstat) causeAbove(sb *superblock) cause {
-	if sb.namespace != nil {
+func (m *Mountstat) causeAbove(t *target) cause {
+	if t.namespace != nil {
 		return unknown
 	}
-	id := sb.checked.Parent
-	for range m.above { // a table that lies may be a ring
-		above, mount := m.above[id].superblock, m.above[id].mount
-		if mount == nil || mount.Parent == id {
+	mount := t.Probed
+	for range m.table.Mounts { // a table that lies may be a ring
+		if mount = m.table.Above(mount); mount == nil {
 			break
 		}
-		if above != nil && above != sb && m.hangsNow(above) {
-			f := above.found
-			if f.cause != "" {
-				return f.cause
-			}
-			f.check = above.policy.checks[0]
-			return m.causeOfHang(above, &f)
+		above := m.byMount[mount.ID]
+		if above == nil || above == t || !above.underWay && !above.Hung() {
+			continue
 		}
-		id = mount.Parent
+		f := above.found
+		if f.cause != "" {
+			return f.cause
+		}
+		f.check = above.policy.checks[0]
+		return m.causeOfHang(above, &f)
 	}
 	return unknown
 }
 
-// hangsNow reports whether no answer has come in this gather, or the last.
-func (m *Mountstat) hangsNow(sb *superblock) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return sb.underWay || sb.hung()
-}
-
 // waitsIn is where in the kernel the stuck helper waits; empty if unknown.
-func (m *Mountstat) waitsIn(sb *superblock) string {
-	if sb.report == nil || sb.report.PID == 0 {
+func (m *Mountstat) waitsIn(t *target) string {
+	if t.report == nil || t.report.PID == 0 {
 		return ""
 	}
-	content, err := os.ReadFile(filepath.Join(ownProc, strconv.Itoa(sb.report.PID), "wchan"))
-	if err != nil || string(content) == "0" {
-		return ""
-	}
-	return string(content)
+	return m.host.FunctionOf(t.report.PID)
 }
 
 // fuseWaiting is the number of requests the daemon has not answered; false
 // where fusectl is not mounted.
-func (m *Mountstat) fuseWaiting(sb *superblock) (int64, bool) {
-	if !isFUSE(sb.checked) || sb.namespace != nil {
+func (m *Mountstat) fuseWaiting(t *target) (int64, bool) {
+	if !t.Probed.FUSE() || t.namespace != nil {
 		return 0, false
 	}
 	// Named by the device number as the kernel keeps it, MINORBITS being 20.
-	connection := strconv.Itoa(sb.checked.Major<<20 | sb.checked.Minor)
-	return readNumber(filepath.Join(m.sys, "fs/fuse/connections", connection, "waiting"))
+	connection := strconv.Itoa(t.Probed.Major<<20 | t.Probed.Minor)
+	return readNumber(filepath.Join(m.host.Sys, "fs/fuse/connections", connection, "waiting"))
 }
 
 // hungTasks is how many tasks the kernel has found hung, since Linux 6.13.
 func (m *Mountstat) hungTasks() (int64, bool) {
-	return readNumber(filepath.Join(m.proc, "sys/kernel/hung_task_detect_count"))
+	return readNumber(filepath.Join(m.host.Proc, "sys/kernel/hung_task_detect_count"))
 }
 
 func readNumber(name string) (int64, bool) {
@@ -211,4 +199,22 @@ func readNumber(name string) (int64, bool) {
 func parseNumber(content []byte) (int64, bool) {
 	number, err := strconv.ParseInt(strings.TrimSpace(string(content)), 10, 64)
 	return number, err == nil
+}
+
+// extErrorsGrew reports whether ext4 has counted errors since the last look. It can have
+// turned read-only by that, which the kernel does not announce.
+func (m *Mountstat) extErrorsGrew() (grew bool) {
+	before := m.extErrors
+	m.extErrors = make(map[string]int64)
+	for _, t := range m.targets {
+		if t.namespace != nil || t.Probed.FSType != "ext4" && t.Probed.FSType != "ext3" {
+			continue
+		}
+		file := filepath.Join(m.host.Sys, "fs/ext4", t.Probed.Device, "errors_count") // Documentation/ABI/testing/sysfs-fs-ext4
+		if count, found := readNumber(file); found {
+			m.extErrors[file] = count
+			grew = grew || count != before[file]
+		}
+	}
+	return grew
 }

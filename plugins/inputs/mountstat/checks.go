@@ -1,7 +1,7 @@
 package mountstat
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
 	"os"
 	"slices"
@@ -9,10 +9,10 @@ import (
 	"strings"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
@@ -23,9 +23,8 @@ import (
 const (
 	stepOpen  = "open"
 	stepStatx = "statx"
-	// stepLeftBehind removes what a killed helper has left. That there is nothing
-	// is no failure, and of all else the next step tells.
-	stepLeftBehind = "unlinkat"
+	// stepLeftBehind removes what a killed helper has left.
+	stepLeftBehind = "unlinkat before"
 )
 
 const (
@@ -33,127 +32,150 @@ const (
 	canaryBlock    = 4096
 )
 
-// planOf returns the superblock's plan, which is made anew only when it changes.
-func (m *Mountstat) planOf(sb *superblock) *prober.Plan {
-	if sb.plan == nil {
-		sb.plan = m.plan(sb)
-	}
-	return sb.plan
+// plan is what a helper does to check a target, and what each step is for.
+type plan struct {
+	prober.Plan
+	steps []step // by index
 }
 
-// plan is what a helper does to check the superblock. The root is opened as the
+// step is the purpose of a step: of a check, or before all checks.
+type step struct {
+	check check // empty: it prepares them
+	call  string
+}
+
+// The steps that are judged in a way of their own.
+var (
+	openRoot      = step{"", stepOpen}
+	examineRoot   = step{"", stepStatx}
+	askStatfs     = step{checkStatfs, "fstatfs"}
+	openDirectory = step{checkReaddir, "openat"}
+	openCanary    = step{checkRead, "openat"}
+	readCanary    = step{checkRead, "pread64"}
+)
+
+// mark says what the steps are for that were added since it was last called. Those of
+// a check are named "CHECK CALL", so that other plans can be told what hangs.
+func (p *plan) mark(c check) {
+	for i := len(p.steps); i < len(p.Steps); i++ {
+		s := &p.Steps[i]
+		p.steps = append(p.steps, step{c, s.Name})
+		if c != "" {
+			s.Name = string(c) + " " + s.Name
+		}
+	}
+}
+
+// hangs is the step that a report says did not end. One of another table's plan is
+// known by its name alone.
+func (p *plan) hangs(r *prober.Report) step {
+	if r.HangsAt >= 0 && r.HangsAt < len(p.steps) {
+		return p.steps[r.HangsAt]
+	}
+	for _, c := range allChecks() {
+		if call, found := strings.CutPrefix(r.HangsIn, string(c)+" "); found {
+			return step{c, call}
+		}
+	}
+	return step{"", r.HangsIn}
+}
+
+// newPlan is what a helper does to check the target. The root is opened as the
 // plugin's own user, since its owner may not be allowed to search the
 // directories above, and all else goes through that descriptor.
-func (m *Mountstat) plan(sb *superblock) *prober.Plan {
-	mount := sb.checked
-	p := &prober.Plan{
-		Timeout: sb.policy.timeout,
+func (m *Mountstat) newPlan(t *target) *plan {
+	mount := t.Probed
+	p := &plan{Plan: prober.Plan{
+		Timeout: t.policy.timeout,
 		// rpc_wait_bit_killable, net/sunrpc/sched.c. Not with files open or
 		// dirty: giving them back takes the server.
-		Killable: mount.NFS() && !sb.makes(checkRead) && !sb.makes(checkWrite),
-	}
+		Killable: mount.NFS() && !t.makes(checkRead) && !t.makes(checkWrite),
+	}}
 	path := m.prefix + mount.Mountpoint
-	if namespace := m.namespaceOf(sb); namespace != "" {
+	if namespace := m.namespaceOf(t); namespace != "" {
 		p.EnterMountNS(namespace)
 		path = mount.Mountpoint
 	} else {
 		p.Below(m.prefix)
 	}
-	root := p.Add(prober.Step{Name: stepOpen, Number: unix.SYS_OPENAT, Quiet: true, Arguments: []prober.Argument{
-		prober.Value(unix.AT_FDCWD), prober.Path(path), prober.Value(unix.O_PATH | unix.O_CLOEXEC)}})
-	m.identify(p, sb, root)
-	for _, c := range sb.policy.checks {
+	root := prober.ResultOf(p.Add(prober.OpenPath(prober.CWD(), path, unix.O_CLOEXEC).Named(stepOpen).Silently()))
+	m.identify(p, t, root)
+	p.mark("")
+	for _, c := range t.policy.checks {
 		m.addCheck(p, c, root, mount)
+		p.mark(c)
 	}
 	return p
 }
 
-func (sb *superblock) makes(wanted check) bool {
-	return slices.Contains(sb.policy.checks, wanted)
-}
+func (t *target) makes(wanted check) bool { return slices.Contains(t.policy.checks, wanted) }
 
-// addCheck appends a check's steps, named "CHECK CALL". What could fail for
-// reasons of the check's own is optional, and judged later.
-func (m *Mountstat) addCheck(p *prober.Plan, c check, root int, mount *mounts.Mount) {
-	step := func(call string, number uintptr, optional bool, arguments ...prober.Argument) prober.Step {
-		return prober.Step{Name: string(c) + " " + call, Number: number, Arguments: arguments, Optional: optional}
-	}
-	add := func(call string, number uintptr, optional bool, arguments ...prober.Argument) int {
-		return p.Add(step(call, number, optional, arguments...))
-	}
-	closeOf := func(fd int) {
-		p.Add(prober.Step{Name: string(c) + " close", Number: unix.SYS_CLOSE, Arguments: []prober.Argument{prober.ResultOf(fd)}, Optional: true, Quiet: c != checkWrite})
-	}
+// addCheck appends a check's steps. What could fail for reasons of the check's own is
+// optional, and judged later.
+func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, mount *mounts.Mount) {
 	open := func(name string, flags int) prober.Step {
-		return step("openat", unix.SYS_OPENAT, true, prober.ResultOf(root), prober.Path(name),
-			prober.Value(flags|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOFOLLOW), prober.Value(0o600))
+		return prober.Open(root, name, flags|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0o600)
 	}
 	switch c {
 	case checkStatfs:
-		add("fstatfs", unix.SYS_FSTATFS, false, prober.ResultOf(root), prober.Output(unsafe.Sizeof(unix.Statfs_t{})))
+		p.Add(prober.Fstatfs(root))
 	case checkStat:
-		add("statx", unix.SYS_STATX, false, prober.ResultOf(root), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC),
-			prober.Value(unix.STATX_BASIC_STATS), prober.Scratch(int(unsafe.Sizeof(unix.Statx_t{}))))
+		p.Add(prober.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS).WithoutOutput())
 	case checkReaddir:
 		// The root may be a file: a bind mount of one.
-		opened := open(".", unix.O_RDONLY|unix.O_DIRECTORY)
-		opened.Joined = true
-		directory := p.Add(opened)
-		add("getdents64", unix.SYS_GETDENTS64, true, prober.ResultOf(directory), prober.Scratch(directoryBlock), prober.Value(directoryBlock))
-		closeOf(directory)
+		directory := prober.ResultOf(p.Add(open(".", unix.O_RDONLY|unix.O_DIRECTORY).Optionally().Merged()))
+		p.Add(prober.Getdents(directory, directoryBlock).WithoutOutput().Optionally())
+		p.Add(prober.Close(directory).Optionally().Silently())
 	case checkRead:
-		file := p.OpenRegular(open(m.canary, unix.O_PATH), open(m.canary, unix.O_RDONLY))
-		p.Add(prober.Step{Name: "read fadvise64", Number: unix.SYS_FADVISE64, Optional: true, Arguments: []prober.Argument{
-			prober.ResultOf(file), prober.Value(0), prober.Value(0), prober.Value(unix.FADV_DONTNEED)}})
-		add("pread64", unix.SYS_PREAD64, true, prober.ResultOf(file), prober.Scratch(canaryBlock), prober.Value(canaryBlock), prober.Value(0))
-		closeOf(file)
+		file := prober.ResultOf(p.OpenRegular(open(m.canary, unix.O_PATH).Optionally(), open(m.canary, unix.O_RDONLY).Optionally()))
+		p.Add(prober.Fadvise(file, 0, 0, unix.FADV_DONTNEED).Optionally())
+		p.Add(prober.Pread(file, canaryBlock, 0).WithoutOutput().Optionally())
+		p.Add(prober.Close(file).Optionally().Silently())
 	case checkWrite:
 		// A new file each time, since rewriting one needs no space, and what is
 		// there under its name may be a link of someone else's to what is not his.
-		// After an error it must be removed nevertheless.
+		// After an error it must be removed nevertheless. That a killed helper has left
+		// nothing is no failure, and of all else the next step tells.
 		name := m.writtenFile(mount)
-		content := []byte("a write check by vfsprobe on " + m.host + "\n")
-		p.Add(prober.Step{Name: stepLeftBehind, Number: unix.SYS_UNLINKAT, Joined: true, Optional: true, Arguments: []prober.Argument{
-			prober.ResultOf(root), prober.Path(name), prober.Value(0)}})
-		created := open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)
-		created.Optional = false
-		file := p.Add(created)
-		add("pwrite64", unix.SYS_PWRITE64, true, prober.ResultOf(file), prober.Input(content), prober.Value(len(content)), prober.Value(0))
-		add("fsync", unix.SYS_FSYNC, true, prober.ResultOf(file))
-		closeOf(file)
-		add("unlinkat", unix.SYS_UNLINKAT, true, prober.ResultOf(root), prober.Path(name), prober.Value(0))
+		content := []byte("a write check by vfsprobe on " + m.hostname + "\n")
+		leftBehind := prober.Unlink(root, name).Named(stepLeftBehind).Optionally().Merged()
+		p.Add(leftBehind)
+		file := prober.ResultOf(p.Add(open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)))
+		p.Add(prober.Pwrite(file, content, 0).Optionally())
+		p.Add(prober.Fsync(file).Optionally())
+		p.Add(prober.Close(file).Optionally())
+		p.Add(prober.Unlink(root, name).Optionally())
 	}
 }
 
 // writtenFile is the name of the file that the check "write" makes. Other hosts
 // share the directory, and so may another superblock: an export mounted twice.
 func (m *Mountstat) writtenFile(mount *mounts.Mount) string {
-	return fmt.Sprintf("%s.%s.%d-%d", m.canary, m.host, mount.Major, mount.Minor)
+	return fmt.Sprintf("%s.%s.%d-%d", m.canary, m.hostname, mount.Major, mount.Minor)
 }
 
 // identify appends the steps that make the helper the user who is to check, and
 // fetch the root's attributes.
-func (m *Mountstat) identify(p *prober.Plan, sb *superblock, root int) {
-	as, becomesOwner := sb.policy.runAs, false
+func (m *Mountstat) identify(p *plan, t *target, root prober.Argument) {
+	as, becomesOwner := t.policy.runAs, false
 	switch {
 	case !m.becomes:
 	case as.user:
-		p.Become(as.uid, as.gid, as.groups...)
+		p.Become(as.UID, as.GID, as.Groups...)
 	case !as.owner:
-	case sb.checked.Kerberos():
+	case t.Probed.Kerberos():
 		// The server knows a user by a ticket, and only root has a machine's.
-	case isFUSE(sb.checked):
+	case t.Probed.FUSE():
 		// The root's attributes may not have been fetched yet, and without
 		// allow_other nobody but this user may look.
-		if uid, gid, found := fuseUser(sb.checked); found && !m.isUser(uid) {
+		if uid, gid, found := fuseUser(t.Probed); found && !m.isUser(uid) {
 			p.Become(uid, gid)
 		}
 	default:
-		becomesOwner = !sb.rootOwned || !m.superuser
+		becomesOwner = !t.rootOwned || !m.superuser
 	}
-	statx := p.Add(prober.Step{Name: stepStatx, Number: unix.SYS_STATX, Arguments: []prober.Argument{
-		prober.ResultOf(root), prober.Path(""), prober.Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC),
-		prober.Value(unix.STATX_TYPE | unix.STATX_MODE | unix.STATX_UID | unix.STATX_GID | unix.STATX_MNT_ID), prober.Output(unsafe.Sizeof(unix.Statx_t{}))}})
+	statx := p.Add(prober.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC,
+		unix.STATX_TYPE|unix.STATX_MODE|unix.STATX_UID|unix.STATX_GID|unix.STATX_MNT_ID))
 	if becomesOwner {
 		p.BecomeOwner(statx)
 	}
@@ -175,7 +197,7 @@ func fuseUser(mount *mounts.Mount) (uid, gid uint32, found bool) {
 
 // privateFUSE reports whether nobody but this user may look.
 func privateFUSE(mount *mounts.Mount) (uid, gid uint32, private bool) {
-	if !isFUSE(mount) || mount.HasOption("allow_other") {
+	if !mount.FUSE() || mount.HasOption("allow_other") {
 		return 0, 0, false
 	}
 	return fuseUser(mount)
@@ -206,119 +228,115 @@ func (f *finding) hangsIn() string {
 
 // failWith takes an errno of the file system.
 func (f *finding) failWith(errno syscall.Errno) {
-	f.errno = result.ErrnoName(errno)
-	switch errno {
-	case unix.EACCES, unix.EPERM:
-		f.code = result.Denied
-	case unix.ESTALE:
-		f.code = result.Stale
-	default:
-		f.code = result.Error
-	}
+	f.errno, f.code = result.ErrnoName(errno), fault.CodeOf(errno)
 }
 
 // judge turns a report into a finding, without its cause.
-func (m *Mountstat) judge(sb *superblock) finding {
-	r := sb.report
-	f := finding{seconds: make(map[check]time.Duration, len(sb.policy.checks))}
-	attributes := m.measure(sb, &f)
-	switch r.Outcome {
-	case prober.Expired, prober.Stuck, prober.Busy:
-		f.code = result.Stuck
-		if r.Outcome == prober.Expired {
-			f.code = result.Timeout
+func (m *Mountstat) judge(t *target) finding {
+	r := t.report
+	f := finding{seconds: make(map[check]time.Duration, len(t.policy.checks))}
+	attributes := m.measure(t, &f)
+	verdict := fault.VerdictOf(r)
+	switch {
+	case verdict.Hangs():
+		f.code = verdict.Code
+		hangs := t.reportOf.hangs(r)
+		if f.check, f.call = cmp.Or(hangs.check, t.policy.checks[0]), hangs.call; hangs == examineRoot {
+			f.call = stepOpen // the silent step before, as statx does not hang here
 		}
-		var prepares bool
-		if f.check, f.call, prepares = sb.split(r.HangsIn); prepares && f.call == stepStatx {
-			f.call = stepOpen // the quiet step before, as statx does not hang here
-		}
-		if r.Outcome == prober.Busy && r.HangsIn == "" { // it is of an earlier run
-			f.check, f.call = sb.found.check, sb.found.call // of the same helper
+		if verdict.Call == "" { // it is of an earlier run
+			f.check, f.call = t.found.check, t.found.call // of the same helper
 		}
 		return f
-	case prober.Capped, prober.Died, prober.Unavailable:
-		return finding{code: result.Unchecked, reason: r.Err.Error()}
+	case !verdict.Answered:
+		return finding{code: verdict.Code, reason: verdict.Reason}
 	}
-	if r.Err != nil || len(r.Steps) == 0 {
-		return finding{code: result.Unchecked, reason: errors.Join(r.Err, errors.New("the helper gave no answer")).Error()}
-	}
-	if attributes != nil && !sb.checked.Shows(attributes) {
+	if attributes != nil && !t.Probed.Shows(attributes) {
 		return finding{code: result.Unchecked, reason: fmt.Sprintf("the path leads to another file system, %d:%d", attributes.Dev_major, attributes.Dev_minor)}
 	}
-	if rootOwned := attributes != nil && attributes.Uid == 0; rootOwned != sb.rootOwned {
-		sb.rootOwned, sb.plan = rootOwned, nil
+	if rootOwned := attributes != nil && attributes.Uid == 0; rootOwned != t.rootOwned {
+		t.rootOwned, t.plan = rootOwned, nil
 	}
 	for i := range r.Steps {
-		if step := &r.Steps[i]; step.Name != stepLeftBehind && step.Errno != 0 || step.Name == "read pread64" && step.Result == 0 {
-			m.judgeStep(sb, &f, step, attributes)
+		s := &r.Steps[i]
+		if s.Errno != 0 || t.reportOf.steps[s.Index] == readCanary && s.Result == 0 {
+			m.judgeStep(t, &f, s, attributes)
 		}
 		if f.code != result.OK {
 			return f
 		}
 	}
+	m.compareReadOnly(t, f.statfs)
 	for c, took := range f.seconds {
-		if took > sb.policy.slow {
+		if took > t.policy.slow {
 			f.code, f.check = result.Slow, c
 		}
 	}
 	return f
 }
 
+// compareReadOnly notes whether the kernel has turned the file system read-only: statfs
+// says so, and a table that was read since does not.
+func (m *Mountstat) compareReadOnly(t *target, st *unix.Statfs_t) {
+	if st == nil || t.namespace != nil || t.Probed.ID == 0 {
+		return
+	}
+	says := st.Flags&unix.ST_RDONLY != 0 && !t.Probed.ReadOnly()
+	if turned := says && t.saysReadOnly && m.view.Hindrance == nil; turned != t.turnedReadOnly {
+		t.turnedReadOnly = turned
+		m.compare()
+	}
+	t.saysReadOnly = says
+}
+
 // measure sums up the times of the checks, takes what statfs brought, and
 // returns the root's attributes if they were found.
-func (m *Mountstat) measure(sb *superblock, f *finding) (attributes *unix.Statx_t) {
-	for i := range sb.report.Steps {
-		step := &sb.report.Steps[i]
-		c, _, prepares := sb.split(step.Name)
-		switch {
-		case step.Name == stepStatx && len(step.Output) == int(unsafe.Sizeof(*attributes)):
-			attributes = (*unix.Statx_t)(unsafe.Pointer(unsafe.SliceData(step.Output)))
-		case prepares:
-		default:
-			f.seconds[c] += step.Elapsed
-			if step.Name == "statfs fstatfs" && len(step.Output) == int(unsafe.Sizeof(*f.statfs)) {
-				f.statfs = (*unix.Statfs_t)(unsafe.Pointer(unsafe.SliceData(step.Output)))
-			}
+func (m *Mountstat) measure(t *target, f *finding) (attributes *unix.Statx_t) {
+	for i := range t.report.Steps {
+		s := &t.report.Steps[i]
+		purpose := t.reportOf.steps[s.Index]
+		if purpose.check != "" {
+			f.seconds[purpose.check] += s.Elapsed
+		}
+		switch purpose {
+		case examineRoot:
+			attributes = s.Statx()
+		case askStatfs:
+			f.statfs = s.Statfs()
 		}
 	}
 	return attributes
 }
 
-// split takes a step's name apart. Steps that prepare the checks are laid to
-// the first of them.
-func (sb *superblock) split(step string) (c check, call string, prepares bool) {
-	name, call, _ := strings.Cut(step, " ")
-	if !slices.Contains(allChecks(), check(name)) || call == "" {
-		return sb.policy.checks[0], step, true
-	}
-	return check(name), call, false
-}
-
 // judgeStep judges a step that failed.
-func (m *Mountstat) judgeStep(sb *superblock, f *finding, step *prober.StepResult, attributes *unix.Statx_t) {
-	c, call, prepares := sb.split(step.Name)
-	refused := step.Errno == unix.EACCES || step.Errno == unix.EPERM
-	f.check, f.call = c, call
+func (m *Mountstat) judgeStep(t *target, f *finding, s *prober.StepResult, attributes *unix.Statx_t) {
+	purpose := t.reportOf.steps[s.Index]
+	c := purpose.check
+	refused := s.Errno == unix.EACCES || s.Errno == unix.EPERM
+	if purpose.call == stepLeftBehind {
+		return
+	}
+	f.check, f.call = cmp.Or(c, t.policy.checks[0]), purpose.call
 	switch {
-	case step.Name == stepOpen && step.Errno == unix.ENOENT:
+	case purpose == openRoot && s.Errno == unix.ENOENT:
 		f.code, f.reason = result.Unchecked, "there is no such path: it was unmounted, or does not show here"
-	case step.Name == stepOpen && refused:
+	case purpose == openRoot && refused:
 		f.code, f.reason = result.Unchecked, "this user may not search a directory above"
-	case prepares && step.Name != stepOpen && step.Name != stepStatx:
-		f.code, f.reason = result.Unchecked, fmt.Sprintf("preparing the helper: %s: %v", step.Name, step.Errno)
-	case step.Name == "readdir openat" && step.Errno == unix.ENOTDIR && attributes != nil && attributes.Mode&unix.S_IFMT != unix.S_IFDIR:
+	case c == "" && purpose != openRoot && purpose != examineRoot:
+		f.code, f.reason = result.Unchecked, fmt.Sprintf("preparing the helper: %s: %v", s.Name, s.Errno)
+	case purpose == openDirectory && s.Errno == unix.ENOTDIR && attributes != nil && attributes.Mode&unix.S_IFMT != unix.S_IFDIR:
 		m.leaveOut(f, c, "the mount is of a file")
-	case step.Name == "read openat" && step.Errno == unix.ENOENT:
+	case purpose == openCanary && s.Errno == unix.ENOENT:
 		m.leaveOut(f, c, "there is no canary "+m.canary)
-	case step.Name == "read openat" && step.Errno == unix.EBADF && !f.leftOut(c):
+	case purpose == openCanary && s.Errno == unix.EBADF && !f.leftOut(c):
 		m.leaveOut(f, c, "the canary "+m.canary+" is no file")
-	case step.Name == "read pread64" && step.Errno == 0:
+	case purpose == readCanary && s.Errno == 0:
 		m.leaveOut(f, c, "the canary "+m.canary+" is empty")
-	case step.Errno == unix.EBADF && f.leftOut(c): // of what could not be opened
-	case refused && c != checkStatfs && attributes != nil && !m.entitled(sb, attributes):
-		m.leaveOut(f, c, fmt.Sprintf("%s: %s", result.ErrnoName(step.Errno), describe(attributes)))
+	case s.Errno == unix.EBADF && f.leftOut(c): // of what could not be opened
+	case refused && c != checkStatfs && attributes != nil && !m.entitled(t, attributes):
+		m.leaveOut(f, c, fmt.Sprintf("%s: %s", result.ErrnoName(s.Errno), describe(attributes)))
 	default:
-		f.failWith(step.Errno)
+		f.failWith(s.Errno)
 		if refused && attributes != nil {
 			f.reason = describe(attributes)
 		}
@@ -339,11 +357,11 @@ func (f *finding) leftOut(c check) bool {
 
 // entitled reports whether the helper should have been let in: it was meant to
 // be itself, or it is the owner and not subject to root_squash, or everybody is.
-func (m *Mountstat) entitled(sb *superblock, st *unix.Statx_t) bool {
+func (m *Mountstat) entitled(t *target, st *unix.Statx_t) bool {
 	const all = 0o005
-	as := sb.policy.runAs
+	as := t.policy.runAs
 	asked := m.becomes || !as.owner && !as.user
-	squashed := as.owner && networked(sb.checked) && (st.Uid == 0 || sb.checked.Kerberos())
+	squashed := as.owner && t.Probed.Network() && (st.Uid == 0 || t.Probed.Kerberos())
 	return asked && !squashed || st.Mode&all == all
 }
 

@@ -17,8 +17,7 @@ import (
 
 const (
 	defaultFstab = "/etc/fstab"
-	// fstabBlocks of MaxOutput bytes are read.
-	fstabBlocks = 15
+	maxFstab     = 1 << 20 // bytes
 	// fstabEvery is how often: people edit it by hand.
 	fstabEvery = time.Minute
 )
@@ -44,10 +43,8 @@ type expectations struct {
 	untouched []expectation         // automounts that nobody has triggered
 	readOnly  map[string]*shortfall // mounted read-only against fstab's word
 	due       time.Time             // for fstab to be read again
-
-	// Under Mountstat.mu:
-	reading bool
-	read    *fstab // was read, and is to be looked at
+	reading   bool
+	read      *fstab // was read, and is to be looked at
 }
 
 type fstab struct {
@@ -60,12 +57,7 @@ type fstab struct {
 // a helper reads it.
 func (m *Mountstat) askFstab(now time.Time) {
 	e := &m.expectations
-	if m.fstab == "" || now.Before(e.due) {
-		return
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if e.reading {
+	if m.fstab == "" || now.Before(e.due) || e.reading {
 		return
 	}
 	e.reading, e.due = true, now.Add(fstabEvery)
@@ -74,46 +66,28 @@ func (m *Mountstat) askFstab(now time.Time) {
 	if m.namespace != "" {
 		p.EnterMountNS(m.namespace)
 	}
-	file := p.Add(prober.Step{Name: stepOpen, Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
-		prober.Value(unix.AT_FDCWD), prober.Path(m.fstab), prober.Value(unix.O_RDONLY | unix.O_CLOEXEC | unix.O_NONBLOCK)}})
-	for i := range fstabBlocks {
-		p.Add(prober.Step{Name: "pread64", Number: unix.SYS_PREAD64, Arguments: []prober.Argument{
-			prober.ResultOf(file), prober.Output(forkserver.MaxOutput), prober.Value(forkserver.MaxOutput), prober.Value(i * forkserver.MaxOutput)}})
-	}
-	m.prober.Submit(prober.Check{Key: "mountstat fstab", Group: "fstab", Trusted: true, Independent: true, Plan: p}, m.parseFstab)
-}
-
-// parseFstab is called by the prober.
-func (m *Mountstat) parseFstab(r prober.Report) {
-	content, err := contentOf(&r)
-	if err != nil {
-		m.takeFstab(&fstab{err: fmt.Errorf("reading %s: %w", m.fstab, err)})
-		return
-	}
-	read := &fstab{}
-	if read.entries, err = mounts.ParseFstab(content); err != nil {
-		read.err = fmt.Errorf("%s: %w", m.fstab, err)
-	}
-	m.findDevices(read)
-}
-
-func contentOf(r *prober.Report) ([]byte, error) {
-	if failed := r.Failed(); failed != nil {
-		return nil, failed.Errno
-	}
-	if r.Outcome != prober.Done {
-		return nil, errors.Join(errors.New("it was not answered"), r.Err)
-	}
-	var content []byte
-	for i := range r.Steps {
-		if step := &r.Steps[i]; step.Name == "pread64" {
-			content = append(content, step.Output...)
+	content := p.ReadFile(m.fstab, maxFstab)
+	m.submitFstab("mountstat fstab", p, func(r *prober.Report) {
+		read := &fstab{}
+		switch failed := r.Failed(); {
+		case failed != nil:
+			read.err = fmt.Errorf("reading %s: %w", m.fstab, failed.Errno)
+		case r.Outcome != prober.Done:
+			read.err = fmt.Errorf("reading %s: %w", m.fstab, errors.Join(errors.New("it was not answered"), r.Err))
+		default:
+			var err error
+			if read.entries, err = mounts.ParseFstab(r.Step(content).Output); err != nil {
+				read.err = fmt.Errorf("%s: %w", m.fstab, err)
+			}
 		}
-	}
-	if len(content) == fstabBlocks*forkserver.MaxOutput {
-		return nil, unix.EFBIG
-	}
-	return content, nil
+		m.findDevices(read)
+	})
+}
+
+func (m *Mountstat) submitFstab(key string, p *prober.Plan, take func(*prober.Report)) {
+	m.host.Prober.Submit(prober.Check{Key: key, Group: "fstab", Trusted: true, Independent: true, Plan: p}, func(r prober.Report) {
+		m.mail.Post(func() { take(&r) })
+	})
 }
 
 // findDevices looks for the devices of nofail entries: without its device such
@@ -123,52 +97,40 @@ func (m *Mountstat) findDevices(read *fstab) {
 	if m.namespace != "" {
 		p.EnterMountNS(m.namespace)
 	}
-	var devices []string
+	devices := make(map[int]string) // by step
 	for i := range read.entries {
 		entry := &read.entries[i]
-		path := entry.Device()
-		if !entry.NoFail() || path == "" || len(p.Steps) == forkserver.MaxSteps {
-			continue
+		if path := entry.Device(); entry.NoFail() && path != "" && len(p.Steps) < forkserver.MaxSteps {
+			devices[p.Add(prober.Access(prober.CWD(), path).Optionally())] = path
 		}
-		devices = append(devices, path)
-		p.Add(prober.Step{Name: path, Number: unix.SYS_FACCESSAT, Optional: true, Arguments: []prober.Argument{
-			prober.Value(unix.AT_FDCWD), prober.Path(path), prober.Value(0)}})
 	}
+	taken := func(read *fstab) { m.expectations.reading, m.expectations.read = false, read }
 	if len(devices) == 0 {
-		m.takeFstab(read)
+		taken(read)
 		return
 	}
-	m.prober.Submit(prober.Check{Key: "mountstat fstab devices", Group: "fstab", Trusted: true, Independent: true, Plan: p}, func(r prober.Report) {
+	m.submitFstab("mountstat fstab devices", p, func(r *prober.Report) {
 		read.absent = make(map[string]bool)
-		for i := range r.Steps {
-			if r.Steps[i].Errno == unix.ENOENT {
-				read.absent[r.Steps[i].Name] = true
+		for step, path := range devices {
+			if s := r.Step(step); s != nil && s.Errno == unix.ENOENT {
+				read.absent[path] = true
 			}
 		}
-		m.takeFstab(read)
+		taken(read)
 	})
-}
-
-func (m *Mountstat) takeFstab(read *fstab) {
-	m.mu.Lock()
-	m.expectations.reading, m.expectations.read = false, read
-	m.mu.Unlock()
-	m.signal()
 }
 
 // expect brings the expectations up to date.
 func (m *Mountstat) expect(tableChanged bool) {
 	e := &m.expectations
-	m.mu.Lock()
 	read := e.read
 	e.read = nil
-	m.mu.Unlock()
 	if read != nil {
 		err := read.err
 		if errors.Is(err, unix.ENOENT) && m.Fstab == defaultFstab {
 			err = nil // containers have none
 		}
-		m.sayOnce(&m.fstabErr, err)
+		m.said.Error("fstab", err)
 		if read.err == nil || read.entries != nil {
 			e.wanted = m.wantedBy(read)
 		}
@@ -195,7 +157,7 @@ func (m *Mountstat) wantedBy(read *fstab) []expectation {
 			continue
 		case entry.NoFail() && read.absent[entry.Device()]:
 			continue
-		case mounts.Pseudo(entry.FSType) || !m.points.Match(entry.Mountpoint) || !m.types.Match(entry.FSType) || !m.devices.Match(entry.Source):
+		case mounts.Pseudo(entry.FSType) || !m.selection.FitsEntry(entry.Mountpoint, entry.FSType, entry.Source):
 			continue
 		}
 		all = append(all, expectation{
@@ -213,33 +175,36 @@ func (m *Mountstat) compare() {
 	if e.wanted == nil {
 		e.wanted = m.configured()
 	}
-	at := make(map[string]*mounts.Mount, len(m.table))
 	automounts := make(map[string]bool)
-	for i := range m.table {
-		mount := &m.table[i]
-		switch {
-		case mount.FSType == "autofs":
+	for i := range m.table.Mounts {
+		if mount := &m.table.Mounts[i]; mount.FSType == "autofs" {
 			automounts[mount.Mountpoint] = true
-		case !mount.Hidden:
-			at[mount.Mountpoint] = mount
 		}
+	}
+	at := func(path string) *mounts.Mount { // what is mounted there but for autofs
+		if mount := m.table.At(path); mount != nil && mount.FSType != "autofs" {
+			return mount
+		}
+		return nil
 	}
 	missing, readOnly := make(map[string]*shortfall), make(map[string]*shortfall)
 	e.untouched = nil
 	for _, w := range e.wanted {
-		mount := at[w.path]
+		mount := at(w.path)
 		switch {
 		case mount == nil && automounts[w.path]:
 			e.untouched = append(e.untouched, w)
 		case mount == nil:
 			missing[w.path] = &shortfall{expectation: w}
-		case w.source != "" && !w.readOnly && mount.ReadOnly() && !alwaysReadOnly(mount.FSType):
+		case w.source != "" && !w.readOnly && mount.ReadOnly() && !mounts.AlwaysReadOnly(mount.FSType):
 			readOnly[w.path] = &shortfall{expectation: w}
 		}
 	}
-	for path, mount := range at {
-		if readOnly[path] == nil && turnedReadOnly(mount) && !m.ignored(mount) {
-			readOnly[path] = &shortfall{expectation: expectation{path: path}}
+	for _, t := range m.targets {
+		for _, mount := range t.Mounts {
+			if readOnly[mount.Mountpoint] == nil && t.namespace == nil && (t.turnedReadOnly && !mount.ReadOnly() || turnedReadOnly(mount)) {
+				readOnly[mount.Mountpoint] = &shortfall{expectation: expectation{path: mount.Mountpoint}}
+			}
 		}
 	}
 	e.missing = m.follow(e.missing, missing,
@@ -247,7 +212,7 @@ func (m *Mountstat) compare() {
 			m.Log.Warnf("%s is not mounted, though %s wants it", mounts.Printable(s.path), s.by)
 		},
 		func(s *shortfall) {
-			if at[s.path] != nil {
+			if at(s.path) != nil {
 				m.Log.Infof("%s is mounted; it was missing for %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
 			}
 		})
@@ -260,7 +225,7 @@ func (m *Mountstat) compare() {
 			}
 		},
 		func(s *shortfall) {
-			if at[s.path] != nil {
+			if at(s.path) != nil {
 				m.Log.Infof("%s is writable again after %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
 			}
 		})
@@ -282,15 +247,6 @@ func (m *Mountstat) follow(before, now map[string]*shortfall, began, ended func(
 		}
 	}
 	return now
-}
-
-// alwaysReadOnly reports whether the type can't be written to by nature.
-func alwaysReadOnly(fstype string) bool {
-	switch fstype {
-	case "iso9660", "squashfs", "erofs", "cramfs", "romfs", "udf":
-		return true
-	}
-	return false
 }
 
 // turnedReadOnly reports whether the kernel has made a file system read-only
@@ -315,7 +271,7 @@ func (m *Mountstat) emitMissing(acc telegraf.Accumulator, counts *counts) {
 		}
 		t := map[string]string{"path": mounts.Printable(e.path), "mode": mode}
 		if e.source != "" {
-			t["device"], t["fstype"] = mounts.Printable(device(e.source)), mounts.Printable(e.fstype)
+			t["device"], t["fstype"] = mounts.SourceTag(e.source), mounts.Printable(e.fstype)
 		}
 		return t
 	}
@@ -340,16 +296,4 @@ func (m *Mountstat) emitMissing(acc telegraf.Accumulator, counts *counts) {
 			"fault_seconds": 0.0,
 		}, tags(&m.expectations.untouched[i]))
 	}
-}
-
-// sayOnce logs an error when it is another than before.
-func (m *Mountstat) sayOnce(before *string, err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	if text != *before && err != nil {
-		m.Log.Errorf("%v", err)
-	}
-	*before = text
 }

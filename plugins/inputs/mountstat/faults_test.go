@@ -23,7 +23,7 @@ import (
 )
 
 // fault is one that is made for real, and healed.
-type fault struct {
+type faultCase struct {
 	name   string
 	checks string // that are made; the default ones if empty
 	// rig makes a healthy mount and says how to break and to heal it.
@@ -111,8 +111,8 @@ func unmounted(t *testing.T) (string, func(), func()) {
 	return fs.Dir, fs.Close, func() { faultfs.NewAt(t, fs.Dir, "faultfs") }
 }
 
-func faults() []fault {
-	return []fault{
+func faults() []faultCase {
+	return []faultCase{
 		{name: "FUSE: statfs is never answered", rig: silent(faultfs.Statfs), result: "stuck", check: "statfs", cause: fuseDaemonSilent},
 		{name: "FUSE: getattr is never answered", checks: "stat", rig: silent(faultfs.Getattr), result: "stuck", check: "stat", cause: fuseDaemonSilent},
 		{name: "FUSE: opendir is never answered", rig: silent(faultfs.Opendir), result: "stuck", check: "readdir", cause: fuseDaemonSilent},
@@ -185,7 +185,7 @@ func TestFaults(t *testing.T) {
 			for _, name := range []string{"errno", "cause", "failed_check", "stuck_pid"} {
 				require.False(t, metric.HasField(name), "%v", metric)
 			}
-			require.Eventually(t, func() bool { return m.prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return m.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
 			checks := f.checks
 			if checks == "" {
 				checks = "statfs readdir"

@@ -114,7 +114,7 @@ func TestTheWriteCheckTakesOverItsFile(t *testing.T) {
 		m.Checks = []string{"write"}
 	})
 	collect.Gather(t, m)
-	name := m.writtenFile(m.superblocks[0].checked)
+	name := m.writtenFile(m.targets[0].Probed)
 	assert.Regexp(t, `^\.mountstat\..+\.[0-9]+-[0-9]+$`, name)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("left behind"), 0o600))
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), dir), "result"))
@@ -133,7 +133,7 @@ func TestTheWriteCheckWritesToNobodysFile(t *testing.T) {
 		m.Checks = []string{"write"}
 	})
 	collect.Gather(t, m)
-	name := filepath.Join(dir, m.writtenFile(m.superblocks[0].checked))
+	name := filepath.Join(dir, m.writtenFile(m.targets[0].Probed))
 	victim := filepath.Join(dir, "victim")
 	require.NoError(t, os.WriteFile(victim, []byte("precious"), 0o600))
 	for what, put := range map[string]func() error{
@@ -223,22 +223,23 @@ func TestOneHelperForFiveHundredBindMounts(t *testing.T) {
 		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	}
 	m, log := newInput(t, func(m *Mountstat) { m.FS = []string{"fuse.faultfs"} })
+	collect.Gather(t, m) // reads the table
 	fs.Silence()
-	before := m.prober.Stats().Forked
+	before := m.host.Prober.Stats().Forked
 	g := collect.Gather(t, m)
-	assert.EqualValues(t, 1, m.prober.Stats().Forked-before)
+	assert.EqualValues(t, 1, m.host.Prober.Stats().Forked-before)
 	assert.EqualValues(t, 501, summary(t, g, "stuck"))
 	assert.Equal(t, fs.Dir, text(at(g, filepath.Join(root, "17")), "shared_with"))
 	assert.Len(t, log.about("and 500 more mounts of it"), 1)
 	fs.Heal()
-	require.Eventually(t, func() bool { return m.prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return m.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
 
 	m, _ = newInput(t, func(m *Mountstat) {
 		m.FS, m.PerMount = []string{"fuse.faultfs"}, true
 		m.Timeout = config.Duration(20 * time.Second)
 	})
 	g = collect.Gather(t, m)
-	assert.EqualValues(t, 501, m.prober.Stats().Forked)
+	assert.EqualValues(t, 501+1, m.host.Prober.Stats().Forked, "one reads the table")
 	assert.EqualValues(t, 501, summary(t, g, "ok"))
 	assert.False(t, at(g, filepath.Join(root, "17")).HasField("shared_with"))
 }
@@ -408,7 +409,7 @@ func TestWhatAutofsMountedIsLeftAlone(t *testing.T) {
 	assert.Contains(t, text(at(g, child), "reason"), "on demand")
 	assert.Equal(t, "unchecked", text(at(g, dir), "result"), "autofs waits for somebody to ask")
 	assert.Zero(t, fs.Unanswered(), "it was not touched")
-	assert.Zero(t, m.prober.Stats().Stuck)
+	assert.Zero(t, m.host.Prober.Stats().Stuck)
 
 	// The same superblock elsewhere can be checked.
 	fs.Heal()
@@ -455,7 +456,7 @@ func TestNetworkFileSystemsOfContainers(t *testing.T) {
 	assert.Equal(t, "stuck fuse_daemon_silent", text(metric, "result")+" "+text(metric, "cause"))
 	assert.Len(t, log.about("hangs"), 1)
 	fs.Heal()
-	require.Eventually(t, func() bool { return m.prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return m.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), dir), "result"))
 }
 
@@ -498,7 +499,7 @@ func TestAPrivateMountNamespace(t *testing.T) {
 
 	m, _ := newInput(t, only(dir))
 	// As if this process were in the service's namespace.
-	m.mountinfo = fmt.Sprintf("/proc/%d/mountinfo", service.Process.Pid)
+	withTable(m, fmt.Sprintf("/proc/%d", service.Process.Pid))
 	m.namespace = fmt.Sprintf("/proc/%d/ns/mnt", service.Process.Pid)
 	assert.Nil(t, at(collect.Gather(t, m), dir))
 	fs := faultfs.NewAt(t, dir, "mounted later")
@@ -544,8 +545,9 @@ func TestALineOfTheTableThatMakesNoSense(t *testing.T) {
 	own, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
 	m, log := newInput(t, nil)
-	m.mountinfo = filepath.Join(t.TempDir(), "mountinfo")
-	require.NoError(t, os.WriteFile(m.mountinfo, append([]byte("nonsense\n33 28 8:5\n"), own...), 0o600))
+	dir := t.TempDir()
+	withTable(m, dir)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "mountinfo"), append([]byte("nonsense\n33 28 8:5\n"), own...), 0o600))
 	for range 2 {
 		g := collect.Gather(t, m)
 		assert.EqualValues(t, 2, summary(t, g, "malformed"), "they are counted")

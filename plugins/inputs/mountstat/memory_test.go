@@ -85,7 +85,7 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 			for _, fs := range all {
 				fs.Heal()
 			}
-			require.Eventually(t, func() bool { s := m.prober.Stats(); return s.Stuck+s.Running == 0 }, 20*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { s := m.host.Prober.Stats(); return s.Stuck+s.Running == 0 }, 20*time.Second, time.Millisecond)
 			if len(at) == 1 {
 				held = leaks.Now(t)
 			}
@@ -94,5 +94,5 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 	}
 	t.Logf("heap in kB after each quarter of %d gathers: %d %d %d %d", gathers, at[0]>>10, at[1]>>10, at[2]>>10, at[3]>>10)
 	assert.Less(t, at[3], at[0]+at[0]/4+1<<20, "the last quarter against the first")
-	assert.LessOrEqual(t, len(m.superblocks), len(all))
+	assert.LessOrEqual(t, len(m.targets), len(all))
 }

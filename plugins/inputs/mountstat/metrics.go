@@ -2,12 +2,12 @@ package mountstat
 
 import (
 	"maps"
-	"strings"
 	"time"
 
 	"github.com/influxdata/telegraf"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
@@ -16,18 +16,10 @@ import (
 // counts of mounts per result.
 type counts [result.Count]int
 
-// device is the tag of that name, as Telegraf's disk input makes it.
-func device(source string) string { return strings.ReplaceAll(source, "/dev/", "") }
-
-// emit makes one metric per mount of a superblock, from what its check found.
-func (m *Mountstat) emit(acc telegraf.Accumulator, sb *superblock, f *finding, counts *counts) {
-	fields := map[string]any{
-		"result":        f.code.String(),
-		"result_code":   int64(f.code),
-		"hung_seconds":  secondsSince(sb.hungSince),
-		"fault_seconds": secondsSince(sb.badSince),
-		"recoveries":    sb.recovered,
-	}
+// emit makes one metric per mount of a target, from what its check found.
+func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts *counts) {
+	fields := map[string]any{"result": f.code.String(), "result_code": int64(f.code)}
+	t.AddTo(fields)
 	for name, value := range map[string]string{
 		"errno": f.errno, "failed_check": string(f.check), "cause": string(f.cause), "reason": f.reason, "hangs_in": f.hangsIn(),
 	} {
@@ -35,73 +27,65 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, sb *superblock, f *finding, c
 			fields[name] = value
 		}
 	}
-	if !sb.lastOK.IsZero() {
-		fields["last_ok_seconds_ago"] = secondsSince(sb.lastOK)
-	}
 	for c, took := range f.seconds {
 		fields[string(c)+"_seconds"] = took.Seconds()
 	}
 	if f.statfs != nil {
 		usage(fields, f.statfs)
 	}
-	if r := sb.report; r != nil && f.code == result.Stuck && r.Outcome != prober.Expired && r.PID != 0 {
+	if r := t.report; r != nil && f.code == result.Stuck && r.Outcome != prober.Expired && r.PID != 0 {
 		fields["stuck_pid"] = int64(r.PID)
-		if waits := m.waitsIn(sb); waits != "" {
+		if waits := m.waitsIn(t); waits != "" {
 			fields["stuck_wchan"] = waits
 		}
 	}
-	if waiting, found := m.fuseWaiting(sb); found {
+	if waiting, found := m.fuseWaiting(t); found {
 		fields["fuse_waiting"] = waiting
 	}
-	m.serverFields(sb, fields)
-	m.add(acc, sb, f, fields, counts)
+	m.serverFields(t, fields)
+	m.add(acc, t, f, fields, counts)
 }
 
-func secondsSince(t time.Time) float64 {
-	if t.IsZero() {
-		return 0
-	}
-	return time.Since(t).Seconds()
-}
-
-// add makes one metric per mount of the superblock.
-func (m *Mountstat) add(acc telegraf.Accumulator, sb *superblock, f *finding, fields map[string]any, counts *counts) {
-	for _, mount := range sb.mounts {
+// add makes one metric per mount of the target.
+func (m *Mountstat) add(acc telegraf.Accumulator, t *target, f *finding, fields map[string]any, counts *counts) {
+	for _, mount := range t.Mounts {
 		own, code := fields, f.code
 		unexpected := m.expectations.readOnly[mount.Mountpoint]
-		if mount != sb.checked || unexpected != nil {
+		if mount != t.Probed || unexpected != nil {
 			own = maps.Clone(fields)
 		}
-		if mount != sb.checked {
-			own["shared_with"] = mounts.Printable(sb.checked.Mountpoint)
+		if mount != t.Probed {
+			own["shared_with"] = mounts.Printable(t.Probed.Mountpoint)
 		}
-		if unexpected != nil && sb.namespace == nil {
+		if unexpected != nil && t.namespace == nil {
 			own["unexpected_ro"] = true
 			if code == result.OK || code == result.Slow {
 				code = result.Error
 				own["result"], own["result_code"], own["errno"], own["cause"] = code.String(), int64(code), "EROFS", string(readOnly)
-				own["fault_seconds"] = secondsSince(unexpected.since)
+				own["fault_seconds"] = fault.SecondsSince(unexpected.since)
 			}
 		}
 		counts[code]++
-		mode := "rw"
-		if mount.ReadOnly() {
-			mode = "ro"
-		}
-		tags := map[string]string{
-			"path":   mounts.Printable(mount.Mountpoint),
-			"device": mounts.Printable(device(mount.Source)),
-			"fstype": mounts.Printable(mount.FSType),
-			"mode":   mode,
-		}
-		if server, found := mount.Option("addr"); found {
-			tags["server"] = server
-		}
-		if sb.namespace != nil && sb.namespace.container != "" {
-			tags["container"] = sb.namespace.container
-		}
-		acc.AddGauge("mountstat", own, tags)
+		acc.AddGauge("mountstat", own, tagsOf(t, mount))
 	}
+}
+
+func tagsOf(t *target, mount *mounts.Mount) map[string]string {
+	tags := map[string]string{"path": mounts.Printable(mount.Mountpoint)}
+	if mount.ID == 0 {
+		return tags
+	}
+	tags["device"], tags["fstype"], tags["mode"] = mount.Device, mounts.Printable(mount.FSType), "rw"
+	if mount.ReadOnly() {
+		tags["mode"] = "ro"
+	}
+	if server, found := mount.Option("addr"); found {
+		tags["server"] = server
+	}
+	if t.namespace != nil && t.namespace.container != "" {
+		tags["container"] = t.namespace.container
+	}
+	return tags
 }
 
 // usage adds sizes in the terms of Telegraf's disk input. File systems without
@@ -133,11 +117,21 @@ func percent(used, free uint64) float64 {
 	return float64(used) / (float64(used) + float64(free)) * 100
 }
 
-func (m *Mountstat) summarise(acc telegraf.Accumulator, counts *counts, began time.Time) {
+func (m *Mountstat) summarize(acc telegraf.Accumulator, counts *counts, round uint64, began time.Time) {
+	superblocks := make(map[[2]int]struct{}, len(m.targets))
+	for _, t := range m.targets {
+		superblocks[[2]int{t.Probed.Major, t.Probed.Minor}] = struct{}{}
+	}
 	fields := map[string]any{
-		"superblocks": int64(len(m.superblocks)),
+		"superblocks": int64(len(superblocks)),
 		"hidden":      int64(m.hidden),
-		"malformed":   int64(m.malformed),
+		"malformed":   int64(m.table.Malformed),
+	}
+	if m.view.Snapshot != nil {
+		fields["table_age_seconds"] = m.view.Age.Seconds()
+	}
+	if m.view.Hindrance != nil {
+		fields["table_reason"] = mounts.Printable(m.view.Hindrance.Error())
 	}
 	var reported, faults int
 	for code, n := range counts {
@@ -152,7 +146,7 @@ func (m *Mountstat) summarise(acc telegraf.Accumulator, counts *counts, began ti
 	if n, found := m.hungTasks(); found {
 		fields["hung_task_detect_count"] = n
 	}
-	m.emitBlocked(acc, fields)
+	m.emitBlocked(acc, fields, round)
 	fields["gather_seconds"] = time.Since(began).Seconds()
 	acc.AddGauge("mountstat_summary", fields, nil)
 }

@@ -5,17 +5,21 @@ package mountstat
 import (
 	_ "embed"
 	"fmt"
+	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/inputs"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/mailbox"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/oncelog"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
 //go:embed sample.conf
@@ -48,35 +52,25 @@ type Mountstat struct {
 	Log telegraf.Logger `toml:"-"`
 
 	settings
-	prober *prober.Prober
+	host *host.Host
+	said *oncelog.Log
+	mail *mailbox.Mailbox
 
-	source       *mounts.Table
-	table        []mounts.Mount // as last read
-	superblocks  []*superblock
-	above        map[int]placed // by mount id
+	view         mounts.View      // of this round
+	table        *mounts.Snapshot // the view's, or what is named while there is none
+	targets      []*target
+	byID         map[string]*target
+	byMount      map[int]*target // by the mount's number in the table
 	hidden       int
-	malformed    int // lines of the table
+	extErrors    map[string]int64 // that ext4 has counted, by file of sysfs
 	namespaces   namespaces
 	expectations expectations
-	waiters      waiters
 
-	// What was said, and is not said again.
-	tableErr, statsErr, fstabErr, namespacesErr, blockedErr string
-	saidRefused, saidLate                                   bool
-
-	mu      sync.Mutex
-	arrived []*superblock // whose report came
-	held    []*superblock // whose report waits for their server's answer
-	wake    chan struct{} // something arrived, or Hurry was called
+	// Of the gather under way.
+	arrived []*target // whose report came
+	held    []*target // whose report waits for their server's answer
+	asking  map[sunrpc.Question]bool
 	hurried bool
-	asking  map[mounts.NFSServer]bool // calls under way
-	answers map[mounts.NFSServer]answer
-}
-
-// placed is a mount and, if it is checked, its superblock.
-type placed struct {
-	mount      *mounts.Mount
-	superblock *superblock
 }
 
 func init() {
@@ -91,9 +85,8 @@ func init() {
 			Fstab:           defaultFstab,
 			MountNamespaces: "own",
 			BlockedTop:      10,
-			wake:            make(chan struct{}, 1),
-			asking:          make(map[mounts.NFSServer]bool),
-			answers:         make(map[mounts.NFSServer]answer),
+			mail:            mailbox.New(),
+			asking:          make(map[sunrpc.Question]bool),
 		}
 	})
 }
@@ -101,16 +94,17 @@ func init() {
 // SampleConfig returns the documented configuration.
 func (*Mountstat) SampleConfig() string { return sampleConfig }
 
-// UseProber sets the prober that all inputs of the plugin share.
-func (m *Mountstat) UseProber(p *prober.Prober) { m.prober = p }
+// UseHost sets the host that all inputs of the plugin share.
+func (m *Mountstat) UseHost(h *host.Host) { m.host = h }
 
 // Init checks the configuration.
 func (m *Mountstat) Init() error {
+	if m.host == nil {
+		m.host = host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: prober.New(prober.Options{Warnf: m.Log.Warnf}), Log: m.Log})
+	}
+	m.said = oncelog.New(m.Log)
 	if err := m.resolve(); err != nil {
 		return err
-	}
-	if m.prober == nil {
-		m.prober = prober.New(prober.Options{Warnf: m.Log.Warnf})
 	}
 	if (m.policy.runAs.owner || m.policy.runAs.user) && !m.becomes {
 		m.Log.Infof("file systems are checked as this user, not as run_as says: that takes CAP_SETUID, CAP_SETGID and CAP_KILL")
@@ -123,200 +117,153 @@ func (m *Mountstat) Init() error {
 // called.
 func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	began := time.Now()
-	changed, err := m.refresh(began)
-	if err != nil {
-		return err
-	}
-	m.mu.Lock()
 	m.hurried = false
-	m.mu.Unlock()
+	round := m.host.Join(m)
+	changed := m.refresh(round, began)
 	m.readTraffic(began)
-	m.askServers()
+	m.askServers(round)
 	m.askFstab(began)
+	m.mail.Open()
 	m.expect(changed)
-	pending := make(map[*superblock]struct{}, len(m.superblocks))
-	for _, sb := range m.superblocks {
-		if sb.exempt == "" {
-			pending[sb] = struct{}{}
-		}
-	}
-	m.submit()
+	pending := m.submit()
 
 	var counts counts
 	var refused int
 	for m.next(pending) {
-		for _, sb := range m.take(pending) {
-			found := m.judge(sb)
-			if found.code.Fault() && m.holdBack(sb) {
+		arrived := m.arrived
+		m.arrived = nil
+		for _, t := range arrived {
+			if _, wanted := pending[t]; !wanted {
+				continue // it was unmounted meanwhile
+			}
+			found := m.judge(t)
+			if found.code.Fault() && m.holdBack(t) {
 				continue
 			}
-			found.cause = m.causeOf(sb, &found)
-			if sb.report.Err != nil {
-				refused += len(sb.mounts)
+			found.cause = m.causeOf(t, &found)
+			if t.report.Err != nil {
+				refused += len(t.Mounts)
 			}
-			m.settle(sb, found)
-			m.emit(acc, sb, &sb.found, &counts)
-			sb.report = nil
-			delete(pending, sb)
+			m.settle(t, found)
+			m.emit(acc, t, &t.found, &counts)
+			t.report = nil
+			delete(pending, t)
 		}
 	}
-	for _, sb := range m.superblocks {
-		if _, late := pending[sb]; late {
-			m.emitPending(acc, sb, &counts)
-		} else if sb.exempt != "" {
-			m.emitExempt(acc, sb, &counts)
+	m.finish(acc, pending, &counts, refused)
+	m.summarize(acc, &counts, round, began)
+	return nil
+}
+
+// finish reports what was not checked, and what is known of all together.
+func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{}, counts *counts, refused int) {
+	for _, t := range m.targets {
+		if _, late := pending[t]; late {
+			m.emitPending(acc, t, counts)
+		} else if t.skipReason != "" {
+			m.emitSkipped(acc, t, counts)
 		}
 	}
 	m.sayRefused(refused)
 	m.expect(false)
-	m.emitMissing(acc, &counts)
+	m.emitMissing(acc, counts)
 	m.emitServers(acc)
-	m.summarise(acc, &counts, began)
-	return nil
 }
 
 // Hurry makes a Gather under way return. What still hangs then is reported by
 // the first Gather after its timeout.
-func (m *Mountstat) Hurry() {
-	m.mu.Lock()
-	m.hurried = true
-	m.mu.Unlock()
-	m.signal()
-}
+func (m *Mountstat) Hurry() { m.mail.Post(func() { m.hurried = true }) }
 
-func (m *Mountstat) signal() {
-	select {
-	case m.wake <- struct{}{}:
-	default:
+// refresh brings targets up to date with the mount table. It reports whether that is
+// another one than in the last gather.
+func (m *Mountstat) refresh(round uint64, now time.Time) (changed bool) {
+	if m.extErrorsGrew() {
+		m.host.RereadMounts()
 	}
-}
-
-// refresh brings superblocks up to date with the mount table.
-func (m *Mountstat) refresh(now time.Time) (changed bool, err error) {
-	if m.source == nil {
-		if m.source, err = mounts.OpenTable(m.mountinfo); err != nil {
-			return false, fmt.Errorf("opening the mount table: %w", err)
+	m.view = m.host.Mounts(round)
+	table := m.view.Snapshot
+	if table == nil {
+		if table = m.table; table == nil {
+			table = m.named()
 		}
 	}
-	all, changed, err := m.source.Mounts()
-	if err != nil && all == nil {
-		return false, err
-	}
-	m.sayOnce(&m.tableErr, err)
-	m.table, m.malformed = all, countErrors(err)
+	changed = table != m.table
+	m.table = table
 	if looked := m.findNamespaces(now); looked || changed {
 		m.regroup()
 	}
-	slices.SortStableFunc(m.superblocks, func(a, b *superblock) int { return a.risk() - b.risk() })
-	return changed, nil
+	slices.SortStableFunc(m.targets, func(a, b *target) int { return a.schedulingRank() - b.schedulingRank() })
+	return changed
 }
 
-// countErrors counts what errors.Join has joined.
-func countErrors(err error) int {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok {
-		return len(joined.Unwrap())
-	}
-	if err != nil {
-		return 1
-	}
-	return 0
-}
-
-// submit starts a check of each superblock for which none is under way, or has
-// ended since the last gather.
-func (m *Mountstat) submit() {
-	for _, sb := range m.superblocks {
-		if sb.exempt != "" {
+// submit starts a check of each target for which none is under way, or has ended since
+// the last gather. It returns the targets that are to be reported.
+func (m *Mountstat) submit() (pending map[*target]struct{}) {
+	pending = make(map[*target]struct{}, len(m.targets))
+	for _, t := range m.targets {
+		if t.skipReason != "" {
 			continue
 		}
-		m.mu.Lock()
-		idle := !sb.underWay && sb.report == nil
-		sb.underWay = sb.underWay || idle
-		m.mu.Unlock()
-		if idle {
-			m.prober.Submit(prober.Check{
-				Key:         "mountstat " + sb.id,
-				Group:       group(sb.checked),
-				Trusted:     sb.answered || !sb.known && (independent(sb.checked) || onDevice(sb.checked)),
-				Independent: independent(sb.checked),
-				Plan:        m.planOf(sb),
-			}, func(r prober.Report) { m.arrive(sb, r) })
+		pending[t] = struct{}{}
+		if t.underWay || t.report != nil {
+			continue
 		}
+		t.underWay = true
+		if t.plan == nil {
+			t.plan = m.newPlan(t)
+		}
+		made := t.plan
+		m.host.Prober.Submit(t.check(), func(r prober.Report) {
+			m.mail.Post(func() {
+				t.underWay, t.report, t.reportOf = false, &r, made
+				m.arrived = append(m.arrived, t)
+			})
+		})
 	}
-}
-
-// arrive is called by the prober.
-func (m *Mountstat) arrive(sb *superblock, r prober.Report) {
-	m.mu.Lock()
-	sb.underWay = false
-	sb.report = &r
-	m.arrived = append(m.arrived, sb)
-	m.mu.Unlock()
-	m.signal()
+	return pending
 }
 
 // holdBack keeps a report until the server has answered a call that was made
 // since the check began, or not answered it in time: a soft mount fails before.
-func (m *Mountstat) holdBack(sb *superblock) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if sb.remote == nil || !m.asking[*sb.remote] || m.answers[*sb.remote].at.After(sb.report.Since) {
+func (m *Mountstat) holdBack(t *target) bool {
+	if t.server == nil {
 		return false
 	}
-	m.held = append(m.held, sb)
+	q := question(t.server)
+	if !m.asking[q] || m.host.Servers.Last(q).At.After(t.report.Since) {
+		return false
+	}
+	m.held = append(m.held, t)
 	return true
 }
 
 // next waits for a report while any is to come. It returns false when there is
 // nothing left to wait for, or no time.
-func (m *Mountstat) next(pending map[*superblock]struct{}) bool {
+func (m *Mountstat) next(pending map[*target]struct{}) bool {
 	for {
-		m.mu.Lock()
-		arrived, hurried := len(m.arrived) > 0, m.hurried
-		others := len(m.asking) > 0 || m.expectations.reading
-		m.mu.Unlock()
+		m.mail.Open()
 		switch {
-		case arrived:
+		case len(m.arrived) > 0:
 			return true
-		case hurried:
+		case m.hurried:
 			m.sayLate(len(pending))
 			return false
-		case len(pending) == 0 && !others:
+		case len(pending) == 0 && len(m.asking) == 0 && !m.expectations.reading:
 			return false
 		}
-		<-m.wake
+		<-m.mail.Wake()
 	}
 }
 
-// take returns those of the superblocks whose report has come. Reports about
-// file systems that were unmounted meanwhile are dropped.
-func (m *Mountstat) take(pending map[*superblock]struct{}) []*superblock {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	arrived := m.arrived
-	m.arrived = nil
-	return slices.DeleteFunc(arrived, func(sb *superblock) bool {
-		_, wanted := pending[sb]
-		return !wanted
-	})
-}
-
-// settle notes a finding, and logs it if it is another than before.
-func (m *Mountstat) settle(sb *superblock, found finding) {
-	if changed, before, lasted := sb.settle(found, time.Now()); changed && !sb.onlyEvidenceChanged(&before) {
-		m.logChange(sb, &before, lasted.Round(100*time.Millisecond))
-	}
-}
-
-func (m *Mountstat) logChange(sb *superblock, before *finding, lasted time.Duration) {
-	what := fmt.Sprintf("%s (%s on %s)", mounts.Printable(sb.checked.Mountpoint), sb.checked.FSType, mounts.Printable(sb.checked.Source))
-	if n := len(sb.mounts); n > 1 {
+func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration) {
+	what := t.Probed.String()
+	if n := len(t.Mounts); n > 1 {
 		what += fmt.Sprintf(" and %d more mounts of it", n-1)
 	}
-	if sb.namespace != nil && sb.namespace.container != "" {
-		what += " in container " + sb.namespace.container
+	if t.namespace != nil && t.namespace.container != "" {
+		what += " in container " + t.namespace.container
 	}
-	f := &sb.found
+	f := &t.found
 	why := string(f.cause)
 	if f.reason != "" {
 		why += "; " + mounts.Printable(f.reason)
@@ -327,11 +274,11 @@ func (m *Mountstat) logChange(sb *superblock, before *finding, lasted time.Durat
 			m.Log.Infof("%s answers again; it was %s for %v", what, before.code, lasted)
 		}
 	case result.Timeout:
-		m.Log.Warnf("%s hangs: %s has not answered within %v: %s", what, f.call, sb.policy.timeout, why)
+		m.Log.Warnf("%s hangs: %s has not answered within %v: %s", what, f.call, t.policy.timeout, why)
 	case result.Stuck:
 		// A duration, since a time of day would have Go read the time zone's file.
 		m.Log.Warnf("%s hangs: helper process %d has waited in it for %v and survives SIGKILL: %s",
-			what, sb.report.PID, time.Since(sb.report.Since).Round(100*time.Millisecond), why)
+			what, t.report.PID, time.Since(t.report.Since).Round(100*time.Millisecond), why)
 	case result.Unchecked:
 		m.Log.Debugf("%s is not checked: %s", what, f.reason)
 	default:
@@ -345,44 +292,44 @@ func (m *Mountstat) logChange(sb *superblock, before *finding, lasted time.Durat
 // sayRefused sums up in one line what a full host or a restarting fork server
 // can cause for many mounts at once.
 func (m *Mountstat) sayRefused(n int) {
-	if (n > 0) == m.saidRefused {
-		return
-	}
-	m.saidRefused = n > 0
+	state := ""
 	if n > 0 {
-		m.Log.Warnf("%d mounts are not checked; the field reason says why", n)
-	} else {
+		state = "refused"
+	}
+	switch changed := m.said.Changed("checks", state); {
+	case changed && n > 0:
+		m.Log.Errorf("%d mounts are not checked; the field reason says why", n)
+	case changed:
 		m.Log.Info("all mounts are checked again")
 	}
 }
 
 // sayLate says once that hangs are found later than they could be.
 func (m *Mountstat) sayLate(n int) {
-	if n > 0 && !m.saidLate {
-		m.saidLate = true
+	if n > 0 && m.said.Changed("late", "said") {
 		m.Log.Warnf("timeout = %v is longer than the time between two gathers: a hang is reported late", m.longestTimeout())
 	}
 }
 
-// emitPending reports a superblock whose check was still under way when Gather
-// had to return: one that was at fault still is; of others nothing is known.
-func (m *Mountstat) emitPending(acc telegraf.Accumulator, sb *superblock, counts *counts) {
+// emitPending reports a target whose check was still under way when Gather had to
+// return: one that was at fault still is; of others nothing is known.
+func (m *Mountstat) emitPending(acc telegraf.Accumulator, t *target, counts *counts) {
 	found := finding{code: result.Unchecked, reason: "the check was under way when the next gather was due"}
-	if f := &sb.found; f.code.Fault() {
+	if f := &t.found; f.code.Fault() {
 		found = finding{code: f.code, errno: f.errno, cause: f.cause, check: f.check, call: f.call}
 	}
-	m.emit(acc, sb, &found, counts)
+	m.emit(acc, t, &found, counts)
 }
 
-// emitExempt reports a superblock which must not be checked. That its server is
-// dead can be known nevertheless: it answers neither us nor those who use it.
-func (m *Mountstat) emitExempt(acc telegraf.Accumulator, sb *superblock, counts *counts) {
-	found := finding{code: result.Unchecked, reason: sb.exempt}
-	if c := m.causeAtServer(sb); c != "" && sb.traffic.unanswered() > 0 {
-		found.code, found.errno, found.cause = result.Error, m.answerOf(sb.remote).errno, c
-		m.settle(sb, found)
-	} else if !sb.badSince.IsZero() {
-		m.settle(sb, finding{code: result.OK})
+// emitSkipped reports a target which must not be checked. That its server is dead can
+// be known nevertheless: it answers neither us nor those who use it.
+func (m *Mountstat) emitSkipped(acc telegraf.Accumulator, t *target, counts *counts) {
+	found := finding{code: result.Unchecked, reason: t.skipReason}
+	if c := m.causeAtServer(t); c != "" && t.traffic.unanswered() > 0 {
+		found.code, found.errno, found.cause = result.Error, m.answerOf(t).Errno, c
+		m.settle(t, found)
+	} else if !t.FaultSince.IsZero() {
+		m.settle(t, finding{code: result.OK})
 	}
-	m.emit(acc, sb, &found, counts)
+	m.emit(acc, t, &found, counts)
 }

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
@@ -48,6 +49,7 @@ func (j *journal) Errorf(format string, a ...any) { j.note("E!", format, a) }
 func (j *journal) Warnf(format string, a ...any)  { j.note("W!", format, a) }
 func (j *journal) Infof(format string, a ...any)  { j.note("I!", format, a) }
 func (j *journal) Info(a ...any)                  { j.note("I!", "%s", []any{fmt.Sprint(a...)}) }
+func (j *journal) Error(a ...any)                 { j.note("E!", "%s", []any{fmt.Sprint(a...)}) }
 func (j *journal) Debugf(string, ...any)          {}
 
 // about returns the lines that contain text.
@@ -71,12 +73,20 @@ func newInput(t testing.TB, change func(*Mountstat)) (*Mountstat, *journal) {
 	m.Fstab = ""
 	p := prober.New(prober.Options{Warnf: log.Warnf})
 	t.Cleanup(p.Close)
-	m.UseProber(p)
+	m.UseHost(host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p, Log: log}))
 	if change != nil {
 		change(m)
 	}
 	require.NoError(t, m.Init())
 	return m, log
+}
+
+// withTable has the input take the files of a directory for the host's mountinfo and
+// mountstats.
+func withTable(m *Mountstat, directory string) {
+	roots := m.host.Roots
+	roots.PID = filepath.Join("..", directory) // below /proc
+	m.UseHost(host.New(host.Options{Roots: roots, Prober: m.host.Prober, Log: m.Log}))
 }
 
 func field(t testing.TB, m telegraf.Metric, name string) any {
@@ -151,12 +161,12 @@ func TestTheLifeOfAHungMount(t *testing.T) {
 	pid := field(t, at(g, fs.Dir), "stuck_pid")
 	hung := field(t, at(g, fs.Dir), "hung_seconds").(float64)
 
-	forked := m.prober.Stats().Forked
+	forked := m.host.Prober.Stats().Forked
 	g = collect.Gather(t, m)
 	assert.Equal(t, "stuck", field(t, at(g, fs.Dir), "result"))
 	assert.Equal(t, pid, field(t, at(g, fs.Dir), "stuck_pid"), "the same helper still")
 	assert.Greater(t, field(t, at(g, fs.Dir), "hung_seconds"), hung)
-	assert.EqualValues(t, m.prober.Stats().Forked-forked, len(m.superblocks)-1, "none was forked for the hung mount")
+	assert.EqualValues(t, m.host.Prober.Stats().Forked-forked, len(m.targets)-1, "none was forked for the hung mount")
 	assert.Len(t, log.about("hangs"), 1, "it is said once")
 
 	fs.Abort()
@@ -173,7 +183,7 @@ func TestTheLifeOfAHungMount(t *testing.T) {
 	again := faultfs.NewAt(t, fs.Dir, "faultfs")
 	g = collect.Gather(t, m)
 	assert.Equal(t, "ok", field(t, at(g, again.Dir), "result"))
-	assert.Len(t, g.Named("mountstat"), len(m.superblocks))
+	assert.Len(t, g.Named("mountstat"), len(m.targets))
 }
 
 func TestAMountThatRecoversSaysSo(t *testing.T) {
@@ -238,13 +248,13 @@ func TestManyHungMountsHarmNoOther(t *testing.T) {
 		assert.Equal(t, "ok", field(t, at(g, healthy.Dir), "result"))
 		assert.Equal(t, "ok", field(t, at(g, "/"), "result"))
 		assert.EqualValues(t, n, summary(t, g, "stuck")+summary(t, g, "unchecked"))
-		assert.LessOrEqual(t, m.prober.Stats().Stuck, int64(16))
+		assert.LessOrEqual(t, m.host.Prober.Stats().Stuck, int64(16))
 	}
 	assert.Len(t, log.about("are not checked; the field reason says why"), 1)
 	for _, fs := range hung {
 		fs.Abort()
 	}
-	require.Eventually(t, func() bool { return m.prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return m.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
 	require.Eventually(t, func() bool { // a busy machine may not do 200 within half the short timeout
 		return summary(t, collect.Gather(t, m), "error") == n
 	}, 20*time.Second, 10*time.Millisecond)
@@ -271,7 +281,7 @@ func TestTwoInputsShareTheProber(t *testing.T) {
 			first, _ := newInput(t, only(append(paths, hung.Dir)...))
 			second, _ := newInput(t, func(m *Mountstat) {
 				only(append(paths, hung.Dir)...)(m)
-				m.UseProber(first.prober)
+				m.UseHost(first.host)
 				if c.second != nil {
 					c.second(m)
 				}
@@ -315,9 +325,9 @@ func TestBindMountsShareOneCheck(t *testing.T) {
 	t.Cleanup(func() { _ = unix.Unmount(bind, unix.MNT_DETACH) })
 	require.NoError(t, unix.Mount("", bind, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
 	collect.Gather(t, m) // the fork server's start is over
-	forked := m.prober.Stats().Forked
+	forked := m.host.Prober.Stats().Forked
 	g := collect.Gather(t, m)
-	assert.EqualValues(t, len(m.superblocks), m.prober.Stats().Forked-forked)
+	assert.EqualValues(t, len(m.targets), m.host.Prober.Stats().Forked-forked)
 	assert.Equal(t, fs.Dir, field(t, at(g, bind), "shared_with"))
 	mode, _ := at(g, bind).GetTag("mode")
 	assert.Equal(t, "ro", mode)
@@ -331,7 +341,7 @@ func TestAMountOnTopHidesTheOneBelow(t *testing.T) {
 	below.Silence()
 	faultfs.NewAt(t, below.Dir, "above")
 	g := collect.Gather(t, m)
-	require.Len(t, g.Named("mountstat"), len(m.superblocks))
+	require.Len(t, g.Named("mountstat"), len(m.targets))
 	assert.Equal(t, "ok", field(t, at(g, below.Dir), "result"), "a healthy mount on top of a hung one is healthy")
 	device, _ := at(g, below.Dir).GetTag("device")
 	assert.Equal(t, "above", device)
@@ -353,7 +363,7 @@ func TestAMountOverAHungParentHangsToo(t *testing.T) {
 	assert.Equal(t, "stuck", field(t, at(g, parent.Dir), "result"))
 	assert.Equal(t, "stuck", field(t, at(g, child), "result"), "the way to it leads through the hung one")
 	parent.Heal()
-	require.Eventually(t, func() bool { return m.prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return m.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
 	g = collect.Gather(t, m)
 	assert.Equal(t, "ok", field(t, at(g, child), "result"))
 }
@@ -462,6 +472,7 @@ func TestSelection(t *testing.T) {
 }
 
 func TestBadConfiguration(t *testing.T) {
+	shared, _ := newInput(t, nil)
 	nothing := config.Duration(0)
 	for want, change := range map[string]func(*Mountstat){
 		`timeout = "0s": at least 10ms are needed`:                 func(m *Mountstat) { m.Timeout = 0 },
@@ -485,6 +496,8 @@ func TestBadConfiguration(t *testing.T) {
 		`override 2: mount_points: "x" is not`:                     func(m *Mountstat) { m.Override = []Override{{}, {MountPoints: []string{"x"}}} },
 	} {
 		m := inputs.Inputs["mountstat"]().(*Mountstat)
+		m.UseHost(shared.host)
+		m.Log = shared.Log
 		change(m)
 		assert.ErrorContains(t, m.Init(), want)
 	}

@@ -1,11 +1,13 @@
 package mountstat
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
@@ -21,7 +23,7 @@ type namespace struct {
 	path      string // of a process that is in it
 	container string // whose it is, if that is known
 	network   bool   // it has the plugin's own network namespace
-	mounts    []mounts.Mount
+	mounts    []*mounts.Mount
 }
 
 type namespaces struct {
@@ -37,18 +39,18 @@ func (m *Mountstat) findNamespaces(now time.Time) bool {
 	}
 	m.namespaces.due = now.Add(namespacesEvery)
 	m.namespaces.found = nil
-	processes, err := os.ReadDir(m.proc)
-	m.sayOnce(&m.namespacesErr, err)
-	own := make(map[string]bool, len(m.table))
-	for i := range m.table {
-		own[m.table[i].Superblock()] = true
+	processes, err := os.ReadDir(m.host.Proc)
+	m.said.Error("namespaces", err)
+	own := make(map[string]bool, len(m.table.Mounts))
+	for i := range m.table.Mounts {
+		own[mounts.UnitID(&m.table.Mounts[i])] = true
 	}
 	link := func(process, name string) string {
-		target, _ := os.Readlink(filepath.Join(m.proc, process, "ns", name))
+		target, _ := os.Readlink(filepath.Join(m.host.Proc, process, "ns", name))
 		return target
 	}
-	network, _ := os.Readlink(filepath.Join(ownProc, "self/ns/net"))
-	seen := map[string]bool{"": true, link(filepath.Base(filepath.Dir(m.mountinfo)), "mnt"): true}
+	network, _ := os.Readlink("/proc/self/ns/net")
+	seen := map[string]bool{"": true, m.host.MountNamespace(): true}
 	for _, process := range processes {
 		if _, err := strconv.Atoi(process.Name()); err != nil {
 			continue
@@ -58,31 +60,33 @@ func (m *Mountstat) findNamespaces(now time.Time) bool {
 			continue
 		}
 		seen[id] = true
-		content, err := os.ReadFile(filepath.Join(m.proc, process.Name(), "mountinfo"))
-		if err != nil {
+		table, err := m.host.MountsOf(process.Name())
+		switch {
+		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH), errors.Is(err, unix.EINVAL):
 			delete(seen, id) // the process has ended; another may be there
 			continue
+		case err != nil:
+			m.said.Error("namespace", err)
+			return true
 		}
-		all, _ := mounts.Parse(content)
-		all = slices.DeleteFunc(all, func(mount mounts.Mount) bool {
-			return mount.Hidden || !networked(&mount) || own[mount.Superblock()]
-		})
+		all := table.Visible(func(mount *mounts.Mount) bool { return mount.Network() && !own[mounts.UnitID(mount)] })
 		if len(all) > 0 {
 			m.namespaces.found = append(m.namespaces.found, &namespace{
-				path:      filepath.Join(m.proc, process.Name(), "ns", "mnt"),
-				container: cgroups.Container(filepath.Join(m.proc, process.Name(), "cgroup")),
+				path:      filepath.Join(m.host.Proc, process.Name(), "ns", "mnt"),
+				container: cgroups.Container(filepath.Join(m.host.Proc, process.Name(), "cgroup")),
 				network:   network != "" && network == link(process.Name(), "net"),
 				mounts:    all,
 			})
 		}
 	}
+	m.said.Error("namespace", nil)
 	return true
 }
 
 // namespaceOf is the mount namespace that a helper must enter for a check.
-func (m *Mountstat) namespaceOf(sb *superblock) string {
-	if sb.namespace != nil {
-		return sb.namespace.path
+func (m *Mountstat) namespaceOf(t *target) string {
+	if t.namespace != nil {
+		return t.namespace.path
 	}
 	return m.namespace
 }

@@ -23,7 +23,7 @@ func FuzzFUSEUser(f *testing.F) {
 		uid, gid, found := fuseUser(m)
 		privateUID, privateGID, private := privateFUSE(m)
 		if private {
-			require.True(t, found && isFUSE(m))
+			require.True(t, found && m.FUSE())
 			require.Equal(t, []uint32{uid, gid}, []uint32{privateUID, privateGID})
 		}
 		if !found {

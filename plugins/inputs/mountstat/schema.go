@@ -51,11 +51,13 @@ func (*Mountstat) Schema() []schema.Measurement {
 			Name: "mountstat_server",
 			Tags: []schema.Tag{
 				schema.T("server", ""),
+				schema.T("port", "if it is not 2049"),
+				schema.T("proto", "if it is not tcp"),
 			},
 			Fields: []schema.Fields{
 				schema.Integers("of this server", "mounts", "superblocks"),
 				schema.Integers("mounts of it", "faults", "hung"),
-				schema.Floats("time of the NULL call; the longest of several ports", "rpc_seconds"),
+				schema.Floats("time of the NULL call", "rpc_seconds"),
 				schema.Strings("why there was no answer; then instead of the time", "rpc_errno"),
 			},
 		},
@@ -86,6 +88,8 @@ func (*Mountstat) Schema() []schema.Measurement {
 				schema.Integers("tasks as in mountstat_blocked", "blocked"),
 				schema.Integers("vfsprobe's own helpers that are blocked; not in the above", "blocked_helpers"),
 				schema.Counters("tasks the kernel has found hung; since Linux 6.13", "hung_task_detect_count"),
+				schema.Floats("since the kernel had the mount table that these are from; 0 if it has it now, absent if none could be read", "table_age_seconds"),
+				schema.Strings("why there is no newer one", "table_reason"),
 				schema.Floats("", "gather_seconds"),
 			},
 		},

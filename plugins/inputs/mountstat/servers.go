@@ -1,8 +1,6 @@
 package mountstat
 
 import (
-	"context"
-	"maps"
 	"slices"
 	"time"
 
@@ -12,80 +10,48 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
-// answer is what a server said when it was last asked.
-type answer struct {
-	known   bool
-	at      time.Time
-	since   time.Time // it has been so
-	seconds float64
-	errno   string // empty: it answered
-	reached bool   // its host did, if only to refuse
+// answerShare is the part of a timeout within which a server must answer: its word
+// must be here before the checks that hang are given up.
+const answerShare = 0.8
+
+// question is what an NFS server is asked.
+func question(s *mounts.NFSServer) sunrpc.Question {
+	return sunrpc.Question{Network: s.Network, Address: s.Address, Program: sunrpc.ProgramNFS}
 }
 
-func (a answer) answered() bool { return a.known && a.errno == "" }
-
-// askServers sends a NULL call to each server, and does not wait for the
-// answers. They must be here before the checks that hang are given up.
-func (m *Mountstat) askServers() {
-	const share = 0.8
-	wanted := make(map[mounts.NFSServer]time.Duration)
-	for _, sb := range m.superblocks {
-		if sb.remote == nil {
+// askServers sends a NULL call to each server, and does not wait for the answers.
+func (m *Mountstat) askServers(round uint64) {
+	type wanted struct {
+		version uint32
+		limit   time.Duration
+	}
+	questions := make(map[sunrpc.Question]wanted)
+	for _, t := range m.targets {
+		if t.server == nil {
 			continue
 		}
-		limit := time.Duration(float64(sb.policy.timeout) * share)
-		if before, found := wanted[*sb.remote]; found {
-			limit = min(limit, before)
+		w := wanted{t.server.Version, time.Duration(float64(t.policy.timeout) * answerShare)}
+		if before, found := questions[question(t.server)]; found {
+			w = wanted{before.version, min(before.limit, w.limit)}
 		}
-		wanted[*sb.remote] = limit
+		questions[question(t.server)] = w
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	maps.DeleteFunc(m.answers, func(e mounts.NFSServer, _ answer) bool { _, found := wanted[e]; return !found })
-	for e, limit := range wanted {
-		if m.asking[e] {
+	for q, w := range questions {
+		if m.asking[q] {
 			continue // a gather was cut short
 		}
-		m.asking[e] = true
-		go func() {
-			a := ask(e, limit)
-			m.mu.Lock()
-			delete(m.asking, e)
-			a.at, a.since = time.Now(), m.answers[e].since
-			if m.answers[e].errno != a.errno {
-				a.since = a.at
-			}
-			m.answers[e] = a
-			m.arrived, m.held = append(m.arrived, m.held...), nil
-			m.mu.Unlock()
-			m.signal()
-		}()
+		m.asking[q] = true
+		m.host.Servers.Ask(round, q, w.limit, []uint32{w.version}, func(sunrpc.Answer) {
+			m.mail.Post(func() {
+				delete(m.asking, q)
+				m.arrived, m.held = append(m.arrived, m.held...), nil
+			})
+		})
 	}
 }
 
-func ask(e mounts.NFSServer, limit time.Duration) answer {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
-	defer cancel()
-	began := time.Now()
-	took, err := sunrpc.Null(ctx, e.Network, e.Address, sunrpc.ProgramNFS, e.Version)
-	if err != nil {
-		took = time.Since(began)
-	}
-	if sunrpc.Alive(err) {
-		return answer{known: true, seconds: took.Seconds()}
-	}
-	if sunrpc.Local(err) {
-		return answer{}
-	}
-	return answer{known: true, errno: sunrpc.ErrorName(err), reached: sunrpc.Reached(err)}
-}
-
-// answerOf returns the server's last answer.
-func (m *Mountstat) answerOf(e *mounts.NFSServer) answer {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.answers[*e]
-}
+// answerOf returns the last answer of the target's server.
+func (m *Mountstat) answerOf(t *target) sunrpc.Answer { return m.host.Servers.Last(question(t.server)) }
 
 // traffic is what the transport of an NFS mount has done.
 type traffic struct {
@@ -97,22 +63,22 @@ type traffic struct {
 
 // readTraffic takes the transports' statistics, if there are NFS mounts.
 func (m *Mountstat) readTraffic(now time.Time) {
-	if !slices.ContainsFunc(m.superblocks, func(sb *superblock) bool { return sb.checked.NFS() }) {
+	if !slices.ContainsFunc(m.targets, func(t *target) bool { return t.Probed.NFS() }) {
 		return
 	}
-	all, err := mounts.ReadMountStats(m.mountstats)
-	m.sayOnce(&m.statsErr, err)
+	all, err := m.host.NFSStats()
+	m.said.Error("mountstats", err)
 	at := make(map[string]*mounts.NFSStats, len(all))
 	for i := range all {
 		at[all[i].Mountpoint] = &all[i]
 	}
-	for _, sb := range m.superblocks {
-		sb.traffic.stats = nil
-		if !sb.checked.NFS() || sb.namespace != nil {
+	for _, t := range m.targets {
+		t.traffic.stats = nil
+		if !t.Probed.NFS() || t.namespace != nil {
 			continue
 		}
-		if stats := at[sb.checked.Mountpoint]; stats != nil {
-			sb.traffic.update(stats, now)
+		if stats := at[t.Probed.Mountpoint]; stats != nil {
+			t.traffic.update(stats, now)
 		}
 	}
 }
@@ -132,71 +98,65 @@ func (t *traffic) unanswered() int64 {
 	return max(0, t.stats.Transport.Sends-t.sent)
 }
 
-func (m *Mountstat) serverFields(sb *superblock, fields map[string]any) {
-	if sb.remote != nil {
-		if a := m.answerOf(sb.remote); a.answered() {
-			fields["server_rpc_seconds"] = a.seconds
-		} else if a.known {
-			fields["server_rpc_errno"] = a.errno
-		}
+func (m *Mountstat) serverFields(t *target, fields map[string]any) {
+	if t.server != nil {
+		addAnswer(fields, "server_rpc", m.answerOf(t))
 	}
-	t := &sb.traffic
-	if t.stats == nil {
+	traffic := &t.traffic
+	if traffic.stats == nil {
 		return
 	}
-	fields["nfs_age_seconds"] = t.stats.Age
-	fields["nfs_read_bytes"] = t.stats.Bytes.ServerRead
-	fields["nfs_written_bytes"] = t.stats.Bytes.ServerWritten
-	fields["nfs_retransmissions"] = t.stats.Operations.Retransmissions()
-	fields["nfs_timeouts"] = t.stats.Operations.MajorTimeouts
-	fields["nfs_backlog"] = t.stats.Transport.Backlog
-	fields["nfs_unanswered"] = t.unanswered()
-	fields["nfs_last_reply_seconds_ago"] = time.Since(t.lastReply).Seconds()
+	fields["nfs_age_seconds"] = traffic.stats.Age
+	fields["nfs_read_bytes"] = traffic.stats.Bytes.ServerRead
+	fields["nfs_written_bytes"] = traffic.stats.Bytes.ServerWritten
+	fields["nfs_retransmissions"] = traffic.stats.Operations.Retransmissions()
+	fields["nfs_timeouts"] = traffic.stats.Operations.MajorTimeouts
+	fields["nfs_backlog"] = traffic.stats.Transport.Backlog
+	fields["nfs_unanswered"] = traffic.unanswered()
+	fields["nfs_last_reply_seconds_ago"] = time.Since(traffic.lastReply).Seconds()
+}
+
+// addAnswer adds the time of an answer, or why there was none.
+func addAnswer(fields map[string]any, name string, a sunrpc.Answer) {
+	switch {
+	case a.Answered():
+		fields[name+"_seconds"] = a.Elapsed.Seconds()
+	case a.Known:
+		fields[name+"_errno"] = a.Errno
+	}
 }
 
 // emitServers makes one metric per NFS server: it says at once what 300 mounts
 // have in common.
 func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
-	type summary struct {
-		mounts, superblocks, faults, hung int64
-		answer                            answer
+	type sums struct {
+		server               *mounts.NFSServer
+		mounts, faults, hung int64
+		superblocks          map[string]bool
 	}
-	servers := make(map[string]*summary)
-	for _, sb := range m.superblocks {
-		if sb.remote == nil {
+	servers := make(map[sunrpc.Question]*sums)
+	for _, t := range m.targets {
+		if t.server == nil {
 			continue
 		}
-		name := sb.remote.Address.Addr().String()
-		s := servers[name]
+		s := servers[question(t.server)]
 		if s == nil {
-			s = &summary{}
-			servers[name] = s
+			s = &sums{server: t.server, superblocks: make(map[string]bool)}
+			servers[question(t.server)] = s
 		}
-		s.superblocks++
-		s.mounts += int64(len(sb.mounts))
-		if sb.found.code.Fault() {
-			s.faults += int64(len(sb.mounts))
+		n := int64(len(t.Mounts))
+		s.superblocks[t.Probed.Superblock()] = true
+		s.mounts += n
+		if t.found.code.Fault() {
+			s.faults += n
 		}
-		if sb.hung() {
-			s.hung += int64(len(sb.mounts))
-		}
-		// Of several ports and protocols the worst counts.
-		if a := m.answerOf(sb.remote); a.known && (a.errno != "" || s.answer.errno == "" && a.seconds > s.answer.seconds) {
-			s.answer = a
+		if t.Hung() {
+			s.hung += n
 		}
 	}
-	for name, s := range servers {
-		fields := map[string]any{
-			"mounts":      s.mounts,
-			"superblocks": s.superblocks,
-			"faults":      s.faults,
-			"hung":        s.hung,
-		}
-		if s.answer.errno != "" {
-			fields["rpc_errno"] = s.answer.errno
-		} else if s.answer.known {
-			fields["rpc_seconds"] = s.answer.seconds
-		}
-		acc.AddGauge("mountstat_server", fields, map[string]string{"server": name})
+	for q, s := range servers {
+		fields := map[string]any{"mounts": s.mounts, "superblocks": int64(len(s.superblocks)), "faults": s.faults, "hung": s.hung}
+		addAnswer(fields, "rpc", m.host.Servers.Last(q))
+		acc.AddGauge("mountstat_server", fields, s.server.Tags())
 	}
 }

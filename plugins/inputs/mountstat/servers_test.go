@@ -28,11 +28,11 @@ func nfsMount(t *testing.T, fs *faultfs.FS, server netip.AddrPort, options strin
 	t.Helper()
 	var st unix.Stat_t
 	require.NoError(t, unix.Stat(fs.Dir, &st))
-	table := filepath.Join(t.TempDir(), "mountinfo")
+	dir := t.TempDir()
 	line := fmt.Sprintf("90 1 %d:%d / %s rw shared:1 - nfs4 nas:/export rw,vers=4.2,proto=tcp,port=%d,sec=sys,addr=%s%s\n",
 		unix.Major(st.Dev), unix.Minor(st.Dev), fs.Dir, server.Port(), server.Addr(), options)
-	require.NoError(t, os.WriteFile(table, []byte(line), 0o600))
-	return func(m *Mountstat) { m.mountinfo = table }
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "mountinfo"), []byte(line), 0o600))
+	return func(m *Mountstat) { withTable(m, dir) }
 }
 
 func TestTheCauseOfAHungNFSMount(t *testing.T) {
@@ -136,12 +136,12 @@ func TestAnAutomountedNFSMountWhoseServerIsDead(t *testing.T) {
 	fs := faultfs.New(t)
 	m, log := newInput(t, nil)
 	nfsMount(t, fs, rpchost.Serve(t, "127.0.0.1:0", silence), "")(m)
-	table, err := os.ReadFile(m.mountinfo)
+	dir := filepath.Join(m.host.Proc, m.host.PID)
+	table, err := os.ReadFile(filepath.Join(dir, "mountinfo"))
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(m.mountinfo, append([]byte("1 0 0:1 / "+filepath.Dir(fs.Dir)+" rw - autofs auto rw\n"), table...), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "mountinfo"), append([]byte("1 0 0:1 / "+filepath.Dir(fs.Dir)+" rw - autofs auto rw\n"), table...), 0o600))
 	stats := func(sends, receives int) {
-		m.mountstats = filepath.Join(t.TempDir(), "mountstats")
-		require.NoError(t, os.WriteFile(m.mountstats, fmt.Appendf(nil, "device nas:/export mounted on %s with fstype nfs4 statvers=1.1\n"+
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "mountstats"), fmt.Appendf(nil, "device nas:/export mounted on %s with fstype nfs4 statvers=1.1\n"+
 			"\tage:\t100\n\txprt:\ttcp 900 1 1 0 0 %d %d 0 0 0 2 0 0\n\n", fs.Dir, sends, receives), 0o600))
 	}
 	fs.Silence()
@@ -165,21 +165,20 @@ func TestAnAutomountedNFSMountWhoseServerIsDead(t *testing.T) {
 
 func TestServersAreAskedAtOnce(t *testing.T) {
 	m, _ := newInput(t, nil)
-	m.superblocks = nil
+	m.targets = nil
 	silent := rpchost.Serve(t, "127.0.0.1:0", silence)
 	for i := range 300 {
 		address := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i / 250), byte(1 + i%250)}), silent.Port())
-		m.superblocks = append(m.superblocks, &superblock{checked: &mounts.Mount{}, policy: m.policy,
-			remote: &mounts.NFSServer{Address: address, Network: "tcp", Version: 3}})
+		m.targets = append(m.targets, &target{Unit: &mounts.Unit{Probed: &mounts.Mount{}}, policy: m.policy,
+			server: &mounts.NFSServer{Address: address, Network: "tcp", Version: 3}})
 	}
 	began := time.Now()
-	m.askServers()
+	m.askServers(1)
 	require.Less(t, time.Since(began), timeout, "without waiting")
 	for m.next(nil) {
 	}
 	assert.Less(t, time.Since(began), 4*timeout, "side by side")
-	for _, sb := range m.superblocks {
-		assert.True(t, m.answerOf(sb.remote).known)
-		assert.NotEmpty(t, m.answerOf(sb.remote).errno)
+	for _, target := range m.targets {
+		assert.True(t, m.answerOf(target).Broken())
 	}
 }

@@ -4,18 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/user"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
-	"github.com/influxdata/telegraf/filter"
-
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/selection"
 )
 
 // Override replaces settings for the mounts it fits.
@@ -28,10 +26,6 @@ type Override struct {
 	Checks        []string         `toml:"checks"`
 	RunAs         string           `toml:"run_as"`
 }
-
-// ownProc is where this process and its helpers show. HOST_PROC, which has the
-// host's processes, may not know them.
-const ownProc = "/proc"
 
 // policy is how a file system is checked.
 type policy struct {
@@ -58,59 +52,28 @@ func allChecks() []check {
 
 // runAs is the identity that checks are made under.
 type runAs struct {
-	owner    bool // of the file system's root
-	user     bool // the ids below
-	uid, gid uint32
-	groups   []uint32
-}
-
-// selection says which mounts are meant.
-type selection struct{ points, types, devices filter.Filter }
-
-func newSelection(points, ignorePoints, types, ignoreTypes, devices, ignoreDevices []string) (s selection, err error) {
-	for _, pattern := range slices.Concat(points, ignorePoints) {
-		if pattern == "" || !strings.ContainsRune("/*?[{", rune(pattern[0])) {
-			return s, fmt.Errorf("mount_points: %q is not an absolute path", pattern)
-		}
-	}
-	compile := func(key string, include, exclude []string) filter.Filter {
-		f, compileErr := filter.NewIncludeExcludeFilter(include, exclude)
-		if compileErr != nil {
-			err = errors.Join(err, fmt.Errorf("%s: a pattern of %q is not a glob: %w", key, slices.Concat(include, exclude), compileErr))
-		}
-		return f
-	}
-	s.points = compile("mount_points", points, ignorePoints)
-	s.types = compile("fs", types, ignoreTypes)
-	s.devices = compile("devices", devices, ignoreDevices)
-	return s, err
-}
-
-func (s *selection) fits(mount *mounts.Mount) bool {
-	return s.types.Match(mount.FSType) && s.points.Match(mount.Mountpoint) &&
-		(s.devices.Match(mount.Source) || s.devices.Match(device(mount.Source)))
+	owner bool // of the file system's root
+	user  bool // this one
+	host.User
 }
 
 type override struct {
-	selection
+	selection selection.Selection
 	policy
 }
 
 // settings are the configuration, checked and resolved.
 type settings struct {
-	selection
-	policy     // of mounts that no override fits
-	overrides  []override
-	canary     string
-	host       string // its name, for the file of the check "write"
-	prefix     string // of the host's paths, as seen from here
-	namespace  string // mount namespace to enter for each check, if any
-	mountinfo  string
-	mountstats string
-	fstab      string
-	proc, sys  string
-	becomes    bool // helpers can take on other identities
-	superuser  bool
+	selection selection.Selection
+	policy    // of mounts that no override fits
+	overrides []override
+	canary    string
+	hostname  string // for the file of the check "write"
+	prefix    string // of the host's paths, as seen from here
+	namespace string // mount namespace to enter for each check, if any
+	fstab     string
+	becomes   bool // helpers can take on other identities
+	superuser bool
 }
 
 // resolve checks the configuration. Its error names all that is wrong.
@@ -124,15 +87,18 @@ func (m *Mountstat) resolve() error {
 	s.becomes = prober.CanBecome()
 
 	var err error
-	if s.selection, err = newSelection(m.MountPoints, m.IgnoreMountPoints, m.FS, m.IgnoreFS, m.Devices, m.IgnoreDevices); err != nil {
+	if s.selection, err = selection.New(selection.Patterns{
+		MountPoints: m.MountPoints, IgnoreMountPoints: m.IgnoreMountPoints,
+		Types: m.FS, IgnoreTypes: m.IgnoreFS, Devices: m.Devices, IgnoreDevices: m.IgnoreDevices,
+	}, "fs"); err != nil {
 		problems = append(problems, err)
 	}
 	resolvePolicy := func(where string, base policy, timeout, slow *config.Duration, checks []string, as string) policy {
 		p := base
 		if timeout != nil {
 			p.timeout = time.Duration(*timeout)
-			if p.timeout < 10*time.Millisecond {
-				complain("%stimeout = %q: at least 10ms are needed", where, p.timeout)
+			if err := selection.CheckTimeout(where+"timeout", p.timeout); err != nil {
+				problems = append(problems, err)
 			}
 		}
 		if slow != nil {
@@ -158,7 +124,7 @@ func (m *Mountstat) resolve() error {
 			}
 		}
 		if as != "" {
-			if p.runAs, err = parseRunAs(as); err != nil {
+			if p.runAs, err = m.parseRunAs(as); err != nil {
 				complain("%srun_as: %w", where, err)
 			}
 		}
@@ -173,7 +139,7 @@ func (m *Mountstat) resolve() error {
 	for i, o := range m.Override {
 		where := fmt.Sprintf("override %d: ", i+1)
 		var resolved override
-		if resolved.selection, err = newSelection(o.MountPoints, nil, o.FS, nil, o.Devices, nil); err != nil {
+		if resolved.selection, err = selection.New(selection.Patterns{MountPoints: o.MountPoints, Types: o.FS, Devices: o.Devices}, "fs"); err != nil {
 			complain("%s%w", where, err)
 		}
 		resolved.policy = resolvePolicy(where, s.policy, o.Timeout, o.SlowThreshold, o.Checks, o.RunAs)
@@ -191,41 +157,30 @@ func (m *Mountstat) resolve() error {
 	if m.BlockedTop < 0 {
 		complain("blocked_top = %d: it can't be negative", m.BlockedTop)
 	}
-	if s.host, err = os.Hostname(); err != nil {
+	if s.hostname, err = os.Hostname(); err != nil {
 		complain("the host's name: %w", err)
 	}
 	problems = append(problems, m.resolveHost())
 	return errors.Join(problems...)
 }
 
-// resolveHost finds out where the host shows, if this is a container.
+// resolveHost finds out how the host's files are reached, if this is a container.
 func (m *Mountstat) resolveHost() error {
 	s := &m.settings
-	hostProc := os.Getenv("HOST_PROC")
-	s.proc, s.sys, s.prefix, s.namespace = hostProc, os.Getenv("HOST_SYS"), strings.TrimRight(os.Getenv("HOST_MOUNT_PREFIX"), "/"), ""
-	// The host's own processes see the host's mounts; this one may not.
-	pid := "1"
-	if s.proc == "" {
-		s.proc, pid = ownProc, "self"
-	}
-	if s.sys == "" {
-		s.sys = "/sys"
-	}
-	s.mountinfo, s.mountstats = filepath.Join(s.proc, pid, "mountinfo"), filepath.Join(s.proc, pid, "mountstats")
+	s.prefix, s.namespace = m.host.MountPrefix, ""
 	if m.Fstab != "" {
-		s.fstab = m.Fstab
-		if etc := os.Getenv("HOST_ETC"); etc != "" && m.Fstab == defaultFstab {
-			s.fstab = filepath.Join(etc, "fstab")
+		if s.fstab = m.Fstab; m.Fstab == defaultFstab {
+			s.fstab = filepath.Join(m.host.Etc, "fstab")
 		}
 		if !filepath.IsAbs(s.fstab) {
 			return fmt.Errorf("fstab = %q is not an absolute path", s.fstab)
 		}
 	}
 	if m.EnterHostNamespace {
-		if hostProc == "" {
+		if !m.host.OtherProc() {
 			return errors.New("enter_host_namespace: the environment variable HOST_PROC must say where the host's /proc is mounted")
 		}
-		s.prefix, s.namespace = "", filepath.Join(s.proc, "1/ns/mnt")
+		s.prefix, s.namespace = "", filepath.Join(m.host.Proc, m.host.PID, "ns/mnt")
 	}
 	if m.MountNamespaces != "own" && m.MountNamespaces != "all" {
 		return fmt.Errorf("mount_namespaces = %q: it must be \"own\" or \"all\"", m.MountNamespaces)
@@ -237,7 +192,7 @@ func (m *Mountstat) resolveHost() error {
 // tried.
 func (s *settings) policyFor(mount *mounts.Mount) policy {
 	p := s.policy
-	if i := slices.IndexFunc(s.overrides, func(o override) bool { return o.fits(mount) }); i >= 0 {
+	if i := slices.IndexFunc(s.overrides, func(o override) bool { return o.selection.Fits(mount) }); i >= 0 {
 		p = s.overrides[i].policy
 	}
 	if mount.ReadOnly() {
@@ -259,37 +214,16 @@ func (s *settings) longestTimeout() time.Duration {
 }
 
 // parseRunAs reads "owner", "self", or a user.
-func parseRunAs(text string) (runAs, error) {
+func (m *Mountstat) parseRunAs(text string) (runAs, error) {
 	switch text {
 	case "owner":
 		return runAs{owner: true}, nil
 	case "self":
 		return runAs{}, nil
 	}
-	found, err := user.Lookup(text)
+	found, err := m.host.LookUpUser(text)
 	if err != nil {
-		if found, err = user.LookupId(text); err != nil {
-			return runAs{}, fmt.Errorf("%q is neither \"owner\" nor \"self\" nor a user of this host", text)
-		}
+		return runAs{}, fmt.Errorf("%q is neither \"owner\" nor \"self\" nor a user: %w", text, err)
 	}
-	as := runAs{user: true}
-	groups, err := found.GroupIds()
-	if err != nil {
-		return runAs{}, fmt.Errorf("groups of user %q: %w", text, err)
-	}
-	for i, id := range slices.Concat([]string{found.Uid, found.Gid}, groups) {
-		number, err := strconv.ParseUint(id, 10, 32)
-		if err != nil {
-			return runAs{}, fmt.Errorf("user %q: id %q: %w", text, id, err)
-		}
-		switch i {
-		case 0:
-			as.uid = uint32(number)
-		case 1:
-			as.gid = uint32(number)
-		default:
-			as.groups = append(as.groups, uint32(number))
-		}
-	}
-	return as, nil
+	return runAs{user: true, User: found}, nil
 }

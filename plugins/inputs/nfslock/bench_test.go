@@ -36,7 +36,7 @@ func BenchmarkGather(b *testing.B) {
 		if err := unix.Getrusage(unix.RUSAGE_SELF, &own); err != nil {
 			b.Fatal(err)
 		}
-		return time.Duration(own.Utime.Nano()+own.Stime.Nano()) + time.Duration(n.prober.Stats().CPUSeconds*float64(time.Second))
+		return time.Duration(own.Utime.Nano()+own.Stime.Nano()) + time.Duration(n.host.Prober.Stats().CPUSeconds*float64(time.Second))
 	}
 	before := cpu()
 	for b.Loop() {

@@ -9,28 +9,28 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
-// diagnosis says which link of the lock chain is broken. The README lists the
-// evidence for each. Values never change their meaning.
-type diagnosis string
+// diagnosis says which link of the lock chain is broken: package result has the
+// evidence for each, its meaning and its cure.
+type diagnosis = result.Cause
 
 const (
-	healthy                  diagnosis = "ok"
-	statdDown                diagnosis = "statd_down"
-	statdDeadRegistered      diagnosis = "statd_dead_registered"
-	statdHung                diagnosis = "statd_hung"
-	statdDownLatent          diagnosis = "statd_down_latent"
-	serverRPCBindUnreachable diagnosis = "server_rpcbind_unreachable"
-	nlmUnregistered          diagnosis = "nlm_unregistered"
-	nlmUnreachable           diagnosis = "nlm_unreachable"
-	nsmUnreachable           diagnosis = "nsm_unreachable"
-	serverUnreachable        diagnosis = "server_unreachable"
-	gracePeriod              diagnosis = "grace_period"
-	heldElsewhere            diagnosis = "held_elsewhere"
-	staleExport              diagnosis = "stale_export"
-	denied                   diagnosis = "denied"
-	localOnly                diagnosis = "local_only"
-	noCanary                 diagnosis = "no_canary"
-	unknown                  diagnosis = "unknown"
+	healthy                  = result.Healthy
+	statdDown                = result.StatdDown
+	statdDeadRegistered      = result.StatdDeadRegistered
+	statdHung                = result.StatdHung
+	statdDownLatent          = result.StatdDownLatent
+	serverRPCBindUnreachable = result.ServerRPCBindUnreachable
+	nlmUnregistered          = result.NLMUnregistered
+	nlmUnreachable           = result.NLMUnreachable
+	nsmUnreachable           = result.NSMUnreachable
+	serverUnreachable        = result.ServerUnreachable
+	gracePeriod              = result.GracePeriod
+	heldElsewhere            = result.HeldElsewhere
+	staleExport              = result.StaleExport
+	denied                   = result.CanaryDenied
+	localOnly                = result.LocalOnly
+	noCanary                 = result.NoCanary
+	unknown                  = result.Unknown
 )
 
 // stage is a part of the probe, in the order they are made.
@@ -67,9 +67,9 @@ type evidence struct {
 	// absent: there is no canary, or nothing that could be one.
 	absent bool
 
-	nlm    bool  // locks go by NLM, as those of NFS versions 2 and 3 do
-	local  links // of this host: rpcbind, nsm
-	server links
+	nlm    bool     // locks go by NLM, as those of NFS versions 2 and 3 do
+	local  services // of this host: rpcbind, nsm
+	server services
 }
 
 // diagnose names the link that is broken. What the probe itself met comes
@@ -92,7 +92,7 @@ func (e *evidence) diagnose() diagnosis {
 		return localOnly
 	case e.end == passed && e.nlm && e.statd() != "":
 		return statdDownLatent
-	case e.end == passed && e.nlm && e.server.nsm.broken():
+	case e.end == passed && e.nlm && e.server.nsm.Broken():
 		return nsmUnreachable
 	case e.end == passed:
 		return healthy
@@ -117,7 +117,7 @@ func (e *evidence) held() bool {
 // which a lock meets them.
 func (e *evidence) broken() diagnosis {
 	switch {
-	case e.server.nfs.broken():
+	case e.server.nfs.Broken():
 		return serverUnreachable
 	case e.grace:
 		return gracePeriod
@@ -130,13 +130,13 @@ func (e *evidence) broken() diagnosis {
 		}
 	}
 	switch {
-	case e.server.rpcbind.broken():
+	case e.server.rpcbind.Broken():
 		return serverRPCBindUnreachable
-	case e.server.nlm.unregistered():
+	case e.server.nlm.Unregistered():
 		return nlmUnregistered
-	case e.server.nlm.broken():
+	case e.server.nlm.Broken():
 		return nlmUnreachable
-	case e.stage > asking && e.server.nsm.broken():
+	case e.stage > asking && e.server.nsm.Broken():
 		return nsmUnreachable
 	}
 	return ""
@@ -146,11 +146,11 @@ func (e *evidence) broken() diagnosis {
 func (e *evidence) statd() diagnosis {
 	nsm := e.local.nsm
 	switch {
-	case e.local.rpcbind.broken(), nsm.unregistered():
+	case e.local.rpcbind.Broken(), nsm.Unregistered():
 		return statdDown
-	case !nsm.broken():
+	case !nsm.Broken():
 		return ""
-	case nsm.errno == "ETIMEDOUT":
+	case nsm.Errno == "ETIMEDOUT":
 		return statdHung
 	}
 	return statdDeadRegistered
@@ -191,39 +191,4 @@ func (e *evidence) code(d diagnosis, stuck bool, hungFor, limit time.Duration) r
 		return result.Unchecked
 	}
 	return result.Error
-}
-
-// explain says in a sentence what a diagnosis means, for the log.
-func (d diagnosis) explain() string {
-	switch d {
-	case statdDown:
-		return "the rpc.statd of this host is not registered with rpcbind"
-	case statdDeadRegistered:
-		return "the rpc.statd of this host is dead, though still registered with rpcbind"
-	case statdHung:
-		return "the rpc.statd of this host does not answer"
-	case statdDownLatent:
-		return "locks still work, but the rpc.statd of this host is down: the next restart of the server loses them, and locks on other servers fail"
-	case serverRPCBindUnreachable:
-		return "the server's rpcbind, port 111, can't be reached"
-	case nlmUnregistered:
-		return "the server has no lock service (NLM) registered with its rpcbind"
-	case nlmUnreachable:
-		return "the server's lock service (NLM) can't be reached"
-	case nsmUnreachable:
-		return "the server's status monitor (NSM, its rpc.statd) can't be reached"
-	case serverUnreachable:
-		return "the server's NFS service can't be reached"
-	case gracePeriod:
-		return "the server was restarted, and grants no new locks until its grace period ends"
-	case heldElsewhere:
-		return "somebody else holds a lock on the canary"
-	case staleExport:
-		return "the export was removed or changed"
-	case denied:
-		return "the canary may not be opened"
-	case unknown:
-		return "all links of the chain that could be asked answer"
-	}
-	return string(d)
 }

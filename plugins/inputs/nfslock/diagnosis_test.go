@@ -9,19 +9,20 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
 var (
-	up      = link{asked: true, elapsed: time.Millisecond}
-	silent  = link{asked: true, errno: "ETIMEDOUT"}
-	refused = link{asked: true, errno: "ECONNREFUSED"}
-	missing = link{asked: true, errno: "ENOTREGISTERED"}
+	up      = sunrpc.Answer{Known: true, Reached: true, Elapsed: time.Millisecond}
+	silent  = sunrpc.Answer{Known: true, Errno: "ETIMEDOUT"}
+	refused = sunrpc.Answer{Known: true, Errno: "ECONNREFUSED", Reached: true}
+	missing = sunrpc.Answer{Known: true, Errno: "ENOTREGISTERED", Reached: true}
 )
 
 // v3 is the evidence on a mount whose chain is healthy.
 func v3(end ending, at stage, errno syscall.Errno, change ...func(*evidence)) evidence {
 	e := evidence{end: end, stage: at, errno: errno, nlm: true,
-		local: links{rpcbind: up, nsm: up}, server: links{rpcbind: up, nfs: up, nlm: up, nsm: up}}
+		local: services{rpcbind: up, nsm: up}, server: services{rpcbind: up, nfs: up, nlm: up, nsm: up}}
 	for _, c := range change {
 		c(&e)
 	}
@@ -29,28 +30,32 @@ func v3(end ending, at stage, errno syscall.Errno, change ...func(*evidence)) ev
 }
 
 func v4(end ending, at stage, errno syscall.Errno, change ...func(*evidence)) evidence {
-	e := evidence{end: end, stage: at, errno: errno, server: links{nfs: up}}
+	e := evidence{end: end, stage: at, errno: errno, server: services{nfs: up}}
 	for _, c := range change {
 		c(&e)
 	}
 	return e
 }
 
-func dead(e *evidence)          { e.server = links{rpcbind: silent, nfs: silent} }
-func nfsdStopped(e *evidence)   { e.server.nfs = refused; e.server.nlm = missing }
-func noNLM(e *evidence)         { e.server.nlm = missing }
-func nlmDropped(e *evidence)    { e.server.nlm = silent }
-func nlmRejected(e *evidence)   { e.server.nlm = refused }
-func rpcbindCut(e *evidence)    { e.server.rpcbind = silent; e.server.nlm = link{}; e.server.nsm = link{} }
+func dead(e *evidence)        { e.server = services{rpcbind: silent, nfs: silent} }
+func nfsdStopped(e *evidence) { e.server.nfs = refused; e.server.nlm = missing }
+func noNLM(e *evidence)       { e.server.nlm = missing }
+func nlmDropped(e *evidence)  { e.server.nlm = silent }
+func nlmRejected(e *evidence) { e.server.nlm = refused }
+func rpcbindCut(e *evidence) {
+	e.server.rpcbind = silent
+	e.server.nlm = sunrpc.Answer{}
+	e.server.nsm = sunrpc.Answer{}
+}
 func nsmDropped(e *evidence)    { e.server.nsm = silent }
 func statdStopped(e *evidence)  { e.local.nsm = missing }
 func statdKilled(e *evidence)   { e.local.nsm = refused }
 func statdFrozen(e *evidence)   { e.local.nsm = silent }
-func noLocalBind(e *evidence)   { e.local = links{rpcbind: refused} }
+func noLocalBind(e *evidence)   { e.local = services{rpcbind: refused} }
 func restarted(e *evidence)     { e.grace = true }
 func unproven(e *evidence)      { e.unproven = true }
 func withoutCanary(e *evidence) { e.absent = true }
-func nothingAsked(e *evidence)  { e.local, e.server = links{}, links{} }
+func nothingAsked(e *evidence)  { e.local, e.server = services{}, services{} }
 
 // The rows of the table "NFS" in FACTS.md as the project measured them, and
 // their combinations.
@@ -114,7 +119,7 @@ func TestDiagnosis(t *testing.T) {
 			got := c.diagnose()
 			assert.Equal(t, c.want, got)
 			assert.Equal(t, c.code, c.evidence.code(got, false, time.Second, time.Minute))
-			assert.NotEmpty(t, got.explain())
+			assert.NotEmpty(t, got.Meaning())
 			if c.end == hung {
 				assert.Equal(t, result.Stuck, c.evidence.code(got, true, time.Second, time.Minute))
 			}

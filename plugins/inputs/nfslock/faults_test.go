@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 )
@@ -52,16 +53,16 @@ func TestALockThatHangs(t *testing.T) {
 			pid := field(t, m, "stuck_pid")
 			assert.Equal(t, c.stage >= locking, m.HasField("leftover"), "a lock may stay at the server")
 
-			forked := n.prober.Stats().Forked
+			killed := n.host.Prober.Stats().Killed
 			m = at(collect.Gather(t, n), hung.Dir)
 			assert.Equal(t, "stuck unknown", verdict(t, m))
 			assert.Equal(t, c.call, text(t, m, "hangs_in"))
 			assert.Equal(t, pid, field(t, m, "stuck_pid"))
-			assert.EqualValues(t, 1, n.prober.Stats().Forked-forked, "the healthy one's: never a second for a superblock")
+			assert.Equal(t, killed, n.host.Prober.Stats().Killed, "never a second one for a superblock")
 			assert.Len(t, log.About("a lock hangs in "+c.call), 1, "said once")
 
 			hung.Heal()
-			require.Eventually(t, func() bool { return n.prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
+			require.Eventually(t, func() bool { return n.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
 			m = at(collect.Gather(t, n), hung.Dir)
 			assert.Equal(t, "ok ok", verdict(t, m))
 			assert.Equal(t, int64(1), field(t, m, "recoveries"))
@@ -75,9 +76,9 @@ func TestALockThatHangs(t *testing.T) {
 // asNFS has the file system taken for NFS, whose helpers can be killed.
 func asNFS(t *testing.T, n *Nfslock) {
 	t.Helper()
-	require.NoError(t, n.refresh())
-	for _, sb := range n.superblocks {
-		sb.probed.FSType = "nfs"
+	n.refresh(n.host.Join(n))
+	for _, target := range n.targets {
+		target.Probed.FSType = "nfs"
 	}
 }
 
@@ -95,14 +96,17 @@ func TestALockThatHangsAndFailsInTheEnd(t *testing.T) {
 	assert.Equal(t, "timeout unknown", verdict(t, m), "at its time")
 	assert.Equal(t, "setlk", text(t, m, "hangs_in"))
 	assert.Less(t, time.Since(began), late)
-	forked := n.prober.Stats().Forked
+	before, found := n.host.Prober.Progress(n.targets[0].ticket)
+	require.True(t, found)
 	m = at(collect.Gather(t, n), fs.Dir)
 	assert.Equal(t, "timeout unknown", verdict(t, m), "told again")
 	assert.GreaterOrEqual(t, field(t, m, "hung_seconds"), timeout.Seconds()*0.9)
-	assert.Equal(t, forked, n.prober.Stats().Forked, "by the same helper")
+	now, found := n.host.Prober.Progress(n.targets[0].ticket)
+	require.True(t, found)
+	assert.Equal(t, before.PID, now.PID, "by the same helper")
 	assert.Len(t, log.About("a lock hangs, setlk"), 1)
 
-	require.Eventually(t, func() bool { return n.prober.Stats().Running == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return n.host.Prober.Stats().Running == 0 }, 10*time.Second, 5*time.Millisecond)
 	m = at(collect.Gather(t, n), fs.Dir)
 	assert.Equal(t, "error unknown", verdict(t, m), "refined")
 	assert.Equal(t, "ENOLCK", text(t, m, "errno"))
@@ -135,17 +139,17 @@ func TestAHurriedGatherSaysNothingOfALockThatIsWaitedFor(t *testing.T) {
 		require.Eventually(t, func() bool {
 			hangsIn := make(chan string, 1)
 			n.mail.Post(func() {
-				r, _ := n.prober.Progress(n.superblocks[0].ticket)
+				r, _ := n.host.Prober.Progress(n.targets[0].ticket)
 				hangsIn <- r.HangsIn
 			})
-			return <-hangsIn == stepGetlk
+			return <-hangsIn == steps[askingForLock].name
 		}, 10*time.Second, time.Millisecond)
 		n.Hurry()
 		require.NoError(t, <-done)
 		assert.Nil(t, at(g, fs.Dir), "it was %q", before)
 		assert.Equal(t, "timeout unknown", verdict(t, at(collect.Gather(t, n), fs.Dir)))
 		fs.Heal()
-		n.prober.SetDeadline(n.superblocks[0].ticket, time.Now())
+		n.host.Prober.SetDeadline(n.targets[0].ticket, time.Now())
 		require.Eventually(t, func() bool {
 			return verdict(t, at(collect.Gather(t, n), fs.Dir)) == "ok ok"
 		}, 10*time.Second, timeout/10)
@@ -163,7 +167,7 @@ func TestTwoInputsShareAHelperThatIsLeftWaiting(t *testing.T) {
 	first, _ := newInput(t, slowly)
 	second, _ := newInput(t, func(n *Nfslock) {
 		slowly(n)
-		n.UseProber(first.prober)
+		n.UseHost(host.New(host.Options{Roots: first.host.Roots, Prober: first.host.Prober, Log: n.Log}))
 		n.GraceTimeout = n.Timeout
 	})
 	inputs := []*Nfslock{first, second}
@@ -179,15 +183,15 @@ func TestTwoInputsShareAHelperThatIsLeftWaiting(t *testing.T) {
 			all.Go(func() {
 				m := at(collect.Gather(t, n), fs.Dir)
 				assert.Equal(t, "timeout unknown", verdict(t, m), "input %d", i)
-				assert.Equal(t, stepGetlk, text(t, m, "hangs_in"))
+				assert.Equal(t, steps[askingForLock].name, text(t, m, "hangs_in"))
 			})
 		}
 		all.Wait()
 	}
-	assert.Zero(t, first.prober.Stats().Killed, "it is left waiting still")
-	assert.True(t, first.superblocks[0].patient)
+	assert.Zero(t, first.host.Prober.Stats().Killed, "it is left waiting still")
+	assert.True(t, first.targets[0].patient)
 	fs.Heal()
-	assert.True(t, first.prober.SetDeadline(first.superblocks[0].ticket, time.Now()))
+	assert.True(t, first.host.Prober.SetDeadline(first.targets[0].ticket, time.Now()))
 	for _, n := range inputs {
 		require.Eventually(t, func() bool {
 			return verdict(t, at(collect.Gather(t, n), fs.Dir)) == "ok ok"
@@ -200,17 +204,17 @@ func TestALockThatHangsIsTriedAgainWhenTheChainIsMended(t *testing.T) {
 	fs := daemon(t)
 	n, _ := newInput(t, on(fs.Dir))
 	asNFS(t, n)
-	n.superblocks[0].chain = &chain{known: true, links: links{nfs: refused}}
+	n.targets[0].server = &lockServer{services: services{nfs: refused}}
 	fs.FailLate(time.Hour, unix.EIO, faultfs.Getlk)
 	m := at(collect.Gather(t, n), fs.Dir)
 	assert.Equal(t, "timeout server_unreachable", verdict(t, m))
-	killed := n.prober.Stats().Killed
+	killed := n.host.Prober.Stats().Killed
 
-	n.superblocks[0].chain.links.nfs = up
+	n.targets[0].server.nfs = up
 	fs.Fail(unix.EIO, faultfs.Getlk)
 	m = at(collect.Gather(t, n), fs.Dir)
 	assert.Equal(t, "error unknown", verdict(t, m))
-	assert.Equal(t, killed+1, n.prober.Stats().Killed)
+	assert.Equal(t, killed+1, n.host.Prober.Stats().Killed)
 }
 
 // Each helper that waits adds to the load.
@@ -227,7 +231,7 @@ func TestFewHelpersAreLeftWaiting(t *testing.T) {
 	for _, path := range paths {
 		assert.Equal(t, "timeout unknown", verdict(t, at(g, path)))
 	}
-	assert.EqualValues(t, 2, n.prober.Stats().Killed)
+	assert.EqualValues(t, 2, n.host.Prober.Stats().Killed)
 }
 
 func TestALockThatFails(t *testing.T) {
@@ -307,7 +311,7 @@ func TestHurryEndsAGather(t *testing.T) {
 	require.NoError(t, <-done)
 	assert.Less(t, time.Since(began), timeout)
 	assert.Nil(t, at(g, hung.Dir), "nothing is known yet")
-	require.Eventually(t, func() bool { return n.prober.Stats().Stuck > 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return n.host.Prober.Stats().Stuck > 0 }, 10*time.Second, 5*time.Millisecond)
 	m := at(collect.Gather(t, n), hung.Dir)
 	assert.Equal(t, "stuck unknown", verdict(t, m), "by the next one")
 	assert.NotEmpty(t, text(t, m, "waits_in"), "where it waited was looked at in time")

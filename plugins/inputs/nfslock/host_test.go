@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
 )
@@ -21,7 +22,9 @@ import (
 // newHost is an input that reads this procfs, and probes nothing.
 func newHost(t *testing.T, proc string) (*Nfslock, *journal.Journal) {
 	n, log := newInput(t, func(n *Nfslock) { n.IgnoreMountPoints = []string{"*"} })
-	n.proc, n.mountinfo = proc, filepath.Join(proc, "self", "mountinfo")
+	proc, err := filepath.Abs(proc)
+	require.NoError(t, err)
+	withRoots(n, func(r *host.Roots) { r.Proc, r.PID = proc, "./self" }) // not this process, whatever its number
 	return n, log
 }
 
@@ -113,17 +116,30 @@ func TestNoLocksAreZeros(t *testing.T) {
 	})
 }
 
-func TestWithoutAMountTableNothingIsReported(t *testing.T) {
+func TestWithoutAMountTableTheHostsLocksAreAllThereIs(t *testing.T) {
 	proc := procWith(t, "locks", "1: FLOCK  ADVISORY  WRITE 5 08:01:7 0 EOF\n")
-	n, _ := newHost(t, proc)
-	acc := &collect.Metrics{}
-	require.ErrorIs(t, n.Gather(acc), os.ErrNotExist)
-	assert.Empty(t, acc.Named("nfslock_host"))
+	n, log := newHost(t, proc)
+	gather := func() {
+		acc := &collect.Metrics{}
+		require.NoError(t, n.Gather(acc))
+		only(t, acc, map[string]any{"host_locks_held": int64(1), "host_locks_waiting": int64(0)}) // zeros would say that there are no NFS mounts
+		assert.Empty(t, acc.Named("nfslock"))
+		assert.Empty(t, acc.Named("nfslock_server"))
+	}
+	gather()
+	assert.Len(t, log.About("there is no mount table"), 1)
 
 	// One that can be opened, but not read.
 	require.NoError(t, os.MkdirAll(filepath.Join(proc, "self", "mountinfo"), 0o755))
-	require.ErrorIs(t, n.Gather(acc), unix.EISDIR)
-	assert.Empty(t, acc.Named("nfslock_host"), "zeros would say that there are no NFS mounts")
+	gather()
+	gather()
+	assert.Len(t, log.About("there is no mount table"), 1, "said once")
+
+	// Not even these can be read.
+	require.NoError(t, os.Remove(filepath.Join(proc, "locks")))
+	acc := &collect.Metrics{}
+	require.NoError(t, n.Gather(acc))
+	assert.Empty(t, acc.Named("nfslock_host"))
 }
 
 func TestTheRealHost(t *testing.T) {
@@ -154,6 +170,6 @@ func TestTheSampleConfigurationIsValid(t *testing.T) {
 	all, err = config.Parse("sample.conf", []byte(uncommented), os.LookupEnv, map[string]inputs.Creator{"nfslock": inputs.Inputs["nfslock"]})
 	require.NoError(t, err)
 	got = all[0].Plugin.(*Nfslock)
-	got.mail, want.MountPoints, want.IgnoreMountPoints = nil, []string{}, []string{}
+	got.mail, want.MountPoints, want.IgnoreMountPoints, want.FS = nil, []string{}, []string{}, []string{"nfs", "nfs4"}
 	assert.Equal(t, want, got)
 }

@@ -11,8 +11,7 @@ import (
 // far back as its log goes.
 type kernel struct {
 	log    *kmsg.Log
-	denied bool // the log can't be opened: that was said
-	err    string
+	denied bool // the log can't be opened
 	total  map[kmsg.Kind]int64
 	by     map[string]map[kmsg.Kind]int64 // by the server's name in the message
 }
@@ -26,11 +25,11 @@ func (k *kernel) read(n *Nfslock) {
 		log, err := kmsg.Open(n.KernelLog)
 		if err != nil {
 			k.denied = true
-			why := err.Error()
+			why := ""
 			if errors.Is(err, os.ErrPermission) {
-				why += "; it takes CAP_SYSLOG"
+				why = "; it takes CAP_SYSLOG"
 			}
-			n.Log.Infof("the kernel's messages about locks are not counted: %s", why)
+			n.Log.Infof("the kernel's messages about locks are not counted: %v%s", err, why)
 			return
 		}
 		k.log, k.total, k.by = log, make(map[kmsg.Kind]int64), make(map[string]map[kmsg.Kind]int64)
@@ -38,7 +37,7 @@ func (k *kernel) read(n *Nfslock) {
 			k.total[kind] = 0
 		}
 	}
-	n.sayOnce(&k.err, k.log.Read(k.take))
+	n.said.Error("kernel log", k.log.Read(k.take))
 }
 
 func (k *kernel) take(r kmsg.Record) {
@@ -79,13 +78,13 @@ func (k *kernel) fields(fields map[string]any) {
 }
 
 // serverFields adds the counts of a server, by any of its names.
-func (k *kernel) serverFields(c *chain, fields map[string]any) {
+func (k *kernel) serverFields(s *lockServer, fields map[string]any) {
 	if k.log == nil {
 		return
 	}
 	for _, kind := range kmsg.Kinds() {
 		var count int64
-		for name := range c.names {
+		for name := range s.names {
 			count += k.by[name][kind]
 		}
 		fields[kernelField(kind)] = count

@@ -1,51 +1,37 @@
 package nfslock
 
 import (
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/influxdata/telegraf"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
-	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
-// counts of superblocks per result.
+// counts of targets per result.
 type counts [result.Count]int64
 
-func secondsSince(t time.Time) float64 {
-	if t.IsZero() {
-		return 0
-	}
-	return time.Since(t).Seconds()
-}
-
-// emit makes one metric per mount of a superblock.
-func (n *Nfslock) emit(acc telegraf.Accumulator, sb *superblock, f *finding, locks *lockTable, counts *counts) {
+// emit makes one metric per mount of a target.
+func (n *Nfslock) emit(acc telegraf.Accumulator, t *target, f *finding, locks *lockTable, counts *counts) {
 	counts[f.code]++
 	fields := map[string]any{
-		"result":        f.code.String(),
-		"result_code":   int64(f.code),
-		"diagnosis":     string(f.diagnosis),
-		"hung_seconds":  secondsSince(sb.hungSince),
-		"fault_seconds": secondsSince(sb.badSince),
-		"recoveries":    sb.recovered,
+		"result":      f.code.String(),
+		"result_code": int64(f.code),
+		"diagnosis":   string(f.diagnosis),
 	}
-	if sb.scope != scopeUnknown {
-		fields["lock_scope"] = string(sb.scope)
+	t.AddTo(fields)
+	if t.scope != scopeUnknown {
+		fields["lock_scope"] = string(t.scope)
 	}
 	if f.reason != "" {
 		fields["reason"] = mounts.Printable(f.reason)
 	}
-	if !sb.lastOK.IsZero() {
-		fields["last_ok_seconds_ago"] = secondsSince(sb.lastOK)
-	}
 	switch f.end {
 	case hung:
 		fields["hangs_in"] = f.call
-		if wait := firstFunction(sb.waits); wait != "" {
+		if wait := firstFunction(t.waits); wait != "" {
 			fields["waits_in"] = wait
 		}
 	case failed:
@@ -59,18 +45,18 @@ func (n *Nfslock) emit(acc telegraf.Accumulator, sb *superblock, f *finding, loc
 	if f.holder != nil {
 		f.holder.fields(fields)
 	}
-	if sb.leftover {
+	if t.leftover {
 		fields["leftover"] = true
 	}
-	if r := f.report; r != nil && f.code == result.Stuck && r.Outcome != prober.Expired && r.PID != 0 {
-		fields["stuck_pid"] = int64(r.PID)
+	if f.code == result.Stuck && f.report.PID != 0 {
+		fields["stuck_pid"] = int64(f.report.PID)
 	}
 	if locks.known {
-		fields["locks_held"], fields["locks_waiting"] = locks.held[sb.id], locks.waiting[sb.id]
-		n.waiterFields(locks.oldest[sb.id], fields)
+		fields["locks_held"], fields["locks_waiting"] = locks.held[t.superblock], locks.waiting[t.superblock]
+		n.waiterFields(locks.oldest[t.superblock], fields)
 	}
-	n.blockedFields(sb, fields)
-	for _, mount := range sb.mounts {
+	n.blockedFields(t, fields)
+	for _, mount := range t.Mounts {
 		tags := map[string]string{"path": mounts.Printable(mount.Mountpoint), "fstype": mounts.Printable(mount.FSType)}
 		for tag, option := range map[string]string{"server": "addr", "version": "vers"} {
 			if value, found := mount.Option(option); found && value != "" {
@@ -111,74 +97,58 @@ func firstFunction(waits string) string {
 	return ""
 }
 
-// fields adds the time of the answer, or why there was none.
-func (l link) fields(name string, fields map[string]any) {
-	switch {
-	case !l.asked:
-	case l.errno != "":
-		fields[name+"_errno"] = l.errno
-	default:
-		fields[name+"_seconds"] = l.elapsed.Seconds()
-	}
-}
-
 // emitServers makes one metric per server: it says at once what 300 mounts have
 // in common.
 func (n *Nfslock) emitServers(acc telegraf.Accumulator) {
-	type sums struct{ mounts, superblocks, faults, hung int64 }
-	by := make(map[*chain]sums, len(n.chains))
-	for _, sb := range n.superblocks {
-		if sb.chain == nil {
+	type sums struct {
+		mounts, faults, hung int64
+		superblocks          map[string]bool
+	}
+	all := make(map[*lockServer]*sums, len(n.servers))
+	for _, t := range n.targets {
+		if t.server == nil {
 			continue
 		}
-		s := by[sb.chain]
-		s.superblocks++
-		s.mounts += int64(len(sb.mounts))
-		if sb.found.code.Fault() {
-			s.faults++
+		s := all[t.server]
+		if s == nil {
+			s = &sums{superblocks: make(map[string]bool)}
+			all[t.server] = s
 		}
-		if sb.hung() {
-			s.hung++
+		count := int64(len(t.Mounts))
+		s.superblocks[t.superblock] = true
+		s.mounts += count
+		if t.found.code.Fault() {
+			s.faults += count
 		}
-		by[sb.chain] = s
+		if t.Hung() {
+			s.hung += count
+		}
 	}
-	for c, s := range by {
-		fields := map[string]any{"mounts": s.mounts, "superblocks": s.superblocks, "faults": s.faults, "hung": s.hung}
-		c.links.nfs.fields("nfs", fields)
-		c.links.rpcbind.fields("rpcbind", fields)
-		c.links.nlm.fields("nlm", fields)
-		c.links.nsm.fields("nsm", fields)
-		n.kernel.serverFields(c, fields)
-		acc.AddGauge("nfslock_server", fields, c.tags())
+	for server, s := range all {
+		fields := map[string]any{"mounts": s.mounts, "superblocks": int64(len(s.superblocks)), "faults": s.faults, "hung": s.hung}
+		server.nfs.AddTo(fields, "nfs")
+		server.rpcbind.AddTo(fields, "rpcbind")
+		server.nlm.AddTo(fields, "nlm")
+		server.nsm.AddTo(fields, "nsm")
+		n.kernel.serverFields(server, fields)
+		acc.AddGauge("nfslock_server", fields, server.Tags())
 	}
-}
-
-func (c *chain) tags() map[string]string {
-	tags := map[string]string{"server": c.address.String()}
-	const usual = 2049
-	if c.port != usual && c.port != 0 {
-		tags["port"] = strconv.Itoa(int(c.port))
-	}
-	if c.network != "tcp" {
-		tags["proto"] = c.network
-	}
-	return tags
 }
 
 // emitHost makes the metric of this host.
 func (n *Nfslock) emitHost(acc telegraf.Accumulator, locks *lockTable, counts *counts) {
-	n.sayOnce(&n.blockedErr, n.scanBlocked(n.began))
-	fields := map[string]any{
-		"mounts":                locks.remote + locks.localLocking,
-		"mounts_remote_locking": locks.remote,
-		"mounts_local_locking":  locks.localLocking,
+	fields := make(map[string]any)
+	if n.table != nil {
+		fields["mounts"], fields["mounts_remote_locking"], fields["mounts_local_locking"] = locks.remote+locks.localLocking, locks.remote, locks.localLocking
 	}
 	if locks.known {
-		fields["locks_held"], fields["locks_waiting"] = locks.nfsHeld, locks.nfsWaiting
 		fields["host_locks_held"], fields["host_locks_waiting"] = locks.hostHeld, locks.hostWaiting
+	}
+	if locks.known && n.table != nil {
+		fields["locks_held"], fields["locks_waiting"] = locks.nfsHeld, locks.nfsWaiting
 		n.waiterFields(locks.oldestOfAll, fields)
 	}
-	if len(n.superblocks) > 0 {
+	if len(n.targets) > 0 {
 		var faults int64
 		for code, count := range counts {
 			fields[result.Code(code).String()] = count
@@ -186,12 +156,18 @@ func (n *Nfslock) emitHost(acc telegraf.Accumulator, locks *lockTable, counts *c
 				faults += count
 			}
 		}
-		fields["faults"], fields["superblocks"] = faults, int64(len(n.superblocks))
+		superblocks := make(map[string]bool)
+		for _, t := range n.targets {
+			superblocks[t.superblock] = true
+		}
+		fields["faults"], fields["superblocks"] = faults, int64(len(superblocks))
 		n.blockedFields(nil, fields)
 		n.kernel.fields(fields)
 		fields["gather_seconds"] = time.Since(n.began).Seconds()
 	}
-	n.local.links.rpcbind.fields("rpcbind", fields)
-	n.local.links.nsm.fields("statd", fields)
-	acc.AddGauge("nfslock_host", fields, nil)
+	n.local.rpcbind.AddTo(fields, "rpcbind")
+	n.local.nsm.AddTo(fields, "statd")
+	if len(fields) > 0 {
+		acc.AddGauge("nfslock_host", fields, nil)
+	}
 }

@@ -5,16 +5,18 @@ package nfslock
 
 import (
 	_ "embed"
-	"fmt"
+	"os"
 	"time"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/inputs"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mailbox"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/oncelog"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
@@ -27,7 +29,8 @@ var sampleConfig string
 type Nfslock struct {
 	MountPoints       []string        `toml:"mount_points"`
 	IgnoreMountPoints []string        `toml:"ignore_mount_points"`
-	FSTypes           []string        `toml:"fstypes"`
+	FS                []string        `toml:"fs"`
+	FSTypes           []string        `toml:"fstypes"` // the old name of fs
 	Canary            string          `toml:"canary"`
 	CreateCanary      bool            `toml:"create_canary"`
 	Timeout           config.Duration `toml:"timeout"`
@@ -40,22 +43,19 @@ type Nfslock struct {
 	Log telegraf.Logger `toml:"-"`
 
 	settings
-	prober   *prober.Prober
+	host     *host.Host
+	said     *oncelog.Log
 	hostHash uint64    // where this host's range is; 0: not known yet
 	began    time.Time // the gather
 
-	table       *mounts.Table
-	all         []mounts.Mount // as last read
-	superblocks []*superblock
-	byMountID   map[int]*superblock
-	chains      map[endpoint]*chain
-	local       chain // of this host
-	kernel      kernel
-	waiters     waiters
-
-	// What was said, and is not said again.
-	tableErr, locksErr, blockedErr      string
-	saidNone, saidNoCanary, saidRefused bool
+	table   *mounts.Snapshot // nil: none could be read yet
+	targets []*target
+	byMount map[int]*target // by mount ID
+	servers map[mounts.NFSServer]*lockServer
+	local   lockServer // this host
+	asking  int        // answers to come, of all servers
+	kernel  kernel
+	waiters waiters
 
 	mail    *mailbox.Mailbox
 	hurried bool
@@ -64,12 +64,12 @@ type Nfslock struct {
 func init() {
 	inputs.Add("nfslock", func() telegraf.Input {
 		return &Nfslock{
-			FSTypes:       []string{"nfs", "nfs4"},
 			Canary:        ".nfslock-probe",
 			Timeout:       config.Duration(5 * time.Second),
 			SlowThreshold: config.Duration(time.Second),
 			GraceTimeout:  config.Duration(100 * time.Second),
 			KernelLog:     kmsg.Device,
+			local:         thisHost(),
 			mail:          mailbox.New(),
 		}
 	})
@@ -78,17 +78,18 @@ func init() {
 // SampleConfig returns the documented configuration.
 func (*Nfslock) SampleConfig() string { return sampleConfig }
 
-// UseProber sets the prober that all inputs of the plugin share.
-func (n *Nfslock) UseProber(p *prober.Prober) { n.prober = p }
+// UseHost sets the host that all inputs of the plugin share.
+func (n *Nfslock) UseHost(h *host.Host) { n.host = h }
 
 // Init checks the configuration.
 func (n *Nfslock) Init() error {
 	if err := n.resolve(); err != nil {
 		return err
 	}
-	if n.prober == nil {
-		n.prober = prober.New(prober.Options{Warnf: n.Log.Warnf})
+	if n.host == nil {
+		n.host = host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: prober.New(prober.Options{Warnf: n.Log.Warnf}), Log: n.Log})
 	}
+	n.said = oncelog.New(n.Log)
 	return nil
 }
 
@@ -98,45 +99,52 @@ func (n *Nfslock) Init() error {
 func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 	n.began = time.Now()
 	n.hurried = false
-	if err := n.refresh(); err != nil {
-		return err
-	}
+	round := n.host.Join(n)
+	n.refresh(round)
 	pending := n.setDeadlines()
 	n.mail.Open()
-	if len(n.superblocks) > 0 {
+	if len(n.targets) > 0 {
 		n.kernel.read(n)
 	}
 	locks := n.readLocks(n.began)
-	n.ask()
+	n.askAll(round)
 
 	var counts counts
 	for {
 		n.mail.Open()
-		for sb := range pending {
-			n.advance(sb)
-			if sb.attempt != nil && n.evident(sb) {
-				n.report(acc, sb, locks, &counts)
-				delete(pending, sb)
+		for t := range pending {
+			n.advance(t)
+			if t.attempt != nil && n.evident(t) {
+				n.settle(t, n.findingOf(t))
+				t.attempt = nil
+				n.emit(acc, t, &t.found, locks, &counts)
+				delete(pending, t)
 			}
 		}
-		if n.hurried || len(pending) == 0 && !n.askingAny() {
+		if n.hurried || len(pending) == 0 && n.asking == 0 {
 			break
 		}
 		n.await(pending)
 	}
-	n.watch(pending) // for the gather that reports them
-	for sb := range pending {
-		n.reportPending(acc, sb, locks, &counts)
-	}
-	n.sayRefused()
-	n.emitServers(acc)
-	n.emitHost(acc, locks, &counts)
+	n.finish(acc, pending, locks, &counts, round)
 	return nil
+}
+
+// finish reports what is still pending, and what is known of all together.
+func (n *Nfslock) finish(acc telegraf.Accumulator, pending map[*target]struct{}, locks *lockTable, counts *counts, round uint64) {
+	n.watch(pending) // for the gather that reports them
+	for t := range pending {
+		n.emitPending(acc, t, locks, counts)
+	}
+	n.logRefused()
+	n.emitServers(acc)
+	n.findBlocked(round)
+	n.emitHost(acc, locks, counts)
 }
 
 // await returns when something was posted, or it is time to look at the probes
 // that do not answer.
-func (n *Nfslock) await(pending map[*superblock]struct{}) {
+func (n *Nfslock) await(pending map[*target]struct{}) {
 	var watch <-chan time.Time
 	if in, due := n.nextWatch(pending, time.Now()); due {
 		timer := time.NewTimer(in)
@@ -154,162 +162,86 @@ func (n *Nfslock) await(pending map[*superblock]struct{}) {
 // the first Gather after its timeout.
 func (n *Nfslock) Hurry() { n.mail.Post(func() { n.hurried = true }) }
 
-// refresh brings superblocks up to date with the mount table.
-func (n *Nfslock) refresh() error {
-	if n.table == nil {
-		table, err := mounts.OpenTable(n.mountinfo)
-		if err != nil {
-			return fmt.Errorf("opening the mount table: %w", err)
-		}
-		n.table = table
+// refresh brings the targets up to date with the mount table. Before the first table
+// there are none.
+func (n *Nfslock) refresh(round uint64) {
+	view := n.host.Mounts(round)
+	if view.Snapshot == nil {
+		return
 	}
-	all, changed, err := n.table.Mounts()
-	if err != nil && all == nil {
-		return err // counts of nothing would say that all is well
+	if view.Snapshot != n.table {
+		n.table = view.Snapshot
+		n.regroup()
 	}
-	n.sayOnce(&n.tableErr, err)
-	n.all = all
-	if changed {
-		n.regroup(all)
+	none := ""
+	if len(n.targets) == 0 {
+		none = "none"
 	}
-	if len(n.superblocks) == 0 && !n.saidNone {
-		n.saidNone = true
-		n.Log.Debugf("no mounts of %q here: only the host's own locks are reported", n.FSTypes)
-	}
-	return nil
-}
-
-// sayOnce reports a problem when it comes up, and not again while it lasts.
-func (n *Nfslock) sayOnce(said *string, err error) {
-	text := ""
-	if err != nil {
-		text = err.Error()
-	}
-	if text != *said && text != "" {
-		n.Log.Warn(text)
-	}
-	*said = text
-}
-
-// ask puts the questions to all servers and to this host, and does not wait for
-// the answers. One that is still under way is not put again.
-func (n *Nfslock) ask() {
-	nlm := false
-	for _, sb := range n.superblocks {
-		nlm = nlm || sb.nlm
-	}
-	timeout := n.shortestTimeout()
-	put := func(c *chain, question func() links) {
-		if c.asking {
-			return
-		}
-		c.asking = true
-		go func() {
-			answer := question()
-			n.mail.Post(func() { c.links, c.asking, c.known = answer, false, true })
-		}()
-	}
-	for _, c := range n.chains {
-		e, q := c.endpoint, c.question
-		put(c, func() links { return askServer(e, q, timeout) })
-	}
-	if nlm {
-		put(&n.local, func() links { return askThisHost(timeout) })
-	} else {
-		n.local.known, n.local.links = false, links{}
+	if n.said.Changed("targets", none) && none != "" {
+		n.Log.Debugf("no mounts of %q here: only the host's own locks are reported", n.types)
 	}
 }
 
-func (n *Nfslock) askingAny() bool {
-	for _, c := range n.chains {
-		if c.asking {
-			return true
-		}
-	}
-	return n.local.asking
-}
-
-// setDeadlines gives the probes of all superblocks their time, and returns those
-// which are to be reported: all.
-func (n *Nfslock) setDeadlines() map[*superblock]struct{} {
-	pending := make(map[*superblock]struct{}, len(n.superblocks))
-	if n.hostHash == 0 && len(n.superblocks) > 0 {
+// setDeadlines gives the probes of all targets their time, and returns those which are
+// to be reported: all.
+func (n *Nfslock) setDeadlines() map[*target]struct{} {
+	pending := make(map[*target]struct{}, len(n.targets))
+	if n.hostHash == 0 && len(n.targets) > 0 {
 		n.findHost()
 	}
-	for _, sb := range n.superblocks {
-		pending[sb] = struct{}{}
-		if !sb.patient {
-			sb.deadline = n.began.Add(sb.policy.timeout)
+	for _, t := range n.targets {
+		pending[t] = struct{}{}
+		if !t.patient {
+			t.deadline = n.began.Add(t.policy.timeout)
 		}
 	}
 	return pending
 }
 
-// advance starts the probe of a superblock if none is under way, and looks after
-// one that takes long.
-func (n *Nfslock) advance(sb *superblock) {
+// advance starts the probe of a target if none is under way, and looks after one that
+// takes long.
+func (n *Nfslock) advance(t *target) {
 	switch {
-	case sb.attempt != nil:
-	case sb.underWay:
-		n.judgePatient(sb, time.Now())
-	case sb.exempt != "":
-		sb.attempt = &attempt{reason: sb.exempt}
+	case t.attempt != nil:
+	case t.underWay:
+		n.judgePatient(t, time.Now())
+	case t.skipReason != "":
+		t.attempt = &attempt{reason: t.skipReason}
 	default:
-		n.start(sb)
+		n.start(t)
 	}
 }
 
 // evident reports whether all is known that the diagnosis of the attempt needs.
 // A lock that works needs this host's rpc.statd only, and the last answer of it
 // will do: healthy mounts wait for nobody.
-func (n *Nfslock) evident(sb *superblock) bool {
-	if sb.attempt.end == passed {
-		return !sb.nlm || n.local.known
+func (n *Nfslock) evident(t *target) bool {
+	if t.attempt.end == passed {
+		return !t.nlm || n.local.known
 	}
-	return !n.awaitsAnswers(sb)
+	return !n.awaitsAnswers(t)
 }
 
 // awaitsAnswers reports whether a service has still to answer on which the locks
-// of the superblock depend.
-func (n *Nfslock) awaitsAnswers(sb *superblock) bool {
-	return sb.chain != nil && sb.chain.asking || sb.nlm && n.local.asking
+// of the target depend.
+func (n *Nfslock) awaitsAnswers(t *target) bool {
+	return t.server != nil && t.server.asking > 0 || t.nlm && n.local.asking > 0
 }
 
-// report makes the metrics of a superblock from its attempt.
-func (n *Nfslock) report(acc telegraf.Accumulator, sb *superblock, locks *lockTable, counts *counts) {
-	now := time.Now()
-	f := n.findingOf(sb, now)
-	sb.attempt = nil
-	if changed, before, lasted := sb.settle(f, now); changed && !sb.onlyEvidenceChanged(&before) {
-		sb.said = f.diagnosis
-		n.logChange(sb, &before, lasted.Round(100*time.Millisecond))
-	}
-	n.emit(acc, sb, &sb.found, locks, counts)
-}
-
-// onlyEvidenceChanged reports whether the lock hangs as before, and what is said
-// of it was said already or is nothing new: the evidence of a server that answers
-// some calls comes and goes.
-func (sb *superblock) onlyEvidenceChanged(before *finding) bool {
-	f := &sb.found
-	sameHang := f.end == hung && before.end == hung && f.code == before.code
-	return sameHang && (f.diagnosis == unknown || f.diagnosis == sb.said)
-}
-
-// reportPending reports a superblock whose probe was still under way when Gather
-// had to return: one that hung before still does; of others nothing is known.
-func (n *Nfslock) reportPending(acc telegraf.Accumulator, sb *superblock, locks *lockTable, counts *counts) {
-	if sb.hung() && sb.found.end == hung || sb.late != nil {
-		f := sb.found
+// emitPending reports a target whose probe was still under way when Gather had to
+// return: one that hung before still does; of others nothing is known.
+func (n *Nfslock) emitPending(acc telegraf.Accumulator, t *target, locks *lockTable, counts *counts) {
+	if t.Hung() && t.found.end == hung || t.late != nil {
+		f := t.found
 		f.seconds = nil
-		n.emit(acc, sb, &f, locks, counts)
+		n.emit(acc, t, &f, locks, counts)
 	}
 }
 
-func (n *Nfslock) logChange(sb *superblock, before *finding, lasted time.Duration) {
-	f := &sb.found
-	what := fmt.Sprintf("%s (%s on %s)", mounts.Printable(sb.probed.Mountpoint), sb.probed.FSType, mounts.Printable(sb.probed.Source))
-	why := string(f.diagnosis) + ": " + f.diagnosis.explain()
+func (n *Nfslock) logChange(t *target, before *finding, lasted time.Duration) {
+	f := &t.found
+	what := t.Probed.String()
+	why := string(f.diagnosis) + ": " + f.diagnosis.Meaning()
 	if f.reason != "" {
 		why += "; " + mounts.Printable(f.reason)
 	}
@@ -317,10 +249,10 @@ func (n *Nfslock) logChange(sb *superblock, before *finding, lasted time.Duratio
 	case f.code == result.Stuck:
 		n.Log.Warnf("%s: a lock hangs in %s, and helper process %d survives SIGKILL: %s", what, f.call, f.report.PID, why)
 	case f.end == hung && f.code.Fault():
-		n.Log.Warnf("%s: a lock hangs, %s has not answered within %v: %s", what, f.call, sb.policy.timeout, why)
+		n.Log.Warnf("%s: a lock hangs, %s has not answered within %v: %s", what, f.call, t.policy.timeout, why)
 	case f.end == hung:
 		n.Log.Infof("%s: a lock waits: %s", what, why)
-	case f.end == failed && f.report.Elapsed >= sb.policy.timeout:
+	case f.end == failed && f.report.Elapsed >= t.policy.timeout:
 		n.Log.Warnf("%s: no lock, %s failed after %v: %s: %s", what, f.call, f.report.Elapsed.Round(time.Second), result.ErrnoName(f.errno), why)
 	case f.end == failed:
 		n.Log.Warnf("%s: no lock, %s: %s: %s", what, f.call, result.ErrnoName(f.errno), why)
@@ -328,29 +260,28 @@ func (n *Nfslock) logChange(sb *superblock, before *finding, lasted time.Duratio
 		n.Log.Warnf("%s: %s", what, why)
 	case before.code.Fault() && f.diagnosis != unknown:
 		n.Log.Infof("%s: locks work again, after %v of %s", what, lasted, before.diagnosis)
-	case f.diagnosis == noCanary && !n.saidNoCanary:
-		n.saidNoCanary = true
+	case f.diagnosis == noCanary && n.said.Changed("canary", "none"):
 		n.Log.Infof("%s: %s; no lock is tried on it, nor on other mounts without a canary. Provide an empty file which all may write, or see create_canary", what, mounts.Printable(f.reason))
 	case f.code != result.OK:
 		n.Log.Debugf("%s: %s", what, why)
 	}
 }
 
-// sayRefused sums up in one line what a full host or a restarting fork server
-// can cause for many mounts at once.
-func (n *Nfslock) sayRefused() {
-	refused := 0
-	for _, sb := range n.superblocks {
-		if sb.known && sb.found.report != nil && sb.found.report.Err != nil {
-			refused++
+// logRefused sums up in one line what a full host or a restarting fork server can cause
+// for many mounts at once.
+func (n *Nfslock) logRefused() {
+	refused, state := 0, ""
+	for _, t := range n.targets {
+		if t.found.refused {
+			refused += len(t.Mounts)
+			state = "refused"
 		}
 	}
-	if (refused > 0) == n.saidRefused {
-		return
-	}
-	if n.saidRefused = refused > 0; refused > 0 {
-		n.Log.Warnf("%d mounts are not probed; the field reason says why", refused)
-	} else {
+	switch {
+	case !n.said.Changed("refused", state):
+	case refused > 0:
+		n.Log.Errorf("%d mounts are not probed; the field reason says why", refused)
+	default:
 		n.Log.Info("all mounts are probed again")
 	}
 }

@@ -8,11 +8,11 @@ import (
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/inputs"
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
@@ -30,22 +30,32 @@ func newInput(t testing.TB, change func(*Nfslock)) (*Nfslock, *journal.Journal) 
 	n.Log, n.Timeout, n.KernelLog = log, config.Duration(timeout), ""
 	p := prober.New(prober.Options{Warnf: log.Warnf})
 	t.Cleanup(p.Close)
-	n.UseProber(p)
+	n.UseHost(host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p, Log: log}))
 	if change != nil {
 		change(n)
 	}
 	require.NoError(t, n.Init())
-	t.Cleanup(func() {
-		if n.table != nil {
-			assert.NoError(t, n.table.Close())
-		}
-	})
 	return n, log
+}
+
+// withRoots has the input find the host's files elsewhere.
+func withRoots(n *Nfslock, change func(*host.Roots)) {
+	roots := n.host.Roots
+	change(&roots)
+	n.UseHost(host.New(host.Options{Roots: roots, Prober: n.host.Prober, Log: n.Log}))
+}
+
+// withTable has the input take a file for the host's mount table.
+func withTable(t testing.TB, n *Nfslock, table string) {
+	t.Helper()
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "mountinfo"), []byte(table), 0o600))
+	withRoots(n, func(r *host.Roots) { r.PID = filepath.Join("..", dir) }) // below /proc
 }
 
 // on selects mounts of any type by their mount points.
 func on(paths ...string) func(*Nfslock) {
-	return func(n *Nfslock) { n.MountPoints, n.FSTypes = paths, []string{"*"} }
+	return func(n *Nfslock) { n.MountPoints, n.FS = paths, []string{"*"} }
 }
 
 // tmpfs mounts one with a canary.

@@ -16,32 +16,38 @@ import (
 const maxPatient = 8
 
 // watch looks where the helpers that are about to be killed wait, and gives more
-// time to those whose call may still return what is worth knowing.
-func (n *Nfslock) watch(pending map[*superblock]struct{}) {
-	for sb := range pending {
-		if !sb.underWay || sb.patient {
+// time to those whose call may still return what is worth knowing. A stack takes a helper
+// to read: where time runs out, the function that each waits in has to do.
+func (n *Nfslock) watch(pending map[*target]struct{}) {
+	enough := time.Now().Add(n.shortestTimeout() / 20)
+	for t := range pending {
+		if !t.underWay || t.patient {
 			continue
 		}
-		r, found := n.prober.Progress(sb.ticket)
+		r, found := n.host.Prober.Progress(t.ticket)
 		if !found {
 			continue
 		}
-		sb.waits = waitsOf(n.proc, r.PID)
-		if n.mayReturn(sb, &r) && n.patientProbes() < maxPatient {
-			sb.patient = n.prober.SetDeadline(sb.ticket, r.Since.Add(max(n.grace, sb.policy.timeout)))
+		waitOf := n.host.FunctionOf
+		if time.Now().Before(enough) {
+			waitOf = n.host.WaitOf
+		}
+		t.waits = waitOf(r.PID)
+		if n.mayReturn(t, &r) && n.patientProbes() < maxPatient {
+			t.patient = n.host.Prober.SetDeadline(t.ticket, r.Since.Add(max(n.grace, t.policy.timeout)))
 		}
 	}
 }
 
 // mayReturn reports whether it is worth waiting for a helper: one that hangs in a
 // lock, and can be killed there. In a grace period a new one knows sooner.
-func (n *Nfslock) mayReturn(sb *superblock, r *prober.Report) bool {
-	return sb.killable && sb.probed.NFS() && stageOf(r.HangsIn) >= asking && !inGrace(sb.waits)
+func (n *Nfslock) mayReturn(t *target, r *prober.Report) bool {
+	return t.killable && t.Probed.NFS() && t.plan.hangsAt(r) >= asking && !inGrace(t.waits)
 }
 
 func (n *Nfslock) patientProbes() (count int) {
-	for _, sb := range n.superblocks {
-		if sb.patient {
+	for _, t := range n.targets {
+		if t.patient {
 			count++
 		}
 	}
@@ -49,13 +55,13 @@ func (n *Nfslock) patientProbes() (count int) {
 }
 
 // nextWatch is when to look at the pending probes again.
-func (n *Nfslock) nextWatch(pending map[*superblock]struct{}, now time.Time) (in time.Duration, due bool) {
-	for sb := range pending {
-		at := sb.deadline.Add(-sb.policy.timeout / 10)
-		if sb.patient {
-			at = sb.deadline
+func (n *Nfslock) nextWatch(pending map[*target]struct{}, now time.Time) (in time.Duration, due bool) {
+	for t := range pending {
+		at := t.deadline.Add(-t.policy.timeout / 10)
+		if t.patient {
+			at = t.deadline
 		}
-		if left := at.Sub(now); sb.underWay && left > 0 && (!due || left < in) {
+		if left := at.Sub(now); t.underWay && left > 0 && (!due || left < in) {
 			in, due = left, true
 		}
 	}
@@ -65,52 +71,52 @@ func (n *Nfslock) nextWatch(pending map[*superblock]struct{}, now time.Time) (in
 // judgePatient makes an attempt of a probe that is left waiting, once its time is
 // up. Where what was broken works again, or the server has begun a grace period,
 // the helper is killed: a new one knows sooner.
-func (n *Nfslock) judgePatient(sb *superblock, now time.Time) {
-	if !sb.patient || sb.outrun || now.Before(sb.deadline) || n.awaitsAnswers(sb) {
+func (n *Nfslock) judgePatient(t *target, now time.Time) {
+	if !t.patient || t.superseded || now.Before(t.deadline) || n.awaitsAnswers(t) {
 		return
 	}
-	r, found := n.prober.Progress(sb.ticket)
+	r, found := n.host.Prober.Progress(t.ticket)
 	if !found {
 		return // its report is on the way
 	}
-	sb.waits = waitsOf(n.proc, r.PID)
-	a := newAttempt(&r)
-	a.hang(r.HangsIn)
-	e := n.evidenceOf(sb, a)
-	if d := e.diagnose(); sb.found.code.Fault() && d != sb.found.diagnosis && (d == unknown || d == gracePeriod) {
-		sb.outrun = n.prober.SetDeadline(sb.ticket, now)
+	t.waits = n.host.WaitOf(r.PID)
+	a := t.plan.attempt(&r)
+	a.hang(t.plan, &r)
+	e := n.evidenceOf(t, a)
+	if d := e.diagnose(); t.found.code.Fault() && d != t.found.diagnosis && (d == unknown || d == gracePeriod) {
+		t.superseded = n.host.Prober.SetDeadline(t.ticket, now)
 	}
-	if !sb.outrun {
-		sb.attempt = a
+	if !t.superseded {
+		t.attempt = a
 	}
 }
 
 // waitedFor takes the report of a probe that was left waiting. It reports whether the
 // probe is to be made anew.
-func (sb *superblock) waitedFor(r *prober.Report) (again bool) {
-	outrun := sb.outrun
-	sb.outrun = false
+func (t *target) waitedFor(r *prober.Report) (again bool) {
+	superseded := t.superseded
+	t.superseded = false
 	switch r.Outcome {
 	case prober.Done:
 		return r.Failed() == nil
 	case prober.Expired:
-		return outrun
+		return superseded
 	}
 	return false
 }
 
 // refine replaces a hang by the failure that the last one ended with, as long as
 // it has not lasted longer.
-func (sb *superblock) refine() {
-	a, late := sb.attempt, sb.late
+func (t *target) refine() {
+	a, late := t.attempt, t.late
 	if late == nil || a == late {
 		return
 	}
-	if a.end != hung || a.call != late.call || a.report.Elapsed > late.report.Elapsed+sb.policy.timeout || a.stuck() {
-		sb.late = nil
+	if a.end != hung || a.call != late.call || a.report.Elapsed > late.report.Elapsed+t.policy.timeout || a.stuck {
+		t.late = nil
 		return
 	}
 	refined := *late
 	refined.report = a.report
-	sb.attempt = &refined
+	t.attempt = &refined
 }

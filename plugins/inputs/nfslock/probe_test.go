@@ -10,6 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
@@ -26,6 +28,8 @@ func TestAHealthyFileSystem(t *testing.T) {
 				putCanary(t, dir)
 			}
 			n, log := newInput(t, on(dir))
+			collect.Gather(t, n)
+			forked := n.host.Prober.Stats().Forked
 			for range 3 {
 				m := at(collect.Gather(t, n), dir)
 				assert.Equal(t, "ok ok", verdict(t, m))
@@ -36,11 +40,11 @@ func TestAHealthyFileSystem(t *testing.T) {
 				assert.Equal(t, false, field(t, m, "read_lock"))
 				assert.Equal(t, 0.0, field(t, m, "fault_seconds"))
 			}
-			assert.EqualValues(t, 1+1+3, n.prober.Stats().Forked, "the machine-id, one look, and one helper per gather")
+			assert.EqualValues(t, 3, n.host.Prober.Stats().Forked-forked, "one helper per gather")
 			assert.Empty(t, log.About("W!"))
 
 			// With a file of its own, flock is tried as well.
-			require.NoError(t, os.WriteFile(filepath.Join(dir, ".nfslock-probe."+n.host), nil, 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(dir, ".nfslock-probe."+n.hostname), nil, 0o600))
 			m := at(collect.Gather(t, n), dir)
 			assert.Equal(t, "ok ok", verdict(t, m))
 			assert.Equal(t, true, field(t, m, "flock"))
@@ -85,7 +89,7 @@ func TestALockThatIsHeldElsewhere(t *testing.T) {
 	assert.Len(t, log.About("locks work again"), 2)
 
 	// Another host's range is not in the way.
-	hold(t, canary, unix.F_WRLCK, n.rangeOf(n.superblocks[0])+1, 1<<40)
+	hold(t, canary, unix.F_WRLCK, n.rangeOf(n.targets[0])+1, 1<<40)
 	assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
 }
 
@@ -122,7 +126,7 @@ func TestTheFileOfThisHostIsNoFaultWhenInUse(t *testing.T) {
 	dir := tmpfs(t, "")
 	own := filepath.Join(dir, ".nfslock-probe.")
 	n, _ := newInput(t, on(dir))
-	f, err := os.Create(own + n.host)
+	f, err := os.Create(own + n.hostname)
 	require.NoError(t, err)
 	defer f.Close()
 	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
@@ -130,9 +134,10 @@ func TestTheFileOfThisHostIsNoFaultWhenInUse(t *testing.T) {
 	assert.Equal(t, "ok ok", verdict(t, m))
 	assert.Equal(t, false, field(t, m, "flock"))
 	assert.Contains(t, text(t, m, "reason"), "in use")
-	other := *n.superblocks[0]
-	other.id = "0:9999"
-	assert.NotEqual(t, n.rangeOf(&other), n.rangeOf(n.superblocks[0]))
+	other := *n.targets[0]
+	other.Unit = &mounts.Unit{ID: "0:9999"}
+	other.Probed = n.targets[0].Probed
+	assert.NotEqual(t, n.rangeOf(&other), n.rangeOf(n.targets[0]))
 }
 
 func TestTheRangeIsThisHostsOwn(t *testing.T) {
@@ -140,18 +145,18 @@ func TestTheRangeIsThisHostsOwn(t *testing.T) {
 	seen := make(map[int64]string)
 	for _, id := range []string{"", "one\n", "two\n"} {
 		n, _ := newInput(t, on(dir))
-		n.machineID = filepath.Join(t.TempDir(), "machine-id")
+		withRoots(n, func(r *host.Roots) { r.Etc = t.TempDir() })
 		if id != "" {
-			require.NoError(t, os.WriteFile(n.machineID, []byte(id), 0o600))
+			require.NoError(t, os.WriteFile(filepath.Join(n.host.Etc, "machine-id"), []byte(id), 0o600))
 		}
 		collect.Gather(t, n)
-		start := n.rangeOf(n.superblocks[0])
+		start := n.rangeOf(n.targets[0])
 		assert.NotContains(t, seen, start)
 		assert.Positive(t, start)
 		assert.Positive(t, start+1)
 		seen[start] = id
 		n.findHost()
-		assert.Equal(t, start, n.rangeOf(n.superblocks[0]), "it stays the same")
+		assert.Equal(t, start, n.rangeOf(n.targets[0]), "it stays the same")
 	}
 }
 
@@ -188,7 +193,7 @@ func TestACanaryThatIsNone(t *testing.T) {
 			putCanary(t, dir)
 			assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
 
-			require.NoError(t, c.make(path+"."+n.host))
+			require.NoError(t, c.make(path+"."+n.hostname))
 			m := at(collect.Gather(t, n), dir)
 			assert.Equal(t, "ok ok", verdict(t, m))
 			assert.Equal(t, false, field(t, m, "flock"))
@@ -205,7 +210,7 @@ func TestWhatReplacedACanaryIsNotOpened(t *testing.T) {
 			n, _ := newInput(t, on(dir))
 			path := filepath.Join(dir, ".nfslock-probe")
 			if name == "own" {
-				path += "." + n.host
+				path += "." + n.hostname
 				require.NoError(t, os.WriteFile(path, nil, 0o666))
 			}
 			assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
@@ -264,11 +269,9 @@ func TestMakingACanaryTakesNobodysFile(t *testing.T) {
 	require.NoError(t, os.Remove(canary))
 	require.NoError(t, os.WriteFile(victim, nil, 0o600))
 	require.NoError(t, os.Link(victim, canary))
-	var sb *superblock
-	for _, sb = range n.superblocks {
-	}
-	sb.deadline, sb.canary.create = time.Now().Add(5*time.Second), true // as after a look that found nothing
-	r := n.prober.Run(prober.Check{Key: "race", Plan: n.lock(sb)})
+	made := n.targets[0]
+	made.deadline, made.canary.create = time.Now().Add(5*time.Second), true // as after a look that found nothing
+	r := n.host.Prober.Run(prober.Check{Key: "race", Plan: &n.lock(made).Plan})
 	require.NotNil(t, r.Failed(), "%v", &r)
 	assert.Equal(t, unix.EEXIST, r.Failed().Errno)
 	info, err := os.Stat(victim)

@@ -56,7 +56,7 @@ func (*Nfslock) Schema() []schema.Measurement {
 			},
 			Fields: []schema.Fields{
 				schema.Integers("of this server", "mounts", "superblocks"),
-				schema.Integers("superblocks of it", "faults", "hung"),
+				schema.Integers("mounts of it, as in mountstat_server", "faults", "hung"),
 				schema.Floats("time of the NULL call", "nfs_seconds", "rpcbind_seconds", "nlm_seconds", "nsm_seconds"),
 				schema.Strings("why there was no answer, such as ETIMEDOUT, ECONNREFUSED or ENOTREGISTERED; then instead", "nfs_errno", "rpcbind_errno", "nlm_errno", "nsm_errno"),
 				schema.Counters("messages of the kernel's about this server; of lost locks the locks", kernelFields()...),
@@ -65,7 +65,7 @@ func (*Nfslock) Schema() []schema.Measurement {
 		{
 			Name: "nfslock_host",
 			Fields: []schema.Fields{
-				schema.Integers("of type nfs and nfs4", "mounts"),
+				schema.Integers("of type nfs and nfs4; as long as there is a mount table", "mounts"),
 				schema.Integers("those whose locks are taken on the server", "mounts_remote_locking"),
 				schema.Integers("those with nolock or local_lock=all", "mounts_local_locking"),
 				schema.Integers("on NFS mounts", "locks_held"),
@@ -75,9 +75,9 @@ func (*Nfslock) Schema() []schema.Measurement {
 				schema.Integers("the process that waits longest for another of this host, on NFS mounts", "waiter_pid"),
 				schema.Strings("its name", "waiter_comm"),
 				schema.Floats("since it was first seen", "waiter_seconds"),
-				schema.Integers("probed; this and all that follows only if there are any", "superblocks"),
-				schema.Integers("superblocks", "ok", "slow", "denied", "missing", "stale", "error", "timeout", "stuck", "unchecked"),
-				schema.Integers("superblocks with a result_code from 2 to 7", "faults"),
+				schema.Integers("file systems with directories that are probed; this and all that follows only if there are any", "superblocks"),
+				schema.Integers("directories probed, by their result: an export or a part of it, whatever the number of its mounts", "ok", "slow", "denied", "missing", "stale", "error", "timeout", "stuck", "unchecked"),
+				schema.Integers("of these directories, those with a result_code from 2 to 7", "faults"),
 				schema.Integers("tasks that wait for a server's word on a lock", "tasks_blocked"),
 				schema.Integers("the one that was seen first", "blocked_pid"),
 				schema.Strings("its name, the kernel function it waits in, its container if it is in one", "blocked_comm", "blocked_wchan", "blocked_container"),

@@ -17,7 +17,7 @@ func FuzzScope(f *testing.F) {
 	f.Add("lustre", "10.0.0.1@tcp:/scratch", "rw,localflock")
 	f.Fuzz(func(t *testing.T, fsType, source, options string) {
 		m := &mounts.Mount{Info: &mountinfo.Info{FSType: fsType, Source: source, VFSOptions: options}}
-		require.NotContains(t, hostOf(m), ":/")
+		require.NotContains(t, nameOf(m), ":/")
 		s := scopeOf(m)
 		require.True(t, m.NFS() || s == scopeUnknown || s == scopeLocal)
 		require.True(t, !m.NFS() || s != scopeUnknown)

@@ -5,15 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
-
-	"github.com/influxdata/telegraf/filter"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/selection"
 )
 
 // Override replaces settings for the mounts it fits.
@@ -30,24 +27,21 @@ type policy struct {
 }
 
 type override struct {
-	points filter.Filter
+	selection selection.Selection
 	policy
 }
 
 // settings are the configuration, checked and resolved.
 type settings struct {
-	types, points filter.Filter
-	policy        // of mounts that no override fits
-	overrides     []override
-	slow          time.Duration
-	grace         time.Duration
-	host          string // its name, for the file that only this host locks
-	prefix        string // of the host's paths, as seen from here
-	proc          string
-	machineID     string // name of the file
-	mountinfo     string
-	becomes       bool // helpers can take on other identities
-	superuser     bool
+	selection selection.Selection
+	types     []string // of file systems, as configured
+	policy             // of mounts that no override fits
+	overrides []override
+	slow      time.Duration
+	grace     time.Duration
+	hostname  string // for the file that only this host locks
+	becomes   bool   // helpers can take on other identities
+	superuser bool
 }
 
 // resolve checks the configuration. Its error names all that is wrong.
@@ -59,25 +53,34 @@ func (n *Nfslock) resolve() error {
 	s := &n.settings
 	s.superuser, s.becomes = os.Geteuid() == 0, prober.CanBecome()
 
-	compile := func(key string, include, exclude []string) filter.Filter {
-		compiled, err := filter.NewIncludeExcludeFilter(include, exclude)
+	key := "fs"
+	s.types = n.FS
+	switch {
+	case n.FS != nil && n.FSTypes != nil:
+		complain("fs and fstypes are two names of one setting: leave out fstypes")
+	case n.FSTypes != nil:
+		key, s.types = "fstypes", n.FSTypes
+	case n.FS == nil:
+		s.types = []string{"nfs", "nfs4"}
+	}
+	if len(s.types) == 0 {
+		complain("%s: there must be one", key)
+	}
+	choose := func(where string, p selection.Patterns) selection.Selection {
+		selected, err := selection.New(p, key)
 		if err != nil {
-			complain("%s: a pattern of %q is not a glob: %w", key, slices.Concat(include, exclude), err)
+			complain("%s%w", where, err)
 		}
-		return compiled
+		return selected
 	}
-	if len(n.FSTypes) == 0 {
-		complain("fstypes: there must be one")
-	}
-	s.types = compile("fstypes", n.FSTypes, nil)
-	s.points = compile("mount_points", n.MountPoints, n.IgnoreMountPoints)
+	s.selection = choose("", selection.Patterns{MountPoints: n.MountPoints, IgnoreMountPoints: n.IgnoreMountPoints, Types: s.types})
 
 	check := func(where string, p policy) policy {
 		if !filepath.IsLocal(p.canary) || p.canary == "." {
 			complain("%scanary = %q: it must be a path below the mount's root", where, p.canary)
 		}
-		if p.timeout < 100*time.Millisecond {
-			complain("%stimeout = %q: at least 100ms are needed", where, p.timeout)
+		if err := selection.CheckTimeout(where+"timeout", p.timeout); err != nil {
+			problems = append(problems, err)
 		}
 		return p
 	}
@@ -92,7 +95,7 @@ func (n *Nfslock) resolve() error {
 		if o.Timeout != nil {
 			p.timeout = time.Duration(*o.Timeout)
 		}
-		s.overrides = append(s.overrides, override{compile(where+"mount_points", o.MountPoints, nil), check(where, p)})
+		s.overrides = append(s.overrides, override{choose(where, selection.Patterns{MountPoints: o.MountPoints}), check(where, p)})
 	}
 	s.slow, s.grace = time.Duration(n.SlowThreshold), time.Duration(n.GraceTimeout)
 	if s.slow <= 0 {
@@ -102,32 +105,16 @@ func (n *Nfslock) resolve() error {
 		complain("grace_timeout = %q: it can't be negative", s.grace)
 	}
 	var err error
-	if s.host, err = os.Hostname(); err != nil {
+	if s.hostname, err = os.Hostname(); err != nil {
 		complain("the host's name: %w", err)
 	}
-	s.resolveHost()
 	return errors.Join(problems...)
-}
-
-// resolveHost finds out where the host shows, if this is a container.
-func (s *settings) resolveHost() {
-	s.proc, s.prefix = os.Getenv("HOST_PROC"), strings.TrimRight(os.Getenv("HOST_MOUNT_PREFIX"), "/")
-	pid := "1"
-	if s.proc == "" {
-		s.proc, pid = "/proc", "self"
-	}
-	s.mountinfo = filepath.Join(s.proc, pid, "mountinfo")
-	etc := os.Getenv("HOST_ETC")
-	if etc == "" {
-		etc = "/etc"
-	}
-	s.machineID = filepath.Join(etc, "machine-id")
 }
 
 // policyFor returns how to probe the mount.
 func (s *settings) policyFor(mount *mounts.Mount) policy {
 	for i := range s.overrides {
-		if s.overrides[i].points.Match(mount.Mountpoint) {
+		if s.overrides[i].selection.FitsPoint(mount.Mountpoint) {
 			return s.overrides[i].policy
 		}
 	}

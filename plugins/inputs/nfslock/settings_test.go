@@ -19,7 +19,11 @@ func TestBadSettings(t *testing.T) {
 		`timeout = "1ms"`:                func(n *Nfslock) { n.Timeout = short },
 		`slow_threshold = "0s"`:          func(n *Nfslock) { n.SlowThreshold = 0 },
 		`grace_timeout = "-1s"`:          func(n *Nfslock) { n.GraceTimeout = config.Duration(-time.Second) },
-		`fstypes: there must be one`:     func(n *Nfslock) { n.FSTypes = nil },
+		`fs: there must be one`:          func(n *Nfslock) { n.FS = []string{} },
+		`fstypes: there must be one`:     func(n *Nfslock) { n.FSTypes = []string{} },
+		`fs: a pattern`:                  func(n *Nfslock) { n.FS = []string{"[", "{"} },
+		`fs and fstypes`:                 func(n *Nfslock) { n.FS, n.FSTypes = []string{"nfs"}, []string{"nfs"} },
+		`is not an absolute path`:        func(n *Nfslock) { n.MountPoints = []string{"srv"} },
 		`fstypes: a pattern`:             func(n *Nfslock) { n.FSTypes = []string{"[", "{"} },
 		`mount_points: a pattern`:        func(n *Nfslock) { n.IgnoreMountPoints = []string{"[", "{"} },
 		`canary = ""`:                    func(n *Nfslock) { n.Canary = "" },
@@ -36,16 +40,26 @@ func TestBadSettings(t *testing.T) {
 	}
 }
 
+func TestTheOldNameOfFS(t *testing.T) {
+	for _, change := range []func(*Nfslock){
+		func(n *Nfslock) { n.FS = []string{"nfs4"} }, func(n *Nfslock) { n.FSTypes = []string{"nfs4"} },
+	} {
+		n, _ := newInput(t, change)
+		assert.True(t, n.selection.FitsEntry("/srv", "nfs4"))
+		assert.False(t, n.selection.FitsEntry("/srv", "nfs"))
+	}
+}
+
 func TestWhatAutofsHasMountedIsLeftAlone(t *testing.T) {
 	serveNFS(t)
 	dir := tmpfs(t, "")
 	n, _ := newInput(t, nil)
 	pretend(t, n, map[string]string{dir: nfs4})
-	require.NoError(t, n.refresh())
-	n.superblocks[0].probed.OnDemand = true
-	n.regroup(n.all)
+	n.refresh(n.host.Join(n))
+	n.targets[0].Probed.OnDemand = true
+	n.regroup()
 	m := at(collect.Gather(t, n), dir)
 	assert.Equal(t, "unchecked", text(t, m, "result"))
 	assert.Contains(t, text(t, m, "reason"), "mounted on demand")
-	assert.Zero(t, n.prober.Stats().Forked-1, "the machine-id's alone")
+	assert.EqualValues(t, 2, n.host.Prober.Stats().Forked, "the readers of the table and of the machine-id alone")
 }

@@ -10,23 +10,14 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/filelocks"
-	"github.com/vfsprobe/vfsprobe/internal/prober"
-)
-
-const (
-	// scanShare is the part of a CPU that looking for blocked tasks may take.
-	scanShare = 0.01
-	// maxStacks is how many blocked tasks' stacks are read.
-	maxStacks = 200
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
 // waiters are the processes that wait for locks.
 type waiters struct {
 	since   map[waiter]time.Time // first seen in /proc/locks
-	scanner *blocked.Scanner
-	helpers *prober.Recogniser
-	due     time.Time // for the next scan
 	blocked []blockedTask
 }
 
@@ -39,7 +30,7 @@ type waiter struct {
 // blockedTask is one that waits for the lock service of a server.
 type blockedTask struct {
 	blocked.Task
-	superblock *superblock // nil: unknown
+	target *target // nil: unknown
 }
 
 // lockTable sums up /proc/locks.
@@ -57,18 +48,16 @@ type lockTable struct {
 func (n *Nfslock) readLocks(now time.Time) *lockTable {
 	t := &lockTable{held: make(map[string]int64), waiting: make(map[string]int64), oldest: make(map[string]waiter)}
 	nfs := make(map[string]bool)
-	for i := range n.all {
-		if mount := &n.all[i]; mount.NFS() {
-			nfs[mount.Superblock()] = true
-			if mount.RemoteLocking() {
-				t.remote++
-			} else {
-				t.localLocking++
-			}
+	for _, mount := range n.nfsMounts() {
+		nfs[mount.Superblock()] = true
+		if mount.RemoteLocking() {
+			t.remote++
+		} else {
+			t.localLocking++
 		}
 	}
-	locks, err := filelocks.Read(n.proc)
-	n.sayOnce(&n.locksErr, err)
+	locks, err := filelocks.Read(n.host.Proc)
+	n.said.Error("locks", err)
 	t.known = locks != nil || err == nil
 	since := make(map[waiter]time.Time)
 	for _, lock := range locks {
@@ -101,14 +90,27 @@ func (n *Nfslock) readLocks(now time.Time) *lockTable {
 	return t
 }
 
+// nfsMounts are all of the table, also those that are not probed.
+func (n *Nfslock) nfsMounts() (all []*mounts.Mount) {
+	if n.table == nil {
+		return nil
+	}
+	for i := range n.table.Mounts {
+		if m := &n.table.Mounts[i]; m.NFS() {
+			all = append(all, m)
+		}
+	}
+	return all
+}
+
 // waiterFields adds who has waited longest.
 func (n *Nfslock) waiterFields(w waiter, fields map[string]any) {
 	if w == (waiter{}) {
 		return
 	}
 	fields["waiter_pid"] = int64(w.pid)
-	fields["waiter_seconds"] = secondsSince(n.waiters.since[w])
-	if comm, err := os.ReadFile(filepath.Join(n.proc, strconv.Itoa(w.pid), "comm")); err == nil {
+	fields["waiter_seconds"] = fault.SecondsSince(n.waiters.since[w])
+	if comm, err := os.ReadFile(filepath.Join(n.host.Proc, strconv.Itoa(w.pid), "comm")); err == nil {
 		fields["waiter_comm"] = strings.TrimSpace(string(comm))
 	}
 }
@@ -125,85 +127,50 @@ func lockCalls() []string {
 	return []string{"nlmclnt_", "nlm_wait_on_grace", "nsm_mon_unmon", "nfs4_proc_lock", "nfs4_proc_setlk", "nfs4_proc_getlk", "nfs4_proc_unlck", "nfs3_proc_lock", " nfs_lock+", " nfs_flock+"}
 }
 
-// scanBlocked looks for tasks that wait for a server's locks. It takes at most
-// scanShare of a CPU.
-func (n *Nfslock) scanBlocked(now time.Time) error {
-	w := &n.waiters
-	if len(n.superblocks) == 0 {
-		w.blocked = nil
-		return nil
+// findBlocked looks for tasks that wait for a server's locks.
+func (n *Nfslock) findBlocked(round uint64) {
+	n.waiters.blocked = nil
+	if len(n.targets) == 0 {
+		return
 	}
-	if now.Before(w.due) {
-		return nil
-	}
-	if w.scanner == nil {
-		scanner, err := blocked.NewScanner(n.proc, lockWaits()...)
-		if err != nil {
-			return err
-		}
-		if w.helpers, err = prober.NewRecogniser(n.proc); err != nil {
-			scanner.Close()
-			return err
-		}
-		w.scanner = scanner
-	}
-	began := time.Now()
-	tasks, err := w.scanner.Scan(now)
-	w.blocked = nil
-	stacks := 0
-	for _, task := range tasks {
-		if task.Kernel || strings.HasPrefix(task.Comm, prober.HelperPrefix) && w.helpers.Helper(task.PID) {
+	hangs := slices.ContainsFunc(n.targets, func(t *target) bool { return t.Hung() })
+	scan, err := n.host.Tasks.Scan(blocked.Request{Round: round, Asker: n, Urgent: hangs, Waits: lockWaits()})
+	n.said.Error("blocked tasks", err)
+	for _, task := range scan.Tasks {
+		if task.Kernel || !n.waitsForLock(task) {
 			continue
 		}
-		if !slices.Contains(lockWaits(), task.Wchan) {
-			if stacks++; stacks > maxStacks || !waitsForLock(stackOf(n.proc, task.PID, task.TID)) {
-				continue
-			}
-		}
 		found := blockedTask{Task: task}
-		for _, id := range w.scanner.Files(task).MountIDs {
-			if sb := n.byMountID[id]; sb != nil {
-				found.superblock = sb
+		for _, id := range n.host.Tasks.Files(task).MountIDs {
+			if t := n.byMount[id]; t != nil {
+				found.target = t
 			}
 		}
-		w.blocked = append(w.blocked, found)
+		n.waiters.blocked = append(n.waiters.blocked, found)
 	}
-	w.due = now.Add(time.Duration(float64(time.Since(began)) / scanShare))
-	return err
 }
 
-func waitsForLock(stack string) bool {
+// waitsForLock reports whether a task waits for the lock service of a server. Of those
+// in state D only the stack tells.
+func (n *Nfslock) waitsForLock(task blocked.Task) bool {
+	return slices.Contains(lockWaits(), task.Wchan) || task.State == 'D' && isLockCall(n.host.Tasks.Stack(task))
+}
+
+func isLockCall(stack string) bool {
 	return slices.ContainsFunc(lockCalls(), func(call string) bool { return strings.Contains(stack, call) })
 }
 
-// stackOf is where in the kernel a task is; empty without CAP_SYS_ADMIN.
-func stackOf(proc string, pid, tid int) string {
-	stack, _ := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "task", strconv.Itoa(tid), "stack"))
-	return string(stack)
-}
-
-// waitsOf is where in the kernel a helper waits: its stack where that may be
-// read, since some architectures have no other, and otherwise the function.
-func waitsOf(proc string, pid int) string {
-	if stack := stackOf(proc, pid, pid); stack != "" {
-		return stack
-	}
-	wchan, _ := os.ReadFile(filepath.Join(proc, strconv.Itoa(pid), "wchan"))
-	return string(wchan)
-}
-
-// blockedFields adds how many tasks wait for the locks of a superblock, or of
-// any, and the one that has waited longest.
-func (n *Nfslock) blockedFields(sb *superblock, fields map[string]any) {
+// blockedFields adds how many tasks wait for the locks of a target, or of any, and the one that has waited longest.
+func (n *Nfslock) blockedFields(t *target, fields map[string]any) {
 	var count int64
 	var longest *blockedTask
 	for i := range n.waiters.blocked {
 		task := &n.waiters.blocked[i]
-		if sb != nil && task.superblock != sb {
+		if t != nil && task.target != t {
 			continue
 		}
 		count++
-		if longest == nil || task.Caught.Before(longest.Caught) {
+		if longest == nil || task.Since.Before(longest.Since) {
 			longest = task
 		}
 	}
@@ -213,11 +180,11 @@ func (n *Nfslock) blockedFields(sb *superblock, fields map[string]any) {
 	}
 	fields["blocked_pid"] = int64(longest.PID)
 	fields["blocked_comm"] = longest.Comm
-	fields["blocked_seconds"] = secondsSince(longest.Caught)
+	fields["blocked_seconds"] = fault.SecondsSince(longest.Since)
 	if longest.Wchan != "" {
 		fields["blocked_wchan"] = longest.Wchan
 	}
-	if container := cgroups.Container(filepath.Join(n.proc, strconv.Itoa(longest.PID), "cgroup")); container != "" {
+	if container := cgroups.Container(filepath.Join(n.host.Proc, strconv.Itoa(longest.PID), "cgroup")); container != "" {
 		fields["blocked_container"] = container
 	}
 }

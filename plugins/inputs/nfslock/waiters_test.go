@@ -18,7 +18,7 @@ func TestWhoWaitsForALock(t *testing.T) {
 		rpc + "[<0>] nfs3_rpc_wrapper+0x3d/0x80\n[<0>] nfs3_proc_fsstat+0x92/0xe0\n[<0>] nfs_statfs+0x65/0x150\n": false,
 		"": false,
 	} {
-		assert.Equal(t, want, waitsForLock(stack), stack)
+		assert.Equal(t, want, isLockCall(stack), stack)
 		if stack != "" {
 			assert.Equal(t, "rpc_wait_bit_killable", firstFunction(stack))
 		}
@@ -47,7 +47,7 @@ func FuzzStack(f *testing.F) {
 		}
 		require.Equal(t, name, firstFunction(waits+"\n[<0>] nlmclnt_lock+0x3f/0x3a0 [lockd]\n"), "what is on top counts")
 		require.True(t, inGrace(waits+"\n[<0>] nlm_wait_on_grace+0x1/0x2 [lockd]\n"))
-		require.True(t, waitsForLock(waits+"\n[<0>] nlmclnt_lock+0x3f/0x3a0 [lockd]\n"))
+		require.True(t, isLockCall(waits+"\n[<0>] nlmclnt_lock+0x3f/0x3a0 [lockd]\n"))
 		require.False(t, inGrace(firstFunction(waits)) && !inGrace(waits))
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
@@ -34,8 +35,7 @@ func pretend(t testing.TB, n *Nfslock, options map[string]string) {
 		id++
 		fmt.Fprintf(&table, "%d 1 %d:%d / %s rw - nfs nas:/export%d rw,%s\n", id, sx.Dev_major, sx.Dev_minor, dir, id, o)
 	}
-	n.mountinfo = filepath.Join(t.TempDir(), "mountinfo")
-	require.NoError(t, os.WriteFile(n.mountinfo, []byte(table.String()), 0o600))
+	withTable(t, n, table.String())
 }
 
 const (
@@ -49,10 +49,32 @@ func serveNFS(t testing.TB) {
 	rpchost.Serve(t, "127.0.0.1:2049", rpchost.AnswerNull)
 }
 
+// askNow asks a server, or this host, and waits for the answers.
+func askNow(t testing.TB, limit time.Duration, of func(*Nfslock) *lockServer) services {
+	t.Helper()
+	n, _ := newInput(t, nil)
+	s := of(n)
+	n.ask(n.host.Join(n), s, limit)
+	for s.asking > 0 {
+		<-n.mail.Wake()
+		n.mail.Open()
+	}
+	assert.Zero(t, n.asking)
+	return s.services
+}
+
+func local(n *Nfslock) *lockServer { return &n.local }
+
+func nfs3Server(address string) func(*Nfslock) *lockServer {
+	return func(*Nfslock) *lockServer {
+		return &lockServer{NFSServer: mounts.NFSServer{Address: netip.MustParseAddrPort(address), Network: "tcp", Version: 3}, byNLM: true}
+	}
+}
+
 // A real rpcbind and a real rpc.statd, in all the states that matter.
 func TestThisHostsStatd(t *testing.T) {
 	diagnose := func() diagnosis {
-		e := evidence{end: hung, stage: locking, nlm: true, local: askThisHost(timeout)}
+		e := evidence{end: hung, stage: locking, nlm: true, local: askNow(t, timeout, local)}
 		return e.diagnose()
 	}
 	if os.Geteuid() == 0 {
@@ -61,17 +83,17 @@ func TestThisHostsStatd(t *testing.T) {
 	rpchost.StartRPCBind(t)
 	assert.Equal(t, statdDown, diagnose())
 	statd := rpchost.StartStatd(t)
-	found := askThisHost(10 * timeout)
-	assert.Positive(t, found.rpcbind.elapsed)
-	assert.Positive(t, found.nsm.elapsed)
+	found := askNow(t, 10*timeout, local)
+	assert.Positive(t, found.rpcbind.Elapsed)
+	assert.Positive(t, found.nsm.Elapsed)
 	assert.Equal(t, unknown, diagnose())
-	for _, host := range []string{"127.0.0.1", "::1"} {
-		found = askServer(endpoint{netip.MustParseAddr(host), 2049, "tcp"}, question{nfs: 3, nlm: true}, 10*timeout)
-		assert.Equal(t, "ECONNREFUSED", found.nfs.errno)
-		assert.Equal(t, "ENOTREGISTERED", found.nlm.errno)
-		assert.Empty(t, found.rpcbind.errno)
-		assert.True(t, found.nsm.asked)
-		assert.Empty(t, found.nsm.errno)
+	for _, address := range []string{"127.0.0.1:2049", "[::1]:2049"} {
+		found = askNow(t, 10*timeout, nfs3Server(address))
+		assert.Equal(t, "ECONNREFUSED", found.nfs.Errno)
+		assert.Equal(t, "ENOTREGISTERED", found.nlm.Errno)
+		assert.Empty(t, found.rpcbind.Errno)
+		assert.True(t, found.nsm.Known)
+		assert.Empty(t, found.nsm.Errno)
 	}
 
 	require.NoError(t, statd.Signal(unix.SIGSTOP))
@@ -105,7 +127,7 @@ func TestStatdStoppedBeforeTheFirstLock(t *testing.T) {
 
 	// Locks go on where the server is monitored already.
 	fs.Heal()
-	require.Eventually(t, func() bool { return n.prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return n.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
 	assert.Equal(t, "error statd_down_latent", verdict(t, at(collect.Gather(t, n), fs.Dir)))
 	assert.Len(t, log.About("locks still work, but"), 1)
 
@@ -188,7 +210,7 @@ func TestAllServersDead(t *testing.T) {
 		assert.Len(t, g.Named("nfslock_server"), 6)
 	}
 	assert.Len(t, log.About("server_unreachable"), 100, "each said once")
-	assert.Zero(t, n.prober.Stats().Stuck)
+	assert.Zero(t, n.host.Prober.Stats().Stuck)
 }
 
 // Whoever answers garbage does not answer.
@@ -197,13 +219,13 @@ func TestAServerThatAnswersGarbage(t *testing.T) {
 		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
 		_, _ = io.Copy(io.Discard, conn)
 	})
-	found := askServer(endpoint{netip.MustParseAddr("127.0.0.1"), 2049, "tcp"}, question{nfs: 3, nlm: true}, timeout)
-	assert.Equal(t, "EBADRPC", found.rpcbind.errno)
-	assert.False(t, found.nlm.asked, "nobody said where it is")
-	assert.False(t, found.nsm.asked)
+	found := askNow(t, timeout, nfs3Server("127.0.0.1:2049"))
+	assert.Equal(t, "EBADRPC", found.rpcbind.Errno)
+	assert.False(t, found.nlm.Known, "nobody said where it is")
+	assert.False(t, found.nsm.Known)
 }
 
-func TestEndpoints(t *testing.T) {
+func TestLockServer_IsWhereAMountsCallsGo(t *testing.T) {
 	dir := t.TempDir()
 	for options, want := range map[string]string{
 		"vers=3,proto=tcp,addr=10.0.0.1":                      "10.0.0.1 2049 tcp 3 true",
@@ -219,10 +241,10 @@ func TestEndpoints(t *testing.T) {
 	} {
 		n, _ := newInput(t, nil)
 		pretend(t, n, map[string]string{dir: options})
-		require.NoError(t, n.refresh())
+		n.refresh(n.host.Join(n))
 		got := "-"
-		if e, q := endpointOf(n.superblocks[0].probed); e != nil {
-			got = fmt.Sprintf("%v %d %s %d %v", e.address, e.port, e.network, q.nfs, q.nlm)
+		if s := n.targets[0].server; s != nil {
+			got = fmt.Sprintf("%v %d %s %d %v", s.Address.Addr(), s.Address.Port(), s.Network, s.Version, s.byNLM)
 		}
 		assert.Equal(t, want, got, options)
 	}

@@ -76,10 +76,10 @@ func TestAProcessThatIsOnlyNamedLikeAHelperIsNone(t *testing.T) {
 				})
 			}
 			eventually(t, "processes named like helpers", func() bool { return len(named(t)) == len(before)+len(programs) })
-			recogniser, err := prober.NewRecogniser("/proc")
+			matcher, err := prober.NewHelperMatcher("/proc")
 			require.NoError(t, err)
 			for pid := range named(t) {
-				assert.False(t, recogniser.Helper(pid))
+				assert.False(t, matcher.IsHelper(pid))
 			}
 
 			p := start(t, prober.Options{MaxStuck: 4})
@@ -98,7 +98,7 @@ func TestAProcessThatIsOnlyNamedLikeAHelperIsNone(t *testing.T) {
 func helperNames(t *testing.T) (names []string) {
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
-	recogniser, err := prober.NewRecogniser("/proc")
+	matcher, err := prober.NewHelperMatcher("/proc")
 	require.NoError(t, err)
 	for key := range 4 {
 		fs.Pause()
@@ -110,7 +110,7 @@ func helperNames(t *testing.T) (names []string) {
 		eventually(t, "a helper", func() bool {
 			for _, pid := range children(t, server) {
 				if comm := comms(t)[pid]; strings.HasPrefix(comm, prober.HelperPrefix) {
-					assert.True(t, recogniser.Helper(pid))
+					assert.True(t, matcher.IsHelper(pid))
 					names = append(names, comm)
 					return true
 				}

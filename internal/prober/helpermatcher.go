@@ -11,7 +11,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
 )
 
-// A Recogniser tells helpers, of this run of the plugin or another, from other
+// A HelperMatcher tells helpers, of this run of the plugin or another, from other
 // processes. Any user can give a process a helper's name (PR_SET_NAME), so that
 // proves nothing. What a user without privileges can't do is asked for as well:
 //
@@ -22,45 +22,45 @@ import (
 //   - and both in the plugin's own user and PID namespaces, since in a user
 //     namespace of his own everybody is root, and in a container so is whoever it
 //     was started for.
-type Recogniser struct {
+type HelperMatcher struct {
 	proc string
 	uids []string // as in proc_pid_status(5)
 	pids int      // PID namespaces, from that of procfs to our own
 	ids  []byte   // proc_pid_uid_map(5)
 }
 
-// NewRecogniser reads who this process is. Its error names the file of procfs
+// NewHelperMatcher reads who this process is. Its error names the file of procfs
 // which could not be read.
-func NewRecogniser(proc string) (*Recogniser, error) {
+func NewHelperMatcher(proc string) (*HelperMatcher, error) {
 	name := filepath.Join(proc, "self", "status")
 	status, err := os.ReadFile(name)
 	if err != nil {
 		return nil, err
 	}
-	r := &Recogniser{proc: proc, uids: strings.Fields(statusLine(status, "Uid")), pids: len(strings.Fields(statusLine(status, "NSpid")))}
+	m := &HelperMatcher{proc: proc, uids: strings.Fields(statusLine(status, "Uid")), pids: len(strings.Fields(statusLine(status, "NSpid")))}
 	// Without user namespaces in the kernel there is no such file, for nobody.
-	r.ids, _ = os.ReadFile(filepath.Join(proc, "self", "uid_map"))
-	return r, nil
+	m.ids, _ = os.ReadFile(filepath.Join(proc, "self", "uid_map"))
+	return m, nil
 }
 
-// Helper reports whether the process is a helper.
-func (r *Recogniser) Helper(pid int) bool {
-	return strings.HasPrefix(readComm(r.proc, pid), HelperPrefix) && r.genuine(pid)
+// IsHelper reports whether the process is a helper.
+func (m *HelperMatcher) IsHelper(pid int) bool {
+	return strings.HasPrefix(readComm(m.proc, pid), HelperPrefix) && m.hasHelpersRights(pid)
 }
 
-// genuine reports whether a process with a helper's name is one.
-func (r *Recogniser) genuine(pid int) bool {
-	dir := filepath.Join(r.proc, strconv.Itoa(pid))
+// hasHelpersRights reports whether a process with a helper's name is one.
+func (m *HelperMatcher) hasHelpersRights(pid int) bool {
+	dir := filepath.Join(m.proc, strconv.Itoa(pid))
 	status, err := os.ReadFile(filepath.Join(dir, "status"))
-	if err != nil || statusLine(status, "NoNewPrivs") != "1" || len(strings.Fields(statusLine(status, "NSpid"))) != r.pids {
+	if err != nil || statusLine(status, "NoNewPrivs") != "1" || len(strings.Fields(statusLine(status, "NSpid"))) != m.pids {
 		return false
 	}
 	ids, _ := os.ReadFile(filepath.Join(dir, "uid_map"))
-	if !bytes.Equal(ids, r.ids) {
+	if !bytes.Equal(ids, m.ids) {
 		return false
 	}
 	uids := strings.Fields(statusLine(status, "Uid")) // real, effective, saved, of file systems
-	if len(uids) == 4 && (slices.Equal(uids, r.uids) || slices.Equal(uids, []string{"0", "0", "0", "0"})) {
+	if len(uids) == 4 && (slices.Equal(uids, m.uids) || slices.Equal(uids, []string{"0", "0", "0", "0"})) {
 		return true
 	}
 	inheritable, err := strconv.ParseUint(statusLine(status, "CapInh"), 16, 64)

@@ -1,0 +1,214 @@
+package blocked
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/openfiles"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+)
+
+const (
+	// scanShare is the part of a CPU that scans may take while nobody waits.
+	scanShare = 0.01
+	// longWait is a wait that the load average is sure to show, on a quiet host.
+	longWait = time.Minute
+	// maxInspected is how many tasks of a scan are asked for their files, and again for
+	// their stacks.
+	maxInspected = 200
+	// maxFiles is how many of a task's open files are looked at.
+	maxFiles = 256
+	// serverName is the name of fork servers, see package prober.
+	serverName = "vfsprobe-server"
+)
+
+// Monitor looks for blocked tasks on behalf of several inputs: once in a round, and
+// with one budget. The plugin's own tasks are no witnesses, and not among them. Its
+// methods may be called from several goroutines.
+type Monitor struct {
+	proc  string
+	files *openfiles.Reader
+
+	mu      sync.Mutex
+	waits   map[any][]string // functions, by who asks
+	scanner *Scanner
+	helpers *prober.HelperMatcher
+	own     int // this process, as procfs knows it; 0: it does not
+	round   uint64
+	due     time.Time // for the next scan, while nobody waits
+	last    Scan
+	err     error
+
+	inspected map[identity]Files // of this round
+	stacks    map[identity]string
+}
+
+// Scan is what a look at all tasks has found.
+type Scan struct {
+	At      time.Time // zero: nobody has looked
+	Tasks   []Task    // that have waited since an earlier scan
+	Helpers int64     // helpers of vfsprobe's that wait
+}
+
+// Request is who asks for blocked tasks, and why.
+type Request struct {
+	Round uint64
+	Asker any // who asks; the same in each round
+	// Urgent says that something hangs: the budget does not matter.
+	Urgent bool
+	// Waits are functions in which tasks in state S count, too; see [Scanner.SetWaits].
+	Waits []string
+}
+
+// NewMonitor returns a Monitor of all processes below the directory where procfs is
+// mounted.
+func NewMonitor(proc string, files *openfiles.Reader) *Monitor {
+	return &Monitor{proc: proc, files: files, waits: make(map[any][]string),
+		inspected: make(map[identity]Files), stacks: make(map[identity]string)}
+}
+
+// Scan returns the tasks that are blocked. Who asks first in a round has them looked
+// for, unless nothing is urgent and either the budget is used up or the load average
+// rules out that anybody waits: then the last scan's are returned, or none. An error
+// that comes with tasks says that some could not be looked at.
+func (m *Monitor) Scan(r Request) (Scan, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	news := !slices.Equal(m.waits[r.Asker], r.Waits)
+	m.waits[r.Asker] = r.Waits
+	if m.round == r.Round && !m.last.At.IsZero() && !news {
+		return m.last, m.err
+	}
+	now := time.Now()
+	if !r.Urgent && len(m.last.Tasks) == 0 && m.rests(now) {
+		return m.last, nil
+	}
+	m.round = r.Round
+	m.err = m.scan(now)
+	m.due = now.Add(time.Duration(float64(time.Since(now)) / scanShare))
+	return m.last, m.err
+}
+
+// rests reports whether there is no need to look.
+func (m *Monitor) rests(now time.Time) bool {
+	if now.Before(m.due) {
+		return true
+	}
+	for _, waits := range m.waits {
+		if len(waits) > 0 {
+			return false // the load average does not show these
+		}
+	}
+	excluded, err := LoadExcludes(m.proc, longWait)
+	if excluded {
+		m.last = Scan{}
+	}
+	return err == nil && excluded
+}
+
+func (m *Monitor) scan(now time.Time) error {
+	if m.scanner == nil {
+		scanner, err := NewScanner(m.proc)
+		if err != nil {
+			return err
+		}
+		if m.helpers, err = prober.NewHelperMatcher(m.proc); err != nil {
+			return errors.Join(err, scanner.Close())
+		}
+		self, _ := os.Readlink(filepath.Join(m.proc, "self"))
+		m.own, _ = strconv.Atoi(self)
+		m.scanner = scanner
+	}
+	var waits []string
+	for _, some := range m.waits {
+		waits = append(waits, some...)
+	}
+	m.scanner.SetWaits(waits...)
+	tasks, err := m.scanner.Scan(now)
+	m.last = Scan{At: now}
+	m.inspected, m.stacks = make(map[identity]Files), make(map[identity]string)
+	for _, task := range tasks {
+		switch {
+		case strings.HasPrefix(task.Comm, prober.HelperPrefix) && m.helpers.IsHelper(task.PID):
+			m.last.Helpers++
+		case task.PID == m.own, task.Comm == serverName, !task.Since.Before(now):
+		default:
+			m.last.Tasks = append(m.last.Tasks, task)
+		}
+	}
+	return err
+}
+
+// Files is what a task has to do with mounts.
+type Files struct {
+	// MountIDs are those of its open files, as in mountinfo, in ascending order.
+	// Pipes, sockets and devices are left out. Only the first 256 files count.
+	MountIDs []int
+	Cwd      string // its working directory, raw bytes
+	MountNS  string // its mount namespace, such as mnt:[4026531841]
+}
+
+// Files tells what a task has open. A helper looks, once in a round. What may not be
+// seen, or is gone, is empty; so is all of it for the tasks beyond the first 200.
+func (m *Monitor) Files(task Task) Files {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id := identity{task.TID, task.start}
+	if files, known := m.inspected[id]; known || len(m.inspected) >= maxInspected {
+		return files
+	}
+	files := m.inspect(task)
+	m.inspected[id] = files
+	return files
+}
+
+func (m *Monitor) inspect(task Task) Files {
+	dir := filepath.Join(strconv.Itoa(task.PID), "task", strconv.Itoa(task.TID))
+	var files Files
+	files.MountNS, _ = os.Readlink(filepath.Join(m.proc, dir, "ns/mnt"))
+	seen, err := m.files.Task(task.PID, task.TID)
+	if err != nil {
+		return files
+	}
+	files.Cwd = seen.Cwd
+	m.stacks[identity{task.TID, task.start}] = seen.Stack
+	all, err := m.files.Links([]string{filepath.Join(dir, "fd")}, "/", maxFiles)
+	if err != nil {
+		return files
+	}
+	var names []string
+	for _, link := range all[0].Links {
+		if !strings.HasPrefix(link.Target, "/dev/") {
+			names = append(names, filepath.Join(dir, "fdinfo", link.Name))
+		}
+	}
+	infos, _ := m.files.Infos(names)
+	for _, info := range infos {
+		if id, found := mountID(info); found {
+			files.MountIDs = append(files.MountIDs, id)
+		}
+	}
+	slices.Sort(files.MountIDs)
+	files.MountIDs = slices.Compact(files.MountIDs)
+	return files
+}
+
+// Stack is where in the kernel a task is. A helper looks, once in a round. It is empty
+// without CAP_SYS_ADMIN, and for the tasks beyond the first 200.
+func (m *Monitor) Stack(task Task) string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	id := identity{task.TID, task.start}
+	if stack, known := m.stacks[id]; known || len(m.stacks) >= maxInspected {
+		return stack
+	}
+	seen, _ := m.files.Task(task.PID, task.TID)
+	m.stacks[id] = seen.Stack
+	return seen.Stack
+}

@@ -1,0 +1,103 @@
+package checkup
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/result"
+)
+
+// values are what the placeholders of a cause's proof and cure stand for, as far
+// as the fields of a row say. The mount points of containers are none of this
+// host's, and what a server exports is no device.
+func values(m *Metric) result.Values {
+	v := result.Values{result.Server: m.Tags["server"]}
+	if m.Tags["container"] == "" {
+		v[result.Mount] = m.Tags["path"]
+	}
+	if m.Tags["server"] == "" {
+		v[result.Device] = m.Tags["device"]
+	}
+	if pid := cmp.Or(m.integer("blocked_pid"), m.integer("stuck_pid")); pid != 0 {
+		v[result.PID] = fmt.Sprint(pid)
+	}
+	return v
+}
+
+// evidence is what the fields of a row say beside its cause.
+func evidence(m *Metric) string {
+	var parts []string
+	add := func(format string, arguments ...any) { parts = append(parts, fmt.Sprintf(format, arguments...)) }
+	if call := m.text("hangs_in"); call != "" {
+		where := ""
+		if wait := m.text("waits_in"); wait != "" {
+			where = " (" + wait + ")"
+		}
+		add("hangs in %s%s", call, where)
+	}
+	if errno := m.text("errno"); errno != "" {
+		call := m.text("failed_call")
+		if call == "" {
+			call = m.text("failed_check")
+		}
+		add("%s", strings.TrimSpace(call+" "+errno))
+	}
+	if code, _ := m.code(); code == result.Slow && m.text("failed_check") != "" {
+		add("%s took %s", m.text("failed_check"), duration(m.seconds(m.text("failed_check")+"_seconds")))
+	}
+	if pid := m.integer("stuck_pid"); pid != 0 {
+		where := ""
+		if wait := m.text("stuck_wchan"); wait != "" {
+			where = " in " + wait
+		}
+		add("process %d survives SIGKILL%s", pid, where)
+	}
+	if errno := m.text("server_rpc_errno"); errno != "" {
+		add("the server's NFS port: %s", errno)
+	}
+	if _, asked := m.Fields["server_rpc_seconds"]; asked {
+		add("the server answers in %s", duration(m.seconds("server_rpc_seconds")))
+	}
+	if waiting := m.integer("fuse_waiting"); waiting > 0 {
+		add("%d FUSE requests wait", waiting)
+	}
+	if pid := m.integer("holder_pid"); pid != 0 {
+		host := "of this host"
+		if remote, _ := m.Fields["holder_remote"].(bool); remote {
+			host = "of another host"
+		}
+		add("process %d %s holds a %s lock", pid, host, m.text("holder_lock"))
+	}
+	if n := m.integer("tasks_blocked"); n > 0 {
+		add("%d tasks wait for it, such as %s (%d)", n, m.text("blocked_comm"), m.integer("blocked_pid"))
+	}
+	if reason := m.text("reason"); reason != "" {
+		add("%s", reason)
+	}
+	if other := m.text("shared_with"); other != "" {
+		add("same file system as %s", other)
+	}
+	return strings.Join(parts, "; ")
+}
+
+// duration is short and readable.
+func duration(seconds float64) string {
+	d := time.Duration(seconds * float64(time.Second))
+	switch {
+	case d < time.Millisecond:
+		return d.Round(time.Microsecond).String()
+	case d < time.Second:
+		return d.Round(time.Millisecond).String()
+	case d < time.Minute:
+		return d.Round(100 * time.Millisecond).String()
+	case d < 100*time.Hour:
+		text := d.Round(time.Second).String()
+		if strings.HasSuffix(text, "m0s") {
+			text = strings.TrimSuffix(text, "0s")
+		}
+		return text
+	}
+	return fmt.Sprintf("%dd%dh", int(d.Hours())/24, int(d.Hours())%24)
+}

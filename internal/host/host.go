@@ -1,0 +1,193 @@
+// Package host is the host as this process may look at it: where its files show, what
+// is mounted, which servers answer, who waits. There is one Host per process, which all
+// inputs share, so that each thing is looked at once in a round. Whatever can wait for a
+// file system is looked at by helper processes.
+package host
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/influxdata/telegraf"
+
+	"github.com/vfsprobe/vfsprobe/internal/blocked"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/oncelog"
+	"github.com/vfsprobe/vfsprobe/internal/openfiles"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
+)
+
+// ownProc is where this process and its helpers show. HOST_PROC, which has the host's
+// processes, may not know them.
+const ownProc = "/proc"
+
+// Roots are where the host's files show. In a container that is not where they are.
+type Roots struct {
+	Proc        string // HOST_PROC; /proc
+	Sys         string // HOST_SYS; /sys
+	Etc         string // HOST_ETC; /etc
+	MountPrefix string // HOST_MOUNT_PREFIX: what the host's paths begin with here
+	// PID is the process whose mount table is the host's: "self", or in a container
+	// "1", which sees the host's mounts where this process may not.
+	PID string
+}
+
+// FindRoots reads the environment variables that Telegraf's inputs know.
+func FindRoots(lookup func(string) string) Roots {
+	orElse := func(name, usual string) string {
+		if value := lookup(name); value != "" {
+			return value
+		}
+		return usual
+	}
+	r := Roots{
+		Proc: orElse("HOST_PROC", ownProc), Sys: orElse("HOST_SYS", "/sys"), Etc: orElse("HOST_ETC", "/etc"),
+		MountPrefix: strings.TrimRight(lookup("HOST_MOUNT_PREFIX"), "/"), PID: "self",
+	}
+	if r.OtherProc() {
+		r.PID = "1"
+	}
+	return r
+}
+
+// OtherProc reports whether the host's processes show in another place than this one.
+func (r *Roots) OtherProc() bool { return r.Proc != ownProc }
+
+// Options of a Host.
+type Options struct {
+	Roots  Roots
+	Prober *prober.Prober
+	Log    telegraf.Logger // or set it by [Host.SetLog] before the first gather
+}
+
+// Host is what the inputs know of the host together. Its methods may be called from
+// several goroutines.
+type Host struct {
+	Roots
+	Prober  *prober.Prober
+	Servers *sunrpc.Pool
+	Tasks   *blocked.Monitor
+	Files   *openfiles.Reader // of the host's processes
+
+	own   *openfiles.Reader // of our own
+	table *mounts.Watcher
+	log   telegraf.Logger
+	said  *oncelog.Log
+
+	mu     sync.Mutex
+	round  uint64
+	joined map[any]uint64 // the last round, by member
+	behind bool           // the mount table is older than the kernel's, which was said
+}
+
+// New returns a Host that has looked at nothing yet.
+func New(o Options) *Host {
+	files := &openfiles.Reader{Prober: o.Prober, Proc: o.Roots.Proc}
+	return &Host{
+		Roots: o.Roots, Prober: o.Prober, Servers: sunrpc.NewPool(), Files: files, Tasks: blocked.NewMonitor(o.Roots.Proc, files),
+		own: &openfiles.Reader{Prober: o.Prober, Proc: ownProc},
+		table: mounts.NewWatcher(mounts.WatcherOptions{
+			Prober: o.Prober, Proc: o.Roots.Proc, PID: o.Roots.PID, Devices: mounts.Devices{Sys: o.Roots.Sys}}),
+		log: o.Log, said: oncelog.New(o.Log), joined: make(map[any]uint64),
+	}
+}
+
+// SetLog sets where the host's state is logged, once per change.
+func (h *Host) SetLog(log telegraf.Logger) { h.log, h.said = log, oncelog.New(log) }
+
+// Join returns the round that a member, an input, is to gather for: that under way, or
+// a new one if it has joined that before.
+func (h *Host) Join(member any) uint64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.joined[member] == h.round {
+		h.round++
+	}
+	h.joined[member] = h.round
+	return h.round
+}
+
+// Mounts returns the mount table in a round. That it is older than the kernel's is
+// said once.
+func (h *Host) Mounts(round uint64) mounts.View {
+	view := h.table.View(round)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if behind := view.Hindrance != nil; behind != h.behind {
+		h.behind = behind
+		switch {
+		case !behind:
+			h.log.Info("the mount table can be read again")
+		case view.Snapshot == nil:
+			h.log.Errorf("there is no mount table, and the root and what the configuration names is all that is checked: %v", view.Hindrance)
+		default:
+			h.log.Errorf("the mount table is that of %v ago: %v", view.Age.Round(time.Second), view.Hindrance)
+		}
+	}
+	if view.Snapshot != nil {
+		h.said.Error("table", view.Err)
+	}
+	return view
+}
+
+// RereadMounts has the mount table read again in the next round, see
+// [mounts.Watcher.Invalidate].
+func (h *Host) RereadMounts() { h.table.Invalidate() }
+
+// MountsOf reads the mount table of another process of the host.
+func (h *Host) MountsOf(process string) (*mounts.Snapshot, error) { return h.table.ReadOther(process) }
+
+// NFSStats reads the counters of the host's NFS mounts, see [mounts.NFSStats].
+func (h *Host) NFSStats() ([]mounts.NFSStats, error) { return h.table.ReadNFSStats() }
+
+// MountNamespace is the link that names the mount namespace of the table.
+func (h *Host) MountNamespace() string {
+	link, _ := os.Readlink(filepath.Join(h.Proc, h.PID, "ns/mnt"))
+	return link
+}
+
+// WaitOf is where in the kernel a helper of ours waits: its stack where that may be
+// read, since some architectures have no other, and otherwise the function. It is empty
+// where neither is known.
+func (h *Host) WaitOf(helper int) string {
+	if seen, err := h.own.Task(helper, helper); err == nil && seen.Stack != "" {
+		return seen.Stack
+	}
+	return h.FunctionOf(helper)
+}
+
+// FunctionOf is the kernel function in which a helper of ours waits; empty if unknown.
+func (h *Host) FunctionOf(helper int) string {
+	content, err := os.ReadFile(filepath.Join(ownProc, strconv.Itoa(helper), "wchan"))
+	if err != nil || string(content) == "0" {
+		return ""
+	}
+	return string(content)
+}
+
+// ReadFile has a helper read a file, of at most limit bytes, that may lie on any file
+// system. The error wraps the errno where the kernel has refused.
+func (h *Host) ReadFile(name string, limit int, timeout time.Duration) ([]byte, error) {
+	p := &prober.Plan{Timeout: timeout}
+	p.Below(name)
+	content := p.ReadFile(name, limit)
+	r := h.Prober.Run(prober.Check{Key: "host file " + name, Group: "host files", Trusted: true, Independent: true, Plan: p})
+	if failed := r.Failed(); failed != nil {
+		return nil, &os.PathError{Op: failed.Name, Path: name, Err: failed.Errno}
+	}
+	if r.Outcome != prober.Done {
+		why := fmt.Errorf("it was not read within %v", timeout)
+		if r.Outcome == prober.Unavailable || r.Outcome == prober.Died {
+			why = errors.New("there is no helper process to read it")
+		}
+		return nil, fmt.Errorf("reading %s: %w", name, errors.Join(why, r.Err))
+	}
+	return r.Step(content).Output, nil
+}

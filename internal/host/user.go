@@ -1,0 +1,59 @@
+package host
+
+import (
+	"bytes"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/moby/sys/user"
+)
+
+const (
+	// maxUsers bounds passwd(5) and group(5), in bytes.
+	maxUsers = 16 << 20
+	// usersTimeout is how long reading one of them may take.
+	usersTimeout = 5 * time.Second
+)
+
+// User is one of this system's, as passwd(5) and group(5) have it.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32
+}
+
+// LookUpUser finds a user by name or number. Helpers read the files: they may lie on a
+// file system that hangs.
+func (h *Host) LookUpUser(name string) (User, error) {
+	passwd, err := h.ReadFile("/etc/passwd", maxUsers, usersTimeout)
+	if err != nil {
+		return User{}, err
+	}
+	group, err := h.ReadFile("/etc/group", maxUsers, usersTimeout)
+	if err != nil && !os.IsNotExist(err) {
+		return User{}, err
+	}
+	all, err := user.ParsePasswdFilter(bytes.NewReader(passwd), func(u user.User) bool { return u.Name == name || fmt.Sprint(u.Uid) == name })
+	if err != nil {
+		return User{}, fmt.Errorf("/etc/passwd: %w", err)
+	}
+	if len(all) == 0 {
+		return User{}, fmt.Errorf("there is no user %q on this host", name)
+	}
+	groups, err := user.ParseGroupFilter(bytes.NewReader(group), func(g user.Group) bool {
+		for _, member := range g.List {
+			if member == all[0].Name {
+				return true
+			}
+		}
+		return false
+	})
+	if err != nil {
+		return User{}, fmt.Errorf("/etc/group: %w", err)
+	}
+	found := User{UID: uint32(all[0].Uid), GID: uint32(all[0].Gid)}
+	for _, g := range groups {
+		found.Groups = append(found.Groups, uint32(g.Gid))
+	}
+	return found, nil
+}

@@ -1,0 +1,88 @@
+package mounts
+
+import (
+	"strings"
+)
+
+// Pseudo reports whether file systems of the type hold no files of a user's and
+// never wait for a device or a server. Checking them would tell nothing.
+func Pseudo(fstype string) bool {
+	switch fstype {
+	case "autofs", "binfmt_misc", "bpf", "cgroup", "cgroup2", "configfs", "cpuset", "debugfs", "devpts", "devtmpfs",
+		"efivarfs", "fusectl", "fuse.gvfsd-fuse", "fuse.portal", "hugetlbfs", "mqueue", "nfsd", "nsfs", "proc", "pstore",
+		"ramfs", "resctrl", "rootfs", "rpc_pipefs", "securityfs", "selinuxfs", "smackfs", "sysfs", "tracefs":
+		return true
+	}
+	return false
+}
+
+// Network reports whether a server stands behind file systems of the type.
+func Network(fstype string) bool {
+	switch strings.TrimPrefix(fstype, "fuse.") {
+	case "9p", "afs", "beegfs", "ceph", "cifs", "curlftpfs", "davfs", "davfs2", "gfs2", "glusterfs", "gpfs", "lustre",
+		"ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "s3fs", "smb3", "smbfs", "sshfs", "virtiofs":
+		return true
+	}
+	return false
+}
+
+// Network reports whether a server stands behind the file system.
+func (m *Mount) Network() bool { return Network(m.FSType) }
+
+// FUSE reports whether a daemon on this host serves the file system.
+func (m *Mount) FUSE() bool {
+	return m.FSType == "fuse" || m.FSType == "fuseblk" || strings.HasPrefix(m.FSType, "fuse.")
+}
+
+// BlockDevice reports whether the file system is a local block device's.
+func (m *Mount) BlockDevice() bool { return strings.HasPrefix(m.Source, "/dev/") && !m.FUSE() }
+
+// Independent reports whether the file system is the root, which all else depends
+// on, or one that is in memory alone.
+func (m *Mount) Independent() bool {
+	switch m.FSType {
+	case "tmpfs", "ramfs", "devtmpfs":
+		return true
+	}
+	return m.Mountpoint == "/"
+}
+
+// FateGroup names what mounts share a fate with: their server, daemon or device.
+func (m *Mount) FateGroup() string {
+	if server := m.NFSServer(); server != nil {
+		return "nfs " + server.Address.String()
+	}
+	address, found := m.Option("addr")
+	switch {
+	case found && m.NFS():
+		return "nfs " + address
+	case found:
+		return m.FSType + " " + address
+	}
+	return m.FSType + " " + m.Source
+}
+
+// AlwaysReadOnly reports whether file systems of the type can't be written to by
+// nature.
+func AlwaysReadOnly(fstype string) bool {
+	switch fstype {
+	case "iso9660", "squashfs", "erofs", "cramfs", "romfs", "udf":
+		return true
+	}
+	return false
+}
+
+// asksForOptions reports whether file systems of the type are asked for their options
+// when somebody reads the mount table, and may wait for a device then: btrfs looks the
+// name of a subvolume up (btrfs_show_options, fs/btrfs/super.c), bcachefs takes its
+// state_lock, and ZFS its teardown lock.
+func asksForOptions(fstype string) bool {
+	switch fstype {
+	case "btrfs", "bcachefs", "zfs":
+		return true
+	}
+	return false
+}
+
+// magicsThatAskForOptions are their superblocks' magic numbers, statfs(2).
+func magicsThatAskForOptions() []uint64 { return []uint64{0x9123683e, 0xca451a4e, 0x2fc12fc1} }

@@ -1,0 +1,90 @@
+// Package mounts knows what is mounted, and what should be. It makes no call on a
+// mounted file system: tables which the kernel asks file systems for are read by a
+// helper process.
+package mounts
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/printable"
+)
+
+// Mount is one line of the mount table, proc_pid_mountinfo(5). Paths and
+// sources are raw bytes; see Printable.
+type Mount struct {
+	*mountinfo.Info
+	// Hidden means that the mount point's path leads to another mount, which
+	// lies on top of this one or of a directory above it.
+	Hidden bool
+	// OnDemand means that the way to the mount point leads through one of autofs:
+	// whoever walks there starts its idle time anew.
+	OnDemand bool
+	// Device is the tag of that name, see [Devices].
+	Device string
+}
+
+// Superblock is the device number, as major:minor, which all mounts of one
+// file system instance share.
+func (m *Mount) Superblock() string { return strconv.Itoa(m.Major) + ":" + strconv.Itoa(m.Minor) }
+
+// HasOption reports whether the mount or its superblock has the option, which
+// is a word ("ro") or a word and a value ("vers=3").
+func (m *Mount) HasOption(option string) bool {
+	return hasWord(m.Options, option) || hasWord(m.VFSOptions, option)
+}
+
+// Option returns the value of an option of the superblock, such as addr.
+func (m *Mount) Option(name string) (string, bool) {
+	for word := range strings.SplitSeq(m.VFSOptions, ",") {
+		if key, value, found := strings.Cut(word, "="); found && key == name {
+			return value, true
+		}
+	}
+	return "", false
+}
+
+func hasWord(list, word string) bool {
+	for w := range strings.SplitSeq(list, ",") {
+		if w == word {
+			return true
+		}
+	}
+	return false
+}
+
+// ReadOnly reports whether writing is refused, by the mount or by the
+// superblock.
+func (m *Mount) ReadOnly() bool { return m.HasOption("ro") }
+
+// Bind reports whether the mount shows a part of its file system only, as a
+// bind mount of a directory does.
+func (m *Mount) Bind() bool { return m.Root != "/" }
+
+// Shows reports whether a file of these attributes, of which STATX_MNT_ID was asked
+// for, lies on the mount. It may not: the mount is gone by now, or the path means
+// another file system here, in a container say. Of a mount that was never in the
+// table, whose ID is 0, nothing is known.
+func (m *Mount) Shows(st *unix.Statx_t) bool {
+	switch {
+	case m.ID == 0:
+		return true
+	case st.Mask&unix.STATX_MNT_ID != 0 && st.Mnt_id == uint64(m.ID): // since Linux 5.8
+		return true
+	case m.FSType == "btrfs", m.FSType == "bcachefs": // their subvolumes have device numbers of their own
+		return true
+	}
+	return int(st.Dev_major) == m.Major && int(st.Dev_minor) == m.Minor
+}
+
+// Named is a mount point that is not in any table which was read: all that is known
+// of it is its path.
+func Named(path string) Mount {
+	return Mount{Info: &mountinfo.Info{Mountpoint: path, Root: "/"}}
+}
+
+// Printable is [printable.Name] of a path or a source.
+func Printable(name string) string { return printable.Name(name) }

@@ -1,0 +1,403 @@
+package mounts
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/moby/sys/mountinfo"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+)
+
+const (
+	// readerTimeout is when a reader is given up. Whether SIGKILL ends it is up to what
+	// it waits for.
+	readerTimeout = 5 * time.Second
+	// readerPatience is how long a gather waits for a table that is being read. One of
+	// 5,000 mounts takes some 20 ms on an idle machine.
+	readerPatience = 500 * time.Millisecond
+	// maxTable bounds a table, in bytes: 30,000 mounts with the longest of paths.
+	maxTable = 256 << 20
+	// maxRereads is how often a table that changes while it is read is read again.
+	maxRereads = 3
+	// readerKey is that of all who read tables: there is never more than one, since it
+	// holds the kernel's namespace_sem, and whoever mounts waits for it.
+	readerKey = "host mount tables"
+)
+
+// WatcherOptions of a Watcher.
+type WatcherOptions struct {
+	Prober  *prober.Prober
+	Proc    string // where procfs is mounted
+	PID     string // whose table; "self" is this process's own
+	Devices Devices
+	// Patience is how long View waits for a table that is being read; 0: half a second.
+	Patience time.Duration
+}
+
+// Watcher keeps the mount table of one mount namespace. The kernel says when it has
+// changed (poll(2), which asks nobody), and a helper process reads it then: some file
+// systems are asked for their options meanwhile, and may not answer. Its methods may be
+// called from several goroutines, and never wait for a file system.
+type Watcher struct {
+	o    WatcherOptions
+	seed maphash.Seed
+
+	updating sync.Mutex // guards what follows, during an update
+
+	file      *os.File // polled only
+	reading   *reading // under way
+	plainText bool     // statmount(2) can't be used
+	known     *prober.KnownMounts
+	cursor    bool   // the kernel skips no lines of a table that changes
+	stale     bool   // the kernel has another table than current
+	sum       uint64 // of what current was made from
+	current   *Snapshot
+	asOf      time.Time // when current was the kernel's
+
+	mu    sync.Mutex
+	round uint64
+	done  chan struct{} // closed when the round's view is there
+	view  View
+}
+
+// View is the mount table as it is known in a round.
+type View struct {
+	*Snapshot               // nil: none could be read yet
+	Age       time.Duration // since the kernel had this table last; 0: it has it now
+	Hindrance error         // why there is no newer one
+}
+
+// NewWatcher returns a Watcher which has read nothing yet.
+func NewWatcher(o WatcherOptions) *Watcher {
+	if o.Patience == 0 {
+		o.Patience = readerPatience
+	}
+	return &Watcher{o: o, seed: maphash.MakeSeed(), cursor: kernelAtLeast(5, 8), known: newKnown(),
+		plainText: o.Proc != "/proc" || o.PID != "self" || !kernelAtLeast(6, 13) || !someAskForOptions(o.Proc)}
+}
+
+// kernelAtLeast reports whether the running kernel is of that version or a later one;
+// false where its version can't be understood.
+func kernelAtLeast(major, minor int) bool {
+	var name unix.Utsname
+	if unix.Uname(&name) != nil {
+		return false
+	}
+	var a, b int
+	_, err := fmt.Sscanf(unix.ByteSliceToString(name.Release[:]), "%d.%d", &a, &b)
+	return err == nil && (a > major || a == major && b >= minor)
+}
+
+// View returns the table of a round. Whoever asks first in a round has it brought up to
+// date; a snapshot that is the same as before is the same pointer. It waits for a reader
+// for no longer than WatcherOptions.Patience, and for one that hangs since an earlier
+// round not at all.
+func (w *Watcher) View(round uint64) View {
+	w.mu.Lock()
+	if w.done != nil && w.round == round {
+		done := w.done
+		w.mu.Unlock()
+		<-done
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.view
+	}
+	done := make(chan struct{})
+	w.round, w.done = round, done
+	w.mu.Unlock()
+
+	view := w.update()
+	w.mu.Lock()
+	w.view = view
+	w.mu.Unlock()
+	close(done)
+	return view
+}
+
+// update brings the table up to date.
+func (w *Watcher) update() View {
+	w.updating.Lock()
+	defer w.updating.Unlock()
+	if err := w.open(); err != nil {
+		return View{Snapshot: w.current, Hindrance: err}
+	}
+	if w.changed() {
+		w.stale = true
+		if w.reading != nil {
+			w.reading.outdated = true
+		}
+	}
+	if !w.stale && w.current != nil {
+		w.asOf = time.Now()
+		return View{Snapshot: w.current}
+	}
+	w.stale = true
+	hindrance := w.read()
+	view := View{Snapshot: w.current, Hindrance: hindrance}
+	if w.stale && w.current != nil {
+		view.Age = time.Since(w.asOf)
+	}
+	return view
+}
+
+// read reads the table, again if it changes meanwhile and the kernel may have skipped
+// lines, or has changed since a reader hung. It returns why there is no newer one.
+func (w *Watcher) read() error {
+	before := w.current
+	var deadline time.Time // none for a reader that hangs since an earlier round
+	for range maxRereads {
+		if w.reading == nil {
+			if deadline.IsZero() {
+				deadline = time.Now().Add(w.o.Patience)
+			}
+			w.reading = w.startReading(w.plan())
+		}
+		r := w.reading
+		if !r.wait(time.Until(deadline)) {
+			progress, _ := w.o.Prober.Progress(r.ticket)
+			return w.hang(&progress)
+		}
+		w.reading = nil
+		switch err := w.take(&r.report); {
+		case errors.Is(err, errRetry):
+			continue
+		case err != nil:
+			return err
+		}
+		w.asOf = r.began
+		if w.stale = w.changed() || r.outdated; !w.stale || w.cursor && !r.outdated {
+			return nil
+		}
+	}
+	if !w.cursor {
+		w.current, w.sum = w.current.with(before), 0
+	}
+	return nil
+}
+
+// errRetry says that the table is to be read in another way.
+var errRetry = errors.New("statmount(2) can't be used")
+
+// Invalidate has the table read again although the kernel has announced no change: it
+// does not say that it has turned a file system read-only after an error.
+func (w *Watcher) Invalidate() {
+	w.updating.Lock()
+	defer w.updating.Unlock()
+	w.stale = true
+}
+
+// open opens the file which is polled. Opening asks no file system.
+func (w *Watcher) open() error {
+	if w.file != nil {
+		return nil
+	}
+	// Not os.Open: Go's poller would watch the file for us to no use.
+	fd, err := unix.Open(w.name("mountinfo"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("opening the mount table: %w", &os.PathError{Op: "open", Path: w.name("mountinfo"), Err: err})
+	}
+	w.file = os.NewFile(uintptr(fd), w.name("mountinfo"))
+	return nil
+}
+
+// Close closes the table's file.
+func (w *Watcher) Close() error {
+	w.updating.Lock()
+	defer w.updating.Unlock()
+	if w.file == nil {
+		return nil
+	}
+	return w.file.Close()
+}
+
+func (w *Watcher) name(file string) string { return filepath.Join(w.o.Proc, w.o.PID, file) }
+
+// changed asks the kernel whether a mount was added, removed or remounted since
+// the last question (mounts_poll, fs/proc_namespace.c).
+func (w *Watcher) changed() bool {
+	set := []unix.PollFd{{Fd: int32(w.file.Fd()), Events: unix.POLLPRI}}
+	n, err := unix.Poll(set, 0)
+	return err != nil || n > 0
+}
+
+// plan is what a helper does to read the table. Where that is possible it asks no file
+// system which may not answer.
+func (w *Watcher) plan() *prober.Plan {
+	p := &prober.Plan{Timeout: readerTimeout}
+	if w.plainText {
+		p.Below(w.o.Proc)
+		p.ReadFile(w.name("mountinfo"), maxTable)
+	} else {
+		p.Add(prober.StatMounts(statmountAll, statmountPlain, w.known, maxTable))
+	}
+	return p
+}
+
+// take makes the current snapshot of what a helper has read.
+func (w *Watcher) take(r *prober.Report) error {
+	content, err := contentOf(r)
+	if r.Outcome == prober.Stuck || r.Outcome == prober.Busy || r.Outcome == prober.Expired {
+		return w.hang(r)
+	}
+	if !w.plainText && r.Failed() != nil {
+		w.plainText = true // a sandbox that does not know of it, or a kernel that lacks a part of it
+		return errRetry
+	}
+	if err != nil {
+		return fmt.Errorf("reading the mount table: %w", err)
+	}
+	sum := maphash.Bytes(w.seed, content)
+	if w.current != nil && w.sum == sum {
+		return nil
+	}
+	parse := func() ([]*mountinfo.Info, error) { return parseText(content) }
+	if !w.plainText {
+		parse = func() ([]*mountinfo.Info, error) { return parseRecords(prober.Records(content)) }
+	}
+	infos, err := parse()
+	if errors.Is(err, errIncomplete) {
+		w.plainText = true
+		return errRetry
+	}
+	if !w.plainText {
+		w.known = knownFrom(prober.Records(content))
+	}
+	w.current, w.sum = newSnapshot(infos, err, w.o.Devices), sum
+	return nil
+}
+
+// contentOf is what a plan has read that ends in ReadAll or StatMounts.
+func contentOf(r *prober.Report) ([]byte, error) {
+	if failed := r.Failed(); failed != nil {
+		return nil, fmt.Errorf("%s: %w", failed.Name, failed.Errno)
+	}
+	if r.Outcome != prober.Done {
+		return nil, errors.Join(fmt.Errorf("the helper process is %v", r.Outcome), r.Err)
+	}
+	for i := range r.Steps {
+		if len(r.Steps[i].Output) > 0 {
+			return r.Steps[i].Output, nil
+		}
+	}
+	return nil, nil
+}
+
+// hang says what is known of a reader that does not end: where it waits, and which file
+// system it asks.
+func (w *Watcher) hang(r *prober.Report) error {
+	text := fmt.Sprintf("reading the mount table hangs since %v", time.Since(r.Since).Round(100*time.Millisecond))
+	if r.PID == 0 {
+		return errors.New("the helper process that is to read the mount table was not started in time")
+	}
+	text += fmt.Sprintf(" (helper process %d", r.PID)
+	if wchan, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(r.PID), "wchan")); err == nil && len(wchan) > 1 {
+		text += fmt.Sprintf(" in %s", wchan)
+	}
+	text += ")"
+	if m := w.asked(r.Partial); m != nil {
+		text += fmt.Sprintf(": %s does not answer when the kernel asks for its options", m)
+	}
+	return errors.New(text)
+}
+
+// asked is the mount whose file system the kernel asks for its options while it makes
+// the line after the last of a text. The last lines that it has made are not in the
+// text yet, so it is one that follows and can wait.
+func (w *Watcher) asked(text []byte) *Mount {
+	if w.current == nil || !w.plainText {
+		return nil
+	}
+	delivered := bytes.Count(text, []byte("\n"))
+	for i := delivered; i < len(w.current.Mounts); i++ {
+		if m := &w.current.Mounts[i]; asksForOptions(m.FSType) {
+			return m
+		}
+	}
+	return nil
+}
+
+// reading is a helper that reads.
+type reading struct {
+	began    time.Time
+	ticket   prober.Ticket
+	done     chan struct{}
+	report   prober.Report // once done is closed
+	outdated bool          // the table has changed since
+}
+
+func (w *Watcher) startReading(plan *prober.Plan) *reading {
+	r := &reading{began: time.Now(), done: make(chan struct{})}
+	r.ticket = w.o.Prober.Submit(prober.Check{Key: readerKey, Group: readerKey, Trusted: true, Independent: true, Essential: true, Plan: plan},
+		func(report prober.Report) {
+			r.report = report
+			close(r.done)
+		})
+	return r
+}
+
+// wait reports whether the reading has ended by the limit.
+func (r *reading) wait(limit time.Duration) bool {
+	select {
+	case <-r.done:
+		return true
+	default:
+	}
+	if limit <= 0 {
+		return false
+	}
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-r.done:
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// ReadOther reads the mount table of another process, whose mount namespace may be
+// another one.
+func (w *Watcher) ReadOther(process string) (*Snapshot, error) {
+	name := filepath.Join(w.o.Proc, process, "mountinfo")
+	content, err := w.readFile(name)
+	if err != nil {
+		return nil, err
+	}
+	infos, err := parseText(content)
+	return newSnapshot(infos, err, w.o.Devices), nil
+}
+
+// ReadNFSStats reads the counters of all NFS mounts of the namespace. An error that
+// comes with counters is about lines which could not be understood.
+func (w *Watcher) ReadNFSStats() ([]NFSStats, error) {
+	content, err := w.readFile(w.name("mountstats"))
+	if err != nil {
+		return nil, err
+	}
+	return ParseMountStats(content)
+}
+
+// readFile has a helper read a table, unless one hangs already.
+func (w *Watcher) readFile(name string) ([]byte, error) {
+	p := &prober.Plan{Timeout: readerTimeout}
+	p.Below(w.o.Proc)
+	p.ReadFile(name, maxTable)
+	r := w.startReading(p)
+	if !r.wait(w.o.Patience) {
+		return nil, fmt.Errorf("reading %s: not done within %v", name, w.o.Patience)
+	}
+	content, err := contentOf(&r.report)
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", name, err)
+	}
+	return content, nil
+}

@@ -1,0 +1,183 @@
+package mounts
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+// A reader that hung, or was stopped, brings a table that may be older than a change
+// which was announced since.
+func TestWatcher_AReaderThatWasOvertaken(t *testing.T) {
+	faultfs.Require(t)
+	for _, plain := range []bool{true, false} {
+		w := watcher(t)
+		w.plainText = plain
+		require.NoError(t, w.View(1).Hindrance)
+		r := w.startReading(w.plan())
+		require.True(t, r.wait(10*time.Second))
+		w.reading, w.stale = r, true
+		dir := filepath.Join(t.TempDir(), "new")
+		mount(t, "new", dir, "tmpfs", 0, "")
+		view := w.View(2)
+		require.NoError(t, view.Hindrance)
+		assert.NotNil(t, view.At(dir), "what the first has read is too old")
+		assert.Zero(t, view.Age)
+	}
+}
+
+// changing is a watcher of a table in a file, whose kernel says each time that it has
+// changed until it is told not to: poll says that something happened to a FIFO which
+// has lost its writer.
+func changing(t *testing.T, file string) (w *Watcher, p *prober.Prober, calm func()) {
+	t.Helper()
+	p = prober.New(prober.Options{})
+	t.Cleanup(p.Close)
+	w = NewWatcher(WatcherOptions{Prober: p, Proc: filepath.Dir(filepath.Dir(file)), PID: "1", Patience: 10 * time.Second})
+	t.Cleanup(func() { assert.NoError(t, w.Close()) })
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	require.NoError(t, unix.Mkfifo(fifo, 0o600))
+	reader, err := unix.Open(fifo, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	require.NoError(t, err)
+	open := func() int {
+		writer, err := unix.Open(fifo, unix.O_WRONLY|unix.O_CLOEXEC, 0)
+		require.NoError(t, err)
+		return writer
+	}
+	require.NoError(t, unix.Close(open()))
+	w.file = os.NewFile(uintptr(reader), fifo)
+	return w, p, func() {
+		writer := open()
+		t.Cleanup(func() { unix.Close(writer) })
+	}
+}
+
+func table(points ...string) []byte {
+	var b strings.Builder
+	b.WriteString("20 1 8:1 / / rw - ext4 /dev/sda1 rw\n")
+	for _, point := range points {
+		fmt.Fprintf(&b, "%d 20 0:%d / /%s rw - tmpfs %s rw\n", 30+point[0], point[0], point, point)
+	}
+	return []byte(b.String())
+}
+
+func points(s *Snapshot) (all []string) {
+	for i := range s.Mounts {
+		all = append(all, s.Mounts[i].Mountpoint)
+	}
+	return all
+}
+
+// Before Linux 5.8 a reading during which somebody unmounts skips lines.
+func TestWatcher_AChangingTableWithoutACursorLosesNoMount(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "1", "mountinfo")
+	require.NoError(t, os.Mkdir(filepath.Dir(file), 0o755))
+	write := func(points ...string) { require.NoError(t, os.WriteFile(file, table(points...), 0o600)) }
+	write("a", "b", "c")
+	w, p, calm := changing(t, file)
+	w.cursor = false
+	view := w.View(1)
+	require.NoError(t, view.Hindrance)
+	assert.Equal(t, []string{"/", "/a", "/b", "/c"}, points(view.Snapshot))
+	assert.EqualValues(t, maxRereads, p.Stats().Forked)
+
+	write("a", "c", "d")
+	view = w.View(2)
+	require.NoError(t, view.Hindrance)
+	assert.ElementsMatch(t, []string{"/", "/a", "/b", "/c", "/d"}, points(view.Snapshot), "b may be there still")
+	assert.NotNil(t, view.At("/b"))
+
+	calm()
+	view = w.View(3)
+	require.NoError(t, view.Hindrance)
+	assert.Zero(t, view.Age)
+	assert.Equal(t, []string{"/", "/a", "/c", "/d"}, points(view.Snapshot), "b is gone")
+	before := p.Stats().Forked
+	assert.Same(t, view.Snapshot, w.View(4).Snapshot)
+	assert.Equal(t, before, p.Stats().Forked)
+}
+
+func TestWatcher_AChangingTableWithACursorIsReadOnce(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "1", "mountinfo")
+	require.NoError(t, os.Mkdir(filepath.Dir(file), 0o755))
+	require.NoError(t, os.WriteFile(file, table("a"), 0o600))
+	w, p, _ := changing(t, file)
+	w.cursor = true
+	for round := range uint64(3) {
+		require.NoError(t, w.View(round).Hindrance)
+		assert.EqualValues(t, round+1, p.Stats().Forked)
+	}
+}
+
+func TestSnapshot_With(t *testing.T) {
+	before := Parse([]byte("20 1 8:1 / / rw - ext4 /dev/sda1 rw\n21 20 0:5 / /a rw - tmpfs x rw\n22 21 0:6 / /a/b rw - tmpfs y rw\n"))
+	before.Mounts[1].Device = "kept"
+	now := Parse([]byte("20 1 8:1 / / rw - ext4 /dev/sda1 rw\n22 21 0:6 / /a/b rw - tmpfs z rw\nnonsense\n"))
+	both := now.with(before)
+	assert.Equal(t, []string{"/", "/a/b", "/a"}, points(both))
+	assert.Equal(t, "z", both.At("/a/b").Source, "the later one")
+	assert.Equal(t, "kept", both.At("/a").Device)
+	assert.Equal(t, 1, both.Malformed)
+	assert.Error(t, both.Err)
+	assert.Same(t, both.At("/a"), both.Above(both.At("/a/b")))
+	assert.Same(t, now, now.with(nil))
+}
+
+// stacked is a table of n mounts on one directory, each on the last.
+func stacked(n int, reversed bool) *Snapshot {
+	var b strings.Builder
+	for i := range n {
+		if reversed {
+			i = n - 1 - i
+		}
+		fmt.Fprintf(&b, "%d %d 0:%d / /srv rw - tmpfs tmpfs rw\n", 100+i, 99+i, i)
+	}
+	return Parse([]byte(b.String()))
+}
+
+// rings is a table of n mounts that lies: two each are one another's parents.
+func rings(n int) *Snapshot {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%d %d 0:%d / /srv/%d rw - tmpfs tmpfs rw\n", 100+i, 100+i^1, i, i)
+	}
+	return Parse([]byte(b.String()))
+}
+
+func TestSnapshot_TimeIsLinear(t *testing.T) {
+	for name, shape := range map[string]func(n int) *Snapshot{
+		"stacked":  func(n int) *Snapshot { return stacked(n, false) },
+		"reversed": func(n int) *Snapshot { return stacked(n, true) },
+		"rings":    rings,
+	} {
+		t.Run(name, func(t *testing.T) {
+			const n = 32_767
+			best := func(s *Snapshot) time.Duration {
+				shortest := time.Hour
+				for range 3 {
+					began := time.Now()
+					markReach(s.Mounts, s.byID)
+					shortest = min(shortest, time.Since(began))
+				}
+				return shortest
+			}
+			half, whole := shape(n/2), shape(n)
+			require.Len(t, whole.Mounts, n)
+			if name != "rings" {
+				assert.Len(t, whole.Visible(func(*Mount) bool { return true }), 1)
+			}
+			single, double := best(half), best(whole)
+			assert.Less(t, double, 3*single+10*time.Millisecond, "%v for %d, %v for twice as many", single, n/2, double)
+		})
+	}
+}

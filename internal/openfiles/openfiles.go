@@ -1,0 +1,142 @@
+// Package openfiles tells what other processes have open. Helper processes look at it:
+// whoever looks at a link or an fdinfo of /proc/PID/fd holds the file for a moment, and
+// can become the last to do so, who closes it. On a dead server that takes for ever.
+package openfiles
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+)
+
+const (
+	// readerKey is that of all who look: there is never more than one that hangs.
+	readerKey = "host open files"
+	// readerTimeout is when a helper is given up.
+	readerTimeout = 2 * time.Second
+	// directoriesPerPlan and infosPerPlan are how many a helper looks at: each takes
+	// three steps of the 32 that a plan can have.
+	directoriesPerPlan = 10
+	infosPerPlan       = 10
+	maxInfo            = 64 << 10 // bytes of an fdinfo file
+	maxStack           = 16 << 10 // bytes of a stack file
+)
+
+// Reader looks at other processes' open files.
+type Reader struct {
+	Prober *prober.Prober
+	Proc   string // where procfs is mounted
+}
+
+// Links are what one directory of descriptors holds.
+type Links struct {
+	Links []prober.Link
+	Errno syscall.Errno // why it could not be read to its end; ENOENT: the process has ended
+}
+
+// Links reads directories below procfs such as PID/fd or PID/task/TID/fd: of each at
+// most so many links, those whose target begins with the prefix of at most 8 bytes. An
+// error says that not all were read.
+func (r *Reader) Links(directories []string, prefix string, limit int) ([]Links, error) {
+	all := make([]Links, 0, len(directories))
+	for len(directories) > 0 {
+		n := min(len(directories), directoriesPerPlan)
+		p := r.plan()
+		steps := make([][2]int, n)
+		for i, directory := range directories[:n] {
+			fd := p.Add(prober.Open(prober.CWD(), filepath.Join(r.Proc, directory), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0).Optionally())
+			steps[i] = [2]int{fd, p.Add(prober.ReadLinks(prober.ResultOf(fd), prefix, limit).Optionally())}
+			p.Add(prober.Close(prober.ResultOf(fd)).Optionally().Silently())
+		}
+		report, err := r.run(p)
+		if err != nil {
+			return all, err
+		}
+		for _, step := range steps {
+			all = append(all, linksOf(report.Step(step[0]), report.Step(step[1])))
+		}
+		directories = directories[n:]
+	}
+	return all, nil
+}
+
+func linksOf(opened, read *prober.StepResult) Links {
+	switch {
+	case opened == nil || read == nil:
+		return Links{Errno: unix.ESRCH}
+	case opened.Errno != 0:
+		return Links{Errno: opened.Errno}
+	}
+	return Links{Links: read.Links(), Errno: read.Errno}
+}
+
+// Infos reads files below procfs such as PID/fdinfo/FD. What could not be read is nil.
+func (r *Reader) Infos(files []string) ([][]byte, error) {
+	all := make([][]byte, 0, len(files))
+	for len(files) > 0 {
+		n := min(len(files), infosPerPlan)
+		p := r.plan()
+		steps := make([]int, n)
+		for i, file := range files[:n] {
+			steps[i] = p.ReadFileIfAny(filepath.Join(r.Proc, file), maxInfo)
+		}
+		report, err := r.run(p)
+		if err != nil {
+			return all, err
+		}
+		for _, step := range steps {
+			all = append(all, contentOf(report.Step(step)))
+		}
+		files = files[n:]
+	}
+	return all, nil
+}
+
+// Task is what a task waits in and works in.
+type Task struct {
+	Cwd   string // its working directory, raw bytes; empty: unknown
+	Stack string // where in the kernel it is; empty without CAP_SYS_ADMIN
+}
+
+// Task looks at a task. What may not be seen is empty.
+func (r *Reader) Task(pid, tid int) (Task, error) {
+	dir := filepath.Join(r.Proc, strconv.Itoa(pid), "task", strconv.Itoa(tid))
+	p := r.plan()
+	p.SeeKernelStacks()
+	cwd := p.Add(prober.Readlink(prober.CWD(), filepath.Join(dir, "cwd")).Optionally())
+	stack := p.ReadFileIfAny(filepath.Join(dir, "stack"), maxStack)
+	report, err := r.run(p)
+	if err != nil {
+		return Task{}, err
+	}
+	return Task{Cwd: string(contentOf(report.Step(cwd))), Stack: string(contentOf(report.Step(stack)))}, nil
+}
+
+func contentOf(s *prober.StepResult) []byte {
+	if s == nil || s.Errno != 0 {
+		return nil
+	}
+	return s.Output
+}
+
+func (r *Reader) plan() *prober.Plan {
+	p := &prober.Plan{Timeout: readerTimeout}
+	p.SeeOtherProcesses()
+	return p
+}
+
+// run has a helper carry the plan out, unless one hangs already.
+func (r *Reader) run(p *prober.Plan) (*prober.Report, error) {
+	report := r.Prober.Run(prober.Check{Key: readerKey, Group: readerKey, Trusted: true, Independent: true, Essential: true, Plan: p})
+	if report.Outcome != prober.Done {
+		return nil, errors.Join(fmt.Errorf("looking at the open files of other processes: the helper process %d is %v", report.PID, report.Outcome), report.Err)
+	}
+	return &report, nil
+}

@@ -1,0 +1,167 @@
+package e2e
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/blocked"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+)
+
+// silentBtrfs is a btrfs with mounted subvolumes whose device does not answer. Whoever
+// reads the mount table waits for it, since the kernel looks the subvolumes' names up.
+type silentBtrfs struct{ daemon *faultfs.FS }
+
+func newSilentBtrfs(t *testing.T) *silentBtrfs {
+	// More than the root of their tree holds, which the kernel keeps in memory.
+	const subvolumes, mounted = 120, 20
+	faultfs.Require(t)
+	tool, err := exec.LookPath("btrfs")
+	if err != nil {
+		t.Skip("no btrfs(8) here")
+	}
+	daemon := faultfs.NewWith(t, t.TempDir(), faultfs.Options{Size: 4 * loopfs.DefaultSize})
+	t.Cleanup(daemon.Heal) // before the device is closed, which waits for it
+	fs := loopfs.On(t, filepath.Join(daemon.Dir, faultfs.FileName), "btrfs", "")
+	root := t.TempDir()
+	for i := range subvolumes {
+		name := fmt.Sprintf("subvolume-%d", i)
+		out, err := exec.Command(tool, "subvolume", "create", filepath.Join(fs.Dir, name)).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		if i >= mounted {
+			continue
+		}
+		dir := filepath.Join(root, name)
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		require.NoError(t, unix.Mount(fs.Device, dir, "btrfs", unix.MS_NOATIME, "subvol="+name))
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	}
+	t.Cleanup(daemon.Heal)
+	unix.Sync()
+	return &silentBtrfs{daemon}
+}
+
+// silence takes the device away, and what the kernel has of it in memory.
+func (b *silentBtrfs) silence(t *testing.T) {
+	t.Helper()
+	unix.Sync()
+	require.NoError(t, os.WriteFile("/proc/sys/vm/drop_caches", []byte("3"), 0))
+	b.daemon.Silence()
+}
+
+// requireHang shows that the fault is there: who reads the table waits, until the device
+// answers. It heals it.
+func (b *silentBtrfs) requireHang(t *testing.T) {
+	t.Helper()
+	reader := exec.Command("cat", "/proc/self/mountinfo")
+	reader.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	require.NoError(t, reader.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- reader.Wait() }()
+	select {
+	case <-ended:
+		b.daemon.Heal()
+		require.Fail(t, "the mount table can be read: this test shows nothing")
+	case <-time.After(time.Second):
+	}
+	b.daemon.Heal()
+	select {
+	case <-ended:
+	case <-time.After(patience):
+		require.Fail(t, "the reader does not end although the device answers")
+	}
+}
+
+// requireMounting shows that others can mount and unmount meanwhile.
+func requireMounting(t *testing.T, dir string) {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		out, err := exec.Command("mount", "-i", "-n", "-t", "tmpfs", "none", dir).CombinedOutput()
+		if err == nil {
+			err = unix.Unmount(dir, 0)
+		} else {
+			err = fmt.Errorf("%w: %s", err, out)
+		}
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		require.NoError(t, err)
+	case <-time.After(5 * time.Second):
+		require.Fail(t, "mounting hangs")
+	}
+}
+
+// waiting lists the threads of a process that wait uninterruptibly for a second.
+func waiting(t *testing.T, pid int) (threads []blocked.Task) {
+	t.Helper()
+	scanner, err := blocked.NewScanner("/proc")
+	require.NoError(t, err)
+	defer scanner.Close()
+	_, err = scanner.Scan(time.Now())
+	require.NoError(t, err)
+	time.Sleep(time.Second)
+	now := time.Now()
+	tasks, err := scanner.Scan(now)
+	require.NoError(t, err)
+	return slices.DeleteFunc(tasks, func(task blocked.Task) bool { return task.PID != pid || !task.Since.Before(now) })
+}
+
+// A btrfs that does not answer keeps whoever reads the mount table waiting, and whoever
+// mounts waits for the reader. The plugin does not wait, nor does it make others wait;
+// it does not matter whether it was running before.
+func TestASilentBtrfsStopsNothing(t *testing.T) {
+	program := binary(t, vfsprobe) // the go command reads the table, too
+	for _, before := range []string{"running", "not running"} {
+		t.Run(before, func(t *testing.T) {
+			btrfs := newSilentBtrfs(t)
+			elsewhere := t.TempDir()
+			if before == "not running" {
+				btrfs.silence(t)
+			}
+			began := time.Now()
+			p := start(t, program, "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+			next := func() string {
+				p.trigger()
+				return p.until("^mountstat_summary")
+			}
+			root := func() string {
+				p.trigger()
+				return p.until("^mountstat,", "path=/ ")
+			}
+			assert.Contains(t, root(), `result="ok"`)
+			t.Logf("the first point of / came %v after the start", time.Since(began).Round(time.Millisecond))
+			if before == "running" {
+				next()
+				btrfs.silence(t)
+			}
+			for second := range 6 {
+				gathered := time.Now()
+				assert.Contains(t, root(), `result="ok"`, "second %d", second)
+				assert.Less(t, time.Since(gathered), time.Second, "second %d", second)
+				requireMounting(t, elsewhere) // the table has changed for the next one
+				time.Sleep(time.Until(gathered.Add(time.Second)))
+			}
+			assert.Equal(t, 0.0, field(t, next(), "table_age_seconds"), "the table is read nevertheless")
+			assert.Empty(t, waiting(t, p.Process.Pid), "threads of the plugin")
+			stopped := time.Now()
+			require.NoError(t, p.Process.Signal(unix.SIGTERM))
+			assert.Zero(t, p.exit())
+			assert.Less(t, time.Since(stopped), time.Second)
+			t.Logf("it ended %v after SIGTERM", time.Since(stopped).Round(time.Millisecond))
+			btrfs.requireHang(t)
+		})
+	}
+}

@@ -1,0 +1,172 @@
+package mountstat
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/fault"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/result"
+)
+
+// target is a unit that is judged: one check answers for all of its mounts.
+type target struct {
+	*mounts.Unit
+	namespace  *namespace // where the mounts are; nil: in the table
+	policy     policy
+	plan       *plan             // of its check; nil: to be made
+	key, group string            // of its check
+	skipReason string            // why it is not checked
+	server     *mounts.NFSServer // nil: unknown, or not NFS
+
+	fault.History
+	found     finding
+	rootOwned bool // the last check saw that its root belongs to uid 0
+	// statfs says that it is read-only, and the table that it is not: in the last check,
+	// and in the one before as well. A table that has just changed is not read yet.
+	saysReadOnly, turnedReadOnly bool
+	traffic                      traffic
+
+	underWay bool
+	report   *prober.Report // came, and was not yet turned into metrics
+	reportOf *plan          // which may be an older one
+}
+
+// regroup sorts the mounts to be checked into targets, and keeps what is known about
+// those that were there before.
+func (m *Mountstat) regroup() {
+	before := m.byID
+	m.targets, m.byID, m.byMount, m.hidden = nil, make(map[string]*target, len(before)), make(map[int]*target), 0
+	for i := range m.table.Mounts {
+		if mount := &m.table.Mounts[i]; mount.Hidden && !m.ignored(mount) {
+			m.hidden++
+		}
+	}
+	add := func(all []*mounts.Mount, ns *namespace) {
+		for _, unit := range mounts.Units(all, m.PerMount) {
+			if m.byID[unit.ID] != nil {
+				continue // it is checked where it was seen first
+			}
+			t := before[unit.ID]
+			if t == nil || !unit.Same(t.Probed) {
+				t = &target{}
+			}
+			t.Unit, t.namespace = unit, ns
+			m.byID[unit.ID] = t
+			m.targets = append(m.targets, t)
+		}
+	}
+	wanted := func(mount *mounts.Mount) bool { return !m.ignored(mount) }
+	add(m.table.Visible(wanted), nil)
+	for _, ns := range m.namespaces.found {
+		add(slices.DeleteFunc(slices.Clone(ns.mounts), func(mount *mounts.Mount) bool { return !wanted(mount) }), ns)
+	}
+	for _, t := range m.targets {
+		t.policy, t.plan = m.policyFor(t.Probed), nil
+		t.key, t.group = "mountstat "+t.ID, t.Probed.FateGroup()
+		t.server = t.Probed.NFSServer()
+		if t.namespace == nil {
+			for _, mount := range t.Mounts {
+				m.byMount[mount.ID] = t
+			}
+		} else if !t.namespace.network {
+			t.server = nil // the server's address means another network
+		}
+		t.skipReason = m.skipReasonOf(t)
+	}
+}
+
+// named are the mounts which are checked while there is no table: the root, and what
+// the configuration names by a path.
+func (m *Mountstat) named() *mounts.Snapshot {
+	paths := append([]string{"/"}, m.Expected...)
+	paths = append(paths, m.MountPoints...)
+	for i := range m.Override {
+		paths = append(paths, m.Override[i].MountPoints...)
+	}
+	paths = slices.DeleteFunc(paths, func(path string) bool { return strings.ContainsAny(path, "*?[{") })
+	slices.Sort(paths)
+	var all []mounts.Mount
+	for _, path := range slices.Compact(paths) {
+		all = append(all, mounts.Named(path))
+	}
+	return mounts.NewSnapshot(all)
+}
+
+func (m *Mountstat) ignored(mount *mounts.Mount) bool {
+	if mount.ID == 0 {
+		return false // it was named
+	}
+	if mounts.Pseudo(mount.FSType) || !m.selection.Fits(mount) {
+		return true
+	}
+	return slices.ContainsFunc(m.IgnoreMountOpts, func(option string) bool {
+		return mount.HasOption(option) || option == "bind" && mount.Bind()
+	})
+}
+
+// skipReasonOf says why a target must not be checked, if so.
+func (m *Mountstat) skipReasonOf(t *target) string {
+	mount := t.Probed
+	if t.namespace == nil && !m.ProbeAutomounted && mount.OnDemand {
+		return "mounted on demand: a check would keep it mounted; see probe_automounted"
+	}
+	if uid, _, private := privateFUSE(mount); private && !m.becomes && !m.isUser(uid) {
+		return "only the user who mounted it, " + strconv.FormatUint(uint64(uid), 10) + ", may look at it"
+	}
+	return ""
+}
+
+// schedulingRank orders targets: those that answered come first, so that they don't
+// wait behind others which hang; local ones before those that depend on a server or
+// daemon.
+func (t *target) schedulingRank() int {
+	rank := 0
+	switch {
+	case t.Hung():
+		rank = 4
+	case !t.Answered:
+		rank = 2
+	}
+	if !t.Probed.BlockDevice() {
+		rank++
+	}
+	return rank
+}
+
+// check is what the prober is told of it.
+func (t *target) check() prober.Check {
+	local := t.Probed.Independent() || t.Probed.BlockDevice()
+	return prober.Check{
+		Key:         t.key,
+		Group:       t.group,
+		Trusted:     t.Answered || !t.Known && local,
+		Independent: t.Probed.Independent(),
+		Plan:        &t.plan.Plan,
+	}
+}
+
+// onlyEvidenceChanged reports whether a fault is what it was, and only its cause is
+// told in another way: a firewall that rejects, say, does not answer every call.
+func (t *target) onlyEvidenceChanged(before *finding) bool {
+	return before.cause != "" && before.cause != unknown && before.code == t.found.code && before.errno == t.found.errno
+}
+
+// settle notes a finding, and logs it if it is another than before.
+func (m *Mountstat) settle(t *target, found finding) {
+	o := fault.Observation{Code: found.code, Hangs: found.hangs(), At: time.Now(), Inconclusive: found.code == result.Unchecked}
+	o.Answered = !o.Hangs && !o.Inconclusive
+	if o.Hangs {
+		o.Began = t.report.Since
+	}
+	before, known := t.found, t.Known
+	lasted := t.Observe(o)
+	t.found = found
+	changed := !known || found.code != before.code || found.errno != before.errno || found.cause != before.cause
+	if changed && !t.onlyEvidenceChanged(&before) {
+		m.logChange(t, &before, lasted.Round(100*time.Millisecond))
+	}
+}
