@@ -87,6 +87,7 @@ bin/kernels: $(SOURCES)
 # What the tests need beside Go.
 setup:
 	tools/setup gcc strace cpio mmdebstrap rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze
+	-@tools/setup user-mode-linux:linux.uml
 	-@tools/stores
 
 lint:
@@ -125,6 +126,7 @@ package:
 faults: setup
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults|TestNoFault' ./plugins/inputs/mountstat
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults' ./plugins/inputs/dentrycache
+	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestASilentBtrfs' ./internal/testing/e2e
 
 # What the dashboards' tests replay: metrics of hosts with NFS faults.
 RECORDED = network-cut statd-killed nlm-dropped many-mounts rpcbind-stopped lock-held export-removed

@@ -91,7 +91,7 @@ func TestPool_WhatAnswersMean(t *testing.T) {
 	unavailable, _ := counting(t, 1, 0, 0, 0, 1)
 	mismatch, _ := counting(t, 1, 0, 0, 0, 2, 4, 4)
 	denied, _ := counting(t, 1, 1, 1, 1)
-	garbage, _ := counting(t, 9, 9)
+	garbage, _ := counting(t, 1, 9)
 	silent := serveTCP(t, silence)
 	closed := serveTCP(t, func(net.Conn, uint32) {})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

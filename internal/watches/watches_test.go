@@ -1,9 +1,14 @@
 package watches
 
 import (
+	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -30,7 +35,9 @@ func newReader(t testing.TB, proc string) *openfiles.Reader {
 
 func scan(t *testing.T) *Watches {
 	t.Helper()
-	w, err := Scan(newReader(t, "/proc"))
+	p := prober.New(prober.Options{})
+	defer p.Close()
+	w, err := Scan(&openfiles.Reader{Prober: p, Proc: "/proc"})
 	require.NoError(t, err)
 	return w
 }
@@ -66,6 +73,69 @@ func TestFanotify(t *testing.T) {
 	w := scan(t)
 	assert.Equal(t, 1, w.Counts[inode(t, with)])
 	assert.Zero(t, w.Counts[inode(t, without)])
+}
+
+// Others may not see which files a process has open.
+func TestScan_WithoutTheRight(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("another user takes root")
+	}
+	assert.True(t, scan(t).Complete)
+	own := exec.Command("/proc/self/exe", "-test.run=^TestScan_AsAnotherUser$", "-test.v")
+	own.Env = append(os.Environ(), asAnotherUser+"=1")
+	own.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	output, err := own.CombinedOutput()
+	require.NoError(t, err, "%s", output)
+	assert.Contains(t, string(output), "--- PASS: TestScan_AsAnotherUser")
+}
+
+const asAnotherUser = "VFSPROBE_TEST_WATCHES_AS_ANOTHER_USER"
+
+func TestScan_AsAnotherUser(t *testing.T) {
+	if os.Getenv(asAnotherUser) == "" {
+		t.Skip("it is run by TestScan_WithoutTheRight")
+	}
+	w := scan(t)
+	assert.False(t, w.Complete)
+}
+
+// Processes that watch come and go while they are looked at.
+func TestScan_ProcessesThatEndMeanwhile(t *testing.T) {
+	watched := t.TempDir()
+	stop := make(chan struct{})
+	var holders sync.WaitGroup
+	for range 2 {
+		holders.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				holder := exec.Command("sleep", "600")
+				if !assert.NoError(t, holder.Start()) {
+					return
+				}
+				time.Sleep(time.Duration(rand.IntN(3)) * time.Millisecond)
+				_ = holder.Process.Kill()
+				_ = holder.Wait()
+			}
+		})
+	}
+	defer holders.Wait()
+	defer close(stop)
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	require.NoError(t, err)
+	defer unix.Close(fd)
+	_, err = unix.InotifyAddWatch(fd, watched, unix.IN_MODIFY)
+	require.NoError(t, err)
+	for range 50 {
+		w := scan(t)
+		require.Equal(t, 1, w.Counts[inode(t, watched)])
+		if os.Geteuid() == 0 {
+			require.True(t, w.Complete, "that a process has ended is no lack of a right")
+		}
+	}
 }
 
 func TestNoProcfs(t *testing.T) {
