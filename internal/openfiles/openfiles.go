@@ -51,7 +51,7 @@ func (r *Reader) Links(directories []string, prefix string, limit int) ([]Links,
 		p := r.plan()
 		steps := make([][2]int, n)
 		for i, directory := range directories[:n] {
-			fd := p.Add(prober.Open(prober.CWD(), filepath.Join(r.Proc, directory), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0).Optionally())
+			fd := p.Add(prober.Open(prober.CWD(), filepath.Join(r.Proc, directory), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0).Optionally().Silently())
 			steps[i] = [2]int{fd, p.Add(prober.ReadLinks(prober.ResultOf(fd), prefix, limit).Optionally())}
 			p.Add(prober.Close(prober.ResultOf(fd)).Optionally().Silently())
 		}
@@ -67,12 +67,13 @@ func (r *Reader) Links(directories []string, prefix string, limit int) ([]Links,
 	return all, nil
 }
 
+// linksOf takes the steps of one directory: the first is there only if it failed.
 func linksOf(opened, read *prober.StepResult) Links {
 	switch {
-	case opened == nil || read == nil:
-		return Links{Errno: unix.ESRCH}
-	case opened.Errno != 0:
+	case opened != nil:
 		return Links{Errno: opened.Errno}
+	case read == nil:
+		return Links{Errno: unix.ESRCH}
 	}
 	return Links{Links: read.Links(), Errno: read.Errno}
 }

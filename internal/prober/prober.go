@@ -92,7 +92,7 @@ type Prober struct {
 
 	mu        sync.Mutex
 	closed    bool
-	admission                    // of checks that wait
+	admission admission          // of checks that wait
 	helpers   map[uint64]*helper // by id
 	byPID     map[int]*helper
 	byKey     map[string]*helper
