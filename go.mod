@@ -12,7 +12,6 @@ require (
 	golang.org/x/sys v0.49.0
 )
 
-require (
-	github.com/gobwas/glob v0.2.3 // indirect
-	github.com/moby/sys/user v0.4.0 // indirect
-)
+require github.com/moby/sys/user v0.4.0
+
+require github.com/gobwas/glob v0.2.3 // indirect

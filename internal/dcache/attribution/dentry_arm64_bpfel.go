@@ -85,42 +85,6 @@ type dentryWays struct {
 	Hash [4]uint64
 }
 
-// Names of all BPF objects in the ELF.
-//
-// Used for safe lookups in a Collection or CollectionSpec.
-const (
-	dentryMapDirectories             = "directories"
-	dentryMapRows                    = "rows"
-	dentryMapScratches               = "scratches"
-	dentryMapSeen                    = "seen"
-	dentryMapTotals                  = "totals"
-	dentryMapWalks                   = "walks"
-	dentryProgFentryDentryKill       = "fentry___dentry_kill"
-	dentryProgFentryD_add            = "fentry_d_add"
-	dentryProgFentryD_delete         = "fentry_d_delete"
-	dentryProgFentryD_drop           = "fentry_d_drop"
-	dentryProgFentryD_instantiate    = "fentry_d_instantiate"
-	dentryProgFentryD_instantiateNew = "fentry_d_instantiate_new"
-	dentryProgFentryD_invalidate     = "fentry_d_invalidate"
-	dentryProgFentryD_move           = "fentry_d_move"
-	dentryProgFentryD_spliceAlias    = "fentry_d_splice_alias"
-	dentryProgKprobeDentryKill       = "kprobe___dentry_kill"
-	dentryProgKprobeD_add            = "kprobe_d_add"
-	dentryProgKprobeD_delete         = "kprobe_d_delete"
-	dentryProgKprobeD_drop           = "kprobe_d_drop"
-	dentryProgKprobeD_instantiate    = "kprobe_d_instantiate"
-	dentryProgKprobeD_instantiateNew = "kprobe_d_instantiate_new"
-	dentryProgKprobeD_invalidate     = "kprobe_d_invalidate"
-	dentryProgKprobeD_move           = "kprobe_d_move"
-	dentryProgKprobeD_spliceAlias    = "kprobe_d_splice_alias"
-	dentryProgSysExit                = "sys_exit"
-	dentryProgSysExitTyped           = "sys_exit_typed"
-	dentryProgWalkOn                 = "walk_on"
-	dentryProgWalkOpen               = "walk_open"
-	dentryVarSecond                  = "second"
-	dentryVarSyscalls                = "syscalls"
-)
-
 // loadDentry returns the embedded CollectionSpec for dentry.
 func loadDentry() (*ebpf.CollectionSpec, error) {
 	reader := bytes.NewReader(_DentryBytes)
@@ -141,7 +105,7 @@ func loadDentry() (*ebpf.CollectionSpec, error) {
 //	*dentryMaps
 //
 // See ebpf.CollectionSpec.LoadAndAssign documentation for details.
-func loadDentryObjects(obj any, opts *ebpf.CollectionOptions) error {
+func loadDentryObjects(obj interface{}, opts *ebpf.CollectionOptions) error {
 	spec, err := loadDentry()
 	if err != nil {
 		return err
