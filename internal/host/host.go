@@ -43,7 +43,7 @@ type Roots struct {
 func FindRoots(lookup func(string) string) Roots {
 	orElse := func(name, usual string) string {
 		if value := lookup(name); value != "" {
-			return value
+			return filepath.Clean(value)
 		}
 		return usual
 	}

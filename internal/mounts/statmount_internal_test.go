@@ -1,6 +1,7 @@
 package mounts
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -253,9 +254,7 @@ func TestWatcher_TextWhereStatmountCannotBeUsed(t *testing.T) {
 func FuzzParseRecords(f *testing.F) {
 	record := func(id uint32, mask uint64, point string) []byte {
 		r := make([]byte, statmountSize)
-		put := func(offset int, n uint32) {
-			copy(r[offset:], fmt.Append(nil, string([]byte{byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)})))
-		}
+		put := func(offset int, n uint32) { binary.NativeEndian.PutUint32(r[offset:], n) }
 		put(offsetIDOld, id)
 		put(offsetMask, uint32(mask))
 		put(offsetPoint, 1)

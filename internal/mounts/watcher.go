@@ -131,10 +131,7 @@ func (w *Watcher) update() View {
 		return View{Snapshot: w.current, Hindrance: err}
 	}
 	if w.changed() {
-		w.stale = true
-		if w.reading != nil {
-			w.reading.outdated = true
-		}
+		w.outdate()
 	}
 	if !w.stale && w.current != nil {
 		w.asOf = time.Now()
@@ -192,7 +189,16 @@ var errRetry = errors.New("statmount(2) can't be used")
 func (w *Watcher) Invalidate() {
 	w.updating.Lock()
 	defer w.updating.Unlock()
+	w.outdate()
+}
+
+// outdate notes that neither what is known nor what a reader brings that was started
+// before is the table of now.
+func (w *Watcher) outdate() {
 	w.stale = true
+	if w.reading != nil {
+		w.reading.outdated = true
+	}
 }
 
 // open opens the file which is polled. Opening asks no file system.

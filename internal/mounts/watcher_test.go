@@ -120,6 +120,18 @@ func TestWatcher_AReaderThatHangs(t *testing.T) {
 	assert.Equal(t, forked+1, p.Stats().Forked, "the reader that hung has brought it")
 }
 
+func TestWatcher_InvalidateWhileAReaderHangs(t *testing.T) {
+	w, p, fs := hangable(t)
+	fs.Silence(faultfs.Read)
+	w.Invalidate()
+	require.Error(t, view(w).Hindrance)
+	w.Invalidate()
+	forked := p.Stats().Forked
+	fs.Heal()
+	recovers(t, w)
+	assert.Equal(t, forked+1, p.Stats().Forked, "what the reader has brought may be older")
+}
+
 // After its timeout the reader gets SIGKILL, which does not end it.
 func TestWatcher_AReaderThatIsStuck(t *testing.T) {
 	w, p, fs := hangable(t)

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -153,7 +154,10 @@ func TestReader_Task(t *testing.T) {
 	assert.Equal(t, dir, task.Cwd)
 	if os.Geteuid() == 0 {
 		if _, err := os.Stat("/proc/self/stack"); err == nil {
-			assert.Contains(t, task.Stack, "+0x")
+			require.Eventually(t, func() bool { // it may run still
+				task, err := r.Task(sleeper.Process.Pid, sleeper.Process.Pid)
+				return err == nil && strings.Contains(task.Stack, "+0x")
+			}, 10*time.Second, 10*time.Millisecond)
 		}
 	}
 	task, err = r.Task(4194304, 4194304)

@@ -16,7 +16,16 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/openfiles"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 )
+
+// TestMain gives the tests processes of their own: into some of the host's even root may
+// not look, in a sandbox.
+func TestMain(m *testing.M) {
+	namespace.Main(m, syscall.CLONE_NEWPID|syscall.CLONE_NEWNS, func() error {
+		return unix.Mount("proc", "/proc", "proc", 0, "")
+	})
+}
 
 // inode is the directory as stat shows it. Not on btrfs.
 func inode(t *testing.T, path string) Inode {
@@ -129,9 +138,9 @@ func TestScan_ProcessesThatEndMeanwhile(t *testing.T) {
 	_, err = unix.InotifyAddWatch(fd, watched, unix.IN_MODIFY)
 	require.NoError(t, err)
 	complete := scan(t).Complete // not where another process has capabilities that this one lacks
-	for range 50 {
+	for range 20 {
 		w := scan(t)
-		require.Equal(t, 1, w.Counts[inode(t, watched)])
+		require.Positive(t, w.Counts[inode(t, watched)], "or two: a child has it, too, until it executes")
 		require.Equal(t, complete, w.Complete, "that a process has ended is no lack of a right")
 	}
 }

@@ -33,7 +33,9 @@ func Main(m *testing.M, flags uintptr, setUp func() error) {
 	self := exec.Command("/proc/self/exe", os.Args[1:]...)
 	self.Stdin, self.Stdout, self.Stderr = os.Stdin, os.Stdout, os.Stderr
 	self.Env = append(os.Environ(), variable+"=1")
-	self.SysProcAttr = &syscall.SysProcAttr{Unshareflags: flags, Pdeathsig: syscall.SIGKILL}
+	// A PID namespace is one for children only, when it is unshared.
+	self.SysProcAttr = &syscall.SysProcAttr{
+		Unshareflags: flags &^ syscall.CLONE_NEWPID, Cloneflags: flags & syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	err := self.Run()
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		os.Exit(exit.ExitCode())

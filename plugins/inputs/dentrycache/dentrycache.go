@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -75,7 +76,7 @@ type Dentrycache struct {
 	sources   sources
 
 	mail    *mailbox.Mailbox
-	hurried bool
+	hurried atomic.Bool
 	eager   bool // count what the mode ENOENT can at once: somebody is looking
 }
 
@@ -134,7 +135,7 @@ func (d *Dentrycache) Init() error {
 // when all are reported, or their time is up, or Hurry is called.
 func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
 	now, round := time.Now(), d.host.Join(d)
-	d.hurried = false
+	d.hurried.Store(false)
 	if err := d.gatherHost(acc, now); err != nil {
 		return err
 	}
@@ -165,7 +166,7 @@ func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
 				return done
 			})
 		}
-		if d.hurried || complete && len(pending) == 0 {
+		if d.hurried.Load() || complete && len(pending) == 0 {
 			break
 		}
 		select {
@@ -184,7 +185,10 @@ func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
 }
 
 // Hurry makes a Gather under way return.
-func (d *Dentrycache) Hurry() { d.mail.Post(func() { d.hurried = true }) }
+func (d *Dentrycache) Hurry() {
+	d.hurried.Store(true)
+	d.mail.Post(func() {}) // wakes it
+}
 
 // Close ends the attribution. It is not needed where the process ends.
 func (d *Dentrycache) Close() {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -70,7 +71,7 @@ type Mountstat struct {
 	arrived []*target // whose report came
 	held    []*target // whose report waits for their server's answer
 	asking  map[sunrpc.Question]bool
-	hurried bool
+	hurried atomic.Bool
 }
 
 func init() {
@@ -117,7 +118,7 @@ func (m *Mountstat) Init() error {
 // called.
 func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	began := time.Now()
-	m.hurried = false
+	m.hurried.Store(false)
 	round := m.host.Join(m)
 	changed := m.refresh(round, began)
 	m.readTraffic(began)
@@ -172,7 +173,10 @@ func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{
 
 // Hurry makes a Gather under way return. What still hangs then is reported by
 // the first Gather after its timeout.
-func (m *Mountstat) Hurry() { m.mail.Post(func() { m.hurried = true }) }
+func (m *Mountstat) Hurry() {
+	m.hurried.Store(true)
+	m.mail.Post(func() {}) // wakes it
+}
 
 // refresh brings targets up to date with the mount table. It reports whether that is
 // another one than in the last gather.
@@ -245,7 +249,7 @@ func (m *Mountstat) next(pending map[*target]struct{}) bool {
 		switch {
 		case len(m.arrived) > 0:
 			return true
-		case m.hurried:
+		case m.hurried.Load():
 			m.sayLate(len(pending))
 			return false
 		case len(pending) == 0 && len(m.asking) == 0 && !m.expectations.reading:

@@ -425,6 +425,17 @@ func TestADeletedBindSource(t *testing.T) {
 	assert.Equal(t, "ok", field(t, at(g, bind), "result"))
 }
 
+// A gather may end by itself while it is hurried.
+func TestHurry_IsNotOfTheNextGather(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newInput(t, only(fs.Dir))
+	collect.Gather(t, m)
+	fs.Delay(50*time.Millisecond, faultfs.Statfs)
+	m.Hurry()
+	assert.Equal(t, "ok", field(t, at(collect.Gather(t, m), fs.Dir), "result"))
+}
+
 func TestHurryEndsAGatherThatWaits(t *testing.T) {
 	faultfs.Require(t)
 	m, _ := newInput(t, func(m *Mountstat) { m.Timeout = config.Duration(2 * time.Second) })

@@ -6,6 +6,7 @@ package nfslock
 import (
 	_ "embed"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -58,7 +59,7 @@ type Nfslock struct {
 	waiters waiters
 
 	mail    *mailbox.Mailbox
-	hurried bool
+	hurried atomic.Bool
 }
 
 func init() {
@@ -98,7 +99,7 @@ func (n *Nfslock) Init() error {
 // when all are reported, or their time is up, or Hurry is called.
 func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 	n.began = time.Now()
-	n.hurried = false
+	n.hurried.Store(false)
 	round := n.host.Join(n)
 	n.refresh(round)
 	pending := n.setDeadlines()
@@ -121,7 +122,7 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 				delete(pending, t)
 			}
 		}
-		if n.hurried || len(pending) == 0 && n.asking == 0 {
+		if n.hurried.Load() || len(pending) == 0 && n.asking == 0 {
 			break
 		}
 		n.await(pending)
@@ -160,7 +161,10 @@ func (n *Nfslock) await(pending map[*target]struct{}) {
 
 // Hurry makes a Gather under way return. What still hangs then is reported by
 // the first Gather after its timeout.
-func (n *Nfslock) Hurry() { n.mail.Post(func() { n.hurried = true }) }
+func (n *Nfslock) Hurry() {
+	n.hurried.Store(true)
+	n.mail.Post(func() {}) // wakes it
+}
 
 // refresh brings the targets up to date with the mount table. Before the first table
 // there are none.

@@ -15,11 +15,15 @@ import (
 // average.
 const maxPatient = 8
 
+// watchShare is the part of a timeout that is left when it is looked where a helper
+// waits: that takes helpers of its own, which a busy machine is slow to run.
+const watchShare = 4
+
 // watch looks where the helpers that are about to be killed wait, and gives more
 // time to those whose call may still return what is worth knowing. A stack takes a helper
 // to read: where time runs out, the function that each waits in has to do.
 func (n *Nfslock) watch(pending map[*target]struct{}) {
-	enough := time.Now().Add(n.shortestTimeout() / 20)
+	enough := time.Now().Add(n.shortestTimeout() / (2 * watchShare))
 	for t := range pending {
 		if !t.underWay || t.patient {
 			continue
@@ -57,7 +61,7 @@ func (n *Nfslock) patientProbes() (count int) {
 // nextWatch is when to look at the pending probes again.
 func (n *Nfslock) nextWatch(pending map[*target]struct{}, now time.Time) (in time.Duration, due bool) {
 	for t := range pending {
-		at := t.deadline.Add(-t.policy.timeout / 10)
+		at := t.deadline.Add(-t.policy.timeout / watchShare)
 		if t.patient {
 			at = t.deadline
 		}
