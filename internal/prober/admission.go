@@ -35,13 +35,14 @@ func (c *Check) class() class {
 	return untrusted
 }
 
-// kept is what of a cap is left to classes that are less likely to hang.
+// reserved returns how many places of a cap are held back for classes that are less
+// likely to hang.
 func (c class) reserved(limit int) int {
 	switch c {
 	case untrusted:
 		return limit / 4
 	case trusted:
-		return (limit + 8) / 16 // rounded, so that small caps keep one, too
+		return (limit + 8) / 16 // rounded, so that small caps hold one back, too
 	}
 	return 0
 }
@@ -85,7 +86,7 @@ func (a *admission) enqueueLocked(w *pending) {
 	a.wakeLocked(g)
 }
 
-// wake has a group looked at again which had to wait for its own helpers.
+// wakeLocked makes a group ready again which had to wait for its own helpers.
 func (a *admission) wakeLocked(g *group) {
 	for c := range g.waiting {
 		if len(g.waiting[c]) > 0 && !g.ready[c] {
@@ -95,7 +96,7 @@ func (a *admission) wakeLocked(g *group) {
 	}
 }
 
-// rest takes the first group of a class out of turn.
+// restLocked moves the first group of a class out of turn.
 func (a *admission) restLocked(c class) {
 	g := a.ready[c][0]
 	a.ready[c] = a.ready[c][1:]
@@ -103,7 +104,7 @@ func (a *admission) restLocked(c class) {
 	a.forgetLocked(g)
 }
 
-// forget drops a group of which there is nothing to know.
+// forgetLocked drops a group of which there is nothing to know.
 func (a *admission) forgetLocked(g *group) {
 	for k := range g.waiting {
 		if len(g.waiting[k]) > 0 {
@@ -115,7 +116,7 @@ func (a *admission) forgetLocked(g *group) {
 	}
 }
 
-// next is the first check of the first group of a class.
+// nextLocked is the first check of the first group of a class.
 func (a *admission) nextLocked(c class) *pending {
 	for len(a.ready[c]) > 0 {
 		g := a.ready[c][0]
@@ -130,7 +131,7 @@ func (a *admission) nextLocked(c class) *pending {
 	return nil
 }
 
-// advance goes on to the next group of a class, after a check of the first one
+// advanceLocked goes on to the next group of a class, after a check of the first one
 // was started or refused.
 func (a *admission) advanceLocked(c class) {
 	g := a.ready[c][0]
@@ -142,7 +143,7 @@ func (a *admission) advanceLocked(c class) {
 	}
 }
 
-// drain takes all checks that wait out of the queue.
+// drainLocked empties the queue, and returns all checks that wait.
 func (a *admission) drainLocked() []*pending {
 	var all []*pending
 	for _, g := range a.groups {
@@ -158,7 +159,7 @@ func (a *admission) drainLocked() []*pending {
 	return all
 }
 
-// started, turnedStuck and ended keep the counts, in which Essential checks are not.
+// startedLocked, turnedStuckLocked and endedLocked keep the counts, in which Essential checks are not.
 func (a *admission) startedLocked(c *Check) {
 	if !c.Plan.Killable && !c.Essential {
 		a.running[c.class()]++
@@ -207,13 +208,13 @@ type verdict uint8
 const (
 	admitted verdict = iota
 	refused
-	groupWaits // for one of its own helpers
-	classWaits // for any helper
-	keyWaits   // for the helper of its key
-	UNSETTLED  // until orphans that are about to end have done so
+	groupWaits  // for one of its own helpers
+	classWaits  // for any helper
+	keyWaits    // for the helper of its key
+	orphanWaits // until orphans that are about to end have done so
 )
 
-// pump starts what can be started.
+// pumpLocked starts what can be started.
 func (p *Prober) pumpLocked() {
 	for c := range class(classes) {
 		for w := p.admission.nextLocked(c); w != nil; w = p.admission.nextLocked(c) {
@@ -236,7 +237,7 @@ func (p *Prober) pumpLocked() {
 				p.admission.advanceLocked(c)
 				w.ahead = p.byKey[w.check.Key]
 				w.ahead.behind = append(w.ahead.behind, w)
-			case UNSETTLED:
+			case orphanWaits:
 				p.admission.advanceLocked(c)
 				p.queueBehindOrphansLocked(w)
 			case refused:
@@ -252,11 +253,11 @@ func (p *Prober) pumpLocked() {
 	}
 }
 
-// admit decides whether a helper may be forked for the check now.
+// admitLocked decides whether a helper may be forked for the check now.
 func (p *Prober) admitLocked(w *pending) (verdict, Report) {
 	v, report := p.applyRulesLocked(w)
 	if v != admitted && v != keyWaits && p.orphans.mayEndLocked(w.check.Plan.grace()) {
-		return UNSETTLED, Report{}
+		return orphanWaits, Report{}
 	}
 	return v, report
 }
@@ -297,7 +298,7 @@ func (p *Prober) applyRulesLocked(w *pending) (verdict, Report) {
 	g := p.admission.groupLocked(c.Group)
 	stuckAll := p.admission.stuck + p.orphans.countLocked(p.options.Proc)
 	free := p.options.MaxStuck - stuckAll
-	kept := c.class().reserved(p.options.MaxStuck)
+	reserved := c.class().reserved(p.options.MaxStuck)
 	stuckHere := g.stuck + p.orphans.countLikeLocked(p.options.Proc, w.compiled.comm)
 	share := free / 2
 	if stuckHere == 0 {
@@ -311,18 +312,18 @@ func (p *Prober) applyRulesLocked(w *pending) (verdict, Report) {
 	default:
 		share = 0
 	}
-	running, risky := 0, 0 // of all classes, and of those for which as much is kept at least
+	running, risky := 0, 0 // of all classes, and of those for which as much is reserved at least
 	for other, n := range p.admission.running {
 		running += n
-		if class(other).reserved(p.options.MaxStuck) >= kept {
+		if class(other).reserved(p.options.MaxStuck) >= reserved {
 			risky += n
 		}
 	}
 	switch {
-	case free <= kept || share <= 0:
+	case free <= reserved || share <= 0:
 		return refused, Report{Outcome: Capped, Err: fmt.Errorf("%d helpers are stuck on this host, %d of them on %s; %d are allowed",
 			stuckAll, stuckHere, c.Group, p.options.MaxStuck)}
-	case running >= free, risky >= free-kept:
+	case running >= free, risky >= free-reserved:
 		return classWaits, Report{}
 	case g.running >= share:
 		return groupWaits, Report{}

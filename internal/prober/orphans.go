@@ -70,23 +70,23 @@ const (
 	recountSoon = 20 * time.Millisecond
 )
 
-// mayEnd reports whether orphans may be helpers that the kernel is still killing, with
+// mayEndLocked reports whether orphans may be helpers that the kernel is still killing, with
 // their server, and not stuck ones: those are given the time that a helper has to
 // disappear after SIGKILL.
 func (o *orphans) mayEndLocked(grace time.Duration) bool {
 	return len(o.byComm) > 0 && time.Since(o.found) < grace
 }
 
-// queueBehindOrphansLocked looks at a check again when some of the orphans may have ended.
+// queueBehindOrphansLocked queues a check again when some of the orphans may have ended.
 func (p *Prober) queueBehindOrphansLocked(w *pending) {
-	if p.UNSETTLED = append(p.UNSETTLED, w); len(p.UNSETTLED) > 1 {
+	if p.behindOrphans = append(p.behindOrphans, w); len(p.behindOrphans) > 1 {
 		return
 	}
 	time.AfterFunc(recountSoon, func() {
 		p.mu.Lock()
 		defer p.unlock()
-		waiting := p.UNSETTLED
-		p.UNSETTLED = nil
+		waiting := p.behindOrphans
+		p.behindOrphans = nil
 		for _, w := range waiting {
 			if !w.decided {
 				p.admission.enqueueLocked(w)
@@ -129,10 +129,10 @@ func findOrphans(proc string) orphans {
 	return found
 }
 
-// find returns an orphan of that name which is still there.
+// findLocked returns an orphan of that name which is still there.
 func (o *orphans) findLocked(proc, comm string) (orphan, bool) {
 	for i, candidate := range o.byComm[comm] {
-		alive, orphaned := candidate.look(proc)
+		alive, orphaned := candidate.inspect(proc)
 		if !alive {
 			o.byComm[comm] = append(o.byComm[comm][:i:i], o.byComm[comm][i+1:]...)
 			o.asOf = time.Time{}
@@ -145,7 +145,7 @@ func (o *orphans) findLocked(proc, comm string) (orphan, bool) {
 	return orphan{}, false
 }
 
-// count returns how many orphans there are, as of at most a second ago.
+// countLocked returns how many orphans there are, as of at most a second ago.
 func (o *orphans) countLocked(proc string) int {
 	good := recount
 	if o.mayEndLocked(maxGrace) {
@@ -156,25 +156,25 @@ func (o *orphans) countLocked(proc string) int {
 	}
 	o.counted, o.groups, o.asOf = 0, make(map[string]int), time.Now()
 	for comm, candidates := range o.byComm {
-		kept := candidates[:0]
+		there := candidates[:0]
 		for _, c := range candidates {
-			alive, orphaned := c.look(proc)
+			alive, orphaned := c.inspect(proc)
 			if alive {
-				kept = append(kept, c)
+				there = append(there, c)
 			}
 			if orphaned {
 				o.counted++
 				o.groups[groupOf(comm)]++
 			}
 		}
-		if o.byComm[comm] = kept; len(kept) == 0 {
+		if o.byComm[comm] = there; len(there) == 0 {
 			delete(o.byComm, comm)
 		}
 	}
 	return o.counted
 }
 
-// countLike returns how many of them are of the group that a helper's name tells.
+// countLikeLocked returns how many of them are of the group that a helper's name tells.
 func (o *orphans) countLikeLocked(proc, comm string) int {
 	o.countLocked(proc)
 	return o.groups[groupOf(comm)]
@@ -182,8 +182,8 @@ func (o *orphans) countLikeLocked(proc, comm string) int {
 
 func groupOf(comm string) string { return comm[max(0, len(comm)-groupLength):] }
 
-// look says whether the process is still there, and whether its server is not.
-func (c orphan) look(proc string) (alive, orphaned bool) {
+// inspect reports whether the process is still there, and whether its server is not.
+func (c orphan) inspect(proc string) (alive, orphaned bool) {
 	fields, err := statFields(proc, c.pid)
 	if err != nil || string(fields[statStarttime]) != c.startTick {
 		return false, false

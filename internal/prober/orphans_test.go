@@ -154,6 +154,6 @@ func FuzzStatFields(f *testing.F) {
 			t.Errorf("%d fields", len(fields))
 		}
 		usage(proc, 7)
-		orphan{pid: 7}.look(proc)
+		orphan{pid: 7}.inspect(proc)
 	})
 }

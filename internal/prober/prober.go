@@ -27,7 +27,7 @@ const (
 	// serverAnswerTimeout is how long the fork server may say nothing while it is to
 	// fork a helper, before it is replaced: all helpers are lost with it.
 	serverAnswerTimeout = 5 * time.Second
-	// fullSocketRetryDelay is when a request is sent again that found the socket full.
+	// fullSocketRetryDelay passes before a request that found the socket full is sent again.
 	fullSocketRetryDelay = time.Millisecond
 )
 
@@ -86,26 +86,27 @@ type Stats struct {
 }
 
 // A Prober runs checks in helper processes. Its methods may be called from
-// several goroutines at a time, and never block on a file system.
+// several goroutines at a time, and never block on a file system. Methods with
+// the suffix Locked, of whatever type, need mu to be held.
 type Prober struct {
 	options Options
 
-	mu        sync.Mutex
-	closed    bool
-	admission admission          // of checks that wait
-	helpers   map[uint64]*helper // by id
-	byPID     map[int]*helper
-	byKey     map[string]*helper
-	orphans   orphans     // stuck helpers of earlier servers
-	UNSETTLED []*pending  // wait until it is known how many orphans there are
-	completed []func()    // callbacks to be made when mu is free
-	server    *server     // nil while there is none
-	untrimmed atomic.Bool // servers inherit all memory
-	restart   restartState
-	nextID    uint64
-	fresh     int           // helpers younger than freshFor, but those of Essential checks
-	stats     Stats         // counters only
-	cpuBefore time.Duration // of servers that have ended
+	mu            sync.Mutex
+	closed        bool
+	admission     admission          // of checks that wait
+	helpers       map[uint64]*helper // by id
+	byPID         map[int]*helper
+	byKey         map[string]*helper
+	orphans       orphans     // stuck helpers of earlier servers
+	behindOrphans []*pending  // wait until it is known how many orphans there are
+	completed     []func()    // callbacks to be made when mu is free
+	server        *server     // nil while there is none
+	untrimmed     atomic.Bool // servers inherit all memory
+	restart       restartState
+	nextID        uint64
+	fresh         int           // helpers younger than freshFor, but those of Essential checks
+	stats         Stats         // counters only
+	cpuBefore     time.Duration // of servers that have ended
 }
 
 type pending struct {
@@ -151,7 +152,9 @@ type helper struct {
 // New makes a Prober and begins to start its fork server.
 func New(options Options) *Prober {
 	p := newProber(options)
-	p.startServerLocked(0)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.startServerInLocked(0)
 	return p
 }
 
@@ -169,12 +172,12 @@ func newProber(options Options) *Prober {
 		options.Warnf = func(string, ...any) {}
 	}
 	p := &Prober{
-		options: options,
-		helpers: make(map[uint64]*helper),
-		byPID:   make(map[int]*helper),
-		byKey:   make(map[string]*helper),
+		options:   options,
+		admission: admission{groups: make(map[string]*group)},
+		helpers:   make(map[uint64]*helper),
+		byPID:     make(map[int]*helper),
+		byKey:     make(map[string]*helper),
 	}
-	p.admission.groups = make(map[string]*group)
 	p.untrimmed.Store(options.Untrimmed)
 	return p
 }
@@ -215,7 +218,7 @@ func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 		return Ticket{}
 	}
 	if !p.restart.under && p.server == nil && time.Now().After(p.restart.next) {
-		p.startServerLocked(0)
+		p.startServerInLocked(0)
 	}
 	if !p.restart.under && p.server == nil {
 		p.decideLocked(w, Report{Outcome: Unavailable, Err: p.restart.err})
@@ -271,7 +274,7 @@ func (p *Prober) SetDeadline(t Ticket, deadline time.Time) bool {
 	return true
 }
 
-// helperOf returns the check's own helper, or nil.
+// helperOfLocked returns the check's own helper, or nil.
 func (p *Prober) helperOfLocked(t Ticket) *helper {
 	if t.check == nil {
 		return nil
@@ -312,12 +315,12 @@ func (p *Prober) unlock() {
 	}
 }
 
-// warn says something to the log once mu is free: the log may block.
+// warnLocked says something to the log once mu is free: the log may block.
 func (p *Prober) warnLocked(format string, args ...any) {
 	p.completed = append(p.completed, func() { p.options.Warnf(format, args...) })
 }
 
-// decide ends a check without a helper.
+// decideLocked ends a check without a helper.
 func (p *Prober) decideLocked(w *pending, r Report) {
 	w.decided = true
 	if r.HangsIn == "" {
@@ -351,10 +354,11 @@ func (p *Prober) giveUp(w *pending) {
 	p.refuseLocked(w)
 }
 
-// late reports whether too little of the check's time is left for a helper: what is
+// lateLocked reports whether too little of the check's time is left for a helper: what is
 // started late on a busy machine must not be said to hang.
 func (w *pending) lateLocked() bool { return time.Until(w.deadline) < w.check.Plan.Timeout/2 }
 
+// refuseLocked ends a check for which there is no place, or no fork server.
 func (p *Prober) refuseLocked(w *pending) {
 	r := Report{Outcome: Capped, Err: fmt.Errorf("no place for another helper within %v, %d hang", w.check.Plan.Timeout/2, len(p.helpers)-p.fresh)}
 	if p.server == nil {
@@ -363,7 +367,7 @@ func (p *Prober) refuseLocked(w *pending) {
 	p.decideLocked(w, r)
 }
 
-// start sends the request for one helper. It reports false if the socket is
+// startLocked sends the request for one helper. It reports false if the socket is
 // full.
 func (p *Prober) startLocked(w *pending) bool {
 	switch err := p.server.send(w.compiled.request); {
@@ -452,10 +456,10 @@ func (p *Prober) due(h *helper) {
 	}
 }
 
-// unforkedLocked handles a helper that can't be killed when its time is up: the server has
-// not said which process it is. Either our
-// own process was stopped, and the answer is about to be read, or the host is so
-// busy that the server was not scheduled, or the server does not answer.
+// unforkedLocked handles a helper that can't be killed when its time is up: the server
+// has not said which process it is. Either our own process was stopped, and the answer
+// is about to be read, or the host is so busy that the server was not scheduled, or the
+// server does not answer.
 func (p *Prober) unforkedLocked(h *helper) {
 	if !h.overdue {
 		h.overdue = true
@@ -473,6 +477,7 @@ func (p *Prober) unforkedLocked(h *helper) {
 	h.timer.Reset(serverAnswerTimeout - silent)
 }
 
+// killLocked has the server send SIGKILL to a helper.
 func (p *Prober) killLocked(h *helper) {
 	header := forkserver.RequestHeader{Kind: forkserver.Kill, PID: int32(h.pid)}
 	if err := p.server.send(forkserver.Bytes(&header)); errors.Is(err, unix.EAGAIN) {
@@ -489,7 +494,7 @@ func (p *Prober) killLocked(h *helper) {
 // exit is what a helper does after its last step.
 const exit = "exit"
 
-// nextIndex is that of the step a helper has not answered, or the number of steps.
+// nextIndexLocked is that of the step a helper has not answered, or the number of steps.
 func (h *helper) nextIndexLocked() int {
 	i := h.answered
 	for i < len(h.compiled.steps) && h.compiled.steps[i].silent() {
@@ -498,7 +503,7 @@ func (h *helper) nextIndexLocked() int {
 	return i
 }
 
-// nextStep names the step a helper has not answered.
+// nextStepLocked names the step a helper has not answered.
 func (h *helper) nextStepLocked() string {
 	if i := h.nextIndexLocked(); i < len(h.compiled.steps) {
 		return h.compiled.steps[i].Name
@@ -506,12 +511,12 @@ func (h *helper) nextStepLocked() string {
 	return exit
 }
 
-// hangs notes in the report where the helper hangs.
+// noteHangLocked notes in the report where the helper hangs.
 func (h *helper) noteHangLocked() {
 	h.report.HangsIn, h.report.HangsAt, h.report.Partial = h.nextStepLocked(), h.nextIndexLocked(), slices.Clip(h.part)
 }
 
-// finish reports a helper's outcome, once. An answer is also that of checks which wait
+// finishLocked reports a helper's outcome, once. An answer is also that of checks which wait
 // for the helper and ask the same.
 func (p *Prober) finishLocked(h *helper, outcome Outcome) {
 	if h.reported {
@@ -531,7 +536,7 @@ func (p *Prober) finishLocked(h *helper, outcome Outcome) {
 	}
 }
 
-// release lets the checks go on that wait for a helper, which has ended or is stuck.
+// releaseLocked lets the checks go on that wait for a helper, which has ended or is stuck.
 func (p *Prober) releaseLocked(h *helper) {
 	for _, w := range h.behind {
 		w.ahead = nil
@@ -549,7 +554,7 @@ func (p *Prober) releaseLocked(h *helper) {
 	h.behind = nil
 }
 
-// outwaited is the report of a check which has waited so long for a helper of its key
+// outwaitedLocked is the report of a check which has waited so long for a helper of its key
 // that no time is left for its own. A hang of the helper's, in a step that the check
 // would make too, is the check's as well, unless it was short: the helper may have
 // begun later than the check did.
@@ -574,7 +579,7 @@ func (w *pending) outwaitedLocked(h *helper, hangsIn string) Report {
 	return r
 }
 
-// remove forgets a helper that is gone.
+// removeLocked forgets a helper that is gone.
 func (p *Prober) removeLocked(h *helper) {
 	h.timer.Stop()
 	if h.stage == fresh {
@@ -654,7 +659,7 @@ func (p *Prober) distrustLocked(s *server, what string) {
 	s.killLocked()
 }
 
-// expected returns the step that an answer is about, or nil if a helper with this plan
+// expectedStepLocked returns the step that an answer is about, or nil if a helper with this plan
 // can't be there now: so each step is answered once at most.
 func (h *helper) expectedStepLocked(answer *forkserver.Answer) *Step {
 	i := int(answer.Step)
@@ -669,7 +674,7 @@ func (h *helper) expectedStepLocked(answer *forkserver.Answer) *Step {
 	return &h.compiled.steps[i]
 }
 
-// stepPart takes some of what a compound step has found. It reports false for what a
+// addPartLocked adds some of what a compound step has found. It reports false for what a
 // helper with this plan can't have said.
 func (h *helper) addPartLocked(answer *forkserver.Answer, output []byte) bool {
 	step := h.expectedStepLocked(answer)
@@ -684,7 +689,7 @@ func (h *helper) addPartLocked(answer *forkserver.Answer, output []byte) bool {
 	return true
 }
 
-// step takes the end of a step. It reports false for what a helper with this plan
+// addResultLocked adds the end of a step. It reports false for what a helper with this plan
 // can't have said: what follows may rely on the length of its output.
 func (h *helper) addResultLocked(answer *forkserver.Answer, output []byte) bool {
 	step := h.expectedStepLocked(answer)
@@ -735,6 +740,7 @@ func (s *Step) found(result int64, bytes int) bool {
 	return result >= 0 && result <= int64(bytes)
 }
 
+// exitedLocked reports the end of a helper.
 func (p *Prober) exitedLocked(h *helper, status syscall.WaitStatus) {
 	outcome := Done
 	switch {

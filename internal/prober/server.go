@@ -47,8 +47,8 @@ type restartState struct {
 	err   error         // why there is none
 }
 
-// startServerLocked starts a fork server after a pause.
-func (p *Prober) startServerLocked(pause time.Duration) {
+// startServerInLocked starts a fork server after a pause.
+func (p *Prober) startServerInLocked(pause time.Duration) {
 	p.restart.under = true
 	time.AfterFunc(pause, p.startServer)
 }
@@ -56,13 +56,13 @@ func (p *Prober) startServerLocked(pause time.Duration) {
 // startServer starts a fork server. Where that fails, a later check tries again.
 func (p *Prober) startServer() {
 	var found orphans
-	looked := make(chan struct{})
+	searched := make(chan struct{})
 	go func() {
 		found = findOrphans(p.options.Proc)
-		close(looked)
+		close(searched)
 	}()
 	s, err := launch(!p.untrimmed.Load())
-	<-looked
+	<-searched
 
 	p.mu.Lock()
 	defer p.unlock()
@@ -81,22 +81,22 @@ func (p *Prober) startServer() {
 	p.pumpLocked()
 }
 
-// unavailable notes that no server could be started, and ends what waits for one.
+// unavailableLocked notes that no server could be started, and ends what waits for one.
 func (p *Prober) unavailableLocked(err error) {
 	if p.restart.err == nil {
 		p.warnLocked("no file system can be checked: %v", err)
 	}
 	p.restart.err = err
 	p.pauseLocked()
-	for _, w := range slices.Concat(p.admission.drainLocked(), p.UNSETTLED) {
+	for _, w := range slices.Concat(p.admission.drainLocked(), p.behindOrphans) {
 		if !w.decided {
 			p.decideLocked(w, Report{Outcome: Unavailable, Err: err})
 		}
 	}
-	p.UNSETTLED = nil
+	p.behindOrphans = nil
 }
 
-// greeted takes a server's first word.
+// greetedLocked handles a server's first word.
 func (p *Prober) greetedLocked(s *server, errno syscall.Errno) {
 	if errno != 0 {
 		s.err = fmt.Errorf("starting the fork server: %w", errno)
@@ -109,6 +109,7 @@ func (p *Prober) greetedLocked(s *server, errno syscall.Errno) {
 	p.restart.err = nil
 }
 
+// pauseLocked puts the next start off, twice as long as the last time.
 func (p *Prober) pauseLocked() {
 	p.restart.delay = min(max(2*p.restart.delay, restartDelay), restartDelayMax)
 	p.restart.next = time.Now().Add(p.restart.delay)
@@ -148,8 +149,7 @@ func (s *server) send(message []byte) error {
 	return err
 }
 
-// kill ends a server. It is called with the prober's mu held, as reap is: so the
-// number is still its own.
+// killLocked ends a server. As it is with reapLocked, the number is still its own.
 func (s *server) killLocked() {
 	s.ended = true
 	_ = unix.Kill(s.pid, unix.SIGKILL)
@@ -161,7 +161,7 @@ func (s *server) waitForEnd() {
 	}
 }
 
-// reap gives back the number of a server that has ended.
+// reapLocked gives back the number of a server that has ended.
 func (s *server) reapLocked() (status unix.WaitStatus, used unix.Rusage) {
 	for {
 		if _, err := unix.Wait4(s.pid, &status, 0, &used); !errors.Is(err, unix.EINTR) {
@@ -170,6 +170,7 @@ func (s *server) reapLocked() (status unix.WaitStatus, used unix.Rusage) {
 	}
 }
 
+// readAnswers handles what a server and its helpers send, until there is no more.
 func (p *Prober) readAnswers(s *server) {
 	message := make([]byte, forkserver.MaxOutput+1024)
 	for {
@@ -192,7 +193,7 @@ func (p *Prober) endUnreadable(s *server) {
 	}
 }
 
-// await notices the end of the server by waiting for the process. The socket
+// watchEnd notices the end of the server by waiting for the process. The socket
 // does not tell: a stuck helper keeps the other end of it open.
 func (p *Prober) watchEnd(s *server) {
 	s.waitForEnd()
@@ -228,7 +229,7 @@ func (p *Prober) watchEnd(s *server) {
 	switch {
 	case !s.ready && s.trimmed && memoryFault(status):
 		p.needAllMemoryLocked()
-		p.startServerLocked(0)
+		p.startServerInLocked(0)
 		return
 	case !s.ready:
 		if s.err == nil {
@@ -242,10 +243,10 @@ func (p *Prober) watchEnd(s *server) {
 
 	if time.Since(s.started) > minUptime {
 		p.restart.delay = 0
-		p.startServerLocked(0)
+		p.startServerInLocked(0)
 		return
 	}
-	p.startServerLocked(p.restart.delay)
+	p.startServerInLocked(p.restart.delay)
 	p.pauseLocked()
 }
 
