@@ -2,6 +2,7 @@ package blocked
 
 import (
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,6 +25,9 @@ const (
 	maxInspected = 200
 	// maxFiles is how many of a task's open files are looked at.
 	maxFiles = 256
+	// maxUnasked is for how many rounds functions count that nobody asks for any more. An
+	// input may be left out of some, as one that is gathering still.
+	maxUnasked = 3
 	// serverName is the name of fork servers, see package prober.
 	serverName = "vfsprobe-server"
 )
@@ -36,7 +40,7 @@ type Monitor struct {
 	files *openfiles.Reader
 
 	mu      sync.Mutex
-	waits   map[any][]string // functions, by who asks
+	waits   map[any]waits // by who asks
 	scanner *Scanner
 	helpers *prober.HelperMatcher
 	own     int // this process, as procfs knows it; 0: it does not
@@ -47,6 +51,12 @@ type Monitor struct {
 
 	inspected map[identity]Files // of this round
 	stacks    map[identity]string
+}
+
+// waits are functions that somebody asks for, see [Request].
+type waits struct {
+	functions []string
+	round     uint64 // the last in which they were asked for
 }
 
 // Scan is what a look at all tasks has found.
@@ -69,7 +79,7 @@ type Request struct {
 // NewMonitor returns a Monitor of all processes below the directory where procfs is
 // mounted.
 func NewMonitor(proc string, files *openfiles.Reader) *Monitor {
-	return &Monitor{proc: proc, files: files, waits: make(map[any][]string),
+	return &Monitor{proc: proc, files: files, waits: make(map[any]waits),
 		inspected: make(map[identity]Files), stacks: make(map[identity]string)}
 }
 
@@ -80,8 +90,7 @@ func NewMonitor(proc string, files *openfiles.Reader) *Monitor {
 func (m *Monitor) Scan(r Request) (Scan, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	news := !slices.Equal(m.waits[r.Asker], r.Waits)
-	m.waits[r.Asker] = r.Waits
+	news := m.remember(r)
 	if m.round == r.Round && !m.last.At.IsZero() && !news {
 		return m.last, m.err
 	}
@@ -95,15 +104,26 @@ func (m *Monitor) Scan(r Request) (Scan, error) {
 	return m.last, m.err
 }
 
+// remember keeps the functions that a request asks for, and forgets those that nobody has
+// asked for lately. It reports whether they are news.
+func (m *Monitor) remember(r Request) (news bool) {
+	maps.DeleteFunc(m.waits, func(_ any, w waits) bool { return w.round+maxUnasked < r.Round })
+	news = !slices.Equal(m.waits[r.Asker].functions, r.Waits)
+	if len(r.Waits) == 0 {
+		delete(m.waits, r.Asker)
+	} else {
+		m.waits[r.Asker] = waits{functions: r.Waits, round: r.Round}
+	}
+	return news
+}
+
 // rests reports whether there is no need to look.
 func (m *Monitor) rests(now time.Time) bool {
 	if now.Before(m.due) {
 		return true
 	}
-	for _, waits := range m.waits {
-		if len(waits) > 0 {
-			return false // the load average does not show these
-		}
+	if len(m.waits) > 0 {
+		return false // the load average does not show these
 	}
 	excluded, err := LoadExcludes(m.proc, longWait)
 	if excluded {
@@ -125,11 +145,11 @@ func (m *Monitor) scan(now time.Time) error {
 		m.own, _ = strconv.Atoi(self)
 		m.scanner = scanner
 	}
-	var waits []string
+	var functions []string
 	for _, some := range m.waits {
-		waits = append(waits, some...)
+		functions = append(functions, some.functions...)
 	}
-	m.scanner.SetWaits(waits...)
+	m.scanner.SetWaits(functions...)
 	tasks, err := m.scanner.Scan(now)
 	m.last = Scan{At: now}
 	m.inspected, m.stacks = make(map[identity]Files), make(map[identity]string)

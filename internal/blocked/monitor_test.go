@@ -108,6 +108,32 @@ func TestMonitor_OneScanPerRound(t *testing.T) {
 	assert.Equal(t, map[int]string{3: "waits for two"}, urgent(t, m, 4, a), "nobody asks for the other any more")
 }
 
+func TestMonitor_ForgetsWhatNobodyAsksFor(t *testing.T) {
+	a, b := new(int), new(int)
+	m, proc := fixtureMonitor(t, "9.00")
+	fakeTask{pid: 1, tid: 1, comm: "waits", state: 'S', threads: 1, wchan: "one"}.write(t, proc)
+	urgent(t, m, 1, a, "one")
+	for round := uint64(2); round <= 4; round++ {
+		assert.Equal(t, map[int]string{1: "waits"}, urgent(t, m, round, b), "the other may be late in round %d", round)
+	}
+	assert.Empty(t, urgent(t, m, 5, b))
+	assert.Empty(t, urgent(t, m, 5, a, "one"), "it has not been looked for meanwhile")
+	assert.Equal(t, map[int]string{1: "waits"}, urgent(t, m, 6, b))
+
+	for what, forget := range map[string]blocked.Request{"asks no more": {Round: 5, Asker: b}, "asks for none": {Round: 2, Asker: a}} {
+		m, _ := fixtureMonitor(t, "0.00")
+		for _, r := range []blocked.Request{{Round: 1, Asker: a, Waits: []string{"one"}}, {Round: 1, Asker: b}} {
+			found, err := m.Scan(r)
+			require.NoError(t, err)
+			assert.NotZero(t, found.At, "the load average does not show these")
+		}
+		require.Eventually(t, func() bool {
+			found, err := m.Scan(forget)
+			return err == nil && found.At.IsZero()
+		}, 10*time.Second, 10*time.Millisecond, "%s: the load average rules it out again", what)
+	}
+}
+
 func TestMonitor_TasksThatRunAreNotBlocked(t *testing.T) {
 	m, proc := fixtureMonitor(t, "9.00")
 	busy := fakeTask{pid: 1, tid: 1, comm: "busy", state: 'D', threads: 1, wchan: "x"}

@@ -176,7 +176,7 @@ func (h *Host) FunctionOf(helper int) string {
 // system. The error wraps the errno where the kernel has refused.
 func (h *Host) ReadFile(name string, limit int, timeout time.Duration) ([]byte, error) {
 	p := &prober.Plan{Timeout: timeout}
-	p.Below(name)
+	p.SearchBelow(name)
 	content := p.ReadFile(name, limit)
 	r := h.Prober.Run(prober.Check{Key: "host file " + name, Group: "host files", Trusted: true, Independent: true, Plan: p})
 	if failed := r.Failed(); failed != nil {

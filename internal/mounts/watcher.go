@@ -240,7 +240,7 @@ func (w *Watcher) changed() bool {
 func (w *Watcher) plan() *prober.Plan {
 	p := &prober.Plan{Timeout: readerTimeout}
 	if w.plainText {
-		p.Below(w.o.Proc)
+		p.SearchBelow(w.o.Proc)
 		p.ReadFile(w.name("mountinfo"), maxTable)
 	} else {
 		p.Add(prober.StatMounts(statmountAll, statmountPlain, w.known, maxTable))
@@ -395,7 +395,7 @@ func (w *Watcher) ReadNFSStats() ([]NFSStats, error) {
 // readFile has a helper read a table, unless one hangs already.
 func (w *Watcher) readFile(name string) ([]byte, error) {
 	p := &prober.Plan{Timeout: readerTimeout}
-	p.Below(w.o.Proc)
+	p.SearchBelow(w.o.Proc)
 	p.ReadFile(name, maxTable)
 	r := w.startReading(p)
 	if !r.wait(w.o.Patience) {

@@ -51,9 +51,9 @@ func (r *Reader) Links(directories []string, prefix string, limit int) ([]Links,
 		p := r.plan()
 		steps := make([][2]int, n)
 		for i, directory := range directories[:n] {
-			fd := p.Add(prober.Open(prober.CWD(), filepath.Join(r.Proc, directory), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0).Optionally().Silently())
-			steps[i] = [2]int{fd, p.Add(prober.ReadLinks(prober.ResultOf(fd), prefix, limit).Optionally())}
-			p.Add(prober.Close(prober.ResultOf(fd)).Optionally().Silently())
+			fd := p.Add(prober.Open(prober.CWD(), filepath.Join(r.Proc, directory), unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0).Optional().Silent())
+			steps[i] = [2]int{fd, p.Add(prober.ReadLinks(prober.ResultOf(fd), prefix, limit).Optional())}
+			p.Add(prober.Close(prober.ResultOf(fd)).Optional().Silent())
 		}
 		report, err := r.run(p)
 		if err != nil {
@@ -111,7 +111,7 @@ func (r *Reader) Task(pid, tid int) (Task, error) {
 	dir := filepath.Join(r.Proc, strconv.Itoa(pid), "task", strconv.Itoa(tid))
 	p := r.plan()
 	p.SeeKernelStacks()
-	cwd := p.Add(prober.Readlink(prober.CWD(), filepath.Join(dir, "cwd")).Optionally())
+	cwd := p.Add(prober.Readlink(prober.CWD(), filepath.Join(dir, "cwd")).Optional())
 	stack := p.ReadFileIfAny(filepath.Join(dir, "stack"), maxStack)
 	report, err := r.run(p)
 	if err != nil {

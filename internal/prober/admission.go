@@ -96,7 +96,7 @@ func (a *admission) wakeLocked(g *group) {
 	}
 }
 
-// restLocked moves the first group of a class out of turn.
+// restLocked removes the first group of a class from those that are ready.
 func (a *admission) restLocked(c class) {
 	g := a.ready[c][0]
 	a.ready[c] = a.ready[c][1:]
@@ -159,7 +159,8 @@ func (a *admission) drainLocked() []*pending {
 	return all
 }
 
-// startedLocked, turnedStuckLocked and endedLocked keep the counts, in which Essential checks are not.
+// startedLocked, turnedStuckLocked and endedLocked keep the counts, in which Essential
+// checks are not.
 func (a *admission) startedLocked(c *Check) {
 	if !c.Plan.Killable && !c.Essential {
 		a.running[c.class()]++
@@ -262,14 +263,13 @@ func (p *Prober) admitLocked(w *pending) (verdict, Report) {
 	return v, report
 }
 
-// applyRulesLocked applies the rules. There is one helper per key, which is all that holds for
-// Essential checks. Any other helper
-// of a plan that is not Killable may turn out stuck, so those that run and
-// those that are stuck together never exceed the cap. Two rules keep some of it
-// free. A quarter is for trusted keys, and a sixteenth for independent ones. No group
-// may hold more than three eighths of the cap, nor more than half of what the stuck
-// ones have left: two dead daemons with hundreds of mounts leave room for everyone
-// else.
+// applyRulesLocked applies the rules. There is one helper per key, which is all that
+// holds for Essential checks. Any other helper of a plan that is not Killable may turn
+// out stuck, so those that run and those that are stuck together never exceed the cap.
+// Two rules keep some of it free. A quarter is for trusted keys, and a sixteenth for
+// independent ones. No group may hold more than three eighths of the cap, nor more than
+// half of what the stuck ones have left: two dead daemons with hundreds of mounts leave
+// room for everyone else.
 func (p *Prober) applyRulesLocked(w *pending) (verdict, Report) {
 	c := &w.check
 	if h := p.byKey[c.Key]; h != nil {

@@ -172,12 +172,11 @@ func TestHelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
 		"CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH")
 	assert.Equal(t, "0000000000000020 CapPrm: 0000000000000000 CapEff: 0000000000000000", look(statfsAs(4711, fs.Dir)))
 	named := &prober.Plan{Timeout: timeout}
-	named.Add(prober.Step{Name: "access", Number: unix.SYS_FACCESSAT, Optional: true, Arguments: []prober.Argument{
-		prober.Value(unix.AT_FDCWD), prober.Path("/home/user/proc/1/root"), prober.Value(0)}})
+	named.Add(prober.Access(prober.CWD(), "/home/user/proc/1/root").Optional())
 	reach(named, fs.Dir)
 	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("0000000000000006")+" CapEff: 0000000000000006", look(named), "a mount point can have any name")
 	below := &prober.Plan{Timeout: timeout}
-	below.Below("/proc/1/root")
+	below.SearchBelow("/proc/1/root")
 	reach(below, fs.Dir)
 	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("0000000000080006")+" CapEff: 0000000000080006", look(below), "and CAP_SYS_PTRACE")
 	other := &prober.Plan{Timeout: timeout}

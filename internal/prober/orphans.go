@@ -70,8 +70,8 @@ const (
 	recountSoon = 20 * time.Millisecond
 )
 
-// mayEndLocked reports whether orphans may be helpers that the kernel is still killing, with
-// their server, and not stuck ones: those are given the time that a helper has to
+// mayEndLocked reports whether orphans may be helpers that the kernel is still killing,
+// with their server, and not stuck ones: those are given the time that a helper has to
 // disappear after SIGKILL.
 func (o *orphans) mayEndLocked(grace time.Duration) bool {
 	return len(o.byComm) > 0 && time.Since(o.found) < grace

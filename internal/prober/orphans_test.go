@@ -91,7 +91,7 @@ func TestHelpersThatEndWithTheirServerCostNothing(t *testing.T) {
 	p.options.Proc, p.options.MaxStuck = proc, n
 	p.orphans = findOrphans(proc)
 	reports := make(chan Report, 2)
-	plan := Plan{Timeout: time.Minute, Steps: []Step{{Name: "getpid", Number: unix.SYS_GETPID}}}
+	plan := Plan{Timeout: time.Minute, Steps: []Step{Call("getpid", unix.SYS_GETPID)}}
 	for _, c := range []Check{{Key: mine, Group: others, Plan: &plan}, {Key: "another", Group: "another", Plan: &plan}} {
 		p.Submit(c, func(r Report) { reports <- r })
 	}
@@ -117,7 +117,7 @@ func TestHelpersThatOutliveTheirServerAreStuck(t *testing.T) {
 	p, _, _ := withServer(t)
 	p.options.Proc, p.options.MaxStuck = proc, 1
 	p.orphans = findOrphans(proc)
-	plan := &Plan{Timeout: 10 * minGrace, Steps: []Step{{Name: "getpid", Number: unix.SYS_GETPID}}}
+	plan := &Plan{Timeout: 10 * minGrace, Steps: []Step{Call("getpid", unix.SYS_GETPID)}}
 	r := p.Run(Check{Key: "key", Group: "group", Plan: plan})
 	assert.Equal(t, Busy, r.Outcome, "%v", &r)
 	assert.Equal(t, 30, r.PID)

@@ -17,7 +17,7 @@ import (
 
 // A Plan is the short list of system calls one helper process makes, in order.
 // Put harmless steps first: each is reached only if the one before succeeded
-// (unless that one is Optional), so a later step that could leave a process
+// (unless that one is [Step.Optional]), so a later step that could leave a process
 // stuck is risked only on a file system which has just answered.
 type Plan struct {
 	Steps []Step
@@ -41,30 +41,25 @@ func (p *Plan) grace() time.Duration { return min(max(minGrace, p.Timeout/20), m
 // A Step is one system call, or one of the compound steps that make many: [ReadAll],
 // [ReadLinks] and [StatMounts]. Make it with the function named after the call.
 type Step struct {
-	Name      string  // for reports: the call, not its number
-	Number    uintptr // unix.SYS_…, or that of a compound step
-	Arguments []Argument
-	// Optional lets the plan go on if the call fails.
-	Optional bool
-	// Silent leaves the step out of the report unless it fails. It is for calls
-	// which can't hang: a hang would be laid to the step after it.
-	Silent bool
-	// MergeWithNext makes one of the step and the next: it is Silent, and its time
-	// is part of the next one's. A hang in it is laid to the next one.
-	MergeWithNext bool
+	Name string // for reports: the call, not its number
 
-	ifRegular int // 1 more than the statx that must have found a file; 0: always
-	limit     int // of a compound step: bytes of output
+	number        uintptr // unix.SYS_…, or that of a compound step
+	arguments     []Argument
+	optional      bool // as the methods of these names say
+	silent        bool
+	mergeWithNext bool
+	ifRegular     int // 1 more than the statx that must have found a file; 0: always
+	limit         int // of a compound step: bytes of output
 }
 
 // compound reports whether the step is one of those that make many system calls:
 // [ReadAll], [ReadLinks] and [StatMounts].
-func (s *Step) compound() bool { return forkserver.IsCompound(s.Number) }
+func (s *Step) compound() bool { return forkserver.IsCompound(s.number) }
 
-// silent reports whether the step is answered only if it fails.
-func (s *Step) silent() bool { return s.Silent || s.MergeWithNext }
+// isSilent reports whether the step is answered only if it fails.
+func (s *Step) isSilent() bool { return s.silent || s.mergeWithNext }
 
-// An Argument of a system call. Make it with one of the functions below.
+// An Argument of a system call: [CWD], or what [ResultOf] an earlier step is.
 type Argument struct {
 	kind  argumentKind
 	value uint64
@@ -75,48 +70,48 @@ type Argument struct {
 type argumentKind uint8
 
 const (
-	value argumentKind = iota
-	input
-	output
-	scratch
-	inOut
-	resultOf
-	uint32Of
+	valueKind argumentKind = iota
+	inputKind
+	outputKind
+	scratchKind
+	inOutKind
+	resultKind
+	uint32Kind
 )
 
-// Value is a plain number.
-func Value[T ~int | ~uint | ~uintptr | ~int32 | ~uint32 | ~int64 | ~uint64](n T) Argument {
-	return Argument{kind: value, value: uint64(n)}
+// value is a plain number.
+func value[T ~int | ~uint | ~uintptr | ~int32 | ~uint32 | ~int64 | ~uint64](n T) Argument {
+	return Argument{kind: valueKind, value: uint64(n)}
 }
 
-// Path is a pointer to the NUL-terminated path.
-func Path(path string) Argument { return Input(append([]byte(path), 0)) }
+// pathname is a pointer to the NUL-terminated path.
+func pathname(path string) Argument { return input(append([]byte(path), 0)) }
 
-// Input is a pointer to a copy of data.
-func Input(data []byte) Argument { return Argument{kind: input, data: data} }
+// input is a pointer to a copy of data.
+func input(data []byte) Argument { return Argument{kind: inputKind, data: data} }
 
-// Output is a pointer to size bytes, which StepResult.Output brings back if
+// output is a pointer to size bytes, which StepResult.Output brings back if
 // the call succeeds.
-func Output(size uintptr) Argument { return Argument{kind: output, size: int(size)} }
+func output(size uintptr) Argument { return Argument{kind: outputKind, size: int(size)} }
 
-// Scratch is a pointer to size bytes whose content is of no interest.
-func Scratch(size int) Argument { return Argument{kind: scratch, size: size} }
+// scratch is a pointer to size bytes whose content is of no interest.
+func scratch(size int) Argument { return Argument{kind: scratchKind, size: size} }
 
-// InOut is a pointer to a copy of data which the call changes: StepResult.Output
+// inOut is a pointer to a copy of data which the call changes: StepResult.Output
 // brings it back if the call succeeds.
-func InOut(data []byte) Argument { return Argument{kind: inOut, data: data} }
+func inOut(data []byte) Argument { return Argument{kind: inOutKind, data: data} }
 
 // ResultOf is what the step with this index in Plan.Steps returned: a file
 // descriptor, usually.
-func ResultOf(step int) Argument { return Argument{kind: resultOf, value: uint64(step)} }
+func ResultOf(step int) Argument { return Argument{kind: resultKind, value: uint64(step)} }
 
 // outputSize is how many bytes come back if the call succeeds.
 func (s *Step) outputSize() (size int) {
-	for i := range s.Arguments {
-		switch a := &s.Arguments[i]; a.kind {
-		case output:
+	for i := range s.arguments {
+		switch a := &s.arguments[i]; a.kind {
+		case outputKind:
 			size = a.size
-		case inOut:
+		case inOutKind:
 			size = len(a.data)
 		}
 	}
@@ -126,7 +121,7 @@ func (s *Step) outputSize() (size int) {
 // returnsLength reports whether the call returns how much of its output it has
 // written.
 func (s *Step) returnsLength() bool {
-	switch s.Number {
+	switch s.number {
 	case unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_GETDENTS64, unix.SYS_READLINKAT:
 		return true
 	}
@@ -144,11 +139,11 @@ func (p *Plan) Add(step Step) int {
 // opened, since to open a device or a FIFO can do something by itself: the step fails
 // with EBADF. All are one for reports: what find meets, open would have met.
 func (p *Plan) OpenRegular(find, open Step) int {
-	find.MergeWithNext = true
-	look := Step{Name: find.Name, Number: unix.SYS_STATX, MergeWithNext: true, Optional: find.Optional, Arguments: []Argument{
-		ResultOf(p.Add(find)), Path(""), Value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC), // a type never changes
-		Value(unix.STATX_TYPE), Output(unsafe.Sizeof(unix.Statx_t{}))}}
-	open.ifRegular = p.Add(look) + 1
+	find.mergeWithNext = true
+	examine := Step{Name: find.Name, number: unix.SYS_STATX, mergeWithNext: true, optional: find.optional, arguments: []Argument{
+		ResultOf(p.Add(find)), pathname(""), value(unix.AT_EMPTY_PATH | unix.AT_STATX_DONT_SYNC), // a type never changes
+		value(unix.STATX_TYPE), output(unsafe.Sizeof(unix.Statx_t{}))}}
+	open.ifRegular = p.Add(examine) + 1
 	return p.Add(open)
 }
 
@@ -157,16 +152,17 @@ func (p *Plan) OpenRegular(find, open Step) int {
 // (setns(2)), and CAP_SYS_PTRACE for the path.
 func (p *Plan) EnterMountNS(path string) {
 	p.otherProcesses = true
-	namespace := p.Add(Step{Name: "open " + path, Number: unix.SYS_OPENAT,
-		Arguments: []Argument{Value(unix.AT_FDCWD), Path(path), Value(unix.O_RDONLY | unix.O_CLOEXEC), Value(0)}})
-	p.Add(Step{Name: "setns", Number: unix.SYS_SETNS, Arguments: []Argument{ResultOf(namespace), Value(unix.CLONE_NEWNS)}})
-	p.Add(Step{Name: "close", Number: unix.SYS_CLOSE, Arguments: []Argument{ResultOf(namespace)}, Silent: true})
+	namespace := p.Add(Step{Name: "open " + path, number: unix.SYS_OPENAT,
+		arguments: []Argument{value(unix.AT_FDCWD), pathname(path), value(unix.O_RDONLY | unix.O_CLOEXEC), value(0)}})
+	p.Add(Step{Name: "setns", number: unix.SYS_SETNS, arguments: []Argument{ResultOf(namespace), value(unix.CLONE_NEWNS)}})
+	p.Add(Step{Name: "close", number: unix.SYS_CLOSE, arguments: []Argument{ResultOf(namespace)}, silent: true})
 }
 
-// Below says that paths of the plan begin with the prefix. One that leads into
-// another process, such as /proc/1/root, takes CAP_SYS_PTRACE (proc_pid_root(5)).
-// The prefix has to be the administrator's: mount points are anybody's.
-func (p *Plan) Below(prefix string) {
+// SearchBelow gives the helper what it takes to search below the prefix, where paths of
+// the plan begin: CAP_SYS_PTRACE for one that leads into another process, such as
+// /proc/1/root (proc_pid_root(5)), and nothing more for others. The prefix has to be the
+// administrator's: mount points are anybody's.
+func (p *Plan) SearchBelow(prefix string) {
 	p.otherProcesses = p.otherProcesses || strings.Contains(prefix, "/proc/")
 }
 
@@ -182,15 +178,15 @@ func (p *Plan) SeeKernelStacks() { p.otherProcesses, p.kernelStacks = true, true
 // Become appends the steps that give the helper the ids, and take all
 // capabilities from it. It takes CAP_SETUID and CAP_SETGID, and CAP_KILL for the
 // helper to be killed later.
-func (p *Plan) Become(uid, gid uint32, groups ...uint32) { p.become(Value(uid), Value(gid), groups) }
+func (p *Plan) Become(uid, gid uint32, groups ...uint32) { p.become(value(uid), value(gid), groups) }
 
 // BecomeOwner is [Plan.Become] for the owner and group which an earlier step has
 // looked up: statx(2), whose Output is a whole unix.Statx_t.
 func (p *Plan) BecomeOwner(statx int) {
 	var st unix.Statx_t
 	p.become(
-		Argument{kind: uint32Of, value: uint64(statx), size: int(unsafe.Offsetof(st.Uid))},
-		Argument{kind: uint32Of, value: uint64(statx), size: int(unsafe.Offsetof(st.Gid))}, nil)
+		Argument{kind: uint32Kind, value: uint64(statx), size: int(unsafe.Offsetof(st.Uid))},
+		Argument{kind: uint32Kind, value: uint64(statx), size: int(unsafe.Offsetof(st.Gid))}, nil)
 }
 
 // CanBecome reports whether this process has the capabilities that [Plan.Become]
@@ -214,11 +210,11 @@ func (p *Plan) become(uid, gid Argument, groups []uint32) {
 	capabilities := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	none := [2]unix.CapUserData{{Inheritable: uint32(forkserver.Mark)}} // CanBecome has asked for it
 	p.Steps = append(p.Steps,
-		Step{Name: "setgroups", Number: unix.SYS_SETGROUPS, Arguments: []Argument{Value(len(groups)), Input(list)}, Silent: true},
-		Step{Name: "setresgid", Number: unix.SYS_SETRESGID, Arguments: []Argument{gid, gid, gid}, Silent: true},
-		Step{Name: "setresuid", Number: unix.SYS_SETRESUID, Arguments: []Argument{uid, uid, uid}, Silent: true},
-		Step{Name: "capset", Number: unix.SYS_CAPSET, Silent: true, Arguments: []Argument{
-			Input((*[unsafe.Sizeof(capabilities)]byte)(unsafe.Pointer(&capabilities))[:]), Input((*[unsafe.Sizeof(none)]byte)(unsafe.Pointer(&none))[:])}},
+		Step{Name: "setgroups", number: unix.SYS_SETGROUPS, arguments: []Argument{value(len(groups)), input(list)}, silent: true},
+		Step{Name: "setresgid", number: unix.SYS_SETRESGID, arguments: []Argument{gid, gid, gid}, silent: true},
+		Step{Name: "setresuid", number: unix.SYS_SETRESUID, arguments: []Argument{uid, uid, uid}, silent: true},
+		Step{Name: "capset", number: unix.SYS_CAPSET, silent: true, arguments: []Argument{
+			input((*[unsafe.Sizeof(capabilities)]byte)(unsafe.Pointer(&capabilities))[:]), input((*[unsafe.Sizeof(none)]byte)(unsafe.Pointer(&none))[:])}},
 	)
 }
 
@@ -249,53 +245,53 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		inputEnd = base
 	)
 	for i := range steps {
-		for _, a := range steps[i].Arguments {
+		for _, a := range steps[i].arguments {
 			inputEnd += aligned(len(a.data))
 		}
 	}
 	memoryEnd := inputEnd
 	for i := range steps {
 		step, w := &steps[i], &wire[i]
-		w.Number = uint32(step.Number)
-		if step.Optional {
+		w.Number = uint32(step.number)
+		if step.optional {
 			w.Flags |= forkserver.ContinueOnError
 		}
-		if step.Silent || step.MergeWithNext {
+		if step.silent || step.mergeWithNext {
 			w.Flags |= forkserver.Silent
 		}
-		if step.MergeWithNext {
+		if step.mergeWithNext {
 			w.Flags |= forkserver.MergeWithNext
 		}
-		switch step.Number {
+		switch step.number {
 		case unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET:
 			w.Flags |= forkserver.RearmDeathSignal
 		}
 		w.IfRegular = uint16(step.ifRegular)
-		if len(step.Arguments) > len(w.Arguments) {
-			return nil, fmt.Errorf("step %s: %d arguments, a system call takes %d", step.Name, len(step.Arguments), len(w.Arguments))
+		if len(step.arguments) > len(w.Arguments) {
+			return nil, fmt.Errorf("step %s: %d arguments, a system call takes %d", step.Name, len(step.arguments), len(w.Arguments))
 		}
-		for k, a := range step.Arguments {
+		for k, a := range step.arguments {
 			w.Arguments[k] = a.value
 			switch a.kind {
-			case input, inOut:
+			case inputKind, inOutKind:
 				w.Kinds[k], w.Arguments[k] = forkserver.Address, uint64(base+len(sent))
-				if a.kind == inOut {
+				if a.kind == inOutKind {
 					w.OutputOffset, w.OutputLength = uint32(base+len(sent)), uint32(len(a.data))
 				}
 				sent = append(sent, a.data...)
 				sent = append(sent, make([]byte, aligned(len(sent))-len(sent))...)
-			case output, scratch:
+			case outputKind, scratchKind:
 				w.Kinds[k], w.Arguments[k] = forkserver.Address, uint64(memoryEnd)
-				if a.kind == output {
+				if a.kind == outputKind {
 					w.OutputOffset, w.OutputLength = uint32(memoryEnd), uint32(a.size)
 				}
 				memoryEnd += aligned(a.size)
-			case resultOf, uint32Of:
+			case resultKind, uint32Kind:
 				if a.value >= uint64(i) {
 					return nil, fmt.Errorf("step %s: refers to the result of step %d, which comes later", step.Name, a.value)
 				}
 				w.Kinds[k] = forkserver.ResultOf
-				if a.kind == uint32Of {
+				if a.kind == uint32Kind {
 					earlier := &wire[a.value]
 					if a.size+4 > int(earlier.OutputLength) {
 						return nil, fmt.Errorf("step %s: refers to byte %d of the output of step %d, which has %d", step.Name, a.size, a.value, earlier.OutputLength)
@@ -328,7 +324,7 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 func (p *Plan) capabilities() uint64 {
 	needed := forkserver.Search
 	for i := range p.Steps {
-		switch p.Steps[i].Number {
+		switch p.Steps[i].number {
 		case unix.SYS_SETGROUPS, unix.SYS_SETRESGID, unix.SYS_SETRESUID:
 			needed |= forkserver.ChangeUser
 		case unix.SYS_SETNS:
@@ -390,7 +386,7 @@ func (o Outcome) String() string { return outcomeNames[o] }
 // the helper finished, was killed, or is stuck.
 type Report struct {
 	// Steps holds the results of the plan's steps that ended, in order; of
-	// those that are Silent or MergeWithNext only the failed ones.
+	// those that are [Step.Silent] or [Step.MergeWithNext] only the failed ones.
 	Steps   []StepResult
 	Outcome Outcome
 	// Elapsed is the time from the request to fork the helper to its end, or
@@ -423,7 +419,7 @@ type StepResult struct {
 	Result  int64         // the return value, where Errno is 0
 	Errno   syscall.Errno // 0: success
 	Elapsed time.Duration // in the system call alone
-	// Output is that of the step's Output or InOut argument, whole; of read(2) and
+	// Output is what the call has written to memory, whole; of read(2) and
 	// its like, what was read. Of a compound step it is all that was found, also
 	// before it failed.
 	Output []byte

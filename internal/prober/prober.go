@@ -354,8 +354,8 @@ func (p *Prober) giveUp(w *pending) {
 	p.refuseLocked(w)
 }
 
-// lateLocked reports whether too little of the check's time is left for a helper: what is
-// started late on a busy machine must not be said to hang.
+// lateLocked reports whether too little of the check's time is left for a helper: what
+// is started late on a busy machine must not be said to hang.
 func (w *pending) lateLocked() bool { return time.Until(w.deadline) < w.check.Plan.Timeout/2 }
 
 // refuseLocked ends a check for which there is no place, or no fork server.
@@ -497,7 +497,7 @@ const exit = "exit"
 // nextIndexLocked is that of the step a helper has not answered, or the number of steps.
 func (h *helper) nextIndexLocked() int {
 	i := h.answered
-	for i < len(h.compiled.steps) && h.compiled.steps[i].silent() {
+	for i < len(h.compiled.steps) && h.compiled.steps[i].isSilent() {
 		i++
 	}
 	return i
@@ -516,8 +516,8 @@ func (h *helper) noteHangLocked() {
 	h.report.HangsIn, h.report.HangsAt, h.report.Partial = h.nextStepLocked(), h.nextIndexLocked(), slices.Clip(h.part)
 }
 
-// finishLocked reports a helper's outcome, once. An answer is also that of checks which wait
-// for the helper and ask the same.
+// finishLocked reports a helper's outcome, once. An answer is also that of checks which
+// wait for the helper and ask the same.
 func (p *Prober) finishLocked(h *helper, outcome Outcome) {
 	if h.reported {
 		return
@@ -659,23 +659,23 @@ func (p *Prober) distrustLocked(s *server, what string) {
 	s.killLocked()
 }
 
-// expectedStepLocked returns the step that an answer is about, or nil if a helper with this plan
-// can't be there now: so each step is answered once at most.
+// expectedStepLocked returns the step that an answer is about, or nil if a helper with
+// this plan can't be there now: so each step is answered once at most.
 func (h *helper) expectedStepLocked(answer *forkserver.Answer) *Step {
 	i := int(answer.Step)
 	if h.ended || i < h.answered || i >= len(h.compiled.steps) {
 		return nil
 	}
 	for k := range h.compiled.steps[h.answered:i] {
-		if !h.compiled.steps[h.answered+k].silent() {
+		if !h.compiled.steps[h.answered+k].isSilent() {
 			return nil
 		}
 	}
 	return &h.compiled.steps[i]
 }
 
-// addPartLocked adds some of what a compound step has found. It reports false for what a
-// helper with this plan can't have said.
+// addPartLocked adds some of what a compound step has found. It reports false for what
+// a helper with this plan can't have said.
 func (h *helper) addPartLocked(answer *forkserver.Answer, output []byte) bool {
 	step := h.expectedStepLocked(answer)
 	if step == nil || !step.compound() || len(h.part)+len(output) > step.limit {
@@ -689,8 +689,8 @@ func (h *helper) addPartLocked(answer *forkserver.Answer, output []byte) bool {
 	return true
 }
 
-// addResultLocked adds the end of a step. It reports false for what a helper with this plan
-// can't have said: what follows may rely on the length of its output.
+// addResultLocked adds the end of a step. It reports false for what a helper with this
+// plan can't have said: what follows may rely on the length of its output.
 func (h *helper) addResultLocked(answer *forkserver.Answer, output []byte) bool {
 	step := h.expectedStepLocked(answer)
 	if step == nil {
@@ -702,7 +702,7 @@ func (h *helper) addResultLocked(answer *forkserver.Answer, output []byte) bool 
 		return false
 	}
 	h.part = nil
-	h.answered, h.ended = int(answer.Step)+1, errno != 0 && !step.Optional
+	h.answered, h.ended = int(answer.Step)+1, errno != 0 && !step.optional
 	h.report.Steps = append(h.report.Steps, StepResult{
 		Name: step.Name, Index: int(answer.Step), Result: answer.Result, Errno: errno,
 		Elapsed: time.Duration(answer.Nanoseconds), Output: output,
@@ -734,7 +734,7 @@ func (s *Step) output(answer *forkserver.Answer, output, parts []byte) ([]byte, 
 
 // found reports whether a compound step can return result after so many bytes.
 func (s *Step) found(result int64, bytes int) bool {
-	if s.Number == forkserver.ReadAll {
+	if s.number == forkserver.ReadAll {
 		return result == int64(bytes)
 	}
 	return result >= 0 && result <= int64(bytes)

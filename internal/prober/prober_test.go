@@ -37,11 +37,7 @@ var timeout = func() time.Duration {
 }()
 
 func statfs(path string) *prober.Plan {
-	return &prober.Plan{
-		Steps: []prober.Step{{Name: "statfs", Number: unix.SYS_STATFS, Arguments: []prober.Argument{
-			prober.Path(path), prober.Output(unsafe.Sizeof(unix.Statfs_t{}))}}},
-		Timeout: timeout,
-	}
+	return &prober.Plan{Steps: []prober.Step{prober.Statfs(path)}, Timeout: timeout}
 }
 
 func check(path string) prober.Check {
@@ -101,15 +97,11 @@ func TestStepsUseEarlierResultsAndEndAtTheFirstFailure(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, []byte("content"), 0o600))
 	report := p.Run(patient(prober.Check{Key: file, Plan: &prober.Plan{Steps: []prober.Step{
-		{Name: "unlink", Number: unix.SYS_UNLINKAT, Optional: true, Arguments: []prober.Argument{
-			prober.Value(unix.AT_FDCWD), prober.Path(file + ".missing"), prober.Value(0)}},
-		{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
-			prober.Value(unix.AT_FDCWD), prober.Path(file), prober.Value(unix.O_RDONLY)}},
-		{Name: "read", Number: unix.SYS_READ, Arguments: []prober.Argument{
-			prober.ResultOf(1), prober.Output(16), prober.Value(7)}},
-		{Name: "write", Number: unix.SYS_PWRITE64, Arguments: []prober.Argument{
-			prober.ResultOf(1), prober.Input([]byte("x")), prober.Value(1), prober.Value(0)}},
-		{Name: "close", Number: unix.SYS_CLOSE, Arguments: []prober.Argument{prober.ResultOf(1)}},
+		prober.Unlink(prober.CWD(), file+".missing").Named("unlink").Optional(),
+		prober.Open(prober.CWD(), file, unix.O_RDONLY, 0),
+		prober.Read(prober.ResultOf(1), 16),
+		prober.Pwrite(prober.ResultOf(1), []byte("x"), 0),
+		prober.Close(prober.ResultOf(1)),
 	}}}))
 	require.Equal(t, prober.Done, report.Outcome, "%v", &report)
 	require.Len(t, report.Steps, 4, "the plan ends with the write, which fails")
@@ -134,11 +126,9 @@ func TestOnlyARegularFileIsOpened(t *testing.T) {
 		require.NoError(t, put(filepath.Join(dir, name)))
 	}
 	for _, name := range []string{"file", "FIFO", "file", "directory", "file", "link", "file", "missing"} {
-		path := prober.Path(filepath.Join(dir, name))
 		plan := &prober.Plan{Timeout: timeout}
 		open := func(flags int) prober.Step {
-			return prober.Step{Name: "open", Number: unix.SYS_OPENAT, Optional: true, Arguments: []prober.Argument{prober.Value(unix.AT_FDCWD), path,
-				prober.Value(unix.O_NOFOLLOW | unix.O_NONBLOCK | flags)}}
+			return prober.Open(prober.CWD(), filepath.Join(dir, name), unix.O_NOFOLLOW|unix.O_NONBLOCK|flags, 0).Optional()
 		}
 		plan.OpenRegular(open(unix.O_PATH), open(unix.O_RDONLY))
 		report := p.Run(prober.Check{Key: name, Plan: plan})
@@ -166,10 +156,8 @@ func TestACallCanChangeItsInput(t *testing.T) {
 	lock := unix.Flock_t{Type: unix.F_WRLCK, Start: 7, Len: 1}
 	question := slices.Clone(unsafe.Slice((*byte)(unsafe.Pointer(&lock)), unsafe.Sizeof(lock)))
 	report := p.Run(patient(prober.Check{Key: file, Plan: &prober.Plan{Steps: []prober.Step{
-		{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
-			prober.Value(unix.AT_FDCWD), prober.Path(file), prober.Value(unix.O_RDWR)}},
-		{Name: "getlk", Number: unix.SYS_FCNTL, Arguments: []prober.Argument{
-			prober.ResultOf(0), prober.Value(unix.F_GETLK), prober.InOut(question)}},
+		prober.Open(prober.CWD(), file, unix.O_RDWR, 0),
+		prober.Call("getlk", unix.SYS_FCNTL, prober.ResultOf(0), prober.Value(unix.F_GETLK), prober.InOut(question)),
 	}}}))
 	require.Nil(t, report.Failed(), "%v", &report)
 	answer := *(*unix.Flock_t)(unsafe.Pointer(unsafe.SliceData(report.Steps[1].Output)))
@@ -184,7 +172,7 @@ func TestTheProgressOfAHelperIsKnown(t *testing.T) {
 	fs := faultfs.New(t)
 	fs.Silence()
 	plan := &prober.Plan{Timeout: timeout}
-	plan.Add(prober.Step{Name: "getpid", Number: unix.SYS_GETPID})
+	plan.Add(prober.Call("getpid", unix.SYS_GETPID))
 	plan.Steps = append(plan.Steps, statfs(fs.Dir).Steps...)
 	ticket := p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(prober.Report) {})
 	var report prober.Report
@@ -327,8 +315,7 @@ func submitTwice(p *prober.Prober, all []*faultfs.FS, change func(second bool, c
 // A check whose key is under way keeps no other one waiting, and tells the same hang.
 func TestTwoInputsCheckTheSameMounts(t *testing.T) {
 	faultfs.Require(t)
-	stat := prober.Step{Name: "access", Number: unix.SYS_FACCESSAT, Arguments: []prober.Argument{
-		prober.Value(unix.AT_FDCWD), prober.Path("/"), prober.Value(0)}}
+	access := prober.Access(prober.CWD(), "/")
 	for name, c := range map[string]struct {
 		hang   func(*faultfs.FS)
 		change func(second bool, c *prober.Check)
@@ -358,7 +345,7 @@ func TestTwoInputsCheckTheSameMounts(t *testing.T) {
 			hang: (*faultfs.FS).Pause,
 			change: func(second bool, c *prober.Check) {
 				if second {
-					c.Plan.Steps = append([]prober.Step{stat}, c.Plan.Steps...)
+					c.Plan.Steps = append([]prober.Step{access}, c.Plan.Steps...)
 				}
 			},
 		},
@@ -439,8 +426,7 @@ func TestASlowAnswerIsShared(t *testing.T) {
 	first, second = submitTwice(p, []*faultfs.FS{fs}, func(second bool, c *prober.Check) {
 		c.Plan.Timeout = 4 * timeout
 		if second {
-			c.Plan.Steps[0].Name = "another"
-			c.Plan.Steps[0].Optional = true
+			c.Plan.Steps[0] = c.Plan.Steps[0].Named("another").Optional()
 		}
 	})
 	assert.Equal(t, prober.Done, first[fs.Dir].Outcome)
@@ -788,9 +774,7 @@ func TestAHelperKilledByAnotherDied(t *testing.T) {
 
 func owner(path string) *prober.Plan {
 	plan := &prober.Plan{Timeout: timeout}
-	plan.BecomeOwner(plan.Add(prober.Step{Name: "statx", Number: unix.SYS_STATX, Arguments: []prober.Argument{
-		prober.Value(unix.AT_FDCWD), prober.Path(path), prober.Value(0), prober.Value(unix.STATX_UID | unix.STATX_GID),
-		prober.Output(unsafe.Sizeof(unix.Statx_t{}))}}))
+	plan.BecomeOwner(plan.Add(prober.Statx(prober.CWD(), path, 0, unix.STATX_UID|unix.STATX_GID)))
 	return plan
 }
 
@@ -800,7 +784,7 @@ func user(uid, gid uint32, groups ...uint32) *prober.Plan {
 	return plan
 }
 
-func getuid() prober.Step { return prober.Step{Name: "getuid", Number: unix.SYS_GETUID} }
+func getuid() prober.Step { return prober.Call("getuid", unix.SYS_GETUID) }
 
 func TestIdentity(t *testing.T) {
 	if os.Geteuid() != 0 {
@@ -810,8 +794,7 @@ func TestIdentity(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
 	require.NoError(t, os.Chown(file, 4711, 4712))
-	shadow := prober.Step{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
-		prober.Value(unix.AT_FDCWD), prober.Path("/etc/shadow"), prober.Value(unix.O_RDONLY)}}
+	shadow := prober.Open(prober.CWD(), "/etc/shadow", unix.O_RDONLY, 0)
 
 	for name, plan := range map[string]*prober.Plan{
 		"the owner of a path": owner(file),
@@ -819,7 +802,7 @@ func TestIdentity(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			plan.Add(getuid())
-			plan.Add(prober.Step{Name: "getgid", Number: unix.SYS_GETGID})
+			plan.Add(prober.Call("getgid", unix.SYS_GETGID))
 			plan.Add(shadow)
 			report := p.Run(prober.Check{Key: name, Plan: plan})
 			require.Equal(t, prober.Done, report.Outcome, "%v", &report)
@@ -829,7 +812,7 @@ func TestIdentity(t *testing.T) {
 			assert.EqualValues(t, 4712, steps[1].Result)
 			assert.Equal(t, unix.EACCES, steps[2].Errno, "capabilities are dropped")
 			for _, step := range report.Steps {
-				assert.NotContains(t, step.Name, "set", "quiet steps are not reported")
+				assert.NotContains(t, step.Name, "set", "silent steps are not reported")
 			}
 		})
 	}
@@ -838,10 +821,10 @@ func TestIdentity(t *testing.T) {
 	require.Len(t, report.Steps, 1)
 	assert.Equal(t, unix.ENOENT, report.Steps[0].Errno)
 
-	quiet := user(4711, 4711)
-	quiet.Become(0, 0)
-	report = p.Run(prober.Check{Key: "quiet", Plan: quiet})
-	require.Len(t, report.Steps, 1, "a quiet step is reported if it fails")
+	twice := user(4711, 4711)
+	twice.Become(0, 0)
+	report = p.Run(prober.Check{Key: "twice", Plan: twice})
+	require.Len(t, report.Steps, 1, "a silent step is reported if it fails")
 	assert.Equal(t, "setgroups", report.Steps[0].Name)
 	assert.Equal(t, unix.EPERM, report.Failed().Errno)
 }
@@ -894,8 +877,7 @@ func TestMountNamespace(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t) // a mount of this test's own namespace
-	access := prober.Step{Name: "access", Number: unix.SYS_FACCESSAT, Arguments: []prober.Argument{
-		prober.Value(unix.AT_FDCWD), prober.Path(filepath.Join(fs.Dir, faultfs.FileName)), prober.Value(0)}}
+	access := prober.Access(prober.CWD(), filepath.Join(fs.Dir, faultfs.FileName))
 	here := p.Run(prober.Check{Key: "here", Plan: &prober.Plan{Timeout: timeout, Steps: []prober.Step{access}}})
 	require.Equal(t, prober.Done, here.Outcome, "%v", &here)
 	require.Nil(t, here.Failed())
@@ -963,7 +945,7 @@ func TestHelpersShareTheServersMemoryUnlessTheyBecomeAnotherUser(t *testing.T) {
 	p := start(t, prober.Options{})
 	fs := forEverybody(t)
 	large := statfs(fs.Dir)
-	large.Steps[0].Arguments = append(large.Steps[0].Arguments, prober.Scratch(32<<10))
+	large.Steps[0] = large.Steps[0].With(prober.Scratch(32 << 10))
 	for name, c := range map[string]struct {
 		plan   *prober.Plan
 		shares bool
@@ -1031,13 +1013,11 @@ func statfsAs(uid uint32, path string) *prober.Plan {
 
 // reach opens the path by O_PATH, and asks fstatfs after what is between.
 func reach(plan *prober.Plan, path string, between ...func()) {
-	root := plan.Add(prober.Step{Name: "open", Number: unix.SYS_OPENAT, Arguments: []prober.Argument{
-		prober.Value(unix.AT_FDCWD), prober.Path(path), prober.Value(unix.O_PATH)}})
+	root := plan.Add(prober.OpenPath(prober.CWD(), path, 0))
 	for _, do := range between {
 		do()
 	}
-	plan.Add(prober.Step{Name: "fstatfs", Number: unix.SYS_FSTATFS, Arguments: []prober.Argument{
-		prober.ResultOf(root), prober.Output(unsafe.Sizeof(unix.Statfs_t{}))}})
+	plan.Add(prober.Fstatfs(prober.ResultOf(root)))
 }
 
 // The plugin which is killed with five stuck helpers is this test again, in a
@@ -1189,11 +1169,11 @@ func TestAnImpossiblePlanIsRefused(t *testing.T) {
 	p := start(t, prober.Options{})
 	for name, steps := range map[string][]prober.Step{
 		"too many steps":         make([]prober.Step, 40),
-		"too much memory":        {{Arguments: []prober.Argument{prober.Scratch(1 << 20)}}},
-		"too much output":        {{Arguments: []prober.Argument{prober.Output(1 << 13)}}},
-		"too many arguments":     {{Arguments: make([]prober.Argument, 7)}},
-		"a forbidden call":       {{Number: unix.SYS_EXECVE}},
-		"a result not yet known": {{Arguments: []prober.Argument{prober.ResultOf(0)}}},
+		"too much memory":        {prober.Call("", unix.SYS_GETPID, prober.Scratch(1<<20))},
+		"too much output":        {prober.Call("", unix.SYS_GETPID, prober.Output(1<<13))},
+		"too many arguments":     {prober.Call("", unix.SYS_GETPID, make([]prober.Argument, 7)...)},
+		"a forbidden call":       {prober.Call("", unix.SYS_EXECVE)},
+		"a result not yet known": {prober.Close(prober.ResultOf(0))},
 	} {
 		report := p.Run(prober.Check{Key: name, Plan: &prober.Plan{Steps: steps, Timeout: timeout}})
 		assert.Equal(t, prober.Unavailable, report.Outcome, name)

@@ -30,15 +30,15 @@ type pretended struct {
 func pretend(t testing.TB) *pretended {
 	plan := &Plan{Timeout: time.Hour}
 	plan.Add(Statx(CWD(), "", 0, 0))
-	plan.Add(Close(Value(7)).Silently())
-	plan.Add(Read(Value(7), 8))
+	plan.Add(Close(value(7)).Silent())
+	plan.Add(Read(value(7), 8))
 	return pretendPlan(t, plan)
 }
 
 // pretendCompound expects a silent step, a file of at most 10 bytes, and its close.
 func pretendCompound(t testing.TB) *pretended {
 	plan := &Plan{Timeout: time.Hour}
-	plan.Add(Open(CWD(), "/file", 0, 0).Silently())
+	plan.Add(Open(CWD(), "/file", 0, 0).Silent())
 	plan.Add(ReadAll(ResultOf(0), 10))
 	plan.Add(Close(ResultOf(0)))
 	return pretendPlan(t, plan)

@@ -87,11 +87,11 @@ func refuse(steps []Step) error {
 	for i := range steps {
 		switch step := &steps[i]; {
 		case step.compound():
-			if step.limit <= 0 || step.silent() {
+			if step.limit <= 0 || step.isSilent() {
 				return fmt.Errorf("step %s: a compound step takes a limit, and is neither silent nor merged", step.Name)
 			}
-		case !slices.Contains(calls, step.Number):
-			return fmt.Errorf("step %s: system call %d is not among those that helpers may make", step.Name, step.Number)
+		case !slices.Contains(calls, step.number):
+			return fmt.Errorf("step %s: system call %d is not among those that helpers may make", step.Name, step.number)
 		}
 	}
 	return nil

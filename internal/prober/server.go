@@ -149,7 +149,8 @@ func (s *server) send(message []byte) error {
 	return err
 }
 
-// killLocked ends a server. As it is with reapLocked, the number is still its own.
+// killLocked ends a server. The number is still its own, since reapLocked gives it back
+// under the same lock.
 func (s *server) killLocked() {
 	s.ended = true
 	_ = unix.Kill(s.pid, unix.SIGKILL)
@@ -183,8 +184,8 @@ func (p *Prober) readAnswers(s *server) {
 	}
 }
 
-// endUnreadable ends a server that can't be heard any more. It has ended before, unless an
-// empty message was sent, which looks like the end.
+// endUnreadable ends a server that can't be heard any more. It has ended before, unless
+// an empty message was sent, which looks like the end.
 func (p *Prober) endUnreadable(s *server) {
 	p.mu.Lock()
 	defer p.unlock()

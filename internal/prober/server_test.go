@@ -44,7 +44,7 @@ func request(t *testing.T, requests *os.File) forkserver.RequestHeader {
 // kill.
 func TestAHelperIsKilledOnceItsServerHasToldOfIt(t *testing.T) {
 	p, s, requests := withServer(t)
-	plan := &Plan{Timeout: time.Hour, Steps: []Step{{Name: "first", Number: unix.SYS_GETPID}, {Name: "second", Number: unix.SYS_GETPID}}}
+	plan := &Plan{Timeout: time.Hour, Steps: []Step{Call("first", unix.SYS_GETPID), Call("second", unix.SYS_GETPID)}}
 	reports := make(chan Report, 1)
 	ticket := p.Submit(Check{Key: "key", Plan: plan}, func(r Report) { reports <- r })
 	fork := request(t, requests)

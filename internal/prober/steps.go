@@ -12,11 +12,11 @@ import (
 )
 
 // CWD stands for the directory that relative paths begin in: AT_FDCWD.
-func CWD() Argument { return Value(unix.AT_FDCWD) }
+func CWD() Argument { return value(unix.AT_FDCWD) }
 
 // Open is openat(2), with O_CLOEXEC. It returns a descriptor.
 func Open(at Argument, path string, flags int, mode uint32) Step {
-	return Step{Name: "openat", Number: unix.SYS_OPENAT, Arguments: []Argument{at, Path(path), Value(flags | unix.O_CLOEXEC), Value(mode)}}
+	return Step{Name: "openat", number: unix.SYS_OPENAT, arguments: []Argument{at, pathname(path), value(flags | unix.O_CLOEXEC), value(mode)}}
 }
 
 // OpenPath is [Open] with O_PATH: it finds the file without opening it.
@@ -24,12 +24,27 @@ func OpenPath(at Argument, path string, flags int) Step { return Open(at, path, 
 
 // OpenAt2 is openat2(2), Linux 5.6.
 func OpenAt2(at Argument, path string, how *unix.OpenHow) Step {
-	return Step{Name: "openat2", Number: unix.SYS_OPENAT2, Arguments: []Argument{at, Path(path), Input(bytesOf(how)), Value(unsafe.Sizeof(*how))}}
+	return Step{Name: "openat2", number: unix.SYS_OPENAT2, arguments: []Argument{at, pathname(path), input(bytesOf(how)), value(unsafe.Sizeof(*how))}}
 }
 
 // Close is close(2).
 func Close(fd Argument) Step {
-	return Step{Name: "close", Number: unix.SYS_CLOSE, Arguments: []Argument{fd}}
+	return Step{Name: "close", number: unix.SYS_CLOSE, arguments: []Argument{fd}}
+}
+
+// Dup is dup3(2), with O_CLOEXEC: the descriptor to becomes a copy of fd.
+func Dup(fd Argument, to int) Step {
+	return Step{Name: "dup3", number: unix.SYS_DUP3, arguments: []Argument{fd, value(to), value(unix.O_CLOEXEC)}}
+}
+
+// Socket is socket(2) of AF_UNIX, with SOCK_CLOEXEC. It returns a descriptor.
+func Socket(kind int) Step {
+	return Step{Name: "socket", number: unix.SYS_SOCKET, arguments: []Argument{value(unix.AF_UNIX), value(kind | unix.SOCK_CLOEXEC), value(0)}}
+}
+
+// Connect is connect(2) to a struct sockaddr.
+func Connect(socket Argument, address []byte) Step {
+	return Step{Name: "connect", number: unix.SYS_CONNECT, arguments: []Argument{socket, input(address), value(len(address))}}
 }
 
 // Statx is statx(2); see [StepResult.Statx]. Of an empty path it is about fd itself,
@@ -38,105 +53,105 @@ func Statx(fd Argument, path string, flags, mask int) Step {
 	if path == "" {
 		flags |= unix.AT_EMPTY_PATH
 	}
-	return Step{Name: "statx", Number: unix.SYS_STATX, Arguments: []Argument{
-		fd, Path(path), Value(flags), Value(mask), Output(unsafe.Sizeof(unix.Statx_t{}))}}
+	return Step{Name: "statx", number: unix.SYS_STATX, arguments: []Argument{
+		fd, pathname(path), value(flags), value(mask), output(unsafe.Sizeof(unix.Statx_t{}))}}
 }
 
 // Statfs is statfs(2); see [StepResult.Statfs].
 func Statfs(path string) Step {
-	return Step{Name: "statfs", Number: unix.SYS_STATFS, Arguments: []Argument{Path(path), Output(unsafe.Sizeof(unix.Statfs_t{}))}}
+	return Step{Name: "statfs", number: unix.SYS_STATFS, arguments: []Argument{pathname(path), output(unsafe.Sizeof(unix.Statfs_t{}))}}
 }
 
 // Fstatfs is fstatfs(2); see [StepResult.Statfs].
 func Fstatfs(fd Argument) Step {
-	return Step{Name: "fstatfs", Number: unix.SYS_FSTATFS, Arguments: []Argument{fd, Output(unsafe.Sizeof(unix.Statfs_t{}))}}
+	return Step{Name: "fstatfs", number: unix.SYS_FSTATFS, arguments: []Argument{fd, output(unsafe.Sizeof(unix.Statfs_t{}))}}
 }
 
 // Getdents is getdents64(2) of at most size bytes.
 func Getdents(fd Argument, size int) Step {
-	return Step{Name: "getdents64", Number: unix.SYS_GETDENTS64, Arguments: []Argument{fd, Output(uintptr(size)), Value(size)}}
+	return Step{Name: "getdents64", number: unix.SYS_GETDENTS64, arguments: []Argument{fd, output(uintptr(size)), value(size)}}
 }
 
 // Read is read(2) of at most size bytes.
 func Read(fd Argument, size int) Step {
-	return Step{Name: "read", Number: unix.SYS_READ, Arguments: []Argument{fd, Output(uintptr(size)), Value(size)}}
+	return Step{Name: "read", number: unix.SYS_READ, arguments: []Argument{fd, output(uintptr(size)), value(size)}}
 }
 
 // Pread is pread(2) of at most size bytes.
 func Pread(fd Argument, size int, offset int64) Step {
-	return Step{Name: "pread64", Number: unix.SYS_PREAD64, Arguments: []Argument{fd, Output(uintptr(size)), Value(size), Value(offset)}}
+	return Step{Name: "pread64", number: unix.SYS_PREAD64, arguments: []Argument{fd, output(uintptr(size)), value(size), value(offset)}}
 }
 
 // Pwrite is pwrite(2).
 func Pwrite(fd Argument, data []byte, offset int64) Step {
-	return Step{Name: "pwrite64", Number: unix.SYS_PWRITE64, Arguments: []Argument{fd, Input(data), Value(len(data)), Value(offset)}}
+	return Step{Name: "pwrite64", number: unix.SYS_PWRITE64, arguments: []Argument{fd, input(data), value(len(data)), value(offset)}}
 }
 
 // Fsync is fsync(2).
 func Fsync(fd Argument) Step {
-	return Step{Name: "fsync", Number: unix.SYS_FSYNC, Arguments: []Argument{fd}}
+	return Step{Name: "fsync", number: unix.SYS_FSYNC, arguments: []Argument{fd}}
 }
 
 // Unlink is unlinkat(2) of what is not a directory.
 func Unlink(at Argument, path string) Step {
-	return Step{Name: "unlinkat", Number: unix.SYS_UNLINKAT, Arguments: []Argument{at, Path(path), Value(0)}}
+	return Step{Name: "unlinkat", number: unix.SYS_UNLINKAT, arguments: []Argument{at, pathname(path), value(0)}}
 }
 
 // Chmod is fchmod(2).
 func Chmod(fd Argument, mode uint32) Step {
-	return Step{Name: "fchmod", Number: unix.SYS_FCHMOD, Arguments: []Argument{fd, Value(mode)}}
+	return Step{Name: "fchmod", number: unix.SYS_FCHMOD, arguments: []Argument{fd, value(mode)}}
 }
 
 // ReadAhead is readahead(2).
 func ReadAhead(fd Argument, offset int64, count int) Step {
-	return Step{Name: "readahead", Number: unix.SYS_READAHEAD, Arguments: []Argument{fd, Value(offset), Value(count)}}
+	return Step{Name: "readahead", number: unix.SYS_READAHEAD, arguments: []Argument{fd, value(offset), value(count)}}
 }
 
 // Fadvise is posix_fadvise(2).
 func Fadvise(fd Argument, offset, length int64, advice int) Step {
-	return Step{Name: "fadvise64", Number: unix.SYS_FADVISE64, Arguments: []Argument{fd, Value(offset), Value(length), Value(advice)}}
+	return Step{Name: "fadvise64", number: unix.SYS_FADVISE64, arguments: []Argument{fd, value(offset), value(length), value(advice)}}
 }
 
 // Access is faccessat(2) with F_OK: it says whether the path exists.
 func Access(at Argument, path string) Step {
-	return Step{Name: "faccessat", Number: unix.SYS_FACCESSAT, Arguments: []Argument{at, Path(path), Value(unix.F_OK)}}
+	return Step{Name: "faccessat", number: unix.SYS_FACCESSAT, arguments: []Argument{at, pathname(path), value(unix.F_OK)}}
 }
 
 // Lock is fcntl(2) with a command of locks; see [StepResult.Lock] for those that ask.
 func Lock(fd Argument, command int, lock *unix.Flock_t) Step {
-	structure := Input(bytesOf(lock))
+	structure := input(bytesOf(lock))
 	if command == unix.F_GETLK || command == unix.F_OFD_GETLK {
-		structure = InOut(structure.data)
+		structure = inOut(structure.data)
 	}
-	return Step{Name: "fcntl", Number: unix.SYS_FCNTL, Arguments: []Argument{fd, Value(command), structure}}
+	return Step{Name: "fcntl", number: unix.SYS_FCNTL, arguments: []Argument{fd, value(command), structure}}
 }
 
 // Flock is flock(2).
 func Flock(fd Argument, operation int) Step {
-	return Step{Name: "flock", Number: unix.SYS_FLOCK, Arguments: []Argument{fd, Value(operation)}}
+	return Step{Name: "flock", number: unix.SYS_FLOCK, arguments: []Argument{fd, value(operation)}}
 }
 
 // InotifyInit is inotify_init1(2) with IN_CLOEXEC. It returns a descriptor.
 func InotifyInit() Step {
-	return Step{Name: "inotify_init1", Number: unix.SYS_INOTIFY_INIT1, Arguments: []Argument{Value(unix.IN_CLOEXEC)}}
+	return Step{Name: "inotify_init1", number: unix.SYS_INOTIFY_INIT1, arguments: []Argument{value(unix.IN_CLOEXEC)}}
 }
 
 // InotifyAddWatch is inotify_add_watch(2).
 func InotifyAddWatch(fd Argument, path string, mask uint32) Step {
-	return Step{Name: "inotify_add_watch", Number: unix.SYS_INOTIFY_ADD_WATCH, Arguments: []Argument{fd, Path(path), Value(mask)}}
+	return Step{Name: "inotify_add_watch", number: unix.SYS_INOTIFY_ADD_WATCH, arguments: []Argument{fd, pathname(path), value(mask)}}
 }
 
 // Readlink is readlinkat(2); Output is the link's target.
 func Readlink(at Argument, path string) Step {
-	return Step{Name: "readlinkat", Number: unix.SYS_READLINKAT, Arguments: []Argument{
-		at, Path(path), Output(forkserver.MaxOutput), Value(forkserver.MaxOutput)}}
+	return Step{Name: "readlinkat", number: unix.SYS_READLINKAT, arguments: []Argument{
+		at, pathname(path), output(forkserver.MaxOutput), value(forkserver.MaxOutput)}}
 }
 
 // ReadAll is read(2) until the end of the file. What was read is in Output, also where
 // the step failed, and in Report.Partial where it hangs. It fails with EFBIG where
 // there are more than limit bytes.
 func ReadAll(fd Argument, limit int) Step {
-	return Step{Name: "read", Number: forkserver.ReadAll, Arguments: []Argument{fd, Value(limit)}, limit: limit}
+	return Step{Name: "read", number: forkserver.ReadAll, arguments: []Argument{fd, value(limit)}, limit: limit}
 }
 
 // ReadLinks is readlinkat(2) of the links in a directory whose names begin with a
@@ -144,8 +159,8 @@ func ReadAll(fd Argument, limit int) Step {
 // targets begin with the prefix, and ends when it has reported limit of them. A link
 // that is gone meanwhile is left out.
 func ReadLinks(directory Argument, prefix string, limit int) Step {
-	return Step{Name: "readlinkat", Number: forkserver.ReadLinks, limit: limit * forkserver.MaxOutput, Arguments: []Argument{
-		directory, Input([]byte(prefix)), Value(len(prefix)), Value(limit), Scratch(forkserver.DirectorySpace)}}
+	return Step{Name: "readlinkat", number: forkserver.ReadLinks, limit: limit * forkserver.MaxOutput, arguments: []Argument{
+		directory, input([]byte(prefix)), value(len(prefix)), value(limit), scratch(forkserver.DirectorySpace)}}
 }
 
 // KnownMounts are what [StatMounts] needs to know beforehand.
@@ -157,8 +172,8 @@ type KnownMounts = forkserver.KnownMounts
 // withOptions is more than 4 KiB; withOptions of all others. It fails with EFBIG where
 // that takes more than limit bytes, and with ENOSYS before Linux 6.8.
 func StatMounts(withOptions, withoutOptions uint64, known *KnownMounts, limit int) Step {
-	return Step{Name: "statmount", Number: forkserver.StatMounts, limit: limit, Arguments: []Argument{
-		Value(withOptions), Value(withoutOptions), Input(bytesOf(known)), Value(0), Scratch(int(forkserver.MountSpace)), Value(limit)}}
+	return Step{Name: "statmount", number: forkserver.StatMounts, limit: limit, arguments: []Argument{
+		value(withOptions), value(withoutOptions), input(bytesOf(known)), value(0), scratch(int(forkserver.MountSpace)), value(limit)}}
 }
 
 // Named gives the step another name in reports.
@@ -167,37 +182,42 @@ func (s Step) Named(name string) Step {
 	return s
 }
 
-// Optionally lets the plan go on if the step fails: [Step.Optional].
-func (s Step) Optionally() Step {
-	s.Optional = true
+// Optional lets the plan go on if the step fails.
+func (s Step) Optional() Step {
+	s.optional = true
 	return s
 }
 
-// Silently leaves the step out of reports unless it fails: [Step.Silent].
-func (s Step) Silently() Step {
-	s.Silent = true
+// IsOptional reports whether the plan goes on if the step fails.
+func (s *Step) IsOptional() bool { return s.optional }
+
+// Silent leaves the step out of reports unless it fails. It is for calls which can't
+// hang: a hang would be laid to the step after it.
+func (s Step) Silent() Step {
+	s.silent = true
 	return s
 }
 
-// Merged makes one of the step and the next: [Step.MergeWithNext].
-func (s Step) Merged() Step {
-	s.MergeWithNext = true
+// MergeWithNext makes one of the step and the next: it is silent, and its time is part of
+// the next one's. A hang in it is laid to the next one.
+func (s Step) MergeWithNext() Step {
+	s.mergeWithNext = true
 	return s
 }
 
 // WithoutOutput leaves in the helper what the call has written to memory.
 func (s Step) WithoutOutput() Step {
-	arguments := make([]Argument, len(s.Arguments))
-	for i, a := range s.Arguments {
+	arguments := make([]Argument, len(s.arguments))
+	for i, a := range s.arguments {
 		switch a.kind {
-		case output:
-			a.kind = scratch
-		case inOut:
-			a.kind = input
+		case outputKind:
+			a.kind = scratchKind
+		case inOutKind:
+			a.kind = inputKind
 		}
 		arguments[i] = a
 	}
-	s.Arguments = arguments
+	s.arguments = arguments
 	return s
 }
 
@@ -215,7 +235,7 @@ func (p *Plan) ReadFileIfAny(path string, limit int) (content int) {
 
 func (p *Plan) readFile(path string, limit int, optional bool) (content int) {
 	add := func(step Step) int {
-		step.Optional = optional
+		step.optional = optional
 		return p.Add(step)
 	}
 	file := ResultOf(add(Open(CWD(), path, unix.O_RDONLY|unix.O_NONBLOCK, 0)))

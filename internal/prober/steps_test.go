@@ -380,11 +380,11 @@ func TestSteps_OfEachCall(t *testing.T) {
 	getlk := plan.Add(prober.Lock(file, unix.F_GETLK, &unix.Flock_t{Type: unix.F_WRLCK, Start: 7, Len: 1}))
 	plan.Add(prober.Lock(file, unix.F_SETLK, &unix.Flock_t{Type: unix.F_WRLCK, Start: 7, Len: 1}))
 	plan.Add(prober.Flock(file, unix.LOCK_EX|unix.LOCK_NB))
-	plan.Add(prober.Close(file).Silently())
+	plan.Add(prober.Close(file).Silent())
 	link := plan.Add(prober.Readlink(root, "link"))
-	missing := plan.Add(prober.OpenAt2(root, "../x", &unix.OpenHow{Flags: unix.O_PATH, Resolve: unix.RESOLVE_BENEATH}).Optionally())
+	missing := plan.Add(prober.OpenAt2(root, "../x", &unix.OpenHow{Flags: unix.O_PATH, Resolve: unix.RESOLVE_BENEATH}).Optional())
 	plan.Add(prober.Unlink(root, "file"))
-	opened := prober.ResultOf(plan.Add(prober.Open(root, ".", unix.O_RDONLY, 0).Merged()))
+	opened := prober.ResultOf(plan.Add(prober.Open(root, ".", unix.O_RDONLY, 0).MergeWithNext()))
 	list := plan.Add(prober.Getdents(opened, 1024))
 	watches := prober.ResultOf(plan.Add(prober.InotifyInit()))
 	plan.Add(prober.InotifyAddWatch(watches, dir, unix.IN_CREATE))
@@ -418,10 +418,10 @@ func TestSteps_ACompoundStepWithoutLimitIsRefused(t *testing.T) {
 	p := start(t, prober.Options{})
 	for _, step := range []prober.Step{
 		prober.ReadAll(prober.Value(0), 0),
-		prober.ReadAll(prober.Value(0), 10).Silently(),
-		prober.ReadAll(prober.Value(0), 10).Merged(),
-		{Number: forkserver.ReadAll, Arguments: []prober.Argument{prober.Value(0), prober.Value(10)}},
-		{Number: 1<<16 + 99},
+		prober.ReadAll(prober.Value(0), 10).Silent(),
+		prober.ReadAll(prober.Value(0), 10).MergeWithNext(),
+		prober.Call("", forkserver.ReadAll, prober.Value(0), prober.Value(10)),
+		prober.Call("", 1<<16+99),
 	} {
 		report := p.Run(prober.Check{Key: "key", Plan: &prober.Plan{Steps: []prober.Step{step}, Timeout: timeout}})
 		assert.Equal(t, prober.Unavailable, report.Outcome)

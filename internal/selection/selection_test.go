@@ -39,7 +39,7 @@ func TestSelection_Devices(t *testing.T) {
 }
 
 func TestSelection_NamesWhatIsWrong(t *testing.T) {
-	_, err := New(Patterns{MountPoints: []string{"srv"}, Types: []string{"[a"}, IgnoreDevices: []string{"{"}}, "fs")
+	_, err := New(Patterns{MountPoints: []string{"srv"}, Types: []string{"[a"}, IgnoreDevices: []string{"[x"}}, "fs")
 	require.Error(t, err)
 	assert.ErrorContains(t, err, `mount_points: "srv" is not an absolute path`)
 	assert.ErrorContains(t, err, "fs: a pattern of")

@@ -40,7 +40,7 @@ func (t *Tracer) selfTest(mode Mode, options *Options) (SelfTest, error) {
 func (t *Tracer) lookUp(directory string, options *Options) (int64, error) {
 	plan := &prober.Plan{Timeout: options.Timeout}
 	for range selfTestLookups {
-		plan.Add(prober.Access(prober.CWD(), directory+"/vfsprobe-"+rand.Text()).Optionally())
+		plan.Add(prober.Access(prober.CWD(), directory+"/vfsprobe-"+rand.Text()).Optional())
 	}
 	// The helper's name is made from the key. Its pid would not do: in a
 	// container it is another one than the programs see.

@@ -30,7 +30,7 @@ type Walker struct {
 type Request struct {
 	// Path of the directory, as seen by this process.
 	Path string
-	// Below is the administrator's part of the path: see [prober.Plan.Below].
+	// Below is the administrator's part of the path: see [prober.Plan.SearchBelow].
 	Below string
 	// Check gives Key, Group and Trusted for the prober, whose helper opens the
 	// directory. Its Plan is not used.
@@ -179,7 +179,7 @@ func (w *Walker) Walk(r Request) (Directory, error) {
 	}
 	defer listener.Close()
 	plan, examine := holdPlan(r.Path, name, r.Timeout)
-	plan.Below(r.Below)
+	plan.SearchBelow(r.Below)
 	check := r.Check
 	check.Plan = plan
 	reports := make(chan prober.Report, 1)
@@ -218,13 +218,10 @@ func holdPlan(path, name string, timeout time.Duration) (plan *prober.Plan, exam
 	address := append([]byte{unix.AF_UNIX, 0, 0}, name[1:]...) // abstract: unix(7)
 	plan = &prober.Plan{Timeout: timeout}
 	opened := plan.Add(prober.OpenPath(prober.CWD(), path, unix.O_DIRECTORY).Named("open"))
-	held := plan.Add(prober.Step{Name: "dup3", Number: unix.SYS_DUP3, Silent: true, Arguments: []prober.Argument{
-		prober.ResultOf(opened), prober.Value(heldDescriptor), prober.Value(unix.O_CLOEXEC)}})
+	held := plan.Add(prober.Dup(prober.ResultOf(opened), heldDescriptor).Silent())
 	examine = plan.Add(prober.Statx(prober.ResultOf(held), "", unix.AT_STATX_DONT_SYNC, unix.STATX_INO))
-	socket := plan.Add(prober.Step{Name: "socket", Number: unix.SYS_SOCKET, Silent: true, Arguments: []prober.Argument{
-		prober.Value(unix.AF_UNIX), prober.Value(unix.SOCK_SEQPACKET | unix.SOCK_CLOEXEC), prober.Value(0)}})
-	plan.Add(prober.Step{Name: "connect", Number: unix.SYS_CONNECT, Silent: true, Arguments: []prober.Argument{
-		prober.ResultOf(socket), prober.Input(address), prober.Value(len(address))}})
+	socket := plan.Add(prober.Socket(unix.SOCK_SEQPACKET).Silent())
+	plan.Add(prober.Connect(prober.ResultOf(socket), address).Silent())
 	plan.Add(prober.Read(prober.ResultOf(socket), 8).WithoutOutput().Named("walk"))
 	return plan, examine
 }

@@ -12,7 +12,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -174,8 +173,9 @@ func runProber(arguments []string) error {
 		name := strconv.Itoa(i)
 		plan := statfsPlan(checkedPath, 5*time.Second)
 		if arguments[2] == "apart" {
-			// More than can be shared; statfs ignores it.
-			plan.Steps[0].Arguments = append(plan.Steps[0].Arguments, prober.Scratch(32<<10))
+			// More memory than can be shared, of which nothing is touched.
+			null := plan.Add(prober.Open(prober.CWD(), os.DevNull, unix.O_RDONLY, 0).Silent())
+			plan.Add(prober.Read(prober.ResultOf(null), 32<<10).WithoutOutput().Silent())
 		}
 		r := p.Run(prober.Check{Key: name, Group: name, Plan: plan})
 		if r.Outcome != prober.Done || r.Failed() != nil {
@@ -194,11 +194,7 @@ func runProber(arguments []string) error {
 }
 
 func statfsPlan(path string, timeout time.Duration) *prober.Plan {
-	return &prober.Plan{
-		Steps: []prober.Step{{Name: "statfs", Number: unix.SYS_STATFS, Arguments: []prober.Argument{
-			prober.Path(path), prober.Output(unsafe.Sizeof(unix.Statfs_t{}))}}},
-		Timeout: timeout,
-	}
+	return &prober.Plan{Steps: []prober.Step{prober.Statfs(path)}, Timeout: timeout}
 }
 
 func warn(format string, arguments ...any) { fmt.Fprintf(os.Stderr, format+"\n", arguments...) }

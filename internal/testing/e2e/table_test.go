@@ -174,3 +174,15 @@ func TestASilentBtrfsStopsNothing(t *testing.T) {
 		require.NoError(t, table.Write(file, "silent-btrfs"))
 	}
 }
+
+// A configuration on a file system that hangs ends the program, with one line.
+func TestAConfigurationThatIsNotRead(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	fs.Silence()
+	began := time.Now()
+	p := start(t, binary(t, vfsprobe), "-config", filepath.Join(fs.Dir, faultfs.FileName))
+	assert.Equal(t, 1, p.exit())
+	assert.GreaterOrEqual(t, time.Since(began), 9*time.Second)
+	assert.Regexp(t, `^E! \[vfsprobe\] reading the configuration: [^\n]*`+faultfs.FileName+`[^\n]*it was not read within 10s\n$`, p.stderr.String())
+}

@@ -29,7 +29,7 @@ const maxEntries = 4096
 // look is the plan that finds out what a directory is, and times look-ups in it.
 func (d *Dentrycache) look(dir *directory) (*prober.Plan, lookSteps) {
 	p := &prober.Plan{Timeout: max(time.Until(dir.deadline), d.timeout/20)}
-	p.Below(d.host.MountPrefix)
+	p.SearchBelow(d.host.MountPrefix)
 	steps := lookSteps{-1, -1, -1, -1, -1}
 	const flags = unix.AT_STATX_DONT_SYNC | unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
 	name := d.host.MountPrefix + dir.path
@@ -37,21 +37,21 @@ func (d *Dentrycache) look(dir *directory) (*prober.Plan, lookSteps) {
 	steps.examine = p.Add(prober.Statx(root, "", flags, unix.STATX_TYPE|unix.STATX_INO|unix.STATX_MNT_ID))
 	if d.LookupProbe && !dir.automount {
 		lookUp := func(name string) prober.Step {
-			return prober.Statx(root, name, flags, unix.STATX_TYPE).WithoutOutput().Optionally()
+			return prober.Statx(root, name, flags, unix.STATX_TYPE).WithoutOutput().Optional()
 		}
 		steps.missing = p.Add(lookUp(missingName).Named("lookup missing"))
 		if dir.cachedName == "" {
-			listed := p.Add(prober.Open(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0).Optionally().Merged())
-			steps.list = p.Add(prober.Getdents(prober.ResultOf(listed), maxEntries).Named("getdents").Optionally())
+			listed := p.Add(prober.Open(root, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NONBLOCK, 0).Optional().MergeWithNext())
+			steps.list = p.Add(prober.Getdents(prober.ResultOf(listed), maxEntries).Named("getdents").Optional())
 		} else {
-			p.Add(lookUp(dir.cachedName).Silently()) // brings it into the cache
+			p.Add(lookUp(dir.cachedName).Silent()) // brings it into the cache
 			steps.cached = p.Add(lookUp(dir.cachedName).Named("lookup cached"))
 		}
 	}
 	if d.InotifyProbe {
 		instance := p.Add(prober.InotifyInit())
 		// For events of the children: others, such as IN_CREATE, don't stall.
-		steps.watch = p.Add(prober.InotifyAddWatch(prober.ResultOf(instance), name, unix.IN_ATTRIB|unix.IN_ONLYDIR).Optionally())
+		steps.watch = p.Add(prober.InotifyAddWatch(prober.ResultOf(instance), name, unix.IN_ATTRIB|unix.IN_ONLYDIR).Optional())
 	}
 	return p, steps
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+	"github.com/vfsprobe/vfsprobe/internal/selection"
 )
 
 // maxDirectories is how many directories are looked at, those that were found
@@ -58,8 +59,8 @@ func (d *Dentrycache) resolve() error {
 		complain("memory_share = %v: it must be more than 0 and at most 1", d.MemoryShare)
 	}
 	d.timeout = time.Duration(d.Timeout)
-	if d.timeout < 100*time.Millisecond {
-		complain("timeout = %q: at least 100ms are needed", d.timeout)
+	if err := selection.CheckTimeout("timeout", d.timeout); err != nil {
+		problems = append(problems, err)
 	}
 	switch d.Attribution {
 	case "auto":

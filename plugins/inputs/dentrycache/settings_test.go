@@ -31,7 +31,7 @@ func TestBadSettings(t *testing.T) {
 		`enoent_threshold = -1`:                  func(d *Dentrycache) { d.ENOENTThreshold = -1 },
 		`memory_share = 0:`:                      func(d *Dentrycache) { d.MemoryShare = 0 },
 		`memory_share = 25:`:                     func(d *Dentrycache) { d.MemoryShare = 25 },
-		`timeout = "99ms"`:                       func(d *Dentrycache) { d.Timeout = config.Duration(99 * time.Millisecond) },
+		`timeout = "9ms"`:                        func(d *Dentrycache) { d.Timeout = config.Duration(9 * time.Millisecond) },
 		`attribution = "bpf"`:                    func(d *Dentrycache) { d.Attribution = "bpf" },
 		"memory_share = 2: it must be more than": func(d *Dentrycache) { d.MemoryShare, d.TopSources = 2, -1 },
 	} {

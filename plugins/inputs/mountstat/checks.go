@@ -96,9 +96,9 @@ func (m *Mountstat) newPlan(t *target) *plan {
 		p.EnterMountNS(namespace)
 		path = mount.Mountpoint
 	} else {
-		p.Below(m.prefix)
+		p.SearchBelow(m.prefix)
 	}
-	root := prober.ResultOf(p.Add(prober.OpenPath(prober.CWD(), path, unix.O_CLOEXEC).Named(stepOpen).Silently()))
+	root := prober.ResultOf(p.Add(prober.OpenPath(prober.CWD(), path, unix.O_CLOEXEC).Named(stepOpen).Silent()))
 	m.identify(p, t, root)
 	p.mark("")
 	for _, c := range t.policy.checks {
@@ -123,14 +123,14 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, mount *moun
 		p.Add(prober.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS).WithoutOutput())
 	case checkReaddir:
 		// The root may be a file: a bind mount of one.
-		directory := prober.ResultOf(p.Add(open(".", unix.O_RDONLY|unix.O_DIRECTORY).Optionally().Merged()))
-		p.Add(prober.Getdents(directory, directoryBlock).WithoutOutput().Optionally())
-		p.Add(prober.Close(directory).Optionally().Silently())
+		directory := prober.ResultOf(p.Add(open(".", unix.O_RDONLY|unix.O_DIRECTORY).Optional().MergeWithNext()))
+		p.Add(prober.Getdents(directory, directoryBlock).WithoutOutput().Optional())
+		p.Add(prober.Close(directory).Optional().Silent())
 	case checkRead:
-		file := prober.ResultOf(p.OpenRegular(open(m.canary, unix.O_PATH).Optionally(), open(m.canary, unix.O_RDONLY).Optionally()))
-		p.Add(prober.Fadvise(file, 0, 0, unix.FADV_DONTNEED).Optionally())
-		p.Add(prober.Pread(file, canaryBlock, 0).WithoutOutput().Optionally())
-		p.Add(prober.Close(file).Optionally().Silently())
+		file := prober.ResultOf(p.OpenRegular(open(m.canary, unix.O_PATH).Optional(), open(m.canary, unix.O_RDONLY).Optional()))
+		p.Add(prober.Fadvise(file, 0, 0, unix.FADV_DONTNEED).Optional())
+		p.Add(prober.Pread(file, canaryBlock, 0).WithoutOutput().Optional())
+		p.Add(prober.Close(file).Optional().Silent())
 	case checkWrite:
 		// A new file each time, since rewriting one needs no space, and what is
 		// there under its name may be a link of someone else's to what is not his.
@@ -138,13 +138,13 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, mount *moun
 		// nothing is no failure, and of all else the next step tells.
 		name := m.writtenFile(mount)
 		content := []byte("a write check by vfsprobe on " + m.hostname + "\n")
-		leftBehind := prober.Unlink(root, name).Named(stepLeftBehind).Optionally().Merged()
+		leftBehind := prober.Unlink(root, name).Named(stepLeftBehind).Optional().MergeWithNext()
 		p.Add(leftBehind)
 		file := prober.ResultOf(p.Add(open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)))
-		p.Add(prober.Pwrite(file, content, 0).Optionally())
-		p.Add(prober.Fsync(file).Optionally())
-		p.Add(prober.Close(file).Optionally())
-		p.Add(prober.Unlink(root, name).Optionally())
+		p.Add(prober.Pwrite(file, content, 0).Optional())
+		p.Add(prober.Fsync(file).Optional())
+		p.Add(prober.Close(file).Optional())
+		p.Add(prober.Unlink(root, name).Optional())
 	}
 }
 

@@ -62,7 +62,7 @@ func (m *Mountstat) askFstab(now time.Time) {
 	}
 	e.reading, e.due = true, now.Add(fstabEvery)
 	p := &prober.Plan{Timeout: m.timeout}
-	p.Below(m.fstab)
+	p.SearchBelow(m.fstab)
 	if m.namespace != "" {
 		p.EnterMountNS(m.namespace)
 	}
@@ -101,7 +101,7 @@ func (m *Mountstat) findDevices(read *fstab) {
 	for i := range read.entries {
 		entry := &read.entries[i]
 		if path := entry.Device(); entry.NoFail() && path != "" && len(p.Steps) < forkserver.MaxSteps {
-			devices[p.Add(prober.Access(prober.CWD(), path).Optionally())] = path
+			devices[p.Add(prober.Access(prober.CWD(), path).Optional())] = path
 		}
 	}
 	taken := func(read *fstab) { m.expectations.reading, m.expectations.read = false, read }

@@ -100,7 +100,7 @@ func (t *traffic) unanswered() int64 {
 
 func (m *Mountstat) serverFields(t *target, fields map[string]any) {
 	if t.server != nil {
-		addAnswer(fields, "server_rpc", m.answerOf(t))
+		m.answerOf(t).AddTo(fields, "server_rpc")
 	}
 	traffic := &t.traffic
 	if traffic.stats == nil {
@@ -114,16 +114,6 @@ func (m *Mountstat) serverFields(t *target, fields map[string]any) {
 	fields["nfs_backlog"] = traffic.stats.Transport.Backlog
 	fields["nfs_unanswered"] = traffic.unanswered()
 	fields["nfs_last_reply_seconds_ago"] = time.Since(traffic.lastReply).Seconds()
-}
-
-// addAnswer adds the time of an answer, or why there was none.
-func addAnswer(fields map[string]any, name string, a sunrpc.Answer) {
-	switch {
-	case a.Answered():
-		fields[name+"_seconds"] = a.Elapsed.Seconds()
-	case a.Known:
-		fields[name+"_errno"] = a.Errno
-	}
 }
 
 // emitServers makes one metric per NFS server: it says at once what 300 mounts
@@ -156,7 +146,7 @@ func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 	}
 	for q, s := range servers {
 		fields := map[string]any{"mounts": s.mounts, "superblocks": int64(len(s.superblocks)), "faults": s.faults, "hung": s.hung}
-		addAnswer(fields, "rpc", m.host.Servers.Last(q))
+		m.host.Servers.Last(q).AddTo(fields, "rpc")
 		acc.AddGauge("mountstat_server", fields, s.server.Tags())
 	}
 }

@@ -96,7 +96,7 @@ func (p *plan) result(r *prober.Report, what step) *prober.StepResult {
 // failed returns the step whose failure has ended the plan, or nil.
 func (p *plan) failed(r *prober.Report) *prober.StepResult {
 	for i := range r.Steps {
-		if s := &r.Steps[i]; s.Errno != 0 && !p.Steps[s.Index].Optional {
+		if s := &r.Steps[i]; s.Errno != 0 && !p.Steps[s.Index].IsOptional() {
 			return s
 		}
 	}
@@ -134,7 +134,7 @@ func accesses() []access {
 func (n *Nfslock) begin(t *target, way access) (p *plan, root int) {
 	const most = 25
 	p = &plan{Plan: prober.Plan{Timeout: time.Until(t.deadline), Killable: t.Probed.NFS(), Steps: make([]prober.Step, 0, most)}, steps: make([]step, 0, most)}
-	p.Below(n.host.MountPrefix)
+	p.SearchBelow(n.host.MountPrefix)
 	root = p.add(findingRoot, prober.OpenPath(prober.CWD(), n.host.MountPrefix+t.Probed.Mountpoint, 0))
 	owner := p.add(examiningRoot, prober.Statx(prober.ResultOf(root), "", unix.AT_STATX_DONT_SYNC,
 		unix.STATX_TYPE|unix.STATX_MODE|unix.STATX_UID|unix.STATX_GID|unix.STATX_MNT_ID))
@@ -208,11 +208,11 @@ func (n *Nfslock) lock(t *target) *plan {
 	}
 	file := prober.ResultOf(p.open(openingCanary, root, t.policy.canary, mode))
 	if t.canary.create {
-		p.add(changingMode, prober.Chmod(file, 0o666).Optionally().Silently())
+		p.add(changingMode, prober.Chmod(file, 0o666).Optional().Silent())
 	}
 	// It may have been replaced since that look. readahead(2) refuses what
 	// can't be mapped, and behind the end of a file it does nothing.
-	p.add(checkingType, prober.ReadAhead(file, 1<<60, 1).Silently())
+	p.add(checkingType, prober.ReadAhead(file, 1<<60, 1).Silent())
 	start := n.rangeOf(t)
 	p.add(askingForLock, prober.Lock(file, unix.F_GETLK, &unix.Flock_t{Type: kind, Start: start, Len: 1}))
 	p.add(settingLock, prober.Lock(file, unix.F_OFD_SETLK, &unix.Flock_t{Type: kind, Start: start, Len: 1}))
@@ -239,7 +239,7 @@ func (n *Nfslock) addFlock(p *plan, root int, t *target) {
 	p.add(endingShared, prober.Flock(own, unix.LOCK_UN))
 	p.add(excluding, prober.Flock(own, unix.LOCK_EX|unix.LOCK_NB))
 	p.add(endingExclusive, prober.Flock(own, unix.LOCK_UN))
-	p.add(closingOwn, prober.Close(own).Silently())
+	p.add(closingOwn, prober.Close(own).Silent())
 }
 
 // ownFile is the file that only this host locks.
