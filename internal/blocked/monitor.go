@@ -28,8 +28,6 @@ const (
 	// maxUnasked is for how many rounds functions count that nobody asks for any more. An
 	// input may be left out of some, as one that is gathering still.
 	maxUnasked = 3
-	// serverName is the name of fork servers, see package prober.
-	serverName = "vfsprobe-server"
 )
 
 // Monitor looks for blocked tasks on behalf of several inputs: once in a round, and
@@ -157,7 +155,7 @@ func (m *Monitor) scan(now time.Time) error {
 		switch {
 		case strings.HasPrefix(task.Comm, prober.HelperPrefix) && m.helpers.IsHelper(task.PID):
 			m.last.Helpers++
-		case task.PID == m.own, task.Comm == serverName, !task.Since.Before(now):
+		case !task.Since.Before(now), task.PID == m.own, m.helpers.IsServer(task.PID):
 		default:
 			m.last.Tasks = append(m.last.Tasks, task)
 		}

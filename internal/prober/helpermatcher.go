@@ -48,7 +48,13 @@ func (m *HelperMatcher) IsHelper(pid int) bool {
 	return strings.HasPrefix(readComm(m.proc, pid), HelperPrefix) && m.hasHelpersRights(pid)
 }
 
-// hasHelpersRights reports whether a process with a helper's name is one.
+// IsServer reports whether the process is a fork server.
+func (m *HelperMatcher) IsServer(pid int) bool {
+	return readComm(m.proc, pid) == serverName && m.hasHelpersRights(pid)
+}
+
+// hasHelpersRights reports whether a process with the name of a helper or a fork server
+// is one.
 func (m *HelperMatcher) hasHelpersRights(pid int) bool {
 	dir := filepath.Join(m.proc, strconv.Itoa(pid))
 	status, err := os.ReadFile(filepath.Join(dir, "status"))
