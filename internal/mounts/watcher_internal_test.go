@@ -171,13 +171,13 @@ func TestSnapshot_TimeIsLinear(t *testing.T) {
 				}
 				return shortest
 			}
-			half, whole := shape(n/2), shape(n)
+			eighth, whole := shape(n/8), shape(n)
 			require.Len(t, whole.Mounts, n)
 			if name != "rings" {
 				assert.Len(t, whole.Visible(func(*Mount) bool { return true }), 1)
 			}
-			single, double := best(half), best(whole)
-			assert.Less(t, double, 3*single+10*time.Millisecond, "%v for %d, %v for twice as many", single, n/2, double)
+			single, all := best(eighth), best(whole)
+			assert.Less(t, all, 24*single+50*time.Millisecond, "%v for %d, %v for eight times as many", single, n/8, all)
 		})
 	}
 }
