@@ -135,8 +135,8 @@ func (m *Mountstat) expect(tableChanged bool) {
 			e.wanted = m.wantedBy(read)
 		}
 	}
-	if read != nil || tableChanged || e.missing == nil {
-		m.compare()
+	if m.view.Snapshot != nil && (read != nil || tableChanged || e.missing == nil) {
+		m.compare() // without a table nothing is known to be missing
 	}
 }
 

@@ -556,6 +556,38 @@ func TestALineOfTheTableThatMakesNoSense(t *testing.T) {
 	assert.Len(t, log.about("nonsense"), 1, "said once")
 }
 
+// The first start beside a file system that keeps whoever reads the table waiting.
+func TestWithoutATable_TheRootAndWhatIsNamedIsChecked(t *testing.T) {
+	faultfs.Require(t)
+	named, other := faultfs.New(t), faultfs.New(t)
+	fstab := filepath.Join(t.TempDir(), "fstab")
+	require.NoError(t, os.WriteFile(fstab, []byte("/dev/sdz1 "+other.Dir+" ext4 defaults 0 2\n"), 0o600))
+	dir := t.TempDir()
+	m, log := newInput(t, func(m *Mountstat) {
+		withTable(m, dir)
+		m.Fstab, m.Expected = fstab, []string{named.Dir}
+	})
+	for range 2 {
+		g := collect.Gather(t, m)
+		assert.Len(t, g.Named("mountstat"), 2)
+		assert.Equal(t, "ok", text(at(g, "/"), "result"))
+		assert.Equal(t, "ok", text(at(g, named.Dir), "result"))
+		all := g.Named("mountstat_summary")[0]
+		assert.False(t, all.HasField("table_age_seconds"))
+		assert.Contains(t, text(all, "table_reason"), "no such file or directory")
+		assert.Zero(t, summary(t, g, "missing"), "nothing is known to be")
+	}
+	assert.Len(t, log.about("there is no mount table"), 1)
+
+	own, err := os.ReadFile("/proc/self/mountinfo")
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "mountinfo"), own, 0o600))
+	g := collect.Gather(t, m)
+	assert.Equal(t, 0.0, field(t, g.Named("mountstat_summary")[0], "table_age_seconds"))
+	assert.Equal(t, "fuse.faultfs", at(g, named.Dir).Tags()["fstype"])
+	assert.Len(t, log.about("the mount table can be read again"), 1)
+}
+
 func TestGlobsSelect(t *testing.T) {
 	faultfs.Require(t)
 	root := t.TempDir()
