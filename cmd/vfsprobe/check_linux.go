@@ -53,7 +53,7 @@ func parseFlags(flags *flag.FlagSet, usage string, arguments []string) (code int
 func check(arguments []string) int {
 	flags := flag.NewFlagSet("check", flag.ContinueOnError)
 	file := flags.String("config", "", "read the inputs from this `file`; without it all run with their defaults")
-	maxStuck := flags.Int("max-stuck", 16, "how many helper processes may hang unkillably on this host")
+	options := proberFlags(flags)
 	timeout := flags.Duration("timeout", 45*time.Second, "how long to wait for what does not answer")
 	all := flags.Bool("all", false, "list what is healthy as well")
 	asJSON := flags.Bool("json", false, "print a JSON object")
@@ -64,15 +64,12 @@ func check(arguments []string) int {
 		fmt.Fprintf(os.Stderr, "vfsprobe check: %v\n", err)
 		return int(checkup.Unknown)
 	}
-	switch {
-	case *maxStuck < 1:
-		return complain(fmt.Errorf("-max-stuck %d: at least one is needed", *maxStuck))
-	case *timeout <= 0:
+	if *timeout <= 0 {
 		return complain(fmt.Errorf("-timeout %v: it must be more than 0", *timeout))
 	}
 
 	// What the prober has to warn of shows in the results.
-	p := prober.New(prober.Options{MaxStuck: *maxStuck})
+	p := prober.New(*options)
 	defer p.Close()
 	h := newHost(p)
 	selected, err := selectInputs(h, *file)

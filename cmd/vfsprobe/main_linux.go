@@ -16,6 +16,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -23,6 +24,7 @@ import (
 	"github.com/influxdata/telegraf/plugins/inputs"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/host"
@@ -80,7 +82,7 @@ func run(arguments []string) int {
 	file := flags.String("config", "", "read the inputs from this `file`; without it all run with their defaults")
 	test := flags.Bool("test", false, "gather once, print the metrics, and exit")
 	interval := flags.Duration("interval", 0, "gather at this interval instead of on newlines, for execd's signal = \"none\"")
-	maxStuck := flags.Int("max-stuck", 16, "how many helper processes may hang unkillably on this host")
+	options := proberFlags(flags)
 	sample := flags.Bool("sample-config", false, "print a documented configuration")
 	describe := flags.Bool("metrics", false, "print what the metrics mean, as Markdown")
 	showVersion := flags.Bool("version", false, "print the version")
@@ -102,9 +104,6 @@ func run(arguments []string) int {
 	case *interval < 0:
 		own.Errorf("-interval %v is negative", *interval)
 		return exitUsage
-	case *maxStuck < 1:
-		own.Errorf("-max-stuck %d: at least one is needed", *maxStuck)
-		return exitUsage
 	case *showVersion:
 		fmt.Println("vfsprobe", buildVersion())
 		return 0
@@ -120,7 +119,8 @@ func run(arguments []string) int {
 	}
 
 	// The fork server starts while the configuration is read.
-	p := prober.New(prober.Options{MaxStuck: *maxStuck, Warnf: own.Warnf})
+	options.Warnf = own.Warnf
+	p := prober.New(*options)
 	defer p.Close()
 
 	h := newHost(p)
@@ -150,6 +150,35 @@ func run(arguments []string) int {
 		return exitFailure
 	}
 	return 0
+}
+
+// proberFlags defines the flags that say what helper processes may do.
+func proberFlags(flags *flag.FlagSet) *prober.Options {
+	roots := host.FindRoots(os.Getenv)
+	o := &prober.Options{MaxStuck: 16, MaxAsleep: 256, RootCgroups: cgroups.RootProcs("/proc", roots.Sys)}
+	flags.Var(atLeastOne{&o.MaxStuck}, "max-stuck", "how many helper processes may hang unkillably on this host: a `number`")
+	flags.Var(atLeastOne{&o.MaxAsleep}, "max-asleep", "how many helper processes may be left asleep, waiting for FUSE daemons: a `number`")
+	flags.BoolVar(&o.KillAsleep, "kill-asleep", false, "kill those as well, which makes them unkillable")
+	return o
+}
+
+// atLeastOne is a flag for a cap.
+type atLeastOne struct{ n *int }
+
+func (a atLeastOne) String() string {
+	if a.n == nil {
+		return ""
+	}
+	return strconv.Itoa(*a.n)
+}
+
+func (a atLeastOne) Set(text string) error {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		return errors.New("a number is needed, of at least 1")
+	}
+	*a.n = n
+	return nil
 }
 
 // unheard is how long the last lines of the log wait for somebody to read them.

@@ -52,7 +52,11 @@ func evidence(m *Metric) string {
 		if wait := m.text("stuck_wchan"); wait != "" {
 			where = " in " + wait
 		}
-		add("process %d survives SIGKILL%s", pid, where)
+		does := "survives SIGKILL"
+		if m.text("stuck_state") == "asleep" {
+			does = "sleeps"
+		}
+		add("process %d %s%s", pid, does, where)
 	}
 	if errno := m.text("server_rpc_errno"); errno != "" {
 		add("the server's NFS port: %s", errno)

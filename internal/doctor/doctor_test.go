@@ -50,7 +50,8 @@ func usual() map[string]string {
 	return map[string]string{
 		"usr/bin/vfsprobe": "", mainConf: "[agent]\n  interval = \"10s\"\n[[outputs.file]]\n", included: Stanza, ownConf: "[[inputs.mountstat]]\n",
 		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\ntelegraf:x:998:998::/:/bin/false\n", "etc/group": "adm:x:4:telegraf\n",
-		service:            "[Unit]\nDescription=Telegraf\n[Service]\nUser=telegraf\nPrivateMounts=true\nExecStart=/usr/bin/telegraf\n",
+		service: "[Unit]\nDescription=Telegraf\n[Service]\nUser=telegraf\nPrivateMounts=true\nExecStart=/usr/bin/telegraf\n",
+		"etc/systemd/system/telegraf.service.d/kill.conf": "[Service]\nKillMode=process\n",
 		"usr/bin/telegraf": "#!/bin/sh\necho 'Telegraf 1.37.2 (git: HEAD@abc)'\n",
 	}
 }
@@ -144,6 +145,8 @@ func wrongs() map[string]wrong {
 		"old":                 {map[string]string{"usr/bin/telegraf": "#!/bin/sh\necho 'Telegraf 1.31.3 (git: HEAD x)'\n"}, "telegraf.version", checkup.Warning, "1.32", "errors in Telegraf's log", "upgrade"},
 		"broken":              {map[string]string{"usr/bin/telegraf": "#!/bin/sh\nexit 3\n"}, "telegraf.version", checkup.Unknown, "exit status 3", "", ""},
 		"ProcSubset":          {map[string]string{"etc/systemd/system/telegraf.service.d/x.conf": "[Service]\nProcSubset=pid\n"}, "telegraf.unit.ProcSubset", checkup.Critical, "ProcSubset=pid", "dentrycache", "ProcSubset=all"},
+		"KillMode":            {map[string]string{"etc/systemd/system/telegraf.service.d/kill.conf": "[Service]\nKillMode=mixed\n"}, "telegraf.unit.KillMode", checkup.Warning, "KillMode=mixed", "90 s", "KillMode=process"},
+		"no KillMode":         {map[string]string{"etc/systemd/system/telegraf.service.d/kill.conf": ""}, "telegraf.unit.KillMode", checkup.Warning, "control-group", "90 s", "KillMode=process"},
 		"ProtectProc":         {map[string]string{service: "[Service]\nProtectProc=invisible\n"}, "telegraf.unit.ProtectProc", checkup.Warning, "invisible", "processes of other users", "ProtectProc=default"},
 	}
 }

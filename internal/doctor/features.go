@@ -174,11 +174,21 @@ func hidepid(options string) (hides bool, group int64) {
 // each feature, to be uncommented.
 func DropIn() string {
 	var b strings.Builder
-	b.WriteString(`# Capabilities that vfsprobe has a use for. Without any, it sees what Telegraf's
-# user may see. Each block buys what it says; uncomment those you want, then
-#   systemctl daemon-reload && systemctl restart telegraf
-# Telegraf and its other plugins get them, too. vfsprobe doctor says what is missing.
+	b.WriteString(`# For a Telegraf that runs vfsprobe.
 [Service]
+
+## A helper of vfsprobe's that hangs in a file system outlives Telegraf's stop. With
+## KillMode=mixed, which is Telegraf's own, systemd sends it SIGKILL, waits 90 s for
+## its end, and says that the unit has failed; and who waits for a FUSE daemon
+## becomes a hung task by that. Telegraf ends its plugins itself, and gives each
+## [[inputs.execd]] 15 s.
+` + killModeCure + `
+TimeoutStopSec=60
+
+## Capabilities that vfsprobe has a use for. Without any, it sees what Telegraf's
+## user may see. Each block buys what it says; uncomment those you want, then
+##   systemctl daemon-reload && systemctl restart telegraf
+## Telegraf and its other plugins get them, too. vfsprobe doctor says what is missing.
 `)
 	for _, f := range Features() {
 		fmt.Fprintf(&b, "\n%s\n# AmbientCapabilities=%v\n", comment(f.Buys), f.Capabilities)

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 	"slices"
@@ -150,6 +151,15 @@ func restrictions() []restriction {
 	}
 }
 
+// killModeCure has systemd leave helpers alone, systemd.kill(5).
+const killModeCure = "KillMode=process"
+
+// runsAsRoot reports whether the unit's processes may leave its cgroup.
+func (u *unit) runsAsRoot() bool {
+	user, found := u.value("User")
+	return !found || set("root", "0")(user.value)
+}
+
 // examineUnit reports settings of telegraf.service that cost something.
 func (p *patient) examineUnit() *unit {
 	const name = "telegraf.service"
@@ -167,6 +177,12 @@ func (p *patient) examineUnit() *unit {
 		harmless = false
 		p.add(Finding{ID: "telegraf.unit." + r.key, Status: r.status, Object: a.file, Says: a.key + "=" + a.value, Symptom: r.symptom,
 			Cure: "systemctl edit telegraf, add, and restart it:\n[Service]\n" + r.cure})
+	}
+	if mode, _ := u.value("KillMode"); !u.runsAsRoot() && !set("process", "none")(mode.value) {
+		harmless = false
+		p.add(Finding{ID: "telegraf.unit.KillMode", Status: checkup.Warning, Object: u.file, Says: "KillMode=" + cmp.Or(mode.value, "control-group"),
+			Symptom: "while a helper hangs in a file system, systemctl stop and restart of Telegraf take TimeoutStopSec, 90 s, and the unit has failed then",
+			Cure:    "systemctl edit telegraf, add, and restart it:\n[Service]\n" + killModeCure})
 	}
 	if harmless {
 		p.fine("telegraf.unit", u.file, "nothing in it hides mounts, processes or the network (PrivateMounts= does not either)")

@@ -23,7 +23,7 @@ func Schema() []schema.Measurement {
 			schema.Integers("of the plugin's process", "resident_bytes"),
 			schema.Counters("helper processes", "helpers_forked"),
 			schema.Counters("of them, those that did not end in time", "helpers_killed"),
-			schema.Integers("now; those that survive SIGKILL, and the others", "helpers_stuck", "helpers_running"),
+			schema.Integers("now; those that survive SIGKILL, those that were left asleep, and the others", "helpers_stuck", "helpers_asleep", "helpers_running"),
 			schema.Counters("because it ended or did not answer", "fork_server_restarts"),
 			schema.Floats("of the fork server and the helpers", "fork_server_cpu_seconds"),
 			schema.Integers("", "fork_server_resident_bytes"),
@@ -50,6 +50,7 @@ func (h *health) metric(now time.Time) telegraf.Metric {
 	fields["helpers_killed"] = s.Killed
 	fields["helpers_running"] = s.Running
 	fields["helpers_stuck"] = s.Stuck
+	fields["helpers_asleep"] = s.Asleep
 	fields["fork_server_restarts"] = s.ServerRestarts
 	fields["fork_server_cpu_seconds"] = s.CPUSeconds
 	fields["fork_server_resident_bytes"] = s.ResidentBytes

@@ -110,8 +110,9 @@ type Verdict struct {
 	Call string
 	// Reason says why nothing was checked.
 	Reason string
-	// PID is the helper that is stuck; 0: none is.
-	PID int
+	// PID is the helper that is stuck; 0: none is. Wait is how it waits.
+	PID  int
+	Wait prober.Wait
 }
 
 // Hangs reports whether there was no answer.
@@ -125,7 +126,7 @@ func VerdictOf(r *prober.Report) Verdict {
 	case prober.Expired:
 		return Verdict{Code: result.Timeout, Call: r.HangsIn}
 	case prober.Stuck, prober.Busy:
-		return Verdict{Code: result.Stuck, Call: r.HangsIn, PID: r.PID}
+		return Verdict{Code: result.Stuck, Call: r.HangsIn, PID: r.PID, Wait: r.Wait}
 	case prober.Capped, prober.Died, prober.Unavailable:
 		if r.HangsIn != "" {
 			return Verdict{Code: result.Timeout, Call: r.HangsIn}
@@ -136,6 +137,14 @@ func VerdictOf(r *prober.Report) Verdict {
 		return Verdict{Code: result.Unchecked, Reason: errors.Join(r.Err, errors.New("the helper gave no answer")).Error()}
 	}
 	return Verdict{Answered: true}
+}
+
+// Survival says for the log why a stuck helper is still there.
+func Survival(r *prober.Report) string {
+	if r.Wait == prober.Asleep {
+		return ", asleep and to nobody's harm"
+	}
+	return " and survives SIGKILL"
 }
 
 // CodeOf is the result for a call that failed so.

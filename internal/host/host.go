@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -164,13 +163,7 @@ func (h *Host) WaitOf(helper int) string {
 }
 
 // FunctionOf is the kernel function in which a helper of ours waits; empty if unknown.
-func (h *Host) FunctionOf(helper int) string {
-	content, err := os.ReadFile(filepath.Join(ownProc, strconv.Itoa(helper), "wchan"))
-	if err != nil || string(content) == "0" {
-		return ""
-	}
-	return string(content)
-}
+func (h *Host) FunctionOf(helper int) string { return prober.FunctionOf(ownProc, helper) }
 
 // ReadFile has a helper read a file, of at most limit bytes, that may lie on any file
 // system. The error wraps the errno where the kernel has refused.

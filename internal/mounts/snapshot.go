@@ -97,6 +97,18 @@ func (s *Snapshot) Above(m *Mount) *Mount {
 	return nil
 }
 
+// NeedsFUSE reports whether a daemon on this host serves the mount, or one that its path
+// leads through.
+func (s *Snapshot) NeedsFUSE(m *Mount) bool {
+	for range s.Mounts { // a table that lies may be a ring
+		if m == nil || m.FUSE() {
+			break
+		}
+		m = s.Above(m)
+	}
+	return m != nil && m.FUSE()
+}
+
 // Holding returns the mount that a path lies on, by the path alone; nil where the
 // table shows no root.
 func (s *Snapshot) Holding(path string) *Mount {

@@ -7,7 +7,6 @@ import (
 	"hash/maphash"
 	"os"
 	"path/filepath"
-	"strconv"
 	"sync"
 	"time"
 
@@ -305,8 +304,8 @@ func (w *Watcher) hang(r *prober.Report) error {
 		return errors.New("the helper process that is to read the mount table was not started in time")
 	}
 	text += fmt.Sprintf(" (helper process %d", r.PID)
-	if wchan, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(r.PID), "wchan")); err == nil && len(wchan) > 1 {
-		text += fmt.Sprintf(" in %s", wchan)
+	if function := prober.FunctionOf("/proc", r.PID); function != "" {
+		text += " in " + function
 	}
 	text += ")"
 	if m := w.asked(r.Partial); m != nil {

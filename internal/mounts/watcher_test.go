@@ -132,13 +132,13 @@ func TestWatcher_InvalidateWhileAReaderHangs(t *testing.T) {
 	assert.Equal(t, forked+1, p.Stats().Forked, "what the reader has brought may be older")
 }
 
-// After its timeout the reader gets SIGKILL, which does not end it.
+// After its timeout the reader is left where it is.
 func TestWatcher_AReaderThatIsStuck(t *testing.T) {
 	w, p, fs := hangable(t)
 	fs.Silence(faultfs.Read)
 	w.Invalidate()
 	helper := helperIn(t, view(w).Hindrance)
-	require.Eventually(t, func() bool { return view(w).Age > 4*time.Second && p.Stats().Stuck > 0 }, 30*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return view(w).Age > 4*time.Second && p.Stats().Asleep > 0 }, 30*time.Second, 50*time.Millisecond)
 	forked := p.Stats().Forked
 	for range 5 {
 		began := time.Now()
@@ -156,7 +156,7 @@ func TestWatcher_AReaderThatIsStuck(t *testing.T) {
 
 	fs.Heal()
 	recovers(t, w)
-	require.Eventually(t, func() bool { return p.Stats().Stuck == 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return p.Stats().Asleep == 0 }, 10*time.Second, 10*time.Millisecond)
 }
 
 func TestWatcher_ADaemonThatDies(t *testing.T) {

@@ -54,12 +54,41 @@ type group struct {
 	waiting [classes][]*pending // in order of submission
 	ready   [classes]bool       // is in admission.ready
 	running int                 // helpers of plans that are not Killable
+	asleep  int                 // helpers that are left asleep, or will be at their deadline
 	stuck   int                 // helpers that survive SIGKILL
 }
 
-// mostStuck is how many helpers of one group may be stuck at one time, but for one:
-// when so many are, a trusted key is tried, and others after it while they answer.
-func mostStuck(limit int) int { return max(1, limit*5/16) }
+// A place is what a helper counts as.
+type place uint8
+
+const (
+	nowhere place = iota // it is outside of the caps, or has ended
+	atWork               // it may turn out stuck
+	asleepPlace
+	stuckPlace
+)
+
+// place is that of the check's helper while nothing is known of it.
+func (c *Check) place() place {
+	if c.Essential || c.Plan.Killable {
+		return nowhere
+	}
+	return atWork
+}
+
+// roomLocked is how many helpers more a check's group may have at one time, of which
+// there are so many already that hang, of them own ones of this run's: five sixteenths of
+// the limit. When so many are there, a trusted key is tried, and others after it while
+// they answer.
+func (c *Check) roomLocked(hang, own, limit int) int {
+	switch most := max(1, limit*5/16); {
+	case hang < most:
+		return most - hang
+	case own <= most && c.Trusted:
+		return 1
+	}
+	return 0
+}
 
 // admission decides which of the waiting checks may start. All it does takes
 // constant time per check, however many wait.
@@ -67,6 +96,7 @@ type admission struct {
 	groups  map[string]*group
 	ready   [classes][]*group // those with a check that may perhaps start, in turn
 	running [classes]int      // helpers of plans that are not Killable
+	asleep  int               // as in group; orphans left out
 	stuck   int               // helpers that survive SIGKILL, orphans left out
 }
 
@@ -111,7 +141,7 @@ func (a *admission) forgetLocked(g *group) {
 			return
 		}
 	}
-	if g.running == 0 && g.stuck == 0 {
+	if g.running == 0 && g.asleep == 0 && g.stuck == 0 {
 		delete(a.groups, g.name)
 	}
 }
@@ -159,48 +189,37 @@ func (a *admission) drainLocked() []*pending {
 	return all
 }
 
-// startedLocked, turnedStuckLocked and endedLocked keep the counts, in which Essential
-// checks are not.
-func (a *admission) startedLocked(c *Check) {
-	if !c.Plan.Killable && !c.Essential {
-		a.running[c.class()]++
-		a.groupLocked(c.Group).running++
-	}
-}
-
-func (a *admission) turnedStuckLocked(c *Check) {
-	if c.Essential {
+// moveLocked counts a helper in another place, unless its check is Essential.
+func (a *admission) moveLocked(h *helper, to place) {
+	from := h.place
+	if from == to || h.check.Essential {
 		return
 	}
-	a.stuck++
-	a.groupLocked(c.Group).stuck++
-	a.notRunningLocked(c)
-}
-
-func (a *admission) notRunningLocked(c *Check) {
-	g := a.groupLocked(c.Group)
-	if !c.Plan.Killable {
-		a.running[c.class()]--
-		g.running--
+	h.place = to
+	a.countLocked(&h.check, from, -1)
+	a.countLocked(&h.check, to, 1)
+	if from == asleepPlace || from == stuckPlace {
+		for _, g := range a.groups { // every group's share may have grown
+			a.wakeLocked(g)
+		}
 	}
+	g := a.groupLocked(h.check.Group)
 	a.wakeLocked(g)
 	a.forgetLocked(g)
 }
 
-func (a *admission) endedLocked(c *Check, wasStuck bool) {
-	if c.Essential {
-		return
-	}
-	if !wasStuck {
-		a.notRunningLocked(c)
-		return
-	}
-	a.stuck--
+func (a *admission) countLocked(c *Check, at place, change int) {
 	g := a.groupLocked(c.Group)
-	g.stuck--
-	a.forgetLocked(g)
-	for _, g := range a.groups { // every group's share has grown
-		a.wakeLocked(g)
+	switch at {
+	case atWork:
+		a.running[c.class()] += change
+		g.running += change
+	case asleepPlace:
+		a.asleep += change
+		g.asleep += change
+	case stuckPlace:
+		a.stuck += change
+		g.stuck += change
 	}
 }
 
@@ -269,21 +288,22 @@ func (p *Prober) admitLocked(w *pending) (verdict, Report) {
 // Two rules keep some of it free. A quarter is for trusted keys, and a sixteenth for
 // independent ones. No group may hold more than three eighths of the cap, nor more than
 // half of what the stuck ones have left: two dead daemons with hundreds of mounts leave
-// room for everyone else.
+// room for everyone else. Helpers that sleep have a cap of their own, of which a group
+// gets as much; where there are more, those count as stuck.
 func (p *Prober) applyRulesLocked(w *pending) (verdict, Report) {
 	c := &w.check
 	if h := p.byKey[c.Key]; h != nil {
-		if h.stage != stuck {
+		if !h.leftLocked() {
 			return keyWaits, Report{}
 		}
 		outcome := Busy
-		if h.check.Plan.Killable && time.Since(h.killed) < killableExitTimeout {
+		if h.stage == stuck && h.check.Plan.Killable && time.Since(h.killed) < killableExitTimeout {
 			outcome = Expired // and about to end
 		}
-		return refused, Report{Outcome: outcome, PID: h.pid, Since: h.started, HangsIn: h.report.HangsIn, HangsAt: -1}
+		return refused, Report{Outcome: outcome, PID: h.pid, Since: h.started, Wait: p.waitLocked(h), HangsIn: h.report.HangsIn, HangsAt: -1}
 	}
-	if o, ok := p.orphans.findLocked(p.options.Proc, w.compiled.comm); ok {
-		return refused, Report{Outcome: Busy, PID: o.pid, Since: o.started}
+	if o, wait, ok := p.orphans.findLocked(p.options.Proc, w.compiled.comm); ok {
+		return refused, Report{Outcome: Busy, PID: o.pid, Since: o.started, Wait: wait}
 	}
 	if c.Essential {
 		return admitted, Report{}
@@ -296,22 +316,16 @@ func (p *Prober) applyRulesLocked(w *pending) (verdict, Report) {
 	}
 
 	g := p.admission.groupLocked(c.Group)
-	stuckAll := p.admission.stuck + p.orphans.countLocked(p.options.Proc)
+	before, beforeHere := p.orphans.countLocked(p.options.Proc), p.orphans.countLikeLocked(p.options.Proc, w.compiled.comm)
+	asleepAll, asleepHere := p.admission.asleep+before.asleep, g.asleep+beforeHere.asleep
+	stuckAll, stuckHere := p.admission.stuck+before.stuck+max(0, asleepAll-p.options.MaxAsleep), g.stuck+beforeHere.stuck
 	free := p.options.MaxStuck - stuckAll
 	reserved := c.class().reserved(p.options.MaxStuck)
-	stuckHere := g.stuck + p.orphans.countLikeLocked(p.options.Proc, w.compiled.comm)
 	share := free / 2
 	if stuckHere == 0 {
 		share = (free + 1) / 2
 	}
-	switch most := mostStuck(p.options.MaxStuck); {
-	case stuckHere < most:
-		share = min(share, most-stuckHere)
-	case g.stuck <= most && c.Trusted:
-		share = min(share, 1)
-	default:
-		share = 0
-	}
+	share = min(share, c.roomLocked(stuckHere, g.stuck, p.options.MaxStuck), c.roomLocked(asleepHere, g.asleep, p.options.MaxAsleep))
 	running, risky := 0, 0 // of all classes, and of those for which as much is reserved at least
 	for other, n := range p.admission.running {
 		running += n
@@ -321,8 +335,8 @@ func (p *Prober) applyRulesLocked(w *pending) (verdict, Report) {
 	}
 	switch {
 	case free <= reserved || share <= 0:
-		return refused, Report{Outcome: Capped, Err: fmt.Errorf("%d helpers are stuck on this host, %d of them on %s; %d are allowed",
-			stuckAll, stuckHere, c.Group, p.options.MaxStuck)}
+		return refused, Report{Outcome: Capped, Err: fmt.Errorf("%d helpers are stuck on this host, %d of them on %s; %d are allowed (%d, %d and %d asleep)",
+			stuckAll, stuckHere, c.Group, p.options.MaxStuck, asleepAll, asleepHere, p.options.MaxAsleep)}
 	case running >= free, risky >= free-reserved:
 		return classWaits, Report{}
 	case g.running >= share:

@@ -31,12 +31,16 @@
 //     end it, the check is reported as [Stuck] and later ones with the same key
 //     as [Busy], without forking again, until the helper's end, which is noticed
 //     when it happens.
+//   - One that waits for a FUSE daemon is left [Asleep] instead, and reported so:
+//     SIGKILL would make it unkillable. It adds nothing to the load average, takes no
+//     place from others, and ends when it is answered.
 //   - There is never more than one helper per key. A check whose key is under way
 //     keeps no other one waiting. When that helper has ended, it begins; where
 //     too little time is left for that, it shares the answer if its plan is the
 //     same, and a hang if that is in one of its own steps. It is [Capped] otherwise.
 //   - Helpers that may turn out stuck, and those that did, never exceed
-//     Options.MaxStuck. A quarter of it is kept for keys that answered their last
+//     Options.MaxStuck, but for those that wake and then hang in another way. Those
+//     that sleep have a cap of their own, MaxAsleep; more of them count as stuck. A quarter of it is kept for keys that answered their last
 //     check, and a sixteenth for those that need no server or daemon to answer. A
 //     group of keys that share a fate gets at most three eighths of it, and half of
 //     what is left, so that 200 dead mounts of each of two daemons don't keep a
@@ -54,7 +58,9 @@
 //     under a seccomp filter.
 //   - When this process dies, by whatever signal, the fork server and all
 //     helpers that can be killed die with it, and none of its descriptors stays
-//     open in those that can't.
+//     open in those that can't. Those of plans with OutlivesServer sleep on.
+//   - A helper that hangs and may outlive this process is moved to the root cgroup,
+//     where Options.RootCgroups allows it: nobody who stops this process waits for it.
 //   - When the fork server dies it is started again. Checks that were under way
 //     are reported as [Unavailable], and so are those that waited for one of them and
 //     have no time left; others that were waiting go on.

@@ -58,9 +58,20 @@ type orphan struct {
 type orphans struct {
 	byComm  map[string][]orphan
 	found   time.Time
-	counted int
-	groups  map[string]int // of those that were counted
+	counted leftBehind
+	groups  map[string]leftBehind // of those that were counted
 	asOf    time.Time
+}
+
+// leftBehind counts orphans by how they wait.
+type leftBehind struct{ asleep, stuck int }
+
+func (l *leftBehind) add(w Wait) {
+	if w == Asleep {
+		l.asleep++
+	} else {
+		l.stuck++
+	}
 }
 
 // recount is how long a count of orphans is good for, and recountSoon while those
@@ -130,23 +141,23 @@ func findOrphans(proc string) orphans {
 }
 
 // findLocked returns an orphan of that name which is still there.
-func (o *orphans) findLocked(proc, comm string) (orphan, bool) {
+func (o *orphans) findLocked(proc, comm string) (orphan, Wait, bool) {
 	for i, candidate := range o.byComm[comm] {
-		alive, orphaned := candidate.inspect(proc)
+		alive, orphaned, wait := candidate.inspect(proc)
 		if !alive {
 			o.byComm[comm] = append(o.byComm[comm][:i:i], o.byComm[comm][i+1:]...)
 			o.asOf = time.Time{}
 			return o.findLocked(proc, comm)
 		}
 		if orphaned {
-			return candidate, true
+			return candidate, wait, true
 		}
 	}
-	return orphan{}, false
+	return orphan{}, Unkillable, false
 }
 
 // countLocked returns how many orphans there are, as of at most a second ago.
-func (o *orphans) countLocked(proc string) int {
+func (o *orphans) countLocked(proc string) leftBehind {
 	good := recount
 	if o.mayEndLocked(maxGrace) {
 		good = recountSoon
@@ -154,17 +165,19 @@ func (o *orphans) countLocked(proc string) int {
 	if len(o.byComm) == 0 || time.Since(o.asOf) < good {
 		return o.counted
 	}
-	o.counted, o.groups, o.asOf = 0, make(map[string]int), time.Now()
+	o.counted, o.groups, o.asOf = leftBehind{}, make(map[string]leftBehind), time.Now()
 	for comm, candidates := range o.byComm {
 		there := candidates[:0]
 		for _, c := range candidates {
-			alive, orphaned := c.inspect(proc)
+			alive, orphaned, wait := c.inspect(proc)
 			if alive {
 				there = append(there, c)
 			}
 			if orphaned {
-				o.counted++
-				o.groups[groupOf(comm)]++
+				o.counted.add(wait)
+				here := o.groups[groupOf(comm)]
+				here.add(wait)
+				o.groups[groupOf(comm)] = here
 			}
 		}
 		if o.byComm[comm] = there; len(there) == 0 {
@@ -175,24 +188,26 @@ func (o *orphans) countLocked(proc string) int {
 }
 
 // countLikeLocked returns how many of them are of the group that a helper's name tells.
-func (o *orphans) countLikeLocked(proc, comm string) int {
+func (o *orphans) countLikeLocked(proc, comm string) leftBehind {
 	o.countLocked(proc)
 	return o.groups[groupOf(comm)]
 }
 
 func groupOf(comm string) string { return comm[max(0, len(comm)-groupLength):] }
 
-// inspect reports whether the process is still there, and whether its server is not.
-func (c orphan) inspect(proc string) (alive, orphaned bool) {
+// inspect reports whether the process is still there, whether its server is not, and how
+// it waits.
+func (c orphan) inspect(proc string) (alive, orphaned bool, wait Wait) {
 	fields, err := statFields(proc, c.pid)
 	if err != nil || string(fields[statStarttime]) != c.startTick {
-		return false, false
+		return false, false, Unkillable
 	}
-	if state := fields[statState][0]; state == 'Z' || state == 'X' {
-		return false, false
+	state := fields[statState][0]
+	if state == 'Z' || state == 'X' {
+		return false, false, Unkillable
 	}
 	ppid, _ := strconv.Atoi(string(fields[statPPID]))
-	return true, readComm(proc, ppid) != serverName
+	return true, readComm(proc, ppid) != serverName, waitOf(&Plan{}, state, FunctionOf(proc, c.pid))
 }
 
 func readComm(proc string, pid int) string {

@@ -55,24 +55,25 @@ func TestOrphansAreHelpersWithoutAServer(t *testing.T) {
 	require.NoError(t, os.Mkdir(filepath.Join(proc, "50"), 0o755)) // just ended
 
 	o := findOrphans(proc)
-	assert.Equal(t, 1, o.countLocked(proc))
-	assert.Equal(t, 1, o.countLikeLocked(proc, commOf("a third", "another")))
+	assert.Equal(t, leftBehind{stuck: 1}, o.countLocked(proc))
+	assert.Equal(t, leftBehind{stuck: 1}, o.countLikeLocked(proc, commOf("a third", "another")))
 	assert.Zero(t, o.countLikeLocked(proc, comm))
-	_, found := o.findLocked(proc, comm)
+	_, _, found := o.findLocked(proc, comm)
 	assert.False(t, found, "the one has a server, and the other is a zombie")
-	orphan, found := o.findLocked(proc, commOf("other", "another"))
+	orphan, wait, found := o.findLocked(proc, commOf("other", "another"))
 	require.True(t, found)
 	assert.Equal(t, 30, orphan.pid)
+	assert.Equal(t, Unkillable, wait)
 
 	// The other server ends without its helper.
 	process(t, proc, "21", comm, "D", "1", "101")
-	orphan, found = o.findLocked(proc, comm)
+	orphan, _, found = o.findLocked(proc, comm)
 	require.True(t, found)
 	assert.Equal(t, 21, orphan.pid)
 
 	// A later process has the same pid and name.
 	process(t, proc, "21", comm, "D", "1", "999")
-	_, found = o.findLocked(proc, comm)
+	_, _, found = o.findLocked(proc, comm)
 	assert.False(t, found)
 }
 

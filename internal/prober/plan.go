@@ -29,6 +29,10 @@ type Plan struct {
 	// the cap on stuck helpers. A promise that turns out wrong is survived: the
 	// helper counts from then on, and checks more than 10 s later are Busy.
 	Killable bool
+	// OutlivesServer is for plans on FUSE file systems, whose waits SIGKILL makes worse,
+	// see [Asleep]: the helper is not killed with this process or the fork server. When its
+	// time is up it makes no further step, and ends when its call returns.
+	OutlivesServer bool
 
 	otherProcesses bool // it needs CAP_SYS_PTRACE
 	kernelStacks   bool // it needs CAP_SYS_ADMIN
@@ -308,6 +312,10 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		return nil, fmt.Errorf("plan of %d bytes: at most %d are possible", memoryEnd, forkserver.MaxRequest)
 	}
 
+	var now unix.Timespec
+	if p.OutlivesServer && unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) == nil {
+		header.Deadline = now.Nano() + int64(p.Timeout)
+	}
 	if header.Capabilities&forkserver.ChangeUser != 0 || memoryEnd > int(forkserver.MaxShared) {
 		header.Apart = 1
 	}
@@ -364,7 +372,8 @@ const (
 	// another check of the key was in the way until it was too late to fork one, and
 	// hung in a step of this plan for a quarter of the timeout at least.
 	Expired
-	// Stuck: the helper was killed at its deadline, and is still there.
+	// Stuck: the helper is still there after its deadline. It was killed and survives
+	// that, or it was left asleep; see Report.Wait.
 	Stuck
 	// Busy: an earlier helper for the same key is still stuck, in this run of
 	// the plugin or from an earlier one. No new helper was forked.
@@ -405,6 +414,8 @@ type Report struct {
 	// Partial is what the step at HangsAt had found before it hung or, in a report of
 	// progress, has found so far. Only compound steps have any.
 	Partial []byte
+	// Wait is how the helper waits, where it is Stuck or Busy.
+	Wait Wait
 	// Signal is what killed a helper that Died.
 	Signal syscall.Signal
 	// Err says why there is no result: the plan could not be compiled, no helper

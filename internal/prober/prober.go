@@ -40,6 +40,14 @@ type Options struct {
 	// included. Default 16: each adds 1 to the host's load average. Of fewer than
 	// 8 nothing is kept for [Check.Independent] keys, of fewer than 4 for no keys.
 	MaxStuck int
+	// MaxAsleep is the cap on helpers that are left [Asleep], those of earlier runs
+	// included; more of them count as stuck. Default 256.
+	MaxAsleep int
+	// KillAsleep has SIGKILL sent at the deadline to those helpers, too.
+	KillAsleep bool
+	// RootCgroups are files cgroup.procs by which helpers that may outlive this process
+	// are moved out of its cgroups, so that nobody who stops it waits for them.
+	RootCgroups []string
 	// Proc is where procfs is mounted. Default /proc.
 	Proc string
 	// Warnf is told once about each change of the fork server's state.
@@ -78,8 +86,9 @@ type Check struct {
 type Stats struct {
 	Forked         int64 // helpers
 	Killed         int64 // helpers that got SIGKILL at their deadline
-	Running        int64 // helpers now, stuck ones left out
+	Running        int64 // helpers now, stuck ones and those left asleep left out
 	Stuck          int64 // helpers now that survive SIGKILL, those of earlier runs included
+	Asleep         int64 // helpers now that were left asleep, those of earlier runs included
 	ServerRestarts int64
 	CPUSeconds     float64 // of the fork server and the helpers it has reaped
 	ResidentBytes  int64   // of the fork server
@@ -103,6 +112,7 @@ type Prober struct {
 	server        *server     // nil while there is none
 	untrimmed     atomic.Bool // servers inherit all memory
 	restart       restartState
+	cgroups       rootCgroups
 	nextID        uint64
 	fresh         int           // helpers younger than freshFor, but those of Essential checks
 	stats         Stats         // counters only
@@ -130,23 +140,26 @@ const (
 	waiting              // older
 	killed               // SIGKILL was sent
 	stuck                // and did not help
+	asleep               // its time is up, and it was not killed
 )
 
 type helper struct {
 	*pending
-	started  time.Time
-	killed   time.Time
-	pid      int
-	stage    stage
-	timer    *time.Timer
-	report   Report
-	reported bool
-	err      error
-	answered int        // steps
-	part     []byte     // of the output of the compound step that is under way
-	ended    bool       // by a step that failed
-	overdue  bool       // the server has not confirmed it within the timeout
-	behind   []*pending // checks of the same key, which wait for its end
+	started     time.Time
+	killed      time.Time
+	pid         int
+	stage       stage
+	place       place
+	leftCgroups bool // or is about to
+	timer       *time.Timer
+	report      Report
+	reported    bool
+	err         error
+	answered    int        // steps
+	part        []byte     // of the output of the compound step that is under way
+	ended       bool       // by a step that failed
+	overdue     bool       // the server has not confirmed it within the timeout
+	behind      []*pending // checks of the same key, which wait for its end
 }
 
 // New makes a Prober and begins to start its fork server.
@@ -165,6 +178,9 @@ func newProber(options Options) *Prober {
 	if options.MaxStuck == 0 {
 		options.MaxStuck = 16
 	}
+	if options.MaxAsleep == 0 {
+		options.MaxAsleep = 256
+	}
 	if options.Proc == "" {
 		options.Proc = "/proc"
 	}
@@ -177,6 +193,7 @@ func newProber(options Options) *Prober {
 		helpers:   make(map[uint64]*helper),
 		byPID:     make(map[int]*helper),
 		byKey:     make(map[string]*helper),
+		cgroups:   rootCgroups{files: options.RootCgroups},
 	}
 	p.untrimmed.Store(options.Untrimmed)
 	return p
@@ -257,7 +274,8 @@ func (p *Prober) Progress(t Ticket) (Report, bool) {
 
 // SetDeadline moves the moment at which the check's helper is killed: its plan's
 // timeout no longer counts. It reports false where there is none, or it was killed
-// already. A helper that is given more time keeps its place under the caps.
+// already. A helper that is given more time keeps its place under the caps; one whose
+// plan OutlivesServer can be given less alone.
 func (p *Prober) SetDeadline(t Ticket, deadline time.Time) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -288,13 +306,18 @@ func (p *Prober) Stats() Stats {
 	defer p.mu.Unlock()
 	s := p.stats
 	for _, h := range p.helpers {
-		if h.stage == stuck {
-			s.Stuck++
-		} else {
+		switch {
+		case !h.leftLocked():
 			s.Running++
+		case p.waitLocked(h) == Unkillable:
+			s.Stuck++
+		default:
+			s.Asleep++
 		}
 	}
-	s.Stuck += int64(p.orphans.countLocked(p.options.Proc))
+	orphans := p.orphans.countLocked(p.options.Proc)
+	s.Stuck += int64(orphans.stuck)
+	s.Asleep += int64(orphans.asleep)
 	cpu := p.cpuBefore
 	if p.server != nil {
 		used, resident := usage(p.options.Proc, p.server.pid)
@@ -393,7 +416,7 @@ func (p *Prober) startLocked(w *pending) bool {
 	p.helpers[h.id] = h
 	p.byKey[w.check.Key] = h
 	p.countFreshLocked(h, 1)
-	p.admission.startedLocked(&w.check)
+	p.admission.moveLocked(h, w.check.place())
 	p.stats.Forked++
 	h.timer = time.AfterFunc(min(freshFor, time.Until(w.deadline)), func() { p.due(h) })
 	return true
@@ -417,17 +440,23 @@ func (p *Prober) due(h *helper) {
 	case fresh:
 		p.countFreshLocked(h, -1)
 		h.stage = waiting
-		if time.Until(h.deadline) > 0 {
-			p.pumpLocked()
-		}
 		fallthrough
 	case waiting:
+		wait := p.waitLocked(h)
+		if wait != Killable {
+			p.leaveCgroupsLocked(h)
+		}
 		if left := time.Until(h.deadline); left > 0 {
 			h.timer.Reset(left)
+			p.pumpLocked()
 			return
 		}
 		if h.pid == 0 {
 			p.unforkedLocked(h)
+			return
+		}
+		if wait == Asleep && !p.options.KillAsleep {
+			p.leaveLocked(h, asleep, Stuck)
 			return
 		}
 		h.stage = killed
@@ -442,18 +471,44 @@ func (p *Prober) due(h *helper) {
 			h.timer.Reset(left)
 			return
 		}
-		h.stage = stuck
-		p.admission.turnedStuckLocked(&h.check)
-		h.noteHangLocked()
 		outcome := Stuck
 		if h.check.Plan.Killable {
 			outcome = Expired // a busy host may take long to end it; if it is stuck, the next check will say so
 		}
-		p.finishLocked(h, outcome)
-		h.compiled.request, h.part, h.report.Partial = nil, nil, nil // it may be remembered for days
-		p.releaseLocked(h)
-		p.pumpLocked()
+		p.leaveLocked(h, stuck, outcome)
 	}
+}
+
+// leaveLocked reports a helper that stays, and forgets all of it that is not needed to
+// know it: it may be remembered for days.
+func (p *Prober) leaveLocked(h *helper, s stage, outcome Outcome) {
+	h.stage = s
+	h.report.Wait = p.waitLocked(h)
+	h.noteHangLocked()
+	p.finishLocked(h, outcome)
+	h.compiled.request, h.part, h.report.Partial = nil, nil, nil
+	p.releaseLocked(h)
+	p.pumpLocked()
+}
+
+// leftLocked reports whether the helper was reported, and stays until it is answered.
+func (h *helper) leftLocked() bool { return h.stage == stuck || h.stage == asleep }
+
+// waitLocked looks how a helper waits, and counts it accordingly.
+func (p *Prober) waitLocked(h *helper) Wait {
+	wait := Unkillable // it survives SIGKILL
+	if h.stage != stuck {
+		wait = findWait(p.options.Proc, h.check.Plan, h.pid)
+	}
+	to := h.check.place()
+	switch {
+	case h.leftLocked() && wait == Unkillable:
+		to = stuckPlace // someone else may have killed it
+	case h.stage == asleep, wait == Asleep && !p.options.KillAsleep:
+		to = asleepPlace
+	}
+	p.admission.moveLocked(h, to)
+	return wait
 }
 
 // unforkedLocked handles a helper that can't be killed when its time is up: the server
@@ -542,7 +597,7 @@ func (p *Prober) releaseLocked(h *helper) {
 		w.ahead = nil
 		switch {
 		case w.decided, p.closed:
-		case h.stage == stuck:
+		case h.leftLocked():
 			_, r := p.applyRulesLocked(w) // which refuses it, as all later ones
 			p.decideLocked(w, r)
 		case !w.lateLocked():
@@ -585,7 +640,7 @@ func (p *Prober) removeLocked(h *helper) {
 	if h.stage == fresh {
 		p.countFreshLocked(h, -1)
 	}
-	p.admission.endedLocked(&h.check, h.stage == stuck)
+	p.admission.moveLocked(h, nowhere)
 	delete(p.helpers, h.id)
 	delete(p.byKey, h.check.Key)
 	delete(p.byPID, h.pid)
@@ -702,6 +757,9 @@ func (h *helper) addResultLocked(answer *forkserver.Answer, output []byte) bool 
 		return false
 	}
 	h.part = nil
+	if h.place == asleepPlace && h.stage == waiting {
+		h.timer.Reset(min(freshFor, time.Until(h.deadline))) // the next step may wait in another way
+	}
 	h.answered, h.ended = int(answer.Step)+1, errno != 0 && !step.optional
 	h.report.Steps = append(h.report.Steps, StepResult{
 		Name: step.Name, Index: int(answer.Step), Result: answer.Result, Errno: errno,
@@ -759,6 +817,9 @@ func (p *Prober) exitedLocked(h *helper, status syscall.WaitStatus) {
 	case status.ExitStatus() != 0:
 		outcome = Unavailable
 		h.err = errors.New("the helper lost its fork server")
+	case !h.ended && h.nextStepLocked() != exit && time.Now().After(h.deadline):
+		outcome = Expired // it has noticed so itself
+		h.noteHangLocked()
 	case !h.ended && h.nextStepLocked() != exit:
 		p.distrustLocked(p.server, "the end of a helper before its plan's")
 		return

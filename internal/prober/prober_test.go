@@ -50,7 +50,15 @@ func patient(c prober.Check) prober.Check {
 	return c
 }
 
+// start makes a prober whose helpers get SIGKILL at their deadline wherever they wait:
+// so FUSE makes them stuck.
 func start(t testing.TB, options prober.Options) *prober.Prober {
+	options.KillAsleep = true
+	return startGentle(t, options)
+}
+
+// startGentle makes a prober which leaves helpers asleep.
+func startGentle(t testing.TB, options prober.Options) *prober.Prober {
 	options.Warnf = func(format string, args ...any) { t.Logf("W! "+format, args...) }
 	p := prober.New(options)
 	t.Cleanup(func() {
@@ -1026,7 +1034,7 @@ func TestTheSuccessorCountsStuckHelpers(t *testing.T) {
 	faultfs.Require(t)
 	const n = 5
 	if dirs := os.Getenv("PROBER_TEST_STUCK"); dirs != "" {
-		p := prober.New(prober.Options{})
+		p := prober.New(prober.Options{KillAsleep: true})
 		var all sync.WaitGroup
 		for i, dir := range strings.Split(dirs, ":") {
 			all.Add(1)
@@ -1116,7 +1124,7 @@ func TestNothingIsLeftOfAClosedProber(t *testing.T) {
 	var held leaks.Held
 	for i := range 4 {
 		for range quarter {
-			p := prober.New(prober.Options{})
+			p := prober.New(prober.Options{KillAsleep: true})
 			require.Equal(t, prober.Done, p.Run(patient(check("/"))).Outcome)
 			require.NoError(t, unix.Kill(serverOf(t, os.Getpid()), unix.SIGKILL))
 			eventually(t, "another server", func() bool {

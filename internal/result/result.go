@@ -13,7 +13,7 @@ const (
 	Stale     Code = 4 // ESTALE
 	Error     Code = 5 // any other errno
 	Timeout   Code = 6 // the helper was killed at its deadline, and is gone
-	Stuck     Code = 7 // a helper survives SIGKILL, now or since an earlier check
+	Stuck     Code = 7 // a helper waits still, and can't be ended without harm; now or since an earlier check
 	Unchecked Code = 8 // not tried
 )
 

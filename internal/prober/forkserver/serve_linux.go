@@ -315,7 +315,7 @@ func runSteps(s *slot) {
 	base := s.request()
 	header := (*RequestHeader)(base)
 	keepCapabilities(s, header.Capabilities)
-	armDeathSignal()
+	armDeathSignal(header)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&header.Name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_CLOSE, memory.childSignals, 0, 0, 0, 0, 0)
 
@@ -353,7 +353,7 @@ func runSteps(s *slot) {
 		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&s.clock[1])), 0, 0, 0, 0)
 		s.results[i] = uint64(result)
 		if step.Flags&RearmDeathSignal != 0 {
-			armDeathSignal()
+			armDeathSignal(header)
 		}
 
 		answer.Kind = StepDone
@@ -372,6 +372,9 @@ func runSteps(s *slot) {
 			send(answer)
 		}
 		if errno != 0 && step.Flags&ContinueOnError == 0 {
+			break
+		}
+		if header.Deadline != 0 && s.clock[1].Sec*1e9+s.clock[1].Nsec > header.Deadline {
 			break
 		}
 	}
@@ -396,13 +399,15 @@ func foundRegular(s *slot, i uintptr) bool {
 	return s.results[i] == 0 && mode&syscall.S_IFMT == syscall.S_IFREG
 }
 
-// armDeathSignal makes the kernel kill this helper when the server ends. If
-// the server has ended before, the helper's parent is another process.
+// armDeathSignal makes the kernel kill this helper when the server ends, unless it is to
+// outlive that. If the server has ended before, the helper's parent is another process.
 //
 //go:nosplit
 //go:norace
-func armDeathSignal() {
-	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0, 0, 0, 0)
+func armDeathSignal(header *RequestHeader) {
+	if header.Deadline == 0 {
+		syscall.RawSyscall6(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0, 0, 0, 0)
+	}
 	if parent, _, _ := syscall.RawSyscall6(syscall.SYS_GETPPID, 0, 0, 0, 0, 0, 0); parent != memory.server {
 		exit(1)
 	}

@@ -35,6 +35,10 @@ type RequestHeader struct {
 	// whose request takes more than [MaxShared], and those that become another
 	// user, who must not reach the server by them.
 	Apart uint32
+	// Deadline, if not 0, is from when on the helper makes no further step, in nanoseconds
+	// of CLOCK_MONOTONIC. Such a helper is not killed when the server ends: it ends when
+	// its call returns.
+	Deadline int64
 	// Capabilities that are in effect in the helper while it runs, as a mask of
 	// 1<<CAP_…, of those in [Needed] which the server has.
 	Capabilities uint64

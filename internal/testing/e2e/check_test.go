@@ -71,7 +71,7 @@ func TestCheckSaysWhatHangs(t *testing.T) {
 	assert.Equal(t, hung.Dir, report.Problems[0].Subject)
 	for _, m := range report.Metrics {
 		if m.Name == "vfsprobe" {
-			assert.EqualValues(t, 1, m.Fields["helpers_stuck"], "four runs have left one helper between them")
+			assert.EqualValues(t, 1, m.Fields["helpers_asleep"], "four runs have left one helper between them")
 		}
 	}
 

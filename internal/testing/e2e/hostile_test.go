@@ -138,7 +138,9 @@ func TestTheOOMKillerTakesAHelperOfAnotherUserAlone(t *testing.T) {
 	fs := faultfs.NewWith(t, t.TempDir(), faultfs.Options{UID: 4711, GID: 4711})
 	config := filepath.Join(t.TempDir(), "vfsprobe.toml")
 	require.NoError(t, os.WriteFile(config, []byte("[[inputs.mountstat]]\n  timeout = \"20s\"\n"), 0o600))
-	p := start(t, binary(t, vfsprobe), "-config", config)
+	command := exec.Command(binary(t, vfsprobe), "-config", config)
+	command.Env = append(os.Environ(), "HOST_SYS="+t.TempDir()) // where no cgroups are that a helper could be moved to
+	p := startCommand(t, command)
 	p.trigger()
 	p.until("^mountstat_summary ", "faults=0i")
 	server := child(t, p.Process.Pid, "vfsprobe-server")
@@ -392,7 +394,7 @@ func TestTwoTelegrafsOverOneHungMount(t *testing.T) {
 		agents[i] = start(t, binary(t, telegraf), "--config", config)
 		tail(t, metrics[i], "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
 		tail(t, metrics[i], "^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
-		tail(t, metrics[i], "^vfsprobe ", "helpers_stuck=1i", "helpers_killed=1i")
+		tail(t, metrics[i], "^vfsprobe ", "helpers_asleep=1i", "helpers_killed=0i")
 	}
 	began := time.Now()
 	require.NoError(t, agents[0].Process.Signal(syscall.SIGTERM))
@@ -401,13 +403,13 @@ func TestTwoTelegrafsOverOneHungMount(t *testing.T) {
 	// The other goes on, and may count what the first has left.
 	clear(t, metrics[1])
 	tail(t, metrics[1], "^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
-	tail(t, metrics[1], "^vfsprobe ", "helpers_stuck=[12]i")
+	tail(t, metrics[1], "^vfsprobe ", "helpers_asleep=[12]i")
 	hung.Heal()
 	require.Eventually(t, func() bool {
 		clear(t, metrics[1])
 		tail(t, metrics[1], "^vfsprobe ")
 		content, _ := os.ReadFile(metrics[1])
-		return strings.Contains(string(content), "helpers_stuck=0i")
+		return strings.Contains(string(content), "helpers_asleep=0i")
 	}, patience, 100*time.Millisecond)
 	tail(t, metrics[1], "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
 }
@@ -450,14 +452,14 @@ func TestUpgradeAndDowngradeWhileHelpersAreStuck(t *testing.T) {
 		clear(t, metrics)
 		line = tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, "stuck_pid=")
 		assert.Equal(t, helper, int(field(t, line, "stuck_pid")), "the same helper, no new one")
-		tail(t, metrics, "^vfsprobe ", "helpers_stuck=1i", "helpers_killed=0i")
+		tail(t, metrics, "^vfsprobe ", "helpers_asleep=1i", "helpers_killed=0i")
 		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", child(t, agent.Process.Pid, "vfsprobe")))
 		require.NoError(t, err)
 		assert.Equal(t, installed, exe, "the new binary runs, exchange %d", i)
 	}
 	hung.Heal()
 	clear(t, metrics)
-	tail(t, metrics, "^vfsprobe ", "helpers_stuck=0i")
+	tail(t, metrics, "^vfsprobe ", "helpers_asleep=0i")
 	tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
 }
 

@@ -67,6 +67,7 @@ type finding struct {
 	errno  syscall.Errno
 	reason string
 	pid    int // of the helper that is stuck
+	wait   prober.Wait
 }
 
 // check is what the prober needs to know. Directories of one file system, server or
@@ -143,7 +144,7 @@ func (dir *directory) findingOf(r *prober.Report, steps *lookSteps) finding {
 // failure is the verdict on a report by its outcome, and by the first step that failed.
 func failure(r *prober.Report) finding {
 	v := fault.VerdictOf(r)
-	f := finding{code: v.Code, reason: v.Reason, pid: v.PID}
+	f := finding{code: v.Code, reason: v.Reason, pid: v.PID, wait: v.Wait}
 	if v.Call != "" {
 		f.reason = "hangs in " + v.Call
 	}
@@ -247,7 +248,7 @@ func (d *Dentrycache) emitDirectory(acc telegraf.Accumulator, dir *directory) {
 		fields["reason"] = mounts.Printable(f.reason)
 	}
 	if f.pid != 0 {
-		fields["stuck_pid"] = int64(f.pid)
+		fields["stuck_pid"], fields["stuck_state"] = int64(f.pid), f.wait.String()
 	}
 	dir.history.AddTo(fields)
 	if f.code == result.OK {

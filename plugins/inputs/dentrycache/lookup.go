@@ -28,7 +28,7 @@ const maxEntries = 4096
 
 // look is the plan that finds out what a directory is, and times look-ups in it.
 func (d *Dentrycache) look(dir *directory) (*prober.Plan, lookSteps) {
-	p := &prober.Plan{Timeout: max(time.Until(dir.deadline), d.timeout/20)}
+	p := &prober.Plan{Timeout: max(time.Until(dir.deadline), d.timeout/20), OutlivesServer: d.mounts.NeedsFUSE(dir.mount)}
 	p.SearchBelow(d.host.MountPrefix)
 	steps := lookSteps{-1, -1, -1, -1, -1}
 	const flags = unix.AT_STATX_DONT_SYNC | unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT

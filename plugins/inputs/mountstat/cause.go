@@ -177,11 +177,6 @@ func (m *Mountstat) fuseWaiting(t *target) (int64, bool) {
 	return readNumber(filepath.Join(m.host.Sys, "fs/fuse/connections", connection, "waiting"))
 }
 
-// hungTasks is how many tasks the kernel has found hung, since Linux 6.13.
-func (m *Mountstat) hungTasks() (int64, bool) {
-	return readNumber(filepath.Join(m.host.Proc, "sys/kernel/hung_task_detect_count"))
-}
-
 func readNumber(name string) (int64, bool) {
 	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {

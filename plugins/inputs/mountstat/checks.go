@@ -89,7 +89,8 @@ func (m *Mountstat) newPlan(t *target) *plan {
 		Timeout: t.policy.timeout,
 		// rpc_wait_bit_killable, net/sunrpc/sched.c. Not with files open or
 		// dirty: giving them back takes the server.
-		Killable: mount.NFS() && !t.makes(checkRead) && !t.makes(checkWrite),
+		Killable:       mount.NFS() && !t.makes(checkRead) && !t.makes(checkWrite),
+		OutlivesServer: m.table.NeedsFUSE(mount),
 	}}
 	path := m.prefix + mount.Mountpoint
 	if namespace := m.namespaceOf(t); namespace != "" {
@@ -265,6 +266,9 @@ func (m *Mountstat) judge(t *target) finding {
 		if f.code != result.OK {
 			return f
 		}
+	}
+	for _, c := range t.policy.heldBack {
+		m.leaveOut(&f, c, "kernel.hung_task_panic is set, and where nothing answers it would have the kernel panic")
 	}
 	m.compareReadOnly(t, f.statfs)
 	for c, took := range f.seconds {

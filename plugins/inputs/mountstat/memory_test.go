@@ -85,7 +85,7 @@ func TestMemoryDoesNotGrow(t *testing.T) {
 			for _, fs := range all {
 				fs.Heal()
 			}
-			require.Eventually(t, func() bool { s := m.host.Prober.Stats(); return s.Stuck+s.Running == 0 }, 20*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { s := m.host.Prober.Stats(); return s.Stuck+s.Asleep+s.Running == 0 }, 20*time.Second, time.Millisecond)
 			if len(at) == 1 {
 				held = leaks.Now(t)
 			}

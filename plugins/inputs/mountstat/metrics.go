@@ -34,7 +34,7 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 		usage(fields, f.statfs)
 	}
 	if r := t.report; r != nil && f.code == result.Stuck && r.Outcome != prober.Expired && r.PID != 0 {
-		fields["stuck_pid"] = int64(r.PID)
+		fields["stuck_pid"], fields["stuck_state"] = int64(r.PID), r.Wait.String()
 		if waits := m.waitsIn(t); waits != "" {
 			fields["stuck_wchan"] = waits
 		}
@@ -143,9 +143,7 @@ func (m *Mountstat) summarize(acc telegraf.Accumulator, counts *counts, round ui
 	}
 	fields["mounts"] = int64(reported)
 	fields["faults"] = int64(faults)
-	if n, found := m.hungTasks(); found {
-		fields["hung_task_detect_count"] = n
-	}
+	m.hungTaskFields(fields)
 	m.emitBlocked(acc, fields, round)
 	fields["gather_seconds"] = time.Since(began).Seconds()
 	acc.AddGauge("mountstat_summary", fields, nil)

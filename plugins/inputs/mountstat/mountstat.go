@@ -14,6 +14,7 @@ import (
 	"github.com/influxdata/telegraf/plugins/inputs"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/mailbox"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
@@ -64,6 +65,8 @@ type Mountstat struct {
 	byMount      map[int]*target // by the mount's number in the table
 	hidden       int
 	extErrors    map[string]int64 // that ext4 has counted, by file of sysfs
+	panics       bool             // the kernel does, over hung tasks
+	hungTasks    hungTasks
 	namespaces   namespaces
 	expectations expectations
 
@@ -193,7 +196,9 @@ func (m *Mountstat) refresh(round uint64, now time.Time) (changed bool) {
 	}
 	changed = table != m.table
 	m.table = table
-	if looked := m.findNamespaces(now); looked || changed {
+	panics := m.panicsOverHungTasks()
+	if looked := m.findNamespaces(now); looked || changed || panics != m.panics {
+		m.panics = panics
 		m.regroup()
 	}
 	slices.SortStableFunc(m.targets, func(a, b *target) int { return a.schedulingRank() - b.schedulingRank() })
@@ -281,8 +286,8 @@ func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration) 
 		m.Log.Warnf("%s hangs: %s has not answered within %v: %s", what, f.call, t.policy.timeout, why)
 	case result.Stuck:
 		// A duration, since a time of day would have Go read the time zone's file.
-		m.Log.Warnf("%s hangs: helper process %d has waited in it for %v and survives SIGKILL: %s",
-			what, t.report.PID, time.Since(t.report.Since).Round(100*time.Millisecond), why)
+		m.Log.Warnf("%s hangs: helper process %d has waited in it for %v%s: %s",
+			what, t.report.PID, time.Since(t.report.Since).Round(100*time.Millisecond), fault.Survival(t.report), why)
 	case result.Unchecked:
 		m.Log.Debugf("%s is not checked: %s", what, f.reason)
 	default:

@@ -67,7 +67,7 @@ func TestTheCauseOfAHungNFSMount(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fs := faultfs.New(t)
-			m, log := newInput(t, nil)
+			m, log := newPretendedNFS(t, nil)
 			nfsMount(t, fs, c.server, "")(m)
 			g := collect.Gather(t, m)
 			assert.Equal(t, "ok", text(at(g, fs.Dir), "result"), "a mount that answers is fine, whatever its server says to us")
@@ -118,7 +118,7 @@ func TestARefusalToSquashedRootIsNoFault(t *testing.T) {
 		{"", 0o755, "denied"},
 	} {
 		fs := faultfs.NewWith(t, t.TempDir(), faultfs.Options{Mode: c.mode})
-		m, _ := newInput(t, nil)
+		m, _ := newPretendedNFS(t, nil)
 		nfsMount(t, fs, server, c.options)(m)
 		collect.Gather(t, m)
 		var st unix.Stat_t
@@ -134,7 +134,7 @@ func TestARefusalToSquashedRootIsNoFault(t *testing.T) {
 func TestAnAutomountedNFSMountWhoseServerIsDead(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
-	m, log := newInput(t, nil)
+	m, log := newPretendedNFS(t, nil)
 	nfsMount(t, fs, rpchost.Serve(t, "127.0.0.1:0", silence), "")(m)
 	dir := filepath.Join(m.host.Proc, m.host.PID)
 	table, err := os.ReadFile(filepath.Join(dir, "mountinfo"))
@@ -164,7 +164,7 @@ func TestAnAutomountedNFSMountWhoseServerIsDead(t *testing.T) {
 }
 
 func TestServersAreAskedAtOnce(t *testing.T) {
-	m, _ := newInput(t, nil)
+	m, _ := newPretendedNFS(t, nil)
 	m.targets = nil
 	silent := rpchost.Serve(t, "127.0.0.1:0", silence)
 	for i := range 300 {

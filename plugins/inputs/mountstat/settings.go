@@ -31,6 +31,7 @@ type Override struct {
 type policy struct {
 	timeout, slow time.Duration
 	checks        []check
+	heldBack      []check // not made, since a hang would have the kernel panic
 	runAs         runAs
 }
 
@@ -189,14 +190,17 @@ func (m *Mountstat) resolveHost() error {
 }
 
 // policyFor returns how to check the mount. Where nobody may write, that is not
-// tried.
-func (s *settings) policyFor(mount *mounts.Mount) policy {
+// tried; nor is, on a host that panics, what would make a hung task of a helper.
+func (s *settings) policyFor(mount *mounts.Mount, panics bool) policy {
 	p := s.policy
 	if i := slices.IndexFunc(s.overrides, func(o override) bool { return o.selection.Fits(mount) }); i >= 0 {
 		p = s.overrides[i].policy
 	}
 	if mount.ReadOnly() {
 		p.checks = slices.DeleteFunc(slices.Clone(p.checks), func(c check) bool { return c == checkWrite })
+	}
+	if panics {
+		p.checks, p.heldBack = avoidHungTasks(p.checks, mount)
 	}
 	if len(p.checks) == 0 {
 		p.checks = []check{checkStatfs}

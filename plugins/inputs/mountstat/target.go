@@ -65,7 +65,7 @@ func (m *Mountstat) regroup() {
 		add(slices.DeleteFunc(slices.Clone(ns.mounts), func(mount *mounts.Mount) bool { return !wanted(mount) }), ns)
 	}
 	for _, t := range m.targets {
-		t.policy, t.plan = m.policyFor(t.Probed), nil
+		t.policy, t.plan = m.policyFor(t.Probed, m.panics), nil
 		t.key, t.group = "mountstat "+t.ID, t.Probed.FateGroup()
 		t.server = t.Probed.NFSServer()
 		if t.namespace == nil {

@@ -49,7 +49,7 @@ func (n *Nfslock) emit(acc telegraf.Accumulator, t *target, f *finding, locks *l
 		fields["leftover"] = true
 	}
 	if f.code == result.Stuck && f.report.PID != 0 {
-		fields["stuck_pid"] = int64(f.report.PID)
+		fields["stuck_pid"], fields["stuck_state"] = int64(f.report.PID), f.report.Wait.String()
 	}
 	if locks.known {
 		fields["locks_held"], fields["locks_waiting"] = locks.held[t.superblock], locks.waiting[t.superblock]

@@ -13,6 +13,7 @@ import (
 	"github.com/influxdata/telegraf/plugins/inputs"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mailbox"
@@ -251,7 +252,7 @@ func (n *Nfslock) logChange(t *target, before *finding, lasted time.Duration) {
 	}
 	switch {
 	case f.code == result.Stuck:
-		n.Log.Warnf("%s: a lock hangs in %s, and helper process %d survives SIGKILL: %s", what, f.call, f.report.PID, why)
+		n.Log.Warnf("%s: a lock hangs in %s, in which helper process %d waits%s: %s", what, f.call, f.report.PID, fault.Survival(f.report), why)
 	case f.end == hung && f.code.Fault():
 		n.Log.Warnf("%s: a lock hangs, %s has not answered within %v: %s", what, f.call, t.policy.timeout, why)
 	case f.end == hung:

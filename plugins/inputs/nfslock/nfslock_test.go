@@ -28,7 +28,9 @@ func newInput(t testing.TB, change func(*Nfslock)) (*Nfslock, *journal.Journal) 
 	n := inputs.Inputs["nfslock"]().(*Nfslock)
 	log := journal.New(t)
 	n.Log, n.Timeout, n.KernelLog = log, config.Duration(timeout), ""
-	p := prober.New(prober.Options{Warnf: log.Warnf})
+	// The file systems of these tests are FUSE's, and pretend to be NFS, whose helpers
+	// never sleep so that they are left.
+	p := prober.New(prober.Options{Warnf: log.Warnf, KillAsleep: true})
 	t.Cleanup(p.Close)
 	n.UseHost(host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p, Log: log}))
 	if change != nil {

@@ -1,0 +1,92 @@
+package prober
+
+import (
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// A Wait is how a process waits for a file system, and so what SIGKILL does to it.
+type Wait uint8
+
+const (
+	// Unkillable waits end when the file system answers, whatever is sent. They add 1 to
+	// the load average, and the kernel reports them as hung tasks. So do those of a state
+	// that is not known here.
+	Unkillable Wait = iota
+	// Killable waits are ended by SIGKILL.
+	Killable
+	// Asleep is the interruptible wait for a FUSE daemon. It costs no load, and the kernel
+	// does not mind how long it lasts. SIGKILL makes it Unkillable, once the daemon has
+	// read the request (request_wait_answer, fs/fuse/dev.c).
+	Asleep
+)
+
+var waitNames = [...]string{"unkillable", "killable", "asleep"}
+
+func (w Wait) String() string { return waitNames[w] }
+
+// A WaitRule says how processes wait in a function of the kernel's.
+type WaitRule struct {
+	FileSystem string
+	States     string // letters of proc_pid_stat(5); D is also that of killable waits
+	// Functions are beginnings of what proc_pid_wchan(5) tells.
+	Functions []string
+	Wait      Wait
+}
+
+// WaitRules are the waits that are known. The first that fits holds. The functions are
+// those of Linux 3.10 to 6.18; a compiler may have put one into its caller.
+func WaitRules() []WaitRule {
+	fuse := []string{"request_wait_answer", "fuse_", "__fuse_"}
+	return []WaitRule{
+		{FileSystem: "FUSE", States: "S", Functions: fuse, Wait: Asleep},
+		// After a fatal signal, with a daemon that knows no interrupts, and for requests
+		// that must be answered, such as FLUSH.
+		{FileSystem: "FUSE", States: "D", Functions: fuse, Wait: Unkillable},
+		{FileSystem: "NFS", States: "SD", Functions: []string{"rpc_wait_bit_killable", "nfs_wait_bit_killable", "nfs4_delay", "nlm_wait_on_grace", "nlmclnt_block"}, Wait: Killable},
+		{FileSystem: "SMB", States: "SD", Functions: []string{"wait_for_response"}, Wait: Killable},
+		{FileSystem: "CephFS", States: "SD", Functions: []string{"ceph_mdsc_wait_request"}, Wait: Killable},
+		{FileSystem: "autofs", States: "SD", Functions: []string{"autofs_wait", "autofs4_wait"}, Wait: Killable},
+		{FileSystem: "frozen", States: "D", Functions: []string{"percpu_rwsem_wait", "__sb_start_write", "sb_start_write"}, Wait: Unkillable},
+	}
+}
+
+// waitOf is how a helper waits, which has the state and waits in the function. One that
+// sleeps interruptibly does so in FUSE, if its plan is for that; and may do so where the
+// function is not known, unless its plan promises that it can be killed.
+func waitOf(plan *Plan, state byte, function string) Wait {
+	if state == 'S' && (plan.OutlivesServer || function == "" && !plan.Killable) {
+		return Asleep
+	}
+	for _, rule := range WaitRules() {
+		if strings.IndexByte(rule.States, state) >= 0 &&
+			slices.ContainsFunc(rule.Functions, func(prefix string) bool { return strings.HasPrefix(function, prefix) }) {
+			return rule.Wait
+		}
+	}
+	if state == 'D' {
+		return Unkillable
+	}
+	return Killable
+}
+
+// findWait looks at a helper. None that has become another user tells its function to
+// whoever may not trace it (proc_pid_wchan, fs/proc/base.c).
+func findWait(proc string, plan *Plan, pid int) Wait {
+	fields, err := statFields(proc, pid)
+	if err != nil {
+		return Killable // it ends
+	}
+	return waitOf(plan, fields[statState][0], FunctionOf(proc, pid))
+}
+
+// FunctionOf is the kernel function in which a process waits; empty if unknown.
+func FunctionOf(proc string, pid int) string {
+	content, err := readSmall(filepath.Join(proc, strconv.Itoa(pid), "wchan"))
+	if err != nil || string(content) == "0" {
+		return ""
+	}
+	return string(content)
+}
