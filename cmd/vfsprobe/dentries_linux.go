@@ -30,7 +30,7 @@ Flags:
 const clear = "\x1b[H\x1b[2J\x1b[3J"
 
 func showDentries(arguments []string) int {
-	lines := newLog()
+	lines := newLog(os.Stderr)
 	defer lines.Flush(unheard)
 	own := lines.Named("vfsprobe")
 

@@ -18,9 +18,11 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/inputs"
 	"golang.org/x/sys/unix"
 
@@ -30,7 +32,9 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/schema"
+	"github.com/vfsprobe/vfsprobe/internal/service"
 	_ "github.com/vfsprobe/vfsprobe/internal/startup"
+	"github.com/vfsprobe/vfsprobe/internal/state"
 	"github.com/vfsprobe/vfsprobe/internal/threads"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/dentrycache"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/mountstat"
@@ -44,6 +48,7 @@ const usage = `vfsprobe tells which file systems hang, what fills the dentry cac
 NFS locks work. Telegraf runs it through [[inputs.execd]].
 
 Usage: vfsprobe [flags]
+       vfsprobe connect [flags]  pass newlines and metrics to and from vfsprobe.service
        vfsprobe check [flags]    what is at fault on this host, and why
        vfsprobe dentries [flags] which directories and processes fill the dentry cache
        vfsprobe doctor [flags]   what vfsprobe lacks here, and how to grant it
@@ -65,6 +70,8 @@ func main() { os.Exit(run(os.Args[1:])) }
 func run(arguments []string) int {
 	if len(arguments) > 0 {
 		switch arguments[0] {
+		case "connect":
+			return connect(arguments[1:])
 		case "check":
 			return check(arguments[1:])
 		case "dentries":
@@ -73,7 +80,8 @@ func run(arguments []string) int {
 			return examine(arguments[1:])
 		}
 	}
-	lines := newLog()
+	fan := &service.LogFan{}
+	lines := newLog(io.MultiWriter(os.Stderr, fan))
 	defer lines.Flush(unheard)
 	own := lines.Named("vfsprobe")
 
@@ -82,6 +90,9 @@ func run(arguments []string) int {
 	file := flags.String("config", "", "read the inputs from this `file`; without it all run with their defaults")
 	test := flags.Bool("test", false, "gather once, print the metrics, and exit")
 	interval := flags.Duration("interval", 0, "gather at this interval instead of on newlines, for execd's signal = \"none\"")
+	socket := flags.String("listen", "", "gather for those who connect to this `socket`, instead of on newlines on stdin")
+	group := flags.String("group", "telegraf", "the `name` of the group that may connect, beside root")
+	kept := flags.String("state", "", "keep in this `file` what is known of faults, over a restart")
 	options := proberFlags(flags)
 	sample := flags.Bool("sample-config", false, "print a documented configuration")
 	describe := flags.Bool("metrics", false, "print what the metrics mean, as Markdown")
@@ -129,7 +140,25 @@ func run(arguments []string) int {
 		logLines(own.Error, err)
 		return exitFailure
 	}
-	runner, err := execd.New(execd.Options{Inputs: selected, Host: h, Log: lines, Stdout: os.Stdout})
+	o := execd.Options{Inputs: selected, Host: h, Log: lines, Stdout: os.Stdout}
+	if *kept != "" && !*test {
+		o.State = state.Open(*kept, "/proc", p, own, h.ReadFile)
+		defer o.State.Close(stateTimeout)
+	} else {
+		o.State = state.Open("", "/proc", p, own, nil)
+	}
+	var server *service.Server
+	if *socket != "" && !*test {
+		server, err = service.Listen(*socket, service.ServerOptions{Log: own, Fan: fan, Inputs: len(selected),
+			Group: func() (uint32, bool) { gid, err := h.LookUpGroup(*group); return gid, err == nil }})
+		if err != nil {
+			own.Error(err)
+			return exitFailure
+		}
+		defer server.Close()
+		o.Take = server.Take
+	}
+	runner, err := execd.New(o)
 	if err != nil {
 		if *file != "" {
 			err = fmt.Errorf("%s: %w", *file, err)
@@ -140,9 +169,19 @@ func run(arguments []string) int {
 
 	// A closed stdout is an error to report, not a signal to die of.
 	signal.Ignore(syscall.SIGPIPE)
-	if *test {
+	switch {
+	case *test:
 		err = runner.Once()
-	} else {
+	case server != nil:
+		var reload bool
+		if reload, err = serveClients(runner, server, func() error { return checkConfig(*file) }, own); reload {
+			server.Close()
+			o.State.Close(stateTimeout)
+			p.Close()
+			lines.Flush(unheard)
+			err = restart()
+		}
+	default:
 		err = serve(runner, *interval)
 	}
 	if err != nil {
@@ -184,10 +223,13 @@ func (a atLeastOne) Set(text string) error {
 // unheard is how long the last lines of the log wait for somebody to read them.
 const unheard = 500 * time.Millisecond
 
+// stateTimeout is what the file of the state has at the end: Telegraf's stop waits for it.
+const stateTimeout = 40 * time.Millisecond
+
 // newLog makes a Log that writes to stderr. Telegraf's packages log through the
 // standard logger, with the level in front of the text already.
-func newLog() *execd.Log {
-	lines := execd.NewLog(os.Stderr)
+func newLog(w io.Writer) *execd.Log {
+	lines := execd.NewLog(w)
 	log.SetFlags(0)
 	log.SetOutput(lines)
 	return lines
@@ -274,10 +316,53 @@ func serve(runner *execd.Runner, interval time.Duration) error {
 			stop()
 		}
 	}()
+	reserveThreads()
+	return runner.Run(ctx, triggers)
+}
+
+// serveClients gathers for those who connect until a signal asks to stop. It reports
+// whether that was SIGHUP, for another configuration, which was found to be good.
+func serveClients(runner *execd.Runner, server *service.Server, check func() error, log telegraf.Logger) (reload bool, err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	ctx, end := context.WithCancel(ctx)
+	defer end()
+	var again atomic.Bool
+	go func() {
+		for range hangup {
+			if err := check(); err != nil {
+				logLines(log.Error, fmt.Errorf("the configuration stays as it was: %w", err))
+				continue
+			}
+			log.Info("starting anew with the configuration as it is now")
+			again.Store(true)
+			end()
+		}
+	}()
+	reserveThreads()
+	err = runner.Run(ctx, server.Triggers())
+	return again.Load(), err
+}
+
+// restart starts the program anew in this process. Clients connect again, and what is
+// known was kept.
+func restart() error {
+	for range 100 { // until the fork server was reaped
+		if err := unix.Waitid(unix.P_ALL, 0, nil, unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil); errors.Is(err, unix.ECHILD) {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	const own = "/proc/self/exe"
+	return &os.PathError{Op: "exec", Path: own, Err: unix.Exec(own, os.Args, os.Environ())}
+}
+
+func reserveThreads() {
 	processors := min(runtime.GOMAXPROCS(0), maxAtWork)
 	runtime.GOMAXPROCS(processors)
 	threads.Reserve(processors + maxWaiting)
-	return runner.Run(ctx, triggers)
 }
 
 func isPipe(f *os.File) bool {

@@ -70,10 +70,12 @@ func Run(o Options) *Report {
 	p.Root = cmp.Or(p.Root, "/")
 	p.Proc, p.Sys, p.Dev = cmp.Or(p.Proc, "/proc"), cmp.Or(p.Sys, "/sys"), cmp.Or(p.Dev, "/dev")
 	p.TelegrafConfig = cmp.Or(p.TelegrafConfig, "/etc/telegraf")
-	u := p.examineUnit()
+	all := p.readStanzas()
+	own := all.connects()
+	u := p.examineUnit(own)
 	p.examineTelegraf()
-	s := p.subject(u)
-	p.examineStanzas(s)
+	s := p.subject(u, own)
+	p.examineStanzas(all, s, u)
 	p.examineFeatures(s)
 	r := &Report{Subject: s.name}
 	for i := range p.findings {

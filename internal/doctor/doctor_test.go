@@ -424,7 +424,16 @@ func TestPackaging(t *testing.T) {
 	assert.Equal(t, DropIn(), string(dropIn), "make privileges writes it anew")
 	stanza, err := os.ReadFile("../../packaging/telegraf.d/vfsprobe.conf")
 	require.NoError(t, err)
-	assert.Contains(t, string(stanza), Stanza)
+	assert.Contains(t, string(stanza), ConnectStanza)
+	service, err := os.ReadFile("../../packaging/systemd/vfsprobe.service")
+	require.NoError(t, err)
+	u := unit{settings: parseUnit("", service)}
+	bound, _ := u.value("CapabilityBoundingSet")
+	var all Capabilities
+	for _, f := range Features() {
+		all |= f.Capabilities
+	}
+	assert.Equal(t, all.String(), bound.value, "what all metrics take, and no more")
 
 	// As shipped it grants nothing; with each block uncommented, everything.
 	r, _ := examine(t, map[string]string{"etc/systemd/system/telegraf.service.d/vfsprobe.conf": DropIn()})

@@ -24,6 +24,12 @@ const Stanza = `[[inputs.execd]]
   signal = "STDIN"
   data_format = "influx"`
 
+// ConnectStanza is what connects Telegraf to the plugin where that is a service.
+const ConnectStanza = `[[inputs.execd]]
+  command = ["/usr/bin/vfsprobe", "connect"]
+  signal = "STDIN"
+  data_format = "influx"`
+
 // stanza is a table of Telegraf's configuration that names the plugin's program.
 type stanza struct {
 	file    string
@@ -34,6 +40,22 @@ type stanza struct {
 }
 
 func (s *stanza) at() string { return fmt.Sprintf("%s:%d", s.file, s.line) }
+
+// connects reports whether the stanza's program is a client of vfsprobe.service.
+func (s *stanza) connects() bool { return len(s.command) > 1 && s.command[1] == "connect" }
+
+// stanzas are all of Telegraf's configuration.
+type stanzas struct {
+	dir          string
+	all          []stanza
+	read, unread int // files
+	err          error
+}
+
+// connects reports whether vfsprobe is a service, for Telegraf.
+func (s *stanzas) connects() bool {
+	return slices.ContainsFunc(s.all, func(one stanza) bool { return one.connects() })
+}
 
 // found is what one file holds.
 type found struct {
@@ -111,17 +133,16 @@ func (s *stanza) takeCommand() bool {
 	})
 }
 
-// examineStanzas looks for the plugin in Telegraf's configuration.
-func (p *patient) examineStanzas(s *subject) {
+// readStanzas looks for the plugin in Telegraf's configuration.
+func (p *patient) readStanzas() *stanzas {
 	dir := p.host(p.TelegrafConfig)
-	var stanzas []stanza
-	read, unread := 0, 0
-	err := filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
+	s := &stanzas{dir: dir}
+	s.err = filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			if name == dir {
 				return err
 			}
-			unread++
+			s.unread++
 			p.add(Finding{ID: "telegraf.file", Status: checkup.Unknown, Object: name, Says: fmt.Sprintf("reading it: %v", err), Cure: "run vfsprobe doctor as root"})
 			return nil
 		}
@@ -135,15 +156,21 @@ func (p *patient) examineStanzas(s *subject) {
 		}
 		content, err := os.ReadFile(name)
 		if err != nil {
-			unread++
+			s.unread++
 			p.add(Finding{ID: "telegraf.file", Status: checkup.Unknown, Object: name, Says: fmt.Sprintf("reading it: %v", err), Cure: "run vfsprobe doctor as root"})
 			return nil
 		}
-		read++
-		stanzas = append(stanzas, p.examineFile(name, content, main || filepath.Ext(name) == ".conf")...)
+		s.read++
+		s.all = append(s.all, p.examineFile(name, content, main || filepath.Ext(name) == ".conf")...)
 		return nil
 	})
-	switch {
+	return s
+}
+
+// examineStanzas judges what was found, for the plugin's user and unit.
+func (p *patient) examineStanzas(found *stanzas, s *subject, u *unit) {
+	dir := found.dir
+	switch err := found.err; {
 	case errors.Is(err, fs.ErrNotExist):
 		p.add(Finding{ID: "telegraf.config", Status: checkup.Warning, Object: dir, Says: "there is no such directory", Symptom: "no Telegraf is set up here, or elsewhere",
 			Cure: "install Telegraf, or say where its configuration is with -telegraf-config DIR"})
@@ -153,14 +180,18 @@ func (p *patient) examineStanzas(s *subject) {
 		return
 	}
 	running := 0
-	for i := range stanzas {
-		if p.examineStanza(&stanzas[i], s) {
+	for i := range found.all {
+		if p.examineStanza(&found.all[i], s) {
 			running++
 		}
 	}
+	if found.connects() && u != nil {
+		start, _ := u.value("ExecStart")
+		p.examineConfig(u.file, strings.Fields(start.value), s)
+	}
 	switch {
-	case len(stanzas) == 0 && unread == 0:
-		p.add(Finding{ID: "telegraf.stanza", Status: checkup.Critical, Object: dir, Says: fmt.Sprintf("none of %d files runs vfsprobe", read),
+	case len(found.all) == 0 && found.unread == 0:
+		p.add(Finding{ID: "telegraf.stanza", Status: checkup.Critical, Object: dir, Says: fmt.Sprintf("none of %d files runs vfsprobe", found.read),
 			Symptom: "no metrics of vfsprobe's", Cure: "write to " + filepath.Join(p.TelegrafConfig, "telegraf.d/vfsprobe.conf") + ", and restart Telegraf:\n" + Stanza})
 	case running > 1:
 		p.add(Finding{ID: "telegraf.twice", Status: checkup.Warning, Object: dir, Says: fmt.Sprintf("%d stanzas run vfsprobe", running),
@@ -210,6 +241,9 @@ func (p *patient) examineStanza(s *stanza, as *subject) bool {
 	}
 	program := s.command[0]
 	runs := true
+	if s.connects() {
+		as = p.telegraf()
+	}
 	switch name, problem := p.runnable(program, as); {
 	case strings.Contains(program, "${"):
 		p.add(Finding{ID: "telegraf.path", Status: checkup.Unknown, Object: s.at(), Says: fmt.Sprintf("the command %q depends on an environment variable that is not set here", program)})
@@ -248,32 +282,43 @@ func (p *patient) examineStanza(s *stanza, as *subject) bool {
 		p.add(Finding{ID: "telegraf.stop_on_error", Status: checkup.Warning, Object: s.at(), Says: "stop_on_error = true",
 			Symptom: "once vfsprobe has ended with an error, as after an upgrade to a bad configuration, no metrics come until Telegraf is restarted", Cure: "stop_on_error = false"})
 	}
-	p.examineConfig(s, as)
+	if !s.connects() {
+		p.examineConfig(s.at(), s.command, as)
+	}
 	if len(p.findings) == before || !slices.ContainsFunc(p.findings[before:], func(f Finding) bool { return f.Status != checkup.OK }) {
 		p.fine("telegraf.stanza", s.at(), "Telegraf runs vfsprobe and asks it to gather")
 	}
 	return runs
 }
 
-// examineConfig checks the plugin's own configuration, as its user would read it.
-func (p *patient) examineConfig(s *stanza, as *subject) {
+// telegraf is who runs Telegraf.
+func (p *patient) telegraf() *subject {
+	if u := p.readUnit(telegrafUnit); u != nil {
+		return p.ofUnit(u, false)
+	}
+	return &subject{user: "root"}
+}
+
+// examineConfig checks the plugin's own configuration, as its user would read it, which a
+// command names in some place.
+func (p *patient) examineConfig(at string, command []string, as *subject) {
 	file, given := "", false
-	for i, word := range s.command[1:] {
+	for i, word := range command[min(1, len(command)):] {
 		flag, value, joined := strings.Cut(word, "=")
 		if flag != "-config" && flag != "--config" {
 			continue
 		}
 		given = true
-		if file = value; !joined && i+2 < len(s.command) {
-			file = s.command[i+2]
+		if file = value; !joined && i+2 < len(command) {
+			file = command[i+2]
 		}
 	}
 	if !given {
-		p.fine("vfsprobe.config", s.at(), "no -config: all inputs run with their defaults")
+		p.fine("vfsprobe.config", at, "no -config: all inputs run with their defaults")
 		return
 	}
 	wrong := func(says string) {
-		p.add(Finding{ID: "vfsprobe.config", Status: checkup.Critical, Object: cmp.Or(file, s.at()), Says: says,
+		p.add(Finding{ID: "vfsprobe.config", Status: checkup.Critical, Object: cmp.Or(file, at), Says: says,
 			Symptom: "vfsprobe ends at once and says so in Telegraf's log, every restart_delay; no metrics", Cure: "correct it, and try with: vfsprobe -test -config " + file})
 	}
 	if !filepath.IsAbs(file) {

@@ -98,13 +98,13 @@ type subject struct {
 
 // subject finds out under whom Telegraf runs the plugin: it shows where it runs,
 // or else in the unit. Without Telegraf it is this process.
-func (p *patient) subject(u *unit) *subject {
+func (p *patient) subject(u *unit, own bool) *subject {
 	if !p.Self {
-		if s := p.running(); s != nil {
+		if s := p.running(own); s != nil {
 			return s
 		}
 		if u != nil {
-			return p.ofUnit(u)
+			return p.ofUnit(u, own)
 		}
 	}
 	s := p.process("self")
@@ -130,8 +130,12 @@ func (p *patient) describe(s *subject) string {
 	return s.user
 }
 
-// running looks for the plugin as a child of Telegraf's.
-func (p *patient) running() *subject {
+// running looks for the plugin as a child of Telegraf's, or of process 1.
+func (p *patient) running(own bool) *subject {
+	parentName, who := "telegraf", "Telegraf"
+	if own {
+		parentName, who = "systemd", "systemd"
+	}
 	entries, _ := os.ReadDir(p.Proc)
 	for _, e := range entries {
 		pid, err := strconv.Atoi(e.Name())
@@ -144,11 +148,11 @@ func (p *patient) running() *subject {
 		}
 		status, _ := os.ReadFile(filepath.Join(p.Proc, e.Name(), "status"))
 		parent, _ := os.ReadFile(filepath.Join(p.Proc, statusField(status, "PPid"), "comm"))
-		if !strings.HasPrefix(string(parent), "telegraf") {
+		if !strings.HasPrefix(string(parent), parentName) {
 			continue
 		}
 		if s := p.process(e.Name()); s != nil {
-			s.name = fmt.Sprintf("process %d, which Telegraf runs as %s", pid, p.describe(s))
+			s.name = fmt.Sprintf("process %d, which %s runs as %s", pid, who, p.describe(s))
 			return s
 		}
 	}
@@ -191,7 +195,7 @@ func parseStatus(status []byte) *subject {
 }
 
 // ofUnit is what systemd gives a process of the unit's.
-func (p *patient) ofUnit(u *unit) *subject {
+func (p *patient) ofUnit(u *unit, own bool) *subject {
 	s := &subject{}
 	user, found := u.value("User")
 	if found && user.value != "root" && user.value != "0" {
@@ -217,7 +221,11 @@ func (p *patient) ofUnit(u *unit) *subject {
 		what = strings.Replace(what, s.user, user.value, 1)
 		s.user = user.value
 	}
-	s.name = fmt.Sprintf("%s, which runs Telegraf as %s", u.file, what)
+	program := "Telegraf"
+	if own {
+		program = "vfsprobe"
+	}
+	s.name = fmt.Sprintf("%s, which runs %s as %s", u.file, program, what)
 	return s
 }
 

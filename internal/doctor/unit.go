@@ -43,7 +43,7 @@ func parseUnit(file string, content []byte) []assignment {
 	return all
 }
 
-// unit is telegraf.service with its drop-ins.
+// unit is telegraf.service or vfsprobe.service, with its drop-ins.
 type unit struct {
 	file     string
 	settings []assignment // in the order in which they take effect
@@ -151,6 +151,12 @@ func restrictions() []restriction {
 	}
 }
 
+// The units that can run the plugin.
+const (
+	telegrafUnit = "telegraf.service"
+	ownUnit      = "vfsprobe.service"
+)
+
 // killModeCure has systemd leave helpers alone, systemd.kill(5).
 const killModeCure = "KillMode=process"
 
@@ -160,12 +166,21 @@ func (u *unit) runsAsRoot() bool {
 	return !found || set("root", "0")(user.value)
 }
 
-// examineUnit reports settings of telegraf.service that cost something.
-func (p *patient) examineUnit() *unit {
-	const name = "telegraf.service"
+// examineUnit reports settings that cost something, of the unit that runs the plugin: its
+// own, or Telegraf's.
+func (p *patient) examineUnit(own bool) *unit {
+	name, id, restart := telegrafUnit, "telegraf.unit", "systemctl edit telegraf, add, and restart it:\n[Service]\n"
+	if own {
+		name, id, restart = ownUnit, "vfsprobe.unit", "systemctl edit vfsprobe, add, and restart it:\n[Service]\n"
+	}
 	u := p.readUnit(name)
+	if u == nil && own {
+		p.add(Finding{ID: id, Status: checkup.Critical, Object: name, Says: "there is none, and Telegraf is to connect to it",
+			Symptom: "no metrics of vfsprobe's", Cure: "install vfsprobe's package; or have Telegraf run vfsprobe itself:\n" + Stanza})
+		return nil
+	}
 	if u == nil {
-		p.fine("telegraf.unit", name, "there is none; Telegraf is started in another way")
+		p.fine(id, name, "there is none; Telegraf is started in another way")
 		return nil
 	}
 	harmless := true
@@ -175,17 +190,16 @@ func (p *patient) examineUnit() *unit {
 			continue
 		}
 		harmless = false
-		p.add(Finding{ID: "telegraf.unit." + r.key, Status: r.status, Object: a.file, Says: a.key + "=" + a.value, Symptom: r.symptom,
-			Cure: "systemctl edit telegraf, add, and restart it:\n[Service]\n" + r.cure})
+		p.add(Finding{ID: id + "." + r.key, Status: r.status, Object: a.file, Says: a.key + "=" + a.value, Symptom: r.symptom, Cure: restart + r.cure})
 	}
 	if mode, _ := u.value("KillMode"); !u.runsAsRoot() && !set("process", "none")(mode.value) {
 		harmless = false
-		p.add(Finding{ID: "telegraf.unit.KillMode", Status: checkup.Warning, Object: u.file, Says: "KillMode=" + cmp.Or(mode.value, "control-group"),
-			Symptom: "while a helper hangs in a file system, systemctl stop and restart of Telegraf take TimeoutStopSec, 90 s, and the unit has failed then",
-			Cure:    "systemctl edit telegraf, add, and restart it:\n[Service]\n" + killModeCure})
+		p.add(Finding{ID: id + ".KillMode", Status: checkup.Warning, Object: u.file, Says: "KillMode=" + cmp.Or(mode.value, "control-group"),
+			Symptom: "while a helper hangs in a file system, systemctl stop and restart take TimeoutStopSec, 90 s, and the unit has failed then",
+			Cure:    restart + killModeCure})
 	}
 	if harmless {
-		p.fine("telegraf.unit", u.file, "nothing in it hides mounts, processes or the network (PrivateMounts= does not either)")
+		p.fine(id, u.file, "nothing in it hides mounts, processes or the network (PrivateMounts= does not either)")
 	}
 	return u
 }

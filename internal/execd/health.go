@@ -2,6 +2,7 @@ package execd
 
 import (
 	"bytes"
+	"encoding/json"
 	"os"
 	"strconv"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/schema"
+	"github.com/vfsprobe/vfsprobe/internal/state"
 )
 
 // Schema describes the plugin's metric about itself.
@@ -34,9 +36,29 @@ func Schema() []schema.Measurement {
 // health makes the plugin's metric about itself.
 type health struct {
 	prober *prober.Prober
+	state  *state.Store
+	before counters // of earlier runs
 }
 
-func (h *health) metric(now time.Time) telegraf.Metric {
+// counters are those that go on over a restart.
+type counters struct {
+	Forked   int64 `json:"helpers_forked"`
+	Killed   int64 `json:"helpers_killed"`
+	Restarts int64 `json:"fork_server_restarts"`
+}
+
+// healthKey is what they are kept under.
+const healthKey = "vfsprobe"
+
+func newHealth(p *prober.Prober, s *state.Store) *health {
+	h := &health{prober: p, state: s}
+	if kept := s.First(healthKey); kept != nil && json.Unmarshal(kept, &h.before) != nil {
+		h.before = counters{}
+	}
+	return h
+}
+
+func (h *health) metric(at time.Time) telegraf.Metric {
 	fields := make(map[string]any)
 	var own unix.Rusage
 	if unix.Getrusage(unix.RUSAGE_SELF, &own) == nil {
@@ -46,15 +68,17 @@ func (h *health) metric(now time.Time) telegraf.Metric {
 		fields["resident_bytes"] = resident
 	}
 	s := h.prober.Stats()
-	fields["helpers_forked"] = s.Forked
-	fields["helpers_killed"] = s.Killed
+	now := counters{h.before.Forked + s.Forked, h.before.Killed + s.Killed, h.before.Restarts + s.ServerRestarts}
+	h.state.Count(healthKey, now)
+	fields["helpers_forked"] = now.Forked
+	fields["helpers_killed"] = now.Killed
 	fields["helpers_running"] = s.Running
 	fields["helpers_stuck"] = s.Stuck
 	fields["helpers_asleep"] = s.Asleep
-	fields["fork_server_restarts"] = s.ServerRestarts
+	fields["fork_server_restarts"] = now.Restarts
 	fields["fork_server_cpu_seconds"] = s.CPUSeconds
 	fields["fork_server_resident_bytes"] = s.ResidentBytes
-	return metric.New("vfsprobe", nil, fields, now, telegraf.Gauge)
+	return metric.New("vfsprobe", nil, fields, at, telegraf.Gauge)
 }
 
 // residentBytes reads how much memory this process has.

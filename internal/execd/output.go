@@ -22,11 +22,12 @@ const (
 	chunk = 16 << 10
 )
 
-var errBlocked = errors.New("writing metrics to stdout: it is blocked")
+var errBlocked = errors.New("it is blocked")
 
-// output writes metrics to stdout from a goroutine of its own: Telegraf may be
-// stopped, and a gather must not wait for it.
-type output struct {
+// An Output writes metrics from a goroutine of its own: who reads them may be stopped, and
+// a gather must not wait for it.
+type Output struct {
+	name    string // of what it writes to
 	failed  chan error
 	drained chan struct{}
 	log     telegraf.Logger
@@ -49,8 +50,11 @@ type batch struct {
 	since time.Time
 }
 
-func newOutput(w io.Writer, log telegraf.Logger, inputs int) *output {
-	o := &output{
+// NewOutput makes an Output for as many inputs as there are. The name is that of what it
+// writes to, for errors.
+func NewOutput(w io.Writer, name string, log telegraf.Logger, inputs int) *Output {
+	o := &Output{
+		name:       name,
 		backlog:    8 + 4*inputs,                        // two rounds, in parts
 		serializer: influx.Serializer{SortFields: true}, // people read it too
 		failed:     make(chan error, 1),
@@ -63,7 +67,7 @@ func newOutput(w io.Writer, log telegraf.Logger, inputs int) *output {
 	return o
 }
 
-func (o *output) run(w io.Writer) {
+func (o *Output) run(w io.Writer) {
 	defer close(o.drained)
 	for {
 		b, ok := o.next()
@@ -73,7 +77,7 @@ func (o *output) run(w io.Writer) {
 		for len(b.lines) > 0 {
 			n := lines(b.lines)
 			if _, err := w.Write(b.lines[:n]); err != nil {
-				o.failed <- fmt.Errorf("writing metrics to stdout: %w", err)
+				o.failed <- fmt.Errorf("writing metrics to %s: %w", o.name, err)
 				return
 			}
 			if b.lines = b.lines[n:]; o.drop(b) {
@@ -94,8 +98,8 @@ func lines(text []byte) int {
 	return bytes.IndexByte(text, '\n') + 1
 }
 
-// next waits for the batch to be written next. There is none after close.
-func (o *output) next() (batch, bool) {
+// next waits for the batch to be written next. There is none after Close.
+func (o *Output) next() (batch, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for len(o.waiting) == 0 {
@@ -111,14 +115,14 @@ func (o *output) next() (batch, bool) {
 }
 
 // drop reports whether the rest of a batch is not to be written.
-func (o *output) drop(b batch) bool {
+func (o *Output) drop(b batch) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return len(b.lines) > 0 && o.stale(b)
 }
 
 // stale is called with mu held. It says so to the log.
-func (o *output) stale(b batch) bool {
+func (o *Output) stale(b batch) bool {
 	if o.closed || o.round-b.round < 2 || time.Since(b.since) < fresh {
 		return false
 	}
@@ -126,23 +130,26 @@ func (o *output) stale(b batch) bool {
 	return true
 }
 
-func (o *output) sayDropping() {
+func (o *Output) sayDropping() {
 	if !o.dropping {
 		o.dropping = true
-		o.log.Warn("stdout is blocked: metrics are dropped until Telegraf reads again")
+		o.log.Warnf("%s is blocked: metrics are dropped until Telegraf reads again", o.name)
 	}
 }
 
-// begin notes that a round was triggered.
-func (o *output) begin() {
+// Failed gets the error of a write, after which nothing is written any more.
+func (o *Output) Failed() <-chan error { return o.failed }
+
+// Begin notes that a round was triggered.
+func (o *Output) Begin() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.round++
 }
 
-// write serialises the metrics and queues them. A metric that can't be
+// Write serialises the metrics and queues them. A metric that can't be
 // serialised costs itself alone, and is said once.
-func (o *output) write(metrics []telegraf.Metric) {
+func (o *Output) Write(metrics []telegraf.Metric) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	var text bytes.Buffer
@@ -172,8 +179,8 @@ func (o *output) write(metrics []telegraf.Metric) {
 	o.changed.Signal()
 }
 
-// close waits until everything queued is written, but not longer than limit.
-func (o *output) close(limit time.Duration) error {
+// Close waits until everything queued is written, but not longer than limit.
+func (o *Output) Close(limit time.Duration) error {
 	o.mu.Lock()
 	if !o.closed {
 		o.closed = true
@@ -183,7 +190,7 @@ func (o *output) close(limit time.Duration) error {
 	select {
 	case <-o.drained:
 	case <-time.After(limit):
-		return errBlocked
+		return fmt.Errorf("writing metrics to %s: %w", o.name, errBlocked)
 	}
 	select {
 	case err := <-o.failed:

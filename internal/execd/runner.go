@@ -23,6 +23,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/state"
 )
 
 const (
@@ -51,16 +52,20 @@ type Options struct {
 	Stdout io.Writer
 	// Take is handed the metrics of each input instead of Stdout, as soon as the
 	// input has finished; of one that takes longer, what it has after 0.1 s first.
-	// It is called by one goroutine at a time.
+	// It is called by one goroutine at a time for each round. All metrics of a round
+	// have the time of its trigger.
 	Take func([]telegraf.Metric)
+	// State keeps what inputs know, see [state.Keeper]; may be nil.
+	State *state.Store
 }
 
 // A Runner gathers from its inputs whenever it is triggered.
 type Runner struct {
 	inputs  []*input
-	output  *output
+	output  *Output // nil where Options.Take is set
 	take    func([]telegraf.Metric)
 	health  *health
+	state   *state.Store
 	gathers sync.WaitGroup // each input's part of each round
 }
 
@@ -68,18 +73,23 @@ type Runner struct {
 func New(o Options) (*Runner, error) {
 	own := o.Log.Named("vfsprobe")
 	o.Host.SetLog(own)
-	r := &Runner{take: o.Take, health: &health{prober: o.Host.Prober}}
+	if o.State == nil {
+		o.State = state.Open("", "/proc", o.Host.Prober, own, nil)
+	}
+	r := &Runner{take: o.Take, health: newHealth(o.Host.Prober, o.State), state: o.State}
 	if r.take == nil {
-		r.output = newOutput(o.Stdout, own, len(o.Inputs))
-		r.take = r.output.write
+		r.output = NewOutput(o.Stdout, "stdout", own, len(o.Inputs))
+		r.take = r.output.Write
 	}
 	var problems []error
+	of := make(map[string]int) // tables of each name
 	for _, c := range o.Inputs {
 		name := "inputs." + c.Name
 		if c.Alias != "" {
 			name += "::" + c.Alias
 		}
-		in := &input{name: name, options: c.Options, plugin: c.Plugin, log: o.Log.Named(name)}
+		of[name]++
+		in := &input{name: name, key: fmt.Sprintf("%s %d", name, of[name]), options: c.Options, plugin: c.Plugin, log: o.Log.Named(name)}
 		if u, ok := c.Plugin.(HostUser); ok {
 			u.UseHost(o.Host)
 		}
@@ -89,6 +99,7 @@ func New(o Options) (*Runner, error) {
 				problems = append(problems, fmt.Errorf("[[inputs.%s]] in line %d: %w", c.Name, c.Line, err))
 			}
 		}
+		in.restore(o.State)
 		r.inputs = append(r.inputs, in)
 	}
 	return r, errors.Join(problems...)
@@ -109,7 +120,7 @@ func setLog(plugin telegraf.Input, log telegraf.Logger) {
 func (r *Runner) Once() error {
 	r.trigger(time.Now())
 	r.gathers.Wait()
-	return r.output.close(time.Minute)
+	return r.output.Close(time.Minute)
 }
 
 // Round gathers from all inputs and waits for them. When ctx ends before, inputs
@@ -138,18 +149,25 @@ func (r *Runner) Round(ctx context.Context) bool {
 // Run gathers at each trigger until ctx ends, which is no error, or stdout can
 // no longer be written to.
 func (r *Runner) Run(ctx context.Context, triggers <-chan time.Time) error {
+	var failed <-chan error
+	if r.output != nil {
+		failed = r.output.Failed()
+	}
 	for {
 		select {
 		case now := <-triggers:
 			r.trigger(now)
-		case err := <-r.output.failed:
+		case err := <-failed:
 			return err
 		case <-ctx.Done():
 			select {
 			case <-r.ended():
 			case <-time.After(farewell):
 			}
-			if err := r.output.close(farewell); !errors.Is(err, errBlocked) {
+			if r.output == nil {
+				return nil
+			}
+			if err := r.output.Close(farewell); !errors.Is(err, errBlocked) {
 				return err
 			}
 			return nil // nobody reads any more
@@ -171,9 +189,9 @@ func (r *Runner) ended() <-chan struct{} {
 func (r *Runner) trigger(now time.Time) {
 	r.gathers.Add(len(r.inputs))
 	if r.output != nil {
-		r.output.begin()
+		r.output.Begin()
 	}
-	all := &round{time: now, take: r.take, health: r.health, gathers: &r.gathers, gathering: len(r.inputs)}
+	all := &round{time: now, take: r.take, health: r.health, state: r.state, gathers: &r.gathers, gathering: len(r.inputs)}
 	all.timer = time.AfterFunc(promptly, func() { all.write(true) })
 	for _, in := range r.inputs {
 		in.start(all)
@@ -185,6 +203,7 @@ type round struct {
 	time    time.Time
 	take    func([]telegraf.Metric)
 	health  *health
+	state   *state.Store
 	gathers *sync.WaitGroup
 	timer   *time.Timer
 
@@ -211,6 +230,9 @@ func (r *round) finished() {
 		r.timer.Stop()
 	}
 	r.write(last)
+	if last {
+		r.state.Save()
+	}
 }
 
 func (r *round) write(withHealth bool) {
@@ -220,6 +242,7 @@ func (r *round) write(withHealth bool) {
 		r.metrics = append(r.metrics, r.health.metric(r.time))
 		r.healthy = true
 	}
+	r.state.Observe(r.metrics)
 	r.take(r.metrics)
 	r.metrics = nil
 }
@@ -227,6 +250,7 @@ func (r *round) write(withHealth bool) {
 // input is one configured input.
 type input struct {
 	name    string
+	key     string // of what it keeps
 	options config.Options
 	plugin  telegraf.Input
 	log     telegraf.Logger
@@ -283,7 +307,22 @@ func (in *input) gatherOnce(r *round) (ok bool) {
 		in.fail(err)
 		return false
 	}
+	if k, ok := in.plugin.(state.Keeper); ok && r.state.Keeps() {
+		r.state.Put(in.key, k.Keep())
+	}
 	return true
+}
+
+// restore hands an input what it kept in an earlier run.
+func (in *input) restore(s *state.Store) {
+	k, ok := in.plugin.(state.Keeper)
+	kept := s.Get(in.key)
+	if !ok || kept == nil {
+		return
+	}
+	if err := k.Restore(kept); err != nil {
+		in.log.Warnf("what was known before is not: %v", err)
+	}
 }
 
 // callers is the stack of a panic without addresses, so that the same fault

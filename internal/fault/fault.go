@@ -36,6 +36,26 @@ type History struct {
 	FaultSince time.Time
 	LastOK     time.Time
 	Recoveries int64
+	// FaultTotal is how long faults have lasted that are over.
+	FaultTotal time.Duration
+}
+
+// Notable reports whether there is more to know than that all was always well.
+func (h *History) Notable() bool {
+	return !h.HungSince.IsZero() || !h.FaultSince.IsZero() || h.Recoveries > 0 || h.FaultTotal > 0
+}
+
+// Kept is the history as it is kept over a restart: when it was last well is of interest
+// only while it is not. Times are in UTC: for local ones Go would read the time zone's file.
+func (h *History) Kept() History {
+	kept := *h
+	if h.FaultSince.IsZero() {
+		kept.LastOK = time.Time{}
+	}
+	for _, t := range []*time.Time{&kept.HungSince, &kept.FaultSince, &kept.LastOK} {
+		*t = t.UTC()
+	}
+	return kept
 }
 
 // Observe notes what a check has found. It returns for how long there had been a fault
@@ -70,6 +90,7 @@ func (h *History) Observe(o Observation) (lasted time.Duration) {
 	default:
 		if !h.FaultSince.IsZero() {
 			h.Recoveries++
+			h.FaultTotal += lasted
 		}
 		h.FaultSince = time.Time{}
 		if o.Code == result.OK || o.Code == result.Slow {
@@ -83,10 +104,11 @@ func (h *History) Observe(o Observation) (lasted time.Duration) {
 func (h *History) Hung() bool { return !h.HungSince.IsZero() }
 
 // AddTo adds the fields that every input reports: hung_seconds, fault_seconds,
-// recoveries and, once it was well, last_ok_seconds_ago.
+// fault_seconds_total, recoveries and, once it was well, last_ok_seconds_ago.
 func (h *History) AddTo(fields map[string]any) {
 	fields["hung_seconds"] = SecondsSince(h.HungSince)
 	fields["fault_seconds"] = SecondsSince(h.FaultSince)
+	fields["fault_seconds_total"] = h.FaultTotal.Seconds() + SecondsSince(h.FaultSince)
 	fields["recoveries"] = h.Recoveries
 	if !h.LastOK.IsZero() {
 		fields["last_ok_seconds_ago"] = SecondsSince(h.LastOK)

@@ -1,11 +1,13 @@
 package fault_test
 
 import (
+	"encoding/json"
 	"errors"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/fault"
@@ -105,7 +107,7 @@ func TestHistory_AddTo(t *testing.T) {
 	var h fault.History
 	fields := make(map[string]any)
 	h.AddTo(fields)
-	assert.Equal(t, map[string]any{"hung_seconds": 0.0, "fault_seconds": 0.0, "recoveries": int64(0)}, fields)
+	assert.Equal(t, map[string]any{"hung_seconds": 0.0, "fault_seconds": 0.0, "fault_seconds_total": 0.0, "recoveries": int64(0)}, fields)
 	now := time.Now()
 	h.Observe(fault.Observation{Code: result.OK, Answered: true, At: now.Add(-20 * time.Second)})
 	h.Observe(fault.Observation{Code: result.Timeout, Hangs: true, Began: now.Add(-10 * time.Second), At: now})
@@ -113,6 +115,31 @@ func TestHistory_AddTo(t *testing.T) {
 	assert.InDelta(t, 10, fields["hung_seconds"], 5)
 	assert.InDelta(t, 10, fields["fault_seconds"], 5)
 	assert.InDelta(t, 20, fields["last_ok_seconds_ago"], 5)
+	h.Observe(fault.Observation{Code: result.OK, Answered: true, At: now.Add(5 * time.Second)})
+	h.AddTo(fields)
+	assert.InDelta(t, 15, fields["fault_seconds_total"], 5, "of a fault that is over")
+	assert.Zero(t, fields["fault_seconds"])
+}
+
+// What is kept goes on where it was.
+func TestHistory_Kept(t *testing.T) {
+	var h fault.History
+	assert.False(t, h.Notable())
+	now := time.Now()
+	h.Observe(fault.Observation{Code: result.OK, Answered: true, At: now.Add(-time.Minute)})
+	assert.False(t, h.Notable())
+	h.Observe(fault.Observation{Code: result.Stuck, Hangs: true, Began: now.Add(-30 * time.Second), At: now})
+	assert.True(t, h.Notable())
+	content, err := json.Marshal(h.Kept())
+	require.NoError(t, err)
+	var later fault.History
+	require.NoError(t, json.Unmarshal(content, &later))
+	assert.Equal(t, 30*time.Second, later.Observe(fault.Observation{Code: result.OK, Answered: true, At: now}).Round(time.Second))
+	assert.EqualValues(t, 1, later.Recoveries)
+	assert.Equal(t, 30*time.Second, later.FaultTotal.Round(time.Second))
+	before := later.Kept()
+	later.Observe(fault.Observation{Code: result.OK, Answered: true, At: now.Add(time.Minute)})
+	assert.Equal(t, before, later.Kept(), "what is well changes nothing that is kept")
 }
 
 func TestVerdictOf(t *testing.T) {

@@ -57,3 +57,19 @@ func (h *Host) LookUpUser(name string) (User, error) {
 	}
 	return found, nil
 }
+
+// LookUpGroup finds a group's number by its name. A helper reads the file.
+func (h *Host) LookUpGroup(name string) (uint32, error) {
+	content, err := h.ReadFile("/etc/group", maxUsers, usersTimeout)
+	if err != nil {
+		return 0, err
+	}
+	all, err := user.ParseGroupFilter(bytes.NewReader(content), func(g user.Group) bool { return g.Name == name })
+	if err != nil {
+		return 0, fmt.Errorf("/etc/group: %w", err)
+	}
+	if len(all) == 0 {
+		return 0, fmt.Errorf("there is no group %q on this host", name)
+	}
+	return uint32(all[0].Gid), nil
+}

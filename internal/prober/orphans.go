@@ -207,7 +207,8 @@ func (c orphan) inspect(proc string) (alive, orphaned bool, wait Wait) {
 		return false, false, Unkillable
 	}
 	ppid, _ := strconv.Atoi(string(fields[statPPID]))
-	return true, readComm(proc, ppid) != serverName, waitOf(&Plan{}, state, FunctionOf(proc, c.pid))
+	// One that sleeps was left so: all others are killed with their server.
+	return true, readComm(proc, ppid) != serverName, waitOf(&Plan{OutlivesServer: true}, state, FunctionOf(proc, c.pid))
 }
 
 func readComm(proc string, pid int) string {

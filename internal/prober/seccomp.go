@@ -18,7 +18,7 @@ func planCalls() []uintptr {
 	return []uintptr{
 		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_CLOSE, unix.SYS_DUP3, unix.SYS_SOCKET, unix.SYS_CONNECT, unix.SYS_STATX, unix.SYS_STATFS, unix.SYS_FSTATFS,
 		unix.SYS_GETDENTS64, unix.SYS_READLINKAT, unix.SYS_FACCESSAT, unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_READAHEAD,
-		unix.SYS_FADVISE64, unix.SYS_PWRITE64, unix.SYS_FSYNC, unix.SYS_UNLINKAT,
+		unix.SYS_FADVISE64, unix.SYS_PWRITE64, unix.SYS_FSYNC, unix.SYS_UNLINKAT, unix.SYS_RENAMEAT,
 		unix.SYS_FCHMOD, unix.SYS_FCNTL, unix.SYS_FLOCK, unix.SYS_INOTIFY_INIT1, unix.SYS_INOTIFY_ADD_WATCH,
 		unix.SYS_SETNS, unix.SYS_SETGROUPS, unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET,
 		unix.SYS_GETPID, unix.SYS_GETUID, unix.SYS_GETGID, // for tests

@@ -97,6 +97,11 @@ func Unlink(at Argument, path string) Step {
 	return Step{Name: "unlinkat", number: unix.SYS_UNLINKAT, arguments: []Argument{at, pathname(path), value(0)}}
 }
 
+// Rename is renameat(2).
+func Rename(from, to string) Step {
+	return Step{Name: "renameat", number: unix.SYS_RENAMEAT, arguments: []Argument{CWD(), pathname(from), CWD(), pathname(to)}}
+}
+
 // Chmod is fchmod(2).
 func Chmod(fd Argument, mode uint32) Step {
 	return Step{Name: "fchmod", number: unix.SYS_FCHMOD, arguments: []Argument{fd, value(mode)}}

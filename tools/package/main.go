@@ -159,8 +159,8 @@ func (r *release) packages(architecture string) (made []string, err error) {
 		packager nfpm.Packager
 		scripts  nfpm.Scripts
 	}{
-		{"deb", deb.Default, nfpm.Scripts{PreInstall: r.source("packaging/deb/preinst"), PostInstall: r.source("packaging/deb/postinst"), PostRemove: r.source("packaging/deb/postrm")}},
-		{"rpm", rpm.DefaultRPM, nfpm.Scripts{PostInstall: r.source("packaging/rpm/post"), PostRemove: r.source("packaging/rpm/postun")}},
+		{"deb", deb.Default, nfpm.Scripts{PreInstall: r.source("packaging/deb/preinst"), PostInstall: r.source("packaging/deb/postinst"), PreRemove: r.source("packaging/deb/prerm"), PostRemove: r.source("packaging/deb/postrm")}},
+		{"rpm", rpm.DefaultRPM, nfpm.Scripts{PostInstall: r.source("packaging/rpm/post"), PreRemove: r.source("packaging/rpm/preun"), PostRemove: r.source("packaging/rpm/postun")}},
 	} {
 		name, err := r.nfpm(work, architecture, format.packager, format.scripts, all)
 		if err != nil {
@@ -182,6 +182,7 @@ func (r *release) files(binary string) ([]file, error) {
 	all := []file{
 		{from: binary, to: "/usr/bin/vfsprobe", mode: 0o755},
 		{from: "sample.conf", to: "/etc/vfsprobe/vfsprobe.toml", mode: 0o644, config: true},
+		{from: "packaging/systemd/vfsprobe.service", to: "/usr/lib/systemd/system/vfsprobe.service", mode: 0o644},
 		{from: "packaging/telegraf.d/vfsprobe.conf", to: "/etc/telegraf/telegraf.d/vfsprobe.conf", mode: 0o644, config: true},
 		{from: "packaging/telegraf.service.d/vfsprobe.conf", to: "/etc/systemd/system/telegraf.service.d/vfsprobe.conf", mode: 0o644, config: true},
 		{from: "packaging/vfsprobe.8", to: "/usr/share/man/man8/vfsprobe.8.gz", mode: 0o644},

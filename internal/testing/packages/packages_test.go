@@ -109,7 +109,7 @@ func (d *debian) files() map[string]string {
 			return err
 		}
 		below := strings.TrimPrefix(name, d.dir)
-		for _, own := range []string{"/proc", "/tmp", "/var/lib/dpkg", "/var/lib/rpm", "/var/log", "/var/cache", "/root/.rpmdb"} {
+		for _, own := range []string{"/proc", "/run", "/tmp", "/var/lib/dpkg", "/var/lib/rpm", "/var/log", "/var/cache", "/root/.rpmdb"} {
 			if below == own {
 				return fs.SkipDir
 			}
@@ -165,9 +165,24 @@ func (a *agent) said() string {
 
 func (d *debian) telegraf() *agent {
 	d.t.Helper()
-	a := &agent{exited: make(chan struct{})}
-	a.Cmd = d.command("telegraf", "--config", "/etc/telegraf/telegraf.conf", "--config-directory", "/etc/telegraf/telegraf.d")
-	a.SysProcAttr.Credential = &syscall.Credential{Uid: telegrafID, Gid: telegrafID}
+	command := d.command("telegraf", "--config", "/etc/telegraf/telegraf.conf", "--config-directory", "/etc/telegraf/telegraf.d")
+	command.SysProcAttr.Credential = &syscall.Credential{Uid: telegrafID, Gid: telegrafID}
+	return d.start(command)
+}
+
+// service does what systemd does with the unit.
+func (d *debian) service() *agent {
+	d.t.Helper()
+	require.NoError(d.t, os.MkdirAll(d.path("/run/vfsprobe"), 0o755))
+	_, start, found := strings.Cut(d.read("/usr/lib/systemd/system/vfsprobe.service"), "\nExecStart=")
+	require.True(d.t, found)
+	start, _, _ = strings.Cut(start, "\n")
+	return d.start(d.command(strings.Fields(start)...))
+}
+
+func (d *debian) start(command *exec.Cmd) *agent {
+	d.t.Helper()
+	a := &agent{Cmd: command, exited: make(chan struct{})}
 	a.Stderr, a.Stdout = a, a
 	a.WaitDelay = time.Second
 	require.NoError(d.t, a.Start())
@@ -233,26 +248,6 @@ func (d *debian) gathers() {
 	}, patience, 20*time.Millisecond, "no metrics come")
 }
 
-// plugin is the process that Telegraf runs.
-func (d *debian) plugin(telegraf int) (pid int) {
-	d.t.Helper()
-	require.Eventually(d.t, func() bool {
-		children, _ := filepath.Glob("/proc/" + strconv.Itoa(telegraf) + "/task/*/children")
-		for _, file := range children {
-			content, _ := os.ReadFile(file)
-			for child := range strings.FieldsSeq(string(content)) {
-				exe, _ := os.Readlink("/proc/" + child + "/exe")
-				if strings.Contains(exe, "/usr/bin/vfsprobe") {
-					pid, _ = strconv.Atoi(child)
-					return true
-				}
-			}
-		}
-		return false
-	}, patience, 20*time.Millisecond)
-	return pid
-}
-
 // build makes the packages of a version for this machine.
 func build(t *testing.T, version, epoch string) (dir string) {
 	t.Helper()
@@ -307,6 +302,7 @@ func TestPackages(t *testing.T) {
 		require.Eventually(t, func() bool { return strings.Contains(agent.said(), "Loaded inputs") }, patience, 20*time.Millisecond)
 		said := d.run("dpkg", "-i", d.take(first, "deb"))
 		assert.Contains(t, said, "systemctl restart telegraf")
+		service := d.service()
 		d.run("dpkg", "--verify", "vfsprobe")
 		for name, mode := range map[string]fs.FileMode{"/usr/bin/vfsprobe": 0o755, config: 0o644, stanza: 0o644, dropIn: 0o644, "/usr/share/man/man8/vfsprobe.8.gz": 0o644, "/usr/share/doc/vfsprobe/copyright": 0o644} {
 			info, err := os.Stat(d.path(name))
@@ -324,11 +320,12 @@ func TestPackages(t *testing.T) {
 		assert.NotContains(t, agent.said(), " E! ")
 		doctor, _ := d.command("vfsprobe", "doctor").Output()
 		assert.Contains(t, string(doctor), "Telegraf runs vfsprobe and asks it to gather")
-		assert.Regexp(t, `Privileges are those of process \d+, which Telegraf runs`, string(doctor))
+		assert.Contains(t, string(doctor), "vfsprobe.service, which runs vfsprobe as root, which has CAP_")
 		assert.NotContains(t, string(doctor), "\nwrong: ", "%s", doctor)
 
-		// An upgrade while it runs, with a configuration that was changed.
-		old := d.plugin(agent.Process.Pid)
+		// An upgrade while it runs, with a configuration that was changed. Telegraf's side
+		// connects again by itself.
+		old := service.Process.Pid
 		changed := "# mine\n" + d.read(config)
 		d.write(config, changed)
 		d.run("dpkg", "-i", "--force-confold", d.take(second, "deb"))
@@ -338,16 +335,17 @@ func TestPackages(t *testing.T) {
 		d.gathers()
 		assert.Equal(t, changed, d.read(config))
 		assert.Equal(t, "vfsprobe v1.1.0\n", d.run("vfsprobe", "-version"))
-		require.NoError(t, agent.Process.Signal(syscall.SIGHUP))
-		require.Eventually(t, func() bool { return unix.Kill(old, 0) != nil }, patience, 20*time.Millisecond)
+		service.stop()
+		service = d.service()
 		d.gathers()
-		exe, err = os.Readlink(fmt.Sprintf("/proc/%d/exe", d.plugin(agent.Process.Pid)))
+		exe, err = os.Readlink(fmt.Sprintf("/proc/%d/exe", service.Process.Pid))
 		require.NoError(t, err)
 		assert.NotContains(t, exe, "(deleted)")
 
 		// Telegraf does not start with a stanza whose program is gone: it must not
 		// stay behind.
 		d.write(stanza, d.read(stanza)+"# mine\n")
+		service.stop()
 		d.run("dpkg", "-r", "vfsprobe")
 		assert.NoFileExists(t, d.path("/usr/bin/vfsprobe"))
 		assert.NoFileExists(t, d.path(stanza))
@@ -369,9 +367,11 @@ func TestPackages(t *testing.T) {
 
 		d.run("dpkg", "-i", "--force-confold", d.take(second, "deb"))
 		assert.Contains(t, d.read(stanza), "# mine", "it is back as it was")
-		agent = d.telegraf()
+		agent = d.telegraf() // before the service, this time
+		service = d.service()
 		d.gathers()
 		agent.stop()
+		service.stop()
 		d.run("dpkg", "--purge", "vfsprobe")
 		assert.Empty(t, differences(before, d.files()), "a purge leaves nothing")
 	})
@@ -383,7 +383,7 @@ func TestPackages(t *testing.T) {
 		}
 		rpm("-i", d.take(first, "rpm"))
 		assert.Equal(t, "vfsprobe v1.0.0\n", d.run("vfsprobe", "-version"))
-		agent := d.telegraf()
+		service, agent := d.service(), d.telegraf()
 		d.gathers()
 		changed := "# mine\n" + d.read(config)
 		d.write(config, changed)
@@ -392,6 +392,7 @@ func TestPackages(t *testing.T) {
 		assert.Equal(t, changed, d.read(config))
 		d.gathers()
 		agent.stop()
+		service.stop()
 		rpm("-e", "vfsprobe")
 		assert.NoFileExists(t, d.path(stanza))
 		after := d.files()

@@ -57,6 +57,7 @@ func (*Dentrycache) Schema() []schema.Measurement {
 				schema.Strings("how it waits: asleep (for a FUSE daemon; it was not killed, and costs nothing), killable or unkillable (it adds 1 to the load average)", "stuck_state"),
 				schema.Floats("since the first check without an answer; 0 if it answers", "hung_seconds"),
 				schema.Floats("since the first check that found a fault; 0 if there is none", "fault_seconds"),
+				schema.Floats("of all faults together, this one included", "fault_seconds_total"),
 				schema.Floats("since the last check without a fault; if there was one", "last_ok_seconds_ago"),
 				schema.Counters("how many faults have ended since vfsprobe was started", "recoveries"),
 				schema.Booleans("false for one that was found growing", "configured"),

@@ -62,7 +62,8 @@ type Mountstat struct {
 	table        *mounts.Snapshot // the view's, or what is named while there is none
 	targets      []*target
 	byID         map[string]*target
-	byMount      map[int]*target // by the mount's number in the table
+	kept         map[string]fault.History // of an earlier run, by unit
+	byMount      map[int]*target          // by the mount's number in the table
 	hidden       int
 	extErrors    map[string]int64 // that ext4 has counted, by file of sysfs
 	panics       bool             // the kernel does, over hung tasks

@@ -24,6 +24,7 @@ func (*Mountstat) Schema() []schema.Measurement {
 				schema.Strings("what else there is to say, such as why it was not checked", "reason"),
 				schema.Floats("since the first check without an answer; 0 if it answers", "hung_seconds"),
 				schema.Floats("since the first check that found a fault; 0 if there is none", "fault_seconds"),
+				schema.Floats("of all faults together, this one included", "fault_seconds_total"),
 				schema.Floats("since the last check without a fault; if there was one", "last_ok_seconds_ago"),
 				schema.Counters("how many faults have ended since vfsprobe was started", "recoveries"),
 				schema.Floats("time in the system calls of each check that was made", "statfs_seconds", "stat_seconds", "readdir_seconds", "read_seconds", "write_seconds"),

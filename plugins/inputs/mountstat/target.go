@@ -52,7 +52,8 @@ func (m *Mountstat) regroup() {
 			}
 			t := before[unit.ID]
 			if t == nil || !unit.Same(t.Probed) {
-				t = &target{}
+				t = &target{History: m.kept[unit.ID]}
+				delete(m.kept, unit.ID)
 			}
 			t.Unit, t.namespace = unit, ns
 			m.byID[unit.ID] = t

@@ -52,7 +52,8 @@ type Nfslock struct {
 
 	table   *mounts.Snapshot // nil: none could be read yet
 	targets []*target
-	byMount map[int]*target // by mount ID
+	kept    map[string]fault.History // of an earlier run, by unit
+	byMount map[int]*target          // by mount ID
 	servers map[mounts.NFSServer]*lockServer
 	local   lockServer // this host
 	asking  int        // answers to come, of all servers

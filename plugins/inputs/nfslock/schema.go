@@ -34,6 +34,7 @@ func (*Nfslock) Schema() []schema.Measurement {
 				schema.Booleans("true if a killed helper may have left a lock", "leftover"),
 				schema.Floats("since the first probe without an answer; 0 if it answers", "hung_seconds"),
 				schema.Floats("since the first probe that found a fault; 0 if there is none", "fault_seconds"),
+				schema.Floats("of all faults together, this one included", "fault_seconds_total"),
 				schema.Floats("since the last lock; if there was one", "last_ok_seconds_ago"),
 				schema.Counters("how many faults have ended since vfsprobe was started", "recoveries"),
 				schema.Integers("the helper process that has not ended", "stuck_pid"),

@@ -65,7 +65,8 @@ func (n *Nfslock) regroup() {
 		if t != nil && unit.Same(t.Probed) {
 			delete(before, unit.ID)
 		} else {
-			t = &target{killable: true}
+			t = &target{killable: true, History: n.kept[unit.ID]}
+			delete(n.kept, unit.ID)
 		}
 		t.Unit, t.superblock, t.skipReason = unit, unit.Probed.Superblock(), ""
 		t.policy, t.scope, t.nlm = n.policyFor(unit.Probed), scopeOf(unit.Probed), locksByNLM(unit.Probed)

@@ -1,0 +1,285 @@
+// Package state keeps what is known of faults over a restart, an upgrade or another
+// configuration: since when, how often, for how long.
+//
+// It is a file of JSON, which helper processes read and write: they can be left behind.
+// Nothing is written while the file system that the file is on is at fault, nor more often
+// than every ten seconds, or ten minutes for counters alone. What was kept before the machine was started is of no use, and is
+// ignored; so is, and that is said, a file that can't be understood.
+package state
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/result"
+)
+
+// A Keeper is an input that knows what is worth to be kept.
+type Keeper interface {
+	// Keep returns that, as encoding/json takes it: nil if there is nothing. It is called
+	// when the input does not gather.
+	Keep() any
+	// Restore takes what Keep has returned in an earlier run, before the first Gather.
+	Restore(kept json.RawMessage) error
+}
+
+const (
+	// format is that of the file.
+	format = 1
+	// maxFile bounds the file, in bytes.
+	maxFile = 16 << 20
+	// readTimeout is how long the start waits for the file.
+	readTimeout = 5 * time.Second
+	// writeTimeout is for each part of it.
+	writeTimeout = 5 * time.Second
+	// writeInterval is between two writes, and counterInterval where only counters have
+	// changed.
+	writeInterval   = 10 * time.Second
+	counterInterval = 10 * time.Minute
+	// part is how much a helper writes, in bytes.
+	part = 32 << 10
+)
+
+// document is what the file holds.
+type document struct {
+	Format int                        `json:"format"`
+	Boot   string                     `json:"boot_id"`
+	Kept   map[string]json.RawMessage `json:"kept"`
+}
+
+// A Store is what is kept, in memory and in a file.
+type Store struct {
+	path   string
+	boot   string
+	prober *prober.Prober
+	log    telegraf.Logger
+
+	mu      sync.Mutex
+	kept    map[string]json.RawMessage
+	first   map[string]json.RawMessage // as the file had it
+	changed bool                       // more than counters
+	counted bool                       // counters have
+	writing bool
+	written time.Time
+	failed  string              // why it could not be written, which was said
+	results map[string]faultsAt // of mounts that the file may be on, by path
+}
+
+type faultsAt struct {
+	code result.Code
+	seen time.Time
+}
+
+// Open reads the file; one that is not there is made at the first change. A store of an
+// empty path keeps nothing. read reads a file that may hang; proc is where procfs is.
+func Open(path, proc string, p *prober.Prober, log telegraf.Logger, read func(name string, limit int, timeout time.Duration) ([]byte, error)) *Store {
+	s := &Store{path: path, prober: p, log: log, kept: make(map[string]json.RawMessage), results: make(map[string]faultsAt)}
+	boot, _ := os.ReadFile(filepath.Join(proc, "sys/kernel/random/boot_id"))
+	s.boot = string(bytes.TrimSpace(boot))
+	if path == "" {
+		return s
+	}
+	content, err := read(path, maxFile, readTimeout)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		log.Warnf("what was known before is not: %v", err)
+	default:
+		kept, err := s.parse(content)
+		if err != nil {
+			log.Warnf("what was known before is not: %s: %v", path, err)
+			break
+		}
+		s.kept, s.first = kept, maps.Clone(kept)
+	}
+	return s
+}
+
+// parse returns what a file of this boot holds.
+func (s *Store) parse(content []byte) (map[string]json.RawMessage, error) {
+	var d document
+	if err := json.Unmarshal(content, &d); err != nil {
+		return nil, fmt.Errorf("it can't be understood, and is ignored: %w", err)
+	}
+	if d.Format != format {
+		return nil, fmt.Errorf("it has the format %d, of another version, and is ignored", d.Format)
+	}
+	if d.Kept == nil || d.Boot != s.boot {
+		return make(map[string]json.RawMessage), nil
+	}
+	return d.Kept, nil
+}
+
+// Keeps reports whether anything is kept.
+func (s *Store) Keeps() bool { return s.path != "" }
+
+// Get returns what is kept under a name, or nil.
+func (s *Store) Get(name string) json.RawMessage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.kept[name]
+}
+
+// First returns what an earlier run has kept under a name, or nil.
+func (s *Store) First(name string) json.RawMessage { return s.first[name] }
+
+// Put keeps something under a name; nil: nothing.
+func (s *Store) Put(name string, value any) { s.put(name, value, &s.changed) }
+
+// Count keeps counters under a name, which change all the time.
+func (s *Store) Count(name string, counters any) { s.put(name, counters, &s.counted) }
+
+func (s *Store) put(name string, value any, changed *bool) {
+	if !s.Keeps() {
+		return
+	}
+	var content json.RawMessage
+	if value != nil {
+		var err error
+		if content, err = json.Marshal(value); err != nil {
+			s.log.Errorf("what is known of %s can't be kept: %v", name, err)
+			return
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if bytes.Equal(content, s.kept[name]) {
+		return
+	}
+	*changed = true
+	if content == nil {
+		delete(s.kept, name)
+	} else {
+		s.kept[name] = content
+	}
+}
+
+// Observe takes the results of mounts that the file may be on.
+func (s *Store) Observe(metrics []telegraf.Metric) {
+	if s.path == "" {
+		return
+	}
+	for _, m := range metrics {
+		path, _ := m.GetTag("path")
+		code, found := m.GetField("result_code")
+		if m.Name() != "mountstat" || !found || !below(s.path, path) {
+			continue
+		}
+		if n, ok := code.(int64); ok {
+			s.mu.Lock()
+			s.results[path] = faultsAt{result.Code(n), m.Time()}
+			s.mu.Unlock()
+		}
+	}
+}
+
+// below reports whether a file is on a mount, or on one further down.
+func below(file, mount string) bool {
+	return mount == "/" || strings.HasPrefix(file, mount+"/")
+}
+
+// atFaultLocked reports whether the mount that the file is on is at fault, as last seen.
+func (s *Store) atFaultLocked() bool {
+	longest := ""
+	for path := range s.results {
+		if len(path) > len(longest) && !s.results[path].seen.IsZero() {
+			longest = path
+		}
+	}
+	return longest != "" && s.results[longest].code.Fault()
+}
+
+// Save writes the file if something has changed, in a while. It does not wait.
+func (s *Store) Save() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	age := time.Since(s.written)
+	if s.changed && age > writeInterval || s.counted && age > counterInterval {
+		s.saveLocked()
+	}
+}
+
+// Close writes what has changed, and waits for that no longer than limit.
+func (s *Store) Close(limit time.Duration) {
+	s.mu.Lock()
+	var written <-chan struct{}
+	if s.changed || s.counted {
+		written = s.saveLocked()
+	}
+	s.mu.Unlock()
+	if written != nil {
+		select {
+		case <-written:
+		case <-time.After(limit):
+		}
+	}
+}
+
+// saveLocked has the file written, and returns what is closed when it is: nil where it
+// must not be.
+func (s *Store) saveLocked() <-chan struct{} {
+	if s.path == "" || s.writing || s.atFaultLocked() {
+		return nil
+	}
+	content, err := json.Marshal(document{Format: format, Boot: s.boot, Kept: s.kept})
+	if err != nil {
+		return nil // Put has marshalled each
+	}
+	s.changed, s.counted, s.writing = false, false, true
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		err := s.write(content)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.writing, s.written = false, time.Now()
+		why := ""
+		if err != nil {
+			why = err.Error()
+			s.changed = true
+		}
+		if why != s.failed && why != "" {
+			s.log.Warnf("what is known can't be kept over a restart: %s", why)
+		}
+		s.failed = why
+	}()
+	return written
+}
+
+// write has helpers write a file beside, and put it in the place of the old one.
+func (s *Store) write(content []byte) error {
+	beside := s.path + ".new"
+	flags := unix.O_WRONLY | unix.O_CREAT | unix.O_TRUNC | unix.O_NOFOLLOW
+	for offset := 0; offset < len(content); offset += part {
+		p := &prober.Plan{Timeout: writeTimeout}
+		file := prober.ResultOf(p.Add(prober.Open(prober.CWD(), beside, flags, 0o600)))
+		flags &^= unix.O_CREAT | unix.O_TRUNC
+		end := min(offset+part, len(content))
+		p.Add(prober.Pwrite(file, content[offset:end], int64(offset)))
+		p.Add(prober.Close(file))
+		if end == len(content) {
+			p.Add(prober.Rename(beside, s.path))
+		}
+		r := s.prober.Run(prober.Check{Key: "state " + s.path, Group: "state", Trusted: true, Independent: true, Plan: p})
+		if failed := r.Failed(); failed != nil {
+			return &os.PathError{Op: failed.Name, Path: beside, Err: failed.Errno}
+		}
+		if r.Outcome != prober.Done {
+			return fmt.Errorf("writing %s: the helper process is %v", beside, r.Outcome)
+		}
+	}
+	return nil
+}

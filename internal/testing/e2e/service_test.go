@@ -1,0 +1,133 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+)
+
+// service is vfsprobe as a service.
+type service struct {
+	t                     *testing.T
+	socket, state, config string
+}
+
+func newService(t *testing.T) *service {
+	dir := t.TempDir()
+	s := &service{t: t, socket: filepath.Join(dir, "socket"), state: filepath.Join(dir, "state.json"), config: filepath.Join(dir, "vfsprobe.toml")}
+	content, err := os.ReadFile(filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(s.config, content, 0o600))
+	return s
+}
+
+func (s *service) start() *process {
+	return start(s.t, binary(s.t, vfsprobe), "-listen", s.socket, "-state", s.state, "-config", s.config)
+}
+
+// configure writes a configuration for a Telegraf that connects to it.
+func (s *service) configure() (config, metrics string) {
+	config, metrics = configure(s.t)
+	text, err := os.ReadFile(config)
+	require.NoError(s.t, err)
+	inputs := filepath.Join(repository(s.t), "testdata/vfsprobe.toml")
+	changed := strings.NewReplacer(`"-config"`, `"connect", "-socket"`, inputs, s.socket).Replace(string(text))
+	require.NotEqual(s.t, string(text), changed)
+	require.NoError(s.t, os.WriteFile(config, []byte(changed), 0o600))
+	return config, metrics
+}
+
+// What hangs outlives Telegraf, the service and its configuration: there is one helper for
+// it, and what is known of it goes on.
+func TestService_KnowsAHangOverRestarts(t *testing.T) {
+	faultfs.Require(t)
+	hung, healthy := faultfs.New(t), faultfs.New(t)
+	s := newService(t)
+	config, metrics := s.configure()
+	agent := start(t, binary(t, telegraf), "--config", config) // before the service
+	service := s.start()
+	tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+	hung.Silence()
+	line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, `stuck_state="asleep"`)
+	helper := field(t, line, "stuck_pid")
+	tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, "fault_seconds=[1-9]")
+	require.Eventually(t, func() bool {
+		content, _ := os.ReadFile(s.state)
+		return strings.Contains(string(content), "FaultSince")
+	}, patience, 10*time.Millisecond)
+
+	check := func(what string) {
+		t.Helper()
+		clear(t, metrics)
+		line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, "stuck_pid=")
+		assert.Equal(t, helper, field(t, line, "stuck_pid"), what)
+		assert.GreaterOrEqual(t, field(t, line, "fault_seconds"), 1.0, what)
+		assert.GreaterOrEqual(t, field(t, line, "fault_seconds_total"), field(t, line, "fault_seconds"), what)
+		tail(t, metrics, "^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
+		tail(t, metrics, "^vfsprobe ", "helpers_asleep=1i", "helpers_stuck=0i")
+	}
+	began := time.Now()
+	require.NoError(t, agent.Process.Signal(syscall.SIGTERM))
+	agent.exit()
+	assert.Less(t, time.Since(began), 5*time.Second)
+	agent = start(t, binary(t, telegraf), "--config", config)
+	check("another Telegraf")
+
+	require.NoError(t, service.Process.Signal(syscall.SIGTERM))
+	service.exit()
+	service = s.start()
+	check("the service is restarted")
+	require.NoError(t, service.Process.Signal(syscall.SIGKILL))
+	service.exit()
+	service = s.start()
+	check("the service was killed")
+
+	content, err := os.ReadFile(s.config)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(s.config, []byte("[[inputs.mountstat]]\ntiemout = 1\n"), 0o600))
+	require.NoError(t, service.Process.Signal(syscall.SIGHUP))
+	require.Eventually(t, func() bool { return strings.Contains(agent.stderr.String(), "the configuration stays as it was: ") }, patience, 10*time.Millisecond)
+	check("a bad configuration")
+	require.NoError(t, os.WriteFile(s.config, append(content, "\n# another\n"...), 0o600))
+	require.NoError(t, service.Process.Signal(syscall.SIGHUP))
+	require.Eventually(t, func() bool { return strings.Contains(service.stderr.String(), "starting anew") }, patience, 10*time.Millisecond)
+	check("another configuration")
+	assert.True(t, running(service.Process.Pid), "the same process")
+
+	hung.Heal()
+	clear(t, metrics)
+	line = tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+	assert.Equal(t, 1.0, field(t, line, "recoveries"))
+	assert.GreaterOrEqual(t, field(t, line, "fault_seconds_total"), 1.0)
+	require.NoError(t, unix.Kill(service.Process.Pid, unix.SIGTERM))
+	assert.Zero(t, service.exit())
+	assert.NoFileExists(t, s.socket)
+}
+
+// Two Telegrafs share a service: each has its points, and each hung mount one helper.
+func TestService_ServesTwoTelegrafs(t *testing.T) {
+	faultfs.Require(t)
+	hung := faultfs.New(t)
+	hung.Silence()
+	s := newService(t)
+	s.start()
+	var all [2]string
+	for i := range all {
+		var config string
+		config, all[i] = s.configure()
+		start(t, binary(t, telegraf), "--config", config)
+	}
+	for _, metrics := range all {
+		tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+		tail(t, metrics, "^vfsprobe ", "helpers_asleep=1i", "helpers_stuck=0i")
+	}
+}

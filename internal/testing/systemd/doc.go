@@ -1,0 +1,3 @@
+// Package systemd tests the packages on a machine that systemd runs, with Telegraf's own
+// unit.
+package systemd

@@ -1,0 +1,238 @@
+//go:build !race
+
+package systemd
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/doctor"
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/vm"
+)
+
+const (
+	// commandTimeout is longer than a unit with TimeoutStopSec takes to fail.
+	commandTimeout = 3 * time.Minute
+	// stopTimeout is less than systemd waits for what it has killed.
+	stopTimeout = 30 * time.Second
+	// patience is for what a machine that is emulated is going to do.
+	patience = time.Minute
+)
+
+// restarts is how often a unit is restarted; the median counts. VFSPROBE_RESTARTS sets
+// another number.
+var restarts = func() int {
+	if n, err := strconv.Atoi(os.Getenv("VFSPROBE_RESTARTS")); err == nil && n > 0 {
+		return n
+	}
+	return 3
+}()
+
+// host is a machine with systemd, Telegraf and vfsprobe.
+type host struct {
+	*vm.Machine
+	t *testing.T
+}
+
+func repository() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "../../..")
+}
+
+// run runs a program in a folder of the sources, and returns what it prints.
+func run(t *testing.T, folder string, arguments ...string) string {
+	t.Helper()
+	command := exec.Command(arguments[0], arguments[1:]...)
+	command.Dir = filepath.Join(repository(), folder)
+	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
+	out, err := command.CombinedOutput()
+	require.NoError(t, err, "%q: %s", arguments, out)
+	return strings.TrimSpace(string(out))
+}
+
+const telegrafConf = `[agent]
+  interval = "1s"
+  flush_interval = "1s"
+  hostname = "host"
+[[outputs.file]]
+  files = ["/run/telegraf/metrics"]
+[[inputs.execd]]
+  command = ["sh", "-c", "while read -r _; do echo other value=1; done"]
+  signal = "STDIN"
+`
+
+const vfsprobeConf = `[[inputs.mountstat]]
+  timeout = "500ms"
+  checks = ["statfs", "readdir", "write"]
+`
+
+// newHost boots a machine, installs the package there, and starts nothing.
+func newHost(t *testing.T) *host {
+	t.Helper()
+	dir := t.TempDir()
+	write := func(name, content string) string {
+		file := filepath.Join(dir, name)
+		require.NoError(t, os.WriteFile(file, []byte(content), 0o644))
+		return file
+	}
+	emulator, err := vm.EmulatorByName("uml", "bookworm")
+	require.NoError(t, err)
+	telegraf, err := programs.Telegraf()
+	require.NoError(t, err)
+	run(t, "tools/package", "go", "run", ".", "-out", dir, "-arch", runtime.GOARCH)
+	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
+	require.NoError(t, err)
+	require.Len(t, debs, 1)
+	guest := filepath.Join(dir, "guest")
+	run(t, ".", "go", "build", "-o", guest, "./internal/testing/systemd/guest")
+	sources := run(t, "tools/telegraf", "go", "list", "-m", "-f", "{{.Dir}}", "github.com/influxdata/telegraf")
+	m := vm.Start(t, vm.Config{Emulator: emulator, Base: vm.SystemdBase("e2fsprogs", "procps", "passwd"), Init: vm.Systemd(),
+		Modules: []string{"fuse", "ext4", "loop", "crc32c_generic"},
+		Files: []vm.File{{From: telegraf, Name: "usr/bin/telegraf"}, {From: debs[0], Name: "srv/vfsprobe.deb"}, {From: guest, Name: "usr/bin/guest"},
+			{From: filepath.Join(sources, "scripts/telegraf.service"), Name: "usr/lib/systemd/system/telegraf.service"},
+			{From: write("telegraf.conf", telegrafConf), Name: "etc/telegraf/telegraf.conf"},
+			{From: write("vfsprobe.toml", vfsprobeConf), Name: "srv/vfsprobe.toml"}}})
+	h := &host{Machine: m, t: t}
+	h.shell(`useradd --system --home-dir / telegraf
+		install -d -o telegraf /run/telegraf
+		mkdir -p /var/lib/dpkg/info /var/lib/dpkg/updates && touch /var/lib/dpkg/status /var/lib/dpkg/available
+		modprobe -a fuse ext4 loop 2>/dev/null || true`)
+	return h
+}
+
+// install installs the package, and has the inputs be quick.
+func (h *host) install() {
+	h.shell("dpkg --force-depends -i /srv/vfsprobe.deb && cp /srv/vfsprobe.toml /etc/vfsprobe/vfsprobe.toml")
+}
+
+// shell returns what a script prints, which must succeed.
+func (h *host) shell(script string) string {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), commandTimeout)
+	defer cancel()
+	result, err := h.Shell(ctx, script)
+	require.NoError(h.t, err)
+	require.NoError(h.t, result.Err(), script)
+	return strings.TrimSpace(result.Output)
+}
+
+// until waits for a line of metrics that has all of the parts, of what Telegraf writes from
+// now on.
+func (h *host) until(parts ...string) string {
+	h.t.Helper()
+	h.shell(": >/run/telegraf/metrics")
+	var line string
+	require.Eventually(h.t, func() bool {
+		for _, line = range strings.Split(h.shell("cat /run/telegraf/metrics"), "\n") {
+			if !slices.ContainsFunc(parts, func(part string) bool { return !strings.Contains(line, part) }) {
+				return true
+			}
+		}
+		return false
+	}, patience, 200*time.Millisecond, "%q", parts)
+	return line
+}
+
+// restart restarts a unit a few times, and returns how long that takes, and what the
+// journal has of it.
+func (h *host) restart(unit string) (median time.Duration, journal string) {
+	h.t.Helper()
+	var took []time.Duration
+	since := h.shell("date +%s.%N")
+	for range restarts {
+		h.shell("systemctl reset-failed " + unit) // of the limit on starts
+		words := strings.Fields(h.shell(fmt.Sprintf(`a=$(date +%%s%%N); systemctl restart %[1]s; b=$(date +%%s%%N); echo $((b - a)) $(systemctl is-active %[1]s)`, unit)))
+		require.Len(h.t, words, 2)
+		n, err := strconv.ParseInt(words[0], 10, 64)
+		require.NoError(h.t, err)
+		require.Equal(h.t, "active", words[1])
+		took = append(took, time.Duration(n))
+		time.Sleep(2 * time.Second) // it gathers, and meets what hangs
+	}
+	slices.Sort(took)
+	return took[len(took)/2], h.shell(fmt.Sprintf("journalctl --sync; journalctl --no-pager -o cat --since @%s -u %s", since, unit))
+}
+
+// A fault is made and undone by scripts.
+type fault struct {
+	path, make, heal string
+	want             []string // of the mount's line
+}
+
+func faults() map[string]fault {
+	return map[string]fault{
+		"silent FUSE daemon": {"/srv/fuse", "systemctl reset-failed silent 2>/dev/null; systemd-run --unit=silent guest /srv/fuse; until grep -q ' /srv/fuse ' /proc/mounts; do sleep 0.1; done", "systemctl kill --signal=HUP silent; sleep 3; umount -l /srv/fuse; systemctl stop silent",
+			[]string{`result="stuck"`, `stuck_state="asleep"`}},
+		"frozen ext4": {"/srv/disk", "fsfreeze -f /srv/disk", "fsfreeze -u /srv/disk", []string{`result="stuck"`, `stuck_state="unkillable"`}},
+	}
+}
+
+// A way is how Telegraf comes to vfsprobe's metrics.
+type way struct {
+	name, set string   // and the script that sets it up
+	units     []string // that may be restarted
+}
+
+func ways() []way {
+	return []way{
+		{"as a service", "systemctl enable --now vfsprobe && systemctl restart telegraf", []string{"telegraf", "vfsprobe"}},
+		{"run by Telegraf", "systemctl disable --now vfsprobe && cat >/etc/telegraf/telegraf.d/vfsprobe.conf <<'END'\n" + doctor.Stanza +
+			"\nEND\nsystemctl restart telegraf", []string{"telegraf"}},
+	}
+}
+
+// Whoever restarts Telegraf or vfsprobe waits for nothing that hangs, and nobody says that
+// one of them failed. What does not hang is reported at once.
+func TestSystemd_WaitsForNothingThatHangs(t *testing.T) {
+	h := newHost(t)
+	h.shell(`mkdir -p /srv/fuse /srv/disk /srv/healthy
+		for name in disk healthy; do truncate -s 32M /srv/$name.image && mkfs.ext4 -q /srv/$name.image && mount -o loop /srv/$name.image /srv/$name; done
+		chmod 777 /srv/disk /srv/healthy`)
+	h.shell("systemctl start telegraf")
+	without, _ := h.restart("telegraf")
+	h.install()
+	for _, way := range ways() {
+		t.Run(way.name, func(t *testing.T) {
+			h := &host{h.Machine, t}
+			h.shell(way.set)
+			h.until("mountstat,", "path=/srv/disk", `result="ok"`)
+			well, _ := h.restart("telegraf")
+			t.Logf("systemctl restart telegraf, median of %d: %v without vfsprobe, %v with it", restarts, without.Round(time.Millisecond), well.Round(time.Millisecond))
+			for name, f := range faults() {
+				t.Run(name, func(t *testing.T) { (&host{h.Machine, t}).restartDuring(f, way.units, without) })
+			}
+			h.until("mountstat_summary", "faults=0i")
+			require.Eventually(t, func() bool { return h.shell("pgrep ^vfsp: || true") == "" }, patience, time.Second, "all that hung has ended")
+		})
+	}
+}
+
+// restartDuring restarts the units while something hangs.
+func (h *host) restartDuring(f fault, units []string, usual time.Duration) {
+	h.shell(f.make)
+	defer h.shell(f.heal)
+	h.until(append([]string{"mountstat,", "path=" + f.path}, f.want...)...)
+	for _, unit := range units {
+		took, journal := h.restart(unit)
+		h.t.Logf("systemctl restart %s, median of %d: %v while %s hangs", unit, restarts, took.Round(time.Millisecond), f.path)
+		assert.Less(h.t, took, usual+stopTimeout/2)
+		for _, bad := range []string{"Killing process", "final SIGKILL", "Failed with result", "timed out", "survives SIGKILL: fuse"} {
+			assert.NotContains(h.t, journal, bad)
+		}
+		h.until("mountstat,", "path=/srv/healthy", `result="ok"`)
+		h.until(append([]string{"mountstat,", "path=" + f.path}, f.want...)...)
+	}
+}

@@ -1,0 +1,52 @@
+package dentrycache
+
+import (
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/fault"
+	"github.com/vfsprobe/vfsprobe/internal/state"
+)
+
+var _ state.Keeper = (*Dentrycache)(nil)
+
+// keptDirectory is one that is looked at, over a restart.
+type keptDirectory struct {
+	Path    string        `json:"path"`
+	Grew    time.Time     `json:"grew"`
+	History fault.History `json:"history"`
+}
+
+// Keep implements state.Keeper: it returns the directories that were found, and those of
+// which there is something to know.
+func (d *Dentrycache) Keep() any {
+	var kept []keptDirectory
+	for _, dir := range d.directories {
+		if !dir.configured || dir.history.Notable() {
+			kept = append(kept, keptDirectory{Path: dir.path, Grew: dir.grew.UTC(), History: dir.history.Kept()})
+		}
+	}
+	if kept == nil {
+		return nil
+	}
+	return kept
+}
+
+// Restore implements state.Keeper.
+func (d *Dentrycache) Restore(content json.RawMessage) error {
+	var all []keptDirectory
+	if err := json.Unmarshal(content, &all); err != nil {
+		return err
+	}
+	for _, k := range all {
+		i := slices.IndexFunc(d.directories, func(dir *directory) bool { return dir.path == k.Path })
+		switch {
+		case i >= 0:
+			d.directories[i].history = k.History
+		case d.FindDirectories && len(d.directories) < maxDirectories:
+			d.directories = append(d.directories, &directory{path: k.Path, grew: k.Grew, history: k.History})
+		}
+	}
+	return nil
+}

@@ -1,0 +1,59 @@
+package mountstat
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/fault"
+	"github.com/vfsprobe/vfsprobe/internal/state"
+)
+
+var _ state.Keeper = (*Mountstat)(nil)
+
+// kept is what is known over a restart.
+type kept struct {
+	Units    map[string]fault.History `json:"units,omitempty"`     // by their ids
+	Missing  map[string]time.Time     `json:"missing,omitempty"`   // since when, by mount point
+	ReadOnly map[string]time.Time     `json:"read_only,omitempty"` // the same
+}
+
+// Keep implements state.Keeper.
+func (m *Mountstat) Keep() any {
+	k := kept{Units: make(map[string]fault.History), Missing: sinceWhen(m.expectations.missing), ReadOnly: sinceWhen(m.expectations.readOnly)}
+	for _, t := range m.targets {
+		if t.Notable() {
+			k.Units[t.ID] = t.Kept()
+		}
+	}
+	if len(k.Units)+len(k.Missing)+len(k.ReadOnly) == 0 {
+		return nil
+	}
+	return k
+}
+
+// Restore implements state.Keeper.
+func (m *Mountstat) Restore(content json.RawMessage) error {
+	var k kept
+	if err := json.Unmarshal(content, &k); err != nil {
+		return err
+	}
+	m.kept = k.Units
+	m.expectations.missing, m.expectations.readOnly = shortfalls(k.Missing), shortfalls(k.ReadOnly)
+	return nil
+}
+
+func sinceWhen(all map[string]*shortfall) map[string]time.Time {
+	since := make(map[string]time.Time, len(all))
+	for path, s := range all {
+		since[path] = s.since.UTC()
+	}
+	return since
+}
+
+func shortfalls(since map[string]time.Time) map[string]*shortfall {
+	all := make(map[string]*shortfall, len(since))
+	for path, at := range since {
+		all[path] = &shortfall{expectation: expectation{path: path}, since: at}
+	}
+	return all
+}
