@@ -77,8 +77,10 @@ func host() Dashboard {
 			Query: Query{From: "mountstat", Fields: []string{"nfs_retransmissions"}, By: mount, Host: true, Rate: true}},
 		{Title: "Used", Form: TimeSeries, Unit: "percent", Width: 12, Height: 8, Steps: []Step{{90, "red"}},
 			Query: Query{From: "mountstat", Fields: []string{"used_percent"}, By: mount, Host: true}},
-		{Title: "vfsprobe's helpers that hang", Form: TimeSeries, Width: 12, Height: 8, Says: "Each that is stuck adds 1 to the load average; -max-stuck (16) is the most there may be. Those asleep wait for FUSE daemons, and cost nothing.",
-			Query: Query{From: "vfsprobe", Fields: []string{"helpers_stuck", "helpers_asleep"}, By: []string{"host"}, Host: true}},
+		{Title: "vfsprobe's helpers that are stuck", Form: TimeSeries, Width: 6, Height: 8, Says: "Each adds 1 to the load average; -max-stuck (16) is the most there may be.",
+			Query: Query{From: "vfsprobe", Fields: []string{"helpers_stuck"}, By: []string{"host"}, Host: true}},
+		{Title: "vfsprobe's helpers that are asleep", Form: TimeSeries, Width: 6, Height: 8, Says: "They wait for FUSE daemons, and cost nothing; -max-asleep (256) is the most there may be.",
+			Query: Query{From: "vfsprobe", Fields: []string{"helpers_asleep"}, By: []string{"host"}, Host: true}},
 	}}
 }
 

@@ -73,9 +73,10 @@ func (p places) demands() map[string]map[string]demand {
 				number64(1e-7, 1, "value", "server", goodServer)(t, got)
 				assert.Empty(t, got.where("server", badServer), "it does not answer")
 			}},
-			"NFS calls sent again":         {host: "many-1", faulty: has("path", "/mnt/dead3-1", "value", "0")}, // a recording stands still
-			"Used":                         {faulty: number64(0.1, 100, "value", "path", "/")},
-			"vfsprobe's helpers that hang": {faulty: atLeast(1)},
+			"NFS calls sent again":               {host: "many-1", faulty: has("path", "/mnt/dead3-1", "value", "0")}, // a recording stands still
+			"Used":                               {faulty: number64(0.1, 100, "value", "path", "/")},
+			"vfsprobe's helpers that are stuck":  {faulty: equal(0)},
+			"vfsprobe's helpers that are asleep": {faulty: atLeast(1)},
 		},
 		"locks": {
 			"The chain at each server": {host: "rpcbind|nlm|statd", faulty: all(

@@ -69,6 +69,17 @@ func TestFromThePackageToTheAlert(t *testing.T) {
 	write("/tmp/rules.yml", hasty([]byte(rules)), 0o644)
 	require.NoError(t, os.Mkdir(in("/srv/media"), 0o755))
 	fs := faultfs.NewAt(t, in("/srv/media"), "media")
+	require.NoError(t, os.MkdirAll(in("/run/vfsprobe"), 0o755))
+	_, start, found := strings.Cut(read("/usr/lib/systemd/system/vfsprobe.service"), "\nExecStart=")
+	require.True(t, found)
+	start, _, _ = strings.Cut(start, "\n")
+	service := command(strings.Fields(start)...)
+	service.SysProcAttr.Pdeathsig = syscall.SIGTERM
+	require.NoError(t, service.Start())
+	t.Cleanup(func() {
+		_ = service.Process.Signal(syscall.SIGTERM)
+		_ = service.Wait()
+	})
 	agent := command("telegraf", "--config", "/etc/telegraf/telegraf.conf", "--config-directory", "/etc/telegraf/telegraf.d")
 	agent.SysProcAttr.Credential = &syscall.Credential{Uid: user, Gid: user}
 	l.runTelegraf(t, agent)

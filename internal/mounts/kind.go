@@ -34,6 +34,21 @@ func (m *Mount) FUSE() bool {
 	return m.FSType == "fuse" || m.FSType == "fuseblk" || strings.HasPrefix(m.FSType, "fuse.")
 }
 
+// ListingCosts reports whether to list a directory of the file system is a request for all
+// that is in a bucket, which can take minutes and is paid for: file systems on object
+// stores.
+func (m *Mount) ListingCosts() bool {
+	kind, fuse := strings.CutPrefix(m.FSType, "fuse.")
+	if !fuse && m.FSType == "fuse" {
+		kind = m.Source // of those that name no type
+	}
+	switch kind {
+	case "blobfuse", "blobfuse2", "cloudfuse", "cosfs", "gcsfuse", "geesefs", "goofys", "mountpoint-s3", "obsfs", "ossfs", "rclone", "s3fs":
+		return true
+	}
+	return false
+}
+
 // BlockDevice reports whether the file system is a local block device's.
 func (m *Mount) BlockDevice() bool { return strings.HasPrefix(m.Source, "/dev/") && !m.FUSE() }
 

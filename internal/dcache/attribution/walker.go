@@ -183,12 +183,12 @@ func (w *Walker) Walk(r Request) (Directory, error) {
 	check := r.Check
 	check.Plan = plan
 	reports := make(chan prober.Report, 1)
-	w.prober.Submit(check, func(report prober.Report) {
+	ticket := w.prober.Submit(check, func(report prober.Report) {
 		reports <- report
 		listener.Close() // ends Accept if the helper has not connected
 	})
 	_ = listener.SetDeadline(deadline)
-	conn, err := listener.AcceptUnix()
+	conn, err := w.accept(listener, ticket)
 	if err != nil {
 		report := <-reports // which comes: the helper has ended, or will
 		if failed := report.Failed(); report.HangsAt > examine || failed != nil && failed.Index > examine {
@@ -196,19 +196,52 @@ func (w *Walker) Walk(r Request) (Directory, error) {
 		}
 		return Directory{}, &OpenError{r.Path, report}
 	}
-	directory, peer, walkErr := w.walk(conn, &r, deadline)
+	directory, walkErr := w.walk(conn, &r, deadline)
 	conn.Close() // the helper ends
 	report := <-reports
 	if walkErr != nil {
 		return Directory{}, fmt.Errorf("walk %s: %w", r.Path, walkErr)
 	}
-	if peer != report.PID {
-		return Directory{}, fmt.Errorf("walk %s: process %d answers for helper %d", r.Path, peer, report.PID)
-	}
 	if st := report.Step(examine).Statx(); st != nil {
 		directory.StatDevice = Device{st.Dev_major, st.Dev_minor}
 	}
 	return directory, nil
+}
+
+// accept waits for the helper to connect. The socket's name shows to everybody, who may
+// connect as well, and is turned away.
+func (w *Walker) accept(listener *net.UnixListener, ticket prober.Ticket) (*net.UnixConn, error) {
+	for {
+		conn, err := listener.AcceptUnix()
+		if err != nil {
+			return nil, err
+		}
+		peer, err := peerOf(conn)
+		for err == nil {
+			helper, found := w.prober.Progress(ticket)
+			if found && helper.PID == peer {
+				return conn, nil
+			}
+			if !found || helper.PID != 0 {
+				break
+			}
+			time.Sleep(time.Millisecond) // the fork server is about to say who it is
+		}
+		conn.Close()
+	}
+}
+
+// peerOf is the process at the other end, SO_PEERCRED of unix(7).
+func peerOf(conn *net.UnixConn) (pid int, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var peer *unix.Ucred
+	if controlErr := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); controlErr != nil || err != nil {
+		return 0, errors.Join(controlErr, err)
+	}
+	return int(peer.Pid), nil
 }
 
 // holdPlan opens the directory, says so, and keeps it until the other end of the
@@ -226,30 +259,25 @@ func holdPlan(path, name string, timeout time.Duration) (plan *prober.Plan, exam
 	return plan, examine
 }
 
-// walk runs the programs. It returns the pid of the process at the other end.
-func (w *Walker) walk(conn *net.UnixConn, r *Request, deadline time.Time) (d Directory, peer int, err error) {
+// walk runs the programs.
+func (w *Walker) walk(conn *net.UnixConn, r *Request, deadline time.Time) (d Directory, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.closed {
-		return d, 0, net.ErrClosed
+		return d, net.ErrClosed
 	}
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return d, 0, err
+		return d, err
 	}
 	controlErr := raw.Control(func(fd uintptr) {
-		var credentials *unix.Ucred
-		if credentials, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err != nil {
-			return
-		}
-		peer = int(credentials.Pid)
 		for range attempts {
 			if d, err = w.once(int(fd), r, deadline); err != nil || !d.Disturbed {
 				return
 			}
 		}
 	})
-	return d, peer, errors.Join(controlErr, err)
+	return d, errors.Join(controlErr, err)
 }
 
 // once makes one attempt.

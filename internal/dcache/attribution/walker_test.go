@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -200,4 +202,39 @@ func TestWalkDisturbed(t *testing.T) {
 	}
 	t.Logf("%d complete walks", complete)
 	assert.Positive(t, complete)
+}
+
+// Whoever sees the socket's name may connect to it before the helper does.
+func TestWalker_TurnsStrangersAway(t *testing.T) {
+	w := newWalker(t)
+	dir := t.TempDir()
+	done := make(chan struct{})
+	var strangers sync.WaitGroup
+	var connected atomic.Int64
+	for range 2 {
+		strangers.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				content, _ := os.ReadFile("/proc/net/unix")
+				for _, name := range regexp.MustCompile(`@vfsprobe-walk-\S+`).FindAllString(string(content), -1) {
+					if conn, err := net.Dial("unixpacket", name); err == nil {
+						connected.Add(1)
+						defer conn.Close()
+					}
+				}
+			}
+		})
+	}
+	began := time.Now()
+	for connected.Load() < 10 && time.Since(began) < time.Minute {
+		_, err := w.Walk(request(dir))
+		require.NoError(t, err)
+	}
+	close(done)
+	strangers.Wait()
+	assert.Positive(t, connected.Load())
 }

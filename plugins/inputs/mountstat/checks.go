@@ -103,7 +103,7 @@ func (m *Mountstat) newPlan(t *target) *plan {
 	m.identify(p, t, root)
 	p.mark("")
 	for _, c := range t.policy.checks {
-		m.addCheck(p, c, root, mount)
+		m.addCheck(p, c, root, t)
 		p.mark(c)
 	}
 	return p
@@ -113,7 +113,7 @@ func (t *target) makes(wanted check) bool { return slices.Contains(t.policy.chec
 
 // addCheck appends a check's steps. What could fail for reasons of the check's own is
 // optional, and judged later.
-func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, mount *mounts.Mount) {
+func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) {
 	open := func(name string, flags int) prober.Step {
 		return prober.Open(root, name, flags|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0o600)
 	}
@@ -124,7 +124,11 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, mount *moun
 		p.Add(prober.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS).WithoutOutput())
 	case checkReaddir:
 		// The root may be a file: a bind mount of one.
-		directory := prober.ResultOf(p.Add(open(".", unix.O_RDONLY|unix.O_DIRECTORY).Optional().MergeWithNext()))
+		flags := unix.O_RDONLY | unix.O_DIRECTORY
+		if m.leavesAtime(t) {
+			flags |= unix.O_NOATIME
+		}
+		directory := prober.ResultOf(p.Add(open(".", flags).Optional().MergeWithNext()))
 		p.Add(prober.Getdents(directory, directoryBlock).WithoutOutput().Optional())
 		p.Add(prober.Close(directory).Optional().Silent())
 	case checkRead:
@@ -137,7 +141,7 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, mount *moun
 		// there under its name may be a link of someone else's to what is not his.
 		// After an error it must be removed nevertheless. That a killed helper has left
 		// nothing is no failure, and of all else the next step tells.
-		name := m.writtenFile(mount)
+		name := m.writtenFile(t.Probed)
 		content := []byte("a write check by vfsprobe on " + m.hostname + "\n")
 		leftBehind := prober.Unlink(root, name).Named(stepLeftBehind).Optional().MergeWithNext()
 		p.Add(leftBehind)
@@ -147,6 +151,12 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, mount *moun
 		p.Add(prober.Close(file).Optional())
 		p.Add(prober.Unlink(root, name).Optional())
 	}
+}
+
+// leavesAtime reports whether the check "readdir" leaves the root's access time as it is,
+// which only the owner may ask for, open(2): else it would be a write to a disk that sleeps.
+func (m *Mountstat) leavesAtime(t *target) bool {
+	return m.becomes && t.policy.runAs.owner && t.Probed.BlockDevice() && !t.writesAtime
 }
 
 // writtenFile is the name of the file that the check "write" makes. Other hosts
@@ -330,6 +340,9 @@ func (m *Mountstat) judgeStep(t *target, f *finding, s *prober.StepResult, attri
 		f.code, f.reason = result.Unchecked, fmt.Sprintf("preparing the helper: %s: %v", s.Name, s.Errno)
 	case purpose == openDirectory && s.Errno == unix.ENOTDIR && attributes != nil && attributes.Mode&unix.S_IFMT != unix.S_IFDIR:
 		m.leaveOut(f, c, "the mount is of a file")
+	case purpose == openDirectory && s.Errno == unix.EPERM && m.leavesAtime(t):
+		m.leaveOut(f, c, "its access time would have to be written")
+		t.writesAtime, t.plan = true, nil // from the next check on
 	case purpose == openCanary && s.Errno == unix.ENOENT:
 		m.leaveOut(f, c, "there is no canary "+m.canary)
 	case purpose == openCanary && s.Errno == unix.EBADF && !f.leftOut(c):

@@ -31,6 +31,7 @@ type Override struct {
 type policy struct {
 	timeout, slow time.Duration
 	checks        []check
+	chosen        bool    // an override names them
 	heldBack      []check // not made, since a hang would have the kernel panic
 	runAs         runAs
 }
@@ -144,6 +145,7 @@ func (m *Mountstat) resolve() error {
 			complain("%s%w", where, err)
 		}
 		resolved.policy = resolvePolicy(where, s.policy, o.Timeout, o.SlowThreshold, o.Checks, o.RunAs)
+		resolved.policy.chosen = o.Checks != nil
 		s.overrides = append(s.overrides, resolved)
 	}
 
@@ -189,8 +191,9 @@ func (m *Mountstat) resolveHost() error {
 	return nil
 }
 
-// policyFor returns how to check the mount. Where nobody may write, that is not
-// tried; nor is, on a host that panics, what would make a hung task of a helper.
+// policyFor returns how to check the mount. Where nobody may write, that is not tried, and
+// where listing costs, only if an override says so; nor is, on a host that panics, what
+// would make a hung task of a helper.
 func (s *settings) policyFor(mount *mounts.Mount, panics bool) policy {
 	p := s.policy
 	if i := slices.IndexFunc(s.overrides, func(o override) bool { return o.selection.Fits(mount) }); i >= 0 {
@@ -198,6 +201,9 @@ func (s *settings) policyFor(mount *mounts.Mount, panics bool) policy {
 	}
 	if mount.ReadOnly() {
 		p.checks = slices.DeleteFunc(slices.Clone(p.checks), func(c check) bool { return c == checkWrite })
+	}
+	if mount.ListingCosts() && !p.chosen {
+		p.checks = slices.DeleteFunc(slices.Clone(p.checks), func(c check) bool { return c == checkReaddir })
 	}
 	if panics {
 		p.checks, p.heldBack = avoidHungTasks(p.checks, mount)

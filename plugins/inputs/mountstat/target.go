@@ -25,6 +25,8 @@ type target struct {
 	fault.History
 	found     finding
 	rootOwned bool // the last check saw that its root belongs to uid 0
+	// writesAtime says that the root can't be listed but with its access time written.
+	writesAtime bool
 	// statfs says that it is read-only, and the table that it is not: in the last check,
 	// and in the one before as well. A table that has just changed is not read yet.
 	saysReadOnly, turnedReadOnly bool

@@ -1,0 +1,63 @@
+package mountstat
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+)
+
+// A listing of a bucket takes minutes, and is paid for.
+func TestMountstat_ListsNoBucket(t *testing.T) {
+	faultfs.Require(t)
+	for what, o := range map[string]faultfs.Options{
+		"by type":   {Type: "fuse.rclone", Source: "remote:bucket"},
+		"by source": {Type: "fuse", Source: "mountpoint-s3"},
+	} {
+		t.Run(what, func(t *testing.T) {
+			fs := faultfs.NewWith(t, t.TempDir(), o)
+			fs.Silence(faultfs.Opendir, faultfs.Readdir)
+			m, _ := newInput(t, only(fs.Dir))
+			bucket := at(collect.Gather(t, m), fs.Dir)
+			assert.Equal(t, "ok", field(t, bucket, "result"))
+			assert.True(t, bucket.HasField("statfs_seconds"))
+			assert.False(t, bucket.HasField("readdir_seconds"))
+
+			fs.Heal()
+			m, _ = newInput(t, func(m *Mountstat) {
+				m.MountPoints = []string{fs.Dir}
+				m.Override = []Override{{MountPoints: []string{fs.Dir}, Checks: []string{"readdir"}}}
+			})
+			assert.True(t, at(collect.Gather(t, m), fs.Dir).HasField("readdir_seconds"), "if somebody wants it")
+		})
+	}
+}
+
+// A check writes nothing to a disk: not even that the root was read.
+func TestMountstat_WritesNoAccessTime(t *testing.T) {
+	for _, uid := range []int{0, 4711} {
+		disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+		require.NoError(t, unix.Mount("", disk.Dir, "", unix.MS_REMOUNT|unix.MS_STRICTATIME, ""))
+		require.NoError(t, unix.Chown(disk.Dir, uid, uid))
+		accessed := func() unix.Timespec {
+			var st unix.Stat_t
+			require.NoError(t, unix.Stat(disk.Dir, &st))
+			return st.Atim
+		}
+		before := accessed()
+		time.Sleep(20 * time.Millisecond) // more than the kernel's clock needs to move
+		m, _ := newInput(t, only(disk.Dir))
+		for range 3 {
+			metric := at(collect.Gather(t, m), disk.Dir)
+			assert.Equal(t, "ok", field(t, metric, "result"))
+			assert.True(t, metric.HasField("readdir_seconds"))
+		}
+		assert.Equal(t, before, accessed(), "owner %d", uid)
+	}
+}
