@@ -55,7 +55,8 @@
 //     whose server has just died have as long to end as after a SIGKILL before
 //     anything is refused for them. What is only named so is none: see [HelperMatcher].
 //   - Helpers and server have no capability in effect that plans don't need, and run
-//     under a seccomp filter.
+//     under a seccomp filter, if the kernel grants one. They get by with the system calls
+//     of Linux 3.10.
 //   - When this process dies, by whatever signal, the fork server and all
 //     helpers that can be killed die with it, and none of its descriptors stays
 //     open in those that can't. Those of plans with OutlivesServer sleep on.

@@ -54,6 +54,7 @@ type Step struct {
 	mergeWithNext bool
 	ifRegular     int // 1 more than the statx that must have found a file; 0: always
 	limit         int // of a compound step: bytes of output
+	statxByStat   bool
 }
 
 // compound reports whether the step is one of those that make many system calls:
@@ -231,8 +232,11 @@ type compiled struct {
 
 // compile turns the plan into a request. Errors are the caller's: too many
 // steps or arguments, or more data than a request holds.
-func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
+func (p *Plan) compile(id uint64, comm string, statx statxSupport) (*compiled, error) {
 	steps := p.Steps
+	if statx == statxLacking {
+		steps = withoutStatx(steps)
+	}
 	if len(steps) > forkserver.MaxSteps {
 		return nil, fmt.Errorf("plan of %d steps: at most %d are possible", len(steps), forkserver.MaxSteps)
 	}
@@ -270,7 +274,10 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 		case unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET:
 			w.Flags |= forkserver.RearmDeathSignal
 		}
-		w.IfRegular = uint16(step.ifRegular)
+		w.IfRegular, w.ModeOffset = uint16(step.ifRegular), uint16(unsafe.Offsetof(unix.Statx_t{}.Mode))
+		if step.statxByStat {
+			w.ModeOffset = uint16(unsafe.Offsetof(unix.Stat_t{}.Mode))
+		}
 		if len(step.arguments) > len(w.Arguments) {
 			return nil, fmt.Errorf("step %s: %d arguments, a system call takes %d", step.Name, len(step.arguments), len(w.Arguments))
 		}
@@ -296,11 +303,14 @@ func (p *Plan) compile(id uint64, comm string) (*compiled, error) {
 				}
 				w.Kinds[k] = forkserver.ResultOf
 				if a.kind == uint32Kind {
-					earlier := &wire[a.value]
-					if a.size+4 > int(earlier.OutputLength) {
-						return nil, fmt.Errorf("step %s: refers to byte %d of the output of step %d, which has %d", step.Name, a.size, a.value, earlier.OutputLength)
+					earlier, offset := &wire[a.value], a.size
+					if steps[a.value].statxByStat {
+						offset = int(statOffset(uintptr(offset)))
 					}
-					w.Kinds[k], w.Arguments[k] = forkserver.Uint32At, uint64(earlier.OutputOffset)+uint64(a.size)
+					if offset+4 > int(earlier.OutputLength) {
+						return nil, fmt.Errorf("step %s: refers to byte %d of the output of step %d, which has %d", step.Name, offset, a.value, earlier.OutputLength)
+					}
+					w.Kinds[k], w.Arguments[k] = forkserver.Uint32At, uint64(earlier.OutputOffset)+uint64(offset)
 				}
 			}
 		}

@@ -111,8 +111,10 @@ type Prober struct {
 	completed     []func()    // callbacks to be made when mu is free
 	server        *server     // nil while there is none
 	untrimmed     atomic.Bool // servers inherit all memory
+	unfiltered    atomic.Bool // servers have no seccomp filter
 	restart       restartState
 	cgroups       rootCgroups
+	statx         statxSupport
 	nextID        uint64
 	fresh         int           // helpers younger than freshFor, but those of Essential checks
 	stats         Stats         // counters only
@@ -151,6 +153,7 @@ type helper struct {
 	stage       stage
 	place       place
 	leftCgroups bool // or is about to
+	lacksStatx  bool
 	timer       *time.Timer
 	report      Report
 	reported    bool
@@ -230,7 +233,7 @@ func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 	w := &pending{check: check, id: p.nextID, done: done, deadline: time.Now().Add(check.Plan.Timeout)}
 	p.nextID++
 	var err error
-	if w.compiled, err = check.Plan.compile(w.id, commOf(check.Key, check.Group)); err != nil {
+	if w.compiled, err = check.Plan.compile(w.id, commOf(check.Key, check.Group), p.statx); err != nil {
 		p.decideLocked(w, Report{Outcome: Unavailable, Err: err})
 		return Ticket{}
 	}
@@ -647,6 +650,22 @@ func (p *Prober) removeLocked(h *helper) {
 	p.releaseLocked(h)
 }
 
+// retryLocked queues a check anew whose helper has told nothing of its file system.
+func (p *Prober) retryLocked(h *helper) {
+	h.reported = true
+	p.removeLocked(h)
+	w := h.pending // which tickets name
+	w.id, w.decided, w.ahead = p.nextID, false, nil
+	p.nextID++
+	var err error
+	if w.compiled, err = w.check.Plan.compile(w.id, h.compiled.comm, p.statx); err != nil {
+		p.decideLocked(w, Report{Outcome: Unavailable, Err: err})
+		return
+	}
+	p.admission.enqueueLocked(w)
+	w.timer = time.AfterFunc(max(0, time.Until(w.deadline)-w.check.Plan.Timeout/2), func() { p.giveUp(w) })
+}
+
 // receive handles one message from the server or a helper.
 func (p *Prober) receive(s *server, message []byte) {
 	answer, output, ok := forkserver.ParseAnswer(message)
@@ -696,7 +715,15 @@ func (p *Prober) receive(s *server, message []byte) {
 			p.distrustLocked(s, "a part of an answer that its plan does not ask for")
 		}
 	case forkserver.StepDone:
-		if h := p.helpers[answer.ID]; h != nil && !h.addResultLocked(&answer, output) {
+		h := p.helpers[answer.ID]
+		if h == nil {
+			return
+		}
+		step := h.expectedStepLocked(&answer)
+		if step != nil {
+			h.lacksStatx = h.lacksStatx || p.noteStatxLocked(step.number, syscall.Errno(answer.Errno))
+		}
+		if !h.addResultLocked(step, &answer, output) {
 			p.distrustLocked(s, "an answer that its plan does not ask for")
 		}
 	case forkserver.Exited:
@@ -746,8 +773,7 @@ func (h *helper) addPartLocked(answer *forkserver.Answer, output []byte) bool {
 
 // addResultLocked adds the end of a step. It reports false for what a helper with this
 // plan can't have said: what follows may rely on the length of its output.
-func (h *helper) addResultLocked(answer *forkserver.Answer, output []byte) bool {
-	step := h.expectedStepLocked(answer)
+func (h *helper) addResultLocked(step *Step, answer *forkserver.Answer, output []byte) bool {
 	if step == nil {
 		return false
 	}
@@ -781,6 +807,9 @@ func (s *Step) output(answer *forkserver.Answer, output, parts []byte) ([]byte, 
 	if s.compound() {
 		return parts, answer.Errno != 0 || s.found(answer.Result, len(parts))
 	}
+	if s.statxByStat && size > 0 {
+		return statxOf(output), true
+	}
 	if size > 0 && s.returnsLength() {
 		if answer.Result < 0 || answer.Result > int64(size) {
 			return nil, false
@@ -801,7 +830,13 @@ func (s *Step) found(result int64, bytes int) bool {
 // exitedLocked reports the end of a helper.
 func (p *Prober) exitedLocked(h *helper, status syscall.WaitStatus) {
 	outcome := Done
+	if i := h.nextIndexLocked(); status.Signaled() && status.Signal() == syscall.SIGSYS && i < len(h.compiled.steps) {
+		h.lacksStatx = h.lacksStatx || p.noteStatxLocked(h.compiled.steps[i].number, unix.ENOSYS)
+	}
 	switch {
+	case h.lacksStatx && !h.reported:
+		p.retryWithoutStatxLocked(h)
+		return
 	case status.Signaled() && status.Signal() == syscall.SIGKILL && h.stage >= killed:
 		outcome = Expired
 		h.noteHangLocked()

@@ -58,7 +58,7 @@ func pretendPlan(t testing.TB, plan *Plan) *pretended {
 	}}
 	p.admission.groups = make(map[string]*group)
 	w := &pending{check: Check{Key: "key", Plan: plan}, deadline: time.Now().Add(time.Hour), done: func(r Report) { p.reports <- r }}
-	w.compiled, err = plan.compile(0, "vfsp:test")
+	w.compiled, err = plan.compile(0, "vfsp:test", statxWorks)
 	require.NoError(t, err)
 	h := &helper{pending: w, started: time.Now(), report: Report{HangsAt: -1}, timer: time.NewTimer(time.Hour)}
 	p.helpers[0], p.byKey["key"] = h, h

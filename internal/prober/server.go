@@ -61,7 +61,7 @@ func (p *Prober) startServer() {
 		found = findOrphans(p.options.Proc)
 		close(searched)
 	}()
-	s, err := launch(!p.untrimmed.Load())
+	s, err := launch(!p.untrimmed.Load(), !p.unfiltered.Load())
 	<-searched
 
 	p.mu.Lock()
@@ -116,7 +116,7 @@ func (p *Prober) pauseLocked() {
 }
 
 // launch forks a fork server.
-func launch(trim bool) (*server, error) {
+func launch(trim, confine bool) (*server, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("starting the fork server: socketpair: %w", err)
@@ -129,7 +129,11 @@ func launch(trim bool) (*server, error) {
 		s.raw, err = s.conn.SyscallConn()
 	}
 	if err == nil {
-		s.pid, err = forkserver.Start(pair[1], trim, filter())
+		var f forkserver.Filter
+		if confine {
+			f = filter()
+		}
+		s.pid, err = forkserver.Start(pair[1], trim, f)
 	}
 	if err != nil {
 		s.conn.Close()
@@ -213,6 +217,11 @@ func (p *Prober) watchEnd(s *server) {
 	}
 	lost := 0
 	for _, h := range p.helpers {
+		if !s.ready && !h.reported { // no helper was forked
+			p.stats.Forked--
+			p.retryLocked(h)
+			continue
+		}
 		if !h.reported {
 			lost++
 		}
@@ -230,6 +239,10 @@ func (p *Prober) watchEnd(s *server) {
 	switch {
 	case !s.ready && s.trimmed && memoryFault(status):
 		p.needAllMemoryLocked()
+		p.startServerInLocked(0)
+		return
+	case !s.ready && status.Signaled() && status.Signal() == unix.SIGSYS && !p.unfiltered.Swap(true):
+		p.warnLocked("a sandbox kills who makes seccomp(2) or close_range(2): helpers run without a seccomp filter of their own")
 		p.startServerInLocked(0)
 		return
 	case !s.ready:

@@ -172,12 +172,17 @@ func keepSocketOnly() syscall.Errno {
 		}
 		memory.socket = 3
 	}
-	if _, _, errno := syscall.RawSyscall6(sysCloseRange, 4, uintptr(^uint32(0)), 0, 0, 0, 0); errno != 0 {
+	errno := syscall.ENOSYS
+	if memory.seccomp != 0 {
+		_, _, errno = syscall.RawSyscall6(sysCloseRange, 4, uintptr(^uint32(0)), 0, 0, 0, 0)
+	}
+	if errno != 0 {
 		for fd := uintptr(4); fd < 4096; fd++ { // before Linux 5.9
 			syscall.RawSyscall6(syscall.SYS_CLOSE, fd, 0, 0, 0, 0, 0)
 		}
 	}
-	null, _, errno := syscall.RawSyscall6(syscall.SYS_OPENAT, atFdCwd, uintptr(unsafe.Pointer(&memory.null)), syscall.O_RDWR, 0, 0, 0)
+	var null uintptr
+	null, _, errno = syscall.RawSyscall6(syscall.SYS_OPENAT, atFdCwd, uintptr(unsafe.Pointer(&memory.null)), syscall.O_RDWR, 0, 0, 0)
 	if errno != 0 {
 		return errno
 	}
@@ -388,14 +393,14 @@ func (s *slot) step(i uintptr) *Step {
 	return (*Step)(unsafe.Add(s.request(), unsafe.Sizeof(RequestHeader{})+i*unsafe.Sizeof(Step{})))
 }
 
-// foundRegular reports whether the step was a statx(2) that has found a regular file.
+// foundRegular reports whether the step was a stat(2) of some kind that has found a regular
+// file.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
 func foundRegular(s *slot, i uintptr) bool {
-	const modeOffset = 28 // of stx_mode; linux/stat.h
-	mode := *(*uint16)(unsafe.Add(s.request(), (s.step(i).OutputOffset+modeOffset)%MaxRequest))
+	mode := *(*uint16)(unsafe.Add(s.request(), (s.step(i).OutputOffset+uint32(s.step(i).ModeOffset))%MaxRequest))
 	return s.results[i] == 0 && mode&syscall.S_IFMT == syscall.S_IFREG
 }
 

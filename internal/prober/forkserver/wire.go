@@ -150,10 +150,10 @@ const (
 type Step struct {
 	Number       uint32
 	Flags        StepFlags
-	IfRegular    uint16 // if not 0: made only if the statx(2) one before this index found a regular file
+	IfRegular    uint16 // if not 0: made only if the step before this index found a regular file
 	Arguments    [6]uint64
 	Kinds        [6]ArgumentKind
-	_            uint16
+	ModeOffset   uint16 // where the output has the 16 bits of a file's mode, for IfRegular
 	OutputOffset uint32 // what the answer carries back,
 	OutputLength uint32 // read from the request's memory after the call
 	_            uint32
