@@ -53,6 +53,7 @@ type Report struct {
 type patient struct {
 	Options
 	findings []Finding
+	own      bool // the plugin is a service of its own, for Telegraf
 }
 
 func (p *patient) add(f Finding) { p.findings = append(p.findings, f) }
@@ -71,10 +72,10 @@ func Run(o Options) *Report {
 	p.Proc, p.Sys, p.Dev = cmp.Or(p.Proc, "/proc"), cmp.Or(p.Sys, "/sys"), cmp.Or(p.Dev, "/dev")
 	p.TelegrafConfig = cmp.Or(p.TelegrafConfig, "/etc/telegraf")
 	all := p.readStanzas()
-	own := all.connects()
-	u := p.examineUnit(own)
+	p.own = all.connects()
+	u := p.examineUnit()
 	p.examineTelegraf()
-	s := p.subject(u, own)
+	s := p.subject(u)
 	p.examineStanzas(all, s, u)
 	p.examineFeatures(s)
 	r := &Report{Subject: s.name}

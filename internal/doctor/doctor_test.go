@@ -147,6 +147,7 @@ func wrongs() map[string]wrong {
 		"ProcSubset":          {map[string]string{"etc/systemd/system/telegraf.service.d/x.conf": "[Service]\nProcSubset=pid\n"}, "telegraf.unit.ProcSubset", checkup.Critical, "ProcSubset=pid", "dentrycache", "ProcSubset=all"},
 		"KillMode":            {map[string]string{"etc/systemd/system/telegraf.service.d/kill.conf": "[Service]\nKillMode=mixed\n"}, "telegraf.unit.KillMode", checkup.Warning, "KillMode=mixed", "90 s", "KillMode=process"},
 		"no KillMode":         {map[string]string{"etc/systemd/system/telegraf.service.d/kill.conf": ""}, "telegraf.unit.KillMode", checkup.Warning, "control-group", "90 s", "KillMode=process"},
+		"no service":          {map[string]string{included: ConnectStanza}, "vfsprobe.unit", checkup.Critical, "Telegraf is to connect to it", "no metrics", "install"},
 		"ProtectProc":         {map[string]string{service: "[Service]\nProtectProc=invisible\n"}, "telegraf.unit.ProtectProc", checkup.Warning, "invisible", "processes of other users", "ProtectProc=default"},
 	}
 }
@@ -441,5 +442,53 @@ func TestPackaging(t *testing.T) {
 	r, _ = examine(t, map[string]string{"etc/systemd/system/telegraf.service.d/vfsprobe.conf": strings.ReplaceAll(DropIn(), "# Ambient", "Ambient")})
 	for _, f := range Features() {
 		assert.Nil(t, find(r, "feature."+f.ID))
+	}
+}
+
+// As the packages bring it: the service is judged, and not Telegraf.
+func TestRun_JudgesTheService(t *testing.T) {
+	service := "usr/lib/systemd/system/vfsprobe.service"
+	shipped, err := os.ReadFile("../../packaging/systemd/vfsprobe.service")
+	require.NoError(t, err)
+	files := func(unit string) map[string]string {
+		return map[string]string{included: ConnectStanza, service: unit, "etc/systemd/system/telegraf.service.d/kill.conf": "[Service]\nKillMode=mixed\nProtectProc=invisible\n"}
+	}
+	r, root := examine(t, files(string(shipped)))
+	assert.Contains(t, r.Subject, filepath.Join(root, service)+", which runs vfsprobe as root, which has CAP_")
+	for _, f := range r.Findings {
+		if strings.HasPrefix(f.ID, "telegraf.") || strings.HasPrefix(f.ID, "vfsprobe.") || strings.HasPrefix(f.ID, "feature.") {
+			assert.Equal(t, checkup.OK, f.Status, "%+v", f)
+		}
+	}
+	assert.Nil(t, find(r, "vfsprobe.config"))
+
+	r, _ = examine(t, files(strings.Replace(string(shipped), "CAP_SYSLOG", "", 1)))
+	f := find(r, "feature.kernel_log")
+	if f == nil { // dmesg_restrict is 0 here
+		f = &Finding{Cure: editOwn}
+	}
+	assert.Contains(t, f.Cure, "systemctl edit vfsprobe")
+	r, _ = examine(t, files(string(shipped)+"[Service]\nPrivateDevices=yes\n"))
+	f = find(r, "vfsprobe.unit.PrivateDevices")
+	require.NotNil(t, f)
+	assert.Contains(t, f.Cure, "systemctl edit vfsprobe")
+	r, _ = examine(t, files(strings.Replace(string(shipped), "/etc/vfsprobe/vfsprobe.toml", "/nowhere.toml", 1)))
+	require.NotNil(t, find(r, "vfsprobe.config"))
+
+	changes := files("")
+	r, _ = examine(t, changes)
+	f = find(r, "vfsprobe.unit")
+	require.NotNil(t, f)
+	assert.Equal(t, checkup.Critical, f.Status)
+	assert.Contains(t, f.Cure, Stanza)
+}
+
+func TestHungTaskPanic(t *testing.T) {
+	for panics, want := range map[string]bool{"0": false, "1": true} {
+		p := &patient{}
+		p.examineHungTaskPanic(Host{Proc: host(t, map[string]string{"sys/kernel/hung_task_panic": panics + "\n", "sys/kernel/hung_task_timeout_secs": "120\n"})})
+		require.Len(t, p.findings, 1)
+		assert.Equal(t, want, p.findings[0].Status == checkup.Warning)
+		assert.Equal(t, want, strings.Contains(p.findings[0].Says, "for 120 s"))
 	}
 }

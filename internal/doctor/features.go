@@ -54,8 +54,13 @@ func Features() []Feature {
 	}
 }
 
-// dropIn is the line of a unit that grants it.
-func (f *Feature) dropIn() string { return "AmbientCapabilities=" + f.Capabilities.String() }
+// grant is how to grant capabilities to the unit that runs the plugin.
+func (p *patient) grant(c Capabilities) string {
+	if p.own {
+		return editOwn + "CapabilityBoundingSet=" + c.String() // as root
+	}
+	return editTelegraf + "AmbientCapabilities=" + c.String()
+}
 
 // restrictsLog reads kernel.dmesg_restrict, sysctl/kernel.rst of the kernel's
 // documentation.
@@ -77,7 +82,7 @@ func (p *patient) examineFeatures(s *subject) {
 			p.fine(id, f.Capabilities.String(), "granted")
 		default:
 			p.add(Finding{ID: id, Status: checkup.Warning, Object: missing.String(), Says: "not granted to " + s.user,
-				Symptom: f.Buys, Cure: "systemctl edit telegraf, add, and restart it:\n[Service]\n" + f.dropIn()})
+				Symptom: f.Buys, Cure: p.grant(f.Capabilities)})
 		}
 	}
 	p.examineKernel(h, s)
@@ -106,6 +111,8 @@ func (p *patient) examineKernel(h Host, s *subject) {
 		p.fine("kernel.hung_tasks", "/proc/sys/kernel/hung_task_detect_count", "there")
 	}
 
+	p.examineHungTaskPanic(h)
+
 	connections := filepath.Join(h.Sys, "fs/fuse/connections")
 	var st unix.Statfs_t
 	const fuseCtlMagic = 0x65735543 // fs/fuse/control.c
@@ -122,6 +129,25 @@ func (p *patient) examineKernel(h Host, s *subject) {
 	}
 	p.examineBPF(h, s, kernel)
 	p.examineMountTable(h, s)
+}
+
+// examineHungTaskPanic looks whether the kernel panics over tasks that wait unkillably:
+// sysctl/kernel.rst of the kernel's documentation.
+func (p *patient) examineHungTaskPanic(h Host) {
+	sysctl := func(name string) string {
+		content, _ := os.ReadFile(filepath.Join(h.Proc, "sys/kernel", name))
+		return strings.TrimSpace(string(content))
+	}
+	const object = "/proc/sys/kernel/hung_task_panic"
+	panics, timeout := sysctl("hung_task_panic"), sysctl("hung_task_timeout_secs")
+	if panics == "" || panics == "0" || timeout == "0" {
+		p.fine("kernel.hung_task_panic", object, "the kernel does not panic over hung tasks")
+		return
+	}
+	p.add(Finding{ID: "kernel.hung_task_panic", Status: checkup.Warning, Object: object,
+		Says:    fmt.Sprintf("the kernel panics when a task waits unkillably for %s s, as any program does that needs a dead disk", timeout),
+		Symptom: "mountstat leaves out what could make it: readdir and read of disks, and write but on FUSE",
+		Cure:    "sysctl -w kernel.hung_task_panic=0, if no cluster software wants it so"})
 }
 
 // examineMountTable reads the table as the plugin does, and looks at the options of
@@ -151,7 +177,7 @@ func (p *patient) examineMountTable(h Host, s *subject) {
 	}
 	p.add(Finding{ID: "kernel.hidepid", Status: checkup.Warning, Object: h.Proc, Says: "it is mounted with hidepid=, which hides processes of other users",
 		Symptom: "mountstat_blocked, and nfslock's waiters and blocked tasks, miss them",
-		Cure:    fmt.Sprintf("systemctl edit telegraf, add, and restart it:\n[Service]\nAmbientCapabilities=%v", SysPtrace)})
+		Cure:    p.grant(SysPtrace)})
 }
 
 // hidepid reads the options of a procfs. The group is -1 if none is exempt.

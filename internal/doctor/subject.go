@@ -98,13 +98,13 @@ type subject struct {
 
 // subject finds out under whom Telegraf runs the plugin: it shows where it runs,
 // or else in the unit. Without Telegraf it is this process.
-func (p *patient) subject(u *unit, own bool) *subject {
+func (p *patient) subject(u *unit) *subject {
 	if !p.Self {
-		if s := p.running(own); s != nil {
+		if s := p.running(); s != nil {
 			return s
 		}
 		if u != nil {
-			return p.ofUnit(u, own)
+			return p.ofUnit(u, p.own)
 		}
 	}
 	s := p.process("self")
@@ -131,9 +131,9 @@ func (p *patient) describe(s *subject) string {
 }
 
 // running looks for the plugin as a child of Telegraf's, or of process 1.
-func (p *patient) running(own bool) *subject {
+func (p *patient) running() *subject {
 	parentName, who := "telegraf", "Telegraf"
-	if own {
+	if p.own {
 		parentName, who = "systemd", "systemd"
 	}
 	entries, _ := os.ReadDir(p.Proc)

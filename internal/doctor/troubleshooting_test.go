@@ -65,7 +65,8 @@ func symptoms(t *testing.T) []Finding {
 		proc, sys map[string]string
 		noTable   bool
 	}{
-		{proc: map[string]string{"sys/kernel/osrelease": "6.1.0\n"}, sys: map[string]string{"fs/fuse/connections/x": ""}},
+		{proc: map[string]string{"sys/kernel/osrelease": "6.1.0\n", "sys/kernel/hung_task_panic": "1\n", "sys/kernel/hung_task_timeout_secs": "120\n"},
+			sys: map[string]string{"fs/fuse/connections/x": ""}},
 		{proc: map[string]string{"sys/kernel/osrelease": "4.18.0\n", "sys/fs/dentry-state": "5\t4\t45\t0\t0\t0\n"}, sys: map[string]string{"kernel/btf/vmlinux": "\xeb\x9f"}},
 		{proc: map[string]string{"sys/kernel/osrelease": "6.1.0\n"}, sys: map[string]string{"kernel/btf/vmlinux": whole, "kernel/security/lockdown": "none [integrity] confidentiality\n"}},
 		{proc: map[string]string{"sys/kernel/osrelease": "5.4.0\n"}, sys: btf},
@@ -74,6 +75,7 @@ func symptoms(t *testing.T) []Finding {
 	} {
 		files := usual()
 		files[service] = unit.String()
+		delete(files, "etc/systemd/system/telegraf.service.d/kill.conf")
 		root, proc, sys := host(t, files), host(t, kernel.proc), host(t, kernel.sys)
 		require.NoError(t, os.MkdirAll(filepath.Join(proc, "self"), 0o755))
 		if !kernel.noTable {

@@ -157,6 +157,12 @@ const (
 	ownUnit      = "vfsprobe.service"
 )
 
+// How their settings are changed.
+const (
+	editTelegraf = "systemctl edit telegraf, add, and restart it:\n[Service]\n"
+	editOwn      = "systemctl edit vfsprobe, add, and restart it:\n[Service]\n"
+)
+
 // killModeCure has systemd leave helpers alone, systemd.kill(5).
 const killModeCure = "KillMode=process"
 
@@ -168,13 +174,13 @@ func (u *unit) runsAsRoot() bool {
 
 // examineUnit reports settings that cost something, of the unit that runs the plugin: its
 // own, or Telegraf's.
-func (p *patient) examineUnit(own bool) *unit {
-	name, id, restart := telegrafUnit, "telegraf.unit", "systemctl edit telegraf, add, and restart it:\n[Service]\n"
-	if own {
-		name, id, restart = ownUnit, "vfsprobe.unit", "systemctl edit vfsprobe, add, and restart it:\n[Service]\n"
+func (p *patient) examineUnit() *unit {
+	name, id, restart := telegrafUnit, "telegraf.unit", editTelegraf
+	if p.own {
+		name, id, restart = ownUnit, "vfsprobe.unit", editOwn
 	}
 	u := p.readUnit(name)
-	if u == nil && own {
+	if u == nil && p.own {
 		p.add(Finding{ID: id, Status: checkup.Critical, Object: name, Says: "there is none, and Telegraf is to connect to it",
 			Symptom: "no metrics of vfsprobe's", Cure: "install vfsprobe's package; or have Telegraf run vfsprobe itself:\n" + Stanza})
 		return nil
