@@ -30,6 +30,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/pages"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/schema"
 	"github.com/vfsprobe/vfsprobe/internal/service"
@@ -167,6 +168,9 @@ func run(arguments []string) int {
 		return exitFailure
 	}
 
+	if err := pages.LockProgram("/proc"); err != nil && !*test {
+		own.Infof("a root file system that hangs may stop vfsprobe when memory is short: %v", err)
+	}
 	// A closed stdout is an error to report, not a signal to die of.
 	signal.Ignore(syscall.SIGPIPE)
 	switch {
