@@ -175,3 +175,13 @@ func TestCodeOf(t *testing.T) {
 		assert.Equal(t, want, fault.CodeOf(errno))
 	}
 }
+
+func TestSums(t *testing.T) {
+	var s fault.Sums
+	assert.Equal(t, map[string]any{"mounts": int64(0), "superblocks": int64(0), "faults": int64(0), "hung": int64(0)}, s.Fields())
+	hung := fault.History{HungSince: time.Now()}
+	s.Add(3, "0:54", result.Stuck, &hung)
+	s.Add(1, "0:54", result.OK, &fault.History{})
+	s.Add(2, "0:55", result.Stale, &fault.History{})
+	assert.Equal(t, map[string]any{"mounts": int64(6), "superblocks": int64(2), "faults": int64(5), "hung": int64(3)}, s.Fields())
+}

@@ -77,6 +77,10 @@ func NewPool() *Pool { return &Pool{known: make(map[Question]*asked)} }
 // keptRounds is for how many rounds an answer is kept that nobody asks for.
 const keptRounds = 3
 
+// AnswerLimit is how long a server may take that is asked about checks with a timeout: its
+// word must be here before those that hang are given up.
+func AnswerLimit(timeout time.Duration) time.Duration { return timeout * 4 / 5 }
+
 // Ask puts the question, with NULL calls of one of the versions: the first that is
 // registered, or the first where nothing is looked up. The answer comes within limit;
 // a server that has not answered then is Broken with ETIMEDOUT. done is called once, by

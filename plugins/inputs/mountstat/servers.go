@@ -6,13 +6,10 @@ import (
 
 	"github.com/influxdata/telegraf"
 
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
-
-// answerShare is the part of a timeout within which a server must answer: its word
-// must be here before the checks that hang are given up.
-const answerShare = 0.8
 
 // question is what an NFS server is asked.
 func question(s *mounts.NFSServer) sunrpc.Question {
@@ -30,7 +27,7 @@ func (m *Mountstat) askServers(round uint64) {
 		if t.server == nil {
 			continue
 		}
-		w := wanted{t.server.Version, time.Duration(float64(t.policy.timeout) * answerShare)}
+		w := wanted{t.server.Version, sunrpc.AnswerLimit(t.policy.timeout)}
 		if before, found := questions[question(t.server)]; found {
 			w = wanted{before.version, min(before.limit, w.limit)}
 		}
@@ -120,9 +117,8 @@ func (m *Mountstat) serverFields(t *target, fields map[string]any) {
 // have in common.
 func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 	type sums struct {
-		server               *mounts.NFSServer
-		mounts, faults, hung int64
-		superblocks          map[string]bool
+		fault.Sums
+		server *mounts.NFSServer
 	}
 	servers := make(map[sunrpc.Question]*sums)
 	for _, t := range m.targets {
@@ -131,21 +127,13 @@ func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 		}
 		s := servers[question(t.server)]
 		if s == nil {
-			s = &sums{server: t.server, superblocks: make(map[string]bool)}
+			s = &sums{server: t.server}
 			servers[question(t.server)] = s
 		}
-		n := int64(len(t.Mounts))
-		s.superblocks[t.Probed.Superblock()] = true
-		s.mounts += n
-		if t.found.code.Fault() {
-			s.faults += n
-		}
-		if t.Hung() {
-			s.hung += n
-		}
+		s.Add(len(t.Mounts), t.Probed.Superblock(), t.found.code, &t.History)
 	}
 	for q, s := range servers {
-		fields := map[string]any{"mounts": s.mounts, "superblocks": int64(len(s.superblocks)), "faults": s.faults, "hung": s.hung}
+		fields := s.Fields()
 		m.host.Servers.Last(q).AddTo(fields, "rpc")
 		acc.AddGauge("mountstat_server", fields, s.server.Tags())
 	}

@@ -33,10 +33,6 @@ const (
 	rpcbindVersion    = 4
 )
 
-// answerShare is the part of a timeout within which a service must answer: all words
-// must be here before a probe that hangs is given up.
-const answerShare = 0.8
-
 // thisHost is the host itself as the kernel asks it: over TCP on the loopback
 // interface (nsm_create, fs/lockd/mon.c).
 func thisHost() lockServer {
@@ -92,7 +88,7 @@ func (n *Nfslock) linkServers() {
 // askAll puts the questions to all servers and to this host, and does not wait for the
 // answers.
 func (n *Nfslock) askAll(round uint64) {
-	limit := time.Duration(float64(n.shortestTimeout()) * answerShare)
+	limit := sunrpc.AnswerLimit(n.shortestTimeout())
 	for _, s := range n.servers {
 		n.ask(round, s, limit)
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/influxdata/telegraf"
 
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
@@ -100,32 +101,20 @@ func firstFunction(waits string) string {
 // emitServers makes one metric per server: it says at once what 300 mounts have
 // in common.
 func (n *Nfslock) emitServers(acc telegraf.Accumulator) {
-	type sums struct {
-		mounts, faults, hung int64
-		superblocks          map[string]bool
-	}
-	all := make(map[*lockServer]*sums, len(n.servers))
+	all := make(map[*lockServer]*fault.Sums, len(n.servers))
 	for _, t := range n.targets {
 		if t.server == nil {
 			continue
 		}
 		s := all[t.server]
 		if s == nil {
-			s = &sums{superblocks: make(map[string]bool)}
+			s = &fault.Sums{}
 			all[t.server] = s
 		}
-		count := int64(len(t.Mounts))
-		s.superblocks[t.superblock] = true
-		s.mounts += count
-		if t.found.code.Fault() {
-			s.faults += count
-		}
-		if t.Hung() {
-			s.hung += count
-		}
+		s.Add(len(t.Mounts), t.superblock, t.found.code, &t.History)
 	}
 	for server, s := range all {
-		fields := map[string]any{"mounts": s.mounts, "superblocks": int64(len(s.superblocks)), "faults": s.faults, "hung": s.hung}
+		fields := s.Fields()
 		server.nfs.AddTo(fields, "nfs")
 		server.rpcbind.AddTo(fields, "rpcbind")
 		server.nlm.AddTo(fields, "nlm")
