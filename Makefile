@@ -41,6 +41,8 @@ test: setup lint check-bpf
 test-long: test
 	$(MAKE) --no-print-directory soak
 	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(GOTEST) -timeout 20m -run TestTelegrafIsStopped ./internal/testing/e2e
+	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
+	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 CGO_ENABLED=0 $(GOTEST) -timeout 40m ./internal/testing/systemd
 	GATHERS=10000 CGO_ENABLED=0 $(GOTEST) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 	GATHERS=100000 $(GO) run ./internal/prober/bench idle
 	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"

@@ -77,10 +77,13 @@ const telegrafConf = `[agent]
 const vfsprobeConf = `[[inputs.mountstat]]
   timeout = "500ms"
   checks = ["statfs", "readdir", "write"]
+  [[inputs.mountstat.override]]
+    fs = ["nfs*"]
+    checks = ["statfs", "readdir"] # a write would wait for the server's grace period
 `
 
-// newHost boots a machine, installs the package there, and starts nothing.
-func newHost(t *testing.T) *host {
+// newHost boots a machine that has the package beside, and starts nothing.
+func newHost(t *testing.T, emulatorName string) *host {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, content string) string {
@@ -88,7 +91,7 @@ func newHost(t *testing.T) *host {
 		require.NoError(t, os.WriteFile(file, []byte(content), 0o644))
 		return file
 	}
-	emulator, err := vm.EmulatorByName("uml", "bookworm")
+	emulator, err := vm.EmulatorByName(emulatorName, "bookworm")
 	require.NoError(t, err)
 	telegraf, err := programs.Telegraf()
 	require.NoError(t, err)
@@ -99,8 +102,8 @@ func newHost(t *testing.T) *host {
 	guest := filepath.Join(dir, "guest")
 	run(t, ".", "go", "build", "-o", guest, "./internal/testing/systemd/guest")
 	sources := run(t, "tools/telegraf", "go", "list", "-m", "-f", "{{.Dir}}", "github.com/influxdata/telegraf")
-	m := vm.Start(t, vm.Config{Emulator: emulator, Base: vm.SystemdBase("e2fsprogs", "procps", "passwd"), Init: vm.Systemd(),
-		Modules: []string{"fuse", "ext4", "loop", "crc32c_generic"},
+	m := vm.Start(t, vm.Config{Emulator: emulator, Base: vm.SystemdBase("e2fsprogs", "procps", "passwd", "nfs-kernel-server"), Init: vm.Systemd(),
+		Modules: []string{"fuse", "ext4", "loop", "crc32c_generic", "lockd", "nfs", "nfsv3", "nfsv4", "nfsd"},
 		Files: []vm.File{{From: telegraf, Name: "usr/bin/telegraf"}, {From: debs[0], Name: "srv/vfsprobe.deb"}, {From: guest, Name: "usr/bin/guest"},
 			{From: filepath.Join(sources, "scripts/telegraf.service"), Name: "usr/lib/systemd/system/telegraf.service"},
 			{From: write("telegraf.conf", telegrafConf), Name: "etc/telegraf/telegraf.conf"},
@@ -176,7 +179,8 @@ func faults() map[string]fault {
 	return map[string]fault{
 		"silent FUSE daemon": {"/srv/fuse", "systemctl reset-failed silent 2>/dev/null; systemd-run --unit=silent guest /srv/fuse; until grep -q ' /srv/fuse ' /proc/mounts; do sleep 0.1; done", "systemctl kill --signal=HUP silent; sleep 3; umount -l /srv/fuse; systemctl stop silent",
 			[]string{`result="stuck"`, `stuck_state="asleep"`}},
-		"frozen ext4": {"/srv/disk", "fsfreeze -f /srv/disk", "fsfreeze -u /srv/disk", []string{`result="stuck"`, `stuck_state="unkillable"`}},
+		"dead NFS server": {"/srv/nfs", "rpc.nfsd 0", "rpc.nfsd 4", []string{`result="timeout"`}},
+		"frozen ext4":     {"/srv/disk", "fsfreeze -f /srv/disk", "fsfreeze -u /srv/disk", []string{`result="stuck"`, `stuck_state="unkillable"`}},
 	}
 }
 
@@ -197,10 +201,12 @@ func ways() []way {
 // Whoever restarts Telegraf or vfsprobe waits for nothing that hangs, and nobody says that
 // one of them failed. What does not hang is reported at once.
 func TestSystemd_WaitsForNothingThatHangs(t *testing.T) {
-	h := newHost(t)
+	h := newHost(t, "uml")
 	h.shell(`mkdir -p /srv/fuse /srv/disk /srv/healthy
 		for name in disk healthy; do truncate -s 32M /srv/$name.image && mkfs.ext4 -q /srv/$name.image && mount -o loop /srv/$name.image /srv/$name; done
 		chmod 777 /srv/disk /srv/healthy`)
+	h.shell(`mkdir -p /srv/export /srv/nfs && mount -t tmpfs none /srv/export
+		systemctl start nfs-server && exportfs -o rw,fsid=0,insecure '*:/srv/export' && mount -t nfs4 -o vers=4.2 127.0.0.1:/ /srv/nfs`)
 	h.shell("systemctl start telegraf")
 	without, _ := h.restart("telegraf")
 	h.install()
@@ -235,4 +241,30 @@ func (h *host) restartDuring(f fault, units []string, usual time.Duration) {
 		h.until("mountstat,", "path=/srv/healthy", `result="ok"`)
 		h.until(append([]string{"mountstat,", "path=" + f.path}, f.want...)...)
 	}
+}
+
+// A kernel that panics over hung tasks does not over vfsprobe's helpers. It takes QEMU, and
+// the time that VFSPROBE_HANG says.
+func TestSystemd_NoPanicOverAHang(t *testing.T) {
+	hang, err := time.ParseDuration(os.Getenv("VFSPROBE_HANG"))
+	if err != nil {
+		t.Skip("VFSPROBE_HANG says how long a file system is to hang: make test-long")
+	}
+	h := newHost(t, "tcg")
+	h.install()
+	const silent = "mkdir -p /srv/fuse; systemd-run --unit=silent guest /srv/fuse; until grep -q ' /srv/fuse ' /proc/mounts; do sleep 0.1; done"
+	h.shell("sysctl -w kernel.hung_task_timeout_secs=10 kernel.hung_task_check_interval_secs=2 kernel.hung_task_panic=1")
+	h.shell(silent + "; systemctl restart vfsprobe; systemctl start telegraf")
+	const reports = "dmesg | grep -c 'INFO: task vfsp' || true"
+	for began := time.Now(); time.Since(began) < hang; time.Sleep(20 * time.Second) {
+		h.until("mountstat,", "path=/srv/fuse", `stuck_state="asleep"`)
+		h.shell("systemctl restart vfsprobe telegraf")
+	}
+	assert.Equal(t, "0", h.shell(reports))
+	h.until("mountstat_summary", "hung_task_helpers=0i")
+
+	// What a helper makes that is killed, as all were before.
+	h.shell("sysctl -w kernel.hung_task_panic=0; systemctl stop telegraf vfsprobe; vfsprobe check -kill-asleep -timeout 10s >/dev/null || true")
+	require.Eventually(t, func() bool { return h.shell(reports) != "0" }, 2*patience, time.Second)
+	h.shell("systemctl kill --signal=HUP silent")
 }
