@@ -3,7 +3,6 @@ package prober
 import (
 	"encoding/base32"
 	"encoding/binary"
-	"hash/fnv"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -30,19 +29,30 @@ const groupLength = 2
 // hash and 10 of the group's, together the 15 bytes the kernel keeps
 // (TASK_COMM_LEN).
 func commOf(key, group string) string {
-	return HelperPrefix + hashed(key)[:8] + hashed(group)[:groupLength]
+	of, like := hashed(key), hashed(group)
+	name := append(make([]byte, 0, len(HelperPrefix)+8+groupLength), HelperPrefix...)
+	return string(append(append(name, of[:8]...), like[:groupLength]...))
 }
 
-func hashed(key string) string {
-	hash := fnv.New64a()
-	hash.Write([]byte(key))
+// hashed is the key's hash in base 32. It is made for each check.
+func hashed(key string) (text [16]byte) {
+	h := uint64(14695981039346656037) // FNV-1a, as hash/fnv has it
+	for i := range len(key) {
+		h = (h ^ uint64(key[i])) * 1099511628211
+	}
 	// FNV hardly mixes the last bytes into the upper bits, which are used:
 	// finish as MurmurHash3 does.
-	h := hash.Sum64()
 	h = (h ^ h>>33) * 0xff51afd7ed558ccd
 	h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
-	sum := binary.BigEndian.AppendUint64(nil, h^h>>33)
-	return strings.ToLower(base32.StdEncoding.EncodeToString(sum))
+	var sum [8]byte
+	binary.BigEndian.PutUint64(sum[:], h^h>>33)
+	base32.StdEncoding.Encode(text[:], sum[:])
+	for i, c := range text {
+		if c >= 'A' && c <= 'Z' {
+			text[i] = c + 'a' - 'A'
+		}
+	}
+	return text
 }
 
 // An orphan is a stuck helper whose fork server has ended.

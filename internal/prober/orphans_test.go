@@ -2,6 +2,9 @@ package prober
 
 import (
 	"bytes"
+	"encoding/base32"
+	"encoding/binary"
+	"hash/fnv"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -157,4 +160,26 @@ func FuzzStatFields(f *testing.F) {
 		usage(proc, 7)
 		orphan{pid: 7}.inspect(proc)
 	})
+}
+
+// Names stay what they are over an upgrade: a successor knows helpers by them.
+func TestCommOf(t *testing.T) {
+	for key, want := range map[[2]string]string{
+		{"", ""}: oldComm("", ""), {"0:54", "nfs 10.0.0.1:2049"}: oldComm("0:54", "nfs 10.0.0.1:2049"), {"ünï\xff", "x"}: oldComm("ünï\xff", "x"),
+	} {
+		assert.Equal(t, want, commOf(key[0], key[1]))
+	}
+}
+
+// oldComm makes the name by the library's functions.
+func oldComm(key, group string) string {
+	hash := func(key string) string {
+		f := fnv.New64a()
+		f.Write([]byte(key))
+		h := f.Sum64()
+		h = (h ^ h>>33) * 0xff51afd7ed558ccd
+		h = (h ^ h>>33) * 0xc4ceb9fe1a85ec53
+		return strings.ToLower(base32.StdEncoding.EncodeToString(binary.BigEndian.AppendUint64(nil, h^h>>33)))
+	}
+	return HelperPrefix + hash(key)[:8] + hash(group)[:groupLength]
 }

@@ -20,11 +20,11 @@ type counts [result.Count]int
 func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts *counts) {
 	fields := map[string]any{"result": f.code.String(), "result_code": int64(f.code)}
 	t.AddTo(fields)
-	for name, value := range map[string]string{
-		"errno": f.errno, "failed_check": string(f.check), "cause": string(f.cause), "reason": f.reason, "hangs_in": f.hangsIn(),
+	for _, text := range [...]struct{ name, value string }{
+		{"errno", f.errno}, {"failed_check", string(f.check)}, {"cause", string(f.cause)}, {"reason", f.reason}, {"hangs_in", f.hangsIn()},
 	} {
-		if value != "" {
-			fields[name] = value
+		if text.value != "" {
+			fields[text.name] = text.value
 		}
 	}
 	for c, took := range f.seconds {
