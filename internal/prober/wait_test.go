@@ -195,7 +195,7 @@ func TestProber_LooksAgainAtAHelperThatGoesOn(t *testing.T) {
 	faultfs.Require(t)
 	p := startGentle(t, prober.Options{})
 	fs := faultfs.New(t)
-	fs.Delay(timeout/4, faultfs.Statfs)
+	fs.Delay(timeout/8, faultfs.Statfs)
 	c := check(fs.Dir)
 	c.Plan.Steps = append(c.Plan.Steps, c.Plan.Steps[0].Named("second"))
 	r := p.Run(c)
