@@ -133,7 +133,7 @@ func (c *Client) use(conn net.Conn) {
 func (c *Client) say(err error) {
 	why := err.Error()
 	switch {
-	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		why = "it lets this user in only as a member of the group telegraf; journalctl -u vfsprobe tells more"
 	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		why = fmt.Sprintf("nobody listens on %s; systemctl start vfsprobe", c.Socket)

@@ -116,10 +116,8 @@ var errVersion = errors.New("the service and vfsprobe connect are of different v
 
 // greet exchanges the protocol's number.
 func greet(r *bufio.Reader, w io.Writer) error {
-	if _, err := fmt.Fprintf(w, "%s%d\n", hello, protocol); err != nil {
-		return err
-	}
-	line, err := readLine(r)
+	_, unheard := fmt.Fprintf(w, "%s%d\n", hello, protocol)
+	line, err := readLine(r) // it may have said why it does not listen
 	if err != nil {
 		return err
 	}
@@ -131,5 +129,5 @@ func greet(r *bufio.Reader, w io.Writer) error {
 	case theirs != protocol:
 		return fmt.Errorf("%w: it speaks protocol %d, and this one %d; restart the older one", errVersion, theirs, protocol)
 	}
-	return nil
+	return unheard
 }
