@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
-	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
 const checkUsage = `Gathers once and tells what is at fault on this host, and why.
@@ -69,7 +68,7 @@ func check(arguments []string) int {
 	}
 
 	// What the prober has to warn of shows in the results.
-	p := prober.New(*options)
+	p := newProber(options)
 	defer p.Close()
 	h := newHost(p)
 	selected, err := selectInputs(h, *file)

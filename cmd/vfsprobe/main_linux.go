@@ -132,7 +132,7 @@ func run(arguments []string) int {
 
 	// The fork server starts while the configuration is read.
 	options.Warnf = own.Warnf
-	p := prober.New(*options)
+	p := newProber(options)
 	defer p.Close()
 
 	h := newHost(p)
@@ -142,12 +142,11 @@ func run(arguments []string) int {
 		return exitFailure
 	}
 	o := execd.Options{Inputs: selected, Host: h, Log: lines, Stdout: os.Stdout}
-	if *kept != "" && !*test {
-		o.State = state.Open(*kept, "/proc", p, own, h.ReadFile)
-		defer o.State.Close(stateTimeout)
-	} else {
-		o.State = state.Open("", "/proc", p, own, nil)
+	if *test {
+		*kept = ""
 	}
+	o.State = state.Open(*kept, "/proc", p, own, h.ReadFile)
+	defer o.State.Close(stateTimeout)
 	var server *service.Server
 	if *socket != "" && !*test {
 		server, err = service.Listen(*socket, service.ServerOptions{Log: own, Fan: fan, Inputs: len(selected),
@@ -168,8 +167,10 @@ func run(arguments []string) int {
 		return exitFailure
 	}
 
-	if err := pages.LockProgram("/proc"); err != nil && !*test {
-		own.Infof("a root file system that hangs may stop vfsprobe when memory is short: %v", err)
+	if !*test {
+		if err := pages.LockProgram("/proc"); err != nil {
+			own.Infof("a root file system that hangs may stop vfsprobe when memory is short: %v", err)
+		}
 	}
 	// A closed stdout is an error to report, not a signal to die of.
 	signal.Ignore(syscall.SIGPIPE)
@@ -197,12 +198,18 @@ func run(arguments []string) int {
 
 // proberFlags defines the flags that say what helper processes may do.
 func proberFlags(flags *flag.FlagSet) *prober.Options {
-	roots := host.FindRoots(os.Getenv)
-	o := &prober.Options{MaxStuck: 16, MaxAsleep: 256, RootCgroups: cgroups.RootProcs("/proc", roots.Sys)}
+	o := &prober.Options{MaxStuck: 16, MaxAsleep: 256}
 	flags.Var(atLeastOne{&o.MaxStuck}, "max-stuck", "how many helper processes may hang unkillably on this host: a `number`")
 	flags.Var(atLeastOne{&o.MaxAsleep}, "max-asleep", "how many helper processes may be left asleep, waiting for FUSE daemons: a `number`")
 	flags.BoolVar(&o.KillAsleep, "kill-asleep", false, "kill those as well, which makes them unkillable")
 	return o
+}
+
+// newProber makes a prober whose helpers leave this process's cgroups when they hang.
+func newProber(o *prober.Options) *prober.Prober {
+	roots := host.FindRoots(os.Getenv)
+	o.RootCgroups = cgroups.RootProcs("/proc", roots.Sys)
+	return prober.New(*o)
 }
 
 // atLeastOne is a flag for a cap.

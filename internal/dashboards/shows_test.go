@@ -70,10 +70,9 @@ func TestFromThePackageToTheAlert(t *testing.T) {
 	require.NoError(t, os.Mkdir(in("/srv/media"), 0o755))
 	fs := faultfs.NewAt(t, in("/srv/media"), "media")
 	require.NoError(t, os.MkdirAll(in("/run/vfsprobe"), 0o755))
-	_, start, found := strings.Cut(read("/usr/lib/systemd/system/vfsprobe.service"), "\nExecStart=")
-	require.True(t, found)
-	start, _, _ = strings.Cut(start, "\n")
-	service := command(strings.Fields(start)...)
+	start, err := programs.ServiceCommand(read("/usr/lib/systemd/system/vfsprobe.service"))
+	require.NoError(t, err)
+	service := command(start...)
 	service.SysProcAttr.Pdeathsig = syscall.SIGTERM
 	require.NoError(t, service.Start())
 	t.Cleanup(func() {

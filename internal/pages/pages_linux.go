@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"golang.org/x/sys/unix"
@@ -21,35 +22,45 @@ func LockProgram(proc string) error {
 	if err != nil {
 		return fmt.Errorf("locking the program's pages: %w", err)
 	}
-	ranges := fileRanges(maps)
+	program := slices.DeleteFunc(ParseMaps(maps), func(m Mapping) bool { return !m.Constant })
 	var size uintptr
-	for _, r := range ranges {
-		size += r.end - r.start
+	for _, m := range program {
+		size += m.End - m.Start
 	}
 	const onFault = 1 // MLOCK_ONFAULT, asm-generic/mman-common.h
-	for _, r := range ranges {
-		if _, _, errno := unix.Syscall(unix.SYS_MLOCK2, r.start, r.end-r.start, onFault); errno != 0 {
+	for _, m := range program {
+		if _, _, errno := unix.Syscall(unix.SYS_MLOCK2, m.Start, m.End-m.Start, onFault); errno != 0 {
 			return fmt.Errorf("locking the program's pages: mlock2: %w (RLIMIT_MEMLOCK must be %d kB)", errno, (size+1023)>>10)
 		}
 	}
 	return nil
 }
 
-type addresses struct{ start, end uintptr }
+// Mapping is a range of a process's addresses.
+type Mapping struct {
+	Start, End uintptr
+	// Constant says that it is of a file and nobody writes to it: code, or constants.
+	Constant bool
+}
 
-// fileRanges are the mappings of files that nobody writes to, in a proc_pid_maps(5).
-func fileRanges(maps []byte) []addresses {
-	var all []addresses
+// ParseMaps reads a proc_pid_maps(5). Memory that is only reserved is among the mappings, and
+// so are the kernel's vdso and vvar. Lines that make no sense are left out.
+//
+//	00400000-00452000 r-xp 00000000 08:02 173521 /usr/bin/dbus-daemon
+//	7ffc1c5f2000-7ffc1c5f6000 r--p 00000000 00:00 0 [vvar]
+func ParseMaps(maps []byte) []Mapping {
+	var all []Mapping
 	for line := range bytes.Lines(maps) {
 		fields := bytes.Fields(line)
-		if len(fields) < 5 || len(fields[1]) < 2 || fields[1][0] != 'r' || fields[1][1] == 'w' || string(fields[4]) == "0" {
+		if len(fields) < 5 {
 			continue
 		}
 		first, last, _ := bytes.Cut(fields[0], []byte("-"))
 		start, err := strconv.ParseUint(string(first), 16, 64)
 		end, err2 := strconv.ParseUint(string(last), 16, 64)
 		if err == nil && err2 == nil && start < end {
-			all = append(all, addresses{uintptr(start), uintptr(end)})
+			constant := bytes.HasPrefix(fields[1], []byte("r-")) && string(fields[4]) != "0" // an inode
+			all = append(all, Mapping{uintptr(start), uintptr(end), constant})
 		}
 	}
 	return all

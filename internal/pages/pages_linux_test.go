@@ -57,11 +57,11 @@ func TestLockProgram(t *testing.T) {
 	assert.Error(t, LockProgram(t.TempDir()))
 }
 
-func FuzzFileRanges(f *testing.F) {
+func FuzzParseMaps(f *testing.F) {
 	f.Add([]byte("00400000-00452000 r-xp 00000000 08:02 173521 /usr/bin/dbus-daemon\n7ffc1c5f2000-7ffc1c5f6000 r--p 00000000 00:00 0 [vvar]\n"))
 	f.Fuzz(func(t *testing.T, maps []byte) {
-		for _, r := range fileRanges(maps) {
-			assert.Less(t, r.start, r.end)
+		for _, m := range ParseMaps(maps) {
+			assert.Less(t, m.Start, m.End)
 		}
 	})
 }

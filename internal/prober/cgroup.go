@@ -1,7 +1,6 @@
 package prober
 
 import (
-	"fmt"
 	"slices"
 	"strconv"
 	"time"
@@ -67,7 +66,7 @@ func (p *Prober) moved(r Report) {
 	c.under = false
 	for i := range r.Steps {
 		if s := &r.Steps[i]; s.Errno != 0 && s.Errno != unix.ESRCH {
-			p.warnLocked("helpers that hang stay in this process's cgroups: %v", fmt.Errorf("%s: %w", s.Name, s.Errno))
+			p.warnLocked("helpers that hang stay in this process's cgroups: %s: %v", s.Name, s.Errno)
 			c.files, c.waiting = nil, nil
 			return
 		}

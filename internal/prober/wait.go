@@ -27,29 +27,28 @@ var waitNames = [...]string{"unkillable", "killable", "asleep"}
 
 func (w Wait) String() string { return waitNames[w] }
 
-// A WaitRule says how processes wait in a function of the kernel's.
-type WaitRule struct {
-	FileSystem string
-	States     string // letters of proc_pid_stat(5); D is also that of killable waits
-	// Functions are beginnings of what proc_pid_wchan(5) tells.
-	Functions []string
-	Wait      Wait
+// A waitRule says how processes wait in a function of the kernel's.
+type waitRule struct {
+	fileSystem string
+	states     string   // letters of proc_pid_stat(5); D is also that of killable waits
+	functions  []string // beginnings of what proc_pid_wchan(5) tells
+	wait       Wait
 }
 
-// WaitRules are the waits that are known. The first that fits holds. The functions are
+// waitRules are the waits that are known. The first that fits holds. The functions are
 // those of Linux 3.10 to 6.18; a compiler may have put one into its caller.
-func WaitRules() []WaitRule {
+func waitRules() []waitRule {
 	fuse := []string{"request_wait_answer", "fuse_", "__fuse_"}
-	return []WaitRule{
-		{FileSystem: "FUSE", States: "S", Functions: fuse, Wait: Asleep},
+	return []waitRule{
+		{fileSystem: "FUSE", states: "S", functions: fuse, wait: Asleep},
 		// After a fatal signal, with a daemon that knows no interrupts, and for requests
 		// that must be answered, such as FLUSH.
-		{FileSystem: "FUSE", States: "D", Functions: fuse, Wait: Unkillable},
-		{FileSystem: "NFS", States: "SD", Functions: []string{"rpc_wait_bit_killable", "nfs_wait_bit_killable", "nfs4_delay", "nlm_wait_on_grace", "nlmclnt_block"}, Wait: Killable},
-		{FileSystem: "SMB", States: "SD", Functions: []string{"wait_for_response"}, Wait: Killable},
-		{FileSystem: "CephFS", States: "SD", Functions: []string{"ceph_mdsc_wait_request"}, Wait: Killable},
-		{FileSystem: "autofs", States: "SD", Functions: []string{"autofs_wait", "autofs4_wait"}, Wait: Killable},
-		{FileSystem: "frozen", States: "D", Functions: []string{"percpu_rwsem_wait", "__sb_start_write", "sb_start_write"}, Wait: Unkillable},
+		{fileSystem: "FUSE", states: "D", functions: fuse, wait: Unkillable},
+		{fileSystem: "NFS", states: "SD", functions: []string{"rpc_wait_bit_killable", "nfs_wait_bit_killable", "nfs4_delay", "nlm_wait_on_grace", "nlmclnt_block"}, wait: Killable},
+		{fileSystem: "SMB", states: "SD", functions: []string{"wait_for_response"}, wait: Killable},
+		{fileSystem: "CephFS", states: "SD", functions: []string{"ceph_mdsc_wait_request"}, wait: Killable},
+		{fileSystem: "autofs", states: "SD", functions: []string{"autofs_wait", "autofs4_wait"}, wait: Killable},
+		{fileSystem: "frozen", states: "D", functions: []string{"percpu_rwsem_wait", "__sb_start_write", "sb_start_write"}, wait: Unkillable},
 	}
 }
 
@@ -60,10 +59,10 @@ func waitOf(plan *Plan, state byte, function string) Wait {
 	if state == 'S' && (plan.OutlivesServer || function == "" && !plan.Killable) {
 		return Asleep
 	}
-	for _, rule := range WaitRules() {
-		if strings.IndexByte(rule.States, state) >= 0 &&
-			slices.ContainsFunc(rule.Functions, func(prefix string) bool { return strings.HasPrefix(function, prefix) }) {
-			return rule.Wait
+	for _, rule := range waitRules() {
+		if strings.IndexByte(rule.states, state) >= 0 &&
+			slices.ContainsFunc(rule.functions, func(prefix string) bool { return strings.HasPrefix(function, prefix) }) {
+			return rule.wait
 		}
 	}
 	if state == 'D' {

@@ -6,13 +6,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// getsockoptGroups is getsockopt(2) of SO_PEERGROUPS: it returns how many there are.
-func getsockoptGroups(fd int, groups []uint32) (int, error) {
-	size := uint32(len(groups)) * uint32(unsafe.Sizeof(groups[0]))
+// peerGroups are the supplementary groups of who has connected (SO_PEERGROUPS, Linux 4.13);
+// none where the kernel does not tell.
+func peerGroups(fd int) []uint32 {
+	const most = 1024
+	groups := make([]uint32, most)
+	size := uint32(most * unsafe.Sizeof(groups[0]))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, unix.SO_PEERGROUPS,
 		uintptr(unsafe.Pointer(&groups[0])), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
-		return 0, errno
+		return nil
 	}
-	return int(size / uint32(unsafe.Sizeof(groups[0]))), nil
+	return groups[:size/uint32(unsafe.Sizeof(groups[0]))]
 }

@@ -351,15 +351,3 @@ func (s *Server) beginLocked() {
 		}
 	}()
 }
-
-// peerGroups are the supplementary groups of who has connected (SO_PEERGROUPS, Linux 4.13);
-// none where the kernel does not tell.
-func peerGroups(fd int) []uint32 {
-	const most = 1024
-	groups := make([]uint32, most)
-	n, err := getsockoptGroups(fd, groups)
-	if err != nil {
-		return nil
-	}
-	return groups[:n]
-}

@@ -3,8 +3,9 @@
 //
 // It is a file of JSON, which helper processes read and write: they can be left behind.
 // Nothing is written while the file system that the file is on is at fault, nor more often
-// than every ten seconds, or ten minutes for counters alone. What was kept before the machine was started is of no use, and is
-// ignored; so is, and that is said, a file that can't be understood.
+// than every ten seconds, or ten minutes for counters alone. What was kept before the
+// machine was started is of no use, and is ignored; so is, and that is said, a file that
+// can't be understood.
 package state
 
 import (
@@ -74,24 +75,19 @@ type Store struct {
 	counted bool                       // counters have
 	writing bool
 	written time.Time
-	failed  string              // why it could not be written, which was said
-	results map[string]faultsAt // of mounts that the file may be on, by path
-}
-
-type faultsAt struct {
-	code result.Code
-	seen time.Time
+	failed  string                 // why it could not be written, which was said
+	results map[string]result.Code // of mounts that the file may be on, by path
 }
 
 // Open reads the file; one that is not there is made at the first change. A store of an
 // empty path keeps nothing. read reads a file that may hang; proc is where procfs is.
 func Open(path, proc string, p *prober.Prober, log telegraf.Logger, read func(name string, limit int, timeout time.Duration) ([]byte, error)) *Store {
-	s := &Store{path: path, prober: p, log: log, kept: make(map[string]json.RawMessage), results: make(map[string]faultsAt)}
-	boot, _ := os.ReadFile(filepath.Join(proc, "sys/kernel/random/boot_id"))
-	s.boot = string(bytes.TrimSpace(boot))
-	if path == "" {
+	s := &Store{path: path, prober: p, log: log, kept: make(map[string]json.RawMessage), results: make(map[string]result.Code)}
+	if !s.Keeps() {
 		return s
 	}
+	boot, _ := os.ReadFile(filepath.Join(proc, "sys/kernel/random/boot_id"))
+	s.boot = string(bytes.TrimSpace(boot))
 	content, err := read(path, maxFile, readTimeout)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -169,7 +165,7 @@ func (s *Store) put(name string, value any, changed *bool) {
 
 // Observe takes the results of mounts that the file may be on.
 func (s *Store) Observe(metrics []telegraf.Metric) {
-	if s.path == "" {
+	if !s.Keeps() {
 		return
 	}
 	for _, m := range metrics {
@@ -180,7 +176,7 @@ func (s *Store) Observe(metrics []telegraf.Metric) {
 		}
 		if n, ok := code.(int64); ok {
 			s.mu.Lock()
-			s.results[path] = faultsAt{result.Code(n), m.Time()}
+			s.results[path] = result.Code(n)
 			s.mu.Unlock()
 		}
 	}
@@ -195,11 +191,11 @@ func below(file, mount string) bool {
 func (s *Store) atFaultLocked() bool {
 	longest := ""
 	for path := range s.results {
-		if len(path) > len(longest) && !s.results[path].seen.IsZero() {
+		if len(path) > len(longest) {
 			longest = path
 		}
 	}
-	return longest != "" && s.results[longest].code.Fault()
+	return s.results[longest].Fault()
 }
 
 // Save writes the file if something has changed, in a while. It does not wait.
@@ -231,7 +227,7 @@ func (s *Store) Close(limit time.Duration) {
 // saveLocked has the file written, and returns what is closed when it is: nil where it
 // must not be.
 func (s *Store) saveLocked() <-chan struct{} {
-	if s.path == "" || s.writing || s.atFaultLocked() {
+	if !s.Keeps() || s.writing || s.atFaultLocked() {
 		return nil
 	}
 	content, err := json.Marshal(document{Format: format, Boot: s.boot, Kept: s.kept})

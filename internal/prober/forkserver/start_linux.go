@@ -1,14 +1,14 @@
 package forkserver
 
 import (
-	"bytes"
 	"fmt"
 	"os"
 	"runtime"
-	"strconv"
 	"sync"
 	"syscall"
 	"unsafe"
+
+	"github.com/vfsprobe/vfsprobe/internal/pages"
 )
 
 const (
@@ -196,25 +196,13 @@ func unneeded() []memoryRange {
 	return rest
 }
 
-// variables reads the ranges of proc_pid_maps(5) that are neither code nor
-// constants of a file. Memory that is only reserved is among them, and the
-// kernel's vdso and vvar, for which a fork would make page tables.
-//
-//	00400000-00452000 r-xp 00000000 08:02 173521 /usr/bin/dbus-daemon
-//	7ffc1c5f2000-7ffc1c5f6000 r--p 00000000 00:00 0 [vvar]
+// variables are the ranges of a proc_pid_maps(5) that are neither code nor constants of a
+// file. The kernel's vdso and vvar are among them, for which a fork would make page tables.
 func variables(maps []byte) []memoryRange {
 	var ranges []memoryRange
-	for line := range bytes.Lines(maps) {
-		fields := bytes.Fields(line)
-		if len(fields) < 5 {
-			continue
-		}
-		first, last, _ := bytes.Cut(fields[0], []byte("-"))
-		start, err := strconv.ParseUint(string(first), 16, 64)
-		end, err2 := strconv.ParseUint(string(last), 16, 64)
-		constant := bytes.HasPrefix(fields[1], []byte("r-")) && string(fields[4]) != "0" // an inode
-		if err == nil && err2 == nil && start < end && !constant {
-			ranges = append(ranges, memoryRange{uintptr(start), uintptr(end)})
+	for _, m := range pages.ParseMaps(maps) {
+		if !m.Constant {
+			ranges = append(ranges, memoryRange{m.Start, m.End})
 		}
 	}
 	return ranges

@@ -174,10 +174,9 @@ func (d *debian) telegraf() *agent {
 func (d *debian) service() *agent {
 	d.t.Helper()
 	require.NoError(d.t, os.MkdirAll(d.path("/run/vfsprobe"), 0o755))
-	_, start, found := strings.Cut(d.read("/usr/lib/systemd/system/vfsprobe.service"), "\nExecStart=")
-	require.True(d.t, found)
-	start, _, _ = strings.Cut(start, "\n")
-	return d.start(d.command(strings.Fields(start)...))
+	start, err := programs.ServiceCommand(d.read("/usr/lib/systemd/system/vfsprobe.service"))
+	require.NoError(d.t, err)
+	return d.start(d.command(start...))
 }
 
 func (d *debian) start(command *exec.Cmd) *agent {

@@ -3,12 +3,14 @@
 package programs
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 )
 
 // Vfsprobe builds the binary as it is shipped.
@@ -45,6 +47,16 @@ func EndToEndTests() (binary, configuration string, err error) {
 		return "", "", fmt.Errorf("building the tests of %s: %w\n%s", target, err, out)
 	}
 	return binary, filepath.Join(command.Dir, "testdata/vfsprobe.toml"), nil
+}
+
+// ServiceCommand is what a unit's ExecStart= runs, word by word.
+func ServiceCommand(unit string) ([]string, error) {
+	_, start, found := strings.Cut(unit, "\nExecStart=")
+	if !found {
+		return nil, errors.New("the unit has no ExecStart=")
+	}
+	start, _, _ = strings.Cut(start, "\n")
+	return strings.Fields(start), nil
 }
 
 func repository() string {
