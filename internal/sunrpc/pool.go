@@ -3,6 +3,7 @@ package sunrpc
 import (
 	"context"
 	"errors"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
@@ -48,21 +49,33 @@ func (a Answer) AddTo(fields map[string]any, name string) {
 	}
 }
 
-// Pool asks servers on behalf of several callers: a question that was asked in the
-// same round, or is still under way, is not asked again. It keeps the last answer to
-// each question. Its methods may be called from several goroutines.
+// Pool asks servers on behalf of several callers, and keeps the last answer to each
+// question. It is gentle: a fleet shares its servers, and gathers at the same second.
+//
+//   - An answer that is evidence is fetched at once, or within a quarter of the time that it
+//     has: each host at a moment of its own, and itself at once. All others are fetched once
+//     a minute, at a moment of the host's own.
+//   - A question that was asked in the same round, or is still under way, is not asked
+//     again.
+//   - There are at most two connections to a server.
+//
+// Its methods may be called from several goroutines.
 type Pool struct {
+	// turn is this host's share of what is waited for, from 0 to 1: hosts differ in it.
+	turn  float64
 	mu    sync.Mutex
 	known map[Question]*asked
+	lines map[netip.Addr][]chan struct{} // by server: of those who want to connect, the first of whom may
 }
 
 type asked struct {
-	round   uint64
-	used    uint64 // the last round in which somebody wanted it
-	answer  Answer
-	pending bool
-	due     time.Time // when the answer comes at the latest, if it is pending
-	waiting []*waiter
+	round     uint64 // the last one in which its answer was evidence
+	used      uint64 // the last one in which somebody wanted it
+	answer    Answer
+	scheduled bool // for this host's turn
+	pending   bool
+	due       time.Time // when the answer comes at the latest, once it was pending
+	waiting   []*waiter
 }
 
 // waiter is a caller of [Pool.Ask].
@@ -72,21 +85,47 @@ type waiter struct {
 }
 
 // NewPool returns a Pool that has asked nothing.
-func NewPool() *Pool { return &Pool{known: make(map[Question]*asked)} }
+func NewPool() *Pool {
+	return &Pool{turn: rand.Float64(), known: make(map[Question]*asked), lines: make(map[netip.Addr][]chan struct{})}
+}
 
-// keptRounds is for how many rounds an answer is kept that nobody asks for.
-const keptRounds = 3
+const (
+	// keptRounds is for how many rounds an answer is kept that nobody asks for.
+	keptRounds = 3
+	// refreshInterval is how often a question is put whose answer is no evidence.
+	refreshInterval = time.Minute
+	// maxConnections to a server at a time. nfsd closes the oldest ones, whosever they are,
+	// when there are more than 20 for each of its threads (svc_check_conn_limits,
+	// net/sunrpc/svc_xprt.c).
+	maxConnections = 2
+)
 
-// AnswerLimit is how long a server may take that is asked about checks with a timeout: its
-// word must be here before those that hang are given up.
-func AnswerLimit(timeout time.Duration) time.Duration { return timeout * 4 / 5 }
+// EvidenceAfter is how long a check with a timeout may take before its server's answer is
+// evidence.
+func EvidenceAfter(timeout time.Duration) time.Duration { return timeout / 20 }
 
-// Ask puts the question, with NULL calls of one of the versions: the first that is
-// registered, or the first where nothing is looked up. The answer comes within limit;
-// a server that has not answered then is Broken with ETIMEDOUT. done is called once, by
-// another goroutine or, where the round has the answer already, at once; it must not
-// block.
-func (p *Pool) Ask(round uint64, q Question, limit time.Duration, versions []uint32, done func(Answer)) {
+// AnswerLimit is how long a server may take that is asked about checks with a timeout: with
+// [EvidenceAfter] and the wait for this host's turn, its word is here before those that hang
+// are given up.
+func AnswerLimit(timeout time.Duration) time.Duration { return timeout * 3 / 4 }
+
+// Wanted is how an answer is wanted.
+type Wanted struct {
+	// Evidence says that something is at fault, or may be. It is not asked for by turns.
+	Evidence bool
+	// Versions of the program, of which the NULL call is of the first that is registered, or
+	// of the first where nothing is looked up.
+	Versions []uint32
+	// Limit is how long the server may take; [AnswerLimit].
+	Limit time.Duration
+}
+
+// Ask wants an answer. If it is evidence, or there was none yet, it comes within 1.25 times
+// the limit, and done is called with it once, by another goroutine or, where the round has
+// the answer already, at once; done must not block. A server that has not answered by then is
+// Broken with ETIMEDOUT. Else it comes when it is this host's turn, and done is not called.
+// Ask reports whether it is.
+func (p *Pool) Ask(round uint64, q Question, w Wanted, done func(Answer)) bool {
 	p.mu.Lock()
 	a := p.known[q]
 	if a == nil {
@@ -94,26 +133,107 @@ func (p *Pool) Ask(round uint64, q Question, limit time.Duration, versions []uin
 		p.known[q] = a
 	}
 	a.used = round
-	if a.round == round && !a.pending && a.answer.Known {
+	first := a.answer.At.IsZero()
+	switch {
+	case !w.Evidence && !first:
+		p.scheduleLocked(q, a, w)
+		p.mu.Unlock()
+		return false
+	case a.round == round && !a.pending && a.answer.Known:
 		answer := a.answer
 		p.mu.Unlock()
 		done(answer)
-		return
+		return true
 	}
-	w := &waiter{done: done}
-	a.waiting = append(a.waiting, w)
-	start := !a.pending
+	var delay time.Duration
+	if !first && !q.Address.Addr().IsLoopback() {
+		delay = time.Duration(p.turn * float64(w.Limit/4))
+	}
+	caller := &waiter{done: done}
+	a.waiting = append(a.waiting, caller)
+	a.round = round
 	switch {
-	case start:
-		a.pending, a.round, a.due = true, round, time.Now().Add(limit)
+	case !a.pending:
+		p.putLocked(q, a, w, delay)
 		p.forgetLocked(round)
-	case time.Until(a.due) > limit:
-		w.late = time.AfterFunc(limit, func() { p.giveUp(q, a, w) })
+	case time.Until(a.due) > w.Limit+delay:
+		caller.late = time.AfterFunc(w.Limit+delay, func() { p.giveUp(q, a, caller) })
 	}
 	p.mu.Unlock()
-	if start {
-		go func() { p.answered(q, put(q, limit, versions)) }()
+	return true
+}
+
+// scheduleLocked has the question put at this host's turn in the minute.
+func (p *Pool) scheduleLocked(q Question, a *asked, w Wanted) {
+	if a.scheduled {
+		return
 	}
+	a.scheduled = true
+	p.forgetLocked(a.used)
+	time.AfterFunc(time.Until(nextTurn(time.Now(), p.turn)), func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		a.scheduled = false
+		if !a.pending && p.known[q] == a {
+			p.putLocked(q, a, w, 0)
+		}
+	})
+}
+
+// nextTurn is when a host is to ask next that has this share of the minute.
+func nextTurn(now time.Time, turn float64) time.Time {
+	next := now.Truncate(refreshInterval).Add(time.Duration(turn * float64(refreshInterval)))
+	if !next.After(now) {
+		next = next.Add(refreshInterval)
+	}
+	return next
+}
+
+// putLocked puts the question after a delay, once there are less than two connections to
+// the server.
+func (p *Pool) putLocked(q Question, a *asked, w Wanted, delay time.Duration) {
+	start := time.Now().Add(delay)
+	due := start.Add(w.Limit)
+	a.pending, a.due = true, due
+	leave, turn := p.joinLocked(q.Address.Addr())
+	go func() {
+		var answer Answer // none: this host was not able to ask
+		select {
+		case <-turn:
+			time.Sleep(time.Until(start))
+			if time.Until(due) > w.Limit/3 {
+				answer = put(q, due, w.Limit/2, w.Versions)
+			}
+		case <-time.After(time.Until(due)):
+		}
+		leave()
+		p.answered(q, answer)
+	}()
+}
+
+// joinLocked joins the line of those who want to connect to a server. turn is closed when it
+// is their turn; leave must be called.
+func (p *Pool) joinLocked(server netip.Addr) (leave func(), turn chan struct{}) {
+	turn = make(chan struct{})
+	line := append(p.lines[server], turn)
+	p.lines[server] = line
+	if len(line) <= maxConnections {
+		close(turn)
+	}
+	return func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		line := p.lines[server]
+		i := slices.Index(line, turn)
+		line = slices.Delete(line, i, i+1)
+		if i < maxConnections && len(line) >= maxConnections {
+			close(line[maxConnections-1])
+		}
+		p.lines[server] = line
+		if len(line) == 0 {
+			delete(p.lines, server)
+		}
+	}, turn
 }
 
 // giveUp ends the wait of one that has less time than who has put the question.
@@ -170,18 +290,19 @@ func (p *Pool) forgetLocked(round uint64) {
 	}
 }
 
-// put asks the server. A lookup takes half of the limit at most.
-func put(q Question, limit time.Duration, versions []uint32) Answer {
+// put asks until it is due, what is looked up for no longer than for each of the two calls.
+func put(q Question, due time.Time, each time.Duration, versions []uint32) Answer {
 	if q.Address.Port() != 0 {
-		return null(q, q.Address, versions[0], limit)
+		return null(q, q.Address, versions[0], due)
 	}
 	rpcbind := netip.AddrPortFrom(q.Address.Addr(), PortRPCBind)
-	ctx, cancel := context.WithTimeout(context.Background(), limit/2)
+	half := time.Now().Add(min(each, time.Until(due)/2))
+	ctx, cancel := context.WithDeadline(context.Background(), half)
 	defer cancel()
 	for _, version := range versions {
 		port, err := LookUp(ctx, q.Network, rpcbind, Service{Program: q.Program, Version: version, Network: q.Network})
 		if err == nil {
-			return null(q, netip.AddrPortFrom(q.Address.Addr(), port), version, limit/2)
+			return null(q, netip.AddrPortFrom(q.Address.Addr(), port), version, time.Now().Add(min(each, time.Until(due))))
 		}
 		if refusal, ok := errors.AsType[*AnswerError](err); !ok || refusal.Status != NotRegistered {
 			return Answer{} // that is rpcbind's fault: nothing is known of the program
@@ -190,11 +311,8 @@ func put(q Question, limit time.Duration, versions []uint32) Answer {
 	return Answer{Known: true, Errno: NotRegistered.name(), Reached: true}
 }
 
-// null makes a NULL call. A call that this host could not make tells nothing. A server
-// that has another version of the program, or refuses for another reason, is alive. One
-// that does not have the program is not: no better than none (RFC 5531, section 9).
-func null(q Question, address netip.AddrPort, version uint32, limit time.Duration) Answer {
-	ctx, cancel := context.WithTimeout(context.Background(), limit)
+func null(q Question, address netip.AddrPort, version uint32, due time.Time) Answer {
+	ctx, cancel := context.WithDeadline(context.Background(), due)
 	defer cancel()
 	began := time.Now()
 	elapsed, err := Null(ctx, q.Network, address, q.Program, version)

@@ -19,8 +19,8 @@ import (
 const others = "other"
 
 // scanBlocked looks for tasks that wait for file systems.
-func (m *Mountstat) scanBlocked(round uint64) (blocked.Scan, error) {
-	request := blocked.Request{Round: round, Asker: m}
+func (m *Mountstat) scanBlocked() (blocked.Scan, error) {
+	request := blocked.Request{Round: m.round, Asker: m}
 	for _, t := range m.targets {
 		if t.Hung() {
 			request.Urgent = true
@@ -45,8 +45,8 @@ type taskGroup struct {
 
 // emitBlocked reports the tasks that have waited since the last gather or
 // longer, by site. Helpers of vfsprobe's own are only counted.
-func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any, round uint64) {
-	scan, err := m.scanBlocked(round)
+func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any) {
+	scan, err := m.scanBlocked()
 	m.said.Error("blocked tasks", err)
 	now := time.Now()
 	groups := make(map[waitSite]*taskGroup)

@@ -117,7 +117,7 @@ func percent(used, free uint64) float64 {
 	return float64(used) / (float64(used) + float64(free)) * 100
 }
 
-func (m *Mountstat) summarize(acc telegraf.Accumulator, counts *counts, round uint64, began time.Time) {
+func (m *Mountstat) summarize(acc telegraf.Accumulator, counts *counts, began time.Time) {
 	superblocks := make(map[[2]int]struct{}, len(m.targets))
 	for _, t := range m.targets {
 		superblocks[[2]int{t.Probed.Major, t.Probed.Minor}] = struct{}{}
@@ -144,7 +144,7 @@ func (m *Mountstat) summarize(acc telegraf.Accumulator, counts *counts, round ui
 	fields["mounts"] = int64(reported)
 	fields["faults"] = int64(faults)
 	m.hungTaskFields(fields)
-	m.emitBlocked(acc, fields, round)
+	m.emitBlocked(acc, fields)
 	fields["gather_seconds"] = time.Since(began).Seconds()
 	acc.AddGauge("mountstat_summary", fields, nil)
 }

@@ -64,6 +64,7 @@ type Mountstat struct {
 	byID         map[string]*target
 	kept         map[string]fault.History // of an earlier run, by unit
 	byMount      map[int]*target          // by the mount's number in the table
+	servers      map[sunrpc.Question]*server
 	hidden       int
 	extErrors    map[string]int64 // that ext4 has counted, by file of sysfs
 	panics       bool             // the kernel does, over hung tasks
@@ -72,9 +73,10 @@ type Mountstat struct {
 	expectations expectations
 
 	// Of the gather under way.
+	round   uint64
 	arrived []*target // whose report came
 	held    []*target // whose report waits for their server's answer
-	asking  map[sunrpc.Question]bool
+	asking  int       // answers of servers to come
 	hurried atomic.Bool
 }
 
@@ -91,7 +93,6 @@ func init() {
 			MountNamespaces: "own",
 			BlockedTop:      10,
 			mail:            mailbox.New(),
-			asking:          make(map[sunrpc.Question]bool),
 		}
 	})
 }
@@ -123,14 +124,15 @@ func (m *Mountstat) Init() error {
 func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	began := time.Now()
 	m.hurried.Store(false)
-	round := m.host.Join(m)
-	changed := m.refresh(round, began)
+	m.round = m.host.Join(m)
+	changed := m.refresh(began)
 	m.readTraffic(began)
-	m.askServers(round)
 	m.askFstab(began)
 	m.mail.Open()
 	m.expect(changed)
 	pending := m.submit()
+	m.askServers()
+	defer m.askAboutLate(pending)()
 
 	var counts counts
 	var refused int
@@ -156,7 +158,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 		}
 	}
 	m.finish(acc, pending, &counts, refused)
-	m.summarize(acc, &counts, round, began)
+	m.summarize(acc, &counts, began)
 	return nil
 }
 
@@ -184,11 +186,11 @@ func (m *Mountstat) Hurry() {
 
 // refresh brings targets up to date with the mount table. It reports whether that is
 // another one than in the last gather.
-func (m *Mountstat) refresh(round uint64, now time.Time) (changed bool) {
+func (m *Mountstat) refresh(now time.Time) (changed bool) {
 	if m.extErrorsGrew() {
 		m.host.RereadMounts()
 	}
-	m.view = m.host.Mounts(round)
+	m.view = m.host.Mounts(m.round)
 	table := m.view.Snapshot
 	if table == nil {
 		if table = m.table; table == nil {
@@ -239,8 +241,10 @@ func (m *Mountstat) holdBack(t *target) bool {
 	if t.server == nil {
 		return false
 	}
-	q := question(t.server)
-	if !m.asking[q] || m.host.Servers.Last(q).At.After(t.report.Since) {
+	if m.answerOf(t).At.After(t.report.Since) {
+		return false
+	}
+	if m.ask(t.server, true); !t.server.pending {
 		return false
 	}
 	m.held = append(m.held, t)
@@ -258,7 +262,7 @@ func (m *Mountstat) next(pending map[*target]struct{}) bool {
 		case m.hurried.Load():
 			m.sayLate(len(pending))
 			return false
-		case len(pending) == 0 && len(m.asking) == 0 && !m.expectations.reading:
+		case len(pending) == 0 && m.asking == 0 && !m.expectations.reading:
 			return false
 		}
 		<-m.mail.Wake()

@@ -11,44 +11,97 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
+// server is an NFS server of some targets.
+type server struct {
+	*mounts.NFSServer
+	timeout time.Duration // of its mounts, the shortest
+	asked   uint64        // the last round in which its answer was evidence
+	pending bool          // the answer is to come
+}
+
 // question is what an NFS server is asked.
-func question(s *mounts.NFSServer) sunrpc.Question {
+func (s *server) question() sunrpc.Question {
 	return sunrpc.Question{Network: s.Network, Address: s.Address, Program: sunrpc.ProgramNFS}
 }
 
-// askServers sends a NULL call to each server, and does not wait for the answers.
-func (m *Mountstat) askServers(round uint64) {
-	type wanted struct {
-		version uint32
-		limit   time.Duration
+// linkServer finds the server of a target, in the table of its mounts' network.
+func (m *Mountstat) linkServer(t *target, before map[sunrpc.Question]*server) {
+	t.server = nil
+	found := t.Probed.NFSServer()
+	if found == nil || t.namespace != nil && !t.namespace.network {
+		return // the server's address means another network
 	}
-	questions := make(map[sunrpc.Question]wanted)
+	s := &server{NFSServer: found, timeout: t.policy.timeout}
+	q := s.question()
+	switch known, kept := m.servers[q], before[q]; {
+	case known != nil:
+		known.timeout = min(known.timeout, t.policy.timeout)
+		s = known
+	case kept != nil:
+		kept.NFSServer, kept.timeout = found, t.policy.timeout
+		s = kept
+	}
+	m.servers[q], t.server = s, s
+}
+
+// askServers sends a NULL call to the servers whose answers are evidence, has the others
+// asked by turns, and does not wait for the answers.
+func (m *Mountstat) askServers() {
+	evidence := make(map[*server]bool, len(m.servers))
 	for _, t := range m.targets {
-		if t.server == nil {
-			continue
+		if t.server != nil && (t.found.code.Fault() || t.skipReason != "" && t.traffic.unanswered() > 0) {
+			evidence[t.server] = true
 		}
-		w := wanted{t.server.Version, sunrpc.AnswerLimit(t.policy.timeout)}
-		if before, found := questions[question(t.server)]; found {
-			w = wanted{before.version, min(before.limit, w.limit)}
-		}
-		questions[question(t.server)] = w
 	}
-	for q, w := range questions {
-		if m.asking[q] {
-			continue // a gather was cut short
-		}
-		m.asking[q] = true
-		m.host.Servers.Ask(round, q, w.limit, []uint32{w.version}, func(sunrpc.Answer) {
-			m.mail.Post(func() {
-				delete(m.asking, q)
-				m.arrived, m.held = append(m.arrived, m.held...), nil
-			})
-		})
+	for _, s := range m.servers {
+		m.ask(s, evidence[s])
 	}
 }
 
+// askAboutLate asks the servers of the targets whose checks take long, once they do. stop
+// must be called.
+func (m *Mountstat) askAboutLate(pending map[*target]struct{}) (stop func() bool) {
+	if len(m.servers) == 0 {
+		return func() bool { return true }
+	}
+	shortest := m.longestTimeout()
+	for _, s := range m.servers {
+		shortest = min(shortest, s.timeout)
+	}
+	return time.AfterFunc(sunrpc.EvidenceAfter(shortest), func() {
+		m.mail.Post(func() {
+			for t := range pending {
+				if t.server != nil && t.underWay {
+					m.ask(t.server, true)
+				}
+			}
+		})
+	}).Stop
+}
+
+// ask puts the question to a server, in each round once at most.
+func (m *Mountstat) ask(s *server, evidence bool) {
+	if s.pending || s.asked == m.round {
+		return // a gather may have been cut short
+	}
+	wanted := sunrpc.Wanted{Evidence: evidence, Versions: []uint32{s.Version}, Limit: sunrpc.AnswerLimit(s.timeout)}
+	if !m.host.Servers.Ask(m.round, s.question(), wanted, func(sunrpc.Answer) {
+		m.mail.Post(func() {
+			s.pending = false
+			m.asking--
+			m.arrived, m.held = append(m.arrived, m.held...), nil
+		})
+	}) {
+		return
+	}
+	s.asked, s.pending = m.round, true
+	m.asking++
+}
+
 // answerOf returns the last answer of the target's server.
-func (m *Mountstat) answerOf(t *target) sunrpc.Answer { return m.host.Servers.Last(question(t.server)) }
+func (m *Mountstat) answerOf(t *target) sunrpc.Answer {
+	return m.host.Servers.Last(t.server.question())
+}
 
 // traffic is what the transport of an NFS mount has done.
 type traffic struct {
@@ -116,25 +169,19 @@ func (m *Mountstat) serverFields(t *target, fields map[string]any) {
 // emitServers makes one metric per NFS server: it says at once what 300 mounts
 // have in common.
 func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
-	type sums struct {
-		fault.Sums
-		server *mounts.NFSServer
-	}
-	servers := make(map[sunrpc.Question]*sums)
+	all := make(map[*server]*fault.Sums, len(m.servers))
 	for _, t := range m.targets {
 		if t.server == nil {
 			continue
 		}
-		s := servers[question(t.server)]
-		if s == nil {
-			s = &sums{server: t.server}
-			servers[question(t.server)] = s
+		if all[t.server] == nil {
+			all[t.server] = &fault.Sums{}
 		}
-		s.Add(len(t.Mounts), t.Probed.Superblock(), t.found.code, &t.History)
+		all[t.server].Add(len(t.Mounts), t.Probed.Superblock(), t.found.code, &t.History)
 	}
-	for q, s := range servers {
-		fields := s.Fields()
-		m.host.Servers.Last(q).AddTo(fields, "rpc")
-		acc.AddGauge("mountstat_server", fields, s.server.Tags())
+	for s, sums := range all {
+		fields := sums.Fields()
+		m.host.Servers.Last(s.question()).AddTo(fields, "rpc")
+		acc.AddGauge("mountstat_server", fields, s.Tags())
 	}
 }

@@ -7,14 +7,17 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
@@ -165,15 +168,19 @@ func TestAnAutomountedNFSMountWhoseServerIsDead(t *testing.T) {
 
 func TestServersAreAskedAtOnce(t *testing.T) {
 	m, _ := newPretendedNFS(t, nil)
-	m.targets = nil
+	m.targets, m.servers = nil, make(map[sunrpc.Question]*server)
 	silent := rpchost.Serve(t, "127.0.0.1:0", silence)
 	for i := range 300 {
-		address := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, byte(i / 250), byte(1 + i%250)}), silent.Port())
-		m.targets = append(m.targets, &target{Unit: &mounts.Unit{Probed: &mounts.Mount{}}, policy: m.policy,
-			server: &mounts.NFSServer{Address: address, Network: "tcp", Version: 3}})
+		address := netip.AddrFrom4([4]byte{127, 0, byte(i / 250), byte(1 + i%250)})
+		mount := &mounts.Mount{Info: &mountinfo.Info{FSType: "nfs", VFSOptions: fmt.Sprintf("vers=3,proto=tcp,port=%d,addr=%v", silent.Port(), address)}}
+		of := &target{Unit: &mounts.Unit{Probed: mount}, policy: m.policy}
+		m.linkServer(of, nil)
+		m.targets = append(m.targets, of)
 	}
+	require.Len(t, m.servers, 300)
 	began := time.Now()
-	m.askServers(1)
+	m.round = 1
+	m.askServers()
 	require.Less(t, time.Since(began), timeout, "without waiting")
 	for m.next(nil) {
 	}
@@ -181,4 +188,26 @@ func TestServersAreAskedAtOnce(t *testing.T) {
 	for _, target := range m.targets {
 		assert.True(t, m.answerOf(target).Broken())
 	}
+}
+
+// A fleet asks its servers in one breath, if each host asks at each gather.
+func TestMountstat_LeavesTheServersOfHealthyMountsAlone(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	var calls atomic.Int64
+	m, _ := newPretendedNFS(t, nil)
+	nfsMount(t, fs, rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
+		calls.Add(1)
+		rpchost.AnswerNull(conn)
+	}), "")(m)
+	for range 10 {
+		metric := at(collect.Gather(t, m), fs.Dir)
+		assert.Equal(t, "ok", text(metric, "result"))
+		assert.Positive(t, field(t, metric, "server_rpc_seconds"), "the last one")
+	}
+	assert.LessOrEqual(t, calls.Load(), int64(2), "the first gather's, and one if this is the host's turn in the minute")
+	before := calls.Load()
+	fs.Fail(unix.EIO, faultfs.Statfs)
+	assert.Equal(t, "error", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	assert.Greater(t, calls.Load(), before, "now it is evidence")
 }

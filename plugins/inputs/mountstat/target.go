@@ -10,6 +10,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
 // target is a unit that is judged: one check answers for all of its mounts.
@@ -17,10 +18,10 @@ type target struct {
 	*mounts.Unit
 	namespace  *namespace // where the mounts are; nil: in the table
 	policy     policy
-	plan       *plan             // of its check; nil: to be made
-	key, group string            // of its check
-	skipReason string            // why it is not checked
-	server     *mounts.NFSServer // nil: unknown, or not NFS
+	plan       *plan   // of its check; nil: to be made
+	key, group string  // of its check
+	skipReason string  // why it is not checked
+	server     *server // nil: unknown, or not NFS
 
 	fault.History
 	found     finding
@@ -40,7 +41,8 @@ type target struct {
 // regroup sorts the mounts to be checked into targets, and keeps what is known about
 // those that were there before.
 func (m *Mountstat) regroup() {
-	before := m.byID
+	before, servers := m.byID, m.servers
+	m.servers = make(map[sunrpc.Question]*server)
 	m.targets, m.byID, m.byMount, m.hidden = nil, make(map[string]*target, len(before)), make(map[int]*target), 0
 	for i := range m.table.Mounts {
 		if mount := &m.table.Mounts[i]; mount.Hidden && !m.ignored(mount) {
@@ -70,13 +72,11 @@ func (m *Mountstat) regroup() {
 	for _, t := range m.targets {
 		t.policy, t.plan = m.policyFor(t.Probed, m.panics), nil
 		t.key, t.group = "mountstat "+t.ID, t.Probed.FateGroup()
-		t.server = t.Probed.NFSServer()
+		m.linkServer(t, servers)
 		if t.namespace == nil {
 			for _, mount := range t.Mounts {
 				m.byMount[mount.ID] = t
 			}
-		} else if !t.namespace.network {
-			t.server = nil // the server's address means another network
 		}
 		t.skipReason = m.skipReasonOf(t)
 	}

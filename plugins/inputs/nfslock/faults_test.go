@@ -76,7 +76,7 @@ func TestALockThatHangs(t *testing.T) {
 // asNFS has the file system taken for NFS, whose helpers can be killed.
 func asNFS(t *testing.T, n *Nfslock) {
 	t.Helper()
-	n.refresh(n.host.Join(n))
+	n.refresh()
 	for _, target := range n.targets {
 		target.Probed.FSType = "nfs"
 	}

@@ -19,6 +19,7 @@ type lockServer struct {
 	mounts.NFSServer                 // Version 0: it is not asked for NFS
 	byNLM            bool            // mounts lock by NLM
 	names            map[string]bool // under which the kernel's messages may name it
+	asked            uint64          // the last round in which the answers were evidence
 	asking           int             // answers to come
 	known            bool            // all were answered once
 	services
@@ -85,53 +86,78 @@ func (n *Nfslock) linkServers() {
 	}
 }
 
-// askAll puts the questions to all servers and to this host, and does not wait for the
-// answers.
-func (n *Nfslock) askAll(round uint64) {
-	limit := sunrpc.AnswerLimit(n.shortestTimeout())
+// askAll puts the questions to this host and to the servers whose answers are evidence, has
+// the others asked by turns, and does not wait for the answers.
+func (n *Nfslock) askAll() {
+	evidence := make(map[*lockServer]bool, len(n.servers))
+	for _, t := range n.targets {
+		if t.server != nil && t.found.code.Fault() {
+			evidence[t.server] = true
+		}
+	}
 	for _, s := range n.servers {
-		n.ask(round, s, limit)
+		n.ask(s, evidence[s])
 	}
 	if slices.ContainsFunc(n.targets, func(t *target) bool { return t.nlm }) {
-		n.ask(round, &n.local, limit)
+		n.ask(&n.local, true)
 	} else {
 		n.local.known, n.local.services = false, services{}
 	}
 }
 
-// ask asks a server for all that its mounts' locks depend on, at once; of this host, for
-// what all others' depend on. While an answer is to come it is not asked again.
-func (n *Nfslock) ask(round uint64, s *lockServer, limit time.Duration) {
-	if s.asking > 0 {
+// askAboutLate asks the servers of the targets whose probes take long, once they do. stop
+// must be called.
+func (n *Nfslock) askAboutLate(pending map[*target]struct{}) (stop func() bool) {
+	return time.AfterFunc(sunrpc.EvidenceAfter(n.shortestTimeout()), func() {
+		n.mail.Post(func() {
+			for t := range pending {
+				if t.server != nil && t.underWay {
+					n.ask(t.server, true)
+				}
+			}
+		})
+	}).Stop
+}
+
+// ask asks a server for all that its mounts' locks depend on; of this host, for what all
+// others' depend on. While an answer is to come, and in the same round, it is not asked again.
+func (n *Nfslock) ask(s *lockServer, evidence bool) {
+	if s.asking > 0 || s.asked == n.round {
 		return
 	}
-	found := new(services)
 	put := func(answer *sunrpc.Answer, port uint16, program uint32, versions ...uint32) {
-		s.asking++
-		n.asking++
 		q := sunrpc.Question{Network: s.Network, Address: netip.AddrPortFrom(s.Address.Addr(), port), Program: program}
-		n.host.Servers.Ask(round, q, limit, versions, func(a sunrpc.Answer) {
+		wanted := sunrpc.Wanted{Evidence: evidence, Versions: versions, Limit: sunrpc.AnswerLimit(n.shortestTimeout())}
+		*answer = n.host.Servers.Last(q)
+		if !n.host.Servers.Ask(n.round, q, wanted, func(a sunrpc.Answer) {
 			n.mail.Post(func() {
 				*answer = a
 				n.asking--
 				if s.asking--; s.asking == 0 {
-					s.services, s.known = *found, true
+					s.known = true
 				}
 			})
-		})
+		}) {
+			return
+		}
+		s.asked = n.round
+		s.asking++
+		n.asking++
 	}
 	if s.Version != 0 {
-		put(&found.nfs, s.Address.Port(), sunrpc.ProgramNFS, s.Version)
-	}
-	if s.byNLM {
-		put(&found.nlm, 0, sunrpc.ProgramNLM, nlmVersion, nlmVersionOld)
+		put(&s.nfs, s.Address.Port(), sunrpc.ProgramNFS, s.Version)
 	}
 	if s.byNLM || s == &n.local {
 		version := uint32(portmapperVersion)
 		if !s.Address.Addr().Unmap().Is4() {
 			version = rpcbindVersion
 		}
-		put(&found.rpcbind, sunrpc.PortRPCBind, sunrpc.ProgramRPCBind, version)
-		put(&found.nsm, 0, sunrpc.ProgramNSM, nsmVersion)
+		put(&s.rpcbind, sunrpc.PortRPCBind, sunrpc.ProgramRPCBind, version)
+	}
+	if s.byNLM {
+		put(&s.nlm, 0, sunrpc.ProgramNLM, nlmVersion, nlmVersionOld)
+	}
+	if s.byNLM || s == &n.local {
+		put(&s.nsm, 0, sunrpc.ProgramNSM, nsmVersion)
 	}
 }

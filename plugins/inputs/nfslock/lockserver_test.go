@@ -54,7 +54,8 @@ func askNow(t testing.TB, limit time.Duration, of func(*Nfslock) *lockServer) se
 	t.Helper()
 	n, _ := newInput(t, nil)
 	s := of(n)
-	n.ask(n.host.Join(n), s, limit)
+	n.timeout, n.round = limit, n.host.Join(n)
+	n.ask(s, true)
 	for s.asking > 0 {
 		<-n.mail.Wake()
 		n.mail.Open()
@@ -241,7 +242,7 @@ func TestLockServer_IsWhereAMountsCallsGo(t *testing.T) {
 	} {
 		n, _ := newInput(t, nil)
 		pretend(t, n, map[string]string{dir: options})
-		n.refresh(n.host.Join(n))
+		n.refresh()
 		got := "-"
 		if s := n.targets[0].server; s != nil {
 			got = fmt.Sprintf("%v %d %s %d %v", s.Address.Addr(), s.Address.Port(), s.Network, s.Version, s.byNLM)

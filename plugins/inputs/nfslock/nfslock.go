@@ -48,6 +48,7 @@ type Nfslock struct {
 	host     *host.Host
 	said     *oncelog.Log
 	hostHash uint64    // where this host's range is; 0: not known yet
+	round    uint64    // the gather's
 	began    time.Time // the gather
 
 	table   *mounts.Snapshot // nil: none could be read yet
@@ -102,15 +103,18 @@ func (n *Nfslock) Init() error {
 func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 	n.began = time.Now()
 	n.hurried.Store(false)
-	round := n.host.Join(n)
-	n.refresh(round)
+	n.round = n.host.Join(n)
+	n.refresh()
 	pending := n.setDeadlines()
 	n.mail.Open()
 	if len(n.targets) > 0 {
 		n.kernel.read(n)
 	}
 	locks := n.readLocks(n.began)
-	n.askAll(round)
+	n.askAll()
+	if len(n.servers) > 0 {
+		defer n.askAboutLate(pending)()
+	}
 
 	var counts counts
 	for {
@@ -129,19 +133,19 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 		}
 		n.await(pending)
 	}
-	n.finish(acc, pending, locks, &counts, round)
+	n.finish(acc, pending, locks, &counts)
 	return nil
 }
 
 // finish reports what is still pending, and what is known of all together.
-func (n *Nfslock) finish(acc telegraf.Accumulator, pending map[*target]struct{}, locks *lockTable, counts *counts, round uint64) {
+func (n *Nfslock) finish(acc telegraf.Accumulator, pending map[*target]struct{}, locks *lockTable, counts *counts) {
 	n.watch(pending) // for the gather that reports them
 	for t := range pending {
 		n.emitPending(acc, t, locks, counts)
 	}
 	n.logRefused()
 	n.emitServers(acc)
-	n.findBlocked(round)
+	n.findBlocked()
 	n.emitHost(acc, locks, counts)
 }
 
@@ -170,8 +174,8 @@ func (n *Nfslock) Hurry() {
 
 // refresh brings the targets up to date with the mount table. Before the first table
 // there are none.
-func (n *Nfslock) refresh(round uint64) {
-	view := n.host.Mounts(round)
+func (n *Nfslock) refresh() {
+	view := n.host.Mounts(n.round)
 	if view.Snapshot == nil {
 		return
 	}
@@ -218,12 +222,17 @@ func (n *Nfslock) advance(t *target) {
 	}
 }
 
-// evident reports whether all is known that the diagnosis of the attempt needs.
-// A lock that works needs this host's rpc.statd only, and the last answer of it
-// will do: healthy mounts wait for nobody.
+// evident reports whether all is known that the diagnosis of the attempt needs, and asks
+// the server of a lock that does not work. A lock that works needs this host's rpc.statd
+// only, and the last answer of it will do: healthy mounts wait for nobody.
 func (n *Nfslock) evident(t *target) bool {
-	if t.attempt.end == passed {
+	switch t.attempt.end {
+	case passed:
 		return !t.nlm || n.local.known
+	case hung, failed:
+		if t.server != nil {
+			n.ask(t.server, true)
+		}
 	}
 	return !n.awaitsAnswers(t)
 }

@@ -15,7 +15,7 @@ import (
 func planOf(t *testing.T) *plan {
 	n, _ := newInput(t, nil)
 	withTable(t, n, "50 1 0:47 / /srv rw - nfs nas:/export rw,vers=3,addr=192.0.2.1\n")
-	n.refresh(n.host.Join(n))
+	n.refresh()
 	target := n.targets[0]
 	target.deadline, target.canary.create = time.Now().Add(time.Minute), true
 	n.becomes = true

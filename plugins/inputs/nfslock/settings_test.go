@@ -55,7 +55,7 @@ func TestWhatAutofsHasMountedIsLeftAlone(t *testing.T) {
 	dir := tmpfs(t, "")
 	n, _ := newInput(t, nil)
 	pretend(t, n, map[string]string{dir: nfs4})
-	n.refresh(n.host.Join(n))
+	n.refresh()
 	n.targets[0].Probed.OnDemand = true
 	n.regroup()
 	m := at(collect.Gather(t, n), dir)

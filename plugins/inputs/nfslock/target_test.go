@@ -20,7 +20,7 @@ func TestTarget_IsADirectoryOfAnExport(t *testing.T) {
 52 1 0:47 / /mnt/b rw - nfs nas:/export/b rw,vers=3,proto=tcp,addr=192.0.2.1
 53 1 0:48 / /srv/c rw - nfs nas:/other rw,vers=3,proto=tcp,port=12049,addr=192.0.2.1
 `)
-	n.refresh(n.host.Join(n))
+	n.refresh()
 	require.Len(t, n.targets, 3)
 	a, b, c := n.targets[0], n.targets[1], n.targets[2]
 	assert.Len(t, a.Mounts, 1)

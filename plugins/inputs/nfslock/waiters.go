@@ -128,13 +128,13 @@ func lockCalls() []string {
 }
 
 // findBlocked looks for tasks that wait for a server's locks.
-func (n *Nfslock) findBlocked(round uint64) {
+func (n *Nfslock) findBlocked() {
 	n.waiters.blocked = nil
 	if len(n.targets) == 0 {
 		return
 	}
 	hangs := slices.ContainsFunc(n.targets, func(t *target) bool { return t.Hung() })
-	scan, err := n.host.Tasks.Scan(blocked.Request{Round: round, Asker: n, Urgent: hangs, Waits: lockWaits()})
+	scan, err := n.host.Tasks.Scan(blocked.Request{Round: n.round, Asker: n, Urgent: hangs, Waits: lockWaits()})
 	n.said.Error("blocked tasks", err)
 	for _, task := range scan.Tasks {
 		if task.Kernel || !n.waitsForLock(task) {
