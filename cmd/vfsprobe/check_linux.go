@@ -71,6 +71,7 @@ func check(arguments []string) int {
 	p := newProber(options)
 	defer p.Close()
 	h := newHost(p)
+	h.Servers.AtOnce = true
 	selected, err := selectInputs(h, *file)
 	if err != nil {
 		return complain(err)

@@ -32,6 +32,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/pages"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
 	"github.com/vfsprobe/vfsprobe/internal/schema"
 	"github.com/vfsprobe/vfsprobe/internal/service"
 	_ "github.com/vfsprobe/vfsprobe/internal/startup"
@@ -143,7 +144,7 @@ func run(arguments []string) int {
 	}
 	o := execd.Options{Inputs: selected, Host: h, Log: lines, Stdout: os.Stdout}
 	if *test {
-		*kept = ""
+		*kept, h.Servers.AtOnce = "", true
 	}
 	o.State = state.Open(*kept, "/proc", p, own, h.ReadFile)
 	defer o.State.Close(stateTimeout)
@@ -168,7 +169,7 @@ func run(arguments []string) int {
 	}
 
 	if !*test {
-		if err := pages.LockProgram("/proc"); err != nil {
+		if err := lockProgram(); err != nil {
 			own.Infof("a root file system that hangs may stop vfsprobe when memory is short: %v", err)
 		}
 	}
@@ -244,6 +245,14 @@ func newLog(w io.Writer) *execd.Log {
 	log.SetFlags(0)
 	log.SetOutput(lines)
 	return lines
+}
+
+// lockProgram keeps the program in memory, unless a sandbox kills who asks for that.
+func lockProgram() error {
+	if survives, err := forkserver.Survives(unix.SYS_MLOCK2); !survives {
+		return errors.Join(errors.New("a sandbox kills who makes mlock2(2)"), err)
+	}
+	return pages.LockProgram("/proc")
 }
 
 // newHost makes the Host that all inputs share.

@@ -253,7 +253,7 @@ func (w *Watcher) take(r *prober.Report) error {
 	if r.Outcome == prober.Stuck || r.Outcome == prober.Busy || r.Outcome == prober.Expired {
 		return w.hang(r)
 	}
-	if !w.plainText && r.Failed() != nil {
+	if !w.plainText && (r.Failed() != nil || r.Signal == unix.SIGSYS) {
 		w.plainText = true // a sandbox that does not know of it, or a kernel that lacks a part of it
 		return errRetry
 	}

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
+	"github.com/vfsprobe/vfsprobe/internal/testing/sandbox"
 )
 
 // newCalls are those newer than Linux 3.10 that the prober makes. Sandboxes of their time
@@ -23,31 +23,13 @@ func newCalls() map[string]uint32 {
 	return map[string]uint32{"seccomp": unix.SYS_SECCOMP, "close_range": unix.SYS_CLOSE_RANGE, "statx": unix.SYS_STATX}
 }
 
-// refuse has the kernel answer a system call of this process, all threads of it, with an
-// action such as SECCOMP_RET_KILL_PROCESS.
-func refuse(t *testing.T, call, action uint32) {
-	t.Helper()
-	require.NoError(t, unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
-	program := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // the number
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: call},
-		{Code: unix.BPF_RET | unix.BPF_K, K: action},
-		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-	}
-	filter := unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	_, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_TSYNC, uintptr(unsafe.Pointer(&filter)))
-	require.Zero(t, errno)
-}
-
 // Whatever a sandbox makes of a system call that it does not know: the rest works. The one
 // who is in it is this test again, in a process of its own.
 func TestProber_WorksInASandboxThatKnowsNoNewCalls(t *testing.T) {
-	actions := map[string]uint32{
-		"ENOSYS": unix.SECCOMP_RET_ERRNO | uint32(unix.ENOSYS), "EPERM": unix.SECCOMP_RET_ERRNO | uint32(unix.EPERM), "kill": unix.SECCOMP_RET_KILL_PROCESS,
-	}
+	actions := sandbox.Actions()
 	if what := os.Getenv("PROBER_TEST_REFUSED"); what != "" {
 		name, action, _ := strings.Cut(what, " ")
-		refuse(t, newCalls()[name], actions[action])
+		require.NoError(t, sandbox.Enter(actions[action], newCalls()[name]))
 		log := journal.New(t)
 		p := prober.New(prober.Options{Warnf: log.Warnf})
 		defer p.Close()

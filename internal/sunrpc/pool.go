@@ -3,7 +3,7 @@ package sunrpc
 import (
 	"context"
 	"errors"
-	"math/rand/v2"
+	"hash/maphash"
 	"net/netip"
 	"slices"
 	"sync"
@@ -50,29 +50,33 @@ func (a Answer) AddTo(fields map[string]any, name string) {
 }
 
 // Pool asks servers on behalf of several callers, and keeps the last answer to each
-// question. It is gentle: a fleet shares its servers, and gathers at the same second.
+// question. It is gentle: a fleet shares its servers, and gathers at the same second; and
+// nfsd closes the oldest connections, whosever they are, when there are more than 20 for each
+// of its threads and 60 (svc_check_conn_limits, net/sunrpc/svc_xprt.c).
 //
-//   - An answer that is evidence is fetched at once, or within a quarter of the time that it
-//     has: each host at a moment of its own, and itself at once. All others are fetched once
-//     a minute, at a moment of the host's own.
+//   - An answer that is evidence is fetched while the check that it is about may last, by each
+//     host at its own moment of that time. All others are fetched once a minute, at the host's
+//     own moment of the minute. This host itself is asked at once.
 //   - A question that was asked in the same round, or is still under way, is not asked
 //     again.
-//   - There are at most two connections to a server.
+//   - There are at most two connections to a server: one to NFS, one to all else.
 //
 // Its methods may be called from several goroutines.
 type Pool struct {
-	// turn is this host's share of what is waited for, from 0 to 1: hosts differ in it.
-	turn  float64
+	// AtOnce is for those who look once, and wait: no moment is waited for.
+	AtOnce bool
+
+	seed  maphash.Seed // of the host's own moments
 	mu    sync.Mutex
 	known map[Question]*asked
-	lines map[netip.Addr][]chan struct{} // by server: of those who want to connect, the first of whom may
+	lines map[line][]chan struct{} // of those who wait for their turn, the first of whom has it
 }
 
 type asked struct {
 	round     uint64 // the last one in which its answer was evidence
 	used      uint64 // the last one in which somebody wanted it
 	answer    Answer
-	scheduled bool // for this host's turn
+	scheduled bool // for this host's moment of the minute
 	pending   bool
 	due       time.Time // when the answer comes at the latest, once it was pending
 	waiting   []*waiter
@@ -84,9 +88,15 @@ type waiter struct {
 	late *time.Timer // ends its wait for an answer that is due too late for it; or nil
 }
 
+// line is what there is one connection to.
+type line struct {
+	server netip.Addr
+	nfs    bool
+}
+
 // NewPool returns a Pool that has asked nothing.
 func NewPool() *Pool {
-	return &Pool{turn: rand.Float64(), known: make(map[Question]*asked), lines: make(map[netip.Addr][]chan struct{})}
+	return &Pool{seed: maphash.MakeSeed(), known: make(map[Question]*asked), lines: make(map[line][]chan struct{})}
 }
 
 const (
@@ -94,37 +104,69 @@ const (
 	keptRounds = 3
 	// refreshInterval is how often a question is put whose answer is no evidence.
 	refreshInterval = time.Minute
-	// maxConnections to a server at a time. nfsd closes the oldest ones, whosever they are,
-	// when there are more than 20 for each of its threads (svc_check_conn_limits,
-	// net/sunrpc/svc_xprt.c).
-	maxConnections = 2
 )
 
 // EvidenceAfter is how long a check with a timeout may take before its server's answer is
 // evidence.
 func EvidenceAfter(timeout time.Duration) time.Duration { return timeout / 20 }
 
-// AnswerLimit is how long a server may take that is asked about checks with a timeout: with
-// [EvidenceAfter] and the wait for this host's turn, its word is here before those that hang
-// are given up.
-func AnswerLimit(timeout time.Duration) time.Duration { return timeout * 3 / 4 }
+// answerLimit is how long answers may take: with [EvidenceAfter], they are here before the
+// check that they are about is given up.
+func answerLimit(timeout time.Duration) time.Duration { return timeout * 9 / 10 }
+
+// callLimit is how long a call may take. A server that is overloaded has a connection of each
+// of its clients for that long.
+func (q *Question) callLimit(timeout time.Duration) time.Duration {
+	if q.Address.Addr().IsLoopback() {
+		return timeout * 2 / 5
+	}
+	return timeout / 4
+}
+
+// calls is how many calls it takes: a port is looked up first.
+func (q *Question) calls() time.Duration {
+	if q.Address.Port() == 0 {
+		return 2
+	}
+	return 1
+}
+
+func (q *Question) line() line { return line{q.Address.Addr(), q.Program == ProgramNFS} }
+
+// moment is this host's part of the time in which a server is asked, from 0 to 1.
+func (p *Pool) moment(server netip.Addr) float64 {
+	return float64(maphash.Comparable(p.seed, server)>>11) / (1 << 53)
+}
+
+// delay is how long this host waits to put a question, so that its last one in line is
+// answered in time.
+func (p *Pool) delay(q *Question, timeout time.Duration) time.Duration {
+	if p.AtOnce || q.Address.Addr().IsLoopback() {
+		return 0
+	}
+	calls := q.calls()
+	if !q.line().nfs {
+		calls = 2
+	}
+	return time.Duration(p.moment(q.Address.Addr()) * float64(answerLimit(timeout)-calls*q.callLimit(timeout)))
+}
 
 // Wanted is how an answer is wanted.
 type Wanted struct {
-	// Evidence says that something is at fault, or may be. It is not asked for by turns.
+	// Evidence says that something is at fault, or may be.
 	Evidence bool
 	// Versions of the program, of which the NULL call is of the first that is registered, or
 	// of the first where nothing is looked up.
 	Versions []uint32
-	// Limit is how long the server may take; [AnswerLimit].
-	Limit time.Duration
+	// Timeout is that of the checks which the answer is about.
+	Timeout time.Duration
 }
 
-// Ask wants an answer. If it is evidence, or there was none yet, it comes within 1.25 times
-// the limit, and done is called with it once, by another goroutine or, where the round has
+// Ask wants an answer. If it is evidence, or there was none yet, it comes within nine tenths of
+// the timeout, and done is called with it once, by another goroutine or, where the round has
 // the answer already, at once; done must not block. A server that has not answered by then is
-// Broken with ETIMEDOUT. Else it comes when it is this host's turn, and done is not called.
-// Ask reports whether it is.
+// Broken with ETIMEDOUT. Else it comes at this host's moment, and done is not called. Ask
+// reports whether it is.
 func (p *Pool) Ask(round uint64, q Question, w Wanted, done func(Answer)) bool {
 	p.mu.Lock()
 	a := p.known[q]
@@ -133,9 +175,8 @@ func (p *Pool) Ask(round uint64, q Question, w Wanted, done func(Answer)) bool {
 		p.known[q] = a
 	}
 	a.used = round
-	first := a.answer.At.IsZero()
 	switch {
-	case !w.Evidence && !first:
+	case !w.Evidence && !a.answer.At.IsZero():
 		p.scheduleLocked(q, a, w)
 		p.mu.Unlock()
 		return false
@@ -145,32 +186,29 @@ func (p *Pool) Ask(round uint64, q Question, w Wanted, done func(Answer)) bool {
 		done(answer)
 		return true
 	}
-	var delay time.Duration
-	if !first && !q.Address.Addr().IsLoopback() {
-		delay = time.Duration(p.turn * float64(w.Limit/4))
-	}
 	caller := &waiter{done: done}
 	a.waiting = append(a.waiting, caller)
 	a.round = round
+	limit := answerLimit(w.Timeout)
 	switch {
 	case !a.pending:
-		p.putLocked(q, a, w, delay)
+		p.putLocked(q, a, w, p.delay(&q, w.Timeout))
 		p.forgetLocked(round)
-	case time.Until(a.due) > w.Limit+delay:
-		caller.late = time.AfterFunc(w.Limit+delay, func() { p.giveUp(q, a, caller) })
+	case time.Until(a.due) > limit:
+		caller.late = time.AfterFunc(limit, func() { p.giveUp(q, a, caller) })
 	}
 	p.mu.Unlock()
 	return true
 }
 
-// scheduleLocked has the question put at this host's turn in the minute.
+// scheduleLocked has the question put at this host's moment of the minute.
 func (p *Pool) scheduleLocked(q Question, a *asked, w Wanted) {
 	if a.scheduled {
 		return
 	}
 	a.scheduled = true
 	p.forgetLocked(a.used)
-	time.AfterFunc(time.Until(nextTurn(time.Now(), p.turn)), func() {
+	time.AfterFunc(time.Until(nextMoment(time.Now(), p.moment(q.Address.Addr()))), func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		a.scheduled = false
@@ -180,29 +218,29 @@ func (p *Pool) scheduleLocked(q Question, a *asked, w Wanted) {
 	})
 }
 
-// nextTurn is when a host is to ask next that has this share of the minute.
-func nextTurn(now time.Time, turn float64) time.Time {
-	next := now.Truncate(refreshInterval).Add(time.Duration(turn * float64(refreshInterval)))
+// nextMoment is when a host is to ask next that has this part of the minute.
+func nextMoment(now time.Time, moment float64) time.Time {
+	next := now.Truncate(refreshInterval).Add(time.Duration(moment * float64(refreshInterval)))
 	if !next.After(now) {
 		next = next.Add(refreshInterval)
 	}
 	return next
 }
 
-// putLocked puts the question after a delay, once there are less than two connections to
-// the server.
+// putLocked puts the question after a delay, once the connection is free.
 func (p *Pool) putLocked(q Question, a *asked, w Wanted, delay time.Duration) {
-	start := time.Now().Add(delay)
-	due := start.Add(w.Limit)
+	now := time.Now()
+	due, start := now.Add(answerLimit(w.Timeout)), now.Add(delay)
 	a.pending, a.due = true, due
-	leave, turn := p.joinLocked(q.Address.Addr())
+	leave, turn := p.joinLocked(q.line())
 	go func() {
 		var answer Answer // none: this host was not able to ask
 		select {
 		case <-turn:
 			time.Sleep(time.Until(start))
-			if time.Until(due) > w.Limit/3 {
-				answer = put(q, due, w.Limit/2, w.Versions)
+			// A server must not be Broken because others were asked before.
+			if each := q.callLimit(w.Timeout); time.Until(due) >= each*3/4 {
+				answer = put(q, due, each, w.Versions)
 			}
 		case <-time.After(time.Until(due)):
 		}
@@ -211,27 +249,23 @@ func (p *Pool) putLocked(q Question, a *asked, w Wanted, delay time.Duration) {
 	}()
 }
 
-// joinLocked joins the line of those who want to connect to a server. turn is closed when it
-// is their turn; leave must be called.
-func (p *Pool) joinLocked(server netip.Addr) (leave func(), turn chan struct{}) {
+// joinLocked joins a line. turn is closed when it is the caller's; leave must be called.
+func (p *Pool) joinLocked(l line) (leave func(), turn chan struct{}) {
 	turn = make(chan struct{})
-	line := append(p.lines[server], turn)
-	p.lines[server] = line
-	if len(line) <= maxConnections {
+	p.lines[l] = append(p.lines[l], turn)
+	if len(p.lines[l]) == 1 {
 		close(turn)
 	}
 	return func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		line := p.lines[server]
-		i := slices.Index(line, turn)
-		line = slices.Delete(line, i, i+1)
-		if i < maxConnections && len(line) >= maxConnections {
-			close(line[maxConnections-1])
-		}
-		p.lines[server] = line
-		if len(line) == 0 {
-			delete(p.lines, server)
+		i := slices.Index(p.lines[l], turn)
+		p.lines[l] = slices.Delete(p.lines[l], i, i+1)
+		switch rest := p.lines[l]; {
+		case len(rest) == 0:
+			delete(p.lines, l)
+		case i == 0:
+			close(rest[0])
 		}
 	}, turn
 }
@@ -290,19 +324,25 @@ func (p *Pool) forgetLocked(round uint64) {
 	}
 }
 
-// put asks until it is due, what is looked up for no longer than for each of the two calls.
+// put asks until it is due, in calls that take so long each at most.
 func put(q Question, due time.Time, each time.Duration, versions []uint32) Answer {
+	call := func() (context.Context, context.CancelFunc) {
+		return context.WithTimeout(context.Background(), min(each, time.Until(due)))
+	}
 	if q.Address.Port() != 0 {
-		return null(q, q.Address, versions[0], due)
+		ctx, cancel := call()
+		defer cancel()
+		return null(ctx, q, q.Address, versions[0])
 	}
 	rpcbind := netip.AddrPortFrom(q.Address.Addr(), PortRPCBind)
-	half := time.Now().Add(min(each, time.Until(due)/2))
-	ctx, cancel := context.WithDeadline(context.Background(), half)
+	ctx, cancel := call()
 	defer cancel()
 	for _, version := range versions {
 		port, err := LookUp(ctx, q.Network, rpcbind, Service{Program: q.Program, Version: version, Network: q.Network})
 		if err == nil {
-			return null(q, netip.AddrPortFrom(q.Address.Addr(), port), version, time.Now().Add(min(each, time.Until(due))))
+			ctx, cancel := call()
+			defer cancel()
+			return null(ctx, q, netip.AddrPortFrom(q.Address.Addr(), port), version)
 		}
 		if refusal, ok := errors.AsType[*AnswerError](err); !ok || refusal.Status != NotRegistered {
 			return Answer{} // that is rpcbind's fault: nothing is known of the program
@@ -311,9 +351,7 @@ func put(q Question, due time.Time, each time.Duration, versions []uint32) Answe
 	return Answer{Known: true, Errno: NotRegistered.name(), Reached: true}
 }
 
-func null(q Question, address netip.AddrPort, version uint32, due time.Time) Answer {
-	ctx, cancel := context.WithDeadline(context.Background(), due)
-	defer cancel()
+func null(ctx context.Context, q Question, address netip.AddrPort, version uint32) Answer {
 	began := time.Now()
 	elapsed, err := Null(ctx, q.Network, address, q.Program, version)
 	refusal, refused := errors.AsType[*AnswerError](err)

@@ -20,7 +20,7 @@ const limit = 5 * time.Second
 // ask puts a question and waits for the answer.
 func ask(p *sunrpc.Pool, round uint64, q sunrpc.Question, versions ...uint32) sunrpc.Answer {
 	answers := make(chan sunrpc.Answer, 1)
-	p.Ask(round, q, sunrpc.Wanted{Evidence: true, Limit: limit, Versions: versions}, func(a sunrpc.Answer) { answers <- a })
+	p.Ask(round, q, sunrpc.Wanted{Evidence: true, Timeout: limit, Versions: versions}, func(a sunrpc.Answer) { answers <- a })
 	return <-answers
 }
 
@@ -78,7 +78,7 @@ func TestPool_JoinsAQuestionOfAnEarlierRound(t *testing.T) {
 	q := nfsAt(server)
 	answers := make(chan sunrpc.Answer, 3)
 	for round := range uint64(3) {
-		p.Ask(round, q, sunrpc.Wanted{Evidence: true, Limit: limit, Versions: []uint32{3}}, func(a sunrpc.Answer) { answers <- a })
+		p.Ask(round, q, sunrpc.Wanted{Evidence: true, Timeout: limit, Versions: []uint32{3}}, func(a sunrpc.Answer) { answers <- a })
 	}
 	close(release)
 	for range 3 {
@@ -114,7 +114,7 @@ func TestPool_WhatAnswersMean(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p := sunrpc.NewPool()
 			answers := make(chan sunrpc.Answer, 1)
-			p.Ask(1, nfsAt(c.server), sunrpc.Wanted{Evidence: true, Limit: 500 * time.Millisecond, Versions: []uint32{3}}, func(a sunrpc.Answer) { answers <- a })
+			p.Ask(1, nfsAt(c.server), sunrpc.Wanted{Evidence: true, Timeout: 500 * time.Millisecond, Versions: []uint32{3}}, func(a sunrpc.Answer) { answers <- a })
 			a := <-answers
 			assert.True(t, a.Known)
 			assert.Equal(t, c.errno, a.Errno)
@@ -187,7 +187,7 @@ func TestPool_LooksPortsUp(t *testing.T) {
 	p := sunrpc.NewPool()
 	statd := sunrpc.Question{Network: "tcp", Address: address, Program: sunrpc.ProgramNSM}
 	answers := make(chan sunrpc.Answer, 1)
-	p.Ask(1, statd, sunrpc.Wanted{Evidence: true, Limit: time.Second, Versions: []uint32{1}}, func(a sunrpc.Answer) { answers <- a })
+	p.Ask(1, statd, sunrpc.Wanted{Evidence: true, Timeout: time.Second, Versions: []uint32{1}}, func(a sunrpc.Answer) { answers <- a })
 	assert.False(t, (<-answers).Known, "without rpcbind nothing is known of the program")
 
 	rpchost.StartRPCBind(t)

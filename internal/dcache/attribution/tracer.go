@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/dcache"
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
 )
 
 // hooks are the functions that make, change and free negative dentries. Each
@@ -242,8 +243,12 @@ const vmlinux = "/sys/kernel/btf/vmlinux"
 
 // kernelTypes reads them, and has package btf keep them for what is loaded next, until
 // [btf.FlushKernelSpec]. That would look for them in files elsewhere, on file systems
-// that may hang.
+// that may hang. Whoever loads programs starts with it: a sandbox which kills for that is
+// found out.
 func kernelTypes() (*btf.Spec, error) {
+	if survives, err := forkserver.Survives(unix.SYS_BPF); !survives {
+		return nil, errors.Join(errors.New("a sandbox kills who makes bpf(2); a systemd unit's SystemCallFilter= must have it, or SystemCallErrorNumber=EPERM"), err)
+	}
 	if _, err := os.Stat(vmlinux); err != nil {
 		return nil, fmt.Errorf("types of the kernel (CONFIG_DEBUG_INFO_BTF): %w", err)
 	}

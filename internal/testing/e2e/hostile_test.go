@@ -24,9 +24,7 @@ import (
 func plugin(t *testing.T, arguments ...string) *process {
 	t.Helper()
 	p := start(t, binary(t, vfsprobe), append([]string{"-config", filepath.Join(repository(t), "testdata/vfsprobe.toml")}, arguments...)...)
-	if len(arguments) == 0 {
-		p.trigger()
-	}
+	p.trigger()
 	p.until("^mountstat,", `result="ok"`)
 	p.until("^mountstat_summary ")
 	return p

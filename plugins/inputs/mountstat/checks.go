@@ -3,6 +3,7 @@ package mountstat
 import (
 	"cmp"
 	"fmt"
+	"hash/fnv"
 	"os"
 	"slices"
 	"strconv"
@@ -141,7 +142,7 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) 
 		// there under its name may be a link of someone else's to what is not his.
 		// After an error it must be removed nevertheless. That a killed helper has left
 		// nothing is no failure, and of all else the next step tells.
-		name := m.writtenFile(t.Probed)
+		name := m.writtenFile(t)
 		content := []byte("a write check by vfsprobe on " + m.hostname + "\n")
 		leftBehind := prober.Unlink(root, name).Named(stepLeftBehind).Optional().MergeWithNext()
 		p.Add(leftBehind)
@@ -159,10 +160,16 @@ func (m *Mountstat) leavesAtime(t *target) bool {
 	return m.becomes && t.policy.runAs.owner && t.Probed.BlockDevice() && !t.writesAtime
 }
 
-// writtenFile is the name of the file that the check "write" makes. Other hosts
-// share the directory, and so may another superblock: an export mounted twice.
-func (m *Mountstat) writtenFile(mount *mounts.Mount) string {
-	return fmt.Sprintf("%s.%s.%d-%d", m.canary, m.hostname, mount.Major, mount.Minor)
+// writtenFile is the name of the file that the check "write" makes: the same after a reboot,
+// so that what a killed helper has left is removed then, too. Other hosts share the
+// directory, and so may other mounts and containers of this one.
+func (m *Mountstat) writtenFile(t *target) string {
+	where := fnv.New32a()
+	where.Write([]byte(t.Probed.Mountpoint))
+	if t.namespace != nil {
+		where.Write([]byte("\x00" + t.namespace.container))
+	}
+	return fmt.Sprintf("%s.%s.%08x", m.canary, m.hostname, where.Sum32())
 }
 
 // identify appends the steps that make the helper the user who is to check, and
@@ -277,8 +284,10 @@ func (m *Mountstat) judge(t *target) finding {
 			return f
 		}
 	}
-	for _, c := range t.policy.heldBack {
-		m.leaveOut(&f, c, "kernel.hung_task_panic is set, and where nothing answers it would have the kernel panic")
+	for _, held := range t.policy.heldBack {
+		for _, c := range held.checks {
+			m.leaveOut(&f, c, held.why)
+		}
 	}
 	m.compareReadOnly(t, f.statfs)
 	for c, took := range f.seconds {

@@ -114,8 +114,8 @@ func TestTheWriteCheckTakesOverItsFile(t *testing.T) {
 		m.Checks = []string{"write"}
 	})
 	collect.Gather(t, m)
-	name := m.writtenFile(m.targets[0].Probed)
-	assert.Regexp(t, `^\.mountstat\..+\.[0-9]+-[0-9]+$`, name)
+	name := m.writtenFile(m.targets[0])
+	assert.Regexp(t, `^\.mountstat\..+\.[0-9a-f]{8}$`, name)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("left behind"), 0o600))
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), dir), "result"))
 	left, err := os.ReadDir(dir)
@@ -133,7 +133,7 @@ func TestTheWriteCheckWritesToNobodysFile(t *testing.T) {
 		m.Checks = []string{"write"}
 	})
 	collect.Gather(t, m)
-	name := filepath.Join(dir, m.writtenFile(m.targets[0].Probed))
+	name := filepath.Join(dir, m.writtenFile(m.targets[0]))
 	victim := filepath.Join(dir, "victim")
 	require.NoError(t, os.WriteFile(victim, []byte("precious"), 0o600))
 	for what, put := range map[string]func() error{

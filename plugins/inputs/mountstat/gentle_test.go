@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/sysfs"
 )
 
 // A listing of a bucket takes minutes, and is paid for.
@@ -59,5 +61,50 @@ func TestMountstat_WritesNoAccessTime(t *testing.T) {
 			assert.True(t, metric.HasField("readdir_seconds"))
 		}
 		assert.Equal(t, before, accessed(), "owner %d", uid)
+	}
+}
+
+// What reads from a disk that sleeps wakes it.
+func TestMountstat_LetsDisksSleep(t *testing.T) {
+	disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(disk.Dir, &st))
+	number := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+	fake := sysfs.New(t)
+	dir := fake.Disk(number, "pci0000:00/0:0:0:0/block/sda")
+	for _, stopsByItself := range []bool{false, true} {
+		m, _ := newInput(t, func(m *Mountstat) {
+			m.MountPoints, m.LetDisksSleep = []string{disk.Dir}, stopsByItself
+			m.host.Sys = fake.Dir
+		})
+		completed := 0
+		listed := func() bool {
+			metric := at(collect.Gather(t, m), disk.Dir)
+			assert.Equal(t, "ok", field(t, metric, "result"))
+			assert.True(t, metric.HasField("statfs_seconds"))
+			reads := metric.HasField("readdir_seconds")
+			if !reads {
+				assert.Equal(t, "readdir was left out: its disk sleeps", field(t, metric, "reason"))
+			}
+			return reads
+		}
+		busy := func() {
+			completed++
+			fake.Stat(dir, completed, 0)
+		}
+		fake.Set(dir+"/device/power/runtime_status", "active")
+		busy()
+		assert.Equal(t, !stopsByItself, listed(), "nothing is known at first")
+		assert.Equal(t, !stopsByItself, listed(), "no request since")
+		busy()
+		assert.True(t, listed())
+		fake.Stat(dir, completed, 1)
+		assert.True(t, listed(), "it does not answer, so it is asked")
+		fake.Set(dir+"/device/power/runtime_status", "suspended")
+		busy()
+		assert.False(t, listed())
+		fake.Set(dir+"/device/power/runtime_status", "active")
+		busy()
+		assert.True(t, listed())
 	}
 }

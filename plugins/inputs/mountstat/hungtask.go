@@ -2,7 +2,6 @@ package mountstat
 
 import (
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
@@ -56,18 +55,9 @@ func (m *Mountstat) panicsOverHungTasks() bool {
 	return sysctl("hung_task_panic") > 0 && sysctl("hung_task_timeout_secs") > 0
 }
 
-// avoidHungTasks parts the checks that may be made where a hung task is a panic from those that
-// may not. On a disk that does not answer only what reads nothing may be; and a write
-// waits unkillably for any disk or server, a frozen one for instance, but for a FUSE
-// daemon.
-func avoidHungTasks(checks []check, mount *mounts.Mount) (made, heldBack []check) {
-	for _, c := range checks {
-		fromDisk := mount.BlockDevice() && (c == checkReaddir || c == checkRead)
-		if fromDisk || c == checkWrite && !mount.FUSE() {
-			heldBack = append(heldBack, c)
-		} else {
-			made = append(made, c)
-		}
-	}
-	return slices.Clip(made), heldBack
+// makesHungTasks reports whether the check can make a hung task of a helper. On a disk that
+// does not answer only what reads nothing can't; and a write waits unkillably for any disk or
+// server, a frozen one for instance, but for a FUSE daemon.
+func makesHungTasks(c check, mount *mounts.Mount) bool {
+	return mount.BlockDevice() && needsDisk(c) || c == checkWrite && !mount.FUSE()
 }

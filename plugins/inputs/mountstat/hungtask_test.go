@@ -15,7 +15,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 )
 
-func TestAvoidHungTasks(t *testing.T) {
+func TestPolicy_HoldsBackWhatMakesHungTasks(t *testing.T) {
 	for fstype, want := range map[string]struct{ made, heldBack []check }{
 		"ext4":       {[]check{checkStatfs, checkStat}, []check{checkReaddir, checkRead, checkWrite}},
 		"nfs4":       {[]check{checkStatfs, checkStat, checkReaddir, checkRead}, []check{checkWrite}},
@@ -27,9 +27,14 @@ func TestAvoidHungTasks(t *testing.T) {
 		if fstype == "nfs4" {
 			mount.Source = "nas:/export"
 		}
-		made, heldBack := avoidHungTasks(allChecks(), &mount)
-		assert.Equal(t, want.made, made, fstype)
-		assert.Equal(t, want.heldBack, heldBack, fstype)
+		p := policy{checks: allChecks()}
+		p.holdBack(func(c check) bool { return makesHungTasks(c, &mount) }, "why")
+		assert.Equal(t, want.made, p.checks, fstype)
+		if want.heldBack == nil {
+			assert.Empty(t, p.heldBack, fstype)
+		} else {
+			assert.Equal(t, []heldBack{{want.heldBack, "why"}}, p.heldBack, fstype)
+		}
 	}
 }
 

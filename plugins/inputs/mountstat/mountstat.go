@@ -44,6 +44,7 @@ type Mountstat struct {
 	SlowThreshold      config.Duration `toml:"slow_threshold"`
 	PerMount           bool            `toml:"per_mount"`
 	ProbeAutomounted   bool            `toml:"probe_automounted"`
+	LetDisksSleep      bool            `toml:"let_disks_sleep"`
 	Fstab              string          `toml:"fstab"`
 	Expected           []string        `toml:"expected"`
 	MountNamespaces    string          `toml:"mount_namespaces"`
@@ -126,6 +127,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.hurried.Store(false)
 	m.round = m.host.Join(m)
 	changed := m.refresh(began)
+	m.lookAtDisks()
 	m.readTraffic(began)
 	m.askFstab(began)
 	m.mail.Open()

@@ -84,7 +84,7 @@ func (m *Mountstat) ask(s *server, evidence bool) {
 	if s.pending || s.asked == m.round {
 		return // a gather may have been cut short
 	}
-	wanted := sunrpc.Wanted{Evidence: evidence, Versions: []uint32{s.Version}, Limit: sunrpc.AnswerLimit(s.timeout)}
+	wanted := sunrpc.Wanted{Evidence: evidence, Versions: []uint32{s.Version}, Timeout: s.timeout}
 	if !m.host.Servers.Ask(m.round, s.question(), wanted, func(sunrpc.Answer) {
 		m.mail.Post(func() {
 			s.pending = false

@@ -31,9 +31,15 @@ type Override struct {
 type policy struct {
 	timeout, slow time.Duration
 	checks        []check
-	chosen        bool    // an override names them
-	heldBack      []check // not made, since a hang would have the kernel panic
+	chosen        bool // an override names them
+	heldBack      []heldBack
 	runAs         runAs
+}
+
+// heldBack are checks that are not made, since they could do harm.
+type heldBack struct {
+	checks []check
+	why    string
 }
 
 // check is one way to try a file system.
@@ -191,10 +197,16 @@ func (m *Mountstat) resolveHost() error {
 	return nil
 }
 
+// condition is what decides, beside the configuration, which checks may be made.
+type condition struct {
+	panics bool // the kernel does, over hung tasks
+	asleep bool // the mount's disk
+}
+
 // policyFor returns how to check the mount. Where nobody may write, that is not tried, and
-// where listing costs, only if an override says so; nor is, on a host that panics, what
-// would make a hung task of a helper.
-func (s *settings) policyFor(mount *mounts.Mount, panics bool) policy {
+// where listing costs, only if an override says so; nor is what would make a hung task of a
+// helper on a host that panics, or wake a disk.
+func (s *settings) policyFor(mount *mounts.Mount, c condition) policy {
 	p := s.policy
 	if i := slices.IndexFunc(s.overrides, func(o override) bool { return o.selection.Fits(mount) }); i >= 0 {
 		p = s.overrides[i].policy
@@ -205,14 +217,37 @@ func (s *settings) policyFor(mount *mounts.Mount, panics bool) policy {
 	if mount.ListingCosts() && !p.chosen {
 		p.checks = slices.DeleteFunc(slices.Clone(p.checks), func(c check) bool { return c == checkReaddir })
 	}
-	if panics {
-		p.checks, p.heldBack = avoidHungTasks(p.checks, mount)
+	if c.panics {
+		p.holdBack(func(c check) bool { return makesHungTasks(c, mount) },
+			"kernel.hung_task_panic is set, and where nothing answers it would have the kernel panic")
+	}
+	if c.asleep {
+		p.holdBack(needsDisk, "its disk sleeps")
 	}
 	if len(p.checks) == 0 {
 		p.checks = []check{checkStatfs}
 	}
 	return p
 }
+
+// holdBack takes checks out of those that are made.
+func (p *policy) holdBack(harms func(check) bool, why string) {
+	held := heldBack{why: why}
+	var made []check
+	for _, c := range p.checks {
+		if harms(c) {
+			held.checks = append(held.checks, c)
+		} else {
+			made = append(made, c)
+		}
+	}
+	if p.checks = made; len(held.checks) > 0 {
+		p.heldBack = append(p.heldBack, held)
+	}
+}
+
+// needsDisk reports whether a check reads what may be on the disk alone, or writes.
+func needsDisk(c check) bool { return c == checkReaddir || c == checkRead || c == checkWrite }
 
 // longestTimeout is how long a gather can take.
 func (s *settings) longestTimeout() time.Duration {

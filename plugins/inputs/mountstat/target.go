@@ -32,6 +32,7 @@ type target struct {
 	// and in the one before as well. A table that has just changed is not read yet.
 	saysReadOnly, turnedReadOnly bool
 	traffic                      traffic
+	disk                         disk
 
 	underWay bool
 	report   *prober.Report // came, and was not yet turned into metrics
@@ -70,7 +71,7 @@ func (m *Mountstat) regroup() {
 		add(slices.DeleteFunc(slices.Clone(ns.mounts), func(mount *mounts.Mount) bool { return !wanted(mount) }), ns)
 	}
 	for _, t := range m.targets {
-		t.policy, t.plan = m.policyFor(t.Probed, m.panics), nil
+		t.policy, t.plan = m.policyFor(t.Probed, condition{panics: m.panics, asleep: t.disk.asleep}), nil
 		t.key, t.group = "mountstat "+t.ID, t.Probed.FateGroup()
 		m.linkServer(t, servers)
 		if t.namespace == nil {

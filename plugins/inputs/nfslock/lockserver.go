@@ -127,7 +127,7 @@ func (n *Nfslock) ask(s *lockServer, evidence bool) {
 	}
 	put := func(answer *sunrpc.Answer, port uint16, program uint32, versions ...uint32) {
 		q := sunrpc.Question{Network: s.Network, Address: netip.AddrPortFrom(s.Address.Addr(), port), Program: program}
-		wanted := sunrpc.Wanted{Evidence: evidence, Versions: versions, Limit: sunrpc.AnswerLimit(n.shortestTimeout())}
+		wanted := sunrpc.Wanted{Evidence: evidence, Versions: versions, Timeout: n.shortestTimeout()}
 		*answer = n.host.Servers.Last(q)
 		if !n.host.Servers.Ask(n.round, q, wanted, func(a sunrpc.Answer) {
 			n.mail.Post(func() {

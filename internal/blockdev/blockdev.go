@@ -1,0 +1,172 @@
+// Package blockdev tells what the kernel knows of block devices. It reads sysfs, and asks
+// no device: what is read here waits for nothing, also while a device hangs.
+package blockdev
+
+import (
+	"errors"
+	"iter"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Tree is where sysfs is mounted, /sys.
+type Tree string
+
+// Device is a block device, with what it lies on.
+type Device struct {
+	Name  string    // the kernel's: sda1, dm-0
+	Below []*Device // a partition's disk; what the device mapper or md has made it of
+	dir   string    // in sysfs
+}
+
+// maxDepth bounds how high devices may be stacked.
+const maxDepth = 8
+
+// ByNumber returns the device of that number, or nil.
+func (t Tree) ByNumber(major, minor int) *Device {
+	return t.find(t.byNumber(major, minor), 0)
+}
+
+// NameByNumber returns the kernel's name of the device of that number, or nothing.
+func (t Tree) NameByNumber(major, minor int) string {
+	target, err := os.Readlink(t.byNumber(major, minor))
+	if err != nil {
+		return ""
+	}
+	return filepath.Base(target)
+}
+
+func (t Tree) byNumber(major, minor int) string {
+	return filepath.Join(string(t), "dev/block", strconv.Itoa(major)+":"+strconv.Itoa(minor))
+}
+
+// BySource returns the device that a mount's source names by its path in /dev, or nil.
+func (t Tree) BySource(source string) *Device {
+	name, found := strings.CutPrefix(source, "/dev/")
+	if mapped, isMapped := strings.CutPrefix(name, "mapper/"); isMapped {
+		name = t.NameByMapping(mapped)
+	}
+	if !found || name == "" {
+		return nil
+	}
+	// The kernel's names have ! for /, as in cciss!c0d0 (kobject_set_name_vargs, lib/kobject.c).
+	return t.find(filepath.Join(string(t), "class/block", strings.ReplaceAll(name, "/", "!")), 0)
+}
+
+// NameByMapping returns the kernel's name of what the device mapper knows under a name, or
+// nothing (Documentation/ABI/testing/sysfs-block-dm).
+func (t Tree) NameByMapping(name string) string {
+	all, _ := filepath.Glob(filepath.Join(string(t), "block/dm-*/dm/name"))
+	for _, file := range all {
+		if content, err := readAttribute(file); err == nil && content == name {
+			return filepath.Base(filepath.Dir(filepath.Dir(file)))
+		}
+	}
+	return ""
+}
+
+func (t Tree) find(link string, depth int) *Device {
+	target, err := os.Readlink(link)
+	if err != nil || depth > maxDepth {
+		return nil
+	}
+	d := &Device{Name: filepath.Base(target), dir: filepath.Join(filepath.Dir(link), target)}
+	if _, err := readAttribute(filepath.Join(d.dir, "partition")); err == nil {
+		disk := filepath.Dir(d.dir)
+		d.Below = []*Device{{Name: filepath.Base(disk), dir: disk}}
+		d.Below[0].Below = t.below(disk, depth)
+	} else {
+		d.Below = t.below(d.dir, depth)
+	}
+	return d
+}
+
+// below are the devices that one is made of.
+func (t Tree) below(dir string, depth int) (all []*Device) {
+	slaves, _ := os.ReadDir(filepath.Join(dir, "slaves"))
+	for _, slave := range slaves {
+		if d := t.find(filepath.Join(dir, "slaves", slave.Name()), depth+1); d != nil {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// All returns the device, and all that it lies on.
+func (d *Device) All() iter.Seq[*Device] {
+	return func(yield func(*Device) bool) { d.walk(yield) }
+}
+
+func (d *Device) walk(yield func(*Device) bool) bool {
+	if !yield(d) {
+		return false
+	}
+	for _, below := range d.Below {
+		if !below.walk(yield) {
+			return false
+		}
+	}
+	return true
+}
+
+// Suspended reports whether the kernel has stopped a disk that the device lies on: who reads
+// from it wakes it (Documentation/power/runtime_pm.rst).
+func (d *Device) Suspended() bool {
+	for disk := range d.All() {
+		if status, _ := disk.attribute("device/power/runtime_status"); status == "suspended" {
+			return true
+		}
+	}
+	return false
+}
+
+// Requests are those that a device was ever given.
+type Requests struct {
+	Completed int64 // reads, writes, discards and flushes
+	InFlight  int64
+}
+
+// Requests returns the device's counters (Documentation/admin-guide/iostats.rst).
+func (d *Device) Requests() (r Requests, err error) {
+	content, err := d.attribute("stat")
+	if err != nil {
+		return r, err
+	}
+	fields := strings.Fields(content)
+	number := func(i int) int64 {
+		if i >= len(fields) {
+			return 0 // discards are counted since Linux 4.18, and flushes since 5.5
+		}
+		n, parse := strconv.ParseInt(fields[i], 10, 64)
+		err = errors.Join(err, parse)
+		return n
+	}
+	const reads, writes, inFlight, discards, flushes = 0, 4, 8, 11, 15
+	r.Completed = number(reads) + number(writes) + number(discards) + number(flushes)
+	r.InFlight = number(inFlight)
+	return r, err
+}
+
+// attribute reads one of the device's files.
+func (d *Device) attribute(name string) (string, error) {
+	return readAttribute(filepath.Join(d.dir, name))
+}
+
+// readAttribute reads a file of sysfs, which is a page at most, and trims it.
+func readAttribute(name string) (string, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	var content [4096]byte
+	n, err := unix.Read(fd, content[:])
+	if err != nil {
+		return "", &os.PathError{Op: "read", Path: name, Err: err}
+	}
+	return strings.TrimSpace(string(content[:n])), nil
+}

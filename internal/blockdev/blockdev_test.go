@@ -1,0 +1,119 @@
+package blockdev_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/blockdev"
+	"github.com/vfsprobe/vfsprobe/internal/testing/sysfs"
+)
+
+const disk = "pci0000:00/host0/target0:0:0/0:0:0:0/block/sda"
+
+func names(d *blockdev.Device) string {
+	var all []string
+	for below := range d.All() {
+		all = append(all, below.Name)
+	}
+	return strings.Join(all, " ")
+}
+
+func TestTree_Find(t *testing.T) {
+	fake := sysfs.New(t)
+	fake.Disk("8:0", disk)
+	fake.Set(fake.Disk("8:1", disk+"/sda1")+"/partition", "1")
+	fake.Disk("8:16", strings.ReplaceAll(disk, "sda", "sdb"))
+	md := fake.Disk("9:0", "virtual/block/md0")
+	fake.Link(md+"/slaves/sda1", "devices/"+disk+"/sda1")
+	fake.Link(md+"/slaves/sdb", "devices/"+strings.ReplaceAll(disk, "sda", "sdb"))
+	dm := fake.Disk("252:3", "virtual/block/dm-3")
+	fake.Set(dm+"/dm/name", "vg-data")
+	fake.Link(dm+"/slaves/md0", md)
+	fake.Disk("104:0", "pci0000:00/block/cciss!c0d0")
+	ring := fake.Disk("252:4", "virtual/block/dm-4")
+	fake.Link(ring+"/slaves/dm-4", ring)
+
+	tree := blockdev.Tree(fake.Dir)
+	assert.Equal(t, "sda1 sda", names(tree.ByNumber(8, 1)))
+	assert.Equal(t, "dm-3 md0 sda1 sda sdb", names(tree.ByNumber(252, 3)))
+	assert.Equal(t, "sdb", names(tree.BySource("/dev/sdb")))
+	assert.Equal(t, "dm-3 md0 sda1 sda sdb", names(tree.BySource("/dev/mapper/vg-data")))
+	assert.Equal(t, "cciss!c0d0", names(tree.BySource("/dev/cciss/c0d0")))
+	assert.Contains(t, names(tree.ByNumber(252, 4)), "dm-4", "a tree that lies ends")
+	assert.Equal(t, "dm-3", tree.NameByNumber(252, 3))
+	assert.Empty(t, tree.NameByNumber(8, 2))
+	assert.Nil(t, tree.ByNumber(8, 2))
+	for _, source := range []string{"/dev/sdc", "/dev/mapper/other", "sda", "/dev/", ""} {
+		assert.Nil(t, tree.BySource(source), source)
+	}
+	seen := 0
+	for range tree.ByNumber(252, 3).All() {
+		if seen++; seen == 2 {
+			break
+		}
+	}
+	assert.Equal(t, 2, seen)
+}
+
+func TestDevice_Suspended(t *testing.T) {
+	fake := sysfs.New(t)
+	dir := fake.Disk("8:0", disk)
+	fake.Set(fake.Disk("8:1", disk+"/sda1")+"/partition", "1")
+	tree := blockdev.Tree(fake.Dir)
+	assert.False(t, tree.ByNumber(8, 1).Suspended(), "a kernel that does not say")
+	for status, want := range map[string]bool{"unsupported": false, "active": false, "suspending": false, "suspended": true} {
+		fake.Set(dir+"/device/power/runtime_status", status)
+		assert.Equal(t, want, tree.ByNumber(8, 1).Suspended(), status)
+	}
+}
+
+func TestDevice_Requests(t *testing.T) {
+	fake := sysfs.New(t)
+	dir := fake.Disk("8:0", disk)
+	for content, want := range map[string]blockdev.Requests{
+		"1 2 3 4 50 6 7 8 9 10 11":                            {51, 9}, // Linux 3.10
+		"1 2 3 4 50 6 7 8 9 10 11 700 13 14 15":               {751, 9},
+		"1 2 3 4 50 6 7 8 9 10 11 700 13 14 15 16000 17":      {751 + 16000, 9},
+		"    1    2    3    4   50    6    7    8    0 10 11": {51, 0},
+		"": {},
+	} {
+		fake.Set(dir+"/stat", content)
+		got, err := blockdev.Tree(fake.Dir).ByNumber(8, 0).Requests()
+		require.NoError(t, err)
+		assert.Equal(t, want, got, content)
+	}
+	fake.Set(dir+"/stat", "1 2 3 4 many")
+	_, err := blockdev.Tree(fake.Dir).ByNumber(8, 0).Requests()
+	assert.Error(t, err)
+	fake.Remove(dir + "/stat")
+	_, err = blockdev.Tree(fake.Dir).ByNumber(8, 0).Requests()
+	assert.ErrorIs(t, err, os.ErrNotExist)
+}
+
+// Each device of this machine is found, by its number and by its name.
+func TestTree_OfThisMachine(t *testing.T) {
+	all, err := filepath.Glob("/sys/class/block/*")
+	require.NoError(t, err)
+	for _, link := range all {
+		content, err := os.ReadFile(filepath.Join(link, "dev"))
+		require.NoError(t, err)
+		var major, minor int
+		_, err = fmt.Sscanf(string(content), "%d:%d", &major, &minor)
+		require.NoError(t, err)
+		name := filepath.Base(link)
+		d := blockdev.Tree("/sys").ByNumber(major, minor)
+		require.NotNil(t, d, name)
+		assert.Equal(t, name, d.Name)
+		assert.Equal(t, name, blockdev.Tree("/sys").NameByNumber(major, minor))
+		assert.Equal(t, names(d), names(blockdev.Tree("/sys").BySource("/dev/"+strings.ReplaceAll(name, "!", "/"))))
+		_, err = d.Requests()
+		assert.NoError(t, err)
+		d.Suspended()
+	}
+}
