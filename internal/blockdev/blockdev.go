@@ -44,6 +44,12 @@ func (t Tree) byNumber(major, minor int) string {
 	return filepath.Join(string(t), "dev/block", strconv.Itoa(major)+":"+strconv.Itoa(minor))
 }
 
+// Known reports whether sysfs knows block devices at all.
+func (t Tree) Known() bool {
+	_, err := os.Stat(filepath.Join(string(t), "dev/block"))
+	return err == nil
+}
+
 // BySource returns the device that a mount's source names by its path in /dev, or nil.
 func (t Tree) BySource(source string) *Device {
 	name, found := strings.CutPrefix(source, "/dev/")
@@ -169,4 +175,15 @@ func readAttribute(name string) (string, error) {
 		return "", &os.PathError{Op: "read", Path: name, Err: err}
 	}
 	return strings.TrimSpace(string(content[:n])), nil
+}
+
+// Size returns the device's size, in bytes.
+func (d *Device) Size() (int64, error) {
+	const sector = 512 // whatever the device's own is (Documentation/ABI/stable/sysfs-block)
+	content, err := d.attribute("size")
+	if err != nil {
+		return 0, err
+	}
+	n, err := strconv.ParseInt(content, 10, 64)
+	return n * sector, err
 }

@@ -57,9 +57,11 @@ func fstabEntry(fields []string) (FstabEntry, error) {
 	if len(fields) > 3 {
 		entry.Options = unescapeOctal(fields[3])
 	}
-	// fs_freq and fs_passno mean nothing here, but show a blank too many, or a
-	// comment where none can be.
+	// fs_freq and fs_passno mean nothing here, but show a blank too many.
 	for _, field := range fields[min(4, len(fields)):min(6, len(fields))] {
+		if field[0] == '#' {
+			break // no comment by fstab(5), but libmount reads it so
+		}
 		if _, err := strconv.Atoi(field); err != nil {
 			return FstabEntry{}, fmt.Errorf("%q is not a number", field)
 		}
@@ -86,6 +88,21 @@ func unescapeOctal(field string) string {
 }
 
 func octal(c byte) bool { return c >= '0' && c <= '7' }
+
+// MountedType is the type that the mount table will have: mount(8) asks NFS servers for
+// version 4, whose type is another one, unless an option says otherwise, nfs(5).
+func (e *FstabEntry) MountedType() string {
+	if e.FSType != "nfs" {
+		return e.FSType
+	}
+	for option := range e.options() {
+		name, value, _ := strings.Cut(option, "=")
+		if (name == "vers" || name == "nfsvers") && !strings.HasPrefix(value, "4") || option == "v2" || option == "v3" {
+			return e.FSType
+		}
+	}
+	return "nfs4"
+}
 
 // NoAuto reports whether the entry is not mounted at boot.
 func (e *FstabEntry) NoAuto() bool { return e.last("noauto", "auto") == "noauto" }

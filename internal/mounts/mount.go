@@ -64,6 +64,10 @@ func (m *Mount) ReadOnly() bool { return m.HasOption("ro") }
 // bind mount of a directory does.
 func (m *Mount) Bind() bool { return m.Root != "/" }
 
+// SourceDeleted reports whether the directory or file was deleted that a bind mount shows
+// (show_mountinfo, fs/proc_namespace.c; d_path, fs/d_path.c): nothing can be made in it.
+func (m *Mount) SourceDeleted() bool { return strings.HasSuffix(m.Root, "//deleted") }
+
 // Shows reports whether a file of these attributes, of which STATX_MNT_ID was asked
 // for, lies on the mount. It may not: the mount is gone by now, or the path means
 // another file system here, in a container say. Of a mount that was never in the

@@ -72,6 +72,11 @@ func Getdents(fd Argument, size int) Step {
 	return Step{Name: "getdents64", number: unix.SYS_GETDENTS64, arguments: []Argument{fd, output(uintptr(size)), value(size)}}
 }
 
+// Getxattr is fgetxattr(2) of an attribute of which only the presence is of interest.
+func Getxattr(fd Argument, name string) Step {
+	return Step{Name: "fgetxattr", number: unix.SYS_FGETXATTR, arguments: []Argument{fd, pathname(name), value(0), value(0)}}
+}
+
 // Read is read(2) of at most size bytes.
 func Read(fd Argument, size int) Step {
 	return Step{Name: "read", number: unix.SYS_READ, arguments: []Argument{fd, output(uintptr(size)), value(size)}}

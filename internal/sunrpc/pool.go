@@ -66,10 +66,11 @@ type Pool struct {
 	// AtOnce is for those who look once, and wait: no moment is waited for.
 	AtOnce bool
 
-	seed  maphash.Seed // of the host's own moments
-	mu    sync.Mutex
-	known map[Question]*asked
-	lines map[line][]chan struct{} // of those who wait for their turn, the first of whom has it
+	seed     maphash.Seed  // of the host's own moments
+	interval time.Duration // how often a question is put whose answer is no evidence
+	mu       sync.Mutex
+	known    map[Question]*asked
+	lines    map[line][]chan struct{} // of those who wait for their turn, the first of whom has it
 }
 
 type asked struct {
@@ -96,15 +97,11 @@ type line struct {
 
 // NewPool returns a Pool that has asked nothing.
 func NewPool() *Pool {
-	return &Pool{seed: maphash.MakeSeed(), known: make(map[Question]*asked), lines: make(map[line][]chan struct{})}
+	return &Pool{seed: maphash.MakeSeed(), interval: time.Minute, known: make(map[Question]*asked), lines: make(map[line][]chan struct{})}
 }
 
-const (
-	// keptRounds is for how many rounds an answer is kept that nobody asks for.
-	keptRounds = 3
-	// refreshInterval is how often a question is put whose answer is no evidence.
-	refreshInterval = time.Minute
-)
+// keptRounds is for how many rounds an answer is kept that nobody asks for.
+const keptRounds = 3
 
 // EvidenceAfter is how long a check with a timeout may take before its server's answer is
 // evidence.
@@ -201,14 +198,14 @@ func (p *Pool) Ask(round uint64, q Question, w Wanted, done func(Answer)) bool {
 	return true
 }
 
-// scheduleLocked has the question put at this host's moment of the minute.
+// scheduleLocked has the question put at this host's moment of the interval.
 func (p *Pool) scheduleLocked(q Question, a *asked, w Wanted) {
 	if a.scheduled {
 		return
 	}
 	a.scheduled = true
 	p.forgetLocked(a.used)
-	time.AfterFunc(time.Until(nextMoment(time.Now(), p.moment(q.Address.Addr()))), func() {
+	time.AfterFunc(time.Until(nextMoment(time.Now(), p.interval, p.moment(q.Address.Addr()))), func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		a.scheduled = false
@@ -218,11 +215,11 @@ func (p *Pool) scheduleLocked(q Question, a *asked, w Wanted) {
 	})
 }
 
-// nextMoment is when a host is to ask next that has this part of the minute.
-func nextMoment(now time.Time, moment float64) time.Time {
-	next := now.Truncate(refreshInterval).Add(time.Duration(moment * float64(refreshInterval)))
+// nextMoment is when a host is to ask next that has this part of an interval.
+func nextMoment(now time.Time, interval time.Duration, moment float64) time.Time {
+	next := now.Truncate(interval).Add(time.Duration(moment * float64(interval)))
 	if !next.After(now) {
-		next = next.Add(refreshInterval)
+		next = next.Add(interval)
 	}
 	return next
 }

@@ -132,10 +132,10 @@ func TestPool_AsksInItsMomentWhatIsNoEvidence(t *testing.T) {
 	for _, at := range []time.Duration{0, time.Second, 30 * time.Second, time.Minute - 1} {
 		now := time.Date(2026, 11, 27, 8, 15, 0, 0, time.UTC).Add(at)
 		for _, moment := range []float64{0, 0.25, 0.999} {
-			next := nextMoment(now, moment)
+			next := nextMoment(now, time.Minute, moment)
 			assert.True(t, next.After(now))
-			assert.LessOrEqual(t, next.Sub(now), refreshInterval)
-			assert.Equal(t, time.Duration(moment*float64(refreshInterval)), next.Sub(next.Truncate(refreshInterval)))
+			assert.LessOrEqual(t, next.Sub(now), time.Minute)
+			assert.Equal(t, time.Duration(moment*float64(time.Minute)), next.Sub(next.Truncate(time.Minute)))
 		}
 	}
 
@@ -146,7 +146,7 @@ func TestPool_AsksInItsMomentWhatIsNoEvidence(t *testing.T) {
 	first := <-answer
 	for { // until this is a host whose moment is near
 		p.seed = maphash.MakeSeed()
-		if left := time.Until(nextMoment(time.Now(), p.moment(q.Address.Addr()))); left > 200*time.Millisecond && left < time.Second {
+		if left := time.Until(nextMoment(time.Now(), p.interval, p.moment(q.Address.Addr()))); left > 200*time.Millisecond && left < time.Second {
 			break
 		}
 	}
@@ -158,4 +158,56 @@ func TestPool_AsksInItsMomentWhatIsNoEvidence(t *testing.T) {
 	second := p.Last(q)
 	assert.GreaterOrEqual(t, second.At.Sub(first.At), 150*time.Millisecond)
 	assert.Equal(t, first.Since, second.Since)
+}
+
+// 3,000 hosts ask a server once a minute, or 300 in a tenth of that. An nfsd with 8 threads
+// takes 220 connections, and 150 clients have one each.
+func TestPool_AFleetLeavesRoomForMounts(t *testing.T) {
+	var connections, questions, most atomic.Int64
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer listener.Close()
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			if now := connections.Add(1); now > most.Load() {
+				most.Store(now)
+			}
+			questions.Add(1)
+			go func() {
+				var call [4096]byte
+				if n, err := conn.Read(call[:]); err == nil && n > 8 {
+					_, _ = conn.Write(append([]byte{0x80, 0, 0, 24}, append(call[4:8:8], words(nil, 1, 0, 0, 0, 0)...)...))
+				}
+				_, _ = conn.Read(call[:]) // until it is closed
+				_ = conn.Close()
+				connections.Add(-1)
+			}()
+		}
+	}()
+	const hosts, interval = 300, 6 * time.Second
+	q := Question{Network: "tcp", Address: netip.MustParseAddrPort(listener.Addr().String()), Program: ProgramNFS}
+	gather := time.NewTicker(time.Second) // of all hosts at once
+	defer gather.Stop()
+	pools := make([]*Pool, hosts)
+	for i := range pools {
+		pools[i] = NewPool()
+		pools[i].interval = interval
+		pools[i].known[q] = &asked{answer: Answer{Known: true, At: time.Now()}}
+	}
+	for round := range uint64(8) {
+		for _, p := range pools {
+			p.Ask(round+1, q, Wanted{Versions: []uint32{3}, Timeout: 5 * time.Second}, nil)
+		}
+		<-gather.C
+	}
+	t.Logf("%d questions of %d hosts; %d connections at a time at most", questions.Load(), hosts, most.Load())
+	assert.GreaterOrEqual(t, questions.Load(), int64(hosts))
+	assert.Less(t, most.Load(), int64(220-150))
+	for _, p := range pools {
+		assert.True(t, p.Last(q).Answered())
+	}
 }

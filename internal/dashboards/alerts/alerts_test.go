@@ -82,6 +82,7 @@ func situations() []situation {
 		{name: "a server that reboots: the cause changes every minute", at: "2m30s", want: map[string]int{"FileServerHangs": 1}, series: join(
 			mounts(3, 10, nfs+`,cause="server_unreachable"`, "6x5 stale"), mounts(3, 10, nfs+`,cause="server_rpc_dead"`, "_x6 6x10 stale"))},
 		{name: "300 mounts of a FUSE daemon that is silent", series: mounts(1, 300, `fstype="fuse.filer",cause="fuse_daemon_silent"`, always(7)), want: map[string]int{"FileSystemHangs": 1}},
+		{name: "a disk's death", series: mounts(1, 300, `fstype="ext4",cause="device_errors"`, always(5)), want: map[string]int{"BlockDeviceFails": 1}},
 		{name: "its death", series: mounts(1, 300, `fstype="fuse.filer",cause="fuse_daemon_dead",errno="ENOTCONN"`, always(5)), want: map[string]int{"FileSystemFails": 1}},
 		{name: "read-only", series: mounts(2, 3, `fstype="ext4",cause="read_only"`, always(5)), want: map[string]int{"FileSystemReadOnly": 2}},
 		{name: "missing", series: mounts(2, 3, `fstype="ext4",cause="not_mounted"`, always(3)), want: map[string]int{"FileSystemMissing": 2}},

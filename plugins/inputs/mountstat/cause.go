@@ -54,6 +54,17 @@ func (m *Mountstat) causeOf(t *target, f *finding) cause {
 }
 
 func (m *Mountstat) causeOfError(t *target, f *finding) cause {
+	if f.errno == "" || f.check == checkDevice {
+		if c := t.disk.cause(); c != "" {
+			return c
+		}
+	}
+	switch {
+	case f.check == checkDevice:
+		return result.DeviceErrors
+	case f.check == askAlive.check && f.call == askAlive.call:
+		return result.FSShutdown
+	}
 	switch f.errno {
 	case "EROFS":
 		return readOnly

@@ -51,6 +51,9 @@ var (
 	examineRoot   = step{"", stepStatx}
 	askStatfs     = step{checkStatfs, "fstatfs"}
 	openDirectory = step{checkReaddir, "openat"}
+	openNode      = step{checkDevice, "openat"}
+	readNode      = step{checkDevice, "pread64"}
+	askAlive      = step{checkReaddir, "fgetxattr"}
 	openCanary    = step{checkRead, "openat"}
 	readCanary    = step{checkRead, "pread64"}
 )
@@ -100,11 +103,19 @@ func (m *Mountstat) newPlan(t *target) *plan {
 	} else {
 		p.SearchBelow(m.prefix)
 	}
+	var device prober.Argument
+	if t.makes(checkDevice) {
+		device = m.openDevice(p, t, strings.TrimSuffix(path, mount.Mountpoint))
+	}
 	root := prober.ResultOf(p.Add(prober.OpenPath(prober.CWD(), path, unix.O_CLOEXEC).Named(stepOpen).Silent()))
 	m.identify(p, t, root)
 	p.mark("")
 	for _, c := range t.policy.checks {
-		m.addCheck(p, c, root, t)
+		if c == checkDevice {
+			readDevice(p, t, device)
+		} else {
+			m.addCheck(p, c, root, t)
+		}
 		p.mark(c)
 	}
 	return p
@@ -131,6 +142,11 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) 
 		}
 		directory := prober.ResultOf(p.Add(open(".", flags).Optional().MergeWithNext()))
 		p.Add(prober.Getdents(directory, directoryBlock).WithoutOutput().Optional())
+		if strings.HasPrefix(t.Probed.FSType, "ext") {
+			// It has no such attribute, which it knows from memory; but for EIO once the kernel
+			// has shut it down, while all else is still in caches (ext4_xattr_get, fs/ext4/xattr.c).
+			p.Add(prober.Getxattr(directory, "user.vfsprobe").Optional())
+		}
 		p.Add(prober.Close(directory).Optional().Silent())
 	case checkRead:
 		file := prober.ResultOf(p.OpenRegular(open(m.canary, unix.O_PATH).Optional(), open(m.canary, unix.O_RDONLY).Optional()))
@@ -290,7 +306,12 @@ func (m *Mountstat) judge(t *target) finding {
 		}
 	}
 	m.compareReadOnly(t, f.statfs)
+	if t.disk.cause() != "" {
+		f.code, f.reason = result.Error, strings.TrimPrefix(f.reason+"; "+t.disk.seen.Says, "; ")
+		return f
+	}
 	for c, took := range f.seconds {
+		t.worked[c] = true
 		if took > t.policy.slow {
 			f.code, f.check = result.Slow, c
 		}
@@ -326,6 +347,8 @@ func (m *Mountstat) measure(t *target, f *finding) (attributes *unix.Statx_t) {
 			attributes = s.Statx()
 		case askStatfs:
 			f.statfs = s.Statfs()
+		case readNode:
+			t.disk.ours++
 		}
 	}
 	return attributes
@@ -336,7 +359,7 @@ func (m *Mountstat) judgeStep(t *target, f *finding, s *prober.StepResult, attri
 	purpose := t.reportOf.steps[s.Index]
 	c := purpose.check
 	refused := s.Errno == unix.EACCES || s.Errno == unix.EPERM
-	if purpose.call == stepLeftBehind {
+	if purpose.call == stepLeftBehind || purpose == askAlive && s.Errno != unix.EIO {
 		return
 	}
 	f.check, f.call = cmp.Or(c, t.policy.checks[0]), purpose.call
@@ -352,6 +375,10 @@ func (m *Mountstat) judgeStep(t *target, f *finding, s *prober.StepResult, attri
 	case purpose == openDirectory && s.Errno == unix.EPERM && m.leavesAtime(t):
 		m.leaveOut(f, c, "its access time would have to be written")
 		t.writesAtime, t.plan = true, nil // from the next check on
+	case purpose == openNode && (refused || s.Errno == unix.ENOENT):
+		m.leaveOut(f, c, fmt.Sprintf("its device can't be opened: %v", s.Errno))
+	case purpose == readNode && s.Errno == unix.ENODATA:
+		m.leaveOut(f, c, "the disk can't read a sector, which need not be in use")
 	case purpose == openCanary && s.Errno == unix.ENOENT:
 		m.leaveOut(f, c, "there is no canary "+m.canary)
 	case purpose == openCanary && s.Errno == unix.EBADF && !f.leftOut(c):
@@ -361,6 +388,10 @@ func (m *Mountstat) judgeStep(t *target, f *finding, s *prober.StepResult, attri
 	case s.Errno == unix.EBADF && f.leftOut(c): // of what could not be opened
 	case refused && c != checkStatfs && attributes != nil && !m.entitled(t, attributes):
 		m.leaveOut(f, c, fmt.Sprintf("%s: %s", result.ErrnoName(s.Errno), describe(attributes)))
+	case (s.Errno == unix.ENOSYS || s.Errno == unix.EOPNOTSUPP) && !t.worked[c]:
+		m.leaveOut(f, c, fmt.Sprintf("the file system does not have it: %s: %v", s.Name, s.Errno))
+	case refused && t.Probed.Kerberos() && !t.worked[c]:
+		f.code, f.reason = result.Unchecked, "this host has no Kerberos ticket for the server: "+result.ErrnoName(s.Errno)
 	default:
 		f.failWith(s.Errno)
 		if refused && attributes != nil {

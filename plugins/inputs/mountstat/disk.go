@@ -1,48 +1,140 @@
 package mountstat
 
-import "github.com/vfsprobe/vfsprobe/internal/blockdev"
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/blockdev"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/result"
+)
+
+const (
+	// useInterval is for how long after its last request a device counts as used: it is
+	// not read from otherwise, since what nobody uses may sleep.
+	useInterval = time.Minute
+	// troubleLooks is how often in a row a device must seem to hang: some are paused for a
+	// moment, as by a snapshot.
+	troubleLooks = 2
+	devicePage   = 4096 // bytes to read
+)
 
 // disk is what is known of the block device of a target.
 type disk struct {
-	completed int64 // requests, at the last look
-	seen      bool
-	asleep    bool
+	device   *blockdev.Device
+	requests blockdev.Requests // at the last look
+	looks    int
+	moved    time.Time // when requests were last completed
+	used     time.Time // when others than ours were
+	ours     int64     // requests of the checks since the last look
+	hangs    int       // looks in a row at which it seemed to
+	seen     blockdev.State
+	condition
 }
 
-// lookAtDisks finds out which disks sleep: no check is to wake one.
-func (m *Mountstat) lookAtDisks() {
+// lookAtDisks brings up to date what sysfs says of block devices, which asks none of them.
+func (m *Mountstat) lookAtDisks(now time.Time) {
 	tree := blockdev.Tree(m.host.Sys)
 	for _, t := range m.targets {
 		if t.namespace != nil || !t.Probed.BlockDevice() {
 			continue
 		}
 		device := tree.ByNumber(t.Probed.Major, t.Probed.Minor)
-		if device == nil { // btrfs has a number of its own
+		if device == nil && t.Probed.Major == 0 { // btrfs has a number of its own
 			device = tree.BySource(t.Probed.Source)
 		}
-		before := t.disk.asleep
-		t.disk.look(device, m.LetDisksSleep)
-		if t.disk.asleep != before {
-			t.policy, t.plan = m.policyFor(t.Probed, condition{panics: m.panics, asleep: t.disk.asleep}), nil
+		before := t.disk.condition
+		t.disk.look(device, m.LetDisksSleep, now)
+		if device == nil && t.Probed.Major != 0 && tree.Known() {
+			t.disk.seen = blockdev.State{Trouble: blockdev.Gone, Says: fmt.Sprintf("%s is not in /sys/dev/block", t.Probed.Superblock())}
+		}
+		if t.disk.panics = m.panics; t.disk.condition != before {
+			t.policy, t.plan = m.policyFor(t.Probed, t.disk.condition), nil
 		}
 	}
 }
 
-// look finds out whether the disk sleeps. The kernel does not know it of one that stops by
-// itself, after some time without requests (hdparm -S): such a one is taken to sleep if it
-// was given none since the last look.
-func (d *disk) look(device *blockdev.Device, stopsByItself bool) {
-	if d.asleep = device != nil && device.Suspended(); !stopsByItself {
-		return
-	}
+// look takes what is known of the device now. The kernel does not know of a disk that stops
+// by itself, after some time without requests (hdparm -S), that it sleeps: such a one is taken
+// to if it was given none since the last look.
+func (d *disk) look(device *blockdev.Device, stopsByItself bool, now time.Time) {
+	d.device, d.seen = device, blockdev.State{}
 	if device == nil {
-		*d = disk{}
+		d.condition = condition{}
 		return
 	}
 	requests, err := device.Requests()
-	if err != nil {
-		return // nothing is known of it
+	if err == nil {
+		d.count(requests, now)
 	}
-	idle := !d.seen || requests.Completed == d.completed && requests.InFlight == 0
-	d.completed, d.seen, d.asleep = requests.Completed, true, d.asleep || idle
+	idle := err == nil && d.used != now && requests.InFlight == 0
+	d.asleep = device.Suspended() || stopsByItself && idle
+	d.inUse = !d.used.IsZero() && now.Sub(d.used) < useInterval || requests.InFlight > 0
+	state := device.State()
+	if state.Trouble == blockdev.None && requests.InFlight > 0 && now.Sub(d.moved) > useInterval/12 {
+		state = blockdev.State{Trouble: blockdev.Hangs,
+			Says: fmt.Sprintf("%s: %d requests are in flight, and none was completed for %v", device.Name, requests.InFlight, now.Sub(d.moved).Round(time.Second))}
+	}
+	if state.Trouble != blockdev.Hangs {
+		d.hangs, d.seen = 0, state
+		return
+	}
+	d.inUse = true
+	if d.hangs++; d.hangs >= troubleLooks {
+		d.seen = state
+	}
+}
+
+// count takes the device's counters.
+func (d *disk) count(requests blockdev.Requests, now time.Time) {
+	completed := requests.Completed - d.requests.Completed
+	first := d.looks == 0
+	if first || completed > 0 || requests.InFlight == 0 {
+		d.moved = now
+	}
+	if !first && completed > d.ours {
+		d.used = now
+	}
+	d.requests, d.ours = requests, 0
+	d.looks++
+}
+
+// cause is what is wrong with the device, if anything is.
+func (d *disk) cause() cause {
+	switch d.seen.Trouble {
+	case blockdev.Hangs:
+		return result.DeviceHangs
+	case blockdev.Fails:
+		return result.DeviceErrors
+	case blockdev.Gone:
+		return result.DeviceGone
+	}
+	return ""
+}
+
+// openDevice appends the step that opens the target's device, as the plugin's own user.
+func (m *Mountstat) openDevice(p *plan, t *target, prefix string) prober.Argument {
+	name := prefix + "/dev/" + strings.ReplaceAll(t.disk.device.Name, "!", "/")
+	device := prober.ResultOf(p.Add(prober.Open(prober.CWD(), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0).Optional()))
+	p.mark(checkDevice)
+	return device
+}
+
+// readDevice appends the steps that read a page of the device, past the page cache. Who waits
+// for it can be killed, other than who reads by O_DIRECT. The file system keeps what is at the
+// beginning in the cache, and hardly what is further behind.
+func readDevice(p *plan, t *target, device prober.Argument) {
+	size, err := t.disk.device.Size()
+	if err != nil {
+		size = 0
+	}
+	offset := size / 4 * 3 / devicePage * devicePage
+	p.Add(prober.Fadvise(device, 0, 0, unix.FADV_RANDOM).Optional().Silent())
+	p.Add(prober.Fadvise(device, offset, devicePage, unix.FADV_DONTNEED).Optional().Silent())
+	p.Add(prober.Pread(device, devicePage, offset).WithoutOutput().Optional())
+	p.Add(prober.Fadvise(device, offset, devicePage, unix.FADV_DONTNEED).Optional().Silent())
+	p.Add(prober.Close(device).Optional().Silent())
 }

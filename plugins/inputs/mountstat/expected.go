@@ -1,8 +1,11 @@
 package mountstat
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -39,17 +42,20 @@ type shortfall struct {
 // expectations are what fstab and the configuration want, against the table.
 type expectations struct {
 	wanted    []expectation
-	missing   map[string]*shortfall // by mount point
-	untouched []expectation         // automounts that nobody has triggered
-	readOnly  map[string]*shortfall // mounted read-only against fstab's word
-	due       time.Time             // for fstab to be read again
+	missing   map[string]*shortfall        // by mount point
+	untouched []expectation                // automounts that nobody has triggered
+	readOnly  map[string]*shortfall        // mounted read-only against fstab's word
+	tags      map[string]map[string]string // of what was mounted last, by mount point
+	due       time.Time                    // for fstab to be read again
 	reading   bool
 	read      *fstab // was read, and is to be looked at
 }
 
 type fstab struct {
 	entries []mounts.FstabEntry
-	absent  map[string]bool // devices of nofail entries that do not exist
+	absent  map[string]bool   // devices that do not exist
+	devices map[string]string // the kernel's names, of those that links lead to
+	links   map[string]string // where mount points lead that are symbolic links
 	err     error
 }
 
@@ -90,34 +96,75 @@ func (m *Mountstat) submitFstab(key string, p *prober.Plan, take func(*prober.Re
 	})
 }
 
-// findDevices looks for the devices of nofail entries: without its device such
-// a mount is not expected.
+// findDevices looks for the devices of entries: their names as the kernel has them, and
+// whether they are there. Without its device a nofail mount is not expected.
 func (m *Mountstat) findDevices(read *fstab) {
-	p := &prober.Plan{Timeout: m.timeout}
-	if m.namespace != "" {
-		p.EnterMountNS(m.namespace)
-	}
-	devices := make(map[int]string) // by step
+	p, prefix := m.lookupPlan()
+	read.devices, read.absent = make(map[string]string), make(map[string]bool)
+	asked := make(map[int]string) // by step
 	for i := range read.entries {
-		entry := &read.entries[i]
-		if path := entry.Device(); entry.NoFail() && path != "" && len(p.Steps) < forkserver.MaxSteps {
-			devices[p.Add(prober.Access(prober.CWD(), path).Optional())] = path
+		if path := read.entries[i].Device(); path != "" && len(p.Steps) < forkserver.MaxSteps {
+			asked[p.Add(prober.Readlink(prober.CWD(), prefix+path).Optional())] = path
 		}
 	}
-	taken := func(read *fstab) { m.expectations.reading, m.expectations.read = false, read }
-	if len(devices) == 0 {
-		taken(read)
-		return
-	}
-	m.submitFstab("mountstat fstab devices", p, func(r *prober.Report) {
-		read.absent = make(map[string]bool)
-		for step, path := range devices {
-			if s := r.Step(step); s != nil && s.Errno == unix.ENOENT {
+	m.submitLookup("mountstat fstab devices", p, len(asked), func(r *prober.Report) {
+		for step, path := range asked {
+			switch s := r.Step(step); {
+			case s == nil:
+			case s.Errno == 0:
+				read.devices[path] = filepath.Base(string(s.Output))
+			case s.Errno == unix.ENOENT:
 				read.absent[path] = true
 			}
 		}
-		taken(read)
+		m.followLinks(read)
 	})
+}
+
+// followLinks looks where mount points lead that are symbolic links, as /home to var/home.
+// Where something is mounted, nothing is to be found out, and nothing is asked.
+func (m *Mountstat) followLinks(read *fstab) {
+	p, prefix := m.lookupPlan()
+	read.links = make(map[string]string)
+	asked := make(map[int]string) // by step
+	for _, w := range m.wantedBy(read) {
+		if m.table.At(w.path) == nil && len(p.Steps) < forkserver.MaxSteps {
+			asked[p.Add(prober.Readlink(prober.CWD(), prefix+w.path).Optional())] = w.path
+		}
+	}
+	m.submitLookup("mountstat fstab links", p, len(asked), func(r *prober.Report) {
+		for step, path := range asked {
+			if s := r.Step(step); s != nil && s.Errno == 0 && len(s.Output) > 0 {
+				if target := string(s.Output); filepath.IsAbs(target) {
+					read.links[path] = filepath.Clean(target)
+				} else {
+					read.links[path] = filepath.Join(filepath.Dir(path), target)
+				}
+			}
+		}
+		m.expectations.reading, m.expectations.read = false, read
+	})
+}
+
+// lookupPlan begins a plan that looks for files of the host, whose paths begin with the
+// prefix.
+func (m *Mountstat) lookupPlan() (p *prober.Plan, prefix string) {
+	p = &prober.Plan{Timeout: m.timeout}
+	if m.namespace != "" {
+		p.EnterMountNS(m.namespace)
+		return p, ""
+	}
+	p.SearchBelow(m.prefix)
+	return p, m.prefix
+}
+
+// submitLookup starts a plan, if it asks for anything.
+func (m *Mountstat) submitLookup(key string, p *prober.Plan, asked int, take func(*prober.Report)) {
+	if asked == 0 {
+		take(&prober.Report{})
+		return
+	}
+	m.submitFstab(key, p, take)
 }
 
 // expect brings the expectations up to date.
@@ -143,7 +190,7 @@ func (m *Mountstat) expect(tableChanged bool) {
 func (m *Mountstat) configured() []expectation {
 	var all []expectation
 	for _, path := range m.Expected {
-		all = append(all, expectation{path: path, by: "the configuration"})
+		all = append(all, expectation{path: filepath.Clean(path), by: "the configuration"})
 	}
 	return all
 }
@@ -161,9 +208,12 @@ func (m *Mountstat) wantedBy(read *fstab) []expectation {
 			continue
 		}
 		all = append(all, expectation{
-			path: entry.Mountpoint, source: entry.Source, fstype: entry.FSType, readOnly: entry.ReadOnly(),
+			path: entry.Mountpoint, source: cmp.Or(read.devices[entry.Device()], entry.Source), fstype: entry.MountedType(), readOnly: entry.ReadOnly(),
 			automount: entry.Automount(), by: fmt.Sprintf("%s, line %d,", m.fstab, entry.Line),
 		})
+	}
+	for i := range all {
+		all[i].path = cmp.Or(read.links[all[i].path], all[i].path)
 	}
 	return all
 }
@@ -188,6 +238,9 @@ func (m *Mountstat) compare() {
 		return nil
 	}
 	missing, readOnly := make(map[string]*shortfall), make(map[string]*shortfall)
+	if e.tags == nil {
+		e.tags = make(map[string]map[string]string)
+	}
 	e.untouched = nil
 	for _, w := range e.wanted {
 		mount := at(w.path)
@@ -196,8 +249,12 @@ func (m *Mountstat) compare() {
 			e.untouched = append(e.untouched, w)
 		case mount == nil:
 			missing[w.path] = &shortfall{expectation: w}
+			continue
 		case w.source != "" && !w.readOnly && mount.ReadOnly() && !mounts.AlwaysReadOnly(mount.FSType):
 			readOnly[w.path] = &shortfall{expectation: w}
+		}
+		if mount != nil {
+			e.tags[w.path] = mountTags(mount)
 		}
 	}
 	for _, t := range m.targets {
@@ -265,6 +322,9 @@ func turnedReadOnly(mount *mounts.Mount) bool {
 // emitMissing reports the mounts that are not there.
 func (m *Mountstat) emitMissing(acc telegraf.Accumulator, counts *counts) {
 	tags := func(e *expectation) map[string]string {
+		if last := m.expectations.tags[e.path]; last != nil {
+			return maps.Clone(last) // the series that was well is the one that is not
+		}
 		mode := "rw"
 		if e.readOnly {
 			mode = "ro"

@@ -1,7 +1,6 @@
 package mountstat
 
 import (
-	"fmt"
 	"testing"
 	"time"
 
@@ -69,7 +68,7 @@ func TestMountstat_LetsDisksSleep(t *testing.T) {
 	disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	var st unix.Stat_t
 	require.NoError(t, unix.Stat(disk.Dir, &st))
-	number := fmt.Sprintf("%d:%d", unix.Major(st.Dev), unix.Minor(st.Dev))
+	number := mountNumber(t, st.Dev)
 	fake := sysfs.New(t)
 	dir := fake.Disk(number, "pci0000:00/0:0:0:0/block/sda")
 	for _, stopsByItself := range []bool{false, true} {
@@ -84,7 +83,7 @@ func TestMountstat_LetsDisksSleep(t *testing.T) {
 			assert.True(t, metric.HasField("statfs_seconds"))
 			reads := metric.HasField("readdir_seconds")
 			if !reads {
-				assert.Equal(t, "readdir was left out: its disk sleeps", field(t, metric, "reason"))
+				assert.Contains(t, field(t, metric, "reason"), "readdir was left out: its disk sleeps")
 			}
 			return reads
 		}

@@ -17,8 +17,8 @@ import (
 
 func TestPolicy_HoldsBackWhatMakesHungTasks(t *testing.T) {
 	for fstype, want := range map[string]struct{ made, heldBack []check }{
-		"ext4":       {[]check{checkStatfs, checkStat}, []check{checkReaddir, checkRead, checkWrite}},
-		"nfs4":       {[]check{checkStatfs, checkStat, checkReaddir, checkRead}, []check{checkWrite}},
+		"ext4":       {[]check{checkStatfs, checkStat}, []check{checkReaddir, checkDevice, checkRead, checkWrite}},
+		"nfs4":       {[]check{checkStatfs, checkStat, checkReaddir, checkDevice, checkRead}, []check{checkWrite}},
 		"fuse.sshfs": {allChecks(), nil},
 		"fuseblk":    {allChecks(), nil},
 	} {

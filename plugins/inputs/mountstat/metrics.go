@@ -2,6 +2,7 @@ package mountstat
 
 import (
 	"maps"
+	"math"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -31,7 +32,7 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 		fields[string(c)+"_seconds"] = took.Seconds()
 	}
 	if f.statfs != nil {
-		usage(fields, f.statfs)
+		usage(fields, f.statfs, t.Probed.ReadOnly())
 	}
 	if r := t.report; r != nil && f.code == result.Stuck && r.Outcome != prober.Expired && r.PID != 0 {
 		fields["stuck_pid"], fields["stuck_state"] = int64(r.PID), r.Wait.String()
@@ -51,7 +52,7 @@ func (m *Mountstat) add(acc telegraf.Accumulator, t *target, f *finding, fields 
 	for _, mount := range t.Mounts {
 		own, code := fields, f.code
 		unexpected := m.expectations.readOnly[mount.Mountpoint]
-		if mount != t.Probed || unexpected != nil {
+		if mount != t.Probed || unexpected != nil || mount.SourceDeleted() {
 			own = maps.Clone(fields)
 		}
 		if mount != t.Probed {
@@ -65,12 +66,24 @@ func (m *Mountstat) add(acc telegraf.Accumulator, t *target, f *finding, fields 
 				own["fault_seconds"] = fault.SecondsSince(unexpected.since)
 			}
 		}
+		if mount.SourceDeleted() && (code == result.OK || code == result.Slow) {
+			code = result.Stale
+			own["result"], own["result_code"], own["cause"] = code.String(), int64(code), string(result.SourceDeleted)
+		}
 		counts[code]++
 		acc.AddGauge("mountstat", own, tagsOf(t, mount))
 	}
 }
 
 func tagsOf(t *target, mount *mounts.Mount) map[string]string {
+	tags := mountTags(mount)
+	if t.namespace != nil && t.namespace.container != "" {
+		tags["container"] = t.namespace.container
+	}
+	return tags
+}
+
+func mountTags(mount *mounts.Mount) map[string]string {
 	tags := map[string]string{"path": mounts.Printable(mount.Mountpoint)}
 	if mount.ID == 0 {
 		return tags
@@ -82,32 +95,44 @@ func tagsOf(t *target, mount *mounts.Mount) map[string]string {
 	if server, found := mount.Option("addr"); found {
 		tags["server"] = server
 	}
-	if t.namespace != nil && t.namespace.container != "" {
-		tags["container"] = t.namespace.container
-	}
 	return tags
 }
 
-// usage adds sizes in the terms of Telegraf's disk input. File systems without
-// a size, such as an empty FUSE one, get none.
-func usage(fields map[string]any, st *unix.Statfs_t) {
-	if st.Blocks == 0 {
+// usage adds sizes in the terms of Telegraf's disk input. File systems without a size, such
+// as an empty FUSE one, get none, nor do numbers that make no sense: s3fs and CephFS have
+// some which are no numbers at all. What is full by construction, such as an image, has no
+// percentages.
+func usage(fields map[string]any, st *unix.Statfs_t, image bool) {
+	block := uint64(st.Frsize) // the unit of the block counts, statvfs(3)
+	if block == 0 {
+		block = uint64(st.Bsize)
+	}
+	if st.Blocks == 0 || block == 0 || st.Blocks > math.MaxInt64/block {
 		return
 	}
-	block := st.Frsize // the unit of the block counts, statvfs(3)
-	if block == 0 {
-		block = st.Bsize
+	total := st.Blocks
+	fields["total"] = int64(total * block)
+	if st.Bfree <= total {
+		used, free := total-st.Bfree, st.Bavail
+		if free > math.MaxInt64 { // below zero: less is left than is reserved for root
+			free = 0
+		}
+		free = min(free, st.Bfree)
+		fields["free"], fields["used"] = int64(free*block), int64(used*block)
+		if !image || st.Bfree > 0 {
+			fields["used_percent"] = percent(used, free)
+		}
 	}
-	bytes := func(blocks uint64) int64 { return int64(blocks) * block }
-	used, free := st.Blocks-st.Bfree, st.Bavail
-	fields["total"] = bytes(st.Blocks)
-	fields["free"] = bytes(free)
-	fields["used"] = bytes(used)
-	fields["used_percent"] = percent(used, free)
+	if st.Files > math.MaxInt64 {
+		return
+	}
 	fields["inodes_total"] = int64(st.Files)
-	fields["inodes_free"] = int64(st.Ffree)
-	fields["inodes_used"] = int64(st.Files - st.Ffree)
-	fields["inodes_used_percent"] = percent(st.Files-st.Ffree, st.Ffree)
+	if st.Ffree <= st.Files {
+		fields["inodes_free"], fields["inodes_used"] = int64(st.Ffree), int64(st.Files-st.Ffree)
+		if !image || st.Ffree > 0 {
+			fields["inodes_used_percent"] = percent(st.Files-st.Ffree, st.Ffree)
+		}
+	}
 }
 
 func percent(used, free uint64) float64 {

@@ -3,6 +3,7 @@
 package mountstat
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"os"
@@ -66,6 +67,8 @@ type Mountstat struct {
 	kept         map[string]fault.History // of an earlier run, by unit
 	byMount      map[int]*target          // by the mount's number in the table
 	servers      map[sunrpc.Question]*server
+	binds        bool      // some of the targets' mounts are such
+	reread       time.Time // when the table is read again for them
 	hidden       int
 	extErrors    map[string]int64 // that ext4 has counted, by file of sysfs
 	panics       bool             // the kernel does, over hung tasks
@@ -85,7 +88,7 @@ func init() {
 	inputs.Add("mountstat", func() telegraf.Input {
 		return &Mountstat{
 			IgnoreFS:        []string{"tmpfs", "devtmpfs", "devfs", "iso9660", "overlay", "aufs", "squashfs"},
-			Checks:          []string{string(checkStatfs), string(checkReaddir)},
+			Checks:          []string{string(checkStatfs), string(checkReaddir), string(checkDevice)},
 			Canary:          ".mountstat",
 			RunAs:           "owner",
 			Timeout:         config.Duration(5 * time.Second),
@@ -119,6 +122,9 @@ func (m *Mountstat) Init() error {
 	return nil
 }
 
+// rereadInterval is how often it is looked whether the source of a bind mount was deleted.
+const rereadInterval = time.Minute
+
 // Gather checks all file systems side by side and reports each as soon as it
 // has answered. It returns when all have, or their time is up, or Hurry is
 // called.
@@ -127,7 +133,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.hurried.Store(false)
 	m.round = m.host.Join(m)
 	changed := m.refresh(began)
-	m.lookAtDisks()
+	m.lookAtDisks(began)
 	m.readTraffic(began)
 	m.askFstab(began)
 	m.mail.Open()
@@ -189,8 +195,9 @@ func (m *Mountstat) Hurry() {
 // refresh brings targets up to date with the mount table. It reports whether that is
 // another one than in the last gather.
 func (m *Mountstat) refresh(now time.Time) (changed bool) {
-	if m.extErrorsGrew() {
-		m.host.RereadMounts()
+	if m.extErrorsGrew() || m.binds && now.After(m.reread) {
+		m.host.RereadMounts() // since the kernel does not announce it
+		m.reread = now.Add(rereadInterval)
 	}
 	m.view = m.host.Mounts(m.round)
 	table := m.view.Snapshot
@@ -301,7 +308,7 @@ func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration) 
 		if f.call != "" {
 			what += ": " + f.call
 		}
-		m.Log.Warnf("%s: %s: %s", what, f.errno, why)
+		m.Log.Warnf("%s: %s: %s", what, cmp.Or(f.errno, f.code.String()), why)
 	}
 }
 

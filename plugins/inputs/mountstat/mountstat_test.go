@@ -432,18 +432,6 @@ func TestAMountPointOf4095Bytes(t *testing.T) {
 	assert.Equal(t, "ok", field(t, at(g, path), "result"))
 }
 
-func TestADeletedBindSource(t *testing.T) {
-	faultfs.Require(t)
-	m, _ := newInput(t, nil)
-	source, bind := filepath.Join(t.TempDir(), "source"), t.TempDir()
-	require.NoError(t, os.Mkdir(source, 0o755))
-	require.NoError(t, unix.Mount(source, bind, "", unix.MS_BIND, ""))
-	t.Cleanup(func() { _ = unix.Unmount(bind, unix.MNT_DETACH) })
-	require.NoError(t, os.Remove(source))
-	g := collect.Gather(t, m)
-	assert.Equal(t, "ok", field(t, at(g, bind), "result"))
-}
-
 // A gather may end by itself while it is hurried.
 func TestHurry_IsNotOfTheNextGather(t *testing.T) {
 	faultfs.Require(t)

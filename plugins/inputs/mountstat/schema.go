@@ -27,7 +27,7 @@ func (*Mountstat) Schema() []schema.Measurement {
 				schema.Floats("of all faults together, this one included", "fault_seconds_total"),
 				schema.Floats("since the last check without a fault; if there was one", "last_ok_seconds_ago"),
 				schema.Counters("how many faults have ended since vfsprobe was started", "recoveries"),
-				schema.Floats("time in the system calls of each check that was made", "statfs_seconds", "stat_seconds", "readdir_seconds", "read_seconds", "write_seconds"),
+				schema.Floats("time in the system calls of each check that was made", "statfs_seconds", "stat_seconds", "readdir_seconds", "device_seconds", "read_seconds", "write_seconds"),
 				schema.Strings("the system call that hangs", "hangs_in"),
 				schema.Integers("the helper process that has not ended", "stuck_pid"),
 				schema.Strings("how it waits: asleep (for a FUSE daemon; it was not killed, and costs nothing), killable or unkillable (it adds 1 to the load average)", "stuck_state"),

@@ -49,13 +49,14 @@ const (
 	checkStatfs  check = "statfs"
 	checkStat    check = "stat"
 	checkReaddir check = "readdir"
+	checkDevice  check = "device"
 	checkRead    check = "read"
 	checkWrite   check = "write"
 )
 
 // allChecks has the harmless ones first, which is the order they are made in.
 func allChecks() []check {
-	return []check{checkStatfs, checkStat, checkReaddir, checkRead, checkWrite}
+	return []check{checkStatfs, checkStat, checkReaddir, checkDevice, checkRead, checkWrite}
 }
 
 // runAs is the identity that checks are made under.
@@ -201,6 +202,7 @@ func (m *Mountstat) resolveHost() error {
 type condition struct {
 	panics bool // the kernel does, over hung tasks
 	asleep bool // the mount's disk
+	inUse  bool // the mount's disk
 }
 
 // policyFor returns how to check the mount. Where nobody may write, that is not tried, and
@@ -216,6 +218,9 @@ func (s *settings) policyFor(mount *mounts.Mount, c condition) policy {
 	}
 	if mount.ListingCosts() && !p.chosen {
 		p.checks = slices.DeleteFunc(slices.Clone(p.checks), func(c check) bool { return c == checkReaddir })
+	}
+	if !mount.BlockDevice() || !c.inUse {
+		p.checks = slices.DeleteFunc(slices.Clone(p.checks), func(c check) bool { return c == checkDevice })
 	}
 	if c.panics {
 		p.holdBack(func(c check) bool { return makesHungTasks(c, mount) },
@@ -247,7 +252,7 @@ func (p *policy) holdBack(harms func(check) bool, why string) {
 }
 
 // needsDisk reports whether a check reads what may be on the disk alone, or writes.
-func needsDisk(c check) bool { return c == checkReaddir || c == checkRead || c == checkWrite }
+func needsDisk(c check) bool { return c != checkStatfs && c != checkStat }
 
 // longestTimeout is how long a gather can take.
 func (s *settings) longestTimeout() time.Duration {

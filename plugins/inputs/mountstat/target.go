@@ -26,6 +26,7 @@ type target struct {
 	fault.History
 	found     finding
 	rootOwned bool // the last check saw that its root belongs to uid 0
+	worked    map[check]bool
 	// writesAtime says that the root can't be listed but with its access time written.
 	writesAtime bool
 	// statfs says that it is read-only, and the table that it is not: in the last check,
@@ -44,7 +45,7 @@ type target struct {
 func (m *Mountstat) regroup() {
 	before, servers := m.byID, m.servers
 	m.servers = make(map[sunrpc.Question]*server)
-	m.targets, m.byID, m.byMount, m.hidden = nil, make(map[string]*target, len(before)), make(map[int]*target), 0
+	m.targets, m.byID, m.byMount, m.hidden, m.binds = nil, make(map[string]*target, len(before)), make(map[int]*target), 0, false
 	for i := range m.table.Mounts {
 		if mount := &m.table.Mounts[i]; mount.Hidden && !m.ignored(mount) {
 			m.hidden++
@@ -57,7 +58,7 @@ func (m *Mountstat) regroup() {
 			}
 			t := before[unit.ID]
 			if t == nil || !unit.Same(t.Probed) {
-				t = &target{History: m.kept[unit.ID]}
+				t = &target{History: m.kept[unit.ID], worked: make(map[check]bool)}
 				delete(m.kept, unit.ID)
 			}
 			t.Unit, t.namespace = unit, ns
@@ -71,9 +72,11 @@ func (m *Mountstat) regroup() {
 		add(slices.DeleteFunc(slices.Clone(ns.mounts), func(mount *mounts.Mount) bool { return !wanted(mount) }), ns)
 	}
 	for _, t := range m.targets {
-		t.policy, t.plan = m.policyFor(t.Probed, condition{panics: m.panics, asleep: t.disk.asleep}), nil
+		t.disk.panics = m.panics
+		t.policy, t.plan = m.policyFor(t.Probed, t.disk.condition), nil
 		t.key, t.group = "mountstat "+t.ID, t.Probed.FateGroup()
 		m.linkServer(t, servers)
+		m.binds = m.binds || slices.ContainsFunc(t.Mounts, (*mounts.Mount).Bind)
 		if t.namespace == nil {
 			for _, mount := range t.Mounts {
 				m.byMount[mount.ID] = t
@@ -156,7 +159,8 @@ func (t *target) check() prober.Check {
 // onlyEvidenceChanged reports whether a fault is what it was, and only its cause is
 // told in another way: a firewall that rejects, say, does not answer every call.
 func (t *target) onlyEvidenceChanged(before *finding) bool {
-	return before.cause != "" && before.cause != unknown && before.code == t.found.code && before.errno == t.found.errno
+	ofDevice := before.code == result.Error && before.errno == "" // then the cause is all that is known
+	return before.cause != "" && before.cause != unknown && before.code == t.found.code && before.errno == t.found.errno && !ofDevice
 }
 
 // settle notes a finding, and logs it if it is another than before.

@@ -19,7 +19,6 @@ const (
 	asTry    = "nfsvm-try"
 	asHold   = "nfsvm-hold"
 	asDirty  = "nfsvm-dirty"
-	asFleet  = "nfsvm-fleet"
 	asRunner = "nfsvm-runner"
 	self     = "/init"
 )
@@ -47,8 +46,6 @@ func Main() {
 		err = hold(os.Args[2], os.Args[3])
 	case asDirty:
 		err = dirty(os.Args[2])
-	case asFleet:
-		err = beFleet(os.Args[2], os.Args[3], os.Args[4], os.Args[5])
 	default:
 		return
 	}

@@ -120,10 +120,6 @@ func (r *run) step(s scenario.Step) (err error) {
 		return r.mountStep(s.Arguments)
 	case "many":
 		return r.many(a[0], a[1], a[2], a[3])
-	case "each":
-		return r.each(a[0], a[1], a[2], a[3])
-	case "fleet":
-		return r.fleet(a[0], a[1], a[2])
 	case "crowd":
 		return r.crowd(a[0], a[1], a[2], a[3])
 	case "umount":
@@ -159,8 +155,6 @@ func (r *run) step(s scenario.Step) (err error) {
 			err = l.server.startNFSD(grace)
 			l.graceEnds = graceEnd(grace)
 		}
-	case "threads":
-		err = l.server.do("rpc.nfsd", a[0])
 	case "mountd":
 		err = l.mountd(a[0])
 	case "unexport":

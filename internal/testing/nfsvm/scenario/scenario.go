@@ -163,7 +163,7 @@ func (s *Scenario) check() error {
 				}
 				mounted[name] = true
 			}
-		case "many", "each", "crowd":
+		case "many", "crowd":
 			mounted[step.Arguments[1]+"-*"] = true
 		case "observe":
 			observed = true

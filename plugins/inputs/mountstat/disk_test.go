@@ -1,0 +1,153 @@
+package mountstat
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/sysfs"
+)
+
+// All that is asked for is in caches: a file system that the kernel has shut down looked
+// well for ever.
+func TestMountstat_SeesAFileSystemThatWasShutDown(t *testing.T) {
+	disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	m, log := newInput(t, only(disk.Dir))
+	for range 2 {
+		assert.Equal(t, "ok", text(at(collect.Gather(t, m), disk.Dir), "result"))
+	}
+	dir, err := os.Open(disk.Dir)
+	require.NoError(t, err)
+	defer dir.Close()
+	const shutdown = 0x8004587d // EXT4_IOC_SHUTDOWN, fs/ext4/ext4.h
+	require.NoError(t, unix.IoctlSetPointerInt(int(dir.Fd()), shutdown, 2 /* without flushing */))
+	for range 2 {
+		metric := at(collect.Gather(t, m), disk.Dir)
+		assert.Equal(t, "error EIO fs_shutdown", text(metric, "result")+" "+text(metric, "errno")+" "+text(metric, "cause"))
+	}
+	assert.Len(t, log.about("fs_shutdown"), 1)
+}
+
+// A device that was used is read past the page cache: what is in that says nothing of it.
+func TestMountstat_ReadsFromDevicesInUse(t *testing.T) {
+	disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	m, _ := newInput(t, only(disk.Dir))
+	gather := func() telegraf.Metric { return at(collect.Gather(t, m), disk.Dir) }
+	use := func() {
+		file := filepath.Join(disk.Dir, "file")
+		require.NoError(t, os.WriteFile(file, []byte("x"), 0o644))
+		f, err := os.Open(file)
+		require.NoError(t, err)
+		require.NoError(t, f.Sync())
+		require.NoError(t, f.Close())
+	}
+	assert.False(t, gather().HasField("device_seconds"), "nothing is known of its use")
+	use()
+	for range 3 {
+		metric := gather()
+		assert.Equal(t, "ok", text(metric, "result"))
+		assert.True(t, metric.HasField("device_seconds"))
+	}
+	used := m.targets[0].disk.used
+	require.NotZero(t, used)
+	gather()
+	assert.Equal(t, used, m.targets[0].disk.used, "our own reads are no use of it")
+}
+
+// What sysfs says of a device is true while a file system on it answers from caches.
+func TestMountstat_BelievesSysfsOfDevices(t *testing.T) {
+	disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(disk.Dir, &st))
+	number := mountNumber(t, st.Dev)
+	fake := sysfs.New(t)
+	dir := fake.Disk(number, "pci0000:00/host0/session7/target0:0:0/0:0:0:0/block/sda")
+	fake.Set(dir+"/size", "8192")
+	session := "devices/pci0000:00/host0/session7/"
+	fake.Set(session+"iscsi_session/session7/state", "LOGGED_IN")
+	fake.Set(session+"iscsi_session/session7/targetname", "iqn.2026-11.org.example:disk")
+	fake.Set(session+"connection7:0/iscsi_connection/connection7:0/persistent_address", "192.0.2.7")
+	fake.Set(dir+"/device/state", "running")
+	m, log := newInput(t, func(m *Mountstat) {
+		only(disk.Dir)(m)
+		m.Checks = []string{"statfs", "readdir"} // there is no such node in /dev
+		m.host.Sys = fake.Dir
+	})
+	verdict := func() string {
+		metric := at(collect.Gather(t, m), disk.Dir)
+		if text(metric, "result") == "ok" {
+			return "ok"
+		}
+		assert.Empty(t, text(metric, "errno"))
+		assert.True(t, metric.HasField("statfs_seconds"), "it still answers")
+		return text(metric, "result") + " " + text(metric, "cause") + " " + text(metric, "reason")
+	}
+	assert.Equal(t, "ok", verdict())
+	fake.Set(session+"iscsi_session/session7/state", "FAILED")
+	assert.Equal(t, "ok", verdict(), "for a moment")
+	const target = " (iSCSI target iqn.2026-11.org.example:disk at 192.0.2.7)"
+	assert.Equal(t, "error device_hangs sda: iscsi_session session7 is FAILED"+target, verdict())
+	fake.Set(dir+"/device/state", "transport-offline")
+	assert.Equal(t, "error device_errors sda: device/state is transport-offline"+target, verdict())
+	fake.Set(session+"iscsi_session/session7/state", "LOGGED_IN")
+	fake.Set(dir+"/device/state", "running")
+	assert.Equal(t, "ok", verdict())
+	assert.Len(t, log.about("device_hangs"), 1)
+	assert.Len(t, log.about("device_errors"), 1)
+
+	fake.Stat(dir, 100, 3)
+	assert.Equal(t, "ok", verdict())
+	m.targets[0].disk.moved = time.Now().Add(-7 * time.Second)
+	assert.Equal(t, "ok", verdict(), "seen once")
+	assert.Equal(t, "error device_hangs sda: 3 requests are in flight, and none was completed for 7s", verdict())
+	fake.Stat(dir, 101, 3)
+	assert.Equal(t, "ok", verdict())
+
+	fake.Remove("dev/block/" + number)
+	assert.Equal(t, "error device_gone "+number+" is not in /sys/dev/block", verdict())
+}
+
+func mountNumber(t *testing.T, device uint64) string {
+	t.Helper()
+	return fmt.Sprintf("%d:%d", unix.Major(device), unix.Minor(device))
+}
+
+// With the default checks, and nothing that anybody has made for them.
+func TestMountstat_SeesADeviceThatFailsOrHangs(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		inflict func(*faultfs.FS)
+		want    string
+	}{
+		{"it fails", func(d *faultfs.FS) { d.Fail(unix.EIO, faultfs.Read) }, "error EIO device device_errors"},
+		{"it hangs", func(d *faultfs.FS) { d.Silence(faultfs.Read) }, "timeout  device device_hangs"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir, inflict, heal := onFaultyDevice(c.inflict, (*faultfs.FS).Heal)(t)
+			m, log := newInput(t, only(dir))
+			verdict := func() string {
+				metric := at(collect.Gather(t, m), dir)
+				return text(metric, "result") + " " + text(metric, "errno") + " " + text(metric, "failed_check") + " " + text(metric, "cause")
+			}
+			require.Equal(t, "ok   ", verdict())
+			require.NoError(t, os.WriteFile(filepath.Join(dir, "use"), []byte("x"), 0o644))
+			unix.Sync()
+			require.Equal(t, "ok   ", verdict(), "now it is in use")
+			inflict()
+			assert.Equal(t, c.want, verdict())
+			heal()
+			require.Eventually(t, func() bool { return verdict() == "ok   " }, 10*time.Second, 50*time.Millisecond)
+			assert.Len(t, log.about("answers again"), 1)
+		})
+	}
+}
