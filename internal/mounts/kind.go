@@ -100,4 +100,10 @@ func asksForOptions(fstype string) bool {
 }
 
 // magicsThatAskForOptions are their superblocks' magic numbers, statfs(2).
-func magicsThatAskForOptions() []uint64 { return []uint64{0x9123683e, 0xca451a4e, 0x2fc12fc1} }
+func magicsThatAskForOptions() []uint64 { return []uint64{magicBtrfs, magicBcachefs, magicZFS} }
+
+const (
+	magicBtrfs    = 0x9123683e
+	magicBcachefs = 0xca451a4e
+	magicZFS      = 0x2fc12fc1
+)

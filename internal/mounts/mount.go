@@ -84,6 +84,17 @@ func (m *Mount) Shows(st *unix.Statx_t) bool {
 	return int(st.Dev_major) == m.Major && int(st.Dev_minor) == m.Minor
 }
 
+// ShowsType is Shows by statfs(2), for the types whose device numbers tell nothing.
+func (m *Mount) ShowsType(st *unix.Statfs_t) bool {
+	switch m.FSType {
+	case "btrfs":
+		return uint64(st.Type) == magicBtrfs
+	case "bcachefs":
+		return uint64(st.Type) == magicBcachefs
+	}
+	return true
+}
+
 // Named is a mount point that is not in any table which was read: all that is known
 // of it is its path.
 func Named(path string) Mount {

@@ -288,6 +288,9 @@ func (m *Mountstat) judge(t *target) finding {
 	if attributes != nil && !t.Probed.Shows(attributes) {
 		return finding{code: result.Unchecked, reason: fmt.Sprintf("the path leads to another file system, %d:%d", attributes.Dev_major, attributes.Dev_minor)}
 	}
+	if f.statfs != nil && !t.Probed.ShowsType(f.statfs) {
+		return finding{code: result.Unchecked, reason: fmt.Sprintf("the path leads to another file system, of type %#x", f.statfs.Type)}
+	}
 	if rootOwned := attributes != nil && attributes.Uid == 0; rootOwned != t.rootOwned {
 		t.rootOwned, t.plan = rootOwned, nil
 	}

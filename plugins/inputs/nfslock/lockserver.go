@@ -21,7 +21,7 @@ type lockServer struct {
 	names            map[string]bool // under which the kernel's messages may name it
 	asked            uint64          // the last round in which the answers were evidence
 	asking           int             // answers to come
-	known            bool            // all were answered once
+	answered         time.Time       // when the last of them came; zero: they are not known yet
 	services
 }
 
@@ -101,7 +101,7 @@ func (n *Nfslock) askAll() {
 	if slices.ContainsFunc(n.targets, func(t *target) bool { return t.nlm }) {
 		n.ask(&n.local, true)
 	} else {
-		n.local.known, n.local.services = false, services{}
+		n.local.answered, n.local.services = time.Time{}, services{}
 	}
 }
 
@@ -134,7 +134,7 @@ func (n *Nfslock) ask(s *lockServer, evidence bool) {
 				*answer = a
 				n.asking--
 				if s.asking--; s.asking == 0 {
-					s.known = true
+					s.answered = time.Now()
 				}
 			})
 		}) {

@@ -214,6 +214,25 @@ func TestAllServersDead(t *testing.T) {
 	require.Eventually(t, func() bool { return n.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
 }
 
+// Answers may take longer than an interval: what fails is reported nevertheless.
+func TestNFSLock_ReportsWhileAnswersTakeLongerThanAnInterval(t *testing.T) {
+	faultfs.Require(t)
+	fs := daemon(t)
+	fs.Fail(unix.ENOLCK, faultfs.Setlk)
+	n, _ := newInput(t, func(n *Nfslock) { n.Timeout *= 2 })
+	pretend(t, n, map[string]string{fs.Dir: "vers=4.2,proto=tcp,addr=192.0.2.1"})
+	reports := 0
+	for range 12 {
+		hurry := time.AfterFunc(time.Duration(n.Timeout)/4, n.Hurry)
+		if m := at(collect.Gather(t, n), fs.Dir); m != nil {
+			assert.Equal(t, "error server_unreachable", verdict(t, m))
+			reports++
+		}
+		hurry.Stop()
+	}
+	assert.GreaterOrEqual(t, reports, 2)
+}
+
 // Whoever answers garbage does not answer.
 func TestAServerThatAnswersGarbage(t *testing.T) {
 	rpchost.Serve(t, "127.0.0.1:111", func(conn net.Conn) {

@@ -223,18 +223,29 @@ func (n *Nfslock) advance(t *target) {
 }
 
 // evident reports whether all is known that the diagnosis of the attempt needs, and asks
-// the server of a lock that does not work. A lock that works needs this host's rpc.statd
-// only, and the last answer of it will do: healthy mounts wait for nobody.
+// the server of a lock that does not work: its word must be newer than the attempt. A lock
+// that works needs this host's rpc.statd only, and the last answer of it will do: healthy
+// mounts wait for nobody.
 func (n *Nfslock) evident(t *target) bool {
 	switch t.attempt.end {
 	case passed:
-		return !t.nlm || n.local.known
-	case hung, failed:
-		if t.server != nil {
-			n.ask(t.server, true)
-		}
+		return !t.nlm || !n.local.answered.IsZero()
+	case notTried:
+		return n.answeredSince(t, time.Time{}) || !n.awaitsAnswers(t)
+	}
+	if n.answeredSince(t, t.attempt.report.Since) {
+		return true
+	}
+	if t.server != nil {
+		n.ask(t.server, true)
 	}
 	return !n.awaitsAnswers(t)
+}
+
+// answeredSince reports whether all services on which the locks of the target depend have
+// answered, or been given up, after a time.
+func (n *Nfslock) answeredSince(t *target, at time.Time) bool {
+	return (t.server == nil || t.server.answered.After(at)) && (!t.nlm || n.local.answered.After(at))
 }
 
 // awaitsAnswers reports whether a service has still to answer on which the locks

@@ -76,7 +76,7 @@ func (n *Nfslock) nextWatch(pending map[*target]struct{}, now time.Time) (in tim
 // up. Where what was broken works again, or the server has begun a grace period,
 // the helper is killed: a new one knows sooner.
 func (n *Nfslock) judgePatient(t *target, now time.Time) {
-	if !t.patient || t.superseded || now.Before(t.deadline) || n.awaitsAnswers(t) {
+	if !t.patient || t.superseded || now.Before(t.deadline) {
 		return
 	}
 	r, found := n.host.Prober.Progress(t.ticket)
