@@ -44,10 +44,15 @@ func (t Tree) byNumber(major, minor int) string {
 	return filepath.Join(string(t), "dev/block", strconv.Itoa(major)+":"+strconv.Itoa(minor))
 }
 
-// Known reports whether sysfs knows block devices at all.
+// Known reports whether sysfs knows any block device: a container may hide them.
 func (t Tree) Known() bool {
-	_, err := os.Stat(filepath.Join(string(t), "dev/block"))
-	return err == nil
+	dir, err := os.Open(filepath.Join(string(t), "dev/block"))
+	if err != nil {
+		return false
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(1)
+	return len(names) > 0
 }
 
 // BySource returns the device that a mount's source names by its path in /dev, or nil.

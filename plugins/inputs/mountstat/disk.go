@@ -124,14 +124,15 @@ func (m *Mountstat) openDevice(p *plan, t *target, prefix string) prober.Argumen
 }
 
 // readDevice appends the steps that read a page of the device, past the page cache. Who waits
-// for it can be killed, other than who reads by O_DIRECT. The file system keeps what is at the
-// beginning in the cache, and hardly what is further behind.
+// for it can be killed, other than who reads by O_DIRECT. It is a page that a file system
+// hardly keeps in use, as it does the first ones, and those where its groups begin: at fractions
+// of powers of two.
 func readDevice(p *plan, t *target, device prober.Argument) {
 	size, err := t.disk.device.Size()
 	if err != nil {
 		size = 0
 	}
-	offset := size / 4 * 3 / devicePage * devicePage
+	offset := size / 10 * 7 / devicePage * devicePage
 	p.Add(prober.Fadvise(device, 0, 0, unix.FADV_RANDOM).Optional().Silent())
 	p.Add(prober.Fadvise(device, offset, devicePage, unix.FADV_DONTNEED).Optional().Silent())
 	p.Add(prober.Pread(device, devicePage, offset).WithoutOutput().Optional())

@@ -26,16 +26,21 @@ func TestMountstat_SeesAFileSystemThatWasShutDown(t *testing.T) {
 	for range 2 {
 		assert.Equal(t, "ok", text(at(collect.Gather(t, m), disk.Dir), "result"))
 	}
-	dir, err := os.Open(disk.Dir)
-	require.NoError(t, err)
-	defer dir.Close()
-	const shutdown = 0x8004587d // EXT4_IOC_SHUTDOWN, fs/ext4/ext4.h
-	require.NoError(t, unix.IoctlSetPointerInt(int(dir.Fd()), shutdown, 2 /* without flushing */))
+	shutFileSystemDown(t, disk.Dir)
 	for range 2 {
 		metric := at(collect.Gather(t, m), disk.Dir)
 		assert.Equal(t, "error EIO fs_shutdown", text(metric, "result")+" "+text(metric, "errno")+" "+text(metric, "cause"))
 	}
 	assert.Len(t, log.about("fs_shutdown"), 1)
+}
+
+func shutFileSystemDown(t *testing.T, path string) {
+	t.Helper()
+	dir, err := os.Open(path)
+	require.NoError(t, err)
+	defer dir.Close()
+	const shutdown = 0x8004587d // EXT4_IOC_SHUTDOWN, fs/ext4/ext4.h
+	require.NoError(t, unix.IoctlSetPointerInt(int(dir.Fd()), shutdown, 2 /* without flushing */))
 }
 
 // A device that was used is read past the page cache: what is in that says nothing of it.
@@ -113,6 +118,7 @@ func TestMountstat_BelievesSysfsOfDevices(t *testing.T) {
 	fake.Stat(dir, 101, 3)
 	assert.Equal(t, "ok", verdict())
 
+	fake.Disk("8:200", "virtual/block/other")
 	fake.Remove("dev/block/" + number)
 	assert.Equal(t, "error device_gone "+number+" is not in /sys/dev/block", verdict())
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/document"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
@@ -95,6 +96,26 @@ func onFaultyDevice(inflict, heal func(*faultfs.FS)) func(*testing.T) (string, f
 	}
 }
 
+// inUse has a device break while others use it, and all that is asked for is in memory.
+func inUse(inflict func(*faultfs.FS)) func(*testing.T) (string, func(), func()) {
+	return func(t *testing.T) (string, func(), func()) {
+		path, inflict, heal := onFaultyDevice(inflict, (*faultfs.FS).Heal)(t)
+		return path, func() {
+			require.NoError(t, os.WriteFile(filepath.Join(path, "use"), []byte("x"), 0o644))
+			unix.Sync()
+			inflict()
+		}, heal
+	}
+}
+
+func shutDown(t *testing.T) (string, func(), func()) {
+	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	return fs.Dir, func() { shutFileSystemDown(t, fs.Dir) }, func() {
+		require.NoError(t, unix.Unmount(fs.Dir, 0))
+		require.NoError(t, unix.Mount(fs.Device, fs.Dir, "ext4", 0, ""))
+	}
+}
+
 func turnsReadOnly(t *testing.T) (string, func(), func()) {
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "errors=remount-ro")
 	return fs.Dir, func() {
@@ -139,6 +160,9 @@ func faults() []faultCase {
 		{name: "ext4: its device never answers", checks: "statfs read", rig: onFaultyDevice(func(d *faultfs.FS) { d.Silence(faultfs.Read) }, (*faultfs.FS).Heal), result: "timeout", check: "read", cause: deviceHangs},
 		{name: "ext4: its device never answers a write", checks: "statfs write", rig: onFaultyDevice(func(d *faultfs.FS) { d.Silence(faultfs.Write) }, (*faultfs.FS).Heal), result: "stuck", check: "write", cause: deviceHangs},
 		{name: "ext4: its device fails", checks: "statfs read", rig: onFaultyDevice(func(d *faultfs.FS) { d.Fail(unix.EIO, faultfs.Read) }, (*faultfs.FS).Heal), result: "error", errno: "EIO", check: "read", cause: ioError},
+		{name: "ext4: its device fails, all that is asked for is in memory", checks: "statfs readdir device", rig: inUse(func(d *faultfs.FS) { d.Fail(unix.EIO, faultfs.Read) }), result: "error", errno: "EIO", check: "device", cause: result.DeviceErrors},
+		{name: "ext4: its device never answers, all that is asked for is in memory", checks: "statfs readdir device", rig: inUse(func(d *faultfs.FS) { d.Silence(faultfs.Read) }), result: "timeout", check: "device", cause: deviceHangs},
+		{name: "ext4: the kernel has shut it down", checks: "statfs readdir device", rig: shutDown, result: "error", errno: "EIO", check: "readdir", cause: result.FSShutdown},
 		{name: "expected, and not mounted", rig: unmounted, result: "missing", cause: notMounted},
 	}
 }
@@ -233,7 +257,7 @@ func TestNoFaultOfAHealthyHost(t *testing.T) {
 	}
 	m, log := newInput(t, func(m *Mountstat) {
 		only(paths...)(m)
-		m.Checks = []string{"statfs", "stat", "readdir", "write"}
+		m.Checks = []string{"statfs", "stat", "readdir", "device", "write"}
 		m.Timeout = config.Duration(5 * time.Second)
 		m.SlowThreshold = config.Duration(time.Second)
 		m.Override = []Override{{FS: []string{"fuse.*"}, Checks: []string{"statfs", "stat", "readdir"}}} // it makes no files
