@@ -146,7 +146,7 @@ func (p *patient) examineHungTaskPanic(h Host) {
 	}
 	p.add(Finding{ID: "kernel.hung_task_panic", Status: checkup.Warning, Object: object,
 		Says:    fmt.Sprintf("the kernel panics when a task waits unkillably for %s s, as any program does that needs a dead disk", timeout),
-		Symptom: "mountstat leaves out what could make it: readdir and read of disks, and write but on FUSE",
+		Symptom: "mountstat leaves out what could make it: readdir, device and read of disks, and write but on FUSE",
 		Cure:    "sysctl -w kernel.hung_task_panic=0, if no cluster software wants it so"})
 }
 

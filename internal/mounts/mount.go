@@ -20,8 +20,8 @@ type Mount struct {
 	// Hidden means that the mount point's path leads to another mount, which
 	// lies on top of this one or of a directory above it.
 	Hidden bool
-	// OnDemand means that the way to the mount point leads through one of autofs:
-	// whoever walks there starts its idle time anew.
+	// OnDemand means that the way to the mount point leads through one of autofs that unmounts
+	// what was idle: whoever walks there starts its idle time anew.
 	OnDemand bool
 	// Device is the tag of that name, see [Devices].
 	Device string
@@ -63,6 +63,13 @@ func (m *Mount) ReadOnly() bool { return m.HasOption("ro") }
 // Bind reports whether the mount shows a part of its file system only, as a
 // bind mount of a directory does.
 func (m *Mount) Bind() bool { return m.Root != "/" }
+
+// expires reports whether it is a mount of autofs that unmounts what was idle for some time.
+// systemd's do not, unless TimeoutIdleSec= says so (autofs_show_options, fs/autofs/inode.c).
+func (m *Mount) expires() bool {
+	timeout, found := m.Option("timeout")
+	return m.FSType == "autofs" && (!found || timeout != "0")
+}
 
 // SourceDeleted reports whether the directory or file was deleted that a bind mount shows
 // (show_mountinfo, fs/proc_namespace.c; d_path, fs/d_path.c): nothing can be made in it.

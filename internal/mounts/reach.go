@@ -72,7 +72,7 @@ func (r *reach) wayTo(m *Mount) way {
 
 // through is the way to a mount by its parent, to which the way is known.
 func (r *reach) through(parent, m *Mount, w way) way {
-	w = way{hidden: w.hidden || r.covered(parent, m.ID), onDemand: w.onDemand || parent.FSType == "autofs"}
+	w = way{hidden: w.hidden || r.covered(parent, m.ID), onDemand: w.onDemand || parent.expires()}
 	r.ways[m.ID] = w
 	return w
 }

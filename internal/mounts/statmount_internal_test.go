@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -78,6 +79,13 @@ func automount(t *testing.T, dir string) {
 		return
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	root, err := os.Open(dir)
+	require.NoError(t, err)
+	defer root.Close()
+	const setTimeout = 0xc0089364 // AUTOFS_IOC_SETTIMEOUT, linux/auto_fs.h
+	idle := uint64(600)           // seconds
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, root.Fd(), setTimeout, uintptr(unsafe.Pointer(&idle)))
+	require.Zero(t, errno)
 	mount(t, "on demand", filepath.Join(dir, "key"), "tmpfs", 0, "")
 }
 

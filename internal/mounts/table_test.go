@@ -308,11 +308,15 @@ func TestWhatAutofsHasMountedIsOnDemand(t *testing.T) {
 31 30 0:41 / /home/ann rw - nfs4 nas:/ann rw
 32 31 0:42 / /home/ann/scratch rw - tmpfs tmpfs rw
 33 20 0:43 / /srv rw - nfs4 nas:/srv rw
+34 20 0:40 / /lazy rw - autofs systemd-1 rw,fd=58,timeout=0,direct
+35 34 0:46 / /lazy rw - nfs4 nas:/lazy rw
+36 20 0:40 / /idle rw - autofs systemd-1 rw,fd=58,timeout=600,direct
+37 36 0:47 / /idle rw - nfs4 nas:/idle rw
 40 41 0:44 / /ring/a rw - tmpfs tmpfs rw
 41 40 0:45 / /ring/b rw - tmpfs tmpfs rw
 `)
 	for _, m := range all {
-		assert.Equal(t, m.ID == 31 || m.ID == 32, m.OnDemand, m.Mountpoint)
+		assert.Equal(t, m.ID == 31 || m.ID == 32 || m.ID == 37, m.OnDemand, m.Mountpoint)
 	}
 }
 

@@ -426,6 +426,9 @@ type Report struct {
 	Partial []byte
 	// Wait is how the helper waits, where it is Stuck or Busy.
 	Wait Wait
+	// Function is the kernel function in which a helper waited when it was last looked at,
+	// before it was killed; empty if unknown, and for most helpers that ended.
+	Function string
 	// Signal is what killed a helper that Died.
 	Signal syscall.Signal
 	// Err says why there is no result: the plan could not be compiled, no helper

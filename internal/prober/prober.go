@@ -501,7 +501,7 @@ func (h *helper) leftLocked() bool { return h.stage == stuck || h.stage == aslee
 func (p *Prober) waitLocked(h *helper) Wait {
 	wait := Unkillable // it survives SIGKILL
 	if h.stage != stuck {
-		wait = findWait(p.options.Proc, h.check.Plan, h.pid)
+		wait, h.report.Function = findWait(p.options.Proc, h.check.Plan, h.pid)
 	}
 	to := h.check.place()
 	switch {

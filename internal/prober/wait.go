@@ -73,12 +73,13 @@ func waitOf(plan *Plan, state byte, function string) Wait {
 
 // findWait looks at a helper. None that has become another user tells its function to
 // whoever may not trace it (proc_pid_wchan, fs/proc/base.c).
-func findWait(proc string, plan *Plan, pid int) Wait {
+func findWait(proc string, plan *Plan, pid int) (wait Wait, function string) {
 	fields, err := statFields(proc, pid)
 	if err != nil {
-		return Killable // it ends
+		return Killable, "" // it ends
 	}
-	return waitOf(plan, fields[statState][0], FunctionOf(proc, pid))
+	function = FunctionOf(proc, pid)
+	return waitOf(plan, fields[statState][0], function), function
 }
 
 // FunctionOf is the kernel function in which a process waits; empty if unknown.

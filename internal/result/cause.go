@@ -25,6 +25,7 @@ const (
 	DeviceGone               Cause = "device_gone"
 	FSShutdown               Cause = "fs_shutdown"
 	SourceDeleted            Cause = "source_deleted"
+	FanotifySilent           Cause = "fanotify_silent"
 	NoSpace                  Cause = "no_space"
 	ReadOnly                 Cause = "read_only"
 	Permission               Cause = "permission"

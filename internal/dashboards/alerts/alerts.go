@@ -132,7 +132,7 @@ func All() []Alert {
 		{Name: "FileSystemHangs", Critical: true, For: time.Minute, Board: "host",
 			Summary: "{{ $labels.host }}: {{ $value }} file systems of type {{ $labels.fstype }} hang",
 			Faults: &Faults{From: "mountstat", Label: "cause", By: "host", More: "fstype", Hung: true, Where: `, server=""`,
-				Causes: []result.Cause{result.FUSEDaemonSilent, result.DeviceHangs, result.Frozen, result.Unknown}},
+				Causes: []result.Cause{result.FUSEDaemonSilent, result.FanotifySilent, result.DeviceHangs, result.Frozen, result.Unknown}},
 			Page: "Processes that wait for it can often not be killed, and each adds 1 to the load average. The panel \"Who is blocked\" names them."},
 		{Name: "FileSystemFails", For: 2 * time.Minute, Board: "host",
 			Summary: "{{ $labels.host }}: {{ $value }} file systems fail",

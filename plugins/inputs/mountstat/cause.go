@@ -90,6 +90,8 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 
 func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 	switch {
+	case t.report != nil && strings.HasPrefix(t.report.Function, "fanotify_"):
+		return result.FanotifySilent
 	case t.Probed.FUSE():
 		return fuseDaemonSilent
 	case t.server != nil:

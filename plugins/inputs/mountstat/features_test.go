@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -382,8 +383,8 @@ func TestAnFstabThatHangs(t *testing.T) {
 }
 
 // autofs mounts an indirect autofs, as automount(8) does, with a daemon that
-// never mounts anything.
-func autofs(t *testing.T) string {
+// never mounts anything. What was idle for so many seconds is to be unmounted; 0: never.
+func autofs(t *testing.T, idle int) string {
 	dir := t.TempDir()
 	var pipe [2]int
 	require.NoError(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
@@ -393,12 +394,30 @@ func autofs(t *testing.T) string {
 		t.Skipf("no autofs here: %v", err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	root, err := os.Open(dir)
+	require.NoError(t, err)
+	defer root.Close()
+	const setTimeout = 0xc0089364 // AUTOFS_IOC_SETTIMEOUT, linux/auto_fs.h
+	seconds := uint64(idle)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, root.Fd(), setTimeout, uintptr(unsafe.Pointer(&seconds)))
+	require.Zero(t, errno)
 	return dir
+}
+
+// systemd's automounts have no end, but for TimeoutIdleSec=: nothing is kept that would go.
+func TestMountstat_ChecksWhatAnAutomountKeeps(t *testing.T) {
+	faultfs.Require(t)
+	dir := autofs(t, 0)
+	child := filepath.Join(dir, "child")
+	require.NoError(t, os.Mkdir(child, 0o755))
+	faultfs.NewAt(t, child, "nas:/home")
+	m, _ := newInput(t, nil)
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), child), "result"))
 }
 
 func TestWhatAutofsMountedIsLeftAlone(t *testing.T) {
 	faultfs.Require(t)
-	dir := autofs(t)
+	dir := autofs(t, 600)
 	child := filepath.Join(dir, "child")
 	require.NoError(t, os.Mkdir(child, 0o755)) // the daemon's process group may
 	fs := faultfs.NewAt(t, child, "nas:/home")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
 
@@ -139,4 +140,23 @@ func TestMountstat_TellsRefusedFromBroken(t *testing.T) {
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
 	fs.Fail(unix.EACCES, faultfs.Statfs)
 	assert.Equal(t, "denied", text(at(collect.Gather(t, m), fs.Dir), "result"), "it has expired")
+}
+
+// A virus scanner that does not answer looks like a disk that does not.
+func TestMountstat_TellsASilentListenerFromADeadDisk(t *testing.T) {
+	disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	m, _ := newInput(t, only(disk.Dir))
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), disk.Dir), "result"))
+	fd, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY)
+	if err != nil {
+		t.Skipf("fanotify_init: %v", err)
+	}
+	silent := os.NewFile(uintptr(fd), "fanotify")
+	defer silent.Close()
+	require.NoError(t, unix.FanotifyMark(fd, unix.FAN_MARK_ADD|unix.FAN_MARK_MOUNT, unix.FAN_OPEN_PERM|unix.FAN_ONDIR, unix.AT_FDCWD, disk.Dir))
+	metric := at(collect.Gather(t, m), disk.Dir)
+	assert.Contains(t, []string{"timeout", "stuck"}, text(metric, "result"))
+	assert.Equal(t, "fanotify_silent", text(metric, "cause"))
+	require.NoError(t, silent.Close()) // which permits all that wait
+	require.Eventually(t, func() bool { return text(at(collect.Gather(t, m), disk.Dir), "result") == "ok" }, 10*time.Second, 50*time.Millisecond)
 }
