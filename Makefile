@@ -126,7 +126,7 @@ package:
 
 # Writes the tables of docs/FAULTS.md.
 faults: setup
-	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults|TestNoFault' ./plugins/inputs/mountstat
+	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults|TestNoFault|TestHealthyKinds' ./plugins/inputs/mountstat
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults' ./plugins/inputs/dentrycache
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestASilentBtrfs' ./internal/testing/e2e
 

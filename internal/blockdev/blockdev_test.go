@@ -117,3 +117,20 @@ func TestTree_OfThisMachine(t *testing.T) {
 		d.Suspended()
 	}
 }
+
+func TestTree_BtrfsErrors(t *testing.T) {
+	fake := sysfs.New(t)
+	tree := blockdev.Tree(fake.Dir)
+	_, found := tree.BtrfsErrors("sda")
+	assert.False(t, found)
+	fake.Disk("8:0", disk)
+	fake.Link("fs/btrfs/0815/devices/sda", "devices/"+disk)
+	_, found = tree.BtrfsErrors("sda")
+	assert.False(t, found, "a kernel that does not say")
+	fake.Set("fs/btrfs/0815/devinfo/1/error_stats", "write_errs 1\nread_errs 2\nflush_errs 0\ncorruption_errs 30\ngeneration_errs 0")
+	fake.Set("fs/btrfs/0815/devinfo/2/error_stats", "write_errs 400\nnonsense\nmore x\n")
+	fake.Set("fs/btrfs/4711/devinfo/1/error_stats", "write_errs 5000")
+	sum, found := tree.BtrfsErrors("sda")
+	assert.True(t, found)
+	assert.EqualValues(t, 433, sum)
+}

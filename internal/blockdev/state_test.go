@@ -70,6 +70,7 @@ func TestDevice_State(t *testing.T) {
 		assert.Equal(t, want, state(8, 0).Trouble, content)
 	}
 
+	fake.Set(sda+"/device/state", "running")
 	fake.Set(lvm+"/dm/suspended", "1")
 	assert.Equal(t, blockdev.State{Trouble: blockdev.Hangs, Says: "dm-0: dm/suspended is 1"}, state(252, 0))
 	fake.Set(lvm+"/dm/suspended", "0")

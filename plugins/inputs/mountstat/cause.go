@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/blockdev"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
@@ -218,11 +219,28 @@ func (m *Mountstat) extErrorsGrew() (grew bool) {
 		if t.namespace != nil || t.Probed.FSType != "ext4" && t.Probed.FSType != "ext3" {
 			continue
 		}
-		file := filepath.Join(m.host.Sys, "fs/ext4", t.Probed.Device, "errors_count") // Documentation/ABI/testing/sysfs-fs-ext4
+		file := m.extErrorsFile(t)
 		if count, found := readNumber(file); found {
 			m.extErrors[file] = count
 			grew = grew || count != before[file]
 		}
 	}
 	return grew
+}
+
+// extErrorsFile is where ext4 counts errors, Documentation/ABI/testing/sysfs-fs-ext4.
+func (m *Mountstat) extErrorsFile(t *target) string {
+	return filepath.Join(m.host.Sys, "fs/ext4", t.Probed.Device, "errors_count")
+}
+
+// fsErrors is how many errors the file system has counted; false where it does not say.
+func (m *Mountstat) fsErrors(t *target) (int64, bool) {
+	switch {
+	case t.namespace != nil || t.disk.device == nil:
+		return 0, false
+	case t.Probed.FSType == "btrfs":
+		return blockdev.Tree(m.host.Sys).BtrfsErrors(t.disk.device.Name)
+	}
+	n, found := m.extErrors[m.extErrorsFile(t)]
+	return n, found
 }

@@ -43,6 +43,9 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 	if waiting, found := m.fuseWaiting(t); found {
 		fields["fuse_waiting"] = waiting
 	}
+	if errors, found := m.fsErrors(t); found {
+		fields["fs_errors"] = errors
+	}
 	m.serverFields(t, fields)
 	m.add(acc, t, f, fields, counts)
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/influxdata/telegraf"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
@@ -140,6 +141,25 @@ func TestMountstat_TellsRefusedFromBroken(t *testing.T) {
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
 	fs.Fail(unix.EACCES, faultfs.Statfs)
 	assert.Equal(t, "denied", text(at(collect.Gather(t, m), fs.Dir), "result"), "it has expired")
+}
+
+// A disk that has begun to die shows in counters first.
+func TestMountstat_TellsWhatFileSystemsHaveCounted(t *testing.T) {
+	for fstype, size := range map[string]int64{"ext4": loopfs.DefaultSize, "btrfs": 128 << 20} {
+		disk := loopfs.New(t, fstype, size, "")
+		m, _ := newInput(t, only(disk.Dir))
+		var metric telegraf.Metric
+		for range 2 { // ext4's are looked at before the mounts are known
+			metric = at(collect.Gather(t, m), disk.Dir)
+		}
+		assert.Equal(t, int64(0), field(t, metric, "fs_errors"), fstype)
+		if fstype == "ext4" {
+			require.NoError(t, os.WriteFile(filepath.Join("/sys/fs/ext4", filepath.Base(disk.Device), "trigger_fs_error"), []byte("made by a test"), 0))
+			require.Eventually(t, func() bool { // it is counted later
+				return field(t, at(collect.Gather(t, m), disk.Dir), "fs_errors") == int64(1)
+			}, 10*time.Second, 20*time.Millisecond)
+		}
+	}
 }
 
 // A virus scanner that does not answer looks like a disk that does not.
