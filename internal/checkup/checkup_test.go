@@ -3,6 +3,7 @@ package checkup
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/influxdata/telegraf/plugins/inputs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/host"
@@ -195,6 +197,9 @@ func TestAHungMount(t *testing.T) {
 	assert.GreaterOrEqual(t, rows, 2)
 	text := render(t, r, TextOptions{})
 	assert.Regexp(t, `(?m)^vfsprobe CRITICAL: `+hung.Dir+` stuck \(fuse_daemon_silent\)`, text)
+	var st unix.Statx_t
+	require.NoError(t, unix.Statx(unix.AT_FDCWD, hung.Dir, unix.AT_STATX_DONT_SYNC, 0, &st))
+	assert.Contains(t, text, fmt.Sprintf("`echo 1 >/sys/fs/fuse/connections/%d/abort`", st.Dev_minor))
 	assert.Regexp(t, `stuck +\S+ +`+hung.Dir+` +faultfs \(fuse\.faultfs\) +fuse_daemon_silent +hangs in`, text)
 	assert.Regexp(t, `(?m)^Blocked\n.*\n +1 +> \S+ +\S+ +request_wait_answer`, text, "who waits")
 	var decoded map[string]any

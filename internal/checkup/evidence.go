@@ -23,6 +23,9 @@ func values(m *Metric) result.Values {
 	if pid := cmp.Or(m.integer("blocked_pid"), m.integer("stuck_pid")); pid != 0 {
 		v[result.PID] = fmt.Sprint(pid)
 	}
+	if connection := m.integer("fuse_connection"); connection != 0 {
+		v[result.Connection] = fmt.Sprint(connection)
+	}
 	return v
 }
 

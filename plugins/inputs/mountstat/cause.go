@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/blockdev"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
@@ -183,12 +184,17 @@ func (m *Mountstat) waitsIn(t *target) string {
 // fuseWaiting is the number of requests the daemon has not answered; false
 // where fusectl is not mounted.
 func (m *Mountstat) fuseWaiting(t *target) (int64, bool) {
-	if !t.Probed.FUSE() || t.namespace != nil {
+	connection, found := fuseConnection(t.Probed)
+	if !found || t.namespace != nil {
 		return 0, false
 	}
-	// Named by the device number as the kernel keeps it, MINORBITS being 20.
-	connection := strconv.Itoa(t.Probed.Major<<20 | t.Probed.Minor)
-	return readNumber(filepath.Join(m.host.Sys, "fs/fuse/connections", connection, "waiting"))
+	return readNumber(filepath.Join(m.host.Sys, "fs/fuse/connections", strconv.FormatInt(connection, 10), "waiting"))
+}
+
+// fuseConnection is the number of the connection to the daemon in fusectl: the device number
+// as the kernel keeps it, MINORBITS being 20.
+func fuseConnection(mount *mounts.Mount) (int64, bool) {
+	return int64(mount.Major)<<20 | int64(mount.Minor), mount.FUSE()
 }
 
 func readNumber(name string) (int64, bool) {

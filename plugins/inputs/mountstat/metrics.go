@@ -40,6 +40,9 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 			fields["stuck_wchan"] = waits
 		}
 	}
+	if connection, found := fuseConnection(t.Probed); found && f.code.Fault() {
+		fields["fuse_connection"] = connection
+	}
 	if waiting, found := m.fuseWaiting(t); found {
 		fields["fuse_waiting"] = waiting
 	}

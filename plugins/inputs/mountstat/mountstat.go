@@ -291,6 +291,9 @@ func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration) 
 	if f.reason != "" {
 		why += "; " + mounts.Printable(f.reason)
 	}
+	if connection, found := fuseConnection(t.Probed); found && f.hangs() {
+		why += fmt.Sprintf("; its connection is /sys/fs/fuse/connections/%d", connection)
+	}
 	switch f.code {
 	case result.OK, result.Slow:
 		if before.code.Fault() {

@@ -39,6 +39,7 @@ func (*Mountstat) Schema() []schema.Measurement {
 				schema.Integers("files", "inodes_total", "inodes_free", "inodes_used"),
 				schema.Floats("percent", "inodes_used_percent"),
 				schema.Counters("errors that ext4 and btrfs have counted since they were made, or checked", "fs_errors"),
+				schema.Integers("of a fault: the number of its connection in /sys/fs/fuse/connections", "fuse_connection"),
 				schema.Integers("FUSE requests that have no answer; where fusectl is mounted", "fuse_waiting"),
 				schema.Floats("time of an RPC NULL call to the NFS server", "server_rpc_seconds"),
 				schema.Strings("why it had no answer; then instead of the time", "server_rpc_errno"),
