@@ -26,13 +26,13 @@ const (
 type disk struct {
 	device   *blockdev.Device
 	requests blockdev.Requests // at the last look
-	looks    int
-	moved    time.Time // when requests were last completed
-	used     time.Time // when others than ours were
-	ours     int64     // requests of the checks since the last look
-	hangs    int       // looks in a row at which it seemed to
+	moved    time.Time         // when requests were last completed; zero: it was not looked at
+	used     time.Time         // when others than ours were
+	ours     int64             // requests of the checks since the last look
+	hangs    int               // looks in a row at which it seemed to
 	seen     blockdev.State
-	condition
+	asleep   bool
+	inUse    bool
 }
 
 // lookAtDisks brings up to date what sysfs says of block devices, which asks none of them.
@@ -46,15 +46,20 @@ func (m *Mountstat) lookAtDisks(now time.Time) {
 		if device == nil && t.Probed.Major == 0 { // btrfs has a number of its own
 			device = tree.BySource(t.Probed.Source)
 		}
-		before := t.disk.condition
+		before := m.conditionOf(t)
 		t.disk.look(device, m.LetDisksSleep, now)
 		if device == nil && t.Probed.Major != 0 && tree.Known() {
 			t.disk.seen = blockdev.State{Trouble: blockdev.Gone, Says: fmt.Sprintf("%s is not in /sys/dev/block", t.Probed.Superblock())}
 		}
-		if t.disk.panics = m.panics; t.disk.condition != before {
-			t.policy, t.plan = m.policyFor(t.Probed, t.disk.condition), nil
+		if after := m.conditionOf(t); after != before {
+			t.policy, t.plan = m.policyFor(t.Probed, after), nil
 		}
 	}
+}
+
+// conditionOf is what decides now which checks of the target may be made.
+func (m *Mountstat) conditionOf(t *target) condition {
+	return condition{panics: m.panics, asleep: t.disk.asleep, inUse: t.disk.inUse}
 }
 
 // look takes what is known of the device now. The kernel does not know of a disk that stops
@@ -63,7 +68,7 @@ func (m *Mountstat) lookAtDisks(now time.Time) {
 func (d *disk) look(device *blockdev.Device, stopsByItself bool, now time.Time) {
 	d.device, d.seen = device, blockdev.State{}
 	if device == nil {
-		d.condition = condition{}
+		d.asleep, d.inUse = false, false
 		return
 	}
 	requests, err := device.Requests()
@@ -91,7 +96,7 @@ func (d *disk) look(device *blockdev.Device, stopsByItself bool, now time.Time) 
 // count takes the device's counters.
 func (d *disk) count(requests blockdev.Requests, now time.Time) {
 	completed := requests.Completed - d.requests.Completed
-	first := d.looks == 0
+	first := d.moved.IsZero()
 	if first || completed > 0 || requests.InFlight == 0 {
 		d.moved = now
 	}
@@ -99,7 +104,6 @@ func (d *disk) count(requests blockdev.Requests, now time.Time) {
 		d.used = now
 	}
 	d.requests, d.ours = requests, 0
-	d.looks++
 }
 
 // cause is what is wrong with the device, if anything is.

@@ -72,8 +72,7 @@ func (m *Mountstat) regroup() {
 		add(slices.DeleteFunc(slices.Clone(ns.mounts), func(mount *mounts.Mount) bool { return !wanted(mount) }), ns)
 	}
 	for _, t := range m.targets {
-		t.disk.panics = m.panics
-		t.policy, t.plan = m.policyFor(t.Probed, t.disk.condition), nil
+		t.policy, t.plan = m.policyFor(t.Probed, m.conditionOf(t)), nil
 		t.key, t.group = "mountstat "+t.ID, t.Probed.FateGroup()
 		m.linkServer(t, servers)
 		m.binds = m.binds || slices.ContainsFunc(t.Mounts, (*mounts.Mount).Bind)
