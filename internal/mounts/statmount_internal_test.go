@@ -11,13 +11,13 @@ import (
 	"strings"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/testing/autofs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 )
@@ -69,23 +69,11 @@ func overlay(t *testing.T, dir string, layers int) {
 // automount mounts an autofs whose daemon is this process, for which it mounts nothing.
 func automount(t *testing.T, dir string) {
 	t.Helper()
-	pipe := make([]int, 2)
-	require.NoError(t, unix.Pipe2(pipe, unix.O_CLOEXEC))
-	t.Cleanup(func() { unix.Close(pipe[0]); unix.Close(pipe[1]) })
 	require.NoError(t, os.MkdirAll(dir, 0o755))
-	options := fmt.Sprintf("fd=%d,pgrp=%d,minproto=5,maxproto=5,indirect", pipe[1], unix.Getpgrp())
-	if err := unix.Mount("auto.home", dir, "autofs", 0, options); err != nil {
-		t.Logf("no autofs here: %v", err)
+	if err := autofs.Mount(t, dir, 600); err != nil {
+		t.Log(err)
 		return
 	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	root, err := os.Open(dir)
-	require.NoError(t, err)
-	defer root.Close()
-	const setTimeout = 0xc0089364 // AUTOFS_IOC_SETTIMEOUT, linux/auto_fs.h
-	idle := uint64(600)           // seconds
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, root.Fd(), setTimeout, uintptr(unsafe.Pointer(&idle)))
-	require.Zero(t, errno)
 	mount(t, "on demand", filepath.Join(dir, "key"), "tmpfs", 0, "")
 }
 

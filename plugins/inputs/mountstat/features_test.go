@@ -9,13 +9,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/testing/autofs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
@@ -382,32 +382,20 @@ func TestAnFstabThatHangs(t *testing.T) {
 	assert.Len(t, log.about("it was not answered"), 1)
 }
 
-// autofs mounts an indirect autofs, as automount(8) does, with a daemon that
-// never mounts anything. What was idle for so many seconds is to be unmounted; 0: never.
-func autofs(t *testing.T, idle int) string {
+// automount is an autofs that unmounts what was idle for so many seconds; 0: never.
+func automount(t *testing.T, idle uint64) string {
+	t.Helper()
 	dir := t.TempDir()
-	var pipe [2]int
-	require.NoError(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
-	t.Cleanup(func() { unix.Close(pipe[0]); unix.Close(pipe[1]) })
-	options := fmt.Sprintf("fd=%d,pgrp=%d,minproto=5,maxproto=5,indirect", pipe[1], unix.Getpgrp())
-	if err := unix.Mount("test", dir, "autofs", 0, options); err != nil {
-		t.Skipf("no autofs here: %v", err)
+	if err := autofs.Mount(t, dir, idle); err != nil {
+		t.Skip(err)
 	}
-	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
-	root, err := os.Open(dir)
-	require.NoError(t, err)
-	defer root.Close()
-	const setTimeout = 0xc0089364 // AUTOFS_IOC_SETTIMEOUT, linux/auto_fs.h
-	seconds := uint64(idle)
-	_, _, errno := unix.Syscall(unix.SYS_IOCTL, root.Fd(), setTimeout, uintptr(unsafe.Pointer(&seconds)))
-	require.Zero(t, errno)
 	return dir
 }
 
 // systemd's automounts have no end, but for TimeoutIdleSec=: nothing is kept that would go.
 func TestMountstat_ChecksWhatAnAutomountKeeps(t *testing.T) {
 	faultfs.Require(t)
-	dir := autofs(t, 0)
+	dir := automount(t, 0)
 	child := filepath.Join(dir, "child")
 	require.NoError(t, os.Mkdir(child, 0o755))
 	faultfs.NewAt(t, child, "nas:/home")
@@ -417,7 +405,7 @@ func TestMountstat_ChecksWhatAnAutomountKeeps(t *testing.T) {
 
 func TestWhatAutofsMountedIsLeftAlone(t *testing.T) {
 	faultfs.Require(t)
-	dir := autofs(t, 600)
+	dir := automount(t, 600)
 	child := filepath.Join(dir, "child")
 	require.NoError(t, os.Mkdir(child, 0o755)) // the daemon's process group may
 	fs := faultfs.NewAt(t, child, "nas:/home")

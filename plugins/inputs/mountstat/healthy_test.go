@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -97,13 +98,13 @@ func healthyKinds() []healthyKind {
 		{name: "s3fs", make: daemon(faultfs.Options{Type: "fuse.s3fs", Source: "s3fs"})},
 		{name: "rclone", make: daemon(faultfs.Options{Type: "fuse.rclone", Source: "remote:bucket"})},
 		{name: "an automount of systemd's", make: func(t *testing.T) string {
-			child := filepath.Join(autofs(t, 0), "child")
+			child := filepath.Join(automount(t, 0), "child")
 			require.NoError(t, os.Mkdir(child, 0o755))
 			faultfs.NewAt(t, child, "nas:/home")
 			return child
 		}},
 		{name: "an automount that expires", want: "unchecked", make: func(t *testing.T) string {
-			child := filepath.Join(autofs(t, 300), "child")
+			child := filepath.Join(automount(t, 300), "child")
 			require.NoError(t, os.Mkdir(child, 0o755))
 			faultfs.NewAt(t, child, "nas:/home")
 			return child
@@ -175,15 +176,8 @@ func TestHealthyKinds(t *testing.T) {
 			if k.make != nil {
 				path = k.make(t)
 			} else {
-				how, path, directory = "table only", tmpfs(t, "", "mode=755"), t.TempDir()
-				var st unix.Stat_t
-				require.NoError(t, unix.Stat(path, &st))
-				root := k.root
-				if root == "" {
-					root = "/"
-				}
-				line := fmt.Sprintf("90 1 %d:%d %s %s %s,relatime shared:1 - %s %s %s\n", unix.Major(st.Dev), unix.Minor(st.Dev), root, path, k.options[:2], k.fstype, k.source, k.options)
-				require.NoError(t, os.WriteFile(filepath.Join(directory, "mountinfo"), []byte(line), 0o600))
+				how, path = "table only", tmpfs(t, "", "mode=755")
+				directory = tableOf(t, path, cmp.Or(k.root, "/"), k.options[:2]+",relatime", k.fstype, k.source, k.options)
 				require.NoError(t, os.WriteFile(filepath.Join(directory, "mountstats"), nil, 0o600))
 			}
 			m, log := newInput(t, func(m *Mountstat) { m.MountPoints, m.Timeout = []string{path}, config.Duration(5*time.Second) })

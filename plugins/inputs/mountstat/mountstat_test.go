@@ -92,6 +92,18 @@ func newInputWith(t testing.TB, o prober.Options, change func(*Mountstat)) (*Mou
 	return m, log
 }
 
+// tableOf makes a directory for withTable, with a mountinfo which says of what is mounted on
+// a path that it is another kind.
+func tableOf(t *testing.T, path, root, options, fstype, source, superOptions string) (directory string) {
+	t.Helper()
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(path, &st))
+	directory = t.TempDir()
+	line := fmt.Sprintf("90 1 %d:%d %s %s %s shared:1 - %s %s %s\n", unix.Major(st.Dev), unix.Minor(st.Dev), root, path, options, fstype, source, superOptions)
+	require.NoError(t, os.WriteFile(filepath.Join(directory, "mountinfo"), []byte(line), 0o600))
+	return directory
+}
+
 // withTable has the input take the files of a directory for the host's mountinfo and
 // mountstats.
 func withTable(m *Mountstat, directory string) {
