@@ -315,12 +315,13 @@ func (in *input) gatherOnce(r *round) (ok bool) {
 
 // restore hands an input what it kept in an earlier run.
 func (in *input) restore(s *state.Store) {
-	k, ok := in.plugin.(state.Keeper)
-	kept := s.Get(in.key)
-	if !ok || kept == nil {
-		return
+	var err error
+	if k, ok := in.plugin.(state.Keeper); ok && s.Get(in.key) != nil {
+		err = k.Restore(s.Get(in.key))
+	} else if h, ok := in.plugin.(state.Heir); ok && s.Earlier(in.key) != nil {
+		err = h.Inherit(s.Earlier(in.key))
 	}
-	if err := k.Restore(kept); err != nil {
+	if err != nil {
 		in.log.Warnf("what was known before is not: %v", err)
 	}
 }

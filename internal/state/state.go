@@ -4,7 +4,7 @@
 // It is a file of JSON, which helper processes read and write: they can be left behind.
 // Nothing is written while the file system that the file is on is at fault, nor more often
 // than every ten seconds, or ten minutes for counters alone. What was kept before the
-// machine was started is of no use, and is ignored; so is, and that is said, a file that
+// machine was started is ignored by all but an [Heir]; so is, and that is said, a file that
 // can't be understood.
 package state
 
@@ -35,6 +35,14 @@ type Keeper interface {
 	Keep() any
 	// Restore takes what Keep has returned in an earlier run, before the first Gather.
 	Restore(kept json.RawMessage) error
+}
+
+// An Heir is a Keeper that leaves something behind which outlives the machine's start.
+type Heir interface {
+	Keeper
+	// Inherit takes what Keep has returned before the machine was started, before the first
+	// Gather.
+	Inherit(kept json.RawMessage) error
 }
 
 const (
@@ -71,6 +79,7 @@ type Store struct {
 	mu      sync.Mutex
 	kept    map[string]json.RawMessage
 	first   map[string]json.RawMessage // as the file had it
+	earlier map[string]json.RawMessage // as it had it of before the machine was started
 	changed bool                       // more than counters
 	counted bool                       // counters have
 	writing bool
@@ -94,29 +103,29 @@ func Open(path, proc string, p *prober.Prober, log telegraf.Logger, read func(na
 	case err != nil:
 		log.Warnf("what was known before is not: %v", err)
 	default:
-		kept, err := s.parse(content)
-		if err != nil {
+		kept, boot, err := parse(content)
+		switch {
+		case err != nil:
 			log.Warnf("what was known before is not: %s: %v", path, err)
-			break
+		case boot != s.boot:
+			s.earlier = kept
+		case kept != nil:
+			s.kept, s.first = kept, maps.Clone(kept)
 		}
-		s.kept, s.first = kept, maps.Clone(kept)
 	}
 	return s
 }
 
-// parse returns what a file of this boot holds.
-func (s *Store) parse(content []byte) (map[string]json.RawMessage, error) {
+// parse returns what a file holds, and of which boot.
+func parse(content []byte) (kept map[string]json.RawMessage, boot string, err error) {
 	var d document
 	if err := json.Unmarshal(content, &d); err != nil {
-		return nil, fmt.Errorf("it can't be understood, and is ignored: %w", err)
+		return nil, "", fmt.Errorf("it can't be understood, and is ignored: %w", err)
 	}
 	if d.Format != format {
-		return nil, fmt.Errorf("it has the format %d, of another version, and is ignored", d.Format)
+		return nil, "", fmt.Errorf("it has the format %d, of another version, and is ignored", d.Format)
 	}
-	if d.Kept == nil || d.Boot != s.boot {
-		return make(map[string]json.RawMessage), nil
-	}
-	return d.Kept, nil
+	return d.Kept, d.Boot, nil
 }
 
 // Keeps reports whether anything is kept.
@@ -131,6 +140,9 @@ func (s *Store) Get(name string) json.RawMessage {
 
 // First returns what an earlier run has kept under a name, or nil.
 func (s *Store) First(name string) json.RawMessage { return s.first[name] }
+
+// Earlier returns what was kept under a name before the machine was started, or nil.
+func (s *Store) Earlier(name string) json.RawMessage { return s.earlier[name] }
 
 // Put keeps something under a name; nil: nothing.
 func (s *Store) Put(name string, value any) { s.put(name, value, &s.changed) }

@@ -112,18 +112,19 @@ func TestStore_IsNotCaughtByAFileSystemThatHangs(t *testing.T) {
 }
 
 func TestStore_IgnoresWhatIsOfNoUse(t *testing.T) {
-	for name, c := range map[string]struct{ content, says string }{
-		"nonsense":        {"{", "it can't be understood, and is ignored"},
-		"another format":  {`{"format":2,"kept":{"a":1}}`, "it has the format 2"},
-		"an earlier boot": {`{"format":1,"boot_id":"x","kept":{"a":1}}`, ""},
-		"nothing kept":    {`{"format":1}`, ""},
-		"empty":           {"", "it can't be understood, and is ignored"},
+	for name, c := range map[string]struct{ content, says, earlier string }{
+		"nonsense":        {"{", "it can't be understood, and is ignored", ""},
+		"another format":  {`{"format":2,"kept":{"a":1}}`, "it has the format 2", ""},
+		"an earlier boot": {`{"format":1,"boot_id":"x","kept":{"a":1}}`, "", "1"},
+		"nothing kept":    {`{"format":1}`, "", ""},
+		"empty":           {"", "it can't be understood, and is ignored", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "state.json")
 			require.NoError(t, os.WriteFile(path, []byte(c.content), 0o600))
 			s, log := open(t, path)
 			assert.Nil(t, s.Get("a"))
+			assert.Equal(t, c.earlier, string(s.Earlier("a")))
 			if c.says != "" {
 				assert.Len(t, log.About(c.says), 1)
 			} else {
@@ -142,7 +143,7 @@ func TestStore_IgnoresWhatIsOfNoUse(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"format":1,"boot_id":"","kept":{"a":1}}`))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		kept, err := (&Store{}).parse(content)
+		kept, _, err := parse(content)
 		if err == nil {
 			_, err = json.Marshal(kept)
 			assert.NoError(t, err)

@@ -7,21 +7,49 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/state"
 )
 
-var _ state.Keeper = (*Nfslock)(nil)
+var _ state.Heir = (*Nfslock)(nil)
+
+// kept is what outlives a restart.
+type kept struct {
+	Hostname  string                   `json:"hostname"` // the host's own files are named by it
+	Histories map[string]fault.History `json:"histories"`
+}
 
 // Keep implements state.Keeper: it returns the histories of units by their ids.
 func (n *Nfslock) Keep() any {
-	kept := make(map[string]fault.History)
+	k := kept{Hostname: n.hostname, Histories: make(map[string]fault.History)}
 	for _, t := range n.targets {
 		if t.Notable() {
-			kept[t.ID] = t.Kept()
+			k.Histories[t.ID] = t.Kept()
 		}
 	}
-	if len(kept) == 0 {
-		return nil
-	}
-	return kept
+	return k
 }
 
 // Restore implements state.Keeper.
-func (n *Nfslock) Restore(content json.RawMessage) error { return json.Unmarshal(content, &n.kept) }
+func (n *Nfslock) Restore(content json.RawMessage) error {
+	var k kept
+	if err := json.Unmarshal(content, &k); err != nil {
+		return err
+	}
+	n.kept = k.Histories
+	n.rename(k.Hostname)
+	return nil
+}
+
+// Inherit implements state.Heir: the file by the host's earlier name is still there.
+func (n *Nfslock) Inherit(content json.RawMessage) error {
+	var k kept
+	if err := json.Unmarshal(content, &k); err != nil {
+		return err
+	}
+	n.rename(k.Hostname)
+	return nil
+}
+
+// rename notes the name that the host had when it was last looked.
+func (n *Nfslock) rename(former string) {
+	if former != n.hostname {
+		n.formerHostname = former
+	}
+}

@@ -54,12 +54,14 @@ type Nfslock struct {
 	table   *mounts.Snapshot // nil: none could be read yet
 	targets []*target
 	kept    map[string]fault.History // of an earlier run, by unit
-	byMount map[int]*target          // by mount ID
-	servers map[mounts.NFSServer]*lockServer
-	local   lockServer // this host
-	asking  int        // answers to come, of all servers
-	kernel  kernel
-	waiters waiters
+	// formerHostname is what the host was called before; empty: as now, or not known.
+	formerHostname string
+	byMount        map[int]*target // by mount ID
+	servers        map[mounts.NFSServer]*lockServer
+	local          lockServer // this host
+	asking         int        // answers to come, of all servers
+	kernel         kernel
+	waiters        waiters
 
 	mail    *mailbox.Mailbox
 	hurried atomic.Bool

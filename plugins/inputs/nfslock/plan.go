@@ -228,13 +228,16 @@ func (n *Nfslock) lock(t *target) *plan {
 // whole file, and would meet the other hosts' ranges of the canary. Where there
 // is no such file it is left out, or made if that is wanted. Not by each probe:
 // O_CREAT hangs on a frozen export although the file is there, and takes one of the
-// server's threads.
+// server's threads. One that the host has made under an earlier name is removed then.
 func (n *Nfslock) addFlock(p *plan, root int, t *target) {
 	mode := unix.O_RDWR
 	if t.canary.createOwn {
 		mode |= unix.O_CREAT | unix.O_EXCL
+		if n.formerHostname != "" {
+			p.Add(prober.Unlink(prober.ResultOf(root), ownFile(t, n.formerHostname)).Optional().Silent())
+		}
 	}
-	own := prober.ResultOf(p.open(openingOwn, root, n.ownFile(t), mode))
+	own := prober.ResultOf(p.open(openingOwn, root, ownFile(t, n.hostname), mode))
 	p.add(sharing, prober.Flock(own, unix.LOCK_SH|unix.LOCK_NB))
 	p.add(endingShared, prober.Flock(own, unix.LOCK_UN))
 	p.add(excluding, prober.Flock(own, unix.LOCK_EX|unix.LOCK_NB))
@@ -242,8 +245,8 @@ func (n *Nfslock) addFlock(p *plan, root int, t *target) {
 	p.add(closingOwn, prober.Close(own).Silent())
 }
 
-// ownFile is the file that only this host locks.
-func (n *Nfslock) ownFile(t *target) string { return t.policy.canary + "." + n.hostname }
+// ownFile is the file that only the host of that name locks.
+func ownFile(t *target, hostname string) string { return t.policy.canary + "." + hostname }
 
 // accessOf is how to open the canary.
 func (n *Nfslock) accessOf(t *target) access {
