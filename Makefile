@@ -43,6 +43,7 @@ test-long: test
 	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(GOTEST) -timeout 20m -run TestTelegrafIsStopped ./internal/testing/e2e
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 CGO_ENABLED=0 $(GOTEST) -timeout 40m ./internal/testing/systemd
+	VFSPROBE_FLEET=130s CGO_ENABLED=0 $(GOTEST) ./internal/testing/fleet
 	GATHERS=10000 CGO_ENABLED=0 $(GOTEST) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 	GATHERS=100000 $(GO) run ./internal/prober/bench idle
 	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"
@@ -88,7 +89,7 @@ bin/kernels: $(SOURCES)
 
 # What the tests need beside Go.
 setup:
-	tools/setup gcc strace cpio mmdebstrap rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze
+	tools/setup gcc strace cpio mmdebstrap rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze iproute2:ip
 	-@tools/setup user-mode-linux:linux.uml
 	-@tools/stores
 

@@ -233,8 +233,7 @@ func prepare(ctx context.Context, o options) (*vm.Image, error) {
 	}
 	config := vm.Config{
 		Emulator: o.emulator,
-		Base: vm.Debian{Suite: suite, Packages: []string{"nfs-kernel-server", "nfs-common", "rpcbind", "kmod", "iproute2", "iptables",
-			"util-linux", "e2fsprogs", "busybox-static", "procps"}},
+		Base:     vm.NFSBase(suite),
 		// The kernel's parts that may be modules.
 		Modules: []string{"lockd", "nfs", "nfsv3", "nfsv4", "nfsd", "veth", "brd", "ext4", "fuse", "crc32c_generic",
 			"ip_tables", "iptable_filter", "ipt_REJECT", "xt_tcpudp"},

@@ -33,6 +33,12 @@ func SystemdBase(packages ...string) Debian {
 	return Debian{Suite: "bookworm", Packages: append([]string{"systemd", "systemd-sysv", "dbus", "kmod"}, packages...)}
 }
 
+// NFSBase returns a base of a suite with what NFS servers and clients need.
+func NFSBase(suite string) Debian {
+	return Debian{Suite: suite, Packages: []string{"nfs-kernel-server", "nfs-common", "rpcbind", "kmod", "iproute2", "iptables",
+		"util-linux", "e2fsprogs", "busybox-static", "procps"}}
+}
+
 // formatVersion counts the ways in which archives were made from the same Debian.
 const formatVersion = 1
 

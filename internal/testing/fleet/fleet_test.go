@@ -1,0 +1,238 @@
+//go:build !race
+
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
+	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/vm"
+)
+
+const (
+	hosts         = 3000             // that ask the server
+	mounted       = 150              // clients with a mount, over a connection each
+	serverThreads = 8                // for which nfsd has (8+3)*20 connections
+	interval      = 10 * time.Second // of the hosts' gathers
+	checkTimeout  = 5 * time.Second
+	commandLimit  = 3 * time.Minute
+)
+
+const (
+	serverAddress = "192.0.2.1"
+	fleetAddress  = "192.0.2.2"
+	tap           = "fleet"
+)
+
+// lasts is for how long the hosts ask. VFSPROBE_FLEET sets another time.
+var lasts = func() time.Duration {
+	if d, err := time.ParseDuration(os.Getenv("VFSPROBE_FLEET")); err == nil {
+		return d
+	}
+	return 30 * time.Second
+}()
+
+// TestMain has the tests run in a network namespace, whose only link leads to the machine.
+func TestMain(m *testing.M) {
+	namespace.Main(m, unix.CLONE_NEWNET, func() error {
+		for _, command := range []string{"link set lo up", "tuntap add " + tap + " mode tap",
+			"address add " + fleetAddress + "/24 dev " + tap, "link set " + tap + " up"} {
+			if out, err := exec.Command("ip", strings.Fields(command)...).CombinedOutput(); err != nil {
+				return fmt.Errorf("ip %s: %w: %s", command, err, out)
+			}
+		}
+		return nil
+	})
+}
+
+const vfsprobeConf = `[[inputs.mountstat]]
+  mount_points = ["/mnt/*"]
+  timeout = "5s"
+  checks = ["statfs", "readdir"]
+`
+
+// server makes the machine a server, which mounts its export by an address for each client,
+// and has vfsprobe check the mounts.
+const server = `set -e
+ip link set lo up; ip address add %[1]s/24 dev vec0; ip link set vec0 up
+mount -t tmpfs tmpfs /run; mount -t tmpfs tmpfs /srv; mount -t tmpfs tmpfs /var/lib/nfs
+mkdir -p /srv/data /var/lib/nfs/v4recovery; touch /var/lib/nfs/etab /var/lib/nfs/rmtab
+modprobe -a nfsd nfsv3 2>/dev/null || true
+mount -t nfsd nfsd /proc/fs/nfsd; rpcbind
+exportfs -o rw,no_root_squash,insecure,fsid=1 '*:/srv/data'
+rpc.nfsd %[2]d; rpc.mountd
+for i in $(seq %[3]d); do
+	ip address add 198.51.100.$i/32 dev lo; mkdir -p /mnt/$i
+	mount -t nfs -o vers=3,hard,nolock,nosharecache 198.51.100.$i:/srv/data /mnt/$i
+done
+(while sleep 10; do echo; done) | vfsprobe -config /etc/vfsprobe.toml >/run/metrics 2>/run/log &
+`
+
+// fileServer is a machine that is one.
+type fileServer struct {
+	*vm.Machine
+	t *testing.T
+}
+
+func (s *fileServer) shell(script string) string {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), commandLimit)
+	defer cancel()
+	result, err := s.Shell(ctx, script)
+	require.NoError(s.t, err)
+	require.NoError(s.t, result.Err(), result.Output)
+	return result.Output
+}
+
+// connects is how often the mounts have connected to the server, in all.
+func (s *fileServer) connects() (sum int64) {
+	all, err := mounts.ParseMountStats([]byte(s.shell("cat /proc/self/mountstats")))
+	require.NoError(s.t, err)
+	for i := range all {
+		sum += all[i].Transport.Connects
+	}
+	return sum
+}
+
+// load is what the hosts have done.
+type load struct{ asked, answered, peak atomic.Int64 }
+
+// TestFileServer_KeepsItsClients has 3,000 hosts ask a server with 8 threads beside 150 mounts:
+// as vfsprobe does while all is well, and for comparison all at each gather at once.
+func TestFileServer_KeepsItsClients(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to make a network")
+	}
+	vfsprobe, err := programs.Vfsprobe()
+	require.NoError(t, err)
+	config := filepath.Join(t.TempDir(), "vfsprobe.toml")
+	require.NoError(t, os.WriteFile(config, []byte(vfsprobeConf), 0o644))
+	s := &fileServer{t: t, Machine: vm.Start(t, vm.Config{Emulator: vm.UML(), Base: vm.NFSBase("bookworm"),
+		Modules: []string{"lockd", "nfs", "nfsv3", "nfsd"}, Parameters: []string{"vec0:transport=tap,ifname=" + tap},
+		Files: []vm.File{{From: vfsprobe, Name: "usr/bin/vfsprobe"}, {From: config, Name: "etc/vfsprobe.toml"}}})}
+	s.shell(fmt.Sprintf(server, serverAddress, serverThreads, mounted))
+
+	time.Sleep(2 * interval)
+	before := s.connects()
+	gentle := ask(attend, lasts)
+	after := s.connects()
+	t.Logf("as vfsprobe does: %v, %d mounts connected anew", gentle, after-before)
+	assert.Zero(t, after-before, "mounts that lost their connection")
+	assert.Equal(t, gentle.asked.Load(), gentle.answered.Load())
+	assert.Greater(t, gentle.asked.Load(), int64(lasts.Seconds()*hosts/60/2))
+
+	metrics := s.shell("cat /run/metrics; : >/run/metrics")
+	assert.GreaterOrEqual(t, strings.Count(metrics, `result="ok"`), mounted*int(lasts/interval), s.shell("cat /run/log"))
+	for line := range strings.Lines(metrics) {
+		if strings.HasPrefix(line, "mountstat,") {
+			assert.Contains(t, line, `result="ok"`)
+		}
+	}
+
+	rude := ask(breathe, interval)
+	dropped := s.connects() - after
+	t.Logf("all at once: %v, %d mounts connected anew", rude, dropped)
+	assert.Positive(t, dropped, "nobody was disturbed: this test would not see it either")
+}
+
+func (l *load) String() string {
+	return fmt.Sprintf("%d questions of %d hosts, %d answered, %d connections at a time at most beside the mounts",
+		l.asked.Load(), hosts, l.answered.Load(), l.peak.Load())
+}
+
+// ask has the hosts ask for a while.
+func ask(host func(ctx context.Context, server sunrpc.Question, l *load), lasts time.Duration) *load {
+	ctx, cancel := context.WithTimeout(context.Background(), lasts)
+	defer cancel()
+	var l load
+	question := sunrpc.Question{Network: "tcp", Address: netip.AddrPortFrom(netip.MustParseAddr(serverAddress), 2049), Program: sunrpc.ProgramNFS}
+	ended := make(chan struct{}, hosts)
+	for range hosts {
+		go func() {
+			host(ctx, question, &l)
+			ended <- struct{}{}
+		}()
+	}
+	for left := hosts; left > 0; {
+		select {
+		case <-ended:
+			left--
+		case <-time.After(10 * time.Millisecond):
+			l.peak.Store(max(l.peak.Load(), connections()))
+		}
+	}
+	return &l
+}
+
+// connections is how many of the hosts are connected, proc_net_tcp(5).
+func connections() (n int64) {
+	content, _ := os.ReadFile("/proc/thread-self/net/tcp")
+	for line := range strings.Lines(string(content)) {
+		const established = "01"
+		if f := strings.Fields(line); len(f) > 3 && f[3] == established {
+			n++
+		}
+	}
+	return n
+}
+
+func wanted() sunrpc.Wanted { return sunrpc.Wanted{Versions: []uint32{3}, Timeout: checkTimeout} }
+
+// nextGather is when Telegraf's round_interval has all hosts gather.
+func nextGather(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Until(time.Now().Truncate(interval).Add(interval))):
+	}
+}
+
+// attend is a host with vfsprobe whose mounts are well.
+func attend(ctx context.Context, server sunrpc.Question, l *load) {
+	pool := sunrpc.NewPool()
+	var last time.Time
+	for round := uint64(1); ; round++ {
+		pool.Ask(round, server, wanted(), func(sunrpc.Answer) {})
+		nextGather(ctx)
+		if a := pool.Last(server); a.At.After(last) {
+			last = a.At
+			l.asked.Add(1)
+			if a.Answered() {
+				l.answered.Add(1)
+			}
+		}
+		if ctx.Err() != nil {
+			return
+		}
+	}
+}
+
+// breathe is a host that asks at a gather, when all others do.
+func breathe(ctx context.Context, server sunrpc.Question, l *load) {
+	for nextGather(ctx); ctx.Err() == nil; nextGather(ctx) {
+		pool, done := sunrpc.NewPool(), make(chan sunrpc.Answer, 1)
+		pool.AtOnce = true
+		w := wanted()
+		w.Evidence = true
+		pool.Ask(1, server, w, func(a sunrpc.Answer) { done <- a })
+		l.asked.Add(1)
+		if a := <-done; a.Answered() {
+			l.answered.Add(1)
+		}
+	}
+}
