@@ -135,6 +135,13 @@ func (d *Device) Suspended() bool {
 	return false
 }
 
+// BackingFile returns the path of the file that a loop device is made of, or nothing
+// (loop_attr_backing_file_show, drivers/block/loop.c).
+func (d *Device) BackingFile() string {
+	path, _ := d.attribute("loop/backing_file")
+	return strings.TrimSuffix(path, " (deleted)")
+}
+
 // Requests are those that a device was ever given.
 type Requests struct {
 	Completed int64 // reads, writes, discards and flushes

@@ -61,6 +61,9 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 			return c
 		}
 	}
+	if c := m.causeBelow(t, f); c != "" {
+		return c
+	}
 	switch {
 	case f.check == checkDevice:
 		return result.DeviceErrors
@@ -91,6 +94,9 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 }
 
 func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
+	if c := m.causeBelow(t, f); c != "" {
+		return c
+	}
 	switch {
 	case t.report != nil && strings.HasPrefix(t.report.Function, "fanotify_"):
 		return result.FanotifySilent
@@ -159,16 +165,11 @@ func (m *Mountstat) causeAbove(t *target) cause {
 		if mount = m.table.Above(mount); mount == nil {
 			break
 		}
-		above := m.byMount[mount.ID]
-		if above == nil || above == t || !above.underWay && !above.Hung() {
-			continue
+		if above := m.byMount[mount.ID]; above != nil && above != t {
+			if c := m.causeOfOther(above, true); c != "" {
+				return c
+			}
 		}
-		f := above.found
-		if f.cause != "" {
-			return f.cause
-		}
-		f.check = above.policy.checks[0]
-		return m.causeOfHang(above, &f)
 	}
 	return unknown
 }

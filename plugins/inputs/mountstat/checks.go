@@ -252,6 +252,11 @@ type finding struct {
 // hangs reports whether the file system gave no answer.
 func (f *finding) hangs() bool { return f.code == result.Timeout || f.code == result.Stuck }
 
+// addReason adds what else there is to say.
+func (f *finding) addReason(why string) {
+	f.reason = strings.TrimPrefix(f.reason+"; "+why, "; ")
+}
+
 // hangsIn is the system call that gave no answer.
 func (f *finding) hangsIn() string {
 	if f.hangs() {
@@ -310,7 +315,8 @@ func (m *Mountstat) judge(t *target) finding {
 	}
 	m.compareReadOnly(t, f.statfs)
 	if t.disk.cause() != "" {
-		f.code, f.reason = result.Error, strings.TrimPrefix(f.reason+"; "+t.disk.seen.Says, "; ")
+		f.code = result.Error
+		f.addReason(t.disk.seen.Says)
 		return f
 	}
 	for c, took := range f.seconds {
@@ -407,7 +413,7 @@ func (m *Mountstat) judgeStep(t *target, f *finding, s *prober.StepResult, attri
 func (m *Mountstat) leaveOut(f *finding, c check, why string) {
 	f.check, f.call = "", ""
 	delete(f.seconds, c)
-	f.reason = strings.TrimPrefix(f.reason+"; "+string(c)+" was left out: "+why, "; ")
+	f.addReason(string(c) + " was left out: " + why)
 }
 
 func (f *finding) leftOut(c check) bool {

@@ -1,0 +1,54 @@
+package mounts
+
+import "strings"
+
+// Layers returns the absolute paths of the directories that the file system shows in another
+// way, as the mount table has them: those of an overlay (ovl_show_options,
+// fs/overlayfs/params.c), or the source of ecryptfs, bindfs and their like. A relative path
+// is left out: nobody knows what it was relative to.
+func (m *Mount) Layers() []string {
+	if m.FSType != "overlay" {
+		if strings.HasPrefix(m.Source, "/") && !strings.HasPrefix(m.Source, "/dev/") {
+			return []string{m.Source}
+		}
+		return nil
+	}
+	var all []string
+	for option := range strings.SplitSeq(m.VFSOptions, ",") {
+		switch key, value, _ := strings.Cut(option, "="); key {
+		case "lowerdir":
+			all = appendAbsolute(all, splitEscaped(unescapeOctal(value))...)
+		case "lowerdir+", "datadir+", "upperdir": // the first two since Linux 6.7
+			all = appendAbsolute(all, unescapeOctal(value))
+		}
+	}
+	return all
+}
+
+func appendAbsolute(all []string, paths ...string) []string {
+	for _, path := range paths {
+		if strings.HasPrefix(path, "/") {
+			all = append(all, path)
+		}
+	}
+	return all
+}
+
+// splitEscaped splits a list at colons before which there is no backslash
+// (Documentation/filesystems/overlayfs.rst).
+func splitEscaped(list string) []string {
+	all := []string{""}
+	for i := 0; i < len(list); i++ {
+		last := &all[len(all)-1]
+		switch {
+		case list[i] == '\\' && i+1 < len(list):
+			i++
+			*last += list[i : i+1]
+		case list[i] == ':':
+			all = append(all, "")
+		default:
+			*last += list[i : i+1]
+		}
+	}
+	return all
+}

@@ -1,0 +1,69 @@
+package mountstat
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+)
+
+// What a file system is made of hangs, and is what is named.
+func TestMountstat_NamesTheLayerThatHangs(t *testing.T) {
+	faultfs.Require(t)
+	layers := map[string]struct {
+		on   func(t *testing.T, daemon *faultfs.FS) string
+		says string
+	}{
+		"the image of a loop device": {func(t *testing.T, daemon *faultfs.FS) string {
+			return loopfs.On(t, filepath.Join(daemon.Dir, faultfs.FileName), "ext4", "").Dir
+		}, "the image it lies on, %s/" + faultfs.FileName + ", is on %[1]s "},
+		"a directory of an overlay": {func(t *testing.T, daemon *faultfs.FS) string {
+			dir := t.TempDir()
+			require.NoError(t, os.Mkdir(filepath.Join(dir, "lower"), 0o755))
+			merged := t.TempDir()
+			require.NoError(t, unix.Mount("overlay", merged, "overlay", 0, fmt.Sprintf("lowerdir=%s/lower:%s", dir, daemon.Dir)))
+			t.Cleanup(func() { _ = unix.Unmount(merged, unix.MNT_DETACH) })
+			return merged
+		}, "the directory it lies on, %[1]s, is on %[1]s "},
+	}
+	for name, c := range layers {
+		t.Run(name, func(t *testing.T) {
+			daemon := faultfs.NewWith(t, t.TempDir(), faultfs.Options{Size: loopfs.DefaultSize})
+			t.Cleanup(daemon.Heal) // before the device is closed, which waits for it
+			path := c.on(t, daemon)
+			t.Cleanup(daemon.Heal)
+			m, log := newInput(t, func(m *Mountstat) {
+				m.MountPoints = []string{path, daemon.Dir}
+				m.IgnoreFS = nil
+				m.Checks = []string{"statfs", "readdir", "device"}
+			})
+			assert.Equal(t, "ok", text(at(collect.Gather(t, m), path), "result"))
+			if name == "the image of a loop device" {
+				require.NoError(t, os.WriteFile(filepath.Join(path, "use"), []byte("x"), 0o644))
+				unix.Sync()
+			}
+			daemon.Silence()
+			for began := time.Now(); ; {
+				metric := at(collect.Gather(t, m), path)
+				if result := text(metric, "result"); result == "timeout" || result == "stuck" {
+					assert.Equal(t, string(fuseDaemonSilent), text(metric, "cause"))
+					assert.Contains(t, text(metric, "reason"), fmt.Sprintf(c.says, daemon.Dir))
+					break
+				}
+				require.Less(t, time.Since(began), 30*time.Second, "%v", metric)
+			}
+			assert.NotEmpty(t, log.about("is on "+daemon.Dir))
+			daemon.Heal()
+			noneLeft(t, m)
+		})
+	}
+}
