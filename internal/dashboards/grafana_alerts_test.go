@@ -36,7 +36,7 @@ func TestGrafanasQueriesFindTheHost(t *testing.T) {
 		}
 		for at := 5 * time.Second; at < 60*time.Second; at += 10 * time.Second {
 			line(at, "mountstat_blocked,HOST,comm=dd,wchan=io_schedule longest_seconds=%g", pick(600, 20)+30-at.Seconds())
-			line(at, "dentrycache_dir,HOST,directory=/spool predicted_stall_seconds=%g", pick(0.8, 0.1))
+			line(at, "dentrycache_dir,HOST,directory=/spool predicted_stall_seconds=%g", pick(0.8, 0.01))
 			line(at, "dentrycache,HOST negative_per_s=%g,memory_share=%g,seconds_to_memory_share=%g", pick(5000, 900), pick(0.2, 0.01), pick(3600, 100))
 		}
 		for at := 5 * time.Second; at < time.Hour; at += time.Minute {

@@ -90,6 +90,7 @@ func situations() []situation {
 		{name: "blocked without a fault", series: one(`mountstat_blocked_longest_seconds{host="h",comm="dd",wchan="io_schedule",path="/x"}`, "0+10x600"), want: map[string]int{"ProcessesBlocked": 1}},
 		{name: "blocked by a fault", series: join(one(`mountstat_blocked_longest_seconds{host="h",comm="dd",wchan="io_schedule",path="/x"}`, "0+10x600"), one(`mountstat_summary_faults{host="h"}`, always(1)))},
 		{name: "many children", series: one(`dentrycache_dir_predicted_stall_seconds{host="h",directory="/spool"}`, always(0.7)), want: map[string]int{"DirectoryStallAhead": 1}},
+		{name: "a tenth of them", at: late, series: one(`dentrycache_dir_predicted_stall_seconds{host="h",directory="/spool"}`, always(0.07)), want: map[string]int{"DirectoryStallNears": 1}},
 		{name: "ever more negative dentries", at: late, series: one(`dentrycache_negative_per_s{host="h"}`, always(5000)), want: map[string]int{"NegativeDentriesGrow": 1}},
 		{name: "a burst of them", at: late, series: one(`dentrycache_negative_per_s{host="h"}`, "0+0x300 200000x12 0x300")},
 		{name: "dentries in all the memory", at: late, series: join(one(`dentrycache_memory_share{host="h"}`, always(0.2)), one(`dentrycache_seconds_to_memory_share{host="h"}`, always(3600))), want: map[string]int{"DentriesFillMemory": 1}},

@@ -86,7 +86,7 @@ func init() {
 			Directories:     []string{"/"},
 			FindDirectories: true,
 			CountChildren:   true,
-			MaxChildren:     5_000_000,
+			MaxChildren:     20_000_000,
 			LookupProbe:     true,
 			Attribution:     "auto",
 			ENOENTThreshold: 100,
@@ -261,7 +261,7 @@ func (d *Dentrycache) foundGrowing(rates map[string]float64, now time.Time) {
 // slowest is the directory that can be dropped for one which grows faster.
 func (d *Dentrycache) slowest() (slowest *directory) {
 	for _, dir := range d.directories {
-		if !dir.configured && !dir.underWay && !dir.walking && (slowest == nil || dir.rate < slowest.rate) {
+		if !dir.configured && !dir.underWay && !dir.walking && !d.dangerous(dir) && (slowest == nil || dir.rate < slowest.rate) {
 			slowest = dir
 		}
 	}
@@ -274,10 +274,10 @@ func (d *Dentrycache) drop(dir *directory) {
 	d.said.Info("negatives of "+dir.path, nil)
 }
 
-// forget drops the directories that were found and have not grown for long.
+// forget drops the directories that were found, have not grown for long, and are harmless.
 func (d *Dentrycache) forget(now time.Time) {
 	for _, dir := range slices.Clone(d.directories) {
-		if !dir.configured && !dir.underWay && !dir.walking && now.Sub(dir.grew) > idle {
+		if !dir.configured && !dir.underWay && !dir.walking && now.Sub(dir.grew) > idle && !d.dangerous(dir) {
 			d.drop(dir)
 		}
 	}

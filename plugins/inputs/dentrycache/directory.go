@@ -26,8 +26,11 @@ const (
 	// walkShare is the part of a CPU that walking one directory may take.
 	walkShare = 0.02
 	// idle is how long a directory that was found growing is looked at after it
-	// has ceased to.
+	// has ceased to, if it is not dangerous.
 	idle = 10 * time.Minute
+	// dangerousStall is the predicted one from which on a directory is not forgotten: that of
+	// the alert DirectoryStallNears.
+	dangerousStall = 50 * time.Millisecond
 	// scanShare is the part of the time in which watches may be looked for: 1 % of a
 	// CPU, since 1.2 are at work meanwhile, those of the helpers included.
 	scanShare = 0.008
@@ -68,6 +71,18 @@ type finding struct {
 	reason string
 	pid    int // of the helper that is stuck
 	wait   prober.Wait
+}
+
+// predictedStall is how long whoever watches the directory first would hold its lock, by the
+// last count of its children.
+func (dir *directory) predictedStall() time.Duration {
+	return time.Duration(dir.walk.Children) * stallPerChild
+}
+
+// dangerous reports whether the directory would stall the host, by what is counted, whether
+// it still grows or not.
+func (d *Dentrycache) dangerous(dir *directory) bool {
+	return d.walker != nil && dir.predictedStall() >= dangerousStall && dir.found.code != result.Missing
 }
 
 // check is what the prober needs to know. Directories of one file system, server or
@@ -281,7 +296,7 @@ func (d *Dentrycache) addWalk(fields map[string]any, dir *directory) {
 	}
 	fields["walk_seconds"] = w.Elapsed.Seconds()
 	fields["walked_seconds_ago"] = time.Since(dir.walked).Seconds()
-	fields["predicted_stall_seconds"] = (time.Duration(w.Children) * stallPerChild).Seconds()
+	fields["predicted_stall_seconds"] = dir.predictedStall().Seconds()
 	if d.SampleNames && len(w.Newest) > 0 {
 		all := make([]string, len(w.Newest))
 		for i, child := range w.Newest {

@@ -13,9 +13,10 @@ var _ state.Keeper = (*Dentrycache)(nil)
 
 // keptDirectory is one that is looked at, over a restart.
 type keptDirectory struct {
-	Path    string        `json:"path"`
-	Grew    time.Time     `json:"grew"`
-	History fault.History `json:"history"`
+	Path     string        `json:"path"`
+	Grew     time.Time     `json:"grew"`
+	Children int64         `json:"children"` // at the last count
+	History  fault.History `json:"history"`
 }
 
 // Keep implements state.Keeper: it returns the directories that were found, and those of
@@ -24,7 +25,7 @@ func (d *Dentrycache) Keep() any {
 	var kept []keptDirectory
 	for _, dir := range d.directories {
 		if !dir.configured || dir.history.Notable() {
-			kept = append(kept, keptDirectory{Path: dir.path, Grew: dir.grew.UTC(), History: dir.history.Kept()})
+			kept = append(kept, keptDirectory{Path: dir.path, Grew: dir.grew.UTC(), Children: dir.walk.Children, History: dir.history.Kept()})
 		}
 	}
 	if kept == nil {
@@ -45,7 +46,9 @@ func (d *Dentrycache) Restore(content json.RawMessage) error {
 		case i >= 0:
 			d.directories[i].history = k.History
 		case d.FindDirectories && len(d.directories) < maxDirectories:
-			d.directories = append(d.directories, &directory{path: k.Path, grew: k.Grew, history: k.History})
+			found := &directory{path: k.Path, grew: k.Grew, history: k.History}
+			found.walk.Children = k.Children // until it is counted again
+			d.directories = append(d.directories, found)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package dentrycache
 
 import (
+	"encoding/json"
 	"fmt"
 	"math"
 	"os"
@@ -10,10 +11,12 @@ import (
 	"time"
 
 	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/plugins/inputs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
@@ -225,6 +228,70 @@ func (d *Dentrycache) directoryAt(path string) *directory {
 		}
 	}
 	return nil
+}
+
+// TestDentryCache_ADirectoryOfSevenMillion fills a directory until the alerts of a stall fire,
+// the warning before the critical one, with the options that are preset. It is not forgotten
+// when it has ceased to grow, nor over a restart, but when its children are gone.
+func TestDentryCache_ADirectoryOfSevenMillion(t *testing.T) {
+	const warning, critical = 600_000, 7_000_000
+	var memory unix.Sysinfo_t
+	require.NoError(t, unix.Sysinfo(&memory))
+	if memory.Freeram+memory.Bufferram < 4<<30 {
+		t.Skip("it takes 2 GB of memory")
+	}
+	preset := make(map[string]float64) // the alerts' thresholds
+	for _, alert := range alerts.All() {
+		preset[alert.Name] = alert.Above
+	}
+	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	dir := directoryOf(t, fs.Dir, "srv")
+	found := func(d *Dentrycache) {
+		d.Directories, d.CountChildren = nil, true
+		d.Timeout = inputs.Inputs["dentrycache"]().(*Dentrycache).Timeout
+	}
+	d, _ := newInput(t, found)
+	d.foundGrowing(map[string]float64{dir: 1e6}, time.Now())
+	collect.Gather(t, d)
+	if d.walker == nil {
+		t.Skip("no BPF here")
+	}
+	f := startFlooder(t, dir)
+	stall := func(d *Dentrycache, least int) (seconds float64) {
+		t.Helper()
+		require.Eventually(t, func() bool {
+			m := collect.Gather(t, d).Tagged("dentrycache_dir", "directory", mounts.Printable(dir))
+			require.NotNil(t, m, "it was forgotten")
+			seconds, _ = mustFloat(m, "predicted_stall_seconds")
+			return m.HasField("children") && number(m, "children") >= int64(least)
+		}, 2*time.Minute, time.Second)
+		return seconds
+	}
+	f.start(warning)
+	f.wait()
+	early := stall(d, warning)
+	assert.Greater(t, early, preset["DirectoryStallNears"])
+	assert.Less(t, early, preset["DirectoryStallAhead"])
+	f.start(critical - warning)
+	f.wait()
+	assert.Greater(t, stall(d, critical), preset["DirectoryStallAhead"])
+
+	d.forget(time.Now().Add(24 * time.Hour))
+	assert.NotNil(t, d.directoryAt(dir), "it has as many children as before")
+	kept, err := json.Marshal(d.Keep())
+	require.NoError(t, err)
+	d, _ = newInput(t, found)
+	require.NoError(t, d.Restore(kept))
+	collect.Gather(t, d)
+	d.forget(time.Now().Add(24 * time.Hour))
+	assert.Greater(t, stall(d, critical), preset["DirectoryStallAhead"])
+
+	require.NoError(t, os.Remove(dir)) // which frees them
+	require.Eventually(t, func() bool {
+		collect.Gather(t, d)
+		d.forget(time.Now().Add(24 * time.Hour))
+		return d.directoryAt(dir) == nil
+	}, time.Minute, time.Second)
 }
 
 // BenchmarkStall measures what stallPerChild says: inotify_add_watch on directories
