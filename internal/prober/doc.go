@@ -15,8 +15,9 @@
 //	report := p.Run(prober.Check{Key: "0:54", Plan: plan})
 //	statfs := report.Step(space).Statfs() // nil if it did not answer
 //
-// Three steps make many calls, and carry back what they find while they do, so that it
-// is known how far one came that hangs: [ReadAll], [ReadLinks] and [StatMounts].
+// Four steps make many calls, and carry back what they find while they do, so that it
+// is known how far one came that hangs: [ReadAll], [ReadDirectory], [ReadLinks] and
+// [StatMounts].
 //
 // The helpers are forked by the fork server of package forkserver, at some
 // 30 µs each.

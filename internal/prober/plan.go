@@ -43,7 +43,8 @@ type Plan struct {
 func (p *Plan) grace() time.Duration { return min(max(minGrace, p.Timeout/20), maxGrace) }
 
 // A Step is one system call, or one of the compound steps that make many: [ReadAll],
-// [ReadLinks] and [StatMounts]. Make it with the function named after the call.
+// [ReadDirectory], [ReadLinks] and [StatMounts]. Make it with the function named after the
+// call.
 type Step struct {
 	Name string // for reports: the call, not its number
 
@@ -58,7 +59,7 @@ type Step struct {
 }
 
 // compound reports whether the step is one of those that make many system calls:
-// [ReadAll], [ReadLinks] and [StatMounts].
+// [ReadAll], [ReadDirectory], [ReadLinks] and [StatMounts].
 func (s *Step) compound() bool { return forkserver.IsCompound(s.number) }
 
 // isSilent reports whether the step is answered only if it fails.

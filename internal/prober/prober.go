@@ -821,7 +821,7 @@ func (s *Step) output(answer *forkserver.Answer, output, parts []byte) ([]byte, 
 
 // found reports whether a compound step can return result after so many bytes.
 func (s *Step) found(result int64, bytes int) bool {
-	if s.number == forkserver.ReadAll {
+	if s.number == forkserver.ReadAll || s.number == forkserver.ReadDirectory {
 		return result == int64(bytes)
 	}
 	return result >= 0 && result <= int64(bytes)

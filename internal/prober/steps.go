@@ -164,6 +164,12 @@ func ReadAll(fd Argument, limit int) Step {
 	return Step{Name: "read", number: forkserver.ReadAll, arguments: []Argument{fd, value(limit)}, limit: limit}
 }
 
+// ReadDirectory is getdents64(2) until the end of the directory; see
+// [StepResult.Names]. It fails with EFBIG where the entries take more than limit bytes.
+func ReadDirectory(fd Argument, limit int) Step {
+	return Step{Name: "getdents64", number: forkserver.ReadDirectory, arguments: []Argument{fd, value(limit)}, limit: limit}
+}
+
 // ReadLinks is readlinkat(2) of the links in a directory whose names begin with a
 // digit, as all in proc_pid_fd(5) do; see [StepResult.Links]. It reports those whose
 // targets begin with the prefix, and ends when it has reported limit of them. A link
@@ -298,6 +304,28 @@ func (r *StepResult) Links() []Link {
 		rest = rest[min(aligned(size), len(rest)):]
 	}
 	return links
+}
+
+// Names returns those of the entries that [Getdents] or [ReadDirectory] has found, without
+// "." and "..".
+func (r *StepResult) Names() []string {
+	const lengthOffset, nameOffset = 16, 19 // of struct linux_dirent64, getdents64(2)
+	if r == nil {
+		return nil
+	}
+	var names []string
+	for rest := r.Output; len(rest) > nameOffset; {
+		length := int(binary.NativeEndian.Uint16(rest[lengthOffset:]))
+		if length <= nameOffset || length > len(rest) {
+			break
+		}
+		name, _, _ := bytes.Cut(rest[nameOffset:length], []byte{0})
+		if string(name) != "." && string(name) != ".." {
+			names = append(names, string(name))
+		}
+		rest = rest[length:]
+	}
+	return names
 }
 
 // Records returns what [StatMounts] has found, as [Records] does.

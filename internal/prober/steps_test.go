@@ -208,6 +208,48 @@ func TestReadLinks_AnErrorOfOneEndsIt(t *testing.T) {
 	assert.Equal(t, unix.EINVAL, report.Step(index).Errno)
 }
 
+func names(t testing.TB, p *prober.Prober, directory string, limit int) ([]string, unix.Errno) {
+	t.Helper()
+	plan := &prober.Plan{Timeout: time.Minute}
+	fd := prober.ResultOf(plan.Add(prober.Open(prober.CWD(), directory, unix.O_RDONLY|unix.O_DIRECTORY, 0)))
+	index := plan.Add(prober.ReadDirectory(fd, limit))
+	report := p.Run(prober.Check{Key: directory, Plan: plan})
+	require.Equal(t, prober.Done, report.Outcome, "%v", &report)
+	return report.Step(index).Names(), report.Step(index).Errno
+}
+
+func TestReadDirectory_IsReadWhole(t *testing.T) {
+	p := start(t, prober.Options{})
+	dir := t.TempDir()
+	found, errno := names(t, p, dir, 100)
+	assert.Empty(t, found)
+	assert.Zero(t, errno)
+	var want []string
+	for i := range 250 { // some 40 KiB
+		want = append(want, strconv.Itoa(100+i)+strings.Repeat("n", i))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, want[i]), nil, 0o600))
+	}
+	found, errno = names(t, p, dir, 1<<20)
+	assert.Zero(t, errno)
+	assert.ElementsMatch(t, want, found)
+	found, errno = names(t, p, dir, 10000)
+	assert.Equal(t, unix.EFBIG, errno)
+	assert.Subset(t, want, found, "of those that were read whole")
+	assert.NotEmpty(t, found)
+}
+
+func FuzzNames(f *testing.F) {
+	f.Add([]byte("12345678123456780123456789.\x00\x00\x00"))
+	f.Fuzz(func(t *testing.T, output []byte) {
+		length := 0
+		for _, name := range (&prober.StepResult{Output: output}).Names() {
+			length += len(name) + 19
+			require.NotContains(t, name, "\x00")
+		}
+		require.LessOrEqual(t, length, len(output))
+	})
+}
+
 // Masks and members of struct statmount; linux/mount.h.
 const (
 	maskBasic      = 0x1 | 0x2 | 0x8 | 0x10 | 0x20 // SB_BASIC, MNT_BASIC, MNT_ROOT, MNT_POINT, FS_TYPE

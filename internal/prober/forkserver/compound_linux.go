@@ -54,7 +54,9 @@ func compound(s *slot, step *Step) (result uintptr, errno syscall.Errno) {
 	answer.Errno, answer.Result, answer.Nanoseconds, answer.OutputLength = 0, 0, 0, 0
 	switch step.Number {
 	case ReadAll:
-		result, errno = readAll(s, &step.Arguments)
+		result, errno = readAll(s, &step.Arguments, syscall.SYS_READ)
+	case ReadDirectory:
+		result, errno = readAll(s, &step.Arguments, syscall.SYS_GETDENTS64)
 	case ReadLinks:
 		result, errno = readLinks(s, &step.Arguments)
 	case StatMounts:
@@ -80,15 +82,15 @@ func flush(s *slot) {
 	}
 }
 
-// readAll reads the file a[0] to its end, or a[1] bytes of it.
+// readAll reads the file a[0] to its end by the call, or a[1] bytes of it.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func readAll(s *slot, a *[6]uint64) (uintptr, syscall.Errno) {
+func readAll(s *slot, a *[6]uint64, call uintptr) (uintptr, syscall.Errno) {
 	total, limit := uintptr(0), uintptr(a[1])
 	for {
-		n, _, errno := syscall.RawSyscall6(syscall.SYS_READ, uintptr(a[0]), uintptr(unsafe.Pointer(&s.output)), MaxOutput, 0, 0, 0)
+		n, _, errno := syscall.RawSyscall6(call, uintptr(a[0]), uintptr(unsafe.Pointer(&s.output)), MaxOutput, 0, 0, 0)
 		switch {
 		case errno == syscall.EINTR:
 			continue

@@ -41,8 +41,8 @@
 // # Compound steps
 //
 // What takes a number of calls that nobody knows before, to read a file to its end for
-// instance, is one step: [ReadAll], [ReadLinks] or [StatMounts]. It sends what it finds
-// in parts, as it comes: a helper that hangs has told what was before that.
+// instance, is one step: [ReadAll], [ReadDirectory], [ReadLinks] or [StatMounts]. It sends
+// what it finds in parts, as it comes: a helper that hangs has told what was before that.
 //
 // # The price
 //

@@ -82,6 +82,8 @@ const (
 	// ReadAll reads a file to its end by read(2); Result is how many bytes. Arguments:
 	// the descriptor, and how many bytes may be read: EFBIG says that there are more.
 	ReadAll = FirstCompound + iota
+	// ReadDirectory is the same of a directory by getdents64(2).
+	ReadDirectory
 	// ReadLinks lists a directory by getdents64(2), and reads the links in it whose
 	// names begin with a digit by readlinkat(2); Result is how many were reported. A
 	// record is the length of the name and that of the target, 16 bits each, both
