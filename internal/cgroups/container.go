@@ -3,6 +3,7 @@ package cgroups
 
 import (
 	"bytes"
+	"iter"
 	"os"
 	"strings"
 )
@@ -23,17 +24,38 @@ func Container(file string) string {
 	return parseContainer(content)
 }
 
+// InContainer reports whether the cgroup that a file such as /proc/PID/cgroup names is a
+// container's.
+func InContainer(file string) bool {
+	content, _ := os.ReadFile(file)
+	for path := range paths(content) {
+		if containerIn(strings.Split(path, "/")) != "" {
+			return true
+		}
+	}
+	return false
+}
+
 func parseContainer(content []byte) string {
-	for line := range bytes.Lines(content) {
-		// hierarchy:controllers:path; the path may hold colons.
-		fields := strings.SplitN(strings.TrimSuffix(string(line), "\n"), ":", 3)
-		if len(fields) == 3 {
-			if name := ContainerOf(fields[2]); name != "" {
-				return name
-			}
+	for path := range paths(content) {
+		if name := ContainerOf(path); name != "" {
+			return name
 		}
 	}
 	return ""
+}
+
+// paths are those of a /proc/PID/cgroup, one for each hierarchy.
+func paths(content []byte) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for line := range bytes.Lines(content) {
+			// hierarchy:controllers:path; the path may hold colons.
+			fields := strings.SplitN(strings.TrimSuffix(string(line), "\n"), ":", 3)
+			if len(fields) == 3 && !yield(fields[2]) {
+				return
+			}
+		}
+	}
 }
 
 // ContainerOf is [Container] for a cgroup's path. The runtimes write 64
@@ -41,6 +63,19 @@ func parseContainer(content []byte) string {
 // crio-ID.scope, libpod-ID.scope, /docker/ID, /kubepods/…/ID.
 func ContainerOf(path string) string {
 	parts := strings.Split(path, "/")
+	if name := containerIn(parts); name != "" {
+		return name
+	}
+	for i := len(parts) - 1; i >= 0; i-- {
+		if strings.HasSuffix(parts[i], ".service") {
+			return strings.TrimSuffix(parts[i], ".service")
+		}
+	}
+	return ""
+}
+
+// containerIn returns the name of the container of the innermost cgroup that is one's.
+func containerIn(parts []string) string {
 	for i := len(parts) - 1; i >= 0; i-- { // the innermost first
 		part := parts[i]
 		id := strings.TrimSuffix(part, ".scope")
@@ -55,11 +90,6 @@ func ContainerOf(path string) string {
 		}
 		if name, found := strings.CutPrefix(part, "machine-"); found && strings.HasSuffix(name, ".scope") {
 			return strings.TrimSuffix(name, ".scope") // systemd-nspawn
-		}
-	}
-	for i := len(parts) - 1; i >= 0; i-- {
-		if strings.HasSuffix(parts[i], ".service") {
-			return strings.TrimSuffix(parts[i], ".service")
 		}
 	}
 	return ""

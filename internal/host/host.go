@@ -27,11 +27,15 @@ import (
 // processes, may not know them.
 const ownProc = "/proc"
 
+// Where the host's configuration and devices are, on the host.
+const ownEtc, ownDev = "/etc", "/dev"
+
 // Roots are where the host's files show. In a container that is not where they are.
 type Roots struct {
 	Proc        string // HOST_PROC; /proc
 	Sys         string // HOST_SYS; /sys
 	Etc         string // HOST_ETC; /etc
+	Dev         string // HOST_DEV; /dev
 	MountPrefix string // HOST_MOUNT_PREFIX: what the host's paths begin with here
 	// PID is the process whose mount table is the host's: "self", or in a container
 	// "1", which sees the host's mounts where this process may not.
@@ -47,7 +51,7 @@ func FindRoots(lookup func(string) string) Roots {
 		return usual
 	}
 	r := Roots{
-		Proc: orElse("HOST_PROC", ownProc), Sys: orElse("HOST_SYS", "/sys"), Etc: orElse("HOST_ETC", "/etc"),
+		Proc: orElse("HOST_PROC", ownProc), Sys: orElse("HOST_SYS", "/sys"), Etc: orElse("HOST_ETC", ownEtc), Dev: orElse("HOST_DEV", ownDev),
 		MountPrefix: strings.TrimRight(lookup("HOST_MOUNT_PREFIX"), "/"), PID: "self",
 	}
 	if r.OtherProc() {
@@ -58,6 +62,16 @@ func FindRoots(lookup func(string) string) Roots {
 
 // OtherProc reports whether the host's processes show in another place than this one.
 func (r *Roots) OtherProc() bool { return r.Proc != ownProc }
+
+// Where returns where a path of the host shows here.
+func (r *Roots) Where(path string) string {
+	for _, moved := range [][2]string{{ownEtc, r.Etc}, {ownDev, r.Dev}} {
+		if moved[1] != moved[0] && mounts.Below(path, moved[0]) {
+			return moved[1] + path[len(moved[0]):]
+		}
+	}
+	return r.MountPrefix + path
+}
 
 // Options of a Host.
 type Options struct {

@@ -62,11 +62,11 @@ func TestFindRoots(t *testing.T) {
 		want        host.Roots
 		other       bool
 	}{
-		{nil, host.Roots{Proc: "/proc", Sys: "/sys", Etc: "/etc", PID: "self"}, false},
+		{nil, host.Roots{Proc: "/proc", Sys: "/sys", Etc: "/etc", Dev: "/dev", PID: "self"}, false},
 		{map[string]string{"HOST_PROC": "/hostfs/proc", "HOST_SYS": "/hostfs/sys", "HOST_ETC": "/hostfs/etc", "HOST_MOUNT_PREFIX": "/hostfs/"},
-			host.Roots{Proc: "/hostfs/proc", Sys: "/hostfs/sys", Etc: "/hostfs/etc", MountPrefix: "/hostfs", PID: "1"}, true},
-		{map[string]string{"HOST_PROC": "/proc", "HOST_MOUNT_PREFIX": "/"}, host.Roots{Proc: "/proc", Sys: "/sys", Etc: "/etc", PID: "self"}, false},
-		{map[string]string{"HOST_PROC": "/proc/", "HOST_SYS": ""}, host.Roots{Proc: "/proc", Sys: "/sys", Etc: "/etc", PID: "self"}, false},
+			host.Roots{Proc: "/hostfs/proc", Sys: "/hostfs/sys", Etc: "/hostfs/etc", Dev: "/dev", MountPrefix: "/hostfs", PID: "1"}, true},
+		{map[string]string{"HOST_PROC": "/proc", "HOST_MOUNT_PREFIX": "/"}, host.Roots{Proc: "/proc", Sys: "/sys", Etc: "/etc", Dev: "/dev", PID: "self"}, false},
+		{map[string]string{"HOST_PROC": "/proc/", "HOST_SYS": ""}, host.Roots{Proc: "/proc", Sys: "/sys", Etc: "/etc", Dev: "/dev", PID: "self"}, false},
 	} {
 		got := host.FindRoots(func(name string) string { return c.environment[name] })
 		assert.Equal(t, c.want, got, "%v", c.environment)
