@@ -47,6 +47,7 @@ type Mountstat struct {
 	ProbeAutomounted   bool            `toml:"probe_automounted"`
 	LetDisksSleep      bool            `toml:"let_disks_sleep"`
 	Fstab              string          `toml:"fstab"`
+	Units              bool            `toml:"units"`
 	Expected           []string        `toml:"expected"`
 	MountNamespaces    string          `toml:"mount_namespaces"`
 	EnterHostNamespace bool            `toml:"enter_host_namespace"`
@@ -94,6 +95,7 @@ func init() {
 			Timeout:         config.Duration(5 * time.Second),
 			SlowThreshold:   config.Duration(time.Second),
 			Fstab:           defaultFstab,
+			Units:           true,
 			MountNamespaces: "own",
 			BlockedTop:      10,
 			mail:            mailbox.New(),
@@ -135,7 +137,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	changed := m.refresh(began)
 	m.lookAtDisks(began)
 	m.readTraffic(began)
-	m.askFstab(began)
+	m.askSources(began)
 	m.mail.Open()
 	m.expect(changed)
 	pending := m.submit()

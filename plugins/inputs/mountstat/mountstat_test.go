@@ -80,7 +80,7 @@ func newInputWith(t testing.TB, o prober.Options, change func(*Mountstat)) (*Mou
 	log := &journal{t: t}
 	m.Log = log
 	m.Timeout = config.Duration(timeout)
-	m.Fstab = ""
+	m.Fstab, m.Units = "", false
 	o.Warnf = log.Warnf
 	p := prober.New(o)
 	t.Cleanup(p.Close)

@@ -81,8 +81,12 @@ type settings struct {
 	prefix    string // of the host's paths, as seen from here
 	namespace string // mount namespace to enter for each check, if any
 	fstab     string
-	becomes   bool // helpers can take on other identities
-	superuser bool
+	// usualFstab is the host's, wherever that shows; else it is a file named by the user.
+	usualFstab bool
+	units      bool
+	ofImage    bool // the usual fstab and the units are, if this is a container
+	becomes    bool // helpers can take on other identities
+	superuser  bool
 }
 
 // resolve checks the configuration. Its error names all that is wrong.
@@ -178,24 +182,38 @@ func (m *Mountstat) resolve() error {
 func (m *Mountstat) resolveHost() error {
 	s := &m.settings
 	s.prefix, s.namespace = m.host.MountPrefix, ""
-	if m.Fstab != "" {
-		if s.fstab = m.Fstab; m.Fstab == defaultFstab {
-			s.fstab = filepath.Join(m.host.Etc, "fstab")
-		}
-		if !filepath.IsAbs(s.fstab) {
-			return fmt.Errorf("fstab = %q is not an absolute path", s.fstab)
-		}
-	}
 	if m.EnterHostNamespace {
 		if !m.host.OtherProc() {
 			return errors.New("enter_host_namespace: the environment variable HOST_PROC must say where the host's /proc is mounted")
 		}
 		s.prefix, s.namespace = "", filepath.Join(m.host.Proc, m.host.PID, "ns/mnt")
 	}
+	if m.resolveSources(); s.fstab != "" && !filepath.IsAbs(s.fstab) {
+		return fmt.Errorf("fstab = %q is not an absolute path", s.fstab)
+	}
 	if m.MountNamespaces != "own" && m.MountNamespaces != "all" {
 		return fmt.Errorf("mount_namespaces = %q: it must be \"own\" or \"all\"", m.MountNamespaces)
 	}
 	return nil
+}
+
+// resolveSources finds out which files say what is expected. Where the mounts are the
+// host's, those of a container's image don't.
+func (m *Mountstat) resolveSources() {
+	s := &m.settings
+	below := s.prefix != "" || s.namespace != ""
+	etcMoved := m.host.Where(defaultFstab) != s.prefix+defaultFstab
+	s.ofImage = !below && !etcMoved
+	images := s.ofImage && m.host.OtherProc()
+	s.units = m.Units && (below || s.ofImage) && !images
+	s.usualFstab = m.Fstab == defaultFstab
+	switch s.fstab = m.Fstab; {
+	case !s.usualFstab, s.namespace != "":
+	case images:
+		s.fstab = ""
+	default:
+		s.fstab = m.host.Where(defaultFstab)
+	}
 }
 
 // condition is what decides, beside the configuration, which checks may be made.
