@@ -125,5 +125,5 @@ func ExampleCause_Cure() {
 	// Output:
 	// the FUSE daemon takes requests and does not answer, or takes none
 	// Mend what the daemon waits for: its server, its disk, another mount. Restart a daemon that is stopped or hangs itself. To free who waits: `echo 1 >/sys/fs/fuse/connections/57/abort`. This loses what was not written, and all calls fail until it is mounted anew: `umount -l '/srv/my media' && mount '/srv/my media'`.
-	// `mount MOUNT`, or remove it from fstab or the configuration.
+	// `mount MOUNT`, or remove it from fstab, disable its unit, or take it out of the configuration.
 }

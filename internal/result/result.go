@@ -9,7 +9,7 @@ const (
 	OK        Code = 0
 	Slow      Code = 1 // finished, slower than the threshold
 	Denied    Code = 2 // EACCES or EPERM: this user may not look
-	Missing   Code = 3 // expected by fstab or the configuration, not mounted
+	Missing   Code = 3 // expected by fstab, a mount unit or the configuration, not mounted
 	Stale     Code = 4 // ESTALE
 	Error     Code = 5 // any other errno
 	Timeout   Code = 6 // the helper was killed at its deadline, and is gone

@@ -270,3 +270,28 @@ func TestSystemd_NoPanicOverAHang(t *testing.T) {
 	h.until("mountstat_summary", "hung_task_helpers=")
 	h.shell("systemctl kill --signal=HUP silent")
 }
+
+// What is enabled as a mount unit is expected, as what fstab says is; what Debian enables of
+// its own is no fault.
+func TestSystemd_MissesWhatAMountUnitMounts(t *testing.T) {
+	h := newHost(t, "uml")
+	h.shell(`for name in data auto; do truncate -s 32M /srv/$name.image && mkfs.ext4 -q /srv/$name.image
+		printf '[Mount]\nWhat=/srv/%s.image\nWhere=/srv/%s\nType=ext4\nOptions=loop\n' $name $name >/etc/systemd/system/srv-$name.mount; done
+		printf '[Install]\nWantedBy=local-fs.target\n' >>/etc/systemd/system/srv-data.mount
+		printf '[Automount]\nWhere=/srv/auto\n[Install]\nWantedBy=multi-user.target\n' >/etc/systemd/system/srv-auto.automount
+		echo '/srv/none.image /srv/none ext4 loop' >>/etc/fstab
+		systemctl daemon-reload && systemctl enable --now srv-data.mount srv-auto.automount`)
+	h.install()
+	h.shell("systemctl enable --now vfsprobe && systemctl start telegraf")
+	h.until("mountstat,", "path=/srv/data", `result="ok"`)
+	h.until("mountstat,", "path=/srv/auto", `result="unchecked"`)
+	h.until("mountstat,", "path=/srv/none", `result="missing"`, `fstab, line `)
+	h.until("mountstat_summary", "missing=1i", "faults=1i")
+	h.shell("systemctl stop srv-data.mount")
+	h.until("mountstat,", "path=/srv/data", "fstype=ext4", `result="missing"`, `reason="/etc/systemd/system/srv-data.mount wants it"`)
+	h.shell("systemctl stop srv-auto.automount")
+	h.until("mountstat,", "path=/srv/auto", `result="missing"`, `reason="/etc/systemd/system/srv-auto.automount wants it"`)
+	h.until("mountstat_summary", "missing=3i", "faults=3i")
+	h.shell("systemctl start srv-data.mount srv-auto.automount")
+	h.until("mountstat_summary", "missing=1i", "faults=1i")
+}

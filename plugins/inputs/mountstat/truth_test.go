@@ -3,7 +3,9 @@ package mountstat
 import (
 	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -179,4 +181,166 @@ func TestMountstat_TellsASilentListenerFromADeadDisk(t *testing.T) {
 	assert.Equal(t, "fanotify_silent", text(metric, "cause"))
 	require.NoError(t, silent.Close()) // which permits all that wait
 	require.Eventually(t, func() bool { return text(at(collect.Gather(t, m), disk.Dir), "result") == "ok" }, 10*time.Second, 50*time.Millisecond)
+}
+
+// Links may stand anywhere in a path.
+func TestMountstat_FollowsLinksInTheMiddleOfAPath(t *testing.T) {
+	faultfs.Require(t)
+	root := t.TempDir()
+	real := filepath.Join(root, "srv/data")
+	require.NoError(t, os.MkdirAll(filepath.Join(real, "there"), 0o755))
+	require.NoError(t, os.Symlink("srv/data", filepath.Join(root, "data")))
+	faultfs.NewAt(t, filepath.Join(real, "there"), "there")
+	hung := faultfs.New(t)
+	require.NoError(t, os.Symlink(filepath.Join(hung.Dir, "way"), filepath.Join(root, "hung")))
+	hung.Silence(faultfs.Lookup)
+	fstab := filepath.Join(t.TempDir(), "fstab")
+	data := filepath.Join(root, "data")
+	require.NoError(t, os.WriteFile(fstab, []byte("there "+data+"/there fuse.faultfs rw\nnas:/gone "+data+"/gone nfs rw\nnas:/x "+root+"/hung/x nfs rw\n"), 0o644))
+	m, _ := newInput(t, func(m *Mountstat) {
+		m.MountPoints = []string{root + "*"}
+		m.Fstab = fstab
+	})
+	collect.Gather(t, m)
+	g := collect.Gather(t, m)
+	assert.Equal(t, "ok", text(at(g, filepath.Join(real, "there")), "result"))
+	assert.Nil(t, at(g, data+"/there"))
+	assert.Equal(t, "missing", text(at(g, filepath.Join(real, "gone")), "result"), "by the name that the table would have")
+	assert.Equal(t, "missing", text(at(g, filepath.Join(root, "hung/x")), "result"), "the link's file system does not answer")
+	assert.Zero(t, m.host.Prober.Stats().Stuck)
+}
+
+// unitName is the name of a mount unit.
+func unitName(t *testing.T, point string) string {
+	t.Helper()
+	out, err := exec.Command("systemd-escape", "--path", "--suffix=mount", point).Output()
+	if err != nil {
+		t.Skipf("systemd-escape: %v", err)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// enable writes units below a root directory, which a target wants.
+func enable(t *testing.T, root, name, content string) {
+	t.Helper()
+	wants := filepath.Join(root, "etc/systemd/system/multi-user.target.wants")
+	require.NoError(t, os.MkdirAll(wants, 0o755))
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "run/systemd/system"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/systemd/system", name), []byte(content), 0o644))
+	require.NoError(t, os.Symlink("../"+name, filepath.Join(wants, name)))
+}
+
+// What systemd is told by units of its own is expected as what fstab says, and a unit stands
+// before the line of fstab.
+func TestMountstat_ExpectsWhatUnitsMount(t *testing.T) {
+	faultfs.Require(t)
+	root, dir := t.TempDir(), t.TempDir()
+	path := func(name string) string {
+		point := filepath.Join(dir, name)
+		require.NoError(t, os.MkdirAll(point, 0o755))
+		return point
+	}
+	unit := func(name, more string) string {
+		point := path(name)
+		unit := unitName(t, point)
+		enable(t, root, unit, "[Mount]\nWhat=nas:/"+name+"\nWhere="+point+"\nType=nfs\n"+more)
+		return "/etc/systemd/system/" + unit
+	}
+	require.NoError(t, os.MkdirAll(filepath.Join(root, "dev"), 0o755))
+	require.NoError(t, os.Symlink("../sdz1", filepath.Join(root, "dev/label")))
+	faultfs.NewAt(t, path("there"), "there")
+	unit("there", "")
+	gone := unit("gone", "Options=ro\n")
+	unit("unplugged", "What=/dev/sdz9\nOptions=nofail\n")
+	unit("plugged", "What=/dev/label\nOptions=nofail\n")
+	unit("conditional", "[Unit]\nConditionHost=nowhere\n")
+	unit("pseudo", "Type=tracefs\n")
+	both := unit("both", "")
+	masked := filepath.Join(root, "etc/systemd/system", unitName(t, path("masked")))
+	require.NoError(t, os.Symlink("/dev/null", masked))
+	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/fstab"), []byte("nas:/1 "+path("both")+" nfs4\nnas:/2 "+path("masked")+" nfs4\nnas:/3 "+path("line")+" nfs4\n"), 0o644))
+	t.Setenv("HOST_MOUNT_PREFIX", root)
+	m, log := newInput(t, func(m *Mountstat) {
+		m.MountPoints = []string{dir + "*"}
+		m.Fstab, m.Units = defaultFstab, true
+	})
+	collect.Gather(t, m)
+	g := collect.Gather(t, m)
+	for name, want := range map[string]string{
+		"gone": gone + " wants it", "both": both + " wants it", "line": root + "/etc/fstab, line 3, wants it",
+		"unplugged": "", "conditional": "", "pseudo": "", "masked": "",
+	} {
+		metric := at(g, path(name))
+		if want == "" {
+			assert.Nil(t, metric, name)
+			continue
+		}
+		require.NotNil(t, metric, name)
+		assert.Equal(t, "missing", text(metric, "result"), name)
+		assert.Equal(t, want, text(metric, "reason"))
+	}
+	assert.Equal(t, map[string]string{"path": path("gone"), "device": "nas:/gone", "fstype": "nfs4", "mode": "ro"}, at(g, path("gone")).Tags())
+	assert.Equal(t, "sdz1", at(g, path("plugged")).Tags()["device"], "its device is there, below the prefix")
+	assert.NotEqual(t, "missing", text(at(g, path("there")), "result"))
+	assert.EqualValues(t, 4, summary(t, g, "missing"))
+
+	require.NoError(t, os.Remove(filepath.Join(root, "etc/systemd/system/multi-user.target.wants", filepath.Base(gone))))
+	m.expectations.due = time.Time{}
+	collect.Gather(t, m)
+	assert.Nil(t, at(collect.Gather(t, m), path("gone")), "it was disabled")
+	assert.Empty(t, log.about("systemd's mount units"))
+
+	m, _ = newInput(t, func(m *Mountstat) { m.MountPoints = []string{dir + "*"} })
+	assert.Zero(t, summary(t, collect.Gather(t, m), "missing"), "units = false")
+}
+
+// The fstab of a container's image is not the host's, and nobody has mounted what it says.
+func TestMountstat_ExpectsNothingOfAnImagesFstab(t *testing.T) {
+	faultfs.Require(t)
+	gone := filepath.Join(t.TempDir(), "gone")
+	fstab := filepath.Join(t.TempDir(), "fstab")
+	require.NoError(t, os.WriteFile(fstab, []byte("nas:/gone "+gone+" nfs rw\n"), 0o644))
+	require.NoError(t, unix.Mount(fstab, defaultFstab, "", unix.MS_BIND, ""))
+	t.Cleanup(func() { assert.NoError(t, unix.Unmount(defaultFstab, unix.MNT_DETACH)) })
+	missing := func(fstab string, change func(*settings)) bool {
+		m, _ := newInput(t, func(m *Mountstat) {
+			m.MountPoints = []string{gone}
+			m.Fstab, m.Units = fstab, true
+		})
+		change(&m.settings)
+		collect.Gather(t, m)
+		return text(at(collect.Gather(t, m), gone), "result") == "missing"
+	}
+	asIs := func(*settings) {}
+	assert.True(t, missing(fstab, asIs), "a file that somebody has named")
+	assert.True(t, missing(defaultFstab, func(s *settings) { s.ofImage = false }), "the host's")
+	// A mark of Podman's.
+	if _, err := os.Stat("/run/.containerenv"); err != nil {
+		require.NoError(t, unix.Mount("", "/run", "tmpfs", 0, ""))
+		t.Cleanup(func() { assert.NoError(t, unix.Unmount("/run", unix.MNT_DETACH)) })
+		require.NoError(t, os.WriteFile("/run/.containerenv", nil, 0o644))
+	}
+	assert.False(t, missing(defaultFstab, asIs), "the image's")
+}
+
+// In a container that shows the host's processes, and not its files, fstab is nobody's.
+func TestMountstat_WhereTheHostsFstabIs(t *testing.T) {
+	for environment, want := range map[[4]string]settings{ // HOST_PROC, HOST_ETC, HOST_MOUNT_PREFIX, enter_host_namespace
+		{"", "", "", ""}:                        {fstab: "/etc/fstab", units: true, ofImage: true},
+		{"/host/proc", "", "", ""}:              {ofImage: true},
+		{"/host/proc", "", "/host", ""}:         {fstab: "/host/etc/fstab", units: true},
+		{"/host/proc", "/etc1", "/host", ""}:    {fstab: "/etc1/fstab", units: true},
+		{"/host/proc", "/etc1", "", ""}:         {fstab: "/etc1/fstab"},
+		{"/host/proc", "/etc1", "/host", "yes"}: {fstab: "/etc/fstab", units: true},
+		{"/host/proc", "", "", "yes"}:           {fstab: "/etc/fstab", units: true},
+	} {
+		for i, name := range []string{"HOST_PROC", "HOST_ETC", "HOST_MOUNT_PREFIX"} {
+			t.Setenv(name, environment[i])
+		}
+		m, _ := newInput(t, func(m *Mountstat) {
+			m.Fstab, m.Units, m.EnterHostNamespace = defaultFstab, true, environment[3] != ""
+		})
+		got := settings{fstab: m.fstab, units: m.settings.units, ofImage: m.ofImage}
+		assert.Equal(t, want, got, "%q", environment)
+	}
 }
