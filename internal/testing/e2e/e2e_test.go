@@ -561,7 +561,7 @@ var mayOpen = regexp.MustCompile(`^(/proc|/proc/(self/)?(filesystems|loadavg|loc
 
 // What it may look up by its name alone: the namespaces of processes, and what this
 // kernel has.
-var mayLookUp = regexp.MustCompile(`^((/proc/)?(self|\d+)(/task/\d+)?/ns/(mnt|net)|/proc/self|/proc/\d+|/sys/.*|/proc/sys/.*)$`)
+var mayLookUp = regexp.MustCompile(`^((/proc/)?(self|\d+)(/task/\d+)?/ns/(mnt|net)|/proc/self/ns/(pid|cgroup)|/proc/self|/proc/\d+|/sys/.*|/proc/sys/.*)$`)
 
 // The one rule: with mounts that hang, the plugin itself opens and looks at nothing but
 // what asks no file system, and reads no table for which the kernel asks one. Nor do its
