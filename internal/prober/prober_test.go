@@ -323,7 +323,7 @@ func submitTwice(p *prober.Prober, all []*faultfs.FS, change func(second bool, c
 // A check whose key is under way keeps no other one waiting, and tells the same hang.
 func TestTwoInputsCheckTheSameMounts(t *testing.T) {
 	faultfs.Require(t)
-	access := prober.Access(prober.CWD(), "/")
+	stat := prober.Statx(prober.CWD(), "/", 0, unix.STATX_TYPE).WithoutOutput()
 	for name, c := range map[string]struct {
 		hang   func(*faultfs.FS)
 		change func(second bool, c *prober.Check)
@@ -353,7 +353,7 @@ func TestTwoInputsCheckTheSameMounts(t *testing.T) {
 			hang: (*faultfs.FS).Pause,
 			change: func(second bool, c *prober.Check) {
 				if second {
-					c.Plan.Steps = append([]prober.Step{access}, c.Plan.Steps...)
+					c.Plan.Steps = append([]prober.Step{stat}, c.Plan.Steps...)
 				}
 			},
 		},
@@ -885,14 +885,14 @@ func TestMountNamespace(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t) // a mount of this test's own namespace
-	access := prober.Access(prober.CWD(), filepath.Join(fs.Dir, faultfs.FileName))
-	here := p.Run(prober.Check{Key: "here", Plan: &prober.Plan{Timeout: timeout, Steps: []prober.Step{access}}})
+	stat := prober.Statx(prober.CWD(), filepath.Join(fs.Dir, faultfs.FileName), 0, unix.STATX_TYPE).WithoutOutput()
+	here := p.Run(prober.Check{Key: "here", Plan: &prober.Plan{Timeout: timeout, Steps: []prober.Step{stat}}})
 	require.Equal(t, prober.Done, here.Outcome, "%v", &here)
 	require.Nil(t, here.Failed())
 
 	there := &prober.Plan{Timeout: timeout}
 	there.EnterMountNS(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid())) // faultfs.Main's first process
-	there.Add(access)
+	there.Add(stat)
 	report := p.Run(prober.Check{Key: "there", Plan: there})
 	require.NoError(t, report.Err)
 	require.NotNil(t, report.Failed(), "%v", &report)

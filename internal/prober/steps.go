@@ -122,11 +122,6 @@ func Fadvise(fd Argument, offset, length int64, advice int) Step {
 	return Step{Name: "fadvise64", number: unix.SYS_FADVISE64, arguments: []Argument{fd, value(offset), value(length), value(advice)}}
 }
 
-// Access is faccessat(2) with F_OK: it says whether the path exists.
-func Access(at Argument, path string) Step {
-	return Step{Name: "faccessat", number: unix.SYS_FACCESSAT, arguments: []Argument{at, pathname(path), value(unix.F_OK)}}
-}
-
 // Lock is fcntl(2) with a command of locks; see [StepResult.Lock] for those that ask.
 func Lock(fd Argument, command int, lock *unix.Flock_t) Step {
 	structure := input(bytesOf(lock))

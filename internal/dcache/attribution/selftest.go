@@ -40,7 +40,7 @@ func (t *Tracer) selfTest(mode Mode, options *Options) (SelfTest, error) {
 func (t *Tracer) lookUp(directory string, options *Options) (int64, error) {
 	plan := &prober.Plan{Timeout: options.Timeout}
 	for range selfTestLookups {
-		plan.Add(prober.Access(prober.CWD(), directory+"/vfsprobe-"+rand.Text()).Optional())
+		plan.Add(prober.Statx(prober.CWD(), directory+"/vfsprobe-"+rand.Text(), 0, unix.STATX_TYPE).WithoutOutput().Optional())
 	}
 	// The helper's name is made from the key. Its pid would not do: in a
 	// container it is another one than the programs see.
