@@ -10,7 +10,7 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // Tree is where sysfs is mounted, /sys.
@@ -73,7 +73,7 @@ func (t Tree) BySource(source string) *Device {
 func (t Tree) NameByMapping(name string) string {
 	all, _ := filepath.Glob(filepath.Join(string(t), "block/dm-*/dm/name"))
 	for _, file := range all {
-		if content, err := readAttribute(file); err == nil && content == name {
+		if content, err := procfs.ReadText(file); err == nil && content == name {
 			return filepath.Base(filepath.Dir(filepath.Dir(file)))
 		}
 	}
@@ -86,7 +86,7 @@ func (t Tree) find(link string, depth int) *Device {
 		return nil
 	}
 	d := &Device{Name: filepath.Base(target), dir: filepath.Join(filepath.Dir(link), target)}
-	if _, err := readAttribute(filepath.Join(d.dir, "partition")); err == nil {
+	if _, err := procfs.ReadText(filepath.Join(d.dir, "partition")); err == nil {
 		disk := filepath.Dir(d.dir)
 		d.Below = []*Device{{Name: filepath.Base(disk), dir: disk}}
 		d.Below[0].Below = t.below(disk, depth)
@@ -171,22 +171,7 @@ func (d *Device) Requests() (r Requests, err error) {
 
 // attribute reads one of the device's files.
 func (d *Device) attribute(name string) (string, error) {
-	return readAttribute(filepath.Join(d.dir, name))
-}
-
-// readAttribute reads a file of sysfs, which is a page at most, and trims it.
-func readAttribute(name string) (string, error) {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
-	if err != nil {
-		return "", &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	defer unix.Close(fd)
-	var content [4096]byte
-	n, err := unix.Read(fd, content[:])
-	if err != nil {
-		return "", &os.PathError{Op: "read", Path: name, Err: err}
-	}
-	return strings.TrimSpace(string(content[:n])), nil
+	return procfs.ReadText(filepath.Join(d.dir, name))
 }
 
 // Size returns the device's size, in bytes.

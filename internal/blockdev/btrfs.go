@@ -4,6 +4,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // BtrfsErrors returns how many errors btrfs has counted on the devices of the file system
@@ -14,7 +16,7 @@ func (t Tree) BtrfsErrors(device string) (sum int64, found bool) {
 	for _, part := range parts {
 		files, _ := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(part)), "devinfo/*/error_stats"))
 		for _, file := range files {
-			content, err := readAttribute(file)
+			content, err := procfs.ReadText(file)
 			if err != nil {
 				continue
 			}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // Trouble is what is wrong with a device.
@@ -85,7 +87,7 @@ func (d *Device) iscsi() State {
 	if dir == "" {
 		return State{}
 	}
-	state, err := readAttribute(filepath.Join(dir, "state"))
+	state, err := procfs.ReadText(filepath.Join(dir, "state"))
 	if err != nil || state == "LOGGED_IN" || state == "" {
 		return State{}
 	}
@@ -110,10 +112,10 @@ func (d *Device) session() string {
 	if dir == "" {
 		return ""
 	}
-	target, _ := readAttribute(filepath.Join(dir, "targetname"))
+	target, _ := procfs.ReadText(filepath.Join(dir, "targetname"))
 	connections, _ := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(dir)), "connection*/iscsi_connection/*/persistent_address"))
 	for _, file := range connections {
-		if address, err := readAttribute(file); err == nil {
+		if address, err := procfs.ReadText(file); err == nil {
 			return fmt.Sprintf(" (iSCSI target %s at %s)", target, address)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // DentryState is /proc/sys/fs/dentry-state, for the whole host. See
@@ -23,7 +25,7 @@ type DentryState struct {
 // It costs some 8 µs: the counts are summed over all CPUs.
 func ReadDentryState(proc string, kernel Version) (DentryState, error) {
 	name := filepath.Join(proc, "sys/fs/dentry-state")
-	content, err := readFile(name)
+	content, err := procfs.Read(name)
 	if err != nil {
 		return DentryState{}, err
 	}
@@ -57,7 +59,7 @@ type InodeState struct {
 // ReadInodeState reads the state below the directory where procfs is mounted.
 func ReadInodeState(proc string) (InodeState, error) {
 	name := filepath.Join(proc, "sys/fs/inode-nr")
-	content, err := readFile(name)
+	content, err := procfs.Read(name)
 	if err != nil {
 		return InodeState{}, err
 	}
@@ -91,7 +93,7 @@ type Version struct{ Major, Minor int }
 // ReadVersion reads /proc/sys/kernel/osrelease, such as 4.18.0-553.el8.x86_64.
 func ReadVersion(proc string) (Version, error) {
 	name := filepath.Join(proc, "sys/kernel/osrelease")
-	content, err := readFile(name)
+	content, err := procfs.Read(name)
 	if err != nil {
 		return Version{}, err
 	}

@@ -5,70 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 
-	"golang.org/x/sys/unix"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
-
-// readFile reads a file of procfs or sysfs. Package os would ask for its size and
-// try to watch it, which takes longer than to read most of them.
-func readFile(name string) ([]byte, error) {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	defer unix.Close(fd)
-	content := make([]byte, 0, 1024)
-	for {
-		n, err := unix.Read(fd, content[len(content):cap(content)])
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return nil, &os.PathError{Op: "read", Path: name, Err: err}
-		case n == 0:
-			return content, nil
-		}
-		if content = content[:len(content)+n]; cap(content)-len(content) < 512 {
-			content = slices.Grow(content, 4*cap(content))
-		}
-	}
-}
-
-// ReadNumber reads a file of one integer, such as a sysctl. The error is
-// [os.ErrNotExist] where the kernel has no such file.
-func ReadNumber(name string) (int64, error) {
-	content, err := readFile(name)
-	if err != nil {
-		return 0, err
-	}
-	n, err := number(content)
-	if err != nil {
-		return 0, fmt.Errorf("%s: %w", name, err)
-	}
-	return n, nil
-}
-
-// number reads the integer that the content begins with.
-func number(content []byte) (int64, error) {
-	n, err := numbers(firstField(content), 1)
-	if err != nil {
-		return 0, err
-	}
-	return n[0], nil
-}
-
-// firstField leaves out what follows the first number, such as "N0=4845".
-func firstField(content []byte) []byte {
-	content = bytes.TrimSpace(content)
-	if end := bytes.IndexAny(content, " \t\n"); end >= 0 {
-		return content[:end]
-	}
-	return content
-}
 
 // Sysctls are the settings that bear on the cache. What the kernel lacks is nil.
 type Sysctls struct {
@@ -90,7 +30,7 @@ func ReadSysctls(proc string) (s Sysctls, err error) {
 		{"fs/dentry-negative", &s.DentryNegative},
 		{"fs/negative-dentry-limit", &s.NegativeLimit},
 	} {
-		n, readErr := ReadNumber(filepath.Join(proc, "sys", file.name))
+		n, readErr := procfs.ReadNumber(filepath.Join(proc, "sys", file.name))
 		switch {
 		case readErr == nil:
 			*file.value = &n
@@ -110,7 +50,7 @@ type Memory struct {
 // ReadMemory reads meminfo below the directory where procfs is mounted.
 func ReadMemory(proc string) (Memory, error) {
 	name := filepath.Join(proc, "meminfo")
-	content, err := readFile(name)
+	content, err := procfs.Read(name)
 	if err != nil {
 		return Memory{}, err
 	}
@@ -143,7 +83,7 @@ func parseMemory(content []byte) (Memory, error) {
 // kernel drop its dentries and inodes, by /proc/sys/vm/drop_caches.
 func ReadSlabDrops(proc string) (int64, error) {
 	name := filepath.Join(proc, "vmstat")
-	content, err := readFile(name)
+	content, err := procfs.Read(name)
 	if err != nil {
 		return 0, err
 	}
@@ -161,7 +101,7 @@ func keyed(content []byte, key string) (int64, error) {
 		if !found || len(rest) == 0 || rest[0] != ' ' && rest[0] != '\t' {
 			continue
 		}
-		n, err := strconv.ParseInt(string(firstField(rest)), 10, 64)
+		n, err := procfs.ParseNumber(rest)
 		if err != nil {
 			return 0, fmt.Errorf("%s %w", key, err)
 		}

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // HashMessage reads the number of hash buckets from the message that the kernel
@@ -27,7 +29,7 @@ func HashMessage(text string) (buckets int64, found bool) {
 // since the kernel counts some pages that are not in MemTotal. The parameter
 // dhash_entries on the kernel's command line overrides it.
 func EstimateHash(proc string, memory, pageSize int64) int64 {
-	if content, err := readFile(filepath.Join(proc, "cmdline")); err == nil {
+	if content, err := procfs.Read(filepath.Join(proc, "cmdline")); err == nil {
 		if n := hashParameter(content); n > 0 {
 			return roundUp(n)
 		}

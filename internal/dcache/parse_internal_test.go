@@ -48,23 +48,6 @@ func FuzzNumbers(f *testing.F) {
 	})
 }
 
-func FuzzNumber(f *testing.F) {
-	for _, content := range []string{"4845 N0=4845\n", "100\n", "", "\v1\v"} {
-		f.Add(content)
-	}
-	f.Fuzz(func(t *testing.T, content string) {
-		n, err := number([]byte(content))
-		if err != nil {
-			require.Zero(t, n)
-			return
-		}
-		require.Equal(t, n, mustParse(t, strings.Fields(content)[0]))
-		again, err := number(fmt.Appendf(nil, "%d N0=5 %s", n, content))
-		require.NoError(t, err)
-		require.Equal(t, n, again)
-	})
-}
-
 func mustParse(t *testing.T, text string) int64 {
 	t.Helper()
 	n, err := strconv.ParseInt(text, 10, 64)

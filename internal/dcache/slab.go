@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"path/filepath"
 	"strconv"
+
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // Slab is what the slab allocator holds for dentries.
@@ -28,7 +30,7 @@ func ReadSlab(sys string, pageSize int64) (Slab, error) {
 		name  string
 		value *int64
 	}{{"slabs", &slabs}, {"total_objects", &objects}, {"slab_size", &size}, {"order", &order}} {
-		n, err := ReadNumber(filepath.Join(dir, file.name))
+		n, err := procfs.ReadNumber(filepath.Join(dir, file.name))
 		if err != nil {
 			return Slab{}, err
 		}
@@ -44,7 +46,7 @@ func ReadSlab(sys string, pageSize int64) (Slab, error) {
 // ReadSlabs reads the number of slabs alone, which is all that changes of
 // [Slab.Bytes].
 func ReadSlabs(sys string) (int64, error) {
-	return ReadNumber(filepath.Join(sys, "kernel/slab/dentry/slabs"))
+	return procfs.ReadNumber(filepath.Join(sys, "kernel/slab/dentry/slabs"))
 }
 
 // maxOrder is the largest allocation of pages that makes sense: 2^10 of them.
@@ -67,7 +69,7 @@ func newSlab(slabs, objects, objectSize, slabSize int64) (Slab, error) {
 // 1 ms, and on older kernels much more: they walk all lists.
 func ReadSlabinfo(proc string, pageSize int64) (Slab, error) {
 	name := filepath.Join(proc, "slabinfo")
-	content, err := readFile(name)
+	content, err := procfs.Read(name)
 	if err != nil {
 		return Slab{}, err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	"github.com/vfsprobe/vfsprobe/internal/dcache"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // examineBPF looks for what the BPF programs of dentrycache take of the kernel.
@@ -72,7 +73,7 @@ func (p *patient) examineKprobes(h Host, s *subject, kernel dcache.Version) {
 	}
 	sysctl := filepath.Join(h.Proc, "sys/kernel/perf_event_paranoid")
 	const distributors = 3 // Debian's patch: perf_event_open takes CAP_SYS_ADMIN
-	if level, err := dcache.ReadNumber(sysctl); err == nil && level >= distributors && !s.caps.Has(SysAdmin) {
+	if level, err := procfs.ReadNumber(sysctl); err == nil && level >= distributors && !s.caps.Has(SysAdmin) {
 		p.add(Finding{ID: "kernel.kprobes", Status: checkup.Warning, Object: sysctl, Says: fmt.Sprintf("it is %d, and %s has no CAP_SYS_ADMIN", level, s.user), Symptom: symptom,
 			Cure: "sysctl kernel.perf_event_paranoid=2"})
 		return

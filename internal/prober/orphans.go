@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // A helper is named after its key, so that a later run of the plugin which
@@ -222,24 +224,8 @@ func (c orphan) inspect(proc string) (alive, orphaned bool, wait Wait) {
 }
 
 func readComm(proc string, pid int) string {
-	comm, _ := readSmall(filepath.Join(proc, strconv.Itoa(pid), "comm"))
-	return strings.TrimSuffix(string(comm), "\n")
-}
-
-// readSmall reads a file of procfs with three system calls. os.ReadFile makes
-// ten, which tells on a host with thousands of processes.
-func readSmall(name string) ([]byte, error) {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
-	}
-	defer unix.Close(fd)
-	content := make([]byte, 1024)
-	n, err := unix.Read(fd, content)
-	if err != nil {
-		return nil, &os.PathError{Op: "read", Path: name, Err: err}
-	}
-	return content[:n], nil
+	comm, _ := procfs.ReadText(filepath.Join(proc, strconv.Itoa(pid), "comm"))
+	return comm
 }
 
 // sinceBoot turns a process's starttime into the wall clock's terms.

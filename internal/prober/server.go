@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 const (
@@ -311,7 +312,7 @@ const (
 // statFields reads the fields of /proc/PID/stat that follow the command.
 func statFields(proc string, pid int) ([][]byte, error) {
 	name := filepath.Join(proc, strconv.Itoa(pid), "stat")
-	content, err := readSmall(name)
+	content, err := procfs.Read(name)
 	if err != nil {
 		return nil, err
 	}

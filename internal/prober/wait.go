@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // A Wait is how a process waits for a file system, and so what SIGKILL does to it.
@@ -84,9 +86,9 @@ func findWait(proc string, plan *Plan, pid int) (wait Wait, function string) {
 
 // FunctionOf is the kernel function in which a process waits; empty if unknown.
 func FunctionOf(proc string, pid int) string {
-	content, err := readSmall(filepath.Join(proc, strconv.Itoa(pid), "wchan"))
-	if err != nil || string(content) == "0" {
+	function, err := procfs.ReadText(filepath.Join(proc, strconv.Itoa(pid), "wchan"))
+	if err != nil || function == "0" {
 		return ""
 	}
-	return string(content)
+	return function
 }

@@ -5,10 +5,9 @@ import (
 	"strconv"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vfsprobe/vfsprobe/internal/blockdev"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
@@ -189,32 +188,14 @@ func (m *Mountstat) fuseWaiting(t *target) (int64, bool) {
 	if !found || t.namespace != nil {
 		return 0, false
 	}
-	return readNumber(filepath.Join(m.host.Sys, "fs/fuse/connections", strconv.FormatInt(connection, 10), "waiting"))
+	waiting, err := procfs.ReadNumber(filepath.Join(m.host.Sys, "fs/fuse/connections", strconv.FormatInt(connection, 10), "waiting"))
+	return waiting, err == nil
 }
 
 // fuseConnection is the number of the connection to the daemon in fusectl: the device number
 // as the kernel keeps it, MINORBITS being 20.
 func fuseConnection(mount *mounts.Mount) (int64, bool) {
 	return int64(mount.Major)<<20 | int64(mount.Minor), mount.FUSE()
-}
-
-func readNumber(name string) (int64, bool) {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return 0, false
-	}
-	defer unix.Close(fd)
-	var content [32]byte
-	n, err := unix.Read(fd, content[:])
-	if err != nil {
-		return 0, false
-	}
-	return parseNumber(content[:n])
-}
-
-func parseNumber(content []byte) (int64, bool) {
-	number, err := strconv.ParseInt(strings.TrimSpace(string(content)), 10, 64)
-	return number, err == nil
 }
 
 // extErrorsGrew reports whether ext4 has counted errors since the last look. It can have
@@ -227,7 +208,7 @@ func (m *Mountstat) extErrorsGrew() (grew bool) {
 			continue
 		}
 		file := m.extErrorsFile(t)
-		if count, found := readNumber(file); found {
+		if count, err := procfs.ReadNumber(file); err == nil {
 			m.extErrors[file] = count
 			grew = grew || count != before[file]
 		}

@@ -7,6 +7,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // hungTasks counts the kernel's reports of hung tasks that are vfsprobe's helpers.
@@ -35,7 +36,7 @@ func (h *hungTasks) read() error {
 
 // hungTaskFields adds what the kernel says about hung tasks.
 func (m *Mountstat) hungTaskFields(fields map[string]any) {
-	if n, found := readNumber(filepath.Join(m.host.Proc, "sys/kernel/hung_task_detect_count")); found {
+	if n, err := procfs.ReadNumber(filepath.Join(m.host.Proc, "sys/kernel/hung_task_detect_count")); err == nil {
 		fields["hung_task_detect_count"] = n
 	}
 	m.said.Error("kernel log", m.hungTasks.read())
@@ -49,7 +50,7 @@ func (m *Mountstat) hungTaskFields(fields map[string]any) {
 // Documentation/admin-guide/sysctl/kernel.rst.
 func (m *Mountstat) panicsOverHungTasks() bool {
 	sysctl := func(name string) int64 {
-		n, _ := readNumber(filepath.Join(m.host.Proc, "sys/kernel", name))
+		n, _ := procfs.ReadNumber(filepath.Join(m.host.Proc, "sys/kernel", name))
 		return n
 	}
 	return sysctl("hung_task_panic") > 0 && sysctl("hung_task_timeout_secs") > 0

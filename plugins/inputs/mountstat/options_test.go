@@ -2,8 +2,6 @@ package mountstat
 
 import (
 	"fmt"
-	"strconv"
-	"strings"
 	"testing"
 
 	"github.com/moby/sys/mountinfo"
@@ -38,22 +36,5 @@ func FuzzFUSEUser(f *testing.F) {
 		m.VFSOptions += ",allow_other," + options
 		_, _, private = privateFUSE(m)
 		require.False(t, private)
-	})
-}
-
-func FuzzParseNumber(f *testing.F) {
-	for _, content := range []string{"0\n", " 9223372036854775807", "-1\n", "1 2", "", "+07"} {
-		f.Add([]byte(content))
-	}
-	f.Fuzz(func(t *testing.T, content []byte) {
-		number, ok := parseNumber(content)
-		if !ok {
-			return
-		}
-		digits := strconv.FormatInt(number, 10)
-		require.Contains(t, string(content), strings.TrimPrefix(digits, "-"))
-		again, ok := parseNumber([]byte(digits + "\n"))
-		require.True(t, ok)
-		require.Equal(t, number, again)
 	})
 }

@@ -1,7 +1,6 @@
 package nfslock
 
 import (
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/filelocks"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // waiters are the processes that wait for locks.
@@ -110,8 +110,8 @@ func (n *Nfslock) waiterFields(w waiter, fields map[string]any) {
 	}
 	fields["waiter_pid"] = int64(w.pid)
 	fields["waiter_seconds"] = fault.SecondsSince(n.waiters.since[w])
-	if comm, err := os.ReadFile(filepath.Join(n.host.Proc, strconv.Itoa(w.pid), "comm")); err == nil {
-		fields["waiter_comm"] = strings.TrimSpace(string(comm))
+	if comm, err := procfs.ReadText(filepath.Join(n.host.Proc, strconv.Itoa(w.pid), "comm")); err == nil {
+		fields["waiter_comm"] = comm
 	}
 }
 

@@ -1,0 +1,71 @@
+// Package procfs reads files of proc(5) and sysfs(5) as a whole. Package os would ask for
+// their size and have them polled, which takes longer than to read most of them.
+package procfs
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strconv"
+
+	"golang.org/x/sys/unix"
+)
+
+// Read returns what a file holds.
+func Read(name string) ([]byte, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	content := make([]byte, 0, 1024)
+	for {
+		n, err := unix.Read(fd, content[len(content):cap(content)])
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return nil, &os.PathError{Op: "read", Path: name, Err: err}
+		case n == 0:
+			return content, nil
+		}
+		if content = content[:len(content)+n]; cap(content)-len(content) < 512 {
+			content = slices.Grow(content, 4*cap(content))
+		}
+	}
+}
+
+// ReadText returns what a file holds, without white space around it.
+func ReadText(name string) (string, error) {
+	content, err := Read(name)
+	return string(bytes.TrimSpace(content)), err
+}
+
+// ReadNumber returns the integer that a file begins with, such as a sysctl's. The error is
+// [os.ErrNotExist] where the kernel has no such file.
+func ReadNumber(name string) (int64, error) {
+	content, err := Read(name)
+	if err != nil {
+		return 0, err
+	}
+	n, err := ParseNumber(content)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", name, err)
+	}
+	return n, nil
+}
+
+// ParseNumber returns the integer that the content begins with; what follows it after white
+// space is left out, such as "N0=4845".
+func ParseNumber(content []byte) (int64, error) {
+	for field := range bytes.FieldsSeq(content) {
+		n, err := strconv.ParseInt(string(field), 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		return n, nil
+	}
+	return 0, errors.New("no number in it")
+}
