@@ -20,9 +20,13 @@ type Mount struct {
 	// Hidden means that the mount point's path leads to another mount, which
 	// lies on top of this one or of a directory above it.
 	Hidden bool
-	// OnDemand means that the way to the mount point leads through one of autofs that unmounts
-	// what was idle: whoever walks there starts its idle time anew.
+	// OnDemand means that the mount is unmounted when it was idle, and that whoever walks there
+	// starts its idle time anew: the way to it leads through one of autofs that does so, or it
+	// is a Submount.
 	OnDemand bool
+	// Submount means that the kernel seems to have made the mount by itself, below another one
+	// of the file system's type, when somebody walked there.
+	Submount bool
 	// Device is the tag of that name, see [Devices].
 	Device string
 }

@@ -21,7 +21,7 @@ type site struct {
 // way is what lies between a mount and the root.
 type way struct{ hidden, onDemand bool }
 
-// markReach fills Hidden and OnDemand in.
+// markReach fills Hidden, OnDemand and Submount in.
 func markReach(all []Mount, byID map[int]*Mount) {
 	r := &reach{mounts: all, byID: byID, at: make(map[site]int, len(all)), ways: make(map[int]way, len(all))}
 	for i := range all {
@@ -32,7 +32,9 @@ func markReach(all []Mount, byID map[int]*Mount) {
 	for i := range all {
 		m := &all[i]
 		w := r.wayTo(m)
-		m.Hidden, m.OnDemand = w.hidden || r.covered(m, 0), w.onDemand
+		parent := byID[m.Parent]
+		m.Submount = parent != nil && m.submountOf(parent)
+		m.Hidden, m.OnDemand = w.hidden || r.covered(m, 0), w.onDemand || m.Submount
 	}
 }
 

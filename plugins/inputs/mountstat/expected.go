@@ -3,6 +3,7 @@ package mountstat
 import (
 	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -47,10 +48,16 @@ func (m *Mountstat) expect(tableChanged bool) {
 		m.said.Error("fstab", read.fstab)
 		m.said.Error("units", read.units)
 		e.wanted = read.wanted
+		m.skip()
 	}
 	if m.view.Snapshot != nil && (read != nil || tableChanged || e.missing == nil) {
 		m.compare() // without a table nothing is known to be missing
 	}
+}
+
+// wants reports whether something is to be mounted at a path.
+func (e *expectations) wants(path string) bool {
+	return slices.ContainsFunc(e.wanted, func(w expectation) bool { return w.path == path })
 }
 
 // configured is what the configuration wants.
@@ -66,9 +73,6 @@ func (m *Mountstat) configured() []expectation {
 // logs what has changed.
 func (m *Mountstat) compare() {
 	e := &m.expectations
-	if e.wanted == nil {
-		e.wanted = m.configured()
-	}
 	automounts := make(map[string]bool)
 	for i := range m.table.Mounts {
 		if mount := &m.table.Mounts[i]; mount.FSType == "autofs" {

@@ -118,6 +118,7 @@ func (m *Mountstat) Init() error {
 	if err := m.resolve(); err != nil {
 		return err
 	}
+	m.expectations.wanted = m.configured()
 	if (m.policy.runAs.owner || m.policy.runAs.user) && !m.becomes {
 		m.Log.Infof("file systems are checked as this user, not as run_as says: that takes CAP_SETUID, CAP_SETGID and CAP_KILL")
 	}
@@ -151,7 +152,8 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 		m.arrived = nil
 		for _, t := range arrived {
 			if _, wanted := pending[t]; !wanted {
-				continue // it was unmounted meanwhile
+				t.report = nil
+				continue // it was unmounted meanwhile, or is not to be checked any more
 			}
 			found := m.judge(t)
 			if found.code.Fault() && m.holdBack(t) {

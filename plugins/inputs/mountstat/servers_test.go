@@ -166,6 +166,54 @@ func TestAnAutomountedNFSMountWhoseServerIsDead(t *testing.T) {
 	assert.Len(t, log.lines, 2, "%q", log.lines)
 }
 
+// A file system of the server's that the kernel has mounted below another one goes if nobody
+// uses it, and a check is a use.
+func TestMountstat_LeavesSubmountsAlone(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	parent, name := filepath.Split(fs.Dir)
+	fstab := filepath.Join(t.TempDir(), "fstab")
+	require.NoError(t, os.WriteFile(fstab, fmt.Appendf(nil, "nas:/export/%s %s nfs4 defaults 0 0\n", name, fs.Dir), 0o600))
+	server := rpchost.Serve(t, "127.0.0.1:0", silence)
+	options := fmt.Sprintf("rw,vers=4.2,proto=tcp,port=%d,sec=sys,addr=%s", server.Port(), server.Addr())
+	dir := tableOf(t, fs.Dir, "/", "rw", "nfs4", "nas:/export/"+name, options)
+	file := filepath.Join(dir, "mountinfo")
+	table, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, append(fmt.Appendf(nil, "1 0 0:1 / %s rw - nfs4 nas:/export %s\n", filepath.Clean(parent), options), table...), 0o600))
+	gather := func(change func(*Mountstat)) (*collect.Metrics, *Mountstat) {
+		m, _ := newPretendedNFS(t, func(m *Mountstat) {
+			m.MountPoints = []string{fs.Dir}
+			change(m)
+		})
+		withTable(m, dir)
+		collect.Gather(t, m) // reads fstab
+		return collect.Gather(t, m), m
+	}
+	fs.Silence()
+	g, m := gather(func(*Mountstat) {})
+	assert.Equal(t, "unchecked", text(at(g, fs.Dir), "result"))
+	assert.Contains(t, text(at(g, fs.Dir), "reason"), "on demand")
+	assert.Zero(t, fs.Unanswered(), "it was not touched")
+
+	// It expires.
+	require.NoError(t, os.WriteFile(file, table[:0], 0o600))
+	m.host.RereadMounts()
+	assert.Nil(t, at(collect.Gather(t, m), fs.Dir), "nobody misses it")
+	assert.Nil(t, m.Keep())
+	require.NoError(t, os.WriteFile(file, append(fmt.Appendf(nil, "1 0 0:1 / %s rw - nfs4 nas:/export %s\n", filepath.Clean(parent), options), table...), 0o600))
+
+	fs.Heal()
+	for name, change := range map[string]func(*Mountstat){
+		"fstab":         func(m *Mountstat) { m.Fstab = fstab },
+		"expected":      func(m *Mountstat) { m.Expected = []string{fs.Dir} },
+		"told to do so": func(m *Mountstat) { m.ProbeAutomounted = true },
+	} {
+		g, _ := gather(change)
+		assert.Equal(t, "ok", text(at(g, fs.Dir), "result"), name)
+	}
+}
+
 func TestServersAreAskedAtOnce(t *testing.T) {
 	m, _ := newPretendedNFS(t, nil)
 	m.targets, m.servers = nil, make(map[sunrpc.Question]*server)

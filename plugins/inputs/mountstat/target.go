@@ -81,6 +81,13 @@ func (m *Mountstat) regroup() {
 				m.byMount[mount.ID] = t
 			}
 		}
+	}
+	m.skip()
+}
+
+// skip finds out which targets must not be checked.
+func (m *Mountstat) skip() {
+	for _, t := range m.targets {
 		t.skipReason = m.skipReasonOf(t)
 	}
 }
@@ -117,13 +124,23 @@ func (m *Mountstat) ignored(mount *mounts.Mount) bool {
 // skipReasonOf says why a target must not be checked, if so.
 func (m *Mountstat) skipReasonOf(t *target) string {
 	mount := t.Probed
-	if t.namespace == nil && !m.ProbeAutomounted && mount.OnDemand {
+	if !m.ProbeAutomounted && m.keptByChecks(t) {
 		return "mounted on demand: a check would keep it mounted; see probe_automounted"
 	}
 	if uid, _, private := privateFUSE(mount); private && !m.becomes && !m.isUser(uid) {
 		return "only the user who mounted it, " + strconv.FormatUint(uint64(uid), 10) + ", may look at it"
 	}
 	return ""
+}
+
+// keptByChecks reports whether the mount would be gone some time if it were not checked. The
+// autofs of another namespace is not the one that unmounts. Of the kernel's submounts, what
+// somebody expects is to be there: it was mounted by hand, or is to be kept.
+func (m *Mountstat) keptByChecks(t *target) bool {
+	if t.Probed.Submount {
+		return t.namespace != nil || !m.expectations.wants(t.Probed.Mountpoint)
+	}
+	return t.Probed.OnDemand && t.namespace == nil
 }
 
 // schedulingRank orders targets: those that answered come first, so that they don't

@@ -103,6 +103,25 @@ func (l *lab) unexport(path string) error {
 	return errors.Join(l.server.do("exportfs", "-u", "*:"+path), l.server.do("exportfs", "-f"))
 }
 
+// nest mounts another file system on a directory in an export, and exports it so that
+// clients can walk there: nohide in exports(5).
+func (l *lab) nest(path string) error {
+	l.nested = append(l.nested, path)
+	return errors.Join(
+		os.MkdirAll(path, 0o755), l.server.do("mount", "-t", "tmpfs", "nested", path),
+		l.server.do("exportfs", "-o", "rw,no_root_squash,no_subtree_check,nohide,fsid=9", "*:"+path))
+}
+
+// unnest undoes nest.
+func (l *lab) unnest() error {
+	var errs []error
+	for _, path := range l.nested {
+		errs = append(errs, l.unexport(path), l.server.do("umount", path), os.Remove(path))
+	}
+	l.nested = nil
+	return errors.Join(errs...)
+}
+
 // FIFREEZE and FITHAW, include/uapi/linux/fs.h.
 const (
 	fifreeze = 0xC0045877

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,6 +50,7 @@ func healthyExport() export {
 type lab struct {
 	server, server2 *host
 	clients         map[string]*host
+	nested          []string            // directories in exports on which another file system lies
 	graceEnds       time.Time           // of the server's lockd, and of the second one's NFSv4
 	wallClock       time.Duration       // how far scenarios have set it forwards
 	say             func(Message) error // to the machine outside
@@ -60,6 +62,10 @@ const (
 	shortGrace = 10
 	longGrace  = 30
 )
+
+// submountTimeout is after how long the kernel unmounts what it has mounted below an NFS
+// mount, if nobody uses it; twice as long at most (mark_mounts_for_expiry, fs/namespace.c).
+const submountTimeout = 20 * time.Second
 
 // graceEnd is when a server that is started now gives out locks: a busy machine
 // takes some time to start it.
@@ -110,6 +116,9 @@ func newLab(say func(Message) error) (*lab, error) {
 		if out, err := exec.Command("modprobe", module...).CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("modprobe %s: %w: %s", module[0], err, out)
 		}
+	}
+	if err := os.WriteFile("/proc/sys/fs/nfs/nfs_mountpoint_timeout", []byte(strconv.Itoa(int(submountTimeout.Seconds()))), 0); err != nil {
+		return nil, err
 	}
 	step("modules")
 	l := &lab{say: say, server: &host{name: "server"}, clients: make(map[string]*host)}
@@ -223,6 +232,7 @@ func (l *lab) reset() error {
 		errs = append(errs, h.umountAll(), h.end())
 	}
 	clear(l.clients)
+	errs = append(errs, l.unnest())
 	// Nobody holds a lock any more.
 	for _, e := range l.exports() {
 		_ = unlockFilesystem(e.path)
@@ -271,18 +281,27 @@ func (l *lab) revive() error {
 
 // umountAll unmounts a client's NFS mounts, those that hang too.
 func (h *host) umountAll() error {
-	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", h.pid))
-	if err != nil {
+	targets, err := h.nfsMounts()
+	if err != nil || len(targets) == 0 {
 		return err
 	}
-	var targets []string
+	slices.Reverse(targets) // a mount takes those along that the kernel has made below it
+	return h.do("umount", append([]string{"-i", "-f", "-l"}, targets...)...)
+}
+
+// nfsMounts are the mount points of a client's NFS mounts, in the table's order.
+func (h *host) nfsMounts() (targets []string, err error) {
+	table, err := os.ReadFile(fmt.Sprintf("/proc/%d/mounts", h.pid))
 	for line := range strings.Lines(string(table)) {
 		if fields := strings.Fields(line); len(fields) > 2 && (fields[2] == "nfs" || fields[2] == "nfs4") {
 			targets = append(targets, fields[1])
 		}
 	}
-	if len(targets) == 0 {
-		return nil
-	}
-	return h.do("umount", append([]string{"-i", "-f", "-l"}, targets...)...)
+	return targets, err
+}
+
+// mounted reports whether an NFS mount is there.
+func (h *host) mounted(path string) (bool, error) {
+	all, err := h.nfsMounts()
+	return slices.Contains(all, path), err
 }

@@ -125,6 +125,10 @@ func (r *run) step(s scenario.Step) (err error) {
 	case "umount":
 		err = r.observer.host.do("umount", "-i", "-f", "-l", "/mnt/"+a[0])
 		r.mounts = slices.DeleteFunc(r.mounts, func(m string) bool { return m == a[0] })
+	case "walk":
+		err = r.walk(a[0])
+	case "expire":
+		err = r.expire(a[0])
 	case "option":
 		r.observer.options[a[0]] = append(r.observer.options[a[0]], strings.Join(s.Arguments[1:], " "))
 		return nil
@@ -167,6 +171,8 @@ func (r *run) step(s scenario.Step) (err error) {
 		err = os.MkdirAll(a[0], 0o755)
 	case "rmdir":
 		err = os.RemoveAll(a[0]) // with the canaries in it
+	case "nest":
+		err = l.nest(a[0])
 	case "freeze":
 		err = l.freeze(a[0], fifreeze)
 	case "thaw":
@@ -282,6 +288,30 @@ func (h *host) mount(name, source, options string) error {
 	return h.do("mount", "-t", "nfs", "-o", options, source, target)
 }
 
+// walk has the kernel mount what the server has there.
+func (r *run) walk(name string) error {
+	if err := r.observer.host.do("ls", "/mnt/"+name); err != nil {
+		return err
+	}
+	if mounted, err := r.observer.host.mounted("/mnt/" + name); err != nil || !mounted {
+		return errors.Join(err, fmt.Errorf("nothing is mounted on /mnt/%s", name))
+	}
+	r.mounts = append(r.mounts, name)
+	return nil
+}
+
+// expire waits until the kernel has unmounted what it has mounted itself.
+func (r *run) expire(name string) error {
+	r.mounts = slices.DeleteFunc(r.mounts, func(m string) bool { return m == name })
+	return poll(4*submountTimeout, func() error {
+		mounted, err := r.observer.host.mounted("/mnt/" + name)
+		if mounted {
+			err = fmt.Errorf("/mnt/%s is still mounted", name)
+		}
+		return err
+	})
+}
+
 // many mounts COUNT times; the mounts count as one, named NAME-*.
 func (r *run) many(count, name, source, options string) error {
 	n, err := strconv.Atoi(count)
@@ -333,8 +363,11 @@ func (r *run) crowd(count, name, source, options string) error {
 
 // paths are the mount points a name or glob stands for.
 func paths(mount string) []string {
-	if mount == scenario.Host {
+	switch {
+	case mount == scenario.Host:
 		return []string{""}
+	case !strings.Contains(mount, "*"):
+		return []string{"/mnt/" + mount}
 	}
 	found, _ := filepath.Glob("/mnt/" + mount) // of directories of the machine's own file system
 	return found

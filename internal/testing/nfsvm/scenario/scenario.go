@@ -163,6 +163,8 @@ func (s *Scenario) check() error {
 				}
 				mounted[name] = true
 			}
+		case "walk":
+			mounted[step.Arguments[0]] = true
 		case "many", "crowd":
 			mounted[step.Arguments[1]+"-*"] = true
 		case "observe":
