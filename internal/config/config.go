@@ -66,7 +66,7 @@ func Defaults(creators map[string]inputs.Creator) []Input {
 // Parse reads the content of a file, which is only named in errors. creators makes the
 // plugins by their names, lookup finds environment variables.
 func Parse(file string, content []byte, lookup func(string) (string, bool), creators map[string]inputs.Creator) ([]Input, error) {
-	content = []byte(expand(string(content), lookup))
+	content = []byte(Expand(string(content), lookup))
 	var anything map[string]any
 	if err := toml.Unmarshal(content, &anything); err != nil {
 		return nil, located(file, content, err)

@@ -403,7 +403,7 @@ func TestErrors(t *testing.T) {
 			[]string{`probe.toml:2: expected newline`}},
 		{"not UTF-8", lines(`[[inputs.lock]]`, "server = \"\xff\""),
 			[]string{`probe.toml:2: invalid UTF-8`}},
-		{"a byte order mark", "\ufeff[[inputs.disk]]\n",
+		{"a second byte order mark", "\ufeff\ufeff[[inputs.disk]]\n",
 			[]string{`probe.toml:1: invalid character`}},
 		{"empty file", "", []string{`probe.toml:1: no inputs; add one of ` + tables}},
 		{"blank lines only", "\n \n\t\n", []string{`probe.toml:1: no inputs`}},
@@ -496,6 +496,15 @@ func TestWindowsLineEnds(t *testing.T) {
 	assert.Equal(t, map[string]string{"a": "b"}, all[0].Tags)
 	assert.Equal(t, 10, all[1].Line)
 	assert.Equal(t, "nas", all[1].Plugin.(*lock).Server)
+}
+
+// Editors of Windows put one at the front.
+func TestParse_TakesAByteOrderMarkOff(t *testing.T) {
+	all, err := parse("\ufeff[[inputs.disk]]\r\nretries = 5\r\n")
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	assert.Equal(t, 5, all[0].Plugin.(*disk).Retries)
+	assert.Equal(t, 1, all[0].Line)
 }
 
 func TestTablesInStringsAreText(t *testing.T) {

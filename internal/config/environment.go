@@ -2,8 +2,11 @@ package config
 
 import "strings"
 
-// Expand is what [Parse] does to a file first, for files of Telegraf's own.
-func Expand(text string, lookup func(string) (string, bool)) string { return expand(text, lookup) }
+// Expand is what [Parse] does to a file first, for files of Telegraf's own: a byte order mark
+// is taken off, and variables are expanded.
+func Expand(text string, lookup func(string) (string, bool)) string {
+	return expand(strings.TrimPrefix(text, "\ufeff"), lookup)
+}
 
 // expand replaces ${NAME} by the variable's value, and ${NAME:-default} by the
 // default where the variable is unset or empty, as Telegraf does in its own
