@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -61,6 +62,18 @@ func (s *stanzas) connects() bool {
 type found struct {
 	stanzas []stanza
 	own     []stanza // tables of the plugin's own inputs
+	hanging []stanza // tables of Telegraf's inputs that a dead mount stops
+}
+
+// hangingInputs are inputs of Telegraf's that make calls on file systems in its own process
+// and wait for them, and what to do about each.
+func hangingInputs() map[string]string {
+	const elsewhere = "keep its paths off mounts that can hang, or run it by inputs.execd in a process of its own"
+	return map[string]string{
+		"inputs.disk":              "remove it: mountstat has total, free, used, used_percent and the inodes of each mount",
+		"inputs.directory_monitor": elsewhere, "inputs.file": elsewhere, "inputs.filecount": elsewhere, "inputs.filestat": elsewhere,
+		"inputs.tail": elsewhere, "inputs.zfs": elsewhere,
+	}
 }
 
 // parseTelegraf finds the plugin in a file of Telegraf's.
@@ -75,7 +88,9 @@ func parseTelegraf(file string, content []byte) (found, error) {
 		}
 		return result, fmt.Errorf("%s:%d: %s", file, line, strings.TrimPrefix(err.Error(), "toml: "))
 	}
-	for _, kind := range []string{"inputs.execd", "inputs.exec", "processors.execd", "outputs.execd", "inputs.mountstat", "inputs.dentrycache", "inputs.nfslock"} {
+	kinds := []string{"inputs.execd", "inputs.exec", "processors.execd", "outputs.execd", "inputs.mountstat", "inputs.dentrycache", "inputs.nfslock"}
+	hanging := hangingInputs()
+	for _, kind := range append(kinds, slices.Sorted(maps.Keys(hanging))...) {
 		group, name, _ := strings.Cut(kind, ".")
 		plugins, _ := document[group].(map[string]any)
 		tables, _ := plugins[name].([]any)
@@ -86,6 +101,8 @@ func parseTelegraf(file string, content []byte) (found, error) {
 			s := stanza{file: file, line: headerLine(content, kind, i), kind: kind}
 			s.table, _ = table.(map[string]any)
 			switch {
+			case hanging[kind] != "":
+				result.hanging = append(result.hanging, s)
 			case !strings.HasSuffix(kind, "execd") && kind != "inputs.exec":
 				result.own = append(result.own, s)
 			case s.takeCommand():
@@ -219,9 +236,26 @@ func (p *patient) examineFile(name string, content []byte, read bool) []stanza {
 				Symptom: "Telegraf does not start: undefined but requested input: " + strings.TrimPrefix(o.kind, "inputs."),
 				Cure:    "move vfsprobe's configuration out of Telegraf's reach, and name it in the stanza:\nmv " + name + " /etc/vfsprobe/vfsprobe.toml\n" + Stanza})
 		}
+		for i := range found.hanging {
+			p.examineHanging(&found.hanging[i])
+		}
 		return found.stanzas
 	}
 	return nil
+}
+
+// examineHanging reports an input of Telegraf's that waits for mounts. inputs.disk asks all of
+// them, unless it is told which.
+func (p *patient) examineHanging(s *stanza) {
+	status, asks := checkup.Warning, "the files that it is told"
+	if s.kind == "inputs.disk" {
+		asks = "the mounts in mount_points"
+		if some, _ := s.table["mount_points"].([]any); len(some) == 0 {
+			status, asks = checkup.Critical, "all mounts"
+		}
+	}
+	p.add(Finding{ID: "telegraf.hangs", Status: status, Object: s.at(), Says: fmt.Sprintf("[[%s]] asks %s within Telegraf, and waits", s.kind, asks),
+		Symptom: "when one of them hangs, its metrics end, and Telegraf can't be stopped", Cure: hangingInputs()[s.kind]})
 }
 
 // examineStanza reports what is wrong with a stanza. It returns whether Telegraf
