@@ -1,5 +1,5 @@
 // Package host is the host as this process may look at it: where its files show, what
-// is mounted, which servers answer, who waits. There is one Host per process, which all
+// is mounted, which servers answer, who waits, what the kernel logs. There is one Host per process, which all
 // inputs share, so that each thing is looked at once in a round. Whatever can wait for a
 // file system is looked at by helper processes.
 package host
@@ -16,6 +16,7 @@ import (
 	"github.com/influxdata/telegraf"
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
+	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/oncelog"
 	"github.com/vfsprobe/vfsprobe/internal/openfiles"
@@ -98,6 +99,7 @@ type Host struct {
 	round  uint64
 	joined map[any]uint64 // the last round, by member
 	behind bool           // the mount table is older than the kernel's, which was said
+	feeds  map[string]*kmsg.Feed
 }
 
 // New returns a Host that has looked at nothing yet.
@@ -108,7 +110,7 @@ func New(o Options) *Host {
 		own: &openfiles.Reader{Prober: o.Prober, Proc: ownProc},
 		table: mounts.NewWatcher(mounts.WatcherOptions{
 			Prober: o.Prober, Proc: o.Roots.Proc, PID: o.Roots.PID, Devices: mounts.Devices{Sys: o.Roots.Sys}}),
-		log: o.Log, said: oncelog.New(o.Log), joined: make(map[any]uint64),
+		log: o.Log, said: oncelog.New(o.Log), joined: make(map[any]uint64), feeds: make(map[string]*kmsg.Feed),
 	}
 }
 
@@ -159,6 +161,40 @@ func (h *Host) MountsOf(process string) (*mounts.Snapshot, error) { return h.tab
 
 // NFSStats reads the counters of the host's NFS mounts, see [mounts.NFSStats].
 func (h *Host) NFSStats() ([]mounts.NFSStats, error) { return h.table.ReadNFSStats() }
+
+// KernelLog returns what the kernel has logged that is new to a member, an input: the first
+// time all that it still has. It is read as often as asked for, since what was read costs
+// nothing; name is usually [kmsg.Device], and nothing reads no log. That the log can't be read
+// is said once.
+func (h *Host) KernelLog(name string, member any) (news kmsg.News, readable bool) {
+	feed := h.feed(name)
+	if feed == nil {
+		return kmsg.News{}, false
+	}
+	news, err := feed.Read(member)
+	h.said.Error(name, err)
+	return news, true
+}
+
+// feed is that of a log, of which there is one for all inputs; nil if it can't be opened.
+func (h *Host) feed(name string) *kmsg.Feed {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	feed, tried := h.feeds[name]
+	if tried || name == "" {
+		return feed
+	}
+	feed, err := kmsg.OpenFeed(name)
+	if err != nil {
+		why := ""
+		if errors.Is(err, os.ErrPermission) {
+			why = "; it takes CAP_SYSLOG"
+		}
+		h.log.Infof("the kernel's messages are not counted, and are no evidence: %v%s", err, why)
+	}
+	h.feeds[name] = feed
+	return feed
+}
 
 // MountNamespace is the link that names the mount namespace of the table.
 func (h *Host) MountNamespace() string {

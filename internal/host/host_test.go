@@ -37,6 +37,7 @@ func (r *recorder) say(level, line string) {
 func (r *recorder) Error(a ...any)                 { r.say("E", fmt.Sprint(a...)) }
 func (r *recorder) Errorf(format string, a ...any) { r.say("E", fmt.Sprintf(format, a...)) }
 func (r *recorder) Info(a ...any)                  { r.say("I", fmt.Sprint(a...)) }
+func (r *recorder) Infof(format string, a ...any)  { r.say("I", fmt.Sprintf(format, a...)) }
 
 // said returns what was logged since the last call.
 func (r *recorder) said() []string {
@@ -260,4 +261,41 @@ func TestHost_WaitOfAHelper(t *testing.T) {
 	assert.Contains(t, h.WaitOf(helper), "request")
 	assert.Empty(t, h.FunctionOf(4194304))
 	assert.Empty(t, h.WaitOf(4194304))
+}
+
+func TestHost_KernelLog(t *testing.T) {
+	h, log := newHost(t, nil)
+	name := filepath.Join(t.TempDir(), "kmsg")
+	for _, member := range []string{"a", "b"} {
+		_, readable := h.KernelLog(name, member)
+		assert.False(t, readable)
+		_, readable = h.KernelLog("", member)
+		assert.False(t, readable)
+	}
+	lines := log.said()
+	require.Len(t, lines, 1, "said once, and nothing of the log that nobody wants")
+	assert.Regexp(t, "^I the kernel's messages are not counted.*"+name, lines[0])
+
+	name += "2"
+	require.NoError(t, unix.Mkfifo(name, 0o600))
+	kernel, err := os.OpenFile(name, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer kernel.Close()
+	for _, member := range []string{"a", "b"} {
+		_, readable := h.KernelLog(name, member)
+		assert.True(t, readable)
+	}
+	_, err = kernel.WriteString("4,1,1,-;to all\n")
+	require.NoError(t, err)
+	for _, member := range []string{"a", "b"} {
+		news, _ := h.KernelLog(name, member)
+		require.Len(t, news.Records, 1)
+		assert.Equal(t, "to all", news.Records[0].Text)
+	}
+	assert.Empty(t, log.said())
+	_, err = kernel.WriteString("nonsense")
+	require.NoError(t, err)
+	_, readable := h.KernelLog(name, "a")
+	assert.True(t, readable)
+	assert.Len(t, log.said(), 1)
 }

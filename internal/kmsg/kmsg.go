@@ -1,10 +1,12 @@
-// Package kmsg reads the kernel's log, and knows the messages about NFS and its
-// locks in it. It asks /dev/kmsg, which never waits for a file system.
+// Package kmsg reads the kernel's log, and knows the messages in it about NFS and its
+// locks, about block devices and the file systems on them, and about hung tasks. It asks
+// /dev/kmsg, which never waits for a file system.
 package kmsg
 
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -22,9 +24,6 @@ const maxRecord = 2048
 type Log struct {
 	fd     int
 	name   string
-	lost   uint64
-	next   uint64 // sequence number
-	read   bool
 	buffer [4 * maxRecord]byte // escapes make a record longer
 }
 
@@ -43,8 +42,13 @@ func Open(name string) (*Log, error) {
 // Close closes the device.
 func (l *Log) Close() error { return unix.Close(l.fd) }
 
-// Lost is how many records were overwritten before they could be read.
-func (l *Log) Lost() uint64 { return l.lost }
+// rewind has the next Read begin with the oldest record that the kernel has.
+func (l *Log) rewind() error {
+	if _, err := unix.Seek(l.fd, 0, io.SeekStart); err != nil {
+		return &os.PathError{Op: "lseek", Path: l.name, Err: err}
+	}
+	return nil
+}
 
 // Read calls take for every record that was logged since the last call; the
 // first time for all that the kernel still has. It does not wait. Records that
@@ -68,10 +72,6 @@ func (l *Log) Read(take func(Record)) error {
 			}
 			continue
 		}
-		if l.read && record.Sequence > l.next {
-			l.lost += record.Sequence - l.next
-		}
-		l.next, l.read = record.Sequence+1, true
 		take(record)
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 )
@@ -97,37 +96,6 @@ func TestTheRealLog(t *testing.T) {
 func TestWithoutTheLog(t *testing.T) {
 	_, err := kmsg.Open(filepath.Join(t.TempDir(), "kmsg"))
 	require.ErrorIs(t, err, os.ErrNotExist)
-}
-
-// A FIFO is a log that can be filled at will.
-func TestReading(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "kmsg")
-	require.NoError(t, unix.Mkfifo(name, 0o600))
-	log, err := kmsg.Open(name)
-	require.NoError(t, err)
-	defer log.Close()
-	none := func(r kmsg.Record) { assert.Fail(t, r.Text) }
-	require.NoError(t, log.Read(none), "no one writes")
-	writer, err := os.OpenFile(name, os.O_WRONLY, 0)
-	require.NoError(t, err)
-	defer writer.Close()
-	require.NoError(t, log.Read(none), "it would block")
-	put := func(record string) (texts []string, err error) {
-		_, writeErr := writer.WriteString(record)
-		require.NoError(t, writeErr)
-		err = log.Read(func(r kmsg.Record) { texts = append(texts, r.Text) })
-		return texts, err
-	}
-	texts, err := put("6,7,1,-;first\n")
-	require.NoError(t, err)
-	assert.Equal(t, []string{"first"}, texts)
-	assert.Zero(t, log.Lost(), "what came before it was read by nobody")
-	_, err = put("garbage")
-	require.ErrorContains(t, err, "garbage")
-	texts, err = put("6,11,1,-;after three lost ones\n")
-	require.NoError(t, err)
-	assert.Len(t, texts, 1)
-	assert.EqualValues(t, 3, log.Lost())
 }
 
 func FuzzParseRecord(f *testing.F) {

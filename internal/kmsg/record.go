@@ -14,6 +14,8 @@ type Record struct {
 	Level    int           // 0 emergency to 7 debug, syslog(2)
 	Uptime   time.Duration // when it was logged, on the clock of the log: since boot, without suspend
 	Text     string        // without the newline; raw bytes
+	// At is about when it was logged: a Feed says so.
+	At time.Time
 }
 
 // ParseRecord reads what one read(2) of /dev/kmsg returns

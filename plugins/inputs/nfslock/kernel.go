@@ -1,49 +1,35 @@
 package nfslock
 
-import (
-	"errors"
-	"os"
-
-	"github.com/vfsprobe/vfsprobe/internal/kmsg"
-)
+import "github.com/vfsprobe/vfsprobe/internal/kmsg"
 
 // kernel counts the kernel's messages about NFS and its locks, since boot or as
 // far back as its log goes.
 type kernel struct {
-	log    *kmsg.Log
-	denied bool // the log can't be opened
-	total  map[kmsg.Kind]int64
-	by     map[string]map[kmsg.Kind]int64 // by the server's name in the message
+	readable bool
+	lost     uint64 // records
+	total    map[kmsg.Kind]int64
+	by       map[string]map[kmsg.Kind]int64 // by the server's name in the message
 }
 
 // read takes what is new in the log.
 func (k *kernel) read(n *Nfslock) {
-	if k.denied || n.KernelLog == "" {
+	news, readable := n.host.KernelLog(n.KernelLog, n)
+	if !readable {
 		return
 	}
-	if k.log == nil {
-		log, err := kmsg.Open(n.KernelLog)
-		if err != nil {
-			k.denied = true
-			why := ""
-			if errors.Is(err, os.ErrPermission) {
-				why = "; it takes CAP_SYSLOG"
-			}
-			n.Log.Infof("the kernel's messages about locks are not counted: %v%s", err, why)
-			return
-		}
-		k.log, k.total, k.by = log, make(map[kmsg.Kind]int64), make(map[string]map[kmsg.Kind]int64)
+	if !k.readable {
+		k.readable, k.total, k.by = true, make(map[kmsg.Kind]int64), make(map[string]map[kmsg.Kind]int64)
 		for _, kind := range kmsg.Kinds() {
 			k.total[kind] = 0
 		}
 	}
-	n.said.Error("kernel log", k.log.Read(k.take))
+	k.lost = news.Lost
+	for _, r := range news.Records {
+		k.take(r)
+	}
 }
 
 func (k *kernel) take(r kmsg.Record) {
-	if r.Facility != 0 {
-		return // a program wrote it
-	}
 	message, found := kmsg.Parse(r.Text)
 	if !found {
 		return
@@ -68,18 +54,18 @@ func (k *kernel) take(r kmsg.Record) {
 
 // fields adds the host's counts.
 func (k *kernel) fields(fields map[string]any) {
-	if k.log == nil {
+	if !k.readable {
 		return
 	}
 	for kind, count := range k.total {
 		fields[kernelField(kind)] = count
 	}
-	fields["kernel_log_lost"] = int64(k.log.Lost())
+	fields["kernel_log_lost"] = int64(k.lost)
 }
 
 // serverFields adds the counts of a server, by any of its names.
 func (k *kernel) serverFields(s *lockServer, fields map[string]any) {
-	if k.log == nil {
+	if !k.readable {
 		return
 	}
 	for _, kind := range kmsg.Kinds() {

@@ -1,0 +1,76 @@
+package kmsg_test
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/kmsg"
+)
+
+// diskFixtures are records, and what is to be read from each.
+func diskFixtures(t testing.TB) (records []kmsg.Record, want []string) {
+	t.Helper()
+	content, err := os.ReadFile("testdata/disk.txt")
+	require.NoError(t, err)
+	for line := range strings.Lines(string(content)) {
+		line = strings.TrimSuffix(line, "\n")
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		level, rest, _ := strings.Cut(line, " ")
+		n, err := strconv.Atoi(level)
+		require.NoError(t, err, line)
+		text, kind, found := strings.Cut(rest, " | ")
+		require.True(t, found, line)
+		records, want = append(records, kmsg.Record{Level: n, Text: text}), append(want, kind)
+	}
+	return records, want
+}
+
+func TestParseDisk(t *testing.T) {
+	records, want := diskFixtures(t)
+	seen := make(map[kmsg.DiskKind]bool)
+	for i, r := range records {
+		got := "-"
+		if m, found := kmsg.ParseDisk(r); found {
+			got = string(m.Kind) + " " + m.Device
+			seen[m.Kind] = true
+		}
+		assert.Equal(t, want[i], got, r.Text)
+	}
+	for _, kind := range kmsg.DiskKinds() {
+		assert.True(t, seen[kind], "%s has no example", kind)
+	}
+}
+
+func FuzzParseDisk(f *testing.F) {
+	records, _ := diskFixtures(f)
+	for _, r := range records {
+		f.Add(r.Level, r.Text)
+	}
+	f.Fuzz(func(t *testing.T, level int, text string) {
+		m, found := kmsg.ParseDisk(kmsg.Record{Level: level, Text: text})
+		if !found {
+			require.Zero(t, m)
+			return
+		}
+		require.Contains(t, kmsg.DiskKinds(), m.Kind)
+		require.NotEmpty(t, m.Device)
+		require.Contains(t, text, m.Device)
+	})
+}
+
+func BenchmarkParseDisk(b *testing.B) {
+	records, _ := diskFixtures(b)
+	for b.Loop() {
+		for _, r := range records {
+			kmsg.ParseDisk(r)
+		}
+	}
+	b.ReportMetric(float64(len(records)), "records/op")
+}
