@@ -86,7 +86,8 @@ func knownFrom(records iter.Seq[[]byte]) *prober.KnownMounts {
 		}
 		id := binary.NativeEndian.Uint64(record[offsetID:])
 		known.Last = max(known.Last, id)
-		if binary.NativeEndian.Uint64(record[offsetMask:])&statmountMntOpts != 0 {
+		// Others that have no options now may get some: ext4 when it turns read-only.
+		if recordHas(record, statmountMntOpts) || recordHas(record, statmountFSType) && !asksForOptions(recordText(record, statmountFSType, offsetFSType)) {
 			continue
 		}
 		if denied == len(known.Denied) {
@@ -101,20 +102,28 @@ func knownFrom(records iter.Seq[[]byte]) *prober.KnownMounts {
 // newKnown knows no mount.
 func newKnown() *prober.KnownMounts { return knownFrom(func(func([]byte) bool) {}) }
 
+// recordHas reports whether the kernel has filled in what a bit of the mask stands for.
+func recordHas(record []byte, bit uint64) bool {
+	return binary.NativeEndian.Uint64(record[offsetMask:])&bit != 0
+}
+
+// recordText is a string of a record, if the kernel has filled it in.
+func recordText(record []byte, bit uint64, offset int) string {
+	rest, start := record[statmountSize:], binary.NativeEndian.Uint32(record[offset:])
+	if !recordHas(record, bit) || uint64(start) >= uint64(len(rest)) {
+		return ""
+	}
+	value, _, _ := strings.Cut(string(rest[start:min(len(rest), int(start)+math.MaxUint16)]), "\x00")
+	return value
+}
+
 func parseRecord(record []byte) (*mountinfo.Info, error) {
 	if len(record) < statmountSize {
 		return nil, fmt.Errorf("%w: %d bytes, expected %d", errIncomplete, len(record), statmountSize)
 	}
 	number := func(offset int) uint32 { return binary.NativeEndian.Uint32(record[offset:]) }
 	mask := binary.NativeEndian.Uint64(record[offsetMask:])
-	text := func(bit uint64, offset int) string {
-		rest := record[statmountSize:]
-		if start := number(offset); mask&bit != 0 && uint64(start) < uint64(len(rest)) {
-			value, _, _ := strings.Cut(string(rest[start:min(len(rest), int(start)+math.MaxUint16)]), "\x00")
-			return value
-		}
-		return ""
-	}
+	text := func(bit uint64, offset int) string { return recordText(record, bit, offset) }
 	const needed = statmountSBBasic | statmountMntBasic | statmountMntRoot | statmountMntPoint | statmountFSType
 	if mask&needed != needed {
 		return nil, fmt.Errorf("%w: mask %#x, expected %#x", errIncomplete, mask, needed)
