@@ -57,7 +57,8 @@ func (t Tree) Known() bool {
 
 // BySource returns the device that a mount's source names by its path in /dev, or nil.
 func (t Tree) BySource(source string) *Device {
-	name, found := strings.CutPrefix(source, "/dev/")
+	first, _, _ := strings.Cut(source, ":/dev/") // bcachefs names all of its devices
+	name, found := strings.CutPrefix(first, "/dev/")
 	if mapped, isMapped := strings.CutPrefix(name, "mapper/"); isMapped {
 		name = t.NameByMapping(mapped)
 	}

@@ -44,6 +44,7 @@ func TestTree_Find(t *testing.T) {
 	assert.Equal(t, "dm-3 md0 sda1 sda sdb", names(tree.ByNumber(252, 3)))
 	assert.Equal(t, "sdb", names(tree.BySource("/dev/sdb")))
 	assert.Equal(t, "dm-3 md0 sda1 sda sdb", names(tree.BySource("/dev/mapper/vg-data")))
+	assert.Equal(t, "sdb", names(tree.BySource("/dev/sdb:/dev/sda1")), "bcachefs on two")
 	assert.Equal(t, "cciss!c0d0", names(tree.BySource("/dev/cciss/c0d0")))
 	assert.Contains(t, names(tree.ByNumber(252, 4)), "dm-4", "a tree that lies ends")
 	assert.Equal(t, "dm-3", tree.NameByNumber(252, 3))
@@ -133,4 +134,49 @@ func TestTree_BtrfsErrors(t *testing.T) {
 	sum, found := tree.BtrfsErrors("sda")
 	assert.True(t, found)
 	assert.EqualValues(t, 433, sum)
+}
+
+func TestDevice_NamesInLog(t *testing.T) {
+	fake := sysfs.New(t)
+	fake.Disk("8:0", disk)
+	fake.Set(fake.Disk("8:1", disk+"/sda1")+"/partition", "1")
+	fake.Link(fake.Disk("252:3", "virtual/block/dm-3")+"/slaves/sda1", "devices/"+disk+"/sda1")
+	fake.Disk("259:0", "pci0000:00/0000:00:03.0/nvme/nvme0/nvme0n1")
+	fake.Set(fake.Disk("259:1", "pci0000:00/0000:00:03.0/nvme/nvme0/nvme0n1/nvme0n1p1")+"/partition", "1")
+	tree := blockdev.Tree(fake.Dir)
+	assert.Equal(t, []string{"0:0:0:0", "dm-3", "sda", "sda1", "virtual"}, tree.ByNumber(252, 3).NamesInLog(), "each once")
+	assert.Subset(t, tree.ByNumber(259, 1).NamesInLog(), []string{"nvme0n1p1", "nvme0n1", "nvme0"})
+	assert.NotContains(t, tree.ByNumber(8, 0).NamesInLog(), "sda1", "a disk does not lie on its partitions")
+}
+
+// By the kernel's documentation: no kernel here has f2fs.
+func TestTree_F2FSStopped(t *testing.T) {
+	fake := sysfs.New(t)
+	tree := blockdev.Tree(fake.Dir)
+	assert.Empty(t, tree.F2FSStopped("sdb1"), "a kernel that does not say")
+	for _, c := range []struct{ checkpoint, superblock, want string }{
+		{"1", "1", ""},
+		{"c5", "b7", ""},
+		{"4d", "1", "sdb1: stat/cp_status is 0x4d"},
+		{"45", "41", "sdb1: stat/sb_status is 0x41"},
+		{"nonsense", "", ""},
+	} {
+		fake.Set("fs/f2fs/sdb1/stat/cp_status", c.checkpoint)
+		fake.Set("fs/f2fs/sdb1/stat/sb_status", c.superblock)
+		assert.Equal(t, c.want, tree.F2FSStopped("sdb1"), "%v", c)
+		assert.Empty(t, tree.F2FSStopped("sdb2"))
+	}
+}
+
+// By the kernel's source: no kernel here has bcachefs.
+func TestTree_BcachefsUUID(t *testing.T) {
+	const uuid = "83a2ee35-2dcd-4a36-9ffc-e1a7b6a5f0a5"
+	fake := sysfs.New(t)
+	tree := blockdev.Tree(fake.Dir)
+	assert.Empty(t, tree.BcachefsUUID("sda"))
+	fake.Link("fs/bcachefs/"+uuid+"/dev-0/block", fake.Disk("8:0", disk))
+	fake.Link("fs/bcachefs/"+uuid+"/dev-1/block", fake.Disk("8:16", strings.ReplaceAll(disk, "sda", "sdb")))
+	assert.Equal(t, uuid, tree.BcachefsUUID("sda"))
+	assert.Equal(t, uuid, tree.BcachefsUUID("sdb"))
+	assert.Empty(t, tree.BcachefsUUID("sdc"))
 }
