@@ -46,7 +46,7 @@ func Features() []Feature {
 		{ID: "watches", Capabilities: SysPtrace | DACReadSearch,
 			Buys: "dentrycache_dir has watched and watches, of the inotify and fanotify watches of all users' processes: without them, only if Telegraf's user has a watch there"},
 		{ID: "kernel_log", Capabilities: Syslog,
-			Buys: "nfslock_host and nfslock_server have the fields kernel_*, counts of the kernel's messages: without it, they are missing", Needed: restrictsLog},
+			Buys: "nfslock_host and nfslock_server have the fields kernel_*, counts of the kernel's messages, and mountstat has kernel_errors, and quotes what the kernel says of a disk: without it, they are missing, and mountstat says \"io_error\" of more", Needed: restrictsLog},
 		{ID: "other_namespaces", Capabilities: SysAdmin | SysChroot | SysPtrace,
 			Buys: "mount_namespaces = \"all\" checks network file systems of containers: without them, these are not seen, or \"unchecked\""},
 		{ID: "kernel_stacks", Capabilities: SysAdmin | SysPtrace | DACReadSearch,
@@ -123,7 +123,7 @@ func (p *patient) examineKernel(h Host, s *subject) {
 	}
 
 	if _, err := os.Stat(filepath.Join(h.Dev, "kmsg")); err != nil {
-		lacks("kmsg", filepath.Join(h.Dev, "kmsg"), err.Error(), "nfslock_host and nfslock_server have no fields kernel_*", "show the host's /dev/kmsg in the container, or PrivateDevices=no")
+		lacks("kmsg", filepath.Join(h.Dev, "kmsg"), err.Error(), "nfslock_host and nfslock_server have no fields kernel_*, mountstat has no kernel_errors, and less evidence for causes", "show the host's /dev/kmsg in the container, or PrivateDevices=no")
 	} else {
 		p.fine("kernel.kmsg", filepath.Join(h.Dev, "kmsg"), "there")
 	}

@@ -114,7 +114,7 @@ func TestValues_WhatCannotBeShownStaysAPlaceholder(t *testing.T) {
 func TestTable(t *testing.T) {
 	table := result.Table("cause", []result.Cause{result.IOError})
 	assert.Equal(t, "| cause | meaning | evidence | by hand | what to do |\n|---|---|---|---|---|\n"+
-		"| io_error | the file system gives errors; the field errno names them | Any other errno. | `dmesg -T \\| tail`. | Mend what the kernel's log names. |\n", table)
+		"| io_error | the file system gives errors; the field errno names them | Any other errno. `reason` quotes the error of the file system that the kernel has logged, if it has. | `dmesg -T \\| tail`. | Mend what the kernel's log names. |\n", table)
 }
 
 func ExampleCause_Cure() {

@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"cmp"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -89,7 +90,7 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 			return serverUnreachable
 		}
 	}
-	return ioError
+	return cmp.Or(m.causeInKernel(t, f), ioError)
 }
 
 func (m *Mountstat) causeOfHang(t *target, f *finding) cause {

@@ -25,6 +25,7 @@ const (
 // disk is what is known of the block device of a target.
 type disk struct {
 	device   *blockdev.Device
+	known    *blockdev.Device  // the last one there was
 	requests blockdev.Requests // at the last look
 	moved    time.Time         // when requests were last completed; zero: it was not looked at
 	used     time.Time         // when others than ours were
@@ -71,6 +72,7 @@ func (d *disk) look(device *blockdev.Device, stopsByItself bool, now time.Time) 
 		d.asleep, d.inUse = false, false
 		return
 	}
+	d.known = device
 	requests, err := device.Requests()
 	if err == nil {
 		d.count(requests, now)

@@ -24,6 +24,7 @@ type expectation struct {
 type shortfall struct {
 	expectation
 	since time.Time
+	why   string // of one that is read-only, if the kernel says so
 }
 
 // expectations are what the sources and the configuration want, against the table.
@@ -100,6 +101,9 @@ func (m *Mountstat) compare() {
 			continue
 		case w.source != "" && !w.readOnly && mount.ReadOnly() && !mounts.AlwaysReadOnly(mount.FSType):
 			readOnly[w.path] = &shortfall{expectation: w}
+			if t := m.byMount[mount.ID]; t != nil {
+				readOnly[w.path].why = m.quote(t, quoted[result.ReadOnly]...)
+			}
 		}
 		if mount != nil {
 			e.tags[w.path] = mountTags(mount)
@@ -108,7 +112,7 @@ func (m *Mountstat) compare() {
 	for _, t := range m.targets {
 		for _, mount := range t.Mounts {
 			if readOnly[mount.Mountpoint] == nil && t.namespace == nil && (t.turnedReadOnly && !mount.ReadOnly() || turnedReadOnly(mount)) {
-				readOnly[mount.Mountpoint] = &shortfall{expectation: expectation{path: mount.Mountpoint}}
+				readOnly[mount.Mountpoint] = &shortfall{expectation: expectation{path: mount.Mountpoint}, why: m.quote(t, quoted[result.ReadOnly]...)}
 			}
 		}
 	}
@@ -123,10 +127,11 @@ func (m *Mountstat) compare() {
 		})
 	e.readOnly = m.follow(e.readOnly, readOnly,
 		func(s *shortfall) {
+			why := joinReasons(string(result.ReadOnly), s.why)
 			if s.by == "" {
-				m.Log.Warnf("%s was mounted for writing, and turned read-only: read_only", mounts.Printable(s.path))
+				m.Log.Warnf("%s was mounted for writing, and turned read-only: %s", mounts.Printable(s.path), why)
 			} else {
-				m.Log.Warnf("%s is mounted read-only, though %s wants it writable: read_only", mounts.Printable(s.path), s.by)
+				m.Log.Warnf("%s is mounted read-only, though %s wants it writable: %s", mounts.Printable(s.path), s.by, why)
 			}
 		},
 		func(s *shortfall) {

@@ -2,46 +2,18 @@ package mountstat
 
 import (
 	"path/filepath"
-	"strings"
 
-	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
-	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
-
-// hungTasks counts the kernel's reports of hung tasks that are vfsprobe's helpers.
-type hungTasks struct {
-	log     *kmsg.Log
-	denied  bool // the log can't be opened
-	helpers int64
-}
-
-// read takes what is new in the kernel's log.
-func (h *hungTasks) read() error {
-	if h.log == nil && !h.denied {
-		log, err := kmsg.Open(kmsg.Device)
-		h.log, h.denied = log, err != nil // doctor says what it takes
-	}
-	if h.log == nil {
-		return nil
-	}
-	return h.log.Read(func(r kmsg.Record) {
-		comm, found := kmsg.ParseHungTask(r.Text)
-		if r.Facility == 0 && found && strings.HasPrefix(comm, prober.HelperPrefix) {
-			h.helpers++
-		}
-	})
-}
 
 // hungTaskFields adds what the kernel says about hung tasks.
 func (m *Mountstat) hungTaskFields(fields map[string]any) {
 	if n, err := procfs.ReadNumber(filepath.Join(m.host.Proc, "sys/kernel/hung_task_detect_count")); err == nil {
 		fields["hung_task_detect_count"] = n
 	}
-	m.said.Error("kernel log", m.hungTasks.read())
-	if m.hungTasks.log != nil {
-		fields["hung_task_helpers"] = m.hungTasks.helpers
+	if m.kernelLog.readable {
+		fields["hung_task_helpers"] = m.kernelLog.hungHelpers
 	}
 }
 

@@ -49,6 +49,9 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 	if errors, found := m.fsErrors(t); found {
 		fields["fs_errors"] = errors
 	}
+	if errors, found := m.kernelErrors(t); found {
+		fields["kernel_errors"] = errors
+	}
 	m.serverFields(t, fields)
 	m.add(acc, t, f, fields, counts)
 }
@@ -70,6 +73,9 @@ func (m *Mountstat) add(acc telegraf.Accumulator, t *target, f *finding, fields 
 				code = result.Error
 				own["result"], own["result_code"], own["errno"], own["cause"] = code.String(), int64(code), "EROFS", string(readOnly)
 				own["fault_seconds"] = fault.SecondsSince(unexpected.since)
+				if why := joinReasons(f.reason, m.quote(t, quoted[readOnly]...)); why != "" {
+					own["reason"] = why
+				}
 			}
 		}
 		if mount.SourceDeleted() && (code == result.OK || code == result.Slow) {

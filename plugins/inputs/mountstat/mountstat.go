@@ -17,6 +17,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mailbox"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/oncelog"
@@ -70,10 +71,11 @@ type Mountstat struct {
 	servers      map[sunrpc.Question]*server
 	binds        bool      // some of the targets' mounts are such
 	reread       time.Time // when the table is read again for them
+	rereads      int       // that are due for file systems that may have turned read-only
 	hidden       int
 	extErrors    map[string]int64 // that ext4 has counted, by file of sysfs
 	panics       bool             // the kernel does, over hung tasks
-	hungTasks    hungTasks
+	kernelLog    kernelLog
 	namespaces   namespaces
 	expectations expectations
 
@@ -98,6 +100,7 @@ func init() {
 			Units:           true,
 			MountNamespaces: "own",
 			BlockedTop:      10,
+			kernelLog:       kernelLog{name: kmsg.Device, devices: make(map[string]*deviceLog)},
 			mail:            mailbox.New(),
 		}
 	})
@@ -159,7 +162,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 			if found.code.Fault() && m.holdBack(t) {
 				continue
 			}
-			found.cause = m.causeOf(t, &found)
+			m.explain(t, &found)
 			if t.report.Err != nil {
 				refused += len(t.Mounts)
 			}
@@ -199,9 +202,12 @@ func (m *Mountstat) Hurry() {
 // refresh brings targets up to date with the mount table. It reports whether that is
 // another one than in the last gather.
 func (m *Mountstat) refresh(now time.Time) (changed bool) {
-	if m.extErrorsGrew() || m.binds && now.After(m.reread) {
+	if m.readKernelLog() || m.extErrorsGrew() {
+		m.rereads = 2 // ext4 says that it is read-only some time after it has counted the error
+	}
+	if m.rereads > 0 || m.binds && now.After(m.reread) {
 		m.host.RereadMounts() // since the kernel does not announce it
-		m.reread = now.Add(rereadInterval)
+		m.reread, m.rereads = now.Add(rereadInterval), max(m.rereads-1, 0)
 	}
 	m.view = m.host.Mounts(m.round)
 	table := m.view.Snapshot

@@ -1,0 +1,188 @@
+package mountstat
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/blockdev"
+	"github.com/vfsprobe/vfsprobe/internal/kmsg"
+	"github.com/vfsprobe/vfsprobe/internal/printable"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/result"
+)
+
+const (
+	// evidenceAge is how old a message about a device may be, when a fault begins, to be
+	// evidence of its cause.
+	evidenceAge = 10 * time.Minute
+	// burst is for how long errors of a file system count as one: of the first.
+	burst = time.Minute
+	// maxQuote bounds what is quoted of a message, in bytes.
+	maxQuote = 200
+	// maxLogDevices bounds the devices whose messages are kept.
+	maxLogDevices = 4096
+)
+
+// kernelLog is what the kernel has logged about devices and file systems, and about helpers,
+// as far back as its log goes.
+type kernelLog struct {
+	name        string
+	readable    bool
+	hungHelpers int64                 // reports of hung tasks that are helpers
+	devices     map[string]*deviceLog // by the name in the messages
+}
+
+// deviceLog are the messages about one device, and the file system on it.
+type deviceLog struct {
+	errors int64 // messages
+	last   map[kmsg.DiskKind]message
+}
+
+// message is one of the kernel's.
+type message struct {
+	text string
+	at   time.Time
+}
+
+// readKernelLog takes what is new in the kernel's log. No message makes a fault: each is
+// evidence for the cause of one, and counts. It reports whether file systems have turned
+// read-only, which shows in the mount table.
+func (m *Mountstat) readKernelLog() (turned bool) {
+	l := &m.kernelLog
+	var news kmsg.News
+	news, l.readable = m.host.KernelLog(l.name, m)
+	for _, r := range news.Records {
+		if comm, found := kmsg.ParseHungTask(r.Text); found && strings.HasPrefix(comm, prober.HelperPrefix) {
+			l.hungHelpers++
+		} else if about, found := kmsg.ParseDisk(r); found {
+			l.take(about, message{r.Text, r.At})
+			turned = turned || about.Kind == kmsg.TurnedReadOnly
+		}
+	}
+	return turned
+}
+
+// take notes a message about a device or its file system.
+func (l *kernelLog) take(about kmsg.DiskMessage, said message) {
+	d := l.devices[about.Device]
+	if about.Kind == kmsg.Mounted {
+		if d != nil {
+			clear(d.last) // of another file system, or of a device that was mended or replaced
+		}
+		return
+	}
+	if d == nil {
+		if len(l.devices) == maxLogDevices {
+			return
+		}
+		d = &deviceLog{last: make(map[kmsg.DiskKind]message)}
+		l.devices[strings.Clone(about.Device)] = d
+	}
+	d.errors++
+	if why := d.last[kmsg.FSError]; about.Kind == kmsg.TurnedReadOnly && said.at.Sub(why.at) < evidenceAge {
+		said.text = why.text // why it did
+	}
+	if first := d.last[kmsg.FSError]; about.Kind == kmsg.FSError && said.at.Sub(first.at) < burst {
+		return // the others follow from it
+	}
+	d.last[about.Kind] = said
+}
+
+// logOf are the messages about the target's devices, also of those that are gone by now.
+func (m *Mountstat) logOf(t *target) (all []*deviceLog) {
+	if len(m.kernelLog.devices) == 0 || t.namespace != nil || t.disk.known == nil {
+		return nil
+	}
+	names := t.disk.known.NamesInLog()
+	if uuid := blockdev.Tree(m.host.Sys).BcachefsUUID(t.disk.known.Name); t.Probed.FSType == "bcachefs" && uuid != "" {
+		names = append(names, uuid)
+	}
+	for _, name := range names {
+		if d := m.kernelLog.devices[name]; d != nil {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// kernelErrors is how many messages about errors of the target and its devices the kernel has
+// logged; false where its log can't be read.
+func (m *Mountstat) kernelErrors(t *target) (sum int64, found bool) {
+	for _, d := range m.logOf(t) {
+		sum += d.errors
+	}
+	return sum, m.kernelLog.readable && t.namespace == nil && t.disk.known != nil
+}
+
+// quote returns the newest message of a kind about the target, or nothing. What is no lasting
+// state is evidence only if it is of the time of the target's fault.
+func (m *Mountstat) quote(t *target, kinds ...kmsg.DiskKind) string {
+	since := time.Now()
+	if !t.FaultSince.IsZero() {
+		since = t.FaultSince
+	}
+	for _, kind := range kinds {
+		var newest message
+		for _, d := range m.logOf(t) {
+			if said := d.last[kind]; said.at.After(newest.at) {
+				newest = said
+			}
+		}
+		lasting := kind == kmsg.FSShutdown || kind == kmsg.TurnedReadOnly
+		if newest.text != "" && (lasting || newest.at.After(since.Add(-evidenceAge))) {
+			return "the kernel: " + printable.Text(newest.text[:min(len(newest.text), maxQuote)])
+		}
+	}
+	return ""
+}
+
+// causeInKernel is what the kernel says about why a file system on a block device fails.
+func (m *Mountstat) causeInKernel(t *target, f *finding) cause {
+	if f.errno == "EIO" && (m.quote(t, kmsg.FSShutdown) != "" || m.stopped(t) != "") {
+		return result.FSShutdown
+	}
+	switch f.errno {
+	case "EIO", "ENXIO", "ETIMEDOUT", "ENOLINK", "EREMOTEIO", "EBADE", "ENODATA", "EILSEQ": // blk_errors, block/blk-core.c
+		if m.quote(t, kmsg.DeviceError, kmsg.DeviceTimeout) != "" {
+			return result.DeviceErrors
+		}
+	}
+	return ""
+}
+
+// stopped is where sysfs says that f2fs has stopped, or nothing.
+func (m *Mountstat) stopped(t *target) string {
+	if t.Probed.FSType != "f2fs" || t.namespace != nil || t.disk.known == nil {
+		return ""
+	}
+	return blockdev.Tree(m.host.Sys).F2FSStopped(t.disk.known.Name)
+}
+
+// quoted are the kinds of messages that are evidence for a cause, the best first.
+var quoted = map[cause][]kmsg.DiskKind{
+	result.FSShutdown:   {kmsg.FSShutdown, kmsg.FSError},
+	result.DeviceErrors: {kmsg.DeviceError, kmsg.DeviceTimeout},
+	result.DeviceGone:   {kmsg.DeviceError, kmsg.DeviceTimeout},
+	result.DeviceHangs:  {kmsg.DeviceTimeout, kmsg.DeviceError},
+	result.ReadOnly:     {kmsg.TurnedReadOnly, kmsg.FSError},
+	result.IOError:      {kmsg.FSError},
+}
+
+// explain finds the cause of a fault, and what the kernel says about it.
+func (m *Mountstat) explain(t *target, f *finding) {
+	if f.code.Fault() && t.Probed.BlockDevice() {
+		m.readKernelLog() // the check may have it say something
+	}
+	f.cause = m.causeOf(t, f)
+	says := m.quote(t, quoted[f.cause]...)
+	if f.cause == result.FSShutdown && says == "" {
+		says = m.stopped(t)
+	}
+	f.reason = joinReasons(f.reason, says)
+}
+
+// joinReasons joins what there is to say.
+func joinReasons(reasons ...string) string {
+	return strings.Join(slices.DeleteFunc(reasons, func(s string) bool { return s == "" }), "; ")
+}

@@ -1,0 +1,181 @@
+package mountstat
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/kmsg"
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+)
+
+// needLog skips the test where the kernel's log can't be read.
+func needLog(t *testing.T) {
+	t.Helper()
+	log, err := kmsg.Open(kmsg.Device)
+	if err != nil {
+		t.Skip(err)
+	}
+	log.Close()
+}
+
+// deviceOf is the kernel's name of the device that is mounted on a path.
+func deviceOf(t *testing.T, m *Mountstat, path string) string {
+	t.Helper()
+	for _, target := range m.targets {
+		if target.Probed.Mountpoint == path {
+			return target.Probed.Device
+		}
+	}
+	require.Fail(t, "not a target", path)
+	return ""
+}
+
+// The kernel of this machine logs the errors of a real device.
+func TestMountstat_QuotesTheKernelAboutADeviceThatFails(t *testing.T) {
+	faultfs.Require(t)
+	needLog(t)
+	dir, inflict, heal := onFaultyDevice(func(d *faultfs.FS) { d.Fail(unix.EIO, faultfs.Read) }, (*faultfs.FS).Heal)(t)
+	m, _ := newInput(t, func(m *Mountstat) {
+		only(dir)(m)
+		m.Checks = []string{"statfs", "read"}
+	})
+	metric := at(collect.Gather(t, m), dir)
+	require.Equal(t, "ok", text(metric, "result"))
+	before, device := field(t, metric, "kernel_errors").(int64), deviceOf(t, m, dir)
+	inflict()
+	require.Eventually(t, func() bool { // the kernel limits the rate of its messages
+		metric = at(collect.Gather(t, m), dir)
+		assert.Equal(t, "error EIO read", text(metric, "result")+" "+text(metric, "errno")+" "+text(metric, "failed_check"))
+		return text(metric, "cause") == "device_errors"
+	}, 30*time.Second, 100*time.Millisecond)
+	assert.Regexp(t, "^the kernel: .*I/O error.* dev "+device+",", text(metric, "reason"))
+	assert.Equal(t, "device_errors", text(at(collect.Gather(t, m), dir), "cause"))
+	assert.Greater(t, field(t, at(collect.Gather(t, m), dir), "kernel_errors"), before)
+	heal()
+	require.Eventually(t, func() bool {
+		metric = at(collect.Gather(t, m), dir)
+		return text(metric, "result") == "ok"
+	}, 10*time.Second, 50*time.Millisecond)
+	assert.False(t, metric.HasField("reason"), "messages alone are no fault")
+	assert.Greater(t, field(t, metric, "kernel_errors"), before)
+
+	m, _ = newInput(t, only(dir)) // after a restart
+	metric = at(collect.Gather(t, m), dir)
+	assert.Equal(t, "ok", text(metric, "result"))
+	assert.Greater(t, field(t, metric, "kernel_errors"), before)
+}
+
+// A journal that can't be written turns ext4 read-only.
+func TestMountstat_QuotesWhyAFileSystemTurnedReadOnly(t *testing.T) {
+	faultfs.Require(t)
+	needLog(t)
+	dir, inflict, _ := onFaultyDevice(func(d *faultfs.FS) { d.Fail(unix.EIO, faultfs.Write) }, (*faultfs.FS).Heal)(t)
+	m, log := newInput(t, only(dir))
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), dir), "result"))
+	device := deviceOf(t, m, dir)
+	inflict()
+	require.Eventually(t, func() bool {
+		file, err := os.Create(filepath.Join(dir, "file"))
+		if err != nil {
+			return true
+		}
+		defer file.Close()
+		_, _ = file.WriteString("x")
+		_ = file.Sync()
+		return false
+	}, 10*time.Second, 100*time.Millisecond)
+	var reason string
+	require.Eventually(t, func() bool {
+		metric := at(collect.Gather(t, m), dir)
+		reason = text(metric, "reason")
+		return text(metric, "cause") == "read_only"
+	}, 10*time.Second, 100*time.Millisecond)
+	assert.Regexp(t, "the kernel: .*"+device, reason)
+	assert.Equal(t, 1, strings.Count(reason, "the kernel: "))
+	assert.Len(t, log.about("turned read-only: read_only; the kernel: "), 1)
+}
+
+// XFS says nothing but EIO, as any failing file system does.
+func TestMountstat_KnowsByTheKernelsLogThatAFileSystemWasShutDown(t *testing.T) {
+	needLog(t)
+	for fstype, size := range map[string]int64{"xfs": 320 << 20, "ext4": loopfs.DefaultSize} {
+		t.Run(fstype, func(t *testing.T) {
+			fs := loopfs.New(t, fstype, size, "")
+			m, _ := newInput(t, only(fs.Dir))
+			verdict := func() string {
+				metric := at(collect.Gather(t, m), fs.Dir)
+				return strings.TrimSpace(fmt.Sprintf("%s %s %s %s", text(metric, "result"), text(metric, "errno"), text(metric, "cause"), text(metric, "reason")))
+			}
+			require.Equal(t, "ok", verdict())
+			shutFileSystemDown(t, fs.Dir)
+			assert.Regexp(t, "^error EIO fs_shutdown the kernel: .*"+deviceOf(t, m, fs.Dir)+".*(?i:shut)", verdict())
+			require.NoError(t, unix.Unmount(fs.Dir, 0))
+			require.NoError(t, unix.Mount(fs.Device, fs.Dir, fstype, 0, ""))
+			assert.Equal(t, "ok", verdict())
+		})
+	}
+}
+
+// What the kernel's log says is no evidence if it is of another time or another device; and
+// without it, all is as it was.
+func TestMountstat_ChoosesItsEvidence(t *testing.T) {
+	faultfs.Require(t)
+	dir, inflict, _ := onFaultyDevice(func(d *faultfs.FS) { d.Fail(unix.EIO, faultfs.Read) }, (*faultfs.FS).Heal)(t)
+	name := filepath.Join(t.TempDir(), "kmsg")
+	require.NoError(t, unix.Mkfifo(name, 0o600))
+	kernel, err := os.OpenFile(name, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer kernel.Close()
+	sequence := 0
+	say := func(format string, a ...any) {
+		sequence++
+		_, err := fmt.Fprintf(kernel, "3,%d,1,-;"+format+"\n", append([]any{sequence}, a...)...)
+		require.NoError(t, err)
+	}
+	m, _ := newInput(t, func(m *Mountstat) {
+		only(dir)(m)
+		m.Checks = []string{"statfs", "read"}
+		m.kernelLog.name = ""
+	})
+	require.False(t, at(collect.Gather(t, m), dir).HasField("kernel_errors"))
+	device := deviceOf(t, m, dir)
+	inflict()
+	expect := func(errors any, cause, reason string) {
+		t.Helper()
+		metric := at(collect.Gather(t, m), dir)
+		got, _ := metric.GetField("kernel_errors")
+		assert.Equal(t, errors, got)
+		assert.Equal(t, "error EIO", text(metric, "result")+" "+text(metric, "errno"))
+		assert.Equal(t, cause, text(metric, "cause"))
+		assert.Equal(t, reason, text(metric, "reason"))
+	}
+	expect(nil, "io_error", "")
+	m.kernelLog.name = name
+	say("I/O error, dev %s, sector 1", device) // soon after the boot
+	expect(int64(1), "io_error", "")
+	say("I/O error, dev %s1, sector 2", device)
+	expect(int64(1), "io_error", "")
+	say("operation not supported error, dev %s, sector 2", device)
+	expect(int64(1), "io_error", "")
+	say("EXT4-fs error (device %s): \\x1b[2Jan error", device)
+	expect(int64(2), "io_error", `the kernel: EXT4-fs error (device `+device+`): \033[2Jan error`)
+	say("I/O error, dev %s, sector %s", device, strings.Repeat("3", 1000))
+	quoted := "the kernel: I/O error, dev " + device + ", sector 3"
+	expect(int64(3), "device_errors", quoted+strings.Repeat("3", maxQuote+len("the kernel: ")-len(quoted)))
+	say("EXT4-fs (%s): shut down requested (1)", device)
+	expect(int64(4), "fs_shutdown", "the kernel: EXT4-fs ("+device+"): shut down requested (1)")
+	say("EXT4-fs (%s): mounted filesystem", device)
+	expect(int64(4), "io_error", "")
+	say("I/O error, dev %s, sector 4", device)
+	expect(int64(5), "device_errors", "the kernel: I/O error, dev "+device+", sector 4")
+}
