@@ -46,10 +46,10 @@ type message struct {
 }
 
 // readKernelLog takes what is new in the kernel's log. No message makes a fault: each is
-// evidence for the cause of one, and counts. It reports whether file systems have turned
-// read-only, which shows in the mount table.
-func (m *Mountstat) readKernelLog() (turned bool) {
+// evidence for the cause of one, and counts.
+func (m *Mountstat) readKernelLog() {
 	l := &m.kernelLog
+	first := !l.readable
 	var news kmsg.News
 	news, l.readable = m.host.KernelLog(l.name, m)
 	for _, r := range news.Records {
@@ -57,10 +57,16 @@ func (m *Mountstat) readKernelLog() (turned bool) {
 			l.hungHelpers++
 		} else if about, found := kmsg.ParseDisk(r); found {
 			l.take(about, message{r.Text, r.At})
-			turned = turned || about.Kind == kmsg.TurnedReadOnly
+			if !first && about.Kind == kmsg.TurnedReadOnly && m.isTarget(about.Device) {
+				m.turnsReadOnly = time.Now() // which shows in the mount table
+			}
 		}
 	}
-	return turned
+}
+
+// isTarget reports whether a name in the kernel's log is that of a target.
+func (m *Mountstat) isTarget(name string) bool {
+	return slices.ContainsFunc(m.targets, func(t *target) bool { return slices.Contains(m.namesInLog(t), name) })
 }
 
 // take notes a message about a device or its file system.
@@ -89,16 +95,25 @@ func (l *kernelLog) take(about kmsg.DiskMessage, said message) {
 	d.last[about.Kind] = said
 }
 
-// logOf are the messages about the target's devices, also of those that are gone by now.
-func (m *Mountstat) logOf(t *target) (all []*deviceLog) {
-	if len(m.kernelLog.devices) == 0 || t.namespace != nil || t.disk.known == nil {
+// namesInLog are the names that the kernel's messages have for the target's devices, also for
+// those that are gone by now.
+func (m *Mountstat) namesInLog(t *target) []string {
+	if t.namespace != nil || t.disk.known == nil {
 		return nil
 	}
 	names := t.disk.known.NamesInLog()
-	if uuid := blockdev.Tree(m.host.Sys).BcachefsUUID(t.disk.known.Name); t.Probed.FSType == "bcachefs" && uuid != "" {
-		names = append(names, uuid)
+	if t.Probed.FSType == "bcachefs" {
+		names = append(names, blockdev.Tree(m.host.Sys).BcachefsUUID(t.disk.known.Name))
 	}
-	for _, name := range names {
+	return names
+}
+
+// logOf are the messages about the target's devices.
+func (m *Mountstat) logOf(t *target) (all []*deviceLog) {
+	if len(m.kernelLog.devices) == 0 {
+		return nil // as on all hosts that are well
+	}
+	for _, name := range m.namesInLog(t) {
 		if d := m.kernelLog.devices[name]; d != nil {
 			all = append(all, d)
 		}

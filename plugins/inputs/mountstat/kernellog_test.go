@@ -72,7 +72,7 @@ func TestMountstat_QuotesTheKernelAboutADeviceThatFails(t *testing.T) {
 	m, _ = newInput(t, only(dir)) // after a restart
 	metric = at(collect.Gather(t, m), dir)
 	assert.Equal(t, "ok", text(metric, "result"))
-	assert.Greater(t, field(t, metric, "kernel_errors"), before)
+	assert.Positive(t, field(t, metric, "kernel_errors"), "as far back as the log goes")
 }
 
 // A journal that can't be written turns ext4 read-only.
@@ -84,22 +84,18 @@ func TestMountstat_QuotesWhyAFileSystemTurnedReadOnly(t *testing.T) {
 	require.Equal(t, "ok", text(at(collect.Gather(t, m), dir), "result"))
 	device := deviceOf(t, m, dir)
 	inflict()
-	require.Eventually(t, func() bool {
-		file, err := os.Create(filepath.Join(dir, "file"))
-		if err != nil {
-			return true
-		}
-		defer file.Close()
-		_, _ = file.WriteString("x")
-		_ = file.Sync()
-		return false
-	}, 10*time.Second, 100*time.Millisecond)
 	var reason string
-	require.Eventually(t, func() bool {
+	require.Eventually(t, func() bool { // who finds the journal aborted turns it read-only
+		if file, err := os.Create(filepath.Join(dir, "file")); err == nil {
+			_, _ = file.WriteString("x")
+			_ = file.Sync()
+			file.Close()
+			return false
+		}
 		metric := at(collect.Gather(t, m), dir)
 		reason = text(metric, "reason")
 		return text(metric, "cause") == "read_only"
-	}, 10*time.Second, 100*time.Millisecond)
+	}, 30*time.Second, 100*time.Millisecond)
 	assert.Regexp(t, "the kernel: .*"+device, reason)
 	assert.Equal(t, 1, strings.Count(reason, "the kernel: "))
 	assert.Len(t, log.about("turned read-only: read_only; the kernel: "), 1)

@@ -62,22 +62,23 @@ type Mountstat struct {
 	said *oncelog.Log
 	mail *mailbox.Mailbox
 
-	view         mounts.View      // of this round
-	table        *mounts.Snapshot // the view's, or what is named while there is none
-	targets      []*target
-	byID         map[string]*target
-	kept         map[string]fault.History // of an earlier run, by unit
-	byMount      map[int]*target          // by the mount's number in the table
-	servers      map[sunrpc.Question]*server
-	binds        bool      // some of the targets' mounts are such
-	reread       time.Time // when the table is read again for them
-	rereads      int       // that are due for file systems that may have turned read-only
-	hidden       int
-	extErrors    map[string]int64 // that ext4 has counted, by file of sysfs
-	panics       bool             // the kernel does, over hung tasks
-	kernelLog    kernelLog
-	namespaces   namespaces
-	expectations expectations
+	view    mounts.View      // of this round
+	table   *mounts.Snapshot // the view's, or what is named while there is none
+	targets []*target
+	byID    map[string]*target
+	kept    map[string]fault.History // of an earlier run, by unit
+	byMount map[int]*target          // by the mount's number in the table
+	servers map[sunrpc.Question]*server
+	binds   bool      // some of the targets' mounts are such
+	reread  time.Time // when the table is read again for them
+	// turnsReadOnly is when a file system last seemed to: ext4 counts an error before it does.
+	turnsReadOnly time.Time
+	hidden        int
+	extErrors     map[string]int64 // that ext4 has counted, by file of sysfs
+	panics        bool             // the kernel does, over hung tasks
+	kernelLog     kernelLog
+	namespaces    namespaces
+	expectations  expectations
 
 	// Of the gather under way.
 	round   uint64
@@ -128,7 +129,8 @@ func (m *Mountstat) Init() error {
 	return nil
 }
 
-// rereadInterval is how often it is looked whether the source of a bind mount was deleted.
+// rereadInterval is how often it is looked whether the source of a bind mount was deleted, and
+// for how long after an error whether a file system has turned read-only.
 const rereadInterval = time.Minute
 
 // Gather checks all file systems side by side and reports each as soon as it
@@ -202,12 +204,13 @@ func (m *Mountstat) Hurry() {
 // refresh brings targets up to date with the mount table. It reports whether that is
 // another one than in the last gather.
 func (m *Mountstat) refresh(now time.Time) (changed bool) {
-	if m.readKernelLog() || m.extErrorsGrew() {
-		m.rereads = 2 // ext4 says that it is read-only some time after it has counted the error
+	m.readKernelLog()
+	if m.extErrorsGrew() {
+		m.turnsReadOnly = now
 	}
-	if m.rereads > 0 || m.binds && now.After(m.reread) {
+	if now.Sub(m.turnsReadOnly) < rereadInterval || m.binds && now.After(m.reread) {
 		m.host.RereadMounts() // since the kernel does not announce it
-		m.reread, m.rereads = now.Add(rereadInterval), max(m.rereads-1, 0)
+		m.reread = now.Add(rereadInterval)
 	}
 	m.view = m.host.Mounts(m.round)
 	table := m.view.Snapshot
