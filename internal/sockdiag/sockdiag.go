@@ -1,0 +1,275 @@
+// Package sockdiag asks the kernel about sockets of this process's network namespace,
+// sock_diag(7). No packet is sent, and no other host is asked. Where the kernel has to
+// load its module tcp_diag first, the call waits for that, but SIGKILL ends it.
+package sockdiag
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// State is that of a TCP connection, net/tcp_states.h.
+type State uint8
+
+// The states of connections.
+const (
+	Established State = 1
+	SynSent     State = 2
+	FinWait1    State = 4
+	FinWait2    State = 5
+	CloseWait   State = 8
+	LastAck     State = 9
+	Closing     State = 11
+)
+
+// connections are the states that are asked for, as bits: listeners, and connections that
+// are only kept in mind, tell nothing.
+const connections = 1<<Established | 1<<SynSent | 1<<FinWait1 | 1<<FinWait2 | 1<<CloseWait | 1<<LastAck | 1<<Closing
+
+// Timer is what a connection waits to do by itself, idiag_timer of sock_diag(7).
+type Timer uint8
+
+// The timers.
+const (
+	Retransmit Timer = 1
+	KeepAlive  Timer = 2
+	ZeroWindow Timer = 4
+)
+
+// TCP is a connection.
+type TCP struct {
+	Inode       uint32
+	State       State
+	Local, Peer netip.AddrPort
+	Unread      uint32 // bytes that came and were not read
+	Unsent      uint32 // bytes that were written and not acknowledged
+	Timer       Timer  // 0: none runs
+	// Retries counts how often in a row what the timer is about had no answer.
+	Retries uint8
+	// Sent and Received are how long ago the last data was; zero in a state other than
+	// established.
+	Sent, Received time.Duration
+}
+
+const (
+	timeout     = time.Second // of a call
+	maxMessages = 1 << 18     // of an answer; more sockets are not looked at
+	showPeer    = 4           // UDIAG_SHOW_PEER, linux/unix_diag.h
+	infoWanted  = 1 << 1      // the bit of INET_DIAG_INFO, linux/inet_diag.h
+)
+
+// Attributes of answers, linux/inet_diag.h and linux/unix_diag.h.
+const (
+	tcpInfoAttribute  = 2
+	unixPeerAttribute = 2
+)
+
+// inetRequest is struct inet_diag_req_v2, linux/inet_diag.h.
+type inetRequest struct {
+	Family, Protocol, Extensions, _ uint8
+	States                          uint32
+	ID                              [48]byte
+}
+
+// unixRequest is struct unix_diag_req, linux/unix_diag.h.
+type unixRequest struct {
+	Family, Protocol uint8
+	_                uint16
+	States           uint32
+	Inode            uint32
+	Show             uint32
+	Cookie           [2]uint32
+}
+
+// Connections returns the TCP connections whose inodes are wanted, of IPv4 and IPv6.
+func Connections(wanted func(inode uint32) bool) ([]TCP, error) {
+	var found []TCP
+	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		request := inetRequest{Family: family, Protocol: unix.IPPROTO_TCP, Extensions: infoWanted, States: connections}
+		err := ask(unix.NLM_F_DUMP, bytesOf(&request), func(payload []byte) error {
+			socket, err := parseTCP(payload)
+			if err == nil && wanted(socket.Inode) {
+				found = append(found, socket)
+			}
+			return err
+		})
+		if err != nil {
+			return found, fmt.Errorf("asking for TCP sockets: %w", err)
+		}
+	}
+	return found, nil
+}
+
+// UnixPeer returns the inode of the socket that a UNIX domain socket is connected to; 0:
+// there is none, or the inode is that of another kind.
+func UnixPeer(inode uint32) (peer uint32, err error) {
+	const any = ^uint32(0)
+	request := unixRequest{Family: unix.AF_UNIX, States: any, Inode: inode, Show: showPeer, Cookie: [2]uint32{any, any}}
+	err = ask(0, bytesOf(&request), func(payload []byte) error {
+		peer, err = parseUnixPeer(payload)
+		return err
+	})
+	if errors.Is(err, unix.ENOENT) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("asking for a UNIX socket's peer: %w", err)
+	}
+	return peer, nil
+}
+
+// ask sends a request of sock_diag, and hands each answer to take.
+func ask(flags uint16, request []byte, take func(payload []byte) error) error {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_SOCK_DIAG)
+	if err != nil {
+		return fmt.Errorf("socket: %w", err)
+	}
+	defer unix.Close(fd)
+	limit := unix.NsecToTimeval(int64(timeout))
+	if err := unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limit); err != nil {
+		return fmt.Errorf("setsockopt: %w", err)
+	}
+	header := unix.NlMsghdr{Len: uint32(unix.SizeofNlMsghdr + len(request)), Type: unix.SOCK_DIAG_BY_FAMILY, Flags: unix.NLM_F_REQUEST | flags}
+	if err := unix.Sendto(fd, append(bytesOf(&header), request...), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("sendto: %w", err)
+	}
+	buffer := make([]byte, 64<<10)
+	for count := 0; count < maxMessages; {
+		n, _, err := unix.Recvfrom(fd, buffer, 0)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err != nil:
+			return fmt.Errorf("recvfrom: %w", err)
+		case n == 0:
+			return nil
+		}
+		last, err := eachMessage(buffer[:n], func(payload []byte) error {
+			count++
+			return take(payload)
+		})
+		if err != nil || last || flags&unix.NLM_F_DUMP == 0 {
+			return err
+		}
+	}
+	return fmt.Errorf("there are more than %d sockets", maxMessages)
+}
+
+// eachMessage hands what the messages of an answer carry to take, netlink(7). last says that
+// no more come.
+func eachMessage(messages []byte, take func(payload []byte) error) (last bool, err error) {
+	for len(messages) > 0 {
+		if len(messages) < unix.SizeofNlMsghdr {
+			return false, fmt.Errorf("a netlink message of %d bytes", len(messages))
+		}
+		size := binary.NativeEndian.Uint32(messages)
+		if size < unix.SizeofNlMsghdr || uint64(size) > uint64(len(messages)) {
+			return false, fmt.Errorf("a netlink message of %d bytes in %d", size, len(messages))
+		}
+		payload := messages[unix.SizeofNlMsghdr:size]
+		switch binary.NativeEndian.Uint16(messages[4:]) {
+		case unix.NLMSG_DONE:
+			return true, nil
+		case unix.NLMSG_ERROR:
+			if len(payload) < 4 {
+				return false, fmt.Errorf("an error of %d bytes", len(payload))
+			}
+			if errno := int32(binary.NativeEndian.Uint32(payload)); errno < 0 {
+				return true, unix.Errno(-errno)
+			}
+			return true, nil
+		case unix.SOCK_DIAG_BY_FAMILY:
+			if err := take(payload); err != nil {
+				return false, err
+			}
+		}
+		messages = messages[min(aligned(size), uint64(len(messages))):]
+	}
+	return false, nil
+}
+
+// parseTCP reads a struct inet_diag_msg and its attributes, linux/inet_diag.h.
+func parseTCP(payload []byte) (TCP, error) {
+	const (
+		idOffset     = 4
+		localOffset  = idOffset + 4
+		peerOffset   = localOffset + 16
+		queuesOffset = idOffset + 48 + 4 // behind expires
+		size         = 72
+	)
+	if len(payload) < size {
+		return TCP{}, fmt.Errorf("a TCP socket of %d bytes", len(payload))
+	}
+	long := payload[0] == unix.AF_INET6
+	number := func(offset int) uint32 { return binary.NativeEndian.Uint32(payload[offset:]) }
+	port := func(offset int) uint16 { return binary.BigEndian.Uint16(payload[offset:]) }
+	s := TCP{
+		State: State(payload[1]), Timer: Timer(payload[2]), Retries: payload[3],
+		Local:  netip.AddrPortFrom(address(payload[localOffset:], long), port(idOffset)),
+		Peer:   netip.AddrPortFrom(address(payload[peerOffset:], long), port(idOffset+2)),
+		Unread: number(queuesOffset), Unsent: number(queuesOffset + 4), Inode: number(queuesOffset + 12),
+	}
+	info, err := attribute(payload[size:], tcpInfoAttribute)
+	if err == nil && s.State == Established {
+		s.Sent = milliseconds(info, unsafe.Offsetof(unix.TCPInfo{}.Last_data_sent))
+		s.Received = milliseconds(info, unsafe.Offsetof(unix.TCPInfo{}.Last_data_recv))
+	}
+	return s, err
+}
+
+// address reads one of a struct inet_diag_sockid, which has room for 16 bytes.
+func address(content []byte, long bool) netip.Addr {
+	if long {
+		return netip.AddrFrom16([16]byte(content)).Unmap()
+	}
+	return netip.AddrFrom4([4]byte(content))
+}
+
+// milliseconds reads a number of a struct tcp_info, which older kernels have shorter.
+func milliseconds(info []byte, offset uintptr) time.Duration {
+	if uintptr(len(info)) < offset+4 {
+		return 0
+	}
+	return time.Duration(binary.NativeEndian.Uint32(info[offset:])) * time.Millisecond
+}
+
+// parseUnixPeer reads a struct unix_diag_msg and its attributes, linux/unix_diag.h.
+func parseUnixPeer(payload []byte) (uint32, error) {
+	const size = 16
+	if len(payload) < size {
+		return 0, fmt.Errorf("a UNIX socket of %d bytes", len(payload))
+	}
+	peer, err := attribute(payload[size:], unixPeerAttribute)
+	if err != nil || len(peer) < 4 {
+		return 0, err
+	}
+	return binary.NativeEndian.Uint32(peer), nil
+}
+
+// attribute finds one among those behind a message, struct nlattr of linux/netlink.h; nil:
+// it is not there.
+func attribute(attributes []byte, kind uint16) ([]byte, error) {
+	for len(attributes) >= unix.SizeofNlAttr {
+		size := binary.NativeEndian.Uint16(attributes)
+		if size < unix.SizeofNlAttr || int(size) > len(attributes) {
+			return nil, fmt.Errorf("a netlink attribute of %d bytes in %d", size, len(attributes))
+		}
+		if binary.NativeEndian.Uint16(attributes[2:]) == kind {
+			return attributes[unix.SizeofNlAttr:size], nil
+		}
+		attributes = attributes[min(aligned(uint32(size)), uint64(len(attributes))):]
+	}
+	return nil, nil
+}
+
+func aligned(size uint32) uint64 { return (uint64(size) + 3) &^ 3 }
+
+func bytesOf[T any](structure *T) []byte {
+	return append([]byte(nil), unsafe.Slice((*byte)(unsafe.Pointer(structure)), unsafe.Sizeof(*structure))...)
+}
