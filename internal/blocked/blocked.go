@@ -36,8 +36,7 @@ type Task struct {
 	// not run since then, but to begin the same wait anew, as a call to an NFS server
 	// does that is sent again. The wait itself may have begun earlier.
 	Since time.Time
-
-	start uint64 // ticks after boot: with the TID, the task's identity
+	Start uint64 // ticks after boot: with the TID, the task's identity
 }
 
 // Scanner looks for tasks that wait, again and again. It is not safe for
@@ -133,6 +132,52 @@ func (s *Scanner) Scan(now time.Time) ([]Task, error) {
 	return scan.tasks, errors.Join(scan.problems...)
 }
 
+// Threads returns the tasks of a process, the first one's first, whatever they do: at most
+// limit. Their Since is not set.
+func (s *Scanner) Threads(pid, limit int) ([]Task, error) {
+	first, err := s.task(pid, pid)
+	if err != nil {
+		return nil, err
+	}
+	all := []Task{first}
+	dir, err := s.open(s.name(pid, "task"), unix.O_DIRECTORY)
+	if err != nil {
+		return nil, err
+	}
+	defer unix.Close(dir)
+	err = eachNumber(dir, s.entries[1][:], func(tid int) bool {
+		if task, err := s.task(pid, tid); err == nil && tid != pid {
+			all = append(all, task)
+		}
+		return len(all) < limit
+	})
+	return all, err
+}
+
+// task looks at one task.
+func (s *Scanner) task(pid, tid int) (Task, error) {
+	content, err := s.read(s.taskFile(pid, tid, "stat"))
+	if err != nil {
+		return Task{}, err
+	}
+	st, err := parseStat(content)
+	if err != nil {
+		return Task{}, err
+	}
+	task := Task{PID: pid, TID: tid, State: st.state, Kernel: st.kernel, Start: st.start, Wchan: string(s.wchan(pid, tid))}
+	task.Comm = s.comm(pid, tid)
+	return task, nil
+}
+
+// comm is the name of a task; empty if it has ended.
+func (s *Scanner) comm(pid, tid int) string {
+	comm, err := s.read(s.taskFile(pid, tid, "comm"))
+	if err != nil {
+		return ""
+	}
+	return string(bytes.TrimSuffix(comm, []byte("\n")))
+}
+
 // scan is the state of one scan.
 type scan struct {
 	*Scanner
@@ -200,10 +245,8 @@ func (s *scan) take(pid, tid int, st stat, function []byte) {
 	if before, known := s.Scanner.waiting[id]; known && before.continues(current) {
 		current.since = before.since
 	}
-	task := Task{PID: pid, TID: tid, State: st.state, Wchan: current.wchan, Kernel: st.kernel, start: st.start, Since: current.since}
-	if comm, err := s.read(s.taskFile(pid, tid, "comm")); err == nil {
-		task.Comm = string(bytes.TrimSuffix(comm, []byte("\n")))
-	}
+	task := Task{PID: pid, TID: tid, State: st.state, Wchan: current.wchan, Kernel: st.kernel, Start: st.start, Since: current.since}
+	task.Comm = s.comm(pid, tid)
 	s.waiting[id] = current
 	s.tasks = append(s.tasks, task)
 }

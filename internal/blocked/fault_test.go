@@ -180,3 +180,20 @@ func TestScansLeaveNothingOpen(t *testing.T) {
 	}
 	assert.Equal(t, before, count())
 }
+
+func TestScanner_ThreadsOfAProcess(t *testing.T) {
+	faultfs.Require(t)
+	sleeper := start(t, "sleep", "600")
+	scanner := newScanner(t, "/proc")
+	threads, err := scanner.Threads(sleeper.Process.Pid, 10)
+	require.NoError(t, err)
+	require.Len(t, threads, 1)
+	assert.Equal(t, sleeper.Process.Pid, threads[0].TID)
+	assert.NotZero(t, threads[0].Start)
+	threads, err = scanner.Threads(os.Getpid(), 2)
+	require.NoError(t, err)
+	require.Len(t, threads, 2, "there is a bound")
+	assert.Equal(t, os.Getpid(), threads[0].TID, "the first one comes first")
+	_, err = scanner.Threads(4194304, 10)
+	assert.Error(t, err)
+}

@@ -177,7 +177,7 @@ type Files struct {
 func (m *Monitor) Files(task Task) Files {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	id := identity{task.TID, task.start}
+	id := identity{task.TID, task.Start}
 	if files, known := m.inspected[id]; known || len(m.inspected) >= maxInspected {
 		return files
 	}
@@ -195,7 +195,7 @@ func (m *Monitor) inspect(task Task) Files {
 		return files
 	}
 	files.Cwd = seen.Cwd
-	m.stacks[identity{task.TID, task.start}] = seen.Stack
+	m.stacks[identity{task.TID, task.Start}] = seen.Stack
 	all, err := m.files.Links([]string{filepath.Join(dir, "fd")}, "/", maxFiles)
 	if err != nil {
 		return files
@@ -222,7 +222,7 @@ func (m *Monitor) inspect(task Task) Files {
 func (m *Monitor) Stack(task Task) string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	id := identity{task.TID, task.start}
+	id := identity{task.TID, task.Start}
 	if stack, known := m.stacks[id]; known || len(m.stacks) >= maxInspected {
 		return stack
 	}

@@ -1,4 +1,4 @@
-// Package openfiles tells what other processes have open. Helper processes look at it:
+// Package openfiles tells what other processes have open, and how they were called. Helper processes look at it:
 // whoever looks at a link or an fdinfo of /proc/PID/fd holds the file for a moment, and
 // can become the last to do so, who closes it. On a dead server that takes for ever.
 package openfiles
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -17,8 +18,10 @@ import (
 )
 
 const (
-	// readerKey is that of all who look: there is never more than one that hangs.
-	readerKey = "host open files"
+	// readerKey is that of all who look: there is never more than one that hangs. Who reads
+	// a command line waits for that process's memory, and keeps no others from looking.
+	readerKey      = "host open files"
+	commandLineKey = "host command lines"
 	// readerTimeout is when a helper is given up.
 	readerTimeout = 2 * time.Second
 	// directoriesPerPlan and infosPerPlan are how many a helper looks at: each takes
@@ -27,6 +30,7 @@ const (
 	infosPerPlan       = 10
 	maxInfo            = 64 << 10 // bytes of an fdinfo file
 	maxStack           = 16 << 10 // bytes of a stack file
+	maxCommandLine     = 64 << 10 // bytes
 )
 
 // Reader looks at other processes' open files.
@@ -55,7 +59,7 @@ func (r *Reader) Links(directories []string, prefix string, limit int) ([]Links,
 			steps[i] = [2]int{fd, p.Add(prober.ReadLinks(prober.ResultOf(fd), prefix, limit).Optional())}
 			p.Add(prober.Close(prober.ResultOf(fd)).Optional().Silent())
 		}
-		report, err := r.run(p)
+		report, err := r.run(readerKey, p)
 		if err != nil {
 			return all, err
 		}
@@ -79,16 +83,35 @@ func linksOf(opened, read *prober.StepResult) Links {
 }
 
 // Infos reads files below procfs such as PID/fdinfo/FD. What could not be read is nil.
-func (r *Reader) Infos(files []string) ([][]byte, error) {
+func (r *Reader) Infos(files []string) ([][]byte, error) { return r.files(readerKey, files, maxInfo) }
+
+// CommandLines reads the arguments of processes, proc_pid_cmdline(5). Those that could not
+// be read have none.
+func (r *Reader) CommandLines(pids []int) ([][]string, error) {
+	files := make([]string, len(pids))
+	for i, pid := range pids {
+		files[i] = filepath.Join(strconv.Itoa(pid), "cmdline")
+	}
+	contents, err := r.files(commandLineKey, files, maxCommandLine)
+	all := make([][]string, len(contents))
+	for i, content := range contents {
+		if len(content) > 0 {
+			all[i] = strings.Split(strings.TrimSuffix(string(content), "\x00"), "\x00")
+		}
+	}
+	return all, err
+}
+
+func (r *Reader) files(key string, files []string, limit int) ([][]byte, error) {
 	all := make([][]byte, 0, len(files))
 	for len(files) > 0 {
 		n := min(len(files), infosPerPlan)
 		p := r.plan()
 		steps := make([]int, n)
 		for i, file := range files[:n] {
-			steps[i] = p.ReadFileIfAny(filepath.Join(r.Proc, file), maxInfo)
+			steps[i] = p.ReadFileIfAny(filepath.Join(r.Proc, file), limit)
 		}
-		report, err := r.run(p)
+		report, err := r.run(key, p)
 		if err != nil {
 			return all, err
 		}
@@ -113,7 +136,7 @@ func (r *Reader) Task(pid, tid int) (Task, error) {
 	p.SeeKernelStacks()
 	cwd := p.Add(prober.Readlink(prober.CWD(), filepath.Join(dir, "cwd")).Optional())
 	stack := p.ReadFileIfAny(filepath.Join(dir, "stack"), maxStack)
-	report, err := r.run(p)
+	report, err := r.run(readerKey, p)
 	if err != nil {
 		return Task{}, err
 	}
@@ -134,10 +157,10 @@ func (r *Reader) plan() *prober.Plan {
 }
 
 // run has a helper carry the plan out, unless one hangs already.
-func (r *Reader) run(p *prober.Plan) (*prober.Report, error) {
-	report := r.Prober.Run(prober.Check{Key: readerKey, Group: readerKey, Trusted: true, Independent: true, Essential: true, Plan: p})
+func (r *Reader) run(key string, p *prober.Plan) (*prober.Report, error) {
+	report := r.Prober.Run(prober.Check{Key: key, Group: key, Trusted: true, Independent: true, Essential: true, Plan: p})
 	if report.Outcome != prober.Done {
-		return nil, errors.Join(fmt.Errorf("looking at the open files of other processes: the helper process %d is %v", report.PID, report.Outcome), report.Err)
+		return nil, errors.Join(fmt.Errorf("looking at other processes, %s: the helper process %d is %v", key, report.PID, report.Outcome), report.Err)
 	}
 	return &report, nil
 }

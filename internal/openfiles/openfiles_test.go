@@ -138,6 +138,19 @@ func TestReader_Infos(t *testing.T) {
 	}
 }
 
+func TestReader_CommandLines(t *testing.T) {
+	sleeper := exec.Command("sleep", "600", "0")
+	sleeper.Args[0] = ""
+	require.NoError(t, sleeper.Start())
+	t.Cleanup(func() {
+		_ = sleeper.Process.Kill()
+		_ = sleeper.Wait()
+	})
+	all, err := newReader(t).CommandLines([]int{sleeper.Process.Pid, 4194304, os.Getpid()})
+	require.NoError(t, err)
+	assert.Equal(t, [][]string{{"", "600", "0"}, nil, os.Args}, all)
+}
+
 func TestReader_Task(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "a b\n")
 	require.NoError(t, os.Mkdir(dir, 0o755))
@@ -184,7 +197,7 @@ func TestReader_WithoutHelpers(t *testing.T) {
 	r := newReader(t)
 	r.Prober.Close()
 	_, err := r.Task(os.Getpid(), os.Getpid())
-	assert.ErrorContains(t, err, "open files of other processes")
+	assert.ErrorContains(t, err, "other processes, host open files")
 }
 
 // To look at links of procfs asks no file system.

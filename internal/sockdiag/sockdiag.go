@@ -17,7 +17,7 @@ import (
 // State is that of a TCP connection, net/tcp_states.h.
 type State uint8
 
-// The states of connections.
+// The states.
 const (
 	Established State = 1
 	SynSent     State = 2
@@ -25,12 +25,12 @@ const (
 	FinWait2    State = 5
 	CloseWait   State = 8
 	LastAck     State = 9
+	Listen      State = 10
 	Closing     State = 11
 )
 
-// connections are the states that are asked for, as bits: listeners, and connections that
-// are only kept in mind, tell nothing.
-const connections = 1<<Established | 1<<SynSent | 1<<FinWait1 | 1<<FinWait2 | 1<<CloseWait | 1<<LastAck | 1<<Closing
+// asked are the states that are asked for, as bits: those in which a program has the socket.
+const asked = 1<<Established | 1<<SynSent | 1<<FinWait1 | 1<<FinWait2 | 1<<CloseWait | 1<<LastAck | 1<<Listen | 1<<Closing
 
 // Timer is what a connection waits to do by itself, idiag_timer of sock_diag(7).
 type Timer uint8
@@ -42,7 +42,7 @@ const (
 	ZeroWindow Timer = 4
 )
 
-// TCP is a connection.
+// TCP is a socket.
 type TCP struct {
 	Inode       uint32
 	State       State
@@ -60,13 +60,15 @@ type TCP struct {
 const (
 	timeout     = time.Second // of a call
 	maxMessages = 1 << 18     // of an answer; more sockets are not looked at
-	showPeer    = 4           // UDIAG_SHOW_PEER, linux/unix_diag.h
+	showName    = 1           // UDIAG_SHOW_NAME, linux/unix_diag.h
+	showPeer    = 4           // UDIAG_SHOW_PEER
 	infoWanted  = 1 << 1      // the bit of INET_DIAG_INFO, linux/inet_diag.h
 )
 
 // Attributes of answers, linux/inet_diag.h and linux/unix_diag.h.
 const (
 	tcpInfoAttribute  = 2
+	unixNameAttribute = 0
 	unixPeerAttribute = 2
 )
 
@@ -87,11 +89,12 @@ type unixRequest struct {
 	Cookie           [2]uint32
 }
 
-// Connections returns the TCP connections whose inodes are wanted, of IPv4 and IPv6.
-func Connections(wanted func(inode uint32) bool) ([]TCP, error) {
+// Sockets returns the TCP sockets whose inodes are wanted, of IPv4 and IPv6: connections and
+// those that wait for some.
+func Sockets(wanted func(inode uint32) bool) ([]TCP, error) {
 	var found []TCP
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		request := inetRequest{Family: family, Protocol: unix.IPPROTO_TCP, Extensions: infoWanted, States: connections}
+		request := inetRequest{Family: family, Protocol: unix.IPPROTO_TCP, Extensions: infoWanted, States: asked}
 		err := ask(unix.NLM_F_DUMP, bytesOf(&request), func(payload []byte) error {
 			socket, err := parseTCP(payload)
 			if err == nil && wanted(socket.Inode) {
@@ -106,22 +109,27 @@ func Connections(wanted func(inode uint32) bool) ([]TCP, error) {
 	return found, nil
 }
 
-// UnixPeer returns the inode of the socket that a UNIX domain socket is connected to; 0:
-// there is none, or the inode is that of another kind.
-func UnixPeer(inode uint32) (peer uint32, err error) {
+// Unix is a UNIX domain socket.
+type Unix struct {
+	Peer  uint32 // inode of the socket that it is connected to; 0: there is none
+	Named bool   // as those are on the side of a server, and none of a socketpair(2)
+}
+
+// UnixSocket returns the UNIX socket of that inode; the zero one where there is none.
+func UnixSocket(inode uint32) (socket Unix, err error) {
 	const any = ^uint32(0)
-	request := unixRequest{Family: unix.AF_UNIX, States: any, Inode: inode, Show: showPeer, Cookie: [2]uint32{any, any}}
+	request := unixRequest{Family: unix.AF_UNIX, States: any, Inode: inode, Show: showName | showPeer, Cookie: [2]uint32{any, any}}
 	err = ask(0, bytesOf(&request), func(payload []byte) error {
-		peer, err = parseUnixPeer(payload)
+		socket, err = parseUnix(payload)
 		return err
 	})
 	if errors.Is(err, unix.ENOENT) {
-		return 0, nil
+		return Unix{}, nil
 	}
 	if err != nil {
-		return 0, fmt.Errorf("asking for a UNIX socket's peer: %w", err)
+		return Unix{}, fmt.Errorf("asking for a UNIX socket: %w", err)
 	}
-	return peer, nil
+	return socket, nil
 }
 
 // ask sends a request of sock_diag, and hands each answer to take.
@@ -239,17 +247,21 @@ func milliseconds(info []byte, offset uintptr) time.Duration {
 	return time.Duration(binary.NativeEndian.Uint32(info[offset:])) * time.Millisecond
 }
 
-// parseUnixPeer reads a struct unix_diag_msg and its attributes, linux/unix_diag.h.
-func parseUnixPeer(payload []byte) (uint32, error) {
+// parseUnix reads a struct unix_diag_msg and its attributes, linux/unix_diag.h.
+func parseUnix(payload []byte) (Unix, error) {
 	const size = 16
 	if len(payload) < size {
-		return 0, fmt.Errorf("a UNIX socket of %d bytes", len(payload))
+		return Unix{}, fmt.Errorf("a UNIX socket of %d bytes", len(payload))
 	}
-	peer, err := attribute(payload[size:], unixPeerAttribute)
-	if err != nil || len(peer) < 4 {
-		return 0, err
+	name, err := attribute(payload[size:], unixNameAttribute)
+	if err != nil {
+		return Unix{}, err
 	}
-	return binary.NativeEndian.Uint32(peer), nil
+	socket := Unix{Named: len(name) > 0}
+	if peer, _ := attribute(payload[size:], unixPeerAttribute); len(peer) >= 4 {
+		socket.Peer = binary.NativeEndian.Uint32(peer)
+	}
+	return socket, nil
 }
 
 // attribute finds one among those behind a message, struct nlattr of linux/netlink.h; nil:

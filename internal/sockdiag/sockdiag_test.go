@@ -3,6 +3,7 @@ package sockdiag
 import (
 	"net"
 	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -35,14 +36,12 @@ func inodeOf(t *testing.T, conn net.Conn) uint32 {
 	raw, err := conn.(interface{ File() (*os.File, error) }).File()
 	require.NoError(t, err)
 	defer raw.Close()
-	var st unix.Stat_t
-	require.NoError(t, unix.Fstat(int(raw.Fd()), &st))
-	return uint32(st.Ino)
+	return inodeOfFD(t, int(raw.Fd()))
 }
 
 func of(inode uint32) func(uint32) bool { return func(other uint32) bool { return other == inode } }
 
-func TestConnections(t *testing.T) {
+func TestSockets(t *testing.T) {
 	for network, address := range map[string]string{"tcp4": "127.0.0.1:0", "tcp6": "[::1]:0"} {
 		t.Run(network, func(t *testing.T) {
 			client, server := connected(t, network, address)
@@ -53,7 +52,7 @@ func TestConnections(t *testing.T) {
 			_, err = client.Write([]byte("newer"))
 			require.NoError(t, err)
 			time.Sleep(50 * time.Millisecond)
-			found, err := Connections(of(inode))
+			found, err := Sockets(of(inode))
 			require.NoError(t, err)
 			require.Len(t, found, 1)
 			assert.Equal(t, client.LocalAddr().String(), found[0].Local.String())
@@ -67,39 +66,47 @@ func TestConnections(t *testing.T) {
 
 			require.NoError(t, server.Close())
 			require.Eventually(t, func() bool { // its end has come
-				found, err = Connections(of(inode))
+				found, err = Sockets(of(inode))
 				return err == nil && len(found) == 1 && found[0].State == CloseWait || len(found) == 0
 			}, 10*time.Second, 10*time.Millisecond)
 		})
 	}
-	found, err := Connections(of(0))
+	found, err := Sockets(of(0))
 	require.NoError(t, err)
 	for _, socket := range found {
-		assert.NotEqual(t, Established, socket.State, "one that nobody has open is about to end")
+		assert.NotContains(t, []State{Established, Listen}, socket.State, "one that nobody has open is about to end")
 	}
 }
 
-func TestUnixPeer(t *testing.T) {
+func inodeOfFD(t *testing.T, fd int) uint32 {
+	t.Helper()
+	var st unix.Stat_t
+	require.NoError(t, unix.Fstat(fd, &st))
+	return uint32(st.Ino)
+}
+
+func TestUnixSocket(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
-	var inodes [2]uint32
 	for i, fd := range pair {
 		defer unix.Close(fd)
-		var st unix.Stat_t
-		require.NoError(t, unix.Fstat(fd, &st))
-		inodes[i] = uint32(st.Ino)
-	}
-	for i := range pair {
-		peer, err := UnixPeer(inodes[i])
+		socket, err := UnixSocket(inodeOfFD(t, fd))
 		if err != nil {
 			t.Skip("the kernel tells nothing of UNIX sockets: ", err)
 		}
-		assert.Equal(t, inodes[1-i], peer)
+		assert.Equal(t, Unix{Peer: inodeOfFD(t, pair[1-i])}, socket)
 	}
-	client, _ := connected(t, "tcp4", "127.0.0.1:0")
-	peer, err := UnixPeer(inodeOf(t, client))
+	client, server := connected(t, "unix", filepath.Join(t.TempDir(), "socket"))
+	socket, err := UnixSocket(inodeOf(t, client))
 	require.NoError(t, err)
-	assert.Zero(t, peer)
+	assert.Equal(t, Unix{Peer: inodeOf(t, server)}, socket)
+	socket, err = UnixSocket(inodeOf(t, server))
+	require.NoError(t, err)
+	assert.Equal(t, Unix{Peer: inodeOf(t, client), Named: true}, socket)
+	client, _ = connected(t, "tcp4", "127.0.0.1:0")
+	socket, err = UnixSocket(inodeOf(t, client))
+	require.NoError(t, err)
+	assert.Zero(t, socket)
 }
 
 func TestEachMessage_RefusesNonsense(t *testing.T) {
@@ -110,17 +117,14 @@ func TestEachMessage_RefusesNonsense(t *testing.T) {
 }
 
 func FuzzMessages(f *testing.F) {
-	request := inetRequest{Family: unix.AF_INET, Protocol: unix.IPPROTO_TCP, Extensions: infoWanted, States: connections}
+	request := inetRequest{Family: unix.AF_INET, Protocol: unix.IPPROTO_TCP, Extensions: infoWanted, States: asked}
 	header := unix.NlMsghdr{Len: uint32(unix.SizeofNlMsghdr + 72 + 8), Type: unix.SOCK_DIAG_BY_FAMILY}
 	f.Add(append(append(bytesOf(&header), bytesOf(&request)...), make([]byte, 24)...))
 	done := unix.NlMsghdr{Len: unix.SizeofNlMsghdr, Type: unix.NLMSG_DONE}
 	f.Add(bytesOf(&done))
 	f.Fuzz(func(t *testing.T, content []byte) {
 		_, _ = eachMessage(content, func(payload []byte) error {
-			_, err := parseUnixPeer(payload)
-			if err != nil && len(payload) >= 72 {
-				t.Log(err)
-			}
+			_, _ = parseUnix(payload)
 			socket, err := parseTCP(payload)
 			if err == nil && (socket.Sent < 0 || socket.Received < 0) {
 				t.Errorf("%+v", socket)

@@ -33,6 +33,29 @@ func setUp() error {
 	if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, ""); err != nil {
 		return fmt.Errorf("mount /run: %w", err)
 	}
+	return setLoopback(true)
+}
+
+// CutNetwork takes the loopback interface down until the end of the test, or MendNetwork:
+// what is sent over it gets lost, and connections stay. It is for programs that run by [Main].
+func CutNetwork(t testing.TB) {
+	t.Helper()
+	if err := setLoopback(false); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { MendNetwork(t) })
+}
+
+// MendNetwork ends CutNetwork.
+func MendNetwork(t testing.TB) {
+	t.Helper()
+	if err := setLoopback(true); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// setLoopback brings the loopback interface up, with a link-local address, or takes it down.
+func setLoopback(up bool) error {
 	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)
@@ -42,9 +65,14 @@ func setUp() error {
 	if err != nil {
 		return err
 	}
-	lo.SetUint16(unix.IFF_UP)
+	if up {
+		lo.SetUint16(unix.IFF_UP)
+	}
 	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
-		return fmt.Errorf("bring lo up: %w", err)
+		return fmt.Errorf("bring lo up or down: %w", err)
+	}
+	if !up {
+		return nil
 	}
 	// struct in6_ifreq, linux/ipv6.h; the loopback interface has the index 1.
 	address := struct {
