@@ -26,6 +26,9 @@ func values(m *Metric) result.Values {
 	if connection := m.integer("fuse_connection"); connection != 0 {
 		v[result.Connection] = fmt.Sprint(connection)
 	}
+	if daemon := m.integer("fuse_daemon_pid"); daemon != 0 {
+		v[result.Daemon] = fmt.Sprint(daemon)
+	}
 	return v
 }
 

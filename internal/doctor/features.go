@@ -42,7 +42,7 @@ func Features() []Feature {
 		{ID: "dentry_attribution", Capabilities: BPF | Perfmon,
 			Buys: "dentrycache_dir has children, negative_children and predicted_stall_seconds, and dentrycache_source says which process creates negative dentries in which directory: without them, dentrycache_status has the mode \"none\""},
 		{ID: "who_waits", Capabilities: SysPtrace,
-			Buys: "mountstat_blocked has processes of other users that wait for a FUSE daemon, with the tags path and wchan, and mountstat stuck_wchan of helpers that run as others: without it, processes in state D are counted, with wchan \"unknown\""},
+			Buys: "mountstat_blocked has processes of other users that wait for a FUSE daemon, with the tags path and wchan, and mountstat stuck_wchan of helpers that run as others, and what the FUSE daemons of other users wait for: without it, processes in state D are counted, with wchan \"unknown\""},
 		{ID: "watches", Capabilities: SysPtrace | DACReadSearch,
 			Buys: "dentrycache_dir has watched and watches, of the inotify and fanotify watches of all users' processes: without them, only if Telegraf's user has a watch there"},
 		{ID: "kernel_log", Capabilities: Syslog,

@@ -4,6 +4,7 @@
 package fusedaemon
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -122,6 +123,16 @@ func (d *Daemon) Server() (ServerState, *sockdiag.TCP) {
 		}
 	}
 	return state, telling
+}
+
+// ServerAddress is where the daemon is connected to, or tries to be; the zero one if that can't
+// be seen, or it has no connection.
+func (d *Daemon) ServerAddress() netip.AddrPort {
+	_, socket := d.Server()
+	if socket == nil {
+		return netip.AddrPort{}
+	}
+	return socket.Peer
 }
 
 // weight orders the states of connections by how much they explain.

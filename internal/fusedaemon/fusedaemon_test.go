@@ -65,7 +65,7 @@ func TestFinder_FollowsADaemonToItsServer(t *testing.T) {
 	require.NotNil(t, d.Worker)
 	assert.Equal(t, "ssh", d.Worker.Comm)
 	require.Len(t, d.Sockets, 1)
-	assert.Equal(t, host.Address, d.Sockets[0].Peer.String())
+	assert.Equal(t, host.Address, d.ServerAddress().String())
 	assert.True(t, d.TakesRequests() && d.Lives() && d.Seen() && !d.Stopped(), "%+v", d.Threads)
 	assert.Nil(t, d.ForFUSE())
 
@@ -178,6 +178,7 @@ func TestDaemon_Server(t *testing.T) {
 			assert.Equal(t, c.want, state)
 			if c.telling < 0 {
 				assert.Nil(t, socket)
+				assert.False(t, d.ServerAddress().IsValid())
 			} else {
 				assert.Same(t, &d.Sockets[c.telling], socket)
 			}

@@ -1,5 +1,6 @@
 // Package host is the host as this process may look at it: where its files show, what
-// is mounted, which servers answer, who waits, what the kernel logs. There is one Host per process, which all
+// is mounted, which servers answer, who waits, who serves FUSE file systems, what the kernel
+// logs. There is one Host per process, which all
 // inputs share, so that each thing is looked at once in a round. Whatever can wait for a
 // file system is looked at by helper processes.
 package host
@@ -16,6 +17,7 @@ import (
 	"github.com/influxdata/telegraf"
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
+	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/oncelog"
@@ -89,6 +91,7 @@ type Host struct {
 	Servers *sunrpc.Pool
 	Tasks   *blocked.Monitor
 	Files   *openfiles.Reader // of the host's processes
+	Daemons *fusedaemon.Finder
 
 	own   *openfiles.Reader // of our own
 	table *mounts.Watcher
@@ -105,9 +108,11 @@ type Host struct {
 // New returns a Host that has looked at nothing yet.
 func New(o Options) *Host {
 	files := &openfiles.Reader{Prober: o.Prober, Proc: o.Roots.Proc}
+	tasks := blocked.NewMonitor(o.Roots.Proc, files)
 	return &Host{
-		Roots: o.Roots, Prober: o.Prober, Servers: sunrpc.NewPool(), Files: files, Tasks: blocked.NewMonitor(o.Roots.Proc, files),
-		own: &openfiles.Reader{Prober: o.Prober, Proc: ownProc},
+		Roots: o.Roots, Prober: o.Prober, Servers: sunrpc.NewPool(), Files: files, Tasks: tasks,
+		Daemons: fusedaemon.NewFinder(o.Roots.Proc, files, tasks),
+		own:     &openfiles.Reader{Prober: o.Prober, Proc: ownProc},
 		table: mounts.NewWatcher(mounts.WatcherOptions{
 			Prober: o.Prober, Proc: o.Roots.Proc, PID: o.Roots.PID, Devices: mounts.Devices{Sys: o.Roots.Sys}}),
 		log: o.Log, said: oncelog.New(o.Log), joined: make(map[any]uint64), feeds: make(map[string]*kmsg.Feed),

@@ -19,6 +19,8 @@ const (
 	StaleExport              Cause = "stale_export"
 	FUSEDaemonSilent         Cause = "fuse_daemon_silent"
 	FUSEDaemonDead           Cause = "fuse_daemon_dead"
+	FUSEServerUnreachable    Cause = "fuse_server_unreachable"
+	FUSEServerSilent         Cause = "fuse_server_silent"
 	Frozen                   Cause = "frozen"
 	DeviceHangs              Cause = "device_hangs"
 	DeviceErrors             Cause = "device_errors"
@@ -94,6 +96,7 @@ const (
 	Server     Placeholder = "SERVER"     // address of the file server
 	Device     Placeholder = "DEVICE"     // name below /dev
 	Connection Placeholder = "CONNECTION" // number in /sys/fs/fuse/connections
+	Daemon     Placeholder = "DAEMON"     // process that serves a FUSE file system
 	Canary     Placeholder = "CANARY"     // path of the file that is locked
 	PID        Placeholder = "PID"        // process that waits
 )

@@ -17,8 +17,10 @@ const (
 	nfslock   = "nfslock"
 	both      = mountstat + " " + nfslock
 
-	recovers = " Mounts recover by themselves. To free who waits for NFS without the server: `umount -f MOUNT`. It may say \"busy\", loses what was not written, and does not free who gives a lock back. `umount -l` frees nobody."
-	remount  = "`umount -l MOUNT && mount MOUNT`"
+	recovers  = " Mounts recover by themselves. To free who waits for NFS without the server: `umount -f MOUNT`. It may say \"busy\", loses what was not written, and does not free who gives a lock back. `umount -l` frees nobody."
+	findFUSE  = "`grep . /sys/fs/fuse/connections/*/waiting` shows requests that wait; if nothing is there: `mount -t fusectl none /sys/fs/fuse/connections`. `grep -F MOUNT /proc/self/mountinfo` shows the connection: it is the number after the colon in the third column. `grep -s fuse_connection /proc/[0-9]*/fdinfo/*` shows who serves it (Linux 6.16 and later)."
+	abortFUSE = "To free who waits: `echo 1 >/sys/fs/fuse/connections/CONNECTION/abort`. This loses what was not written, and all calls fail until it is mounted anew: " + remount + "."
+	remount   = "`umount -l MOUNT && mount MOUNT`"
 
 	askNFS    = "`rpcinfo -a SERVER.8.1 -T tcp nfs` (8.1 is port 2049; tcp6 for IPv6)"
 	noStatd   = "The lock hangs after `F_GETLK` was answered, or fails. "
@@ -51,14 +53,22 @@ var causes = []explanation{
 		"The mount table has `//deleted` behind the root of the mount.",
 		"`grep -F MOUNT /proc/self/mountinfo`.",
 		"Make the directory anew, and mount it: " + remount + ". Restart the programs that have files open there."},
-	{FUSEDaemonSilent, mountstat, true, "the FUSE daemon takes requests and does not answer, or takes none",
-		"A FUSE file system hangs.",
-		"`grep . /sys/fs/fuse/connections/*/waiting` shows requests that wait; if nothing is there: `mount -t fusectl none /sys/fs/fuse/connections`. `grep -F MOUNT /proc/self/mountinfo` shows the connection: it is the number after the colon in the third column. `ps -eo pid,stat,args` shows the daemon: T is stopped.",
-		"Mend what the daemon waits for: its server, its disk, another mount. Restart a daemon that is stopped or hangs itself. To free who waits: `echo 1 >/sys/fs/fuse/connections/CONNECTION/abort`. This loses what was not written, and all calls fail until it is mounted anew: " + remount + "."},
+	{FUSEDaemonSilent, mountstat, true, "the FUSE daemon does not answer: it hangs itself, is stopped, or waits for something that could not be seen",
+		"A FUSE file system hangs. `reason` names the daemon, if it could be seen, and what it does.",
+		findFUSE + " `ps -L -o pid,tid,stat,wchan:30,args -p DAEMON` shows its threads: T is stopped; one in `fuse_dev_do_read` takes requests.",
+		"If it is stopped: `kill -CONT DAEMON`. If it waits for its server, its disk or another mount, mend that. Restart the daemon only if it hangs itself. " + abortFUSE},
 	{FUSEDaemonDead, mountstat, true, "the FUSE daemon has ended, or its connection was aborted",
-		"ENOTCONN or ECONNABORTED from a FUSE file system.",
+		"ENOTCONN or ECONNABORTED from a FUSE file system, and no process was seen that serves it.",
 		"`ls MOUNT` says: Transport endpoint is not connected. `ps -eo pid,stat,args` shows no daemon.",
 		"Mount it anew: " + remount + ", or start its daemon again. If the daemon still runs, as glusterfs does when it has lost its bricks, mend its servers instead."},
+	{FUSEServerUnreachable, mountstat, true, "the FUSE daemon is well; its server can't be reached, refuses, or is gone",
+		"A FUSE file system hangs or fails, and its daemon lives. Its connection, or that of a process of its such as ssh, sends again and again what nobody confirms; or it has none; or it says itself that it has lost the server. `reason` names daemon and server.",
+		"`ss -tnoip | grep -A1 DAEMON`, or with the pid of ssh: look for `SYN-SENT`, and for `timer:(on,` and `backoff:`. Then `ping` the server, and try its port.",
+		"Bring the server, its service or the network back; look at firewalls, too. There is no need to restart the daemon or to mount anew, unless it does not reconnect. " + abortFUSE},
+	{FUSEServerSilent, mountstat, true, "the FUSE daemon is well, and waits for its server, which takes the connection and does not answer",
+		"A FUSE file system hangs, and its daemon lives. Its connection, or that of a process of its such as ssh, is established, all that was sent is confirmed by the server's kernel, and the server's program says nothing. `reason` names daemon and server.",
+		"`ss -tnoip | grep -A1 DAEMON`, or with the pid of ssh: `ESTAB`, and a `lastrcv` in milliseconds that grows.",
+		"On the server: look whether the service, or the disk behind it, hangs. There is no need to restart the daemon. " + abortFUSE},
 	{Frozen, mountstat, true, "the file system is frozen by fsfreeze or a snapshot: writers wait for the thaw",
 		"A write hangs where writers wait for the thaw (`percpu_rwsem_wait`).",
 		"`grep -l percpu_rwsem_wait /proc/[0-9]*/task/*/wchan` finds the writers. `grep -s . /sys/block/*/dm/suspended` finds suspended devices.",

@@ -61,8 +61,10 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 			return c
 		}
 	}
-	if c := m.causeBelow(t, f); c != "" {
-		return c
+	if !t.Probed.FUSE() {
+		if c := m.causeBelow(t, f); c != "" {
+			return c
+		}
 	}
 	switch {
 	case f.check == checkDevice:
@@ -75,6 +77,13 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 		return readOnly
 	case "ENOSPC", "EDQUOT":
 		return noSpace
+	}
+	if t.Probed.FUSE() {
+		if c := m.causeOfFailingFUSE(t, f); c != "" {
+			return c
+		}
+	}
+	switch f.errno {
 	case "ENOTCONN", "ECONNABORTED":
 		if t.Probed.FUSE() {
 			return fuseDaemonDead
@@ -94,14 +103,16 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 }
 
 func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
-	if c := m.causeBelow(t, f); c != "" {
-		return c
+	if !t.Probed.FUSE() {
+		if c := m.causeBelow(t, f); c != "" {
+			return c
+		}
 	}
 	switch {
 	case t.report != nil && strings.HasPrefix(t.report.Function, "fanotify_"):
 		return result.FanotifySilent
 	case t.Probed.FUSE():
-		return fuseDaemonSilent
+		return m.causeOfSilentFUSE(t, f)
 	case t.server != nil:
 		if c := m.causeAtServer(t); c != "" {
 			return c

@@ -4,10 +4,12 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -21,6 +23,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/document"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
+	"github.com/vfsprobe/vfsprobe/internal/testing/sshhost"
 )
 
 // fault is one that is made for real, and healed.
@@ -35,6 +39,7 @@ type faultCase struct {
 	cause  cause
 	// logged says that the kernel's log is the evidence, whose rate the kernel limits.
 	logged bool
+	reason string // a regular expression
 }
 
 // fuse is a fault of a FUSE daemon's.
@@ -134,6 +139,60 @@ func unmounted(t *testing.T) (string, func(), func()) {
 	return fs.Dir, fs.Close, func() { faultfs.NewAt(t, fs.Dir, "faultfs") }
 }
 
+// bySSH is a fault of a directory that sshfs has mounted.
+func bySSH(inflict, heal func(*testing.T, *sshhost.Host, *sshhost.FS), options ...string) func(*testing.T) (string, func(), func()) {
+	return func(t *testing.T) (string, func(), func()) {
+		host := sshhost.New(t)
+		fs := host.Mount(t, options...)
+		return fs.Dir, func() { inflict(t, host, fs) }, func() { heal(t, host, fs) }
+	}
+}
+
+func hostPauses(_ *testing.T, host *sshhost.Host, _ *sshhost.FS)  { host.Pause() }
+func hostResumes(_ *testing.T, host *sshhost.Host, _ *sshhost.FS) { host.Resume() }
+func hostEnds(_ *testing.T, host *sshhost.Host, _ *sshhost.FS)    { host.Kill() }
+func hostStarts(t *testing.T, host *sshhost.Host, _ *sshhost.FS)  { host.Start(t) }
+func networkBreaks(t *testing.T, _ *sshhost.Host, _ *sshhost.FS)  { rpchost.CutNetwork(t) }
+func networkHeals(t *testing.T, _ *sshhost.Host, _ *sshhost.FS)   { rpchost.MendNetwork(t) }
+func daemonEnds(_ *testing.T, _ *sshhost.Host, fs *sshhost.FS)    { fs.Kill() }
+func mountedAnew(t *testing.T, _ *sshhost.Host, fs *sshhost.FS)   { fs.Mount(t) }
+func hostAndMountAnew(t *testing.T, host *sshhost.Host, fs *sshhost.FS) {
+	host.Start(t)
+	fs.Mount(t)
+}
+
+func daemonGets(signal unix.Signal) func(*testing.T, *sshhost.Host, *sshhost.FS) {
+	return func(t *testing.T, _ *sshhost.Host, fs *sshhost.FS) { require.NoError(t, fs.Daemon.Signal(signal)) }
+}
+
+// onTop has a program show at the path what a directory has that sshfs has mounted. The
+// directory is the path with ".below".
+func onTop(program string, arguments ...string) func(*testing.T) (string, func(), func()) {
+	return func(t *testing.T) (string, func(), func()) {
+		if _, err := exec.LookPath(program); err != nil {
+			t.Skipf("no %s here", program)
+		}
+		host := sshhost.New(t)
+		dir := filepath.Join(t.TempDir(), "top")
+		require.NoError(t, os.Mkdir(dir, 0o755))
+		require.NoError(t, os.Mkdir(dir+below, 0o755))
+		fs := host.MountAt(t, dir+below)
+		daemon := exec.Command(program, append(arguments, fs.Dir, dir)...)
+		daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		require.NoError(t, daemon.Start())
+		t.Cleanup(func() {
+			host.Resume()
+			_ = unix.Unmount(dir, unix.MNT_DETACH)
+			_ = daemon.Process.Kill()
+			_ = daemon.Wait()
+		})
+		sshhost.AwaitMount(t, dir)
+		return dir, host.Pause, host.Resume
+	}
+}
+
+const below = ".below"
+
 func faults() []faultCase {
 	return []faultCase{
 		{name: "FUSE: statfs is never answered", rig: silent(faultfs.Statfs), result: "stuck", check: "statfs", cause: fuseDaemonSilent},
@@ -152,9 +211,17 @@ func faults() []faultCase {
 		{name: "FUSE: EACCES", rig: fails(unix.EACCES, faultfs.Statfs), result: "denied", errno: "EACCES", check: "statfs", cause: permission},
 		{name: "FUSE: EPERM", rig: fails(unix.EPERM, faultfs.Opendir), result: "denied", errno: "EPERM", check: "readdir", cause: permission},
 		{name: "FUSE: ETIMEDOUT", rig: fails(unix.ETIMEDOUT, faultfs.Statfs), result: "error", errno: "ETIMEDOUT", check: "statfs", cause: ioError},
-		{name: "FUSE: ENOTCONN", rig: fails(unix.ENOTCONN, faultfs.Statfs), result: "error", errno: "ENOTCONN", check: "statfs", cause: fuseDaemonDead},
+		{name: "FUSE: ENOTCONN from a daemon that lives", rig: fails(unix.ENOTCONN, faultfs.Statfs), result: "error", errno: "ENOTCONN", check: "statfs", cause: result.FUSEServerUnreachable},
 		{name: "FUSE: ENOSPC", rig: fails(unix.ENOSPC, faultfs.Opendir), result: "error", errno: "ENOSPC", check: "readdir", cause: noSpace},
 		{name: "FUSE: EROFS", rig: fails(unix.EROFS, faultfs.Opendir), result: "error", errno: "EROFS", check: "readdir", cause: readOnly},
+		{name: "sshfs: stopped", rig: bySSH(daemonGets(unix.SIGSTOP), daemonGets(unix.SIGCONT)), result: "stuck", check: "statfs", cause: fuseDaemonSilent, reason: "its daemon sshfs .* is stopped: kill -CONT"},
+		{name: "sshfs: killed", rig: bySSH(daemonEnds, mountedAnew), result: "error", errno: "ENOTCONN", check: "statfs", cause: fuseDaemonDead},
+		{name: "sshfs: sshd and the session stopped", rig: bySSH(hostPauses, hostResumes), result: "stuck", check: "statfs", cause: result.FUSEServerSilent, reason: `its daemon sshfs .* waits for its server 127\.0\.0\.1:\d+ of root@127\.0\.0\.1:/.*, by ssh \(process \d+\): it has sent nothing for`},
+		{name: "sshfs: packets get lost", rig: bySSH(networkBreaks, networkHeals), result: "stuck", check: "statfs", cause: result.FUSEServerUnreachable, reason: `its server 127\.0\.0\.1:\d+ of root@.*: nothing comes back`},
+		{name: "sshfs with reconnect: sshd killed: its port refuses", rig: bySSH(hostEnds, hostStarts, "reconnect"), result: "error", errno: "EIO", check: "statfs", cause: result.FUSEServerUnreachable, reason: `its daemon sshfs .* of root@.*: there is no connection`},
+		{name: "sshfs without reconnect: sshd killed: it unmounts", rig: bySSH(hostEnds, hostAndMountAnew), result: "missing", cause: notMounted},
+		{name: "bindfs over sshfs: sshd and the session stopped", rig: onTop("bindfs", "-f"), result: "stuck", check: "statfs", cause: result.FUSEServerSilent, reason: `its daemon bindfs .* uses .*\.below, which hangs`},
+		{name: "mergerfs over sshfs: sshd and the session stopped", rig: onTop("mergerfs", "-f"), result: "stuck", check: "statfs", cause: result.FUSEServerSilent, reason: `its daemon mergerfs .* uses .*\.below, which hangs`},
 		{name: "ext4: frozen", checks: "statfs readdir write", rig: frozenFS("ext4", loopfs.DefaultSize), result: "stuck", check: "write", cause: frozen},
 		{name: "xfs: frozen", checks: "statfs readdir write", rig: frozenFS("xfs", 320<<20), result: "stuck", check: "write", cause: frozen},
 		{name: "ext4: full", checks: "statfs write", rig: fullFS, result: "error", errno: "ENOSPC", check: "write", cause: noSpace},
@@ -179,7 +246,7 @@ func TestFaults(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			path, inflict, heal := f.rig(t)
 			m, _ := newInput(t, func(m *Mountstat) {
-				m.MountPoints = []string{path}
+				m.MountPoints = []string{path, path + below}
 				m.Expected = []string{path}
 				m.SlowThreshold = config.Duration(200 * time.Millisecond)
 				m.Canary = faultfs.FileName
@@ -206,6 +273,7 @@ func TestFaults(t *testing.T) {
 			require.Equal(t, f.errno, text(metric, "errno"), "%v", metric)
 			require.Equal(t, f.check, text(metric, "failed_check"), "%v", metric)
 			require.Equal(t, string(f.cause), text(metric, "cause"), "%v", metric)
+			require.Regexp(t, f.reason, text(metric, "reason"), "%v", metric)
 			heal()
 			metric, recovered := await("ok")
 			for _, name := range []string{"errno", "cause", "failed_check", "stuck_pid"} {

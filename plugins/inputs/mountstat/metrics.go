@@ -43,6 +43,9 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 	if connection, found := fuseConnection(t.Probed); found && f.code.Fault() {
 		fields["fuse_connection"] = connection
 	}
+	if d := m.daemonOf(t); d != nil && f.code.Fault() {
+		fields["fuse_daemon_pid"] = int64(d.PID)
+	}
 	if waiting, found := m.fuseWaiting(t); found {
 		fields["fuse_waiting"] = waiting
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mailbox"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/oncelog"
+	"github.com/vfsprobe/vfsprobe/internal/printable"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
@@ -79,11 +80,12 @@ type Mountstat struct {
 	kernelLog     kernelLog
 	namespaces    namespaces
 	expectations  expectations
+	daemons       daemons
 
 	// Of the gather under way.
 	round   uint64
 	arrived []*target // whose report came
-	held    []*target // whose report waits for their server's answer
+	held    []*target // whose report waits for evidence
 	asking  int       // answers of servers to come
 	hurried atomic.Bool
 }
@@ -149,6 +151,8 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	pending := m.submit()
 	m.askServers()
 	defer m.askAboutLate(pending)()
+	m.daemons.begin()
+	defer m.daemons.end()
 
 	var counts counts
 	var refused int
@@ -161,7 +165,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 				continue // it was unmounted meanwhile, or is not to be checked any more
 			}
 			found := m.judge(t)
-			if found.code.Fault() && m.holdBack(t) {
+			if found.code.Fault() && m.holdBack(t, &found) {
 				continue
 			}
 			m.explain(t, &found)
@@ -172,6 +176,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 			m.emit(acc, t, &t.found, &counts)
 			t.report = nil
 			delete(pending, t)
+			m.reconsider() // those that wait for this one
 		}
 	}
 	m.finish(acc, pending, &counts, refused)
@@ -257,20 +262,26 @@ func (m *Mountstat) submit() (pending map[*target]struct{}) {
 	return pending
 }
 
-// holdBack keeps a report until the server has answered a call that was made
-// since the check began, or not answered it in time: a soft mount fails before.
-func (m *Mountstat) holdBack(t *target) bool {
-	if t.server == nil {
-		return false
-	}
-	if m.answerOf(t).At.After(t.report.Since) {
-		return false
-	}
-	if m.ask(t.server, true); !t.server.pending {
+// holdBack keeps the report of a fault until there is the evidence that tells its cause.
+func (m *Mountstat) holdBack(t *target, f *finding) bool {
+	if !m.awaitsServer(t) && !m.awaitsDaemon(t, f) {
 		return false
 	}
 	m.held = append(m.held, t)
 	return true
+}
+
+// reconsider has the reports that were held back judged again.
+func (m *Mountstat) reconsider() { m.arrived, m.held = append(m.arrived, m.held...), nil }
+
+// awaitsServer reports whether the server has neither answered a call that was made since
+// the check began, nor failed to in time: a soft mount fails before.
+func (m *Mountstat) awaitsServer(t *target) bool {
+	if t.server == nil || m.answerOf(t).At.After(t.report.Since) {
+		return false
+	}
+	m.ask(t.server, true)
+	return t.server.pending
 }
 
 // next waits for a report while any is to come. It returns false when there is
@@ -302,7 +313,7 @@ func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration) 
 	f := &t.found
 	why := string(f.cause)
 	if f.reason != "" {
-		why += "; " + mounts.Printable(f.reason)
+		why += "; " + printable.Text(f.reason)
 	}
 	if connection, found := fuseConnection(t.Probed); found && f.hangs() {
 		why += fmt.Sprintf("; its connection is /sys/fs/fuse/connections/%d", connection)

@@ -41,6 +41,7 @@ func (*Mountstat) Schema() []schema.Measurement {
 				schema.Counters("errors that ext4 and btrfs have counted since they were made, or checked", "fs_errors"),
 				schema.Counters("messages about errors of the file system and of the devices below it, as far back as the kernel's log goes; with CAP_SYSLOG, or kernel.dmesg_restrict = 0", "kernel_errors"),
 				schema.Integers("of a fault: the number of its connection in /sys/fs/fuse/connections", "fuse_connection"),
+				schema.Integers("of a fault: the process that serves it, if it could be seen", "fuse_daemon_pid"),
 				schema.Integers("FUSE requests that have no answer; where fusectl is mounted", "fuse_waiting"),
 				schema.Floats("time of an RPC NULL call to the NFS server", "server_rpc_seconds"),
 				schema.Strings("why it had no answer; then instead of the time", "server_rpc_errno"),

@@ -89,7 +89,7 @@ func (m *Mountstat) ask(s *server, evidence bool) {
 		m.mail.Post(func() {
 			s.pending = false
 			m.asking--
-			m.arrived, m.held = append(m.arrived, m.held...), nil
+			m.reconsider()
 		})
 	}) {
 		return

@@ -1,0 +1,329 @@
+package mountstat
+
+import (
+	"cmp"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/result"
+)
+
+const (
+	// daemonsTimeout is for how long reports are held back until it is known who serves the
+	// file systems and what they wait for.
+	daemonsTimeout = 2 * time.Second
+	// maxDaemons is of how many connections this is found out in a round.
+	maxDaemons = 64
+)
+
+// daemons are those of the FUSE file systems at fault.
+type daemons struct {
+	found    map[fusedaemon.Connection]*fusedaemon.Daemon // in this round; nil: it was not found
+	asked    []fusedaemon.Connection                      // whose are to be found next
+	underWay bool
+	late     bool // reports are held back no longer in this round
+	timer    *time.Timer
+}
+
+// begin forgets what was found in earlier rounds.
+func (d *daemons) begin() { d.found, d.asked, d.late = nil, nil, false }
+
+// end stops what holds for a gather.
+func (d *daemons) end() {
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+}
+
+// connectionTo is that to the daemon of a target's file system.
+func connectionTo(t *target) fusedaemon.Connection {
+	number, _ := fuseConnection(t.Probed)
+	return fusedaemon.Connection{Number: number, MountID: t.Probed.ID, Kind: fuseKind(t.Probed), Mountpoint: t.Probed.Mountpoint}
+}
+
+// fuseKind is what the type says of the program; empty if it does not.
+func fuseKind(mount *mounts.Mount) string {
+	kind, found := strings.CutPrefix(mount.FSType, "fuse.")
+	if !found {
+		return ""
+	}
+	return kind
+}
+
+// daemonOf is who serves the target's file system, if that was found out in this round.
+func (m *Mountstat) daemonOf(t *target) *fusedaemon.Daemon {
+	if !t.Probed.FUSE() {
+		return nil
+	}
+	return m.daemons.found[connectionTo(t)]
+}
+
+// awaitsDaemon reports whether the cause of a fault depends on what its daemon does, and this
+// is being found out; or on a mount below it that has not been judged.
+func (m *Mountstat) awaitsDaemon(t *target, f *finding) bool {
+	if !t.Probed.FUSE() || !dependsOnDaemon(f) || m.daemons.late {
+		return false
+	}
+	c := connectionTo(t)
+	if _, known := m.daemons.found[c]; known {
+		return m.awaitsBelow(t)
+	}
+	if !slices.Contains(m.daemons.asked, c) {
+		if len(m.daemons.found)+len(m.daemons.asked) >= maxDaemons {
+			return false
+		}
+		m.daemons.asked = append(m.daemons.asked, c)
+	}
+	m.findDaemons()
+	return true
+}
+
+// dependsOnDaemon reports whether what the daemon does can tell the cause of a fault.
+func dependsOnDaemon(f *finding) bool {
+	switch {
+	case f.hangs():
+		return f.call != stepOpen
+	case f.code != result.Error:
+		return false
+	}
+	switch f.errno {
+	case "", "EROFS", "ENOSPC", "EDQUOT", "ECONNABORTED":
+		return false
+	}
+	return true
+}
+
+// findDaemons has the daemons found that were asked for, unless it is being done.
+func (m *Mountstat) findDaemons() {
+	d := &m.daemons
+	if d.timer == nil {
+		d.timer = time.AfterFunc(daemonsTimeout, func() {
+			m.mail.Post(func() {
+				d.late = true
+				m.reconsider()
+			})
+		})
+	}
+	if d.underWay || len(d.asked) == 0 {
+		return
+	}
+	asked := d.asked
+	d.underWay = true
+	go func() {
+		found, err := m.host.Daemons.Find(asked)
+		m.mail.Post(func() {
+			d.underWay = false
+			m.said.Error("FUSE daemons", err)
+			if d.found == nil {
+				d.found = make(map[fusedaemon.Connection]*fusedaemon.Daemon)
+			}
+			for _, c := range asked {
+				d.found[c] = found[c]
+			}
+			d.asked = slices.DeleteFunc(d.asked, func(c fusedaemon.Connection) bool { return slices.Contains(asked, c) })
+			m.reconsider()
+			m.findDaemons()
+		})
+	}()
+}
+
+// awaitsBelow reports whether a mount that the target's daemon uses has not been judged.
+func (m *Mountstat) awaitsBelow(t *target) bool {
+	return slices.ContainsFunc(m.usedBy(t), func(below *target) bool {
+		return (below.underWay || below.report != nil) && !m.uses(below, t, nil)
+	})
+}
+
+// uses reports whether a target's daemon uses another target, be it by further ones.
+func (m *Mountstat) uses(t, other *target, seen []*target) bool {
+	if slices.Contains(seen, t) {
+		return false
+	}
+	used := m.usedBy(t)
+	return slices.Contains(used, other) ||
+		slices.ContainsFunc(used, func(below *target) bool { return m.uses(below, other, append(seen, t)) })
+}
+
+// usedBy are the targets that a target's daemon is known to use: by its open files, its
+// working directory, its arguments and the source of its mount, as bindfs and mergerfs have
+// what they show.
+func (m *Mountstat) usedBy(t *target) []*target {
+	d := m.daemonOf(t)
+	if d == nil || t.namespace != nil || d.Files.MountNS != "" && d.Files.MountNS != m.host.MountNamespace() {
+		return nil
+	}
+	used := make(map[*target]bool)
+	for _, id := range d.Files.MountIDs {
+		used[m.byMount[id]] = true
+	}
+	for _, path := range append(pathsIn(append(d.Arguments, t.Probed.Source)), d.Files.Cwd) {
+		if mount := m.table.Holding(path); mount != nil && path != "" {
+			used[m.byMount[mount.ID]] = true
+		}
+	}
+	delete(used, nil)
+	delete(used, t)
+	var all []*target
+	for _, other := range m.targets {
+		if used[other] {
+			all = append(all, other)
+		}
+	}
+	return all
+}
+
+// pathsIn are the absolute paths that arguments consist of, such as lowerdir=/a:/b.
+func pathsIn(arguments []string) []string {
+	var paths []string
+	for _, argument := range arguments {
+		for _, word := range strings.FieldsFunc(argument, func(r rune) bool { return strings.ContainsRune("=:,", r) }) {
+			if filepath.IsAbs(word) {
+				paths = append(paths, filepath.Clean(word))
+			}
+		}
+	}
+	return paths
+}
+
+// culpritBelow is a target at fault that the target's daemon uses, or nil. One that hangs comes
+// first.
+func (m *Mountstat) culpritBelow(t *target, hangs bool) *target {
+	used := m.usedBy(t)
+	for _, below := range used {
+		if below.found.hangs() {
+			return below
+		}
+	}
+	for _, below := range used {
+		if !hangs && below.found.code.Fault() {
+			return below
+		}
+	}
+	return nil
+}
+
+// causeOfSilentFUSE is why a FUSE file system hangs. The finding's reason tells the evidence.
+func (m *Mountstat) causeOfSilentFUSE(t *target, f *finding) cause {
+	d := m.daemonOf(t)
+	if d == nil {
+		if before := t.found; before.hangs() && before.cause != "" {
+			f.reason = before.reason
+			return before.cause // the evidence has gone, or could not be had in this round
+		}
+		f.reason = "the process that serves it could not be seen"
+		return cmp.Or(m.causeBelow(t, f), fuseDaemonSilent)
+	}
+	who := describeDaemon(d)
+	forFUSE, uninterruptible := d.ForFUSE(), d.Uninterruptible()
+	if d.Stopped() {
+		f.reason = fmt.Sprintf("%s is stopped: kill -CONT %d", who, d.PID)
+		return fuseDaemonSilent
+	}
+	if forFUSE != nil || uninterruptible != nil || !d.Seen() {
+		if below := m.culpritBelow(t, true); below != nil {
+			f.reason = fmt.Sprintf("%s uses %s, which hangs", who, mounts.Printable(below.Probed.Mountpoint))
+			return cmp.Or(below.found.cause, unknown)
+		}
+	}
+	if c := causeAtFUSEServer(t, d, f); c != "" {
+		return c
+	}
+	switch {
+	case forFUSE != nil:
+		f.reason = who + " waits for another FUSE file system"
+	case uninterruptible != nil:
+		f.reason = fmt.Sprintf("%s waits in %s, for a disk or another file system", who, cmp.Or(uninterruptible.Wchan, "the kernel"))
+	case d.TakesRequests():
+		f.reason = who + " takes requests; what it waits for could not be seen"
+	case d.Seen():
+		f.reason = who + " takes no requests"
+	default:
+		f.reason = "what " + who + " waits for could not be seen"
+	}
+	return fuseDaemonSilent
+}
+
+// causeAtFUSEServer is the fault of a server that a daemon waits for; empty if that is not to
+// be seen.
+func causeAtFUSEServer(t *target, d *fusedaemon.Daemon, f *finding) cause {
+	state, socket := d.Server()
+	says, c := "", cause("")
+	switch {
+	case state == fusedaemon.Unreachable:
+		says, c = "nothing comes back for what is sent", result.FUSEServerUnreachable
+	case state == fusedaemon.Unconnected && (d.TakesRequests() || f.errno != "") && ofServer(t.Probed):
+		says, c = "there is no connection", result.FUSEServerUnreachable
+	case state == fusedaemon.Silent && (f.hangs() || lostServer(f.errno)):
+		says, c = fmt.Sprintf("it has sent nothing for %v", socket.Received), result.FUSEServerSilent
+	case state == fusedaemon.Answered && f.hangs() && d.TakesRequests():
+		says, c = fmt.Sprintf("it is connected, and has sent something %v ago", socket.Received), result.FUSEServerSilent
+	default:
+		return ""
+	}
+	f.reason = describeDaemon(d) + " waits for " + describeServer(t, d) + ": " + says
+	return c
+}
+
+// ofServer reports whether a server is known to stand behind file systems of the kind.
+func ofServer(mount *mounts.Mount) bool { return mount.Network() || mount.ListingCosts() }
+
+// lostServer reports whether an errno says by itself that a server is not to be had.
+func lostServer(errno string) bool {
+	switch errno {
+	case "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "ETIMEDOUT", "ECONNREFUSED", "ECONNRESET", "EPIPE":
+		return true
+	}
+	return false
+}
+
+// causeOfFailingFUSE is why a FUSE file system fails, if what its daemon does tells: it is
+// alive, so that the kernel did not make the error.
+func (m *Mountstat) causeOfFailingFUSE(t *target, f *finding) cause {
+	d := m.daemonOf(t)
+	if d == nil || !d.Lives() || !dependsOnDaemon(f) {
+		return ""
+	}
+	who := describeDaemon(d)
+	if below := m.culpritBelow(t, false); below != nil {
+		f.reason = fmt.Sprintf("%s uses %s, which is at fault", who, mounts.Printable(below.Probed.Mountpoint))
+		return cmp.Or(below.found.cause, unknown)
+	}
+	if c := causeAtFUSEServer(t, d, f); c != "" {
+		return c
+	}
+	if lostServer(f.errno) && (ofServer(t.Probed) || f.errno != "ETIMEDOUT") { // which may be of a disk
+		f.reason = fmt.Sprintf("%s lives, and says %s of %s", who, f.errno, describeServer(t, d))
+		return result.FUSEServerUnreachable
+	}
+	return ""
+}
+
+// describeDaemon names a daemon in a reason.
+func describeDaemon(d *fusedaemon.Daemon) string {
+	by := ""
+	if d.Guessed {
+		by = ", by its arguments"
+	}
+	return fmt.Sprintf("its daemon %s (process %d%s)", mounts.Printable(d.Comm), d.PID, by)
+}
+
+// describeServer names the server of a daemon in a reason.
+func describeServer(t *target, d *fusedaemon.Daemon) string {
+	text := "its server"
+	if address := d.ServerAddress(); address.IsValid() {
+		text += " " + address.String()
+	}
+	if ofServer(t.Probed) {
+		text += " of " + mounts.Printable(t.Probed.Source)
+	}
+	if w := d.Worker; w != nil {
+		text += fmt.Sprintf(", by %s (process %d)", mounts.Printable(w.Comm), w.PID)
+	}
+	return text
+}

@@ -1,0 +1,73 @@
+package mountstat
+
+import (
+	"path/filepath"
+	"testing"
+
+	"github.com/moby/sys/mountinfo"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/sshhost"
+)
+
+func TestPathsIn(t *testing.T) {
+	assert.Equal(t, []string{"/mnt/a", "/mnt/b", "/c", "/srv/x y"},
+		pathsIn([]string{"mergerfs", "-o", "ro,lowerdir=/mnt/a/:/mnt/b", "user@host:/c", "relative/path", "", "/srv/x y"}))
+}
+
+func FuzzPathsIn(f *testing.F) {
+	f.Add("lowerdir=/a:/b,/c")
+	f.Fuzz(func(t *testing.T, argument string) {
+		for _, path := range pathsIn([]string{argument}) {
+			if !filepath.IsAbs(path) {
+				t.Errorf("%q", path)
+			}
+		}
+	})
+}
+
+func TestFUSEKind(t *testing.T) {
+	for fstype, want := range map[string]string{"fuse.sshfs": "sshfs", "fuse": "", "fuseblk": ""} {
+		assert.Equal(t, want, fuseKind(&mounts.Mount{Info: &mountinfo.Info{FSType: fstype}}), fstype)
+	}
+}
+
+// Of a healthy host no process is looked at.
+func TestMountstat_LooksForNoDaemonOfAHealthyMount(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newInput(t, only(fs.Dir))
+	for range 3 {
+		require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	}
+	assert.Nil(t, m.daemons.found)
+	fs.Fail(unix.ENOSPC, faultfs.Statfs)
+	require.Equal(t, "no_space", text(at(collect.Gather(t, m), fs.Dir), "cause"))
+	assert.Nil(t, m.daemons.found, "the errno says it all")
+}
+
+// The cause follows the evidence while the fault lasts.
+func TestMountstat_FollowsTheEvidenceOfAServer(t *testing.T) {
+	host := sshhost.New(t)
+	fs := host.Mount(t)
+	m, log := newInput(t, only(fs.Dir))
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	host.Pause()
+	metric := at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "stuck fuse_server_silent", text(metric, "result")+" "+text(metric, "cause"))
+	assert.Equal(t, int64(fs.Daemon.Pid), field(t, metric, "fuse_daemon_pid"))
+	require.NoError(t, fs.Daemon.Signal(unix.SIGSTOP))
+	metric = at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "stuck fuse_daemon_silent", text(metric, "result")+" "+text(metric, "cause"))
+	assert.Contains(t, text(metric, "reason"), "is stopped: kill -CONT")
+	assert.Len(t, log.about("hangs"), 1, "it is said once")
+	require.NoError(t, fs.Daemon.Signal(unix.SIGCONT))
+	host.Resume()
+	noneLeft(t, m)
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+}
