@@ -17,7 +17,7 @@ import (
 // The values are in users' databases: none of these may ever change.
 func TestCause_Values(t *testing.T) {
 	for input, want := range map[string]string{
-		"mountstat": "server_unreachable server_rpc_dead export_hangs stale_export source_deleted fuse_daemon_silent fuse_daemon_dead frozen fanotify_silent device_hangs device_errors device_gone fs_shutdown" +
+		"mountstat": "server_unreachable server_rpc_dead export_hangs stale_export source_deleted fuse_daemon_silent fuse_daemon_dead fuse_server_unreachable fuse_server_silent frozen fanotify_silent device_hangs device_errors device_gone fs_shutdown" +
 			" no_space read_only permission io_error not_mounted unknown",
 		"nfslock": "ok statd_down statd_dead_registered statd_hung statd_down_latent server_rpcbind_unreachable nlm_unregistered nlm_unreachable" +
 			" nsm_unreachable server_unreachable grace_period held_elsewhere stale_export denied local_only no_canary unknown",
@@ -77,7 +77,7 @@ func commands(c result.Cause, v result.Values) []string {
 func TestCause_CommandsAreQuoted(t *testing.T) {
 	evil := "/mnt/it's; touch /tmp/x $(id) \"a\""
 	v := make(result.Values)
-	for _, name := range []result.Placeholder{result.Mount, result.Server, result.Device, result.Connection, result.Canary, result.PID} {
+	for _, name := range []result.Placeholder{result.Mount, result.Server, result.Device, result.Connection, result.Daemon, result.Canary, result.PID} {
 		v[name] = evil
 		used := 0
 		for c := range all() {
@@ -93,7 +93,7 @@ func TestCause_CommandsAreQuoted(t *testing.T) {
 			filled := commands(c, v)[i]
 			out, err := exec.Command("bash", "-n", "-c", filled).CombinedOutput()
 			require.NoError(t, err, "%s: %s: %s", c, filled, out)
-			words := regexp.MustCompile(`MOUNT|SERVER|DEVICE|CONNECTION|CANARY|PID`)
+			words := regexp.MustCompile(`MOUNT|SERVER|DEVICE|CONNECTION|DAEMON|CANARY|PID`)
 			if words.MatchString(command) && !strings.ContainsAny(command, "&|;>$") {
 				out, err := exec.Command("bash", "-c", `printf '%s\n' `+filled).Output()
 				require.NoError(t, err, filled)
@@ -123,7 +123,7 @@ func ExampleCause_Cure() {
 	fmt.Println(result.FUSEDaemonSilent.Cure(v))
 	fmt.Println(result.NotMounted.Cure(nil))
 	// Output:
-	// the FUSE daemon takes requests and does not answer, or takes none
-	// Mend what the daemon waits for: its server, its disk, another mount. Restart a daemon that is stopped or hangs itself. To free who waits: `echo 1 >/sys/fs/fuse/connections/57/abort`. This loses what was not written, and all calls fail until it is mounted anew: `umount -l '/srv/my media' && mount '/srv/my media'`.
+	// the FUSE daemon does not answer: it hangs itself, is stopped, or waits for something that could not be seen
+	// If it is stopped: `kill -CONT DAEMON`. If it waits for its server, its disk or another mount, mend that. Restart the daemon only if it hangs itself. To free who waits: `echo 1 >/sys/fs/fuse/connections/57/abort`. This loses what was not written, and all calls fail until it is mounted anew: `umount -l '/srv/my media' && mount '/srv/my media'`.
 	// `mount MOUNT`, or remove it from fstab, disable its unit, or take it out of the configuration.
 }
