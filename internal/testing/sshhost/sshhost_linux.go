@@ -133,7 +133,6 @@ func (fs *FS) Mount(t testing.TB, options ...string) {
 		arguments = append(arguments, "-o", option)
 	}
 	fs.sshfs = exec.Command("sshfs", arguments...)
-	fs.sshfs.Stderr = os.Stderr
 	fs.sshfs.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := fs.sshfs.Start(); err != nil {
 		t.Fatal(err)

@@ -26,20 +26,11 @@ type daemons struct {
 	found    map[fusedaemon.Connection]*fusedaemon.Daemon // in this round; nil: it was not found
 	asked    []fusedaemon.Connection                      // whose are to be found next
 	underWay bool
-	late     bool // reports are held back no longer in this round
-	timer    *time.Timer
+	late     bool // it takes so long that reports are held back no longer
 }
 
 // begin forgets what was found in earlier rounds.
-func (d *daemons) begin() { d.found, d.asked, d.late = nil, nil, false }
-
-// end stops what holds for a gather.
-func (d *daemons) end() {
-	if d.timer != nil {
-		d.timer.Stop()
-		d.timer = nil
-	}
-}
+func (d *daemons) begin() { d.found, d.asked = nil, nil }
 
 // connectionTo is that to the daemon of a target's file system.
 func connectionTo(t *target) fusedaemon.Connection {
@@ -102,23 +93,22 @@ func dependsOnDaemon(f *finding) bool {
 // findDaemons has the daemons found that were asked for, unless it is being done.
 func (m *Mountstat) findDaemons() {
 	d := &m.daemons
-	if d.timer == nil {
-		d.timer = time.AfterFunc(daemonsTimeout, func() {
-			m.mail.Post(func() {
-				d.late = true
-				m.reconsider()
-			})
-		})
-	}
 	if d.underWay || len(d.asked) == 0 {
 		return
 	}
-	asked := d.asked
+	asked := slices.Clone(d.asked)
 	d.underWay = true
+	timer := time.AfterFunc(daemonsTimeout, func() {
+		m.mail.Post(func() {
+			d.late = d.underWay
+			m.reconsider()
+		})
+	})
 	go func() {
 		found, err := m.host.Daemons.Find(asked)
+		timer.Stop()
 		m.mail.Post(func() {
-			d.underWay = false
+			d.underWay, d.late = false, false
 			m.said.Error("FUSE daemons", err)
 			if d.found == nil {
 				d.found = make(map[fusedaemon.Connection]*fusedaemon.Daemon)

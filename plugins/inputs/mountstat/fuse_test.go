@@ -3,12 +3,14 @@ package mountstat
 import (
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
@@ -49,6 +51,24 @@ func TestMountstat_LooksForNoDaemonOfAHealthyMount(t *testing.T) {
 	fs.Fail(unix.ENOSPC, faultfs.Statfs)
 	require.Equal(t, "no_space", text(at(collect.Gather(t, m), fs.Dir), "cause"))
 	assert.Nil(t, m.daemons.found, "the errno says it all")
+}
+
+// A mount that fails at once does not use up the time for those that hang.
+func TestMountstat_HasTimeForEachDaemon(t *testing.T) {
+	host, dead := sshhost.New(t), faultfs.New(t)
+	fs := host.Mount(t)
+	m, _ := newInput(t, func(m *Mountstat) {
+		only(fs.Dir, dead.Dir)(m)
+		m.Timeout = config.Duration(daemonsTimeout + time.Second)
+	})
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	dead.Abort()
+	host.Pause()
+	g := collect.Gather(t, m)
+	assert.Equal(t, "fuse_daemon_dead", text(at(g, dead.Dir), "cause"))
+	assert.Equal(t, "fuse_server_silent", text(at(g, fs.Dir), "cause"))
+	host.Resume()
+	noneLeft(t, m)
 }
 
 // The cause follows the evidence while the fault lasts.

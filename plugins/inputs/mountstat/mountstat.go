@@ -152,7 +152,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.askServers()
 	defer m.askAboutLate(pending)()
 	m.daemons.begin()
-	defer m.daemons.end()
+	m.reconsider() // what a gather that was cut short has left
 
 	var counts counts
 	var refused int
