@@ -14,10 +14,15 @@ import (
 func TestModuleFiles(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "modules.dep"), []byte(
-		"kernel/fs/nfs.ko: kernel/net/sunrpc.ko kernel/fs/lockd.ko\nkernel/fs/lockd.ko.xz: kernel/net/sunrpc.ko\nkernel/net/sunrpc.ko:\nkernel/other.ko:\n"), 0o644))
+		"kernel/fs/nfs.ko: kernel/net/sunrpc.ko kernel/fs/lockd.ko\nkernel/fs/lockd.ko.xz: kernel/net/sunrpc.ko\nkernel/net/sunrpc.ko:\nkernel/md/dm-multipath.ko: kernel/md/dm-mod.ko\nkernel/md/dm-mod.ko:\nkernel/other.ko:\n"), 0o644))
 	files, err := moduleFiles(dir, []string{"lockd", "nfs", "builtin"})
 	require.NoError(t, err)
 	assert.Equal(t, []string{"kernel/fs/lockd.ko.xz", "kernel/net/sunrpc.ko", "kernel/fs/nfs.ko", "kernel/fs/lockd.ko", "modules.dep"}, files)
+	for _, name := range []string{"dm_multipath", "dm-multipath"} {
+		files, err = moduleFiles(dir, []string{name})
+		require.NoError(t, err)
+		assert.Equal(t, []string{"kernel/md/dm-multipath.ko", "kernel/md/dm-mod.ko", "modules.dep"}, files, name)
+	}
 }
 
 // TestArchive has cpio read what was written.

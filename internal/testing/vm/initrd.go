@@ -56,12 +56,12 @@ func moduleFiles(dir string, modules []string) ([]string, error) {
 	for line := range strings.Lines(string(text)) {
 		file, others, _ := strings.Cut(strings.TrimSpace(line), ":")
 		name, _, _ := strings.Cut(filepath.Base(file), ".ko")
-		depends[name] = append([]string{file}, strings.Fields(others)...)
+		depends[moduleName(name)] = append([]string{file}, strings.Fields(others)...)
 	}
 	var files []string
 	seen := make(map[string]bool)
 	for _, module := range modules {
-		for _, file := range depends[module] {
+		for _, file := range depends[moduleName(module)] {
 			if !seen[file] {
 				seen[file] = true
 				files = append(files, file)
@@ -74,6 +74,9 @@ func moduleFiles(dir string, modules []string) ([]string, error) {
 	}
 	return files, err
 }
+
+// moduleName is what the kernel calls a module, whose file may have dashes (modprobe(8)).
+func moduleName(name string) string { return strings.ReplaceAll(name, "-", "_") }
 
 // checkStatic fails for a program that needs a loader: the machine may have none.
 func checkStatic(program string) error {
