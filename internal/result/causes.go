@@ -90,7 +90,7 @@ var causes = []explanation{
 		"`lsblk -s /dev/DEVICE; dmesg -T | tail`.",
 		"Bring the device back; it will have another name. Then " + remount + ", and restart the programs that have files open there."},
 	{FSShutdown, mountstat, true, "the kernel has shut the file system down: all but what is in the page cache gives EIO",
-		"EIO where an attribute of the root is asked for that is in memory (ext4); or EIO, and the kernel's log (ext4, XFS, f2fs) or sysfs (f2fs, by reading) says that it was shut down. `reason` quotes it.",
+		"EIO where an attribute of the root is asked for that is in memory (ext4, XFS); or EIO, and the kernel's log (ext4, XFS, f2fs) or sysfs (f2fs, by reading) says that it was shut down. `reason` quotes it.",
 		"`grep -F MOUNT /proc/self/mountinfo; dmesg -T | grep -iE 'shut|error' | tail`.",
 		"Mend the device, then: `umount MOUNT && fsck /dev/DEVICE && mount MOUNT`. XFS needs `xfs_repair`, the root file system a reboot."},
 	{NoSpace, mountstat, true, "the file system or a quota is full",

@@ -71,6 +71,8 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 		return result.DeviceErrors
 	case f.check == askAlive.check && f.call == askAlive.call:
 		return result.FSShutdown
+	case t.Probed.FSType == "xfs" && f.call == stepStatx && f.errno == "EIO":
+		return result.FSShutdown // it gives the attributes of no file then (xfs_vn_getattr, fs/xfs/xfs_iops.c)
 	}
 	switch f.errno {
 	case "EROFS":

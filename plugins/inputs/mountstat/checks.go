@@ -316,7 +316,7 @@ func (m *Mountstat) judge(t *target) finding {
 	m.compareReadOnly(t, f.statfs)
 	if t.disk.cause() != "" {
 		f.code = result.Error
-		f.addReason(t.disk.seen.Says)
+		f.addReason(t.disk.state.Says)
 		return f
 	}
 	for c, took := range f.seconds {

@@ -30,8 +30,9 @@ type disk struct {
 	moved    time.Time         // when requests were last completed; zero: it was not looked at
 	used     time.Time         // when others than ours were
 	ours     int64             // requests of the checks since the last look
+	errors   int64             // that its file system has counted
 	hangs    int               // looks in a row at which it seemed to
-	seen     blockdev.State
+	state    blockdev.State    // what sysfs says
 	asleep   bool
 	inUse    bool
 }
@@ -48,9 +49,12 @@ func (m *Mountstat) lookAtDisks(now time.Time) {
 			device = tree.BySource(t.Probed.Source)
 		}
 		before := m.conditionOf(t)
-		t.disk.look(device, m.LetDisksSleep, now)
+		if errors, found := m.fsErrors(t); found {
+			t.disk.countErrors(errors, now)
+		}
+		t.disk.look(device, t.found.code.Fault() && t.found.check == checkDevice, m.LetDisksSleep, now)
 		if device == nil && t.Probed.Major != 0 && tree.Known() {
-			t.disk.seen = blockdev.State{Trouble: blockdev.Gone, Says: fmt.Sprintf("%s is not in /sys/dev/block", t.Probed.Superblock())}
+			t.disk.state = blockdev.State{Trouble: blockdev.Gone, Says: fmt.Sprintf("%s is not in /sys/dev/block", t.Probed.Superblock())}
 		}
 		if after := m.conditionOf(t); after != before {
 			t.policy, t.plan = m.policyFor(t.Probed, after), nil
@@ -63,11 +67,12 @@ func (m *Mountstat) conditionOf(t *target) condition {
 	return condition{panics: m.panics, asleep: t.disk.asleep, inUse: t.disk.inUse}
 }
 
-// look takes what is known of the device now. The kernel does not know of a disk that stops
+// look takes what is known of the device now. One that failed the last time is read until it
+// answers: nobody may be left who uses it. The kernel does not know of a disk that stops
 // by itself, after some time without requests (hdparm -S), that it sleeps: such a one is taken
 // to if it was given none since the last look.
-func (d *disk) look(device *blockdev.Device, stopsByItself bool, now time.Time) {
-	d.device, d.seen = device, blockdev.State{}
+func (d *disk) look(device *blockdev.Device, failed, stopsByItself bool, now time.Time) {
+	d.device, d.state = device, blockdev.State{}
 	if device == nil {
 		d.asleep, d.inUse = false, false
 		return
@@ -77,22 +82,29 @@ func (d *disk) look(device *blockdev.Device, stopsByItself bool, now time.Time) 
 	if err == nil {
 		d.count(requests, now)
 	}
-	idle := err == nil && d.used != now && requests.InFlight == 0
+	idle := err == nil && d.used != now && requests.InFlight == 0 && !failed
 	d.asleep = device.Suspended() || stopsByItself && idle
-	d.inUse = !d.used.IsZero() && now.Sub(d.used) < useInterval || requests.InFlight > 0
-	state := device.State()
-	if state.Trouble == blockdev.None && requests.InFlight > 0 && now.Sub(d.moved) > useInterval/12 {
-		state = blockdev.State{Trouble: blockdev.Hangs,
+	d.state = device.State()
+	if d.state.Trouble == blockdev.None && requests.InFlight > 0 && now.Sub(d.moved) > useInterval/12 {
+		d.state = blockdev.State{Trouble: blockdev.Hangs,
 			Says: fmt.Sprintf("%s: %d requests are in flight, and none was completed for %v", device.Name, requests.InFlight, now.Sub(d.moved).Round(time.Second))}
 	}
-	if state.Trouble != blockdev.Hangs {
-		d.hangs, d.seen = 0, state
-		return
+	if d.state.Trouble == blockdev.Hangs {
+		d.hangs++
+	} else {
+		d.hangs = 0
 	}
-	d.inUse = true
-	if d.hangs++; d.hangs >= troubleLooks {
-		d.seen = state
+	recently := !d.used.IsZero() && now.Sub(d.used) < useInterval
+	d.inUse = recently || requests.InFlight > 0 || failed || d.hangs > 0
+}
+
+// countErrors takes how many errors the file system has counted: who has met another one has
+// used the device, also where that counts no requests that fail, as the device mapper.
+func (d *disk) countErrors(errors int64, now time.Time) {
+	if errors > d.errors && !d.moved.IsZero() {
+		d.used = now
 	}
+	d.errors = errors
 }
 
 // count takes the device's counters.
@@ -108,17 +120,42 @@ func (d *disk) count(requests blockdev.Requests, now time.Time) {
 	d.requests, d.ours = requests, 0
 }
 
-// cause is what is wrong with the device, if anything is.
+// cause is what is wrong with the device by what sysfs says, if anything is.
 func (d *disk) cause() cause {
-	switch d.seen.Trouble {
+	switch d.state.Trouble {
 	case blockdev.Hangs:
-		return result.DeviceHangs
+		if d.hangs >= troubleLooks {
+			return result.DeviceHangs
+		}
 	case blockdev.Fails:
 		return result.DeviceErrors
 	case blockdev.Gone:
 		return result.DeviceGone
 	}
 	return ""
+}
+
+// ofDevice reports whether a cause is one that a block device is at fault.
+func ofDevice(c cause) bool {
+	return c == result.DeviceHangs || c == result.DeviceErrors || c == result.DeviceGone
+}
+
+// describe says which device it is that fails or hangs, and what is known of it.
+func (d *disk) describe() string {
+	if d.state.Says != "" || d.device == nil {
+		return d.state.Says
+	}
+	var below []string
+	for device := range d.device.All() {
+		if device != d.device {
+			below = append(below, device.Name)
+		}
+	}
+	name := d.device.Name
+	if len(below) > 0 {
+		name += " on " + strings.Join(below, ", ")
+	}
+	return fmt.Sprintf("%s: sysfs says of no trouble; %d requests are in flight", name, d.requests.InFlight)
 }
 
 // openDevice appends the step that opens the target's device, as the plugin's own user.

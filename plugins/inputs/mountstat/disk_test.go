@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/blockdev"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
@@ -130,6 +131,24 @@ func mountNumber(t *testing.T, device uint64) string {
 	return fmt.Sprintf("%d:%d", unix.Major(device), unix.Minor(device))
 }
 
+// Who has met an error has used the device, also where it counts no requests that fail.
+func TestDisk_CountErrors(t *testing.T) {
+	fake := sysfs.New(t)
+	fake.Disk("252:0", "virtual/block/dm-0")
+	device, now := blockdev.Tree(fake.Dir).ByNumber(252, 0), time.Now()
+	var d disk
+	look := func(errors int64) bool {
+		d.countErrors(errors, now)
+		d.look(device, false, false, now)
+		return d.inUse
+	}
+	assert.False(t, look(3), "those of another boot")
+	assert.False(t, look(3))
+	assert.True(t, look(4))
+	now = now.Add(useInterval)
+	assert.False(t, look(4))
+}
+
 // With the default checks, and nothing that anybody has made for them.
 func TestMountstat_SeesADeviceThatFailsOrHangs(t *testing.T) {
 	for _, c := range []struct {
@@ -153,6 +172,12 @@ func TestMountstat_SeesADeviceThatFailsOrHangs(t *testing.T) {
 			require.Equal(t, "ok   ", verdict(), "now it is in use")
 			inflict()
 			assert.Equal(t, c.want, verdict())
+			m.targets[0].disk.used = time.Now().Add(-2 * useInterval)
+			for range 2 {
+				metric := at(collect.Gather(t, m), dir)
+				assert.NotEqual(t, "ok", text(metric, "result"), "nobody uses it any more, and it is as dead as before")
+				assert.Contains(t, text(metric, "reason"), m.targets[0].disk.device.Name)
+			}
 			heal()
 			require.Eventually(t, func() bool { return verdict() == "ok   " }, 10*time.Second, 50*time.Millisecond)
 			assert.Len(t, log.about("answers again"), 1)
