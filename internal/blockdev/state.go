@@ -73,7 +73,8 @@ func (d *Device) own() State {
 		return s
 	}
 	if strings.HasPrefix(d.Name, "nbd") {
-		// The process that serves it, while there is one (drivers/block/nbd.c, pid_show).
+		// The process that serves it (drivers/block/nbd.c, pid_show). Linux 6.1 was seen to keep
+		// it after the server's end, while the device is mounted.
 		if _, err := d.attribute("pid"); err != nil {
 			return State{Fails, d.Name + ": nothing serves it"}
 		}

@@ -155,7 +155,7 @@ func (d *disk) describe() string {
 	if len(below) > 0 {
 		name += " on " + strings.Join(below, ", ")
 	}
-	return fmt.Sprintf("%s: sysfs says of no trouble; %d requests are in flight", name, d.requests.InFlight)
+	return fmt.Sprintf("%s: sysfs shows no trouble, %d requests are in flight", name, d.requests.InFlight)
 }
 
 // openDevice appends the step that opens the target's device, as the plugin's own user.
