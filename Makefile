@@ -130,6 +130,7 @@ faults: setup
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults|TestNoFault|TestHealthyKinds' ./plugins/inputs/mountstat
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults' ./plugins/inputs/dentrycache
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestASilentBtrfs' ./internal/testing/e2e
+	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestDevices' ./internal/testing/devices
 
 # What the dashboards' tests replay: metrics of hosts with NFS faults.
 RECORDED = network-cut statd-killed nlm-dropped many-mounts rpcbind-stopped lock-held export-removed

@@ -1,0 +1,272 @@
+//go:build !race
+
+package devices
+
+import (
+	"context"
+	_ "embed"
+	"fmt"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/document"
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/vm"
+)
+
+const (
+	// commandTimeout is for a script in a machine that is emulated.
+	commandTimeout = time.Minute
+	// patience is for what a machine that is emulated is going to report.
+	patience = time.Minute
+)
+
+//go:embed setup.sh
+var setup string
+
+// host is a machine with the disks of setup.sh, whose service gathers every two seconds.
+type host struct {
+	*vm.Machine
+	t *testing.T
+}
+
+func newHost(t *testing.T) *host {
+	t.Helper()
+	vfsprobe, err := programs.Vfsprobe()
+	require.NoError(t, err)
+	base := vm.SystemdBase("e2fsprogs", "xfsprogs", "dmsetup", "nbd-server", "nbd-client", "tgt", "open-iscsi", "iptables")
+	base.Omit = []string{"usr/lib/*/libicu*", "usr/lib/gcc", "usr/bin/perl*", "usr/bin/python3*", "usr/lib/udev/hwdb*", "etc/udev/hwdb*"}
+	m := vm.Start(t, vm.Config{Emulator: vm.UML(), Base: base, Init: vm.Systemd(),
+		Modules: []string{"ext4", "xfs", "loop", "crc32c_generic", "dm_mod", "dm_multipath", "dm_round_robin", "nbd", "sd_mod", "iscsi_tcp",
+			"ip_tables", "iptable_filter", "xt_tcpudp"},
+		// setup.sh starts these servers itself.
+		Parameters: []string{"systemd.mask=tgt.service", "systemd.mask=nbd-server.service", "systemd.mask=open-iscsi.service", "systemd.mask=iscsid.socket"},
+		Files: []vm.File{{From: vfsprobe, Name: "usr/bin/vfsprobe"},
+			{From: "../../../packaging/systemd/vfsprobe.service", Name: "usr/lib/systemd/system/vfsprobe.service"}}})
+	h := &host{m, t}
+	h.shell(setup)
+	return h
+}
+
+// shell returns what a script prints, which must succeed.
+func (h *host) shell(script string) string {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), commandTimeout)
+	defer cancel()
+	result, err := h.Shell(ctx, script)
+	require.NoError(h.t, err)
+	require.NoError(h.t, result.Err(), script)
+	return strings.TrimSpace(result.Output)
+}
+
+// point is what a gather has reported of a mount.
+type point struct {
+	line string
+	at   time.Time
+}
+
+func (p point) field(name string) string {
+	found := regexp.MustCompile(`[ ,]` + name + `=(?:"([^"]*)"|([^, ]*))`).FindStringSubmatch(p.line)
+	if found == nil {
+		return ""
+	}
+	return found[1] + found[2]
+}
+
+// verdict is the fields that say how a mount is.
+func (p point) verdict() string {
+	return strings.TrimSpace(p.field("result") + " " + p.field("cause") + " " + p.field("reason"))
+}
+
+// now returns the machine's time.
+func (h *host) now() time.Time {
+	h.t.Helper()
+	ns, err := strconv.ParseInt(h.shell("date +%s%N"), 10, 64)
+	require.NoError(h.t, err)
+	return time.Unix(0, ns)
+}
+
+// points returns what the gathers have reported of a disk that began after a time.
+func (h *host) points(disk string, after time.Time) (all []point) {
+	h.t.Helper()
+	for line := range strings.Lines(h.shell(`grep '^mountstat,.*path=/mnt/` + disk + `[, ]' /run/metrics || true`)) {
+		line = strings.TrimSpace(line)
+		ns, err := strconv.ParseInt(line[strings.LastIndexByte(line, ' ')+1:], 10, 64)
+		if at := time.Unix(0, ns); err == nil && at.After(after) {
+			all = append(all, point{line, at})
+		}
+	}
+	return all
+}
+
+// until waits for a point, and returns it, and how many were before.
+func (h *host) until(disk string, after time.Time, is func(point) bool, what string) (found point, before int) {
+	h.t.Helper()
+	var last string
+	for began := time.Now(); time.Since(began) < patience; time.Sleep(500 * time.Millisecond) {
+		for i, p := range h.points(disk, after) {
+			if is(p) {
+				return p, i
+			}
+			last = p.line
+		}
+	}
+	require.Fail(h.t, what+" does not come", "%s: %s", disk, last)
+	return found, 0
+}
+
+func verdict(pattern string) func(point) bool {
+	is := regexp.MustCompile("^" + pattern)
+	return func(p point) bool { return is.MatchString(p.verdict()) }
+}
+
+func atFault(p point) bool { return p.field("result") != "ok" && p.field("result") != "slow" }
+
+// use has somebody use a disk, and waits until it is read.
+func (h *host) use(disk string) {
+	h.t.Helper()
+	since := h.now()
+	h.until(disk, since, func(point) bool { return true }, "a gather") // the first one knows of no use
+	h.shell(fmt.Sprintf("echo x >/mnt/%[1]s/use; sync -f /mnt/%[1]s", disk))
+	h.until(disk, since, func(p point) bool { return !atFault(p) && p.field("device_seconds") != "" }, "a read of the device")
+}
+
+// A fault is made and undone by scripts.
+type fault struct {
+	name, disk    string
+	inflict, heal string
+	want          string // the verdict of the first point at fault
+	later         string // one that it comes to, if it does
+	after         string // what is reported when it was healed; where people can write again, it is ok
+}
+
+const (
+	hangs = `(timeout|stuck) device_hangs `
+	fails = `error device_errors `
+	// replaceTable has a device of the device mapper be another one; write has somebody meet it.
+	replaceTable = `size=$(blockdev --getsz /dev/mapper/%[1]s)
+		dmsetup reload %[1]s --table "0 $size %[2]s"; dmsetup suspend --nolockfs %[1]s; dmsetup resume %[1]s`
+	write   = `; (echo x >/mnt/%[1]s/new; sync -f /mnt/%[1]s) 2>/dev/null || true`
+	cut     = "iptables-legacy -w "
+	packets = " INPUT -p tcp --dport 3260 -j DROP"
+	works   = `(echo x >/mnt/%[1]s/works && sync -f /mnt/%[1]s) >/dev/null 2>&1 && echo yes || echo no`
+	mend    = `disk=$(losetup --noheadings --output NAME -j /srv/%[1]s); ` + "%[2]s"
+)
+
+func faults() []fault {
+	linear := func(name string) string {
+		return fmt.Sprintf(mend, name, fmt.Sprintf(replaceTable, name, "linear $disk 0"))
+	}
+	paths := func(message string) string {
+		return `for path in $(dmsetup table multipath | grep -o '7:[0-9]*'); do dmsetup message multipath 0 ` + message + ` $path; done`
+	}
+	signal := func(unit, signal string) string { return "systemctl kill --signal=" + signal + " " + unit }
+	return []fault{
+		{"dm: suspended", "dm", "dmsetup suspend dm", "dmsetup resume dm", hangs + "dm-[0-9]+: dm/suspended is 1", "", "ok$"},
+		{"dm: suspended, without freezing the file system", "dm", "dmsetup suspend --nolockfs dm", "dmsetup resume dm", hangs + "dm-[0-9]+: dm/suspended is 1", "", "ok$"},
+		{"dm: its table is `error`", "failing", fmt.Sprintf(replaceTable, "failing", "error"), linear("failing"), fails + "dm-[0-9]+: ", "", "ok$"},
+		{"dm: its table is `error`, and xfs writes", "xfs", fmt.Sprintf(replaceTable+write, "xfs", "error"), linear("xfs"), "error (device_errors dm-[0-9]+: |fs_shutdown)", "", "error fs_shutdown"},
+		{"multipath: queue_if_no_path, all paths fail", "multipath", paths("fail_path"), paths("reinstate_path"), hangs + "dm-[0-9]+ on loop", "", "ok$"},
+		{"nbd: its server is stopped", "nbd", signal("nbd", "STOP"), signal("nbd", "CONT"), hangs + "nbd0: ", "", "ok$"},
+		{"nbd: its server is killed", "killed", signal("killed", "KILL"), "", fails + "nbd1: ", "", ""},
+		{"iSCSI: its target is stopped", "iscsi", signal("target", "STOP"), signal("target", "CONT"), hangs + "sda: ", hangs + "sda: .*(FAILED|blocked).*127.0.0.1", "ok$"},
+		{"iSCSI: packets are dropped until after replacement_timeout", "iscsi", cut + "-A" + packets, cut + "-D" + packets, hangs + "sda: ", "error device_errors sda: device/state is .*offline", "ok$"},
+	}
+}
+
+func TestDevices(t *testing.T) {
+	began := time.Now()
+	h := newHost(t)
+	t.Logf("all disks are there after %.0f s", time.Since(began).Seconds())
+	table := document.Table{Header: []string{"fault", "reported", "reason", "reported after", "recovered after"}}
+	for _, f := range faults() {
+		t.Run(f.name, func(t *testing.T) { (&host{h.Machine, t}).endure(f, &table) })
+	}
+	t.Run("nobody uses it", func(t *testing.T) { (&host{h.Machine, t}).leaveAlone("quiet") })
+	t.Run("it can be removed", func(t *testing.T) { (&host{h.Machine, t}).remove() })
+	for _, p := range h.points("healthy", time.Time{}) {
+		assert.False(t, atFault(p), p.line)
+	}
+	if name := os.Getenv("FAULTS"); name != "" && !t.Failed() {
+		require.NoError(t, table.Write(name, "devices"))
+	}
+}
+
+// endure makes a fault and undoes it, and sees what is reported.
+func (h *host) endure(f fault, table *document.Table) {
+	defer func() {
+		if h.t.Failed() {
+			h.t.Logf("the kernel's log:\n%s", h.shell("dmesg | tail -n 40"))
+		}
+	}()
+	h.use(f.disk)
+	made := h.now()
+	h.shell(f.inflict)
+	healed := false
+	heal := func() {
+		if !healed {
+			healed = true
+			h.shell(f.heal)
+		}
+	}
+	defer heal()
+	first, before := h.until(f.disk, made, atFault, "a fault")
+	assert.True(h.t, verdict(f.want)(first), "%s is not %s", first.verdict(), f.want)
+	assert.LessOrEqual(h.t, before, 1, "reported within two intervals")
+	if f.later != "" {
+		h.until(f.disk, made, verdict(f.later), f.later)
+	}
+	if f.disk == "iscsi" {
+		h.until("idle", made, verdict(`(error|timeout|stuck) device_(hangs|errors) sdb: .*127.0.0.1`), "what sysfs says of a disk that nobody uses")
+	}
+	recovered := ""
+	if f.after != "" {
+		since := h.now()
+		heal()
+		after := f.after
+		if h.shell(fmt.Sprintf(works, f.disk)) == "yes" {
+			after = "ok$"
+		}
+		p, _ := h.until(f.disk, since, verdict(after), after)
+		recovered = p.verdict()
+		if recovered == "ok" {
+			recovered = seconds(p.at.Sub(since))
+		}
+	}
+	table.Add(f.name, first.field("result")+", "+first.field("cause"), first.field("reason"), seconds(first.at.Sub(made)), recovered)
+}
+
+func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }
+
+// leaveAlone sees that a disk which nobody uses is not read, and what is told of it.
+func (h *host) leaveAlone(disk string) {
+	p, _ := h.until(disk, h.now(), func(p point) bool { return p.field("device_seconds") == "" }, "a gather that does not read it")
+	requests := fmt.Sprintf("cat /sys/block/%s/stat", p.field("device"))
+	before := h.shell(requests)
+	h.until(disk, h.now().Add(4*time.Second), verdict("ok"), "ok")
+	assert.Equal(h.t, before, h.shell(requests), "it was not read")
+
+	made := h.now()
+	h.shell("dmsetup suspend --nolockfs " + disk)
+	defer h.shell("dmsetup resume " + disk)
+	found, earlier := h.until(disk, made, atFault, "a fault")
+	assert.LessOrEqual(h.t, earlier, 1)
+	assert.Regexp(h.t, `device_hangs dm-[0-9]+: dm/suspended is 1`, found.verdict())
+}
+
+// remove sees that what is checked is not kept busy.
+func (h *host) remove() {
+	for range 3 {
+		h.shell("mount /dev/mapper/removable /mnt/removable")
+		h.use("removable")
+		h.shell("umount /mnt/removable && table=$(dmsetup table removable) && dmsetup remove removable && dmsetup create removable --table \"$table\"")
+	}
+	h.shell("umount /mnt/nbd && nbd-client -d /dev/nbd0 && until [ ! -e /sys/block/nbd0/pid ]; do sleep 0.1; done")
+}
