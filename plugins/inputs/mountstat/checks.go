@@ -254,7 +254,7 @@ func (f *finding) hangs() bool { return f.code == result.Timeout || f.code == re
 
 // addReason adds what else there is to say.
 func (f *finding) addReason(why string) {
-	f.reason = strings.TrimPrefix(f.reason+"; "+why, "; ")
+	f.reason = joinReasons(f.reason, why)
 }
 
 // hangsIn is the system call that gave no answer.

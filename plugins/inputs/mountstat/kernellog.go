@@ -197,7 +197,7 @@ func (m *Mountstat) explain(t *target, f *finding) {
 	if f.cause == result.FSShutdown && says == "" {
 		says = m.stopped(t)
 	}
-	f.reason = joinReasons(f.reason, says)
+	f.addReason(says)
 }
 
 // joinReasons joins what there is to say.
