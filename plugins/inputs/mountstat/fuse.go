@@ -123,27 +123,10 @@ func (m *Mountstat) findDaemons() {
 	}()
 }
 
-// awaitsBelow reports whether a mount that the target's daemon uses has not been judged.
-func (m *Mountstat) awaitsBelow(t *target) bool {
-	return slices.ContainsFunc(m.usedBy(t), func(below *target) bool {
-		return (below.underWay || below.report != nil) && !m.uses(below, t, nil)
-	})
-}
-
-// uses reports whether a target's daemon uses another target, be it by further ones.
-func (m *Mountstat) uses(t, other *target, seen []*target) bool {
-	if slices.Contains(seen, t) {
-		return false
-	}
-	used := m.usedBy(t)
-	return slices.Contains(used, other) ||
-		slices.ContainsFunc(used, func(below *target) bool { return m.uses(below, other, append(seen, t)) })
-}
-
-// usedBy are the targets that a target's daemon is known to use: by its open files, its
+// usedByDaemon are the targets that a target's daemon is known to use: by its open files, its
 // working directory, its arguments and the source of its mount, as bindfs and mergerfs have
 // what they show.
-func (m *Mountstat) usedBy(t *target) []*target {
+func (m *Mountstat) usedByDaemon(t *target) []*target {
 	d := m.daemonOf(t)
 	if d == nil || t.namespace != nil || d.Files.MountNS != "" && d.Files.MountNS != m.host.MountNamespace() {
 		return nil
@@ -184,7 +167,7 @@ func pathsIn(arguments []string) []string {
 // culpritBelow is a target at fault that the target's daemon uses, or nil. One that hangs comes
 // first.
 func (m *Mountstat) culpritBelow(t *target, hangs bool) *target {
-	used := m.usedBy(t)
+	used := m.usedByDaemon(t)
 	for _, below := range used {
 		if below.found.hangs() {
 			return below

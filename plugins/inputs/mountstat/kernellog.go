@@ -190,10 +190,10 @@ func (m *Mountstat) explain(t *target, f *finding) {
 		m.readKernelLog() // the check may have it say something
 	}
 	f.cause = m.causeOf(t, f)
-	if f.reason == "" && ofDevice(f.cause) {
-		f.reason = t.disk.describe()
-	}
 	says := m.quote(t, quoted[f.cause]...)
+	if says == "" && f.reason == "" && ofDevice(f.cause) {
+		says = t.disk.describe()
+	}
 	if f.cause == result.FSShutdown && says == "" {
 		says = m.stopped(t)
 	}

@@ -2,6 +2,7 @@ package mountstat
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
@@ -23,6 +24,39 @@ func layersOf(t *target) (all []layer) {
 		}
 	}
 	return all
+}
+
+// usedBy are the targets that a target depends on: what its daemon uses, or what it lies on.
+func (m *Mountstat) usedBy(t *target) (all []*target) {
+	if t.Probed.FUSE() {
+		return m.usedByDaemon(t)
+	}
+	if t.namespace != nil {
+		return nil // its paths mean other files
+	}
+	for _, l := range layersOf(t) {
+		if below := m.holding(l.path); below != nil && below != t {
+			all = append(all, below)
+		}
+	}
+	return all
+}
+
+// awaitsBelow reports whether a target that this one depends on has not been judged.
+func (m *Mountstat) awaitsBelow(t *target) bool {
+	return slices.ContainsFunc(m.usedBy(t), func(below *target) bool {
+		return (below.underWay || below.report != nil) && !m.uses(below, t, nil)
+	})
+}
+
+// uses reports whether a target depends on another, be it by further ones.
+func (m *Mountstat) uses(t, other *target, seen []*target) bool {
+	if slices.Contains(seen, t) {
+		return false
+	}
+	used := m.usedBy(t)
+	return slices.Contains(used, other) ||
+		slices.ContainsFunc(used, func(below *target) bool { return m.uses(below, other, append(seen, t)) })
 }
 
 // causeBelow is the cause of a fault that is one of what the file system is made of, which

@@ -264,7 +264,7 @@ func (m *Mountstat) submit() (pending map[*target]struct{}) {
 
 // holdBack keeps the report of a fault until there is the evidence that tells its cause.
 func (m *Mountstat) holdBack(t *target, f *finding) bool {
-	if !m.awaitsServer(t) && !m.awaitsDaemon(t, f) {
+	if !m.awaitsServer(t) && !m.awaitsDaemon(t, f) && (t.Probed.FUSE() || !m.awaitsBelow(t)) {
 		return false
 	}
 	m.held = append(m.held, t)
