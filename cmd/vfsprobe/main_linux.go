@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
+	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/host"
@@ -177,6 +178,7 @@ func run(arguments []string) int {
 	signal.Ignore(syscall.SIGPIPE)
 	switch {
 	case *test:
+		h.AwaitMounts(checkup.TableTimeout)
 		err = runner.Once()
 	case server != nil:
 		var reload bool

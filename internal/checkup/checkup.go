@@ -28,6 +28,10 @@ import (
 // blocked: two looks at the same task are needed.
 const blockedFor = time.Second
 
+// TableTimeout is how long a single gather waits for the mount table, without which it would
+// know of the root alone: on a busy host longer than one of many gathers may.
+const TableTimeout = 4 * time.Second
+
 // Options of a checkup.
 type Options struct {
 	Inputs []config.Input
@@ -51,7 +55,8 @@ func Run(o Options) (*Report, error) {
 		return nil, err
 	}
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(context.Background(), o.Timeout)
+	o.Host.AwaitMounts(min(TableTimeout, o.Timeout))
+	ctx, cancel := context.WithTimeout(context.Background(), o.Timeout-time.Since(began))
 	defer cancel()
 	complete := runner.Round(ctx)
 	log.Flush(time.Second) // which is into memory

@@ -186,6 +186,7 @@ func TestAHungMount(t *testing.T) {
 	waiter := exec.Command("ls", hung.Dir)
 	require.NoError(t, waiter.Start())
 	t.Cleanup(func() { hung.Abort(); _ = waiter.Wait() })
+	require.Eventually(t, func() bool { return hung.Unanswered() > 0 }, 30*time.Second, 10*time.Millisecond)
 	p := prober.New(prober.Options{Warnf: t.Logf})
 	defer p.Close()
 	all, err := config.Parse("x", []byte("[[inputs.mountstat]]\n timeout = \"500ms\""), os.LookupEnv, inputs.Inputs)

@@ -134,6 +134,9 @@ func (h *Host) Join(member any) uint64 {
 	return h.round
 }
 
+// AwaitMounts waits for the mount table before the first gather, if it can be read in time.
+func (h *Host) AwaitMounts(timeout time.Duration) { h.table.Await(timeout) }
+
 // Mounts returns the mount table in a round. That it is older than the kernel's is
 // said once.
 func (h *Host) Mounts(round uint64) mounts.View {

@@ -114,7 +114,7 @@ func (w *Watcher) View(round uint64) View {
 	w.round, w.done = round, done
 	w.mu.Unlock()
 
-	view := w.update()
+	view := w.update(w.o.Patience)
 	w.mu.Lock()
 	w.view = view
 	w.mu.Unlock()
@@ -122,8 +122,12 @@ func (w *Watcher) View(round uint64) View {
 	return view
 }
 
-// update brings the table up to date.
-func (w *Watcher) update() View {
+// Await brings the table up to date before the first round, and waits for that: for those
+// who gather once, and have no later round to know more in.
+func (w *Watcher) Await(timeout time.Duration) { w.update(timeout) }
+
+// update brings the table up to date, if that is done within patience.
+func (w *Watcher) update(patience time.Duration) View {
 	w.updating.Lock()
 	defer w.updating.Unlock()
 	if err := w.open(); err != nil {
@@ -137,7 +141,7 @@ func (w *Watcher) update() View {
 		return View{Snapshot: w.current}
 	}
 	w.stale = true
-	hindrance := w.read()
+	hindrance := w.read(patience)
 	view := View{Snapshot: w.current, Hindrance: hindrance}
 	if w.stale && w.current != nil {
 		view.Age = time.Since(w.asOf)
@@ -147,13 +151,13 @@ func (w *Watcher) update() View {
 
 // read reads the table, again if it changes meanwhile and the kernel may have skipped
 // lines, or has changed since a reader hung. It returns why there is no newer one.
-func (w *Watcher) read() error {
+func (w *Watcher) read(patience time.Duration) error {
 	before := w.current
 	var deadline time.Time // none for a reader that hangs since an earlier round
 	for range maxRereads {
 		if w.reading == nil {
 			if deadline.IsZero() {
-				deadline = time.Now().Add(w.o.Patience)
+				deadline = time.Now().Add(patience)
 			}
 			w.reading = w.startReading(w.plan())
 		}

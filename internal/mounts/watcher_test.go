@@ -120,6 +120,19 @@ func TestWatcher_AReaderThatHangs(t *testing.T) {
 	assert.Equal(t, forked+1, p.Stats().Forked, "the reader that hung has brought it")
 }
 
+// Who gathers once has the table though it comes late, as on a busy host.
+func TestWatcher_AwaitsATableThatComesLate(t *testing.T) {
+	w, _, fs := hangable(t)
+	fs.Silence(faultfs.Read)
+	w.Invalidate()
+	answers := time.AfterFunc(3*patience, fs.Heal)
+	defer answers.Stop()
+	began := time.Now()
+	w.Await(time.Minute)
+	assert.GreaterOrEqual(t, time.Since(began), 2*patience)
+	assert.NoError(t, view(w).Hindrance)
+}
+
 func TestWatcher_InvalidateWhileAReaderHangs(t *testing.T) {
 	w, p, fs := hangable(t)
 	fs.Silence(faultfs.Read)
