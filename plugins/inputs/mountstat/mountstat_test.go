@@ -20,6 +20,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
@@ -289,6 +290,21 @@ func TestManyHungMountsHarmNoOther(t *testing.T) {
 	require.Eventually(t, func() bool { // a busy machine may not do 200 within half the short timeout
 		return summary(t, collect.Gather(t, m), "error") == n
 	}, 20*time.Second, 10*time.Millisecond)
+}
+
+// A host without a place for a helper says nothing new of a fault that is known, and its
+// own line sums up what is not checked.
+func TestTarget_SaysAFaultOnceWhateverHelpersItGets(t *testing.T) {
+	m, log := newInput(t, nil)
+	table := mounts.Parse([]byte("50 1 0:47 / /srv rw - nfs nas:/export rw\n"))
+	target := &target{Unit: &mounts.Unit{Probed: &table.Mounts[0]}, report: &prober.Report{Since: time.Now()}}
+	hangs := finding{code: result.Timeout, call: "fstatfs"}
+	refused := finding{code: result.Unchecked, reason: "no place"}
+	for _, f := range []finding{hangs, refused, hangs, refused, {code: result.OK}, refused, {code: result.OK}} {
+		m.settle(target, f)
+	}
+	assert.Len(t, log.about("hangs"), 1)
+	assert.Len(t, log.about("answers again"), 1)
 }
 
 // Two tables of the input check the same mounts of one daemon, of which one hangs.

@@ -25,7 +25,8 @@ type target struct {
 
 	fault.History
 	found     finding
-	rootOwned bool // the last check saw that its root belongs to uid 0
+	concluded finding // the last one that was not Unchecked
+	rootOwned bool    // the last check saw that its root belongs to uid 0
 	worked    map[check]bool
 	// writesAtime says that the root can't be listed but with its access time written.
 	writesAtime bool
@@ -186,7 +187,12 @@ func (m *Mountstat) settle(t *target, found finding) {
 	if o.Hangs {
 		o.Began = t.report.Since
 	}
-	before, known := t.found, t.Known
+	before, known := t.concluded, t.Known
+	if o.Inconclusive {
+		before = t.found
+	} else {
+		t.concluded = found
+	}
 	lasted := t.Observe(o)
 	t.found = found
 	changed := !known || found.code != before.code || found.errno != before.errno || found.cause != before.cause

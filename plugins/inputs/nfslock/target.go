@@ -32,8 +32,9 @@ type target struct {
 	waits      string   // where the helper waited when last seen
 
 	fault.History
-	found finding
-	said  diagnosis // in the log
+	found     finding
+	concluded finding   // the last one that told something
+	said      diagnosis // in the log
 	// leftover: a helper was killed while it held a lock or was about to, and
 	// none could be taken since.
 	leftover bool
@@ -93,9 +94,13 @@ func (n *Nfslock) settle(t *target, f finding) {
 	if f.report != nil {
 		o.Began = f.report.Since
 	}
-	before, known := t.found, t.Known
+	before, known := t.concluded, t.Known
 	lasted := t.Observe(o)
 	t.found = f
+	if f.refused && known && (f.diagnosis == unknown || f.diagnosis == before.diagnosis) {
+		return // it is one of those that are counted in one line, and nothing else is new
+	}
+	t.concluded = f
 	changed := !known || f.code != before.code || f.errno != before.errno || f.diagnosis != before.diagnosis
 	if changed && !t.onlyEvidenceChanged(&before) {
 		t.said = f.diagnosis
@@ -103,11 +108,12 @@ func (n *Nfslock) settle(t *target, f finding) {
 	}
 }
 
-// onlyEvidenceChanged reports whether the lock hangs as before, and what is said
-// of it was said already or is nothing new: the evidence of a server that answers
-// some calls comes and goes.
+// onlyEvidenceChanged reports whether the lock hangs as before, or was at fault for the
+// same reason before a helper could be had, and what is said of it was said already or is
+// nothing new: the evidence of a server that answers some calls comes and goes.
 func (t *target) onlyEvidenceChanged(before *finding) bool {
 	f := &t.found
 	sameHang := f.end == hung && before.end == hung && f.code == before.code
-	return sameHang && (f.diagnosis == unknown || f.diagnosis == t.said)
+	sameFault := before.refused && before.code.Fault() && f.code.Fault()
+	return sameHang && f.diagnosis == unknown || (sameHang || sameFault) && f.diagnosis == t.said
 }

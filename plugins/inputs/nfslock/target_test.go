@@ -9,6 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 )
 
@@ -70,4 +72,28 @@ func TestTarget_TwoOfOneExportAreProbedApart(t *testing.T) {
 	assert.Equal(t, int64(1), host["superblocks"])
 	assert.Equal(t, int64(1), host["ok"])
 	assert.Equal(t, int64(1), host["unchecked"])
+}
+
+// A host without a place for a helper says nothing new of a fault that is known, and its
+// own line sums up what is not probed.
+func TestTarget_SaysAFaultOnceWhateverHelpersItGets(t *testing.T) {
+	hangs := finding{attempt: attempt{end: hung, call: "fcntl", report: &prober.Report{}}, diagnosis: serverUnreachable, code: result.Timeout}
+	refused := finding{attempt: attempt{refused: true, reason: "no place"}, diagnosis: serverUnreachable, code: result.Error}
+	untold := finding{attempt: attempt{refused: true, reason: "no place"}, diagnosis: unknown, code: result.Unchecked}
+	well := finding{attempt: attempt{end: passed}, code: result.OK}
+	for name, findings := range map[string][]finding{
+		"a hang":             {hangs, refused, hangs, untold, hangs, well},
+		"a fault by the way": {refused, refused, hangs, refused, untold, well},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n, log := newInput(t, nil)
+			withTable(t, n, "50 1 0:47 / /srv rw - nfs nas:/export rw,vers=3,proto=tcp,addr=192.0.2.1\n")
+			n.refresh()
+			for _, f := range findings {
+				n.settle(n.targets[0], f)
+			}
+			assert.Len(t, log.About("W! "), 1)
+			assert.Len(t, log.About("locks work again"), 1)
+		})
+	}
 }
