@@ -21,6 +21,9 @@ const (
 	firstRetryDelay = 100 * time.Millisecond
 	maxRetryDelay   = 10 * time.Second
 	dialTimeout     = 5 * time.Second
+	// maxTriggerAge bounds how long a newline waits for the connection: that of a client or a
+	// service that has just been started.
+	maxTriggerAge = time.Second
 )
 
 // A Client passes newlines to a service, and its metrics and log lines back. While there is
@@ -31,9 +34,10 @@ type Client struct {
 	Stderr io.Writer // gets the service's log lines
 	Log    telegraf.Logger
 
-	mu   sync.Mutex
-	conn net.Conn // nil while there is none
-	said string   // why there is none
+	mu    sync.Mutex
+	conn  net.Conn  // nil while there is none
+	said  string    // why there is none
+	asked time.Time // when a newline came while there was none
 }
 
 // Run connects, again whenever the connection ends, until ctx ends or stdout can't be
@@ -65,14 +69,19 @@ func (c *Client) Run(ctx context.Context) error {
 	return nil
 }
 
-// Trigger asks for a gather. Without a connection nothing is asked for: a metric would be
-// of another time.
+// Trigger asks for a gather. Without a connection it is asked for in a moment or not at all:
+// a metric would be of another time.
 func (c *Client) Trigger() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.conn == nil {
+		c.asked = time.Now()
 		return
 	}
+	c.askLocked()
+}
+
+func (c *Client) askLocked() {
 	_ = c.conn.SetWriteDeadline(time.Now().Add(time.Second))
 	if _, err := c.conn.Write([]byte("\n")); err != nil {
 		c.conn.Close()
@@ -123,10 +132,17 @@ func (c *Client) use(conn net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.conn = conn
-	if conn != nil && c.said != "" {
+	if conn == nil {
+		return
+	}
+	if c.said != "" {
 		c.said = ""
 		c.Log.Info("the vfsprobe service answers again")
 	}
+	if time.Since(c.asked) < maxTriggerAge {
+		c.askLocked()
+	}
+	c.asked = time.Time{}
 }
 
 // say logs why there is no service, once.

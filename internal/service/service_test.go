@@ -195,6 +195,7 @@ func TestClient_WaitsForTheService(t *testing.T) {
 	c := dial(t, socket)
 	c.Trigger() // to nobody
 	eventually(t, "a line", func() bool { return len(c.log.About("nobody listens on "+socket+"; systemctl start vfsprobe")) == 1 })
+	time.Sleep(maxTriggerAge) // which is then of another time
 	f := serve(t, socket)
 	eventually(t, "a connection", c.isConnected)
 	c.Trigger()
@@ -208,6 +209,15 @@ func TestClient_WaitsForTheService(t *testing.T) {
 	assert.Len(t, c.log.About("answers again"), 2)
 	_, err := Listen(socket, ServerOptions{Log: f.log})
 	assert.ErrorContains(t, err, "another vfsprobe does")
+}
+
+// A newline that comes while the connection is being made is answered.
+func TestClient_AsksOnceItIsConnected(t *testing.T) {
+	f := serve(t, filepath.Join(t.TempDir(), "socket"))
+	c := &Client{Socket: f.socket, Stdout: &text{}, Stderr: io.Discard, Log: f.log}
+	c.Trigger()
+	go func() { _ = c.Run(t.Context()) }()
+	eventually(t, "metrics", func() bool { return strings.Contains(c.Stdout.(*text).String(), "gather n=1i ") })
 }
 
 func TestClient_SaysThatVersionsDiffer(t *testing.T) {
