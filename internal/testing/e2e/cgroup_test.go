@@ -26,7 +26,7 @@ type group struct {
 func cgroup(t *testing.T, controller string) group {
 	t.Helper()
 	const root = "/sys/fs/cgroup"
-	name := fmt.Sprintf("vfsprobe-test-%d", os.Getpid())
+	name := fmt.Sprintf("vfsprobe-test-%s-%d", os.Getenv(wayVariable), os.Getpid())
 	g := group{dir: filepath.Join(root, controller, name)}
 	if controllers, _ := os.ReadFile(filepath.Join(root, "cgroup.controllers")); slices.Contains(strings.Fields(string(controllers)), controller) {
 		g = group{dir: filepath.Join(root, name), unified: true}
@@ -74,33 +74,35 @@ func (g group) outOfMemory(t *testing.T, victim int) {
 
 // A cgroup is named whose programs look for what is not there.
 func TestTheCgroupThatMakesNegativeDentriesIsNamed(t *testing.T) {
-	const names, size = 20_000, 192 // bytes of a dentry
-	g := cgroup(t, "memory")
-	dir := t.TempDir()
-	var fs unix.Statfs_t
-	require.NoError(t, unix.Statfs(dir, &fs))
-	if fs.Type == unix.TMPFS_MAGIC {
-		t.Skipf("%s is on a tmpfs, which keeps no negative dentries", dir)
-	}
-	config := filepath.Join(t.TempDir(), "vfsprobe.toml")
-	require.NoError(t, os.WriteFile(config, []byte("[[inputs.dentrycache]]\n  attribution = \"none\"\n  top_cgroups = 1000\n"), 0o600))
-	p := start(t, binary(t, vfsprobe), "-config", config)
-	p.trigger()
-	p.until("^vfsprobe ")
-	out, err := exec.Command("sh", "-c", `echo $$ >"$0/cgroup.procs"; i=0; while [ $i -lt "$2" ]; do [ -e "$1/missing-$i" ]; i=$((i+1)); done`,
-		g.dir, dir, strconv.Itoa(names)).CombinedOutput()
-	require.NoError(t, err, "%s", out)
-	figure, path := "kernel_memory", "/"+filepath.Base(g.dir)
-	if g.unified {
-		figure = "slab_reclaimable"
-	}
-	var line string
-	require.Eventually(t, func() bool { // cgroups are walked at most for a hundredth of the time
+	inBothWays(t, func(t *testing.T, w way) {
+		const names, size = 20_000, 192 // bytes of a dentry
+		g := cgroup(t, "memory")
+		dir := t.TempDir()
+		var fs unix.Statfs_t
+		require.NoError(t, unix.Statfs(dir, &fs))
+		if fs.Type == unix.TMPFS_MAGIC {
+			t.Skipf("%s is on a tmpfs, which keeps no negative dentries", dir)
+		}
+		config := filepath.Join(t.TempDir(), "vfsprobe.toml")
+		require.NoError(t, os.WriteFile(config, []byte("[[inputs.dentrycache]]\n  attribution = \"none\"\n  top_cgroups = 1000\n"), 0o600))
+		p := w.start(t, "-config", config)
 		p.trigger()
-		line = p.until("^(vfsprobe |dentrycache_cgroup,.*cgroup=" + path + " )")
-		return strings.HasPrefix(line, "dentrycache_cgroup")
-	}, patience, 100*time.Millisecond, "a point of "+path)
-	t.Log(line)
-	assert.GreaterOrEqual(t, field(t, line, figure+"_own_bytes"), float64(names*size)*0.9)
-	assert.Positive(t, field(t, line, figure+"_bytes_per_s"))
+		p.until("^vfsprobe ")
+		out, err := exec.Command("sh", "-c", `echo $$ >"$0/cgroup.procs"; i=0; while [ $i -lt "$2" ]; do [ -e "$1/missing-$i" ]; i=$((i+1)); done`,
+			g.dir, dir, strconv.Itoa(names)).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		figure, path := "kernel_memory", "/"+filepath.Base(g.dir)
+		if g.unified {
+			figure = "slab_reclaimable"
+		}
+		var line string
+		require.Eventually(t, func() bool { // cgroups are walked at most for a hundredth of the time
+			p.trigger()
+			line = p.until("^(vfsprobe |dentrycache_cgroup,.*cgroup=" + path + " )")
+			return strings.HasPrefix(line, "dentrycache_cgroup")
+		}, patience, 100*time.Millisecond, "a point of "+path)
+		t.Log(line)
+		assert.GreaterOrEqual(t, field(t, line, figure+"_own_bytes"), float64(names*size)*0.9)
+		assert.Positive(t, field(t, line, figure+"_bytes_per_s"))
+	})
 }

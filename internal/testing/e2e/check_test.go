@@ -39,49 +39,55 @@ func quickConfig(t testing.TB) string {
 	return file
 }
 
+// A vfsprobe that runs beside has a helper of its own in what hangs.
 func TestCheckSaysWhatHangs(t *testing.T) {
-	faultfs.Require(t)
-	config := quickConfig(t)
-	stdout, stderr, code := output(t, "check", "-config", config)
-	assert.Zero(t, code, stdout)
-	assert.Regexp(t, `^vfsprobe OK: \d+ checked, no fault\n`, stdout)
-	assert.Empty(t, stderr, "nothing but a terminal gets a spinner")
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		config := quickConfig(t)
+		beside := plugin(t, w)
+		stdout, stderr, code := output(t, "check", "-config", config)
+		assert.Zero(t, code, stdout)
+		assert.Regexp(t, `^vfsprobe OK: \d+ checked, no fault\n`, stdout)
+		assert.Empty(t, stderr, "nothing but a terminal gets a spinner")
 
-	hung := faultfs.New(t)
-	hung.Silence()
-	for range 3 {
+		hung := faultfs.New(t)
+		hung.Silence()
+		beside.trigger()
+		beside.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+		for range 3 {
+			stdout, _, code = output(t, "check", "-config", config)
+			assert.Equal(t, 2, code, stdout)
+			assert.Contains(t, stdout, "vfsprobe CRITICAL: "+hung.Dir+" stuck (fuse_daemon_silent)")
+			assert.NotContains(t, stdout, "\x1b")
+		}
+		stdout, _, code = output(t, "check", "-json", "-config", config)
+		assert.Equal(t, 2, code)
+		var report struct {
+			Code     int `json:"exit_code"`
+			Problems []struct{ Subject, Cause string }
+			Metrics  []struct {
+				Name   string
+				Fields map[string]any
+			}
+		}
+		require.NoError(t, json.Unmarshal([]byte(stdout), &report))
+		assert.Equal(t, 2, report.Code)
+		require.Len(t, report.Problems, 1)
+		assert.Equal(t, hung.Dir, report.Problems[0].Subject)
+		for _, m := range report.Metrics {
+			if m.Name == "vfsprobe" {
+				assert.EqualValues(t, 1, m.Fields["helpers_asleep"], "four runs have left one helper between them")
+			}
+		}
+
+		hung.Abort()
 		stdout, _, code = output(t, "check", "-config", config)
-		assert.Equal(t, 2, code, stdout)
-		assert.Contains(t, stdout, "vfsprobe CRITICAL: "+hung.Dir+" stuck (fuse_daemon_silent)")
-		assert.NotContains(t, stdout, "\x1b")
-	}
-	stdout, _, code = output(t, "check", "-json", "-config", config)
-	assert.Equal(t, 2, code)
-	var report struct {
-		Code     int `json:"exit_code"`
-		Problems []struct{ Subject, Cause string }
-		Metrics  []struct {
-			Name   string
-			Fields map[string]any
-		}
-	}
-	require.NoError(t, json.Unmarshal([]byte(stdout), &report))
-	assert.Equal(t, 2, report.Code)
-	require.Len(t, report.Problems, 1)
-	assert.Equal(t, hung.Dir, report.Problems[0].Subject)
-	for _, m := range report.Metrics {
-		if m.Name == "vfsprobe" {
-			assert.EqualValues(t, 1, m.Fields["helpers_asleep"], "four runs have left one helper between them")
-		}
-	}
-
-	hung.Abort()
-	stdout, _, code = output(t, "check", "-config", config)
-	assert.Equal(t, 2, code)
-	assert.Contains(t, stdout, "(fuse_daemon_dead)")
-	hung.Close()
-	_, _, code = output(t, "check", "-config", config)
-	assert.Zero(t, code)
+		assert.Equal(t, 2, code)
+		assert.Contains(t, stdout, "(fuse_daemon_dead)")
+		hung.Close()
+		_, _, code = output(t, "check", "-config", config)
+		assert.Zero(t, code)
+	})
 }
 
 func TestCheckDoesNotLookLikeAFaultWhenMisused(t *testing.T) {

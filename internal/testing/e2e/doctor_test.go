@@ -36,64 +36,72 @@ func diagnose(t *testing.T, etc string) findings {
 
 // What the doctor says of a wrong set-up is what a real Telegraf does with it.
 func TestTheDoctorsSymptomsAreTelegrafs(t *testing.T) {
-	good := strings.NewReplacer("/usr/bin/vfsprobe", binary(t, vfsprobe), `, "-config", "/etc/vfsprobe/vfsprobe.toml"`, "").Replace(doctor.Stanza)
-	for name, c := range map[string]struct {
-		stanza  string
-		finding string
-		symptom string // part of it, and of Telegraf's log
-		starts  bool
-		metrics bool
-	}{
-		"good":        {good, "", "", true, true},
-		"no signal":   {strings.Replace(good, "signal", "# signal", 1), "telegraf.signal", "", true, false},
-		"misspelt":    {strings.Replace(good, "STDIN", "stdin", 1), "telegraf.signal", "invalid signal", true, false},
-		"format":      {strings.Replace(good, `"influx"`, `"value"`, 1), "telegraf.data_format", "", true, false},
-		"path":        {strings.Replace(good, "/vfsprobe\"", "/nowhere/vfsprobe\"", 1), "telegraf.path", "no such file or directory", true, false},
-		"one string":  {strings.Replace(good, "/vfsprobe\"", "/vfsprobe -config x\"", 1), "telegraf.path", "no such file or directory", true, false},
-		"no list":     {strings.NewReplacer("[\"", "\"", "\"]", "\"").Replace(good), "telegraf.command", "", false, false},
-		"own config":  {good + "\n[[inputs.mountstat]]\n", "telegraf.foreign", "undefined but requested input: mountstat", false, false},
-		"exec at all": {strings.Replace(good, "inputs.execd", "processors.execd", 1), "telegraf.kind", "", false, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			etc := t.TempDir()
-			metrics := filepath.Join(etc, "metrics")
-			require.NoError(t, os.Mkdir(filepath.Join(etc, "telegraf.d"), 0o755))
-			main := filepath.Join(etc, "telegraf.conf")
-			require.NoError(t, os.WriteFile(main, []byte("[agent]\n  interval = \"200ms\"\n  flush_interval = \"200ms\"\n[[outputs.file]]\n  data_format = \"influx\"\n  files = [\""+metrics+"\"]\n"), 0o600))
-			require.NoError(t, os.WriteFile(filepath.Join(etc, "telegraf.d/vfsprobe.conf"), []byte(c.stanza), 0o600))
-			f := diagnose(t, etc)
-			var symptom string
-			for _, finding := range f.Findings {
-				if strings.HasPrefix(finding.ID, "telegraf.") && finding.Status != "ok" {
-					assert.Equal(t, c.finding, finding.ID)
-					assert.Equal(t, "critical", finding.Status)
-					symptom = finding.Symptom
+	inBothWays(t, func(t *testing.T, w way) {
+		good := strings.NewReplacer("/usr/bin/vfsprobe", binary(t, vfsprobe), `, "-config", "/etc/vfsprobe/vfsprobe.toml"`, "").Replace(doctor.Stanza)
+		if w == service {
+			socket := newSocket(t)
+			good = strings.NewReplacer("/usr/bin/vfsprobe", binary(t, vfsprobe), `"connect"`, `"connect", "-socket", "`+socket+`"`).Replace(doctor.ConnectStanza)
+			start(t, binary(t, vfsprobe), "-listen", socket)
+			awaitSocket(t, socket)
+		}
+		for name, c := range map[string]struct {
+			stanza  string
+			finding string
+			symptom string // part of it, and of Telegraf's log
+			starts  bool
+			metrics bool
+		}{
+			"good":        {good, "", "", true, true},
+			"no signal":   {strings.Replace(good, "signal", "# signal", 1), "telegraf.signal", "", true, false},
+			"misspelt":    {strings.Replace(good, "STDIN", "stdin", 1), "telegraf.signal", "invalid signal", true, false},
+			"format":      {strings.Replace(good, `"influx"`, `"value"`, 1), "telegraf.data_format", "", true, false},
+			"path":        {strings.Replace(good, "/vfsprobe\"", "/nowhere/vfsprobe\"", 1), "telegraf.path", "no such file or directory", true, false},
+			"one string":  {strings.Replace(good, "/vfsprobe\"", "/vfsprobe -config x\"", 1), "telegraf.path", "no such file or directory", true, false},
+			"no list":     {regexp.MustCompile(`\[("[^"]*").*\]\n`).ReplaceAllString(good, "$1\n"), "telegraf.command", "", false, false},
+			"own config":  {good + "\n[[inputs.mountstat]]\n", "telegraf.foreign", "undefined but requested input: mountstat", false, false},
+			"exec at all": {strings.Replace(good, "inputs.execd", "processors.execd", 1), "telegraf.kind", "", false, false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				etc := t.TempDir()
+				metrics := filepath.Join(etc, "metrics")
+				require.NoError(t, os.Mkdir(filepath.Join(etc, "telegraf.d"), 0o755))
+				main := filepath.Join(etc, "telegraf.conf")
+				require.NoError(t, os.WriteFile(main, []byte("[agent]\n  interval = \"200ms\"\n  flush_interval = \"200ms\"\n[[outputs.file]]\n  data_format = \"influx\"\n  files = [\""+metrics+"\"]\n"), 0o600))
+				require.NoError(t, os.WriteFile(filepath.Join(etc, "telegraf.d/vfsprobe.conf"), []byte(c.stanza), 0o600))
+				f := diagnose(t, etc)
+				var symptom string
+				for _, finding := range f.Findings {
+					if strings.HasPrefix(finding.ID, "telegraf.") && finding.Status != "ok" {
+						assert.Equal(t, c.finding, finding.ID)
+						assert.Equal(t, "critical", finding.Status)
+						symptom = finding.Symptom
+					}
 				}
-			}
-			assert.Equal(t, c.finding == "", symptom == "")
-			assert.Contains(t, symptom, c.symptom)
+				assert.Equal(t, c.finding == "", symptom == "")
+				assert.Contains(t, symptom, c.symptom)
 
-			if name == "exec at all" || name == "format" {
-				return // this slim Telegraf has no such plugins
-			}
-			agent := start(t, binary(t, telegraf), "--config", main, "--config-directory", filepath.Join(etc, "telegraf.d"))
-			if c.metrics {
-				tail(t, metrics, "^dentrycache[ ,]")
-				return
-			}
-			if !c.starts {
-				assert.NotZero(t, agent.exit())
-				assert.Contains(t, strings.ToLower(agent.stderr.String()), strings.ToLower(c.symptom))
-				return
-			}
-			require.Eventually(t, func() bool {
-				return strings.Contains(agent.stderr.String(), "Loaded inputs") && strings.Contains(agent.stderr.String(), c.symptom)
-			}, patience, 10*time.Millisecond)
-			time.Sleep(time.Second) // several intervals
-			content, _ := os.ReadFile(metrics)
-			assert.NotContains(t, string(content), "dentrycache")
-		})
-	}
+				if name == "exec at all" || name == "format" {
+					return // this slim Telegraf has no such plugins
+				}
+				agent := start(t, binary(t, telegraf), "--config", main, "--config-directory", filepath.Join(etc, "telegraf.d"))
+				if c.metrics {
+					tail(t, metrics, "^dentrycache[ ,]")
+					return
+				}
+				if !c.starts {
+					assert.NotZero(t, agent.exit())
+					assert.Contains(t, strings.ToLower(agent.stderr.String()), strings.ToLower(c.symptom))
+					return
+				}
+				require.Eventually(t, func() bool {
+					return strings.Contains(agent.stderr.String(), "Loaded inputs") && strings.Contains(agent.stderr.String(), c.symptom)
+				}, patience, 10*time.Millisecond)
+				time.Sleep(time.Second) // several intervals
+				content, _ := os.ReadFile(metrics)
+				assert.NotContains(t, string(content), "dentrycache")
+			})
+		}
+	})
 }
 
 // The files it looks at may be on a mount that hangs.

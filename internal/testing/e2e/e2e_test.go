@@ -27,7 +27,10 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
-func TestMain(m *testing.M) { faultfs.Main(m) }
+func TestMain(m *testing.M) {
+	enterWay()
+	faultfs.Main(m)
+}
 
 // patience is for what happens soon, on a machine that may be busy.
 const patience = 30 * time.Second
@@ -197,14 +200,16 @@ func field(t testing.TB, line, name string) float64 {
 	return value
 }
 
-// configure writes the fixtures with the test's paths in place.
-func configure(t testing.TB) (config, metrics string) {
+// inputs is the configuration that vfsprobe has in most tests.
+func inputs(t testing.TB) string { return filepath.Join(repository(t), "testdata/vfsprobe.toml") }
+
+// configure writes a Telegraf's configuration: of what it runs, and more.
+func configure(t testing.TB, command []string, more string) (config, metrics string) {
 	dir := t.TempDir()
 	metrics = filepath.Join(dir, "metrics")
-	inputs := filepath.Join(repository(t), "testdata/vfsprobe.toml")
 	template, err := os.ReadFile(filepath.Join(repository(t), "testdata/telegraf.conf"))
 	require.NoError(t, err)
-	text := strings.NewReplacer("VFSPROBE", binary(t, vfsprobe), "CONFIG", inputs, "METRICS", metrics).Replace(string(template))
+	text := strings.NewReplacer("COMMAND", fmt.Sprintf(`"%s"`, strings.Join(command, `", "`)), "METRICS", metrics).Replace(string(template)) + more
 	config = filepath.Join(dir, "telegraf.conf")
 	require.NoError(t, os.WriteFile(config, []byte(text), 0o600))
 	return config, metrics
@@ -232,123 +237,136 @@ func clear(t testing.TB, file string) {
 }
 
 func TestTelegrafOnAHostWithAHungMount(t *testing.T) {
-	faultfs.Require(t)
-	hung, healthy := faultfs.New(t), faultfs.New(t)
-	hung.Silence()
-	config, metrics := configure(t)
-	agent := start(t, binary(t, telegraf), "--config", config)
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		hung, healthy := faultfs.New(t), faultfs.New(t)
+		hung.Silence()
+		agent := w.telegraf(t, nil)
+		metrics := agent.metrics
 
-	for _, path := range []string{"/", healthy.Dir} {
-		line := tail(t, metrics, "^mountstat,", "path="+path+" ", `result="ok"`)
-		assert.Contains(t, line, "result_code=0i")
-	}
-	line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-	assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 0.45)
-	tail(t, metrics, "^mountstat_summary ", "stuck=1i", "faults=1i")
-	tail(t, metrics, "^dentrycache ", "negative=")
-	tail(t, metrics, "^nfslock_host,rack=none ", "mounts=0i")
-	tail(t, metrics, "^vfsprobe ", "helpers_asleep=1i", "fork_server_restarts=0i")
+		for _, path := range []string{"/", healthy.Dir} {
+			line := tail(t, metrics, "^mountstat,", "path="+path+" ", `result="ok"`)
+			assert.Contains(t, line, "result_code=0i")
+		}
+		line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+		assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 0.45)
+		tail(t, metrics, "^mountstat_summary ", "stuck=1i", "faults=1i")
+		tail(t, metrics, "^dentrycache ", "negative=")
+		tail(t, metrics, "^nfslock_host,rack=none ", "mounts=0i")
+		tail(t, metrics, "^vfsprobe ", "helpers_asleep=1i", "fork_server_restarts=0i")
 
-	hung.Abort()
-	clear(t, metrics)
-	tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `errno="ENOTCONN"`)
-	hung.Close()
-	again := faultfs.NewAt(t, hung.Dir, "faultfs")
-	clear(t, metrics)
-	tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+		hung.Abort()
+		clear(t, metrics)
+		tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `errno="ENOTCONN"`)
+		hung.Close()
+		again := faultfs.NewAt(t, hung.Dir, "faultfs")
+		clear(t, metrics)
+		tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
 
-	again.Silence()
-	clear(t, metrics)
-	tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-	began := time.Now()
-	require.NoError(t, agent.Process.Signal(syscall.SIGTERM))
-	agent.exit()
-	assert.Less(t, time.Since(began), 2*time.Second, "Telegraf stops although mounts hang")
+		again.Silence()
+		clear(t, metrics)
+		tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+		began := time.Now()
+		require.NoError(t, agent.Process.Signal(syscall.SIGTERM))
+		agent.exit()
+		assert.Less(t, time.Since(began), 2*time.Second, "Telegraf stops although mounts hang")
 
-	log := agent.stderr.String()
-	assert.Regexp(t, `W! \[inputs\.execd\] \[inputs\.mountstat\] `+again.Dir+` \(fuse\.faultfs on faultfs\) hangs`, log)
-	// Telegraf reads on for a moment from pipes it has closed to stop a plugin.
-	log = regexp.MustCompile(`(?m)^.* E! \[inputs\.execd\] Error in plugin: .*file already closed$`).ReplaceAllString(log, "")
-	assert.NotContains(t, log, " E! ")
+		log := agent.log()
+		assert.Regexp(t, `W! \[inputs\.execd\] \[inputs\.mountstat\] `+again.Dir+` \(fuse\.faultfs on faultfs\) hangs`, log)
+		assert.NotContains(t, log, " E! ")
+	})
 }
 
-// The README's stanza, pasted as it stands, with the plugin's defaults.
+// The README's stanza, pasted as it stands, or that of the packages, with the plugin's
+// defaults.
 func TestTheReadmesStanza(t *testing.T) {
-	faultfs.Require(t)
-	readme, err := os.ReadFile(filepath.Join(repository(t), "README.md"))
-	require.NoError(t, err)
-	stanza := regexp.MustCompile("(?s)```toml\n(\\[\\[inputs\\.execd]].*?)```").FindSubmatch(readme)
-	require.NotNil(t, stanza)
-	config, metrics := configure(t)
-	text := "[agent]\n  interval = \"10s\"\n  flush_interval = \"1s\"\n[[outputs.file]]\n  files = [\"" + metrics + "\"]\n" +
-		strings.ReplaceAll(string(stanza[1]), "/usr/local/bin/vfsprobe", binary(t, vfsprobe))
-	require.NoError(t, os.WriteFile(config, []byte(text), 0o600))
-	hung := faultfs.New(t)
-	hung.Silence()
-	start(t, binary(t, telegraf), "--config", config)
-	first := tail(t, metrics, "^mountstat,", "path=/ ", `result="ok"`)
-	line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-	assert.Equal(t, timestamp(first), timestamp(line), "both from the first interval")
-	assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 4.5)
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		readme, err := os.ReadFile(filepath.Join(repository(t), "README.md"))
+		require.NoError(t, err)
+		found := regexp.MustCompile("(?s)```toml\n(\\[\\[inputs\\.execd]].*?)```").FindSubmatch(readme)
+		require.NotNil(t, found)
+		stanza, program := string(found[1]), "/usr/local/bin/vfsprobe"
+		socket := newSocket(t)
+		if w == service {
+			packaged, err := os.ReadFile(filepath.Join(repository(t), "packaging/telegraf.d/vfsprobe.conf"))
+			require.NoError(t, err)
+			stanza, program = strings.Replace(string(packaged), `"connect"`, `"connect", "-socket", "`+socket+`"`, 1), "/usr/bin/vfsprobe"
+			start(t, binary(t, vfsprobe), "-listen", socket)
+			awaitSocket(t, socket)
+		}
+		require.Contains(t, stanza, program)
+		config, metrics := configure(t, nil, "")
+		text := "[agent]\n  interval = \"10s\"\n  flush_interval = \"1s\"\n[[outputs.file]]\n  files = [\"" + metrics + "\"]\n" +
+			strings.ReplaceAll(stanza, program, binary(t, vfsprobe))
+		require.NoError(t, os.WriteFile(config, []byte(text), 0o600))
+		hung := faultfs.New(t)
+		hung.Silence()
+		start(t, binary(t, telegraf), "--config", config)
+		first := tail(t, metrics, "^mountstat,", "path=/ ", `result="ok"`)
+		line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+		assert.Equal(t, timestamp(first), timestamp(line), "both from the first interval")
+		assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 4.5)
+	})
 }
 
 // Names that break line protocol, logs or terminals pass through Telegraf's
 // parser and back.
 func TestMountPointsOfEveryNameReachTelegraf(t *testing.T) {
-	faultfs.Require(t)
-	root := t.TempDir()
-	names := map[string]string{
-		"a b": `a\ b`, "tab\t": `tab\011`, "new\nline": `new\012line`, `back\slash\`: `back\134slash\134`, "#": "#",
-		`quo"te`: `quo"te`, "a,b=c": `a\,b\=c`, "\xff\xfe": `\377\376`, "ünï": "ünï", strings.Repeat("x", 255): strings.Repeat("x", 255),
-	}
-	for name := range names {
-		dir := filepath.Join(root, name)
-		require.NoError(t, os.Mkdir(dir, 0o755))
-		faultfs.NewAt(t, dir, "faultfs")
-	}
-	config, metrics := configure(t)
-	agent := start(t, binary(t, telegraf), "--config", config)
-	for _, written := range names {
-		tail(t, metrics, "^mountstat,", regexp.QuoteMeta("path="+root+"/"+written)+" ", `result="ok"`)
-	}
-	assert.NotContains(t, agent.stderr.String(), " E! ")
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		root := t.TempDir()
+		names := map[string]string{
+			"a b": `a\ b`, "tab\t": `tab\011`, "new\nline": `new\012line`, `back\slash\`: `back\134slash\134`, "#": "#",
+			`quo"te`: `quo"te`, "a,b=c": `a\,b\=c`, "\xff\xfe": `\377\376`, "ünï": "ünï", strings.Repeat("x", 255): strings.Repeat("x", 255),
+		}
+		for name := range names {
+			dir := filepath.Join(root, name)
+			require.NoError(t, os.Mkdir(dir, 0o755))
+			faultfs.NewAt(t, dir, "faultfs")
+		}
+		agent := w.telegraf(t, nil)
+		for _, written := range names {
+			tail(t, agent.metrics, "^mountstat,", regexp.QuoteMeta("path="+root+"/"+written)+" ", `result="ok"`)
+		}
+		assert.NotContains(t, agent.log(), " E! ")
+	})
 }
 
-// The plugin is killed while five mounts hang: Telegraf starts another, which
+// The plugin is killed while five mounts hang: Telegraf, or systemd, starts another, which
 // knows them.
 func TestTelegrafRestartsAKilledPlugin(t *testing.T) {
-	faultfs.Require(t)
-	var hung []*faultfs.FS
-	for range 5 {
-		fs := faultfs.New(t)
-		fs.Silence()
-		hung = append(hung, fs)
-	}
-	config, metrics := configure(t)
-	text, err := os.ReadFile(config)
-	require.NoError(t, err)
-	text = bytes.Replace(text, []byte(`signal = "STDIN"`), []byte("signal = \"STDIN\"\n  restart_delay = \"100ms\""), 1)
-	require.NoError(t, os.WriteFile(config, text, 0o600))
-	agent := start(t, binary(t, telegraf), "--config", config)
-	tail(t, metrics, "^vfsprobe ", "helpers_asleep=5i")
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		var hung []*faultfs.FS
+		for range 5 {
+			fs := faultfs.New(t)
+			fs.Silence()
+			hung = append(hung, fs)
+		}
+		agent := w.telegraf(t, nil)
+		metrics := agent.metrics
+		tail(t, metrics, "^vfsprobe ", "helpers_asleep=5i")
 
-	plugin := child(t, agent.Process.Pid, "vfsprobe")
-	require.NoError(t, unix.Kill(plugin, unix.SIGKILL))
-	require.Eventually(t, func() bool { return strings.Contains(agent.stderr.String(), "exited: signal: killed") }, patience, 10*time.Millisecond,
-		"its stdout is closed although helpers are stuck, so Telegraf notices")
-	clear(t, metrics)
-	// Telegraf may still hold a line of the one that was killed.
-	tail(t, metrics, "^vfsprobe ", "helpers_asleep=5i", "helpers_killed=0i")
-	for _, fs := range hung {
-		tail(t, metrics, "^mountstat,", "path="+fs.Dir+" ", `result="stuck"`)
-	}
-	for _, fs := range hung {
-		fs.Heal()
-	}
-	clear(t, metrics)
-	tail(t, metrics, "^vfsprobe ", "helpers_asleep=0i")
-	clear(t, metrics)
-	tail(t, metrics, "^mountstat_summary ", "stuck=0i", "faults=0i")
+		agent.end(syscall.SIGKILL)
+		if w == direct {
+			require.Eventually(t, func() bool { return strings.Contains(agent.stderr.String(), "exited: signal: killed") }, patience, 10*time.Millisecond,
+				"its stdout is closed although helpers are stuck, so Telegraf notices")
+		}
+		clear(t, metrics)
+		// Telegraf may still hold a line of the one that was killed.
+		tail(t, metrics, "^vfsprobe ", "helpers_asleep=5i", "helpers_killed=0i")
+		for _, fs := range hung {
+			tail(t, metrics, "^mountstat,", "path="+fs.Dir+" ", `result="stuck"`)
+		}
+		for _, fs := range hung {
+			fs.Heal()
+		}
+		clear(t, metrics)
+		tail(t, metrics, "^vfsprobe ", "helpers_asleep=0i")
+		clear(t, metrics)
+		tail(t, metrics, "^mountstat_summary ", "stuck=0i", "faults=0i")
+	})
 }
 
 func child(t testing.TB, parent int, comm string) int {
@@ -376,42 +394,43 @@ func child(t testing.TB, parent int, comm string) int {
 }
 
 func TestFirstGatherHasEverythingHungMountOrNot(t *testing.T) {
-	faultfs.Require(t)
-	hung := faultfs.New(t)
-	hung.Silence()
-	p := start(t, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
-	began := time.Now()
-	p.trigger()
-	line := p.until("^mountstat,", "path=/ ", `result="ok"`)
-	undelayed := time.Since(began)
-	stuck := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-	assert.Less(t, undelayed, time.Since(began), "the healthy mount did not wait for the hung one")
-	assert.Equal(t, timestamp(line), timestamp(stuck), "one timestamp per gather")
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		hung := faultfs.New(t)
+		hung.Silence()
+		p := w.start(t, "-config", inputs(t))
+		began := time.Now()
+		p.trigger()
+		line := p.until("^mountstat,", "path=/ ", `result="ok"`)
+		undelayed := time.Since(began)
+		stuck := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+		assert.Less(t, undelayed, time.Since(began), "the healthy mount did not wait for the hung one")
+		assert.Equal(t, timestamp(line), timestamp(stuck), "one timestamp per gather")
 
-	began = time.Now()
-	require.NoError(t, p.stdin.Close())
-	assert.Zero(t, p.exit())
-	assert.Less(t, time.Since(began), time.Second, "the end of stdin ends the program (within 0.1 s, plus this machine's noise)")
+		assert.Less(t, p.stop(), time.Second, "it ends within 0.1 s, plus this machine's noise")
+	})
 }
 
 func timestamp(line string) string { return line[strings.LastIndexByte(line, ' ')+1:] }
 
 func TestTheForkServerIsKilledInMidGather(t *testing.T) {
-	faultfs.Require(t)
-	hung := faultfs.New(t)
-	p := start(t, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
-	p.trigger()
-	p.until("^vfsprobe ")
-	hung.Silence()
-	p.trigger()
-	require.Eventually(t, func() bool { return hung.Unanswered() > 0 }, patience, time.Millisecond)
-	require.NoError(t, unix.Kill(child(t, p.Process.Pid, "vfsprobe-server"), unix.SIGKILL))
-	p.until("^mountstat,", "path="+hung.Dir+" ", `result="unchecked"`, "reason=")
-	p.trigger()
-	p.until("^mountstat,", "path=/ ", `result="ok"`)
-	p.trigger()
-	p.until("^vfsprobe ", "fork_server_restarts=1i", "helpers_asleep=1i")
-	assert.Regexp(t, `(?m)^W! \[vfsprobe\] the fork server .* ended`, p.stderr.String())
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		hung := faultfs.New(t)
+		p := w.start(t, "-config", inputs(t))
+		p.trigger()
+		p.until("^vfsprobe ")
+		hung.Silence()
+		p.trigger()
+		require.Eventually(t, func() bool { return hung.Unanswered() > 0 }, patience, time.Millisecond)
+		require.NoError(t, unix.Kill(child(t, p.plugin.Process.Pid, "vfsprobe-server"), unix.SIGKILL))
+		p.until("^mountstat,", "path="+hung.Dir+" ", `result="unchecked"`, "reason=")
+		p.trigger()
+		p.until("^mountstat,", "path=/ ", `result="ok"`)
+		p.trigger()
+		p.until("^vfsprobe ", "fork_server_restarts=1i", "helpers_asleep=1i")
+		assert.Regexp(t, `(?m)^W! \[vfsprobe\] the fork server .* ended`, p.stderr.String())
+	})
 }
 
 // A distribution may build position independent executables.
@@ -448,7 +467,7 @@ func TestTestPrintsOneGather(t *testing.T) {
 func TestBadConfigurationEndsTheProgram(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bad.toml")
 	require.NoError(t, os.WriteFile(file, []byte("[[inputs.mountstat]]\n  timeout = \"5s\"\n  tiemout = \"5s\"\n"), 0o600))
-	for _, mode := range []string{"-test", "--test", "-interval=1s"} {
+	for _, mode := range []string{"-test", "--test", "-interval=1s", "-listen=" + newSocket(t)} {
 		p := start(t, binary(t, vfsprobe), mode, "-config", file)
 		assert.Equal(t, 1, p.exit())
 		assert.Regexp(t, `^E! \[vfsprobe\] .*bad\.toml:3: .*tiemout`, p.stderr.String())
@@ -497,54 +516,58 @@ func TestAClosedStdoutIsSaid(t *testing.T) {
 // No process can be forked: the limit of the fork server alone is lowered. It
 // binds no root process, so the plugin runs as another user.
 func TestAFullProcessTableIsSaidOnce(t *testing.T) {
-	faultfs.Require(t)
-	command := exec.Command(publicCopy(t, binary(t, vfsprobe)), "-config", publicCopy(t, filepath.Join(repository(t), "testdata/vfsprobe.toml")))
-	command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
-	p := startCommand(t, command)
-	p.trigger()
-	p.until("^mountstat,", "path=/ ", `result="ok"`)
-	server := child(t, p.Process.Pid, "vfsprobe-server")
-	limit := func(soft string) {
-		prlimit := exec.Command("prlimit", "--pid", strconv.Itoa(server), "--nproc="+soft+":")
-		prlimit.SysProcAttr = command.SysProcAttr
-		out, err := prlimit.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-	}
-	limit("0")
-	for range 3 {
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		command := exec.Command(publicCopy(t, binary(t, vfsprobe)), "-config", publicCopy(t, inputs(t)))
+		command.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		p := w.startCommand(t, command)
 		p.trigger()
-		line := p.until("^mountstat,", "path=/ ", `result="unchecked"`)
-		assert.Contains(t, line, "forking a helper: resource temporarily unavailable")
-		p.until("^vfsprobe ")
-	}
-	assert.Equal(t, 1, strings.Count(p.stderr.String(), "are not checked"), p.stderr.String())
-	limit("1000")
-	p.trigger()
-	p.until("^mountstat,", "path=/ ", `result="ok"`)
+		p.until("^mountstat,", "path=/ ", `result="ok"`)
+		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
+		limit := func(soft string) {
+			prlimit := exec.Command("prlimit", "--pid", strconv.Itoa(server), "--nproc="+soft+":")
+			prlimit.SysProcAttr = command.SysProcAttr
+			out, err := prlimit.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+		}
+		limit("0")
+		for range 3 {
+			p.trigger()
+			line := p.until("^mountstat,", "path=/ ", `result="unchecked"`)
+			assert.Contains(t, line, "forking a helper: resource temporarily unavailable")
+			p.until("^vfsprobe ")
+		}
+		assert.Equal(t, 1, strings.Count(p.plugin.stderr.String(), "are not checked"), p.plugin.stderr.String())
+		limit("1000")
+		p.trigger()
+		p.until("^mountstat,", "path=/ ", `result="ok"`)
+	})
 }
 
 // No file descriptor is left in the plugin, and its fork server is gone.
 func TestNoFileDescriptorsIsSaidOnce(t *testing.T) {
-	p := start(t, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
-	p.trigger()
-	p.until("^vfsprobe ")
-	var before unix.Rlimit
-	require.NoError(t, unix.Prlimit(p.Process.Pid, unix.RLIMIT_NOFILE, nil, &before))
-	require.NoError(t, unix.Prlimit(p.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: before.Max}, nil))
-	require.NoError(t, unix.Kill(child(t, p.Process.Pid, "vfsprobe-server"), unix.SIGKILL))
-	require.Eventually(t, func() bool { return strings.Contains(p.stderr.String(), "no file system can be checked") }, patience, 10*time.Millisecond)
-	for range 3 {
+	inBothWays(t, func(t *testing.T, w way) {
+		p := w.start(t, "-config", inputs(t))
 		p.trigger()
-		p.until("^mountstat,", "path=/ ", `result="unchecked"`, "too many open files")
 		p.until("^vfsprobe ")
-	}
-	assert.Equal(t, 1, strings.Count(p.stderr.String(), "no file system can be checked"), p.stderr.String())
-	assert.Equal(t, 1, strings.Count(p.stderr.String(), "reading the dentry cache's state"), p.stderr.String())
-	require.NoError(t, unix.Prlimit(p.Process.Pid, unix.RLIMIT_NOFILE, &before, nil))
-	require.Eventually(t, func() bool {
-		p.trigger()
-		return strings.Contains(p.until("^mountstat,", "path=/ "), `result="ok"`)
-	}, patience, 100*time.Millisecond)
+		var before unix.Rlimit
+		require.NoError(t, unix.Prlimit(p.plugin.Process.Pid, unix.RLIMIT_NOFILE, nil, &before))
+		require.NoError(t, unix.Prlimit(p.plugin.Process.Pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 3, Max: before.Max}, nil))
+		require.NoError(t, unix.Kill(child(t, p.plugin.Process.Pid, "vfsprobe-server"), unix.SIGKILL))
+		require.Eventually(t, func() bool { return strings.Contains(p.plugin.stderr.String(), "no file system can be checked") }, patience, 10*time.Millisecond)
+		for range 3 {
+			p.trigger()
+			p.until("^mountstat,", "path=/ ", `result="unchecked"`, "too many open files")
+			p.until("^vfsprobe ")
+		}
+		assert.Equal(t, 1, strings.Count(p.plugin.stderr.String(), "no file system can be checked"), p.plugin.stderr.String())
+		assert.Equal(t, 1, strings.Count(p.plugin.stderr.String(), "reading the dentry cache's state"), p.plugin.stderr.String())
+		require.NoError(t, unix.Prlimit(p.plugin.Process.Pid, unix.RLIMIT_NOFILE, &before, nil))
+		require.Eventually(t, func() bool {
+			p.trigger()
+			return strings.Contains(p.until("^mountstat,", "path=/ "), `result="ok"`)
+		}, patience, 100*time.Millisecond)
+	})
 }
 
 // What the plugin itself may open once it runs, by a path or from a directory of procfs.
@@ -567,80 +590,89 @@ var mayLookUp = regexp.MustCompile(`^((/proc/)?(self|\d+)(/task/\d+)?/ns/(mnt|ne
 // what asks no file system, and reads no table for which the kernel asks one. Nor do its
 // threads.
 func TestThePluginTouchesNoMonitoredMount(t *testing.T) {
-	faultfs.Require(t)
-	strace, err := exec.LookPath("strace")
-	require.NoError(t, err, "strace is needed")
-	root := t.TempDir()
-	var all []*faultfs.FS
-	for i := range 6 {
-		dir := filepath.Join(root, strconv.Itoa(i))
-		require.NoError(t, os.Mkdir(dir, 0o755))
-		fs := faultfs.NewAt(t, dir, "faultfs")
-		if i%2 == 0 {
-			fs.Silence()
-		}
-		all = append(all, fs)
-	}
-	victim := exec.Command("ls", all[0].Dir) // somebody waits, whose files and stack are looked at
-	require.NoError(t, victim.Start())
-	abort := func() {
-		for _, fs := range all {
-			fs.Abort() // strace can't leave a tracee that is stuck
-		}
-	}
-	t.Cleanup(func() {
-		abort()
-		_ = victim.Wait()
-	})
-	trace := filepath.Join(t.TempDir(), "trace")
-	p := start(t, strace, "-f", "-qq", "-y", "-o", trace, "-e", "trace=%file,%stat,%statfs,chdir,fchdir,read,pread64,getdents64",
-		binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
-	plugin := child(t, p.Process.Pid, "vfsprobe")
-	for range 3 {
-		p.trigger()
-		p.until("^mountstat_summary ", "stuck=3i")
-	}
-	p.trigger()
-	p.until("^mountstat_blocked,", "comm=ls")
-	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", plugin))
-	require.NoError(t, err)
-	ours := make(map[string]bool)
-	for _, task := range tasks {
-		ours[task.Name()] = true
-	}
-	abort()
-	require.NoError(t, p.stdin.Close())
-	p.exit()
-
-	content, err := os.ReadFile(trace)
-	require.NoError(t, err)
-	var byHelpers, byPlugin int
-	named := regexp.MustCompile(`^\w+\((?:AT_FDCWD(?:<[^>]*>)?, |\d+<[^>]*>, )?"([^"]*)"`)
-	reading := regexp.MustCompile(`^(?:read|pread64|getdents64)\(\d+</proc/(\d+/(.*/)?(mountinfo|mountstats|mounts|stack|fd|cmdline|environ)|mounts)>`)
-	for line := range strings.Lines(string(content)) {
-		pid, call, _ := strings.Cut(strings.TrimSpace(line), " ")
-		call = strings.TrimSpace(call)
-		if !ours[pid] {
-			if strings.Contains(call, root) {
-				byHelpers++
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		strace, err := exec.LookPath("strace")
+		require.NoError(t, err, "strace is needed")
+		root := t.TempDir()
+		var all []*faultfs.FS
+		for i := range 6 {
+			dir := filepath.Join(root, strconv.Itoa(i))
+			require.NoError(t, os.Mkdir(dir, 0o755))
+			fs := faultfs.NewAt(t, dir, "faultfs")
+			if i%2 == 0 {
+				fs.Silence()
 			}
-			continue
+			all = append(all, fs)
 		}
-		byPlugin++
-		assert.NotContains(t, call, root)
-		assert.NotRegexp(t, reading, call)
-		path := named.FindStringSubmatch(call)
-		switch {
-		case strings.Contains(call, "EMFILE"): // before main it can open nothing
-		case path == nil || strings.HasPrefix(call, "exec") || strings.HasPrefix(call, "read(") || strings.HasPrefix(call, "pread64("):
-		case strings.HasPrefix(call, "open"):
-			assert.Regexp(t, mayOpen, path[1], call)
-		default:
-			assert.True(t, mayOpen.MatchString(path[1]) || mayLookUp.MatchString(path[1]), call)
+		victim := exec.Command("ls", all[0].Dir) // somebody waits, whose files and stack are looked at
+		require.NoError(t, victim.Start())
+		abort := func() {
+			for _, fs := range all {
+				fs.Abort() // strace can't leave a tracee that is stuck
+			}
 		}
-	}
-	assert.GreaterOrEqual(t, byHelpers, 6, "the helpers were traced, and checked all mounts")
-	assert.NotZero(t, byPlugin, "the plugin was traced")
+		t.Cleanup(func() {
+			abort()
+			_ = victim.Wait()
+		})
+		trace := filepath.Join(t.TempDir(), "trace")
+		p := w.startCommand(t, exec.Command(strace, "-f", "-qq", "-y", "-o", trace, "-e", "trace=%file,%stat,%statfs,chdir,fchdir,read,pread64,getdents64",
+			binary(t, vfsprobe), "-config", inputs(t)))
+		plugin := child(t, p.plugin.Process.Pid, "vfsprobe")
+		for range 3 {
+			p.trigger()
+			p.until("^mountstat_summary ", "stuck=3i")
+		}
+		p.trigger()
+		p.until("^mountstat_blocked,", "comm=ls")
+		tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", plugin))
+		require.NoError(t, err)
+		ours := make(map[string]bool)
+		for _, task := range tasks {
+			ours[task.Name()] = true
+		}
+		abort()
+		require.NoError(t, p.stdin.Close())
+		p.exit()
+		if w == service {
+			require.NoError(t, unix.Kill(plugin, unix.SIGTERM))
+			p.plugin.exit()
+		}
+
+		content, err := os.ReadFile(trace)
+		require.NoError(t, err)
+		var byHelpers, byPlugin int
+		named := regexp.MustCompile(`^\w+\((?:AT_FDCWD(?:<[^>]*>)?, |\d+<[^>]*>, )?"([^"]*)"`)
+		reading := regexp.MustCompile(`^(?:read|pread64|getdents64)\(\d+</proc/(\d+/(.*/)?(mountinfo|mountstats|mounts|stack|fd|cmdline|environ)|mounts)>`)
+		for line := range strings.Lines(string(content)) {
+			pid, call, _ := strings.Cut(strings.TrimSpace(line), " ")
+			call = strings.TrimSpace(call)
+			if !ours[pid] {
+				if strings.Contains(call, root) {
+					byHelpers++
+				}
+				continue
+			}
+			byPlugin++
+			assert.NotContains(t, call, root)
+			assert.NotRegexp(t, reading, call)
+			path := named.FindStringSubmatch(call)
+			if w == service && path != nil && filepath.Base(path[1]) == "socket" {
+				continue // its own, in /run, which is a tmpfs
+			}
+			switch {
+			case strings.Contains(call, "EMFILE"): // before main it can open nothing
+			case path == nil || strings.HasPrefix(call, "exec") || strings.HasPrefix(call, "read(") || strings.HasPrefix(call, "pread64("):
+			case strings.HasPrefix(call, "open"):
+				assert.Regexp(t, mayOpen, path[1], call)
+			default:
+				assert.True(t, mayOpen.MatchString(path[1]) || mayLookUp.MatchString(path[1]), call)
+			}
+		}
+		assert.GreaterOrEqual(t, byHelpers, 6, "the helpers were traced, and checked all mounts")
+		assert.NotZero(t, byPlugin, "the plugin was traced")
+	})
 }
 
 // publicCopy puts a file where every user can read it.
@@ -660,52 +692,46 @@ func publicCopy(t testing.TB, file string) string {
 // Both inputs in one Telegraf: the disk input loses its metrics of all mounts,
 // and Telegraf its ability to stop. The README quotes the figures.
 func TestBesideTheDiskInput(t *testing.T) {
-	faultfs.Require(t)
-	const seconds = 8
-	fs := faultfs.New(t)
-	config, metrics := configure(t)
-	text, err := os.ReadFile(config)
-	require.NoError(t, err)
-	text = append(text, "\n[[inputs.disk]]\n  mount_points = [\"/\", \""+fs.Dir+"\"]\n"...)
-	require.NoError(t, os.WriteFile(config, text, 0o600))
-	command := exec.Command(binary(t, telegraf), "--config", config)
-	// The disk input prefers the mount table of process 1, which is not in this
-	// test's mount namespace.
-	command.Env = append(os.Environ(), "HOST_PROC_MOUNTINFO=/proc/self/mountinfo")
-	agent := startCommand(t, command)
-	t.Cleanup(fs.Close) // before the agent is killed: it may be stuck in the mount
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		const seconds = 8
+		fs := faultfs.New(t)
+		agent := w.telegraf(t, func(s *setup) { s.more = "\n[[inputs.disk]]\n  mount_points = [\"/\", \"" + fs.Dir + "\"]\n" })
+		metrics := agent.metrics
+		t.Cleanup(fs.Close) // before the agent is killed: it may be stuck in the mount
 
-	rootPoints := func() (disk, mountstat int) {
-		content, err := os.ReadFile(metrics)
-		require.NoError(t, err)
-		return len(regexp.MustCompile(`(?m)^disk,.*path=/[ ,]`).FindAll(content, -1)),
-			len(regexp.MustCompile(`(?m)^mountstat,.*path=/ .*result="ok"`).FindAll(content, -1))
-	}
-	require.Eventually(t, func() bool {
-		disk, mountstat := 0, 0
-		if _, err := os.Stat(metrics); err == nil {
-			disk, mountstat = rootPoints()
+		rootPoints := func() (disk, mountstat int) {
+			content, err := os.ReadFile(metrics)
+			require.NoError(t, err)
+			return len(regexp.MustCompile(`(?m)^disk,.*path=/[ ,]`).FindAll(content, -1)),
+				len(regexp.MustCompile(`(?m)^mountstat,.*path=/ .*result="ok"`).FindAll(content, -1))
 		}
-		return disk > 0 && mountstat > 0
-	}, patience, 50*time.Millisecond)
+		require.Eventually(t, func() bool {
+			disk, mountstat := 0, 0
+			if _, err := os.Stat(metrics); err == nil {
+				disk, mountstat = rootPoints()
+			}
+			return disk > 0 && mountstat > 0
+		}, patience, 50*time.Millisecond)
 
-	fs.Silence()
-	tail(t, metrics, "^mountstat,", "path="+fs.Dir+" ", `result="stuck"`)
-	clear(t, metrics)
-	time.Sleep(seconds * time.Second)
-	disk, mountstat := rootPoints()
-	t.Logf("points of / within %d s while another mount hangs: disk %d, mountstat %d", seconds, disk, mountstat)
-	assert.LessOrEqual(t, disk, 1, "one may have been under way")
-	assert.GreaterOrEqual(t, mountstat, seconds/2)
-	tail(t, metrics, "^mountstat,", "path="+fs.Dir+" ", `result="stuck"`)
+		fs.Silence()
+		tail(t, metrics, "^mountstat,", "path="+fs.Dir+" ", `result="stuck"`)
+		clear(t, metrics)
+		time.Sleep(seconds * time.Second)
+		disk, mountstat := rootPoints()
+		t.Logf("points of / within %d s while another mount hangs: disk %d, mountstat %d", seconds, disk, mountstat)
+		assert.LessOrEqual(t, disk, 1, "one may have been under way")
+		assert.GreaterOrEqual(t, mountstat, seconds/2)
+		tail(t, metrics, "^mountstat,", "path="+fs.Dir+" ", `result="stuck"`)
 
-	require.NoError(t, agent.Process.Signal(syscall.SIGTERM))
-	select {
-	case <-agent.exited:
-		t.Log("Telegraf stopped")
-	case <-time.After(seconds * time.Second):
-		t.Logf("Telegraf with the disk input has not stopped %d s after SIGTERM", seconds)
-	}
+		require.NoError(t, agent.Process.Signal(syscall.SIGTERM))
+		select {
+		case <-agent.exited:
+			t.Log("Telegraf stopped")
+		case <-time.After(seconds * time.Second):
+			t.Logf("Telegraf with the disk input has not stopped %d s after SIGTERM", seconds)
+		}
+	})
 }
 
 // The tables for a person come from the command line, with rates.

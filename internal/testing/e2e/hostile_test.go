@@ -21,9 +21,9 @@ import (
 
 // plugin starts vfsprobe with the tests' configuration and waits for its first
 // gather.
-func plugin(t *testing.T, arguments ...string) *process {
+func plugin(t *testing.T, w way, arguments ...string) *atWork {
 	t.Helper()
-	p := start(t, binary(t, vfsprobe), append([]string{"-config", filepath.Join(repository(t), "testdata/vfsprobe.toml")}, arguments...)...)
+	p := w.start(t, append([]string{"-config", inputs(t)}, arguments...)...)
 	p.trigger()
 	p.until("^mountstat,", `result="ok"`)
 	p.until("^mountstat_summary ")
@@ -31,38 +31,42 @@ func plugin(t *testing.T, arguments ...string) *process {
 }
 
 func TestAStoppedForkServerThatIsThawedLosesNothing(t *testing.T) {
-	p := plugin(t)
-	server := child(t, p.Process.Pid, "vfsprobe-server")
-	for range 10 {
-		require.NoError(t, unix.Kill(server, unix.SIGSTOP))
+	inBothWays(t, func(t *testing.T, w way) {
+		p := plugin(t, w)
+		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
+		for range 10 {
+			require.NoError(t, unix.Kill(server, unix.SIGSTOP))
+			p.trigger()
+			time.Sleep(100 * time.Millisecond) // of 0.5 s
+			require.NoError(t, unix.Kill(server, unix.SIGCONT))
+			p.until("^mountstat,", "path=/ ", `result="(ok|slow)"`)
+		}
+		p.until("^mountstat_summary ")
 		p.trigger()
-		time.Sleep(100 * time.Millisecond) // of 0.5 s
-		require.NoError(t, unix.Kill(server, unix.SIGCONT))
-		p.until("^mountstat,", "path=/ ", `result="(ok|slow)"`)
-	}
-	p.until("^mountstat_summary ")
-	p.trigger()
-	p.until("^vfsprobe ", "fork_server_restarts=0i", "helpers_killed=0i")
+		p.until("^vfsprobe ", "fork_server_restarts=0i", "helpers_killed=0i")
+	})
 }
 
 // As a frozen cgroup, a debugger or a suspended machine would: for longer than
 // all timeouts, in the middle of a gather. What was answered is not a fault.
 func TestAStoppedPluginThatIsThawedReportsNoFault(t *testing.T) {
-	faultfs.Require(t)
-	fs := faultfs.New(t)
-	fs.Delay(100*time.Millisecond, faultfs.Statfs)
-	p := plugin(t)
-	for range 3 {
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		fs := faultfs.New(t)
+		fs.Delay(100*time.Millisecond, faultfs.Statfs)
+		p := plugin(t, w)
+		for range 3 {
+			p.trigger()
+			time.Sleep(50 * time.Millisecond) // the helper is at work
+			require.NoError(t, p.plugin.Process.Signal(syscall.SIGSTOP))
+			time.Sleep(1500 * time.Millisecond) // its time is up
+			require.NoError(t, p.plugin.Process.Signal(syscall.SIGCONT))
+			p.until("^mountstat,", "path="+fs.Dir+" ", `result="(ok|slow)"`)
+			p.until("^mountstat_summary ", "faults=0i")
+		}
 		p.trigger()
-		time.Sleep(50 * time.Millisecond) // the helper is at work
-		require.NoError(t, p.Process.Signal(syscall.SIGSTOP))
-		time.Sleep(1500 * time.Millisecond) // its time is up
-		require.NoError(t, p.Process.Signal(syscall.SIGCONT))
-		p.until("^mountstat,", "path="+fs.Dir+" ", `result="(ok|slow)"`)
-		p.until("^mountstat_summary ", "faults=0i")
-	}
-	p.trigger()
-	p.until("^vfsprobe ", "fork_server_restarts=0i")
+		p.until("^vfsprobe ", "fork_server_restarts=0i")
+	})
 }
 
 func write(t *testing.T, dir, file, text string) {
@@ -77,42 +81,44 @@ func running(pid int) bool {
 }
 
 func TestTheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
-	faultfs.Require(t)
-	group := cgroup(t, "memory")
-	fs := faultfs.New(t)
-	config := filepath.Join(t.TempDir(), "vfsprobe.toml")
-	require.NoError(t, os.WriteFile(config, []byte("[[inputs.mountstat]]\n  timeout = \"20s\"\n"), 0o600))
-	p := start(t, binary(t, vfsprobe), "-config", config)
-	p.trigger()
-	p.until("^mountstat_summary ", "faults=0i")
-	server := child(t, p.Process.Pid, "vfsprobe-server")
-	group.take(t, server)
-
-	fs.Pause()
-	p.trigger()
-	helper := waitingHelper(t, server)
-	// Whose memory the helper shares, the kernel kills as well.
-	group.outOfMemory(t, helper)
-	line := p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`)
-	assert.Contains(t, line, "the fork server ended while the check was under way")
-	p.until("^mountstat_summary ", "faults=0i")
-	fs.Heal()
-	healthyAgain := func() {
-		t.Helper()
-		require.Eventually(t, func() bool {
-			p.trigger()
-			return strings.Contains(p.until("^mountstat,", "path="+fs.Dir+" "), `result="ok"`)
-		}, patience, 50*time.Millisecond)
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		group := cgroup(t, "memory")
+		fs := faultfs.New(t)
+		config := filepath.Join(t.TempDir(), "vfsprobe.toml")
+		require.NoError(t, os.WriteFile(config, []byte("[[inputs.mountstat]]\n  timeout = \"20s\"\n"), 0o600))
+		p := w.start(t, "-config", config)
 		p.trigger()
-	}
-	healthyAgain()
-	p.until("^vfsprobe ", "fork_server_restarts=1i")
+		p.until("^mountstat_summary ", "faults=0i")
+		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
+		group.take(t, server)
 
-	server = child(t, p.Process.Pid, "vfsprobe-server")
-	group.take(t, server)
-	group.outOfMemory(t, server)
-	healthyAgain()
-	p.until("^vfsprobe ", "fork_server_restarts=2i")
+		fs.Pause()
+		p.trigger()
+		helper := waitingHelper(t, server)
+		// Whose memory the helper shares, the kernel kills as well.
+		group.outOfMemory(t, helper)
+		line := p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`)
+		assert.Contains(t, line, "the fork server ended while the check was under way")
+		p.until("^mountstat_summary ", "faults=0i")
+		fs.Heal()
+		healthyAgain := func() {
+			t.Helper()
+			require.Eventually(t, func() bool {
+				p.trigger()
+				return strings.Contains(p.until("^mountstat,", "path="+fs.Dir+" "), `result="ok"`)
+			}, patience, 50*time.Millisecond)
+			p.trigger()
+		}
+		healthyAgain()
+		p.until("^vfsprobe ", "fork_server_restarts=1i")
+
+		server = child(t, p.plugin.Process.Pid, "vfsprobe-server")
+		group.take(t, server)
+		group.outOfMemory(t, server)
+		healthyAgain()
+		p.until("^vfsprobe ", "fork_server_restarts=2i")
+	})
 }
 
 // waitingHelper is one that is there for a while.
@@ -131,31 +137,33 @@ func waitingHelper(t *testing.T, server int) (helper int) {
 
 // Who becomes another user, as for a FUSE mount of that user's, shares no memory.
 func TestTheOOMKillerTakesAHelperOfAnotherUserAlone(t *testing.T) {
-	faultfs.Require(t)
-	group := cgroup(t, "memory")
-	fs := faultfs.NewWith(t, t.TempDir(), faultfs.Options{UID: 4711, GID: 4711})
-	config := filepath.Join(t.TempDir(), "vfsprobe.toml")
-	require.NoError(t, os.WriteFile(config, []byte("[[inputs.mountstat]]\n  timeout = \"20s\"\n"), 0o600))
-	command := exec.Command(binary(t, vfsprobe), "-config", config)
-	command.Env = append(os.Environ(), "HOST_SYS="+t.TempDir()) // where no cgroups are that a helper could be moved to
-	p := startCommand(t, command)
-	p.trigger()
-	p.until("^mountstat_summary ", "faults=0i")
-	server := child(t, p.Process.Pid, "vfsprobe-server")
-	group.take(t, server)
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		group := cgroup(t, "memory")
+		fs := faultfs.NewWith(t, t.TempDir(), faultfs.Options{UID: 4711, GID: 4711})
+		config := filepath.Join(t.TempDir(), "vfsprobe.toml")
+		require.NoError(t, os.WriteFile(config, []byte("[[inputs.mountstat]]\n  timeout = \"20s\"\n"), 0o600))
+		command := exec.Command(binary(t, vfsprobe), "-config", config)
+		command.Env = append(os.Environ(), "HOST_SYS="+t.TempDir()) // where no cgroups are that a helper could be moved to
+		p := w.startCommand(t, command)
+		p.trigger()
+		p.until("^mountstat_summary ", "faults=0i")
+		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
+		group.take(t, server)
 
-	fs.Pause()
-	p.trigger()
-	group.outOfMemory(t, waitingHelper(t, server))
-	line := p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`)
-	t.Log(line)
-	p.until("^mountstat_summary ", "faults=0i", "unchecked=1i")
-	fs.Heal()
-	p.trigger()
-	p.until("^mountstat,", "path="+fs.Dir+" ", `result="ok"`)
-	p.trigger()
-	p.until("^vfsprobe ", "fork_server_restarts=0i")
-	assert.Equal(t, server, child(t, p.Process.Pid, "vfsprobe-server"), "the same")
+		fs.Pause()
+		p.trigger()
+		group.outOfMemory(t, waitingHelper(t, server))
+		line := p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`)
+		t.Log(line)
+		p.until("^mountstat_summary ", "faults=0i", "unchecked=1i")
+		fs.Heal()
+		p.trigger()
+		p.until("^mountstat,", "path="+fs.Dir+" ", `result="ok"`)
+		p.trigger()
+		p.until("^vfsprobe ", "fork_server_restarts=0i")
+		assert.Equal(t, server, child(t, p.plugin.Process.Pid, "vfsprobe-server"), "the same")
+	})
 }
 
 func helpersOf(server int) (pids []int) {
@@ -171,36 +179,38 @@ func helpersOf(server int) (pids []int) {
 // The cgroup holds the fork server, or the plugin with all its threads as well, as
 // TasksMax= of a service does.
 func TestAPidsCgroupThatIsFullIsSaidOnce(t *testing.T) {
-	faultfs.Require(t)
-	for name, whole := range map[string]bool{"server": false, "plugin": true} {
-		t.Run(name, func(t *testing.T) {
-			group := cgroup(t, "pids")
-			hung, healthy := faultfs.New(t), faultfs.New(t)
-			p := plugin(t)
-			server := child(t, p.Process.Pid, "vfsprobe-server")
-			group.take(t, server)
-			if whole {
-				group.take(t, p.Process.Pid)
-			}
-			hung.Silence()
-			p.trigger()
-			p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-			// The helper that is stuck is the only one left.
-			require.Eventually(t, func() bool { return len(helpersOf(server)) == 1 }, patience, 10*time.Millisecond)
-			write(t, group.dir, "pids.max", group.read(t, "pids.current"))
-			for range 3 {
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		for name, whole := range map[string]bool{"server": false, "plugin": true} {
+			t.Run(name, func(t *testing.T) {
+				group := cgroup(t, "pids")
+				hung, healthy := faultfs.New(t), faultfs.New(t)
+				p := plugin(t, w)
+				server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
+				group.take(t, server)
+				if whole {
+					group.take(t, p.plugin.Process.Pid)
+				}
+				hung.Silence()
 				p.trigger()
-				line := p.until("^mountstat,", "path="+healthy.Dir+" ", `result="unchecked"`)
-				assert.Contains(t, line, "forking a helper: resource temporarily unavailable")
-				p.until("^mountstat_summary ")
-			}
-			assert.Equal(t, 1, strings.Count(p.stderr.String(), "are not checked"), p.stderr.String())
-			write(t, group.dir, "pids.max", "max")
-			p.trigger()
-			p.until("^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
-			hung.Abort()
-		})
-	}
+				p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+				// The helper that is stuck is the only one left.
+				require.Eventually(t, func() bool { return len(helpersOf(server)) == 1 }, patience, 10*time.Millisecond)
+				write(t, group.dir, "pids.max", group.read(t, "pids.current"))
+				for range 3 {
+					p.trigger()
+					line := p.until("^mountstat,", "path="+healthy.Dir+" ", `result="unchecked"`)
+					assert.Contains(t, line, "forking a helper: resource temporarily unavailable")
+					p.until("^mountstat_summary ")
+				}
+				assert.Equal(t, 1, strings.Count(p.plugin.stderr.String(), "are not checked"), p.plugin.stderr.String())
+				write(t, group.dir, "pids.max", "max")
+				p.trigger()
+				p.until("^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
+				hung.Abort()
+			})
+		}
+	})
 }
 
 // Telegraf is stopped while the plugin goes on gathering by itself. What was
@@ -221,10 +231,10 @@ func TestTelegrafIsStoppedForAWhile(t *testing.T) {
 		require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"))
 		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 	}
-	config, metrics := configure(t)
+	config, metrics := configure(t, []string{binary(t, vfsprobe), "-interval", interval.String(), "-config", inputs(t)}, "")
 	text, err := os.ReadFile(config)
 	require.NoError(t, err)
-	changed := strings.NewReplacer(`"-config"`, `"-interval", "`+interval.String()+`", "-config"`, `"STDIN"`, `"none"`).Replace(string(text))
+	changed := strings.Replace(string(text), `"STDIN"`, `"none"`, 1)
 	require.NoError(t, os.WriteFile(config, []byte(changed), 0o600))
 	agent := start(t, binary(t, telegraf), "--config", config)
 	tail(t, metrics, "^vfsprobe ")
@@ -269,32 +279,34 @@ func TestTelegrafIsStoppedForAWhile(t *testing.T) {
 // Between gathers vfsprobe sleeps, also while a mount hangs. Only the Go runtime's
 // monitor thread may look around.
 func TestNothingWakesItBetweenGathers(t *testing.T) {
-	faultfs.Require(t)
-	const still, most = 5 * time.Second, 3
-	fs := faultfs.New(t)
-	for _, state := range []string{"ok", "stuck"} {
-		t.Run(state, func(t *testing.T) {
-			if state == "stuck" {
-				fs.Silence()
-			}
-			p := start(t, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
-			for range 2 {
-				p.trigger()
-				p.until("^mountstat,", "path="+fs.Dir+" ", `result="`+state+`"`)
-				p.until("^mountstat_summary ")
-			}
-			server := child(t, p.Process.Pid, "vfsprobe-server")
-			time.Sleep(time.Second) // what a gather has begun may go on, for longer on a busy machine
-			var woken [2]int
-			require.Eventually(t, func() bool {
-				before := [2]int{sleeps(t, p.Process.Pid), sleeps(t, server)}
-				time.Sleep(still)
-				woken = [2]int{sleeps(t, p.Process.Pid) - before[0], sleeps(t, server) - before[1]}
-				t.Logf("within %v, the plugin was woken %d times, the fork server %d times", still, woken[0], woken[1])
-				return woken[0] <= most && woken[1] == 0
-			}, patience, still, "neither the plugin nor the fork server is ever at rest")
-		})
-	}
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		const still, most = 5 * time.Second, 3
+		fs := faultfs.New(t)
+		for _, state := range []string{"ok", "stuck"} {
+			t.Run(state, func(t *testing.T) {
+				if state == "stuck" {
+					fs.Silence()
+				}
+				p := w.start(t, "-config", inputs(t))
+				for range 2 {
+					p.trigger()
+					p.until("^mountstat,", "path="+fs.Dir+" ", `result="`+state+`"`)
+					p.until("^mountstat_summary ")
+				}
+				server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
+				time.Sleep(time.Second) // what a gather has begun may go on, for longer on a busy machine
+				var woken [2]int
+				require.Eventually(t, func() bool {
+					before := [2]int{sleeps(t, p.plugin.Process.Pid), sleeps(t, server)}
+					time.Sleep(still)
+					woken = [2]int{sleeps(t, p.plugin.Process.Pid) - before[0], sleeps(t, server) - before[1]}
+					t.Logf("within %v, the plugin was woken %d times, the fork server %d times", still, woken[0], woken[1])
+					return woken[0] <= most && woken[1] == 0
+				}, patience, still, "neither the plugin nor the fork server is ever at rest")
+			})
+		}
+	})
 }
 
 // sleeps is how often the threads of a process have gone to sleep: once for each time
@@ -318,46 +330,45 @@ func sleeps(t *testing.T, pid int) (sum int) {
 // Nobody reads stderr, and what fits into its pipe is there already. The fork server
 // is killed again and again, and mounts hang: there is more and more to be logged.
 func TestABlockedStderrBlocksNothing(t *testing.T) {
-	faultfs.Require(t)
-	for name, stop := range map[string]func(p *process){
-		"stdin ends": func(p *process) { require.NoError(t, p.stdin.Close()) },
-		"SIGTERM":    func(p *process) { require.NoError(t, p.Process.Signal(syscall.SIGTERM)) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			hung := faultfs.New(t)
-			var pipe [2]int
-			require.NoError(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
-			defer unix.Close(pipe[0])
-			stderr := os.NewFile(uintptr(pipe[1]), "stderr")
-			defer stderr.Close()
-			filling, err := unix.FcntlInt(stderr.Fd(), unix.F_GETPIPE_SZ, 0)
-			require.NoError(t, err)
-			_, err = stderr.Write(make([]byte, filling))
-			require.NoError(t, err)
-			command := exec.Command(binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
-			command.Stderr = stderr
-			p := startCommand(t, command)
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		for name, stop := range map[string]func(p *atWork) time.Duration{
+			"stdin ends": (*atWork).stop,
+			"SIGTERM":    (*atWork).terminate,
+		} {
+			t.Run(name, func(t *testing.T) {
+				hung := faultfs.New(t)
+				var pipe [2]int
+				require.NoError(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
+				defer unix.Close(pipe[0])
+				stderr := os.NewFile(uintptr(pipe[1]), "stderr")
+				defer stderr.Close()
+				filling, err := unix.FcntlInt(stderr.Fd(), unix.F_GETPIPE_SZ, 0)
+				require.NoError(t, err)
+				_, err = stderr.Write(make([]byte, filling))
+				require.NoError(t, err)
+				command := exec.Command(binary(t, vfsprobe), "-config", inputs(t))
+				command.Stderr = stderr
+				p := w.startCommand(t, command)
 
-			for i := range 3 {
-				hung.Silence()
-				p.trigger()
-				p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-				p.until("^mountstat_summary ")
-				hung.Heal()
-				require.NoError(t, unix.Kill(child(t, p.Process.Pid, "vfsprobe-server"), unix.SIGKILL))
-				require.Eventually(t, func() bool {
+				for i := range 3 {
+					hung.Silence()
 					p.trigger()
-					return strings.Contains(p.until("^mountstat,", "path="+hung.Dir+" "), `result="ok"`)
-				}, patience, 50*time.Millisecond)
-				p.trigger()
-				p.until("^vfsprobe ", fmt.Sprintf("fork_server_restarts=%di", i+1))
-			}
-			began := time.Now()
-			stop(p)
-			assert.Zero(t, p.exit())
-			assert.Less(t, time.Since(began), 2*time.Second, "half a second for the log, and this machine's noise")
-		})
-	}
+					p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+					p.until("^mountstat_summary ")
+					hung.Heal()
+					require.NoError(t, unix.Kill(child(t, p.plugin.Process.Pid, "vfsprobe-server"), unix.SIGKILL))
+					require.Eventually(t, func() bool {
+						p.trigger()
+						return strings.Contains(p.until("^mountstat,", "path="+hung.Dir+" "), `result="ok"`)
+					}, patience, 50*time.Millisecond)
+					p.trigger()
+					p.until("^vfsprobe ", fmt.Sprintf("fork_server_restarts=%di", i+1))
+				}
+				assert.Less(t, stop(p), 2*time.Second, "half a second for the log, and this machine's noise")
+			})
+		}
+	})
 }
 
 func when(t *testing.T, line string) time.Time {
@@ -384,12 +395,11 @@ func TestTwoTelegrafsOverOneHungMount(t *testing.T) {
 	faultfs.Require(t)
 	hung, healthy := faultfs.New(t), faultfs.New(t)
 	hung.Silence()
-	var agents [2]*process
+	var agents [2]*agent
 	var metrics [2]string
 	for i := range agents {
-		var config string
-		config, metrics[i] = configure(t)
-		agents[i] = start(t, binary(t, telegraf), "--config", config)
+		agents[i] = direct.telegraf(t, nil)
+		metrics[i] = agents[i].metrics
 		tail(t, metrics[i], "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
 		tail(t, metrics[i], "^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
 		tail(t, metrics[i], "^vfsprobe ", "helpers_asleep=1i", "helpers_killed=0i")
@@ -415,77 +425,75 @@ func TestTwoTelegrafsOverOneHungMount(t *testing.T) {
 // The binary is replaced by rename, as packages do, while helpers are stuck, and
 // replaced back.
 func TestUpgradeAndDowngradeWhileHelpersAreStuck(t *testing.T) {
-	faultfs.Require(t)
-	dir := t.TempDir()
-	installed := filepath.Join(dir, "vfsprobe")
-	install := func(version string) {
-		built := filepath.Join(dir, "vfsprobe.new")
-		command := exec.Command("go", "build", "-ldflags", "-X main.version="+version, "-o", built, "./cmd/vfsprobe")
-		command.Dir = repository(t)
-		command.Env = append(os.Environ(), "CGO_ENABLED=0")
-		out, err := command.CombinedOutput()
-		require.NoError(t, err, "%s", out)
-		require.NoError(t, os.Rename(built, installed))
-	}
-	install("1")
-	hung := faultfs.New(t)
-	hung.Silence()
-	config, metrics := configure(t)
-	text, err := os.ReadFile(config)
-	require.NoError(t, err)
-	changed := strings.NewReplacer(binary(t, vfsprobe), installed, `signal = "STDIN"`, "signal = \"STDIN\"\n  restart_delay = \"100ms\"").Replace(string(text))
-	require.NoError(t, os.WriteFile(config, []byte(changed), 0o600))
-	agent := start(t, binary(t, telegraf), "--config", config)
-	line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, "stuck_pid=")
-	helper := int(field(t, line, "stuck_pid"))
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		dir := t.TempDir()
+		installed := filepath.Join(dir, "vfsprobe")
+		install := func(version string) {
+			built := filepath.Join(dir, "vfsprobe.new")
+			command := exec.Command("go", "build", "-ldflags", "-X main.version="+version, "-o", built, "./cmd/vfsprobe")
+			command.Dir = repository(t)
+			command.Env = append(os.Environ(), "CGO_ENABLED=0")
+			out, err := command.CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			require.NoError(t, os.Rename(built, installed))
+		}
+		install("1")
+		hung := faultfs.New(t)
+		hung.Silence()
+		agent := w.telegraf(t, func(s *setup) { s.vfsprobe = installed })
+		metrics := agent.metrics
+		line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, "stuck_pid=")
+		helper := int(field(t, line, "stuck_pid"))
 
-	for i, version := range []string{"2", "1"} {
-		install(version)
-		out, err := exec.Command(installed, "-version").Output()
-		require.NoError(t, err)
-		require.Equal(t, "vfsprobe "+version+"\n", string(out))
-		pid := child(t, agent.Process.Pid, "vfsprobe")
-		require.NoError(t, unix.Kill(pid, unix.SIGTERM))
-		require.Eventually(t, func() bool { return !running(pid) }, patience, time.Millisecond)
+		for i, version := range []string{"2", "1"} {
+			install(version)
+			out, err := exec.Command(installed, "-version").Output()
+			require.NoError(t, err)
+			require.Equal(t, "vfsprobe "+version+"\n", string(out))
+			agent.end(syscall.SIGTERM)
+			clear(t, metrics)
+			line = tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, "stuck_pid=")
+			assert.Equal(t, helper, int(field(t, line, "stuck_pid")), "the same helper, no new one")
+			tail(t, metrics, "^vfsprobe ", "helpers_asleep=1i", "helpers_killed=0i")
+			exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", agent.plugin()))
+			require.NoError(t, err)
+			assert.Equal(t, installed, exe, "the new binary runs, exchange %d", i)
+		}
+		hung.Heal()
 		clear(t, metrics)
-		line = tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, "stuck_pid=")
-		assert.Equal(t, helper, int(field(t, line, "stuck_pid")), "the same helper, no new one")
-		tail(t, metrics, "^vfsprobe ", "helpers_asleep=1i", "helpers_killed=0i")
-		exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", child(t, agent.Process.Pid, "vfsprobe")))
-		require.NoError(t, err)
-		assert.Equal(t, installed, exe, "the new binary runs, exchange %d", i)
-	}
-	hung.Heal()
-	clear(t, metrics)
-	tail(t, metrics, "^vfsprobe ", "helpers_asleep=0i")
-	tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+		tail(t, metrics, "^vfsprobe ", "helpers_asleep=0i")
+		tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+	})
 }
 
 // The clocks that durations are taken from are far from where they were when the
 // machine started, and differ between the processes of the host.
 func TestAnotherTimeNamespace(t *testing.T) {
-	faultfs.Require(t)
-	if out, err := exec.Command("unshare", "--time", "--fork", "true").CombinedOutput(); err != nil {
-		t.Skipf("no time namespaces: %v: %s", err, out)
-	}
-	hung := faultfs.New(t)
-	hung.Silence()
-	p := start(t, "unshare", "--time", "--monotonic", "10000000", "--boottime", "10000000", "--fork", "--kill-child",
-		binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
-	p.trigger()
-	line := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-	hung0 := field(t, line, "hung_seconds")
-	assert.Less(t, hung0, 30.0)
-	p.until("^mountstat_summary ")
-	p.trigger()
-	assert.Less(t, field(t, p.until("^mountstat,", "path=/ ", `result="ok"`), "last_ok_seconds_ago"), 30.0)
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		if out, err := exec.Command("unshare", "--time", "--fork", "true").CombinedOutput(); err != nil {
+			t.Skipf("no time namespaces: %v: %s", err, out)
+		}
+		hung := faultfs.New(t)
+		hung.Silence()
+		p := w.startCommand(t, exec.Command("unshare", "--time", "--monotonic", "10000000", "--boottime", "10000000", "--fork", "--kill-child",
+			binary(t, vfsprobe), "-config", inputs(t)))
+		p.trigger()
+		line := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+		hung0 := field(t, line, "hung_seconds")
+		assert.Less(t, hung0, 30.0)
+		p.until("^mountstat_summary ")
+		p.trigger()
+		assert.Less(t, field(t, p.until("^mountstat,", "path=/ ", `result="ok"`), "last_ok_seconds_ago"), 30.0)
 
-	// A successor in the host's own finds the helper, and knows its age.
-	plugin := child(t, p.Process.Pid, "vfsprobe")
-	require.NoError(t, unix.Kill(plugin, unix.SIGKILL))
-	next := start(t, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
-	next.trigger()
-	line = next.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-	assert.Less(t, field(t, line, "hung_seconds"), 60.0)
-	assert.Regexp(t, regexp.MustCompile(`stuck_pid=\d+i`), line)
+		// A successor in the host's own finds the helper, and knows its age.
+		plugin := child(t, p.plugin.Process.Pid, "vfsprobe")
+		require.NoError(t, unix.Kill(plugin, unix.SIGKILL))
+		next := w.start(t, "-config", inputs(t))
+		next.trigger()
+		line = next.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+		assert.Less(t, field(t, line, "hung_seconds"), 60.0)
+		assert.Regexp(t, regexp.MustCompile(`stuck_pid=\d+i`), line)
+	})
 }

@@ -152,60 +152,58 @@ func judge(t *testing.T, lines []string) (tags map[string]map[string]bool) {
 // name can hold, what Telegraf's parser makes of the output is the names, and
 // nothing else.
 func TestNoNameIsMoreThanAName(t *testing.T) {
-	faultfs.Require(t)
-	config, paths, devices, types := hostile(t)
-	silent := faultfs.New(t)
-	silent.Silence()
-	comms := block(t, silent.Dir)
-	t.Cleanup(silent.Close) // before it waits for them
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		config, paths, devices, types := hostile(t)
+		silent := faultfs.New(t)
+		silent.Silence()
+		comms := block(t, silent.Dir)
+		t.Cleanup(silent.Close) // before it waits for them
 
-	p := start(t, binary(t, vfsprobe), "-config", config)
-	var lines []string
-	for range 3 {
-		p.trigger()
-		deadline := time.After(patience)
-		for last := ""; !strings.HasPrefix(last, "mountstat_summary "); {
-			select {
-			case line, ok := <-p.lines:
-				require.True(t, ok)
-				last = line
-				lines = append(lines, line)
-			case <-deadline:
-				require.Fail(t, "no summary")
+		p := w.start(t, "-config", config)
+		var lines []string
+		for range 3 {
+			p.trigger()
+			deadline := time.After(patience)
+			for last := ""; !strings.HasPrefix(last, "mountstat_summary "); {
+				select {
+				case line, ok := <-p.lines:
+					require.True(t, ok)
+					last = line
+					lines = append(lines, line)
+				case <-deadline:
+					require.Fail(t, "no summary")
+				}
 			}
 		}
-	}
-	contains := func(tags map[string]map[string]bool) {
-		t.Helper()
-		for name, want := range map[string]map[string]bool{"path": paths, "device": devices, "fstype": types, "comm": comms} {
-			for value := range want {
-				assert.True(t, tags[name][value], "%s %q", name, value)
+		contains := func(tags map[string]map[string]bool) {
+			t.Helper()
+			for name, want := range map[string]map[string]bool{"path": paths, "device": devices, "fstype": types, "comm": comms} {
+				for value := range want {
+					assert.True(t, tags[name][value], "%s %q", name, value)
+				}
 			}
 		}
-	}
-	contains(judge(t, lines))
-	log := p.stderr.String()
-	assert.Contains(t, log, "is not mounted, though")
-	assert.Contains(t, log, "hangs")
-	for line := range strings.Lines(log) {
-		assert.Regexp(t, `^[EWIDT]! \[(vfsprobe|inputs\.(mountstat|nfslock))\] `, line)
-		assert.Equal(t, strings.TrimSuffix(line, "\n"), printable.Line(strings.TrimSuffix(line, "\n")))
-		assert.NotRegexp(t, `^.! forged|^.! \[vfsprobe\] forged`, line)
-	}
+		contains(judge(t, lines))
+		log := p.plugin.stderr.String()
+		assert.Contains(t, log, "is not mounted, though")
+		assert.Contains(t, log, "hangs")
+		for line := range strings.Lines(log) {
+			assert.Regexp(t, `^[EWIDT]! \[(vfsprobe|inputs\.(mountstat|nfslock))\] `, line)
+			assert.Equal(t, strings.TrimSuffix(line, "\n"), printable.Line(strings.TrimSuffix(line, "\n")))
+			assert.NotRegexp(t, `^.! forged|^.! \[vfsprobe\] forged`, line)
+		}
 
-	telegrafConfig, metrics := configure(t)
-	text, err := os.ReadFile(telegrafConfig)
-	require.NoError(t, err)
-	text = []byte(strings.ReplaceAll(string(text), filepath.Join(repository(t), "testdata/vfsprobe.toml"), config))
-	require.NoError(t, os.WriteFile(telegrafConfig, text, 0o600))
-	agent := start(t, binary(t, telegraf), "--config", telegrafConfig)
-	tail(t, metrics, "^mountstat_summary ")
-	tail(t, metrics, "^mountstat_blocked,", "comm=c")
-	time.Sleep(3 * time.Second)
-	require.NoError(t, p.stdin.Close())
-	content, err := os.ReadFile(metrics)
-	require.NoError(t, err)
-	whole := content[:strings.LastIndexByte(string(content), '\n')]
-	contains(judge(t, strings.Split(string(whole), "\n")))
-	assert.NotContains(t, agent.stderr.String(), " E! ")
+		agent := w.telegraf(t, func(s *setup) { s.inputs = config })
+		metrics := agent.metrics
+		tail(t, metrics, "^mountstat_summary ")
+		tail(t, metrics, "^mountstat_blocked,", "comm=c")
+		time.Sleep(3 * time.Second)
+		require.NoError(t, p.stdin.Close())
+		content, err := os.ReadFile(metrics)
+		require.NoError(t, err)
+		whole := content[:strings.LastIndexByte(string(content), '\n')]
+		contains(judge(t, strings.Split(string(whole), "\n")))
+		assert.NotContains(t, agent.log(), " E! ")
+	})
 }

@@ -1,9 +1,9 @@
 package e2e
 
 import (
+	"flag"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -14,8 +14,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/sandbox"
 )
 
-// sandboxed is the command that a process of this test is to execute in a sandbox, after the
-// name of the case.
+// sandboxed names the case of a process of this test which is to execute its arguments in a
+// sandbox.
 const sandboxed = "VFSPROBE_TEST_SANDBOXED"
 
 // newCalls are the system calls that came with a kernel and later, syscalls(2).
@@ -34,54 +34,54 @@ func newCalls(since string) []uint32 {
 // Old kernels lack system calls, sandboxes of old know none of the new ones, and a unit's
 // SystemCallFilter=@system-service kills who makes seccomp(2) or bpf(2). The rest works.
 func TestVfsprobe_WorksWithoutNewCalls(t *testing.T) {
-	cases := map[string]struct {
-		action string
-		calls  []uint32
-	}{
-		"Linux 3.10":           {"ENOSYS", newCalls("3.11")},
-		"Linux 4.18":           {"ENOSYS", newCalls("4.19")},
-		"Linux 5.4":            {"ENOSYS", newCalls("5.5")},
-		"a container":          {"EPERM", newCalls("3.11")},
-		"a unit with a filter": {"kill", []uint32{unix.SYS_SECCOMP, unix.SYS_BPF, unix.SYS_STATX, unix.SYS_CLOSE_RANGE, unix.SYS_OPENAT2, unix.SYS_LISTMOUNT, unix.SYS_STATMOUNT, unix.SYS_MLOCK2}},
-	}
-	if what := os.Getenv(sandboxed); what != "" {
-		words := strings.Split(what, "\n")
-		c := cases[words[0]]
-		require.NoError(t, sandbox.Enter(sandbox.Actions()[c.action], c.calls...))
-		require.NoError(t, unix.Exec(words[1], words[1:], os.Environ()))
-	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			run := func(arguments ...string) (*exec.Cmd, *strings.Builder) {
-				command := exec.Command("/proc/self/exe", "-test.run=^TestVfsprobe_WorksWithoutNewCalls$")
-				vfsprobe := append([]string{name, binary(t, vfsprobe), "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml")}, arguments...)
-				command.Env = append(os.Environ(), sandboxed+"="+strings.Join(vfsprobe, "\n"))
-				log := new(strings.Builder)
-				command.Stderr = log
-				return command, log
-			}
-			command, log := run("-test")
-			out, err := command.Output()
-			require.NoError(t, err, "%s", log)
-			for _, line := range []string{"mountstat,", "mountstat_summary ", "dentrycache "} {
-				assert.Contains(t, "\n"+string(out), "\n"+line)
-			}
-			assert.Regexp(t, `(?m)^mountstat,.*path=/ .*result="(ok|slow)"`, string(out))
-			assert.NotContains(t, string(out), `result="error"`)
-			assert.NotContains(t, log.String(), "no mount table")
-			if c.action == "kill" {
-				assert.Contains(t, log.String(), "W! [vfsprobe] a sandbox kills who makes seccomp(2)")
-				assert.Contains(t, log.String(), "a sandbox kills who makes bpf(2)")
-			}
+	inBothWays(t, func(t *testing.T, w way) {
+		cases := map[string]struct {
+			action string
+			calls  []uint32
+		}{
+			"Linux 3.10":           {"ENOSYS", newCalls("3.11")},
+			"Linux 4.18":           {"ENOSYS", newCalls("4.19")},
+			"Linux 5.4":            {"ENOSYS", newCalls("5.5")},
+			"a container":          {"EPERM", newCalls("3.11")},
+			"a unit with a filter": {"kill", []uint32{unix.SYS_SECCOMP, unix.SYS_BPF, unix.SYS_STATX, unix.SYS_CLOSE_RANGE, unix.SYS_OPENAT2, unix.SYS_LISTMOUNT, unix.SYS_STATMOUNT, unix.SYS_MLOCK2}},
+		}
+		if what := os.Getenv(sandboxed); what != "" {
+			c, command := cases[what], flag.Args()
+			require.NoError(t, sandbox.Enter(sandbox.Actions()[c.action], c.calls...))
+			require.NoError(t, unix.Exec(command[0], command, os.Environ()))
+		}
+		for name, c := range cases {
+			t.Run(name, func(t *testing.T) {
+				run := func(arguments ...string) (*exec.Cmd, *strings.Builder) {
+					vfsprobe := append([]string{"-test.run=^TestVfsprobe_WorksWithoutNewCalls$", "--", binary(t, vfsprobe), "-config", inputs(t)}, arguments...)
+					command := exec.Command("/proc/self/exe", vfsprobe...)
+					command.Env = append(os.Environ(), sandboxed+"="+name)
+					log := new(strings.Builder)
+					command.Stderr = log
+					return command, log
+				}
+				command, log := run("-test")
+				out, err := command.Output()
+				require.NoError(t, err, "%s", log)
+				for _, line := range []string{"mountstat,", "mountstat_summary ", "dentrycache "} {
+					assert.Contains(t, "\n"+string(out), "\n"+line)
+				}
+				assert.Regexp(t, `(?m)^mountstat,.*path=/ .*result="(ok|slow)"`, string(out))
+				assert.NotContains(t, string(out), `result="error"`)
+				assert.NotContains(t, log.String(), "no mount table")
+				if c.action == "kill" {
+					assert.Contains(t, log.String(), "W! [vfsprobe] a sandbox kills who makes seccomp(2)")
+					assert.Contains(t, log.String(), "a sandbox kills who makes bpf(2)")
+				}
 
-			command, _ = run()
-			command.Stderr = nil
-			p := startCommand(t, command)
-			p.trigger()
-			p.until("^mountstat,", "path=/ ", `result="(ok|slow)"`)
-			p.until("^mountstat_summary ")
-			require.NoError(t, p.stdin.Close())
-			assert.Zero(t, p.exit())
-		})
-	}
+				command, _ = run()
+				command.Stderr = nil
+				p := w.startCommand(t, command)
+				p.trigger()
+				p.until("^mountstat,", "path=/ ", `result="(ok|slow)"`)
+				p.until("^mountstat_summary ")
+				p.stop()
+			})
+		}
+	})
 }

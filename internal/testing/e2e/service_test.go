@@ -15,35 +15,28 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 )
 
-// service is vfsprobe as a service.
-type service struct {
+// server is vfsprobe as a service that is started and stopped at will.
+type server struct {
 	t                     *testing.T
 	socket, state, config string
 }
 
-func newService(t *testing.T) *service {
+func newServer(t *testing.T) *server {
 	dir := t.TempDir()
-	s := &service{t: t, socket: filepath.Join(dir, "socket"), state: filepath.Join(dir, "state.json"), config: filepath.Join(dir, "vfsprobe.toml")}
-	content, err := os.ReadFile(filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+	s := &server{t: t, socket: filepath.Join(dir, "socket"), state: filepath.Join(dir, "state.json"), config: filepath.Join(dir, "vfsprobe.toml")}
+	content, err := os.ReadFile(inputs(t))
 	require.NoError(t, err)
 	require.NoError(t, os.WriteFile(s.config, content, 0o600))
 	return s
 }
 
-func (s *service) start() *process {
+func (s *server) start() *process {
 	return start(s.t, binary(s.t, vfsprobe), "-listen", s.socket, "-state", s.state, "-config", s.config)
 }
 
 // configure writes a configuration for a Telegraf that connects to it.
-func (s *service) configure() (config, metrics string) {
-	config, metrics = configure(s.t)
-	text, err := os.ReadFile(config)
-	require.NoError(s.t, err)
-	inputs := filepath.Join(repository(s.t), "testdata/vfsprobe.toml")
-	changed := strings.NewReplacer(`"-config"`, `"connect", "-socket"`, inputs, s.socket).Replace(string(text))
-	require.NotEqual(s.t, string(text), changed)
-	require.NoError(s.t, os.WriteFile(config, []byte(changed), 0o600))
-	return config, metrics
+func (s *server) configure() (config, metrics string) {
+	return configure(s.t, []string{binary(s.t, vfsprobe), "connect", "-socket", s.socket}, "")
 }
 
 // What hangs outlives Telegraf, the service and its configuration: there is one helper for
@@ -51,7 +44,7 @@ func (s *service) configure() (config, metrics string) {
 func TestService_KnowsAHangOverRestarts(t *testing.T) {
 	faultfs.Require(t)
 	hung, healthy := faultfs.New(t), faultfs.New(t)
-	s := newService(t)
+	s := newServer(t)
 	config, metrics := s.configure()
 	agent := start(t, binary(t, telegraf), "--config", config) // before the service
 	service := s.start()
@@ -118,7 +111,7 @@ func TestService_ServesTwoTelegrafs(t *testing.T) {
 	faultfs.Require(t)
 	hung := faultfs.New(t)
 	hung.Silence()
-	s := newService(t)
+	s := newServer(t)
 	s.start()
 	var all [2]string
 	for i := range all {

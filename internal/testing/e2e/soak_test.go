@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"bufio"
-	"bytes"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -111,17 +110,19 @@ func (c *crowd) change(i, kind int) {
 
 // killer kills the plugin and its fork server.
 type killer struct {
+	agent            *agent
 	plugins, servers int // that were killed
 	pause            time.Duration
 	paused           int // gathers that can have begun when no server came in time
 }
 
-func (k *killer) killPlugin(w *watch) {
-	for _, pid := range childrenOf(w.telegraf, "vfsprobe") {
-		_ = unix.Kill(pid, unix.SIGKILL)
-		k.plugins++
-		k.pause = 0
+func (k *killer) killPlugin() {
+	if len(k.agent.plugins()) == 0 {
+		return // it is being restarted
 	}
+	k.agent.end(unix.SIGKILL)
+	k.plugins++
+	k.pause = 0
 }
 
 // killServer also notes how long there will be none: package prober starts another
@@ -129,7 +130,7 @@ func (k *killer) killPlugin(w *watch) {
 // first, then of a tenth of a second, and then twice as long each time, up to ten
 // seconds. A check waits for half its timeout.
 func (k *killer) killServer(w *watch) {
-	for _, plugin := range childrenOf(w.telegraf, "vfsprobe") {
+	for _, plugin := range k.agent.plugins() {
 		for _, pid := range childrenOf(plugin, "vfsprobe-server") {
 			_ = unix.Kill(pid, unix.SIGKILL)
 			k.servers++
@@ -199,7 +200,7 @@ func (s sizes) ends() (first, last size) {
 
 // watch looks at a plugin and its server while the soak goes on.
 type watch struct {
-	telegraf       int
+	agent          *agent
 	plugin, server int // as last seen; 0 while there is none
 	serverSince    time.Time
 	plugins        sizes // all of them, and
@@ -210,7 +211,7 @@ type watch struct {
 }
 
 func (w *watch) look() {
-	plugins := childrenOf(w.telegraf, "vfsprobe")
+	plugins := w.agent.plugins()
 	if len(plugins) != 1 {
 		w.plugin, w.server = 0, 0
 		return // it is being restarted
@@ -455,169 +456,164 @@ func fromEnvironment[T any](t *testing.T, name string, otherwise T, parse func(s
 
 // A real Telegraf gathers every second. Of 200 mounts, 150 hang, fail, slow down,
 // die, recover, are unmounted and mounted anew at random. For two thirds of the
-// time the plugin and its fork server are killed at random, too. In the last third
+// time the plugin and its fork server are killed at random, too. Each way has half of it. In the last third
 // they are not, and must not grow. What is healthy has a point in each interval, and
 // never a fault; in the end all is as in the beginning.
 //
 // VFSPROBE_SOAK_SEED repeats what was drawn in another run, not its timing. With
 // VFSPROBE_RACE=1 the plugin looks for data races meanwhile.
 func TestSoak(t *testing.T) {
-	faultfs.Require(t)
-	length := fromEnvironment(t, "VFSPROBE_SOAK", soak, time.ParseDuration)
-	require.GreaterOrEqual(t, length, 20*time.Second, "to have a beginning and an end that can be compared")
-	seed := fromEnvironment(t, "VFSPROBE_SOAK_SEED", rand.Uint64(), func(text string) (uint64, error) { return strconv.ParseUint(text, 10, 64) })
-	t.Logf("VFSPROBE_SOAK=%v VFSPROBE_SOAK_SEED=%d", length, seed)
-	c := &crowd{t: t, root: t.TempDir(), gone: map[int]bool{}}
-	t.Cleanup(func() {
-		for _, fs := range c.all {
-			fs.Close()
+	inTurn(t, func(t *testing.T, in way) {
+		faultfs.Require(t)
+		length := fromEnvironment(t, "VFSPROBE_SOAK", soak, time.ParseDuration)
+		length = max(length/2, 20*time.Second) // in either way; to have a beginning and an end that can be compared
+		seed := fromEnvironment(t, "VFSPROBE_SOAK_SEED", rand.Uint64(), func(text string) (uint64, error) { return strconv.ParseUint(text, 10, 64) })
+		t.Logf("VFSPROBE_SOAK=%v VFSPROBE_SOAK_SEED=%d", length, seed)
+		c := &crowd{t: t, root: t.TempDir(), gone: map[int]bool{}}
+		t.Cleanup(func() {
+			for _, fs := range c.all {
+				fs.Close()
+			}
+		})
+		for i := range mountsSoaked {
+			c.all = append(c.all, c.mount(i))
 		}
-	})
-	for i := range mountsSoaked {
-		c.all = append(c.all, c.mount(i))
-	}
-	config, metrics := configure(t)
-	text, err := os.ReadFile(config)
-	require.NoError(t, err)
-	inputs := filepath.Join(t.TempDir(), "vfsprobe.toml")
-	require.NoError(t, os.WriteFile(inputs, fmt.Appendf(nil, "[[inputs.mountstat]]\n  timeout = %q\n[[inputs.dentrycache]]\n[[inputs.nfslock]]\n", soakTimeout), 0o600))
-	text = bytes.Replace(text, []byte(filepath.Join(repository(t), "testdata/vfsprobe.toml")), []byte(inputs), 1)
-	require.Contains(t, string(text), inputs)
-	// Half of the plugin's descriptors are BPF's. The server has all that it needs from
-	// its beginning; of its memory the helpers use what an earlier one has used.
-	plugin, most, grown := vfsprobe, size{80 << 20, 64, 20 + runtime.NumCPU()}, size{4 << 20, 2, 2}
-	mostOfServer, serverGrown := size{4 << 20, 8, 1}, size{256 << 10, 0, 0}
-	if os.Getenv("VFSPROBE_RACE") != "" {
-		plugin, most, grown = racing, size{256 << 20, 64, 40 + runtime.NumCPU()}, size{32 << 20, 2, 2}
-		mostOfServer.resident *= 2
-	}
-	// Not the file in the cache, which another build may replace meanwhile.
-	text = bytes.Replace(text, []byte(binary(t, vfsprobe)), []byte(publicCopy(t, binary(t, plugin))), 1)
-	text = bytes.Replace(text, []byte(`signal = "STDIN"`), []byte("signal = \"STDIN\"\n  restart_delay = \"100ms\""), 1)
-	require.NoError(t, os.WriteFile(config, text, 0o600))
-	agent := start(t, binary(t, telegraf), "--config", config)
-	tail(t, metrics, "^mountstat_summary ", fmt.Sprintf("ok=%di", mountsSoaked+1))
-	tail(t, metrics, "^vfsprobe ", "helpers_asleep=0i")
-	clear(t, metrics)
-	beside := startWitness(c)
-	endWitness := sync.OnceFunc(beside.end)
-	t.Cleanup(endWitness)
+		inputs := filepath.Join(t.TempDir(), "vfsprobe.toml")
+		require.NoError(t, os.WriteFile(inputs, fmt.Appendf(nil, "[[inputs.mountstat]]\n  timeout = %q\n[[inputs.dentrycache]]\n[[inputs.nfslock]]\n", soakTimeout), 0o600))
+		// Half of the plugin's descriptors are BPF's. The server has all that it needs from
+		// its beginning; of its memory the helpers use what an earlier one has used.
+		plugin, most, grown := vfsprobe, size{80 << 20, 64, 20 + runtime.NumCPU()}, size{4 << 20, 2, 2}
+		mostOfServer, serverGrown := size{4 << 20, 8, 1}, size{256 << 10, 0, 0}
+		if os.Getenv("VFSPROBE_RACE") != "" {
+			plugin, most, grown = racing, size{256 << 20, 64, 40 + runtime.NumCPU()}, size{32 << 20, 2, 2}
+			mostOfServer.resident *= 2
+		}
+		// Not the file in the cache, which another build may replace meanwhile.
+		agent := in.telegraf(t, func(s *setup) { s.vfsprobe, s.inputs = publicCopy(t, binary(t, plugin)), inputs })
+		metrics := agent.metrics
+		tail(t, metrics, "^mountstat_summary ", fmt.Sprintf("ok=%di", mountsSoaked+1))
+		tail(t, metrics, "^vfsprobe ", "helpers_asleep=0i")
+		clear(t, metrics)
+		beside := startWitness(c)
+		endWitness := sync.OnceFunc(beside.end)
+		t.Cleanup(endWitness)
 
-	random := rand.New(rand.NewPCG(seed, 0))
-	w, k := &watch{telegraf: agent.Process.Pid}, &killer{}
-	tick := time.NewTicker(250 * time.Millisecond)
-	defer tick.Stop()
-	next := func() {
-		<-tick.C
-		for range 3 {
-			c.change(healthy+random.IntN(mountsSoaked-healthy), random.IntN(kinds))
-		}
-	}
-	began := time.Now()
-	for time.Since(began) < length*2/3 {
-		next()
-		switch random.IntN(60) {
-		case 0:
-			k.killPlugin(w)
-		case 1, 2:
-			k.killServer(w)
-		}
-		w.look()
-	}
-	killed := time.Now()
-	// What was killed last comes back, perhaps after a pause, and has its first gathers:
-	// in those a plugin comes to need the memory that it keeps.
-	for warmUp := max(2*time.Second, length/30); w.server == 0 || time.Since(w.serverSince) < warmUp; {
-		require.Less(t, time.Since(killed), patience+warmUp, "there is no fork server any more")
-		next()
-		w.look()
-	}
-	steady := &watch{telegraf: w.telegraf, plugin: w.plugin, server: w.server}
-	settled := time.Now()
-	for time.Since(settled) < length/3 {
-		next()
-		steady.look()
-		require.Equal(t, []int{w.plugin, w.server}, []int{steady.plugin, steady.server}, "nobody kills the plugin or its fork server any more")
-	}
-	over := time.Now()
-	for i := healthy; i < mountsSoaked; i++ {
-		c.heal(i)
-	}
-	faulty, err := os.Stat(metrics)
-	require.NoError(t, err)
-	require.Eventually(t, func() bool {
-		file, err := os.Open(metrics)
-		require.NoError(t, err)
-		defer file.Close()
-		_, err = file.Seek(faulty.Size(), io.SeekStart)
-		require.NoError(t, err)
-		well, stuck := false, true
-		for scanner := bufio.NewScanner(file); scanner.Scan(); {
-			switch line := scanner.Text(); {
-			case strings.HasPrefix(line, "mountstat_summary "):
-				well = strings.Contains(line, "faults=0i") && strings.Contains(line, fmt.Sprintf("ok=%di", mountsSoaked+1))
-			case strings.HasPrefix(line, "vfsprobe "):
-				stuck = !strings.Contains(line, "helpers_asleep=0i") || !strings.Contains(line, "helpers_stuck=0i")
+		random := rand.New(rand.NewPCG(seed, 0))
+		w, k := &watch{agent: agent}, &killer{agent: agent}
+		tick := time.NewTicker(250 * time.Millisecond)
+		defer tick.Stop()
+		next := func() {
+			<-tick.C
+			for range 3 {
+				c.change(healthy+random.IntN(mountsSoaked-healthy), random.IntN(kinds))
 			}
 		}
-		return well && !stuck
-	}, patience, 100*time.Millisecond, "all answer, and no helper is stuck any more")
-	stopped := time.Now()
-	require.NoError(t, agent.Process.Signal(syscall.SIGTERM))
-	agent.exit()
-	assert.Less(t, time.Since(stopped), 5*time.Second, "the plugin ends with its stdin: execd sends no signal before that")
-
-	for _, trouble := range []string{"DATA RACE", "panic: ", "fatal error: "} {
-		assert.NotContains(t, agent.stderr.String(), trouble)
-	}
-
-	endWitness()
-	h := read(t, metrics, c.root)
-	rough, quiet := h.between(began, killed), h.between(settled, over)
-	t.Logf("%v: %d changes (silent, paused, slow, failing, dead, unmounted, mounted anew, healed: %v)",
-		over.Sub(began).Round(time.Second), sum(c.counts[:]), c.counts[:heals+1])
-	t.Logf("%v with kills, the plugin's %d times, the fork server's %d times, with pauses in which %d gathers can have begun: %v",
-		killed.Sub(began).Round(time.Second), k.plugins, k.servers, k.paused, rough)
-	t.Logf("%v without: %v", over.Sub(settled).Round(time.Second), quiet)
-	plugins, servers := append(w.plugins, steady.plugins...).most(), append(w.servers, steady.servers...).most()
-	helpers, zombies := max(w.helpers, steady.helpers), w.zombies+steady.zombies
-	serverGrown.resident += helpers * helperSize
-	t.Logf("unchecked: %v; at most %.0f helpers stuck and %.0f asleep, %d at a time; %d zombies", h.reasons, h.mostStuck, h.mostAsleep, helpers, zombies)
-	t.Logf("beside vfsprobe, answers of healthy mounts came later than after %v: %d times", witnessPatience, beside.count())
-	first, last := steady.plugins.ends()
-	t.Logf("plugin: at most %v; without kills at first %v, at last %v", plugins, first, last)
-	firstOfServer, lastOfServer := steady.servers.ends()
-	t.Logf("fork server: at most %v; without kills at first %v, at last %v", servers, firstOfServer, lastOfServer)
-
-	assert.Zero(t, h.twice, "points of the same mount and interval")
-	for _, part := range []tally{rough, quiet} {
-		assert.Zero(t, part.missing)
-	}
-	for _, f := range h.faults {
-		if beside.confirms(f) {
-			t.Logf("a fault that was seen beside vfsprobe, too: %s", f.line)
-			continue
+		began := time.Now()
+		for time.Since(began) < length*2/3 {
+			next()
+			switch random.IntN(60) {
+			case 0:
+				k.killPlugin()
+			case 1, 2:
+				k.killServer(w)
+			}
+			w.look()
 		}
-		assert.Fail(t, "a false fault", f.line)
-	}
-	// A kill of the plugin ends the gather under way, and there is one for some 0.9 s
-	// of each second: the timeout of what hangs, and what its helper has to end. If
-	// the next second begins before Telegraf has started the plugin again, that is
-	// lost as well. So much for one interval each; and half as much for bad luck.
-	assert.LessOrEqual(t, rough.lost, k.plugins*3/2+rough.noise())
-	assert.LessOrEqual(t, quiet.lost, quiet.noise())
-	// A kill of either takes the checks at work: if it comes while the healthy ones
-	// are checked, for a twentieth of each second, as many as the cap. That is one
-	// each; and as much for bad luck.
-	assert.LessOrEqual(t, rough.results["unchecked"], k.paused*healthy+2*(k.plugins+k.servers)+rough.stalls())
-	assert.LessOrEqual(t, quiet.results["unchecked"], quiet.stalls())
-	assert.LessOrEqual(t, h.mostStuck, float64(maxStuck))
-	assert.LessOrEqual(t, helpers, maxStuck+mountsSoaked-healthy+2, "the kernel lists children one after the other, while they come and go")
-	assert.Zero(t, zombies)
-	assertWithin(t, "the plugin has", plugins, most)
-	assertWithin(t, "the fork server has", servers, mostOfServer)
-	assertWithin(t, "the plugin has grown by", last.less(first), grown)
-	assertWithin(t, "the fork server has grown by", lastOfServer.less(firstOfServer), serverGrown)
+		killed := time.Now()
+		// What was killed last comes back, perhaps after a pause, and has its first gathers:
+		// in those a plugin comes to need the memory that it keeps.
+		for warmUp := max(2*time.Second, length/30); w.server == 0 || time.Since(w.serverSince) < warmUp; {
+			require.Less(t, time.Since(killed), patience+warmUp, "there is no fork server any more")
+			next()
+			w.look()
+		}
+		steady := &watch{agent: agent, plugin: w.plugin, server: w.server}
+		settled := time.Now()
+		for time.Since(settled) < length/3 {
+			next()
+			steady.look()
+			require.Equal(t, []int{w.plugin, w.server}, []int{steady.plugin, steady.server}, "nobody kills the plugin or its fork server any more")
+		}
+		over := time.Now()
+		for i := healthy; i < mountsSoaked; i++ {
+			c.heal(i)
+		}
+		faulty, err := os.Stat(metrics)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool {
+			file, err := os.Open(metrics)
+			require.NoError(t, err)
+			defer file.Close()
+			_, err = file.Seek(faulty.Size(), io.SeekStart)
+			require.NoError(t, err)
+			well, stuck := false, true
+			for scanner := bufio.NewScanner(file); scanner.Scan(); {
+				switch line := scanner.Text(); {
+				case strings.HasPrefix(line, "mountstat_summary "):
+					well = strings.Contains(line, "faults=0i") && strings.Contains(line, fmt.Sprintf("ok=%di", mountsSoaked+1))
+				case strings.HasPrefix(line, "vfsprobe "):
+					stuck = !strings.Contains(line, "helpers_asleep=0i") || !strings.Contains(line, "helpers_stuck=0i")
+				}
+			}
+			return well && !stuck
+		}, patience, 100*time.Millisecond, "all answer, and no helper is stuck any more")
+		stopped := time.Now()
+		require.NoError(t, agent.Process.Signal(syscall.SIGTERM))
+		agent.exit()
+		assert.Less(t, time.Since(stopped), 5*time.Second, "the plugin ends with its stdin: execd sends no signal before that")
+
+		for _, trouble := range []string{"DATA RACE", "panic: ", "fatal error: "} {
+			assert.NotContains(t, agent.stderr.String()+agent.said(), trouble)
+		}
+
+		endWitness()
+		h := read(t, metrics, c.root)
+		rough, quiet := h.between(began, killed), h.between(settled, over)
+		t.Logf("%v: %d changes (silent, paused, slow, failing, dead, unmounted, mounted anew, healed: %v)",
+			over.Sub(began).Round(time.Second), sum(c.counts[:]), c.counts[:heals+1])
+		t.Logf("%v with kills, the plugin's %d times, the fork server's %d times, with pauses in which %d gathers can have begun: %v",
+			killed.Sub(began).Round(time.Second), k.plugins, k.servers, k.paused, rough)
+		t.Logf("%v without: %v", over.Sub(settled).Round(time.Second), quiet)
+		plugins, servers := append(w.plugins, steady.plugins...).most(), append(w.servers, steady.servers...).most()
+		helpers, zombies := max(w.helpers, steady.helpers), w.zombies+steady.zombies
+		serverGrown.resident += helpers * helperSize
+		t.Logf("unchecked: %v; at most %.0f helpers stuck and %.0f asleep, %d at a time; %d zombies", h.reasons, h.mostStuck, h.mostAsleep, helpers, zombies)
+		t.Logf("beside vfsprobe, answers of healthy mounts came later than after %v: %d times", witnessPatience, beside.count())
+		first, last := steady.plugins.ends()
+		t.Logf("plugin: at most %v; without kills at first %v, at last %v", plugins, first, last)
+		firstOfServer, lastOfServer := steady.servers.ends()
+		t.Logf("fork server: at most %v; without kills at first %v, at last %v", servers, firstOfServer, lastOfServer)
+
+		assert.Zero(t, h.twice, "points of the same mount and interval")
+		for _, part := range []tally{rough, quiet} {
+			assert.Zero(t, part.missing)
+		}
+		for _, f := range h.faults {
+			if beside.confirms(f) {
+				t.Logf("a fault that was seen beside vfsprobe, too: %s", f.line)
+				continue
+			}
+			assert.Fail(t, "a false fault", f.line)
+		}
+		// A kill of the plugin ends the gather under way, and there is one for some 0.9 s
+		// of each second: the timeout of what hangs, and what its helper has to end. If
+		// the next second begins before Telegraf has started the plugin again, that is
+		// lost as well. So much for one interval each; and half as much for bad luck.
+		assert.LessOrEqual(t, rough.lost, k.plugins*3/2+rough.noise())
+		assert.LessOrEqual(t, quiet.lost, quiet.noise())
+		// A kill of either takes the checks at work: if it comes while the healthy ones
+		// are checked, for a twentieth of each second, as many as the cap. That is one
+		// each; and as much for bad luck.
+		assert.LessOrEqual(t, rough.results["unchecked"], k.paused*healthy+2*(k.plugins+k.servers)+rough.stalls())
+		assert.LessOrEqual(t, quiet.results["unchecked"], quiet.stalls())
+		assert.LessOrEqual(t, h.mostStuck, float64(maxStuck))
+		assert.LessOrEqual(t, helpers, maxStuck+mountsSoaked-healthy+2, "the kernel lists children one after the other, while they come and go")
+		assert.Zero(t, zombies)
+		assertWithin(t, "the plugin has", plugins, most)
+		assertWithin(t, "the fork server has", servers, mostOfServer)
+		assertWithin(t, "the plugin has grown by", last.less(first), grown)
+		assertWithin(t, "the fork server has grown by", lastOfServer.less(firstOfServer), serverGrown)
+	})
 }
 
 func assertWithin(t *testing.T, what string, have, most size) {

@@ -28,53 +28,55 @@ func suspend(t *testing.T) error {
 // to suspend (Documentation/power/freezing-of-tasks.rst). All others have been frozen
 // meanwhile.
 func TestSuspendingBesideASilentDaemon(t *testing.T) {
-	if os.Getenv(binaryVariable) == "" {
-		t.Skip("a virtual machine is needed: make test-nfs RUN=cgroups-v2")
-	}
-	faultfs.Require(t)
-	for _, c := range []struct {
-		name      string
-		arguments []string
-		silent    bool
-		stuck     string // stuck_state
-	}{
-		{name: "nothing hangs"},
-		{name: "a helper sleeps", silent: true, stuck: "asleep"},
-		{name: "a helper was killed", silent: true, arguments: []string{"-kill-asleep"}, stuck: "unkillable"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			hung, healthy := faultfs.New(t), faultfs.New(t)
-			p := plugin(t, c.arguments...)
-			p.trigger()
-			p.until("^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
-			if !c.silent {
-				assert.NoError(t, suspend(t))
+	inTurn(t, func(t *testing.T, w way) {
+		if os.Getenv(repositoryVariable) == "" {
+			t.Skip("a virtual machine is needed: make test-nfs RUN=cgroups-v2")
+		}
+		faultfs.Require(t)
+		for _, c := range []struct {
+			name      string
+			arguments []string
+			silent    bool
+			stuck     string // stuck_state
+		}{
+			{name: "nothing hangs"},
+			{name: "a helper sleeps", silent: true, stuck: "asleep"},
+			{name: "a helper was killed", silent: true, arguments: []string{"-kill-asleep"}, stuck: "unkillable"},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				hung, healthy := faultfs.New(t), faultfs.New(t)
+				p := plugin(t, w, c.arguments...)
 				p.trigger()
 				p.until("^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
-				return
-			}
+				if !c.silent {
+					assert.NoError(t, suspend(t))
+					p.trigger()
+					p.until("^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+					return
+				}
+				hung.Silence()
+				p.trigger()
+				before := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, `stuck_state="`+c.stuck+`"`)
+				require.ErrorIs(t, suspend(t), unix.EBUSY)
+				p.trigger()
+				p.until("^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
+				p.trigger()
+				after := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+				assert.Equal(t, field(t, before, "stuck_pid"), field(t, after, "stuck_pid"))
+				assert.GreaterOrEqual(t, field(t, after, "hung_seconds"), field(t, before, "hung_seconds")+1)
+				p.until("^mountstat_summary ", "stuck=1i", "faults=1i")
+				hung.Abort()
+			})
+		}
+		t.Run("somebody else waits", func(t *testing.T) {
+			hung := faultfs.New(t)
 			hung.Silence()
-			p.trigger()
-			before := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, `stuck_state="`+c.stuck+`"`)
-			require.ErrorIs(t, suspend(t), unix.EBUSY)
-			p.trigger()
-			p.until("^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
-			p.trigger()
-			after := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-			assert.Equal(t, field(t, before, "stuck_pid"), field(t, after, "stuck_pid"))
-			assert.GreaterOrEqual(t, field(t, after, "hung_seconds"), field(t, before, "hung_seconds")+1)
-			p.until("^mountstat_summary ", "stuck=1i", "faults=1i")
+			waits := exec.Command("stat", "-f", hung.Dir)
+			require.NoError(t, waits.Start())
+			require.Eventually(t, func() bool { return hung.Unanswered() > 0 }, 10*time.Second, 10*time.Millisecond)
+			assert.ErrorIs(t, suspend(t), unix.EBUSY, "without vfsprobe it is the same")
 			hung.Abort()
+			_ = waits.Wait()
 		})
-	}
-	t.Run("somebody else waits", func(t *testing.T) {
-		hung := faultfs.New(t)
-		hung.Silence()
-		waits := exec.Command("stat", "-f", hung.Dir)
-		require.NoError(t, waits.Start())
-		require.Eventually(t, func() bool { return hung.Unanswered() > 0 }, 10*time.Second, 10*time.Millisecond)
-		assert.ErrorIs(t, suspend(t), unix.EBUSY, "without vfsprobe it is the same")
-		hung.Abort()
-		_ = waits.Wait()
 	})
 }

@@ -125,54 +125,53 @@ func waiting(t *testing.T, pid int) (threads []blocked.Task) {
 // it does not matter whether it was running before. With FAULTS set the table of that
 // file is written.
 func TestASilentBtrfsStopsNothing(t *testing.T) {
-	program := binary(t, vfsprobe) // the go command reads the table, too
-	table := document.Table{Header: []string{"vfsprobe was", "first point of `/`", "slowest point of `/`", "slowest `mount` and `umount` of a tmpfs elsewhere", "end after SIGTERM"}}
-	for _, before := range []string{"running", "not running"} {
-		t.Run(before, func(t *testing.T) {
-			btrfs := newSilentBtrfs(t)
-			elsewhere := t.TempDir()
-			if before == "not running" {
-				btrfs.silence(t)
-			}
-			began := time.Now()
-			p := start(t, program, "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
-			root := func() string {
+	inTurn(t, func(t *testing.T, w way) {
+		binary(t, vfsprobe) // the go command reads the table, too
+		table := document.Table{Header: []string{"vfsprobe was", "first point of `/`", "slowest point of `/`", "slowest `mount` and `umount` of a tmpfs elsewhere", "end after SIGTERM"}}
+		for _, before := range []string{"running", "not running"} {
+			t.Run(before, func(t *testing.T) {
+				btrfs := newSilentBtrfs(t)
+				elsewhere := t.TempDir()
+				if before == "not running" {
+					btrfs.silence(t)
+				}
+				began := time.Now()
+				p := w.start(t, "-config", inputs(t))
+				root := func() string {
+					p.trigger()
+					return p.until("^mountstat,", "path=/ ")
+				}
+				assert.Contains(t, root(), `result="ok"`)
+				first := time.Since(began)
+				if before == "running" {
+					p.until("^mountstat_summary")
+					btrfs.silence(t)
+				}
+				var slowest, mounting time.Duration
+				for second := range 6 {
+					gathered := time.Now()
+					assert.Contains(t, root(), `result="ok"`, "second %d", second)
+					slowest = max(slowest, time.Since(gathered))
+					mounted := time.Now()
+					requireMounting(t, elsewhere) // the table has changed for the next one
+					mounting = max(mounting, time.Since(mounted))
+					time.Sleep(time.Until(gathered.Add(time.Second)))
+				}
+				assert.Less(t, slowest, time.Second)
 				p.trigger()
-				return p.until("^mountstat,", "path=/ ")
-			}
-			assert.Contains(t, root(), `result="ok"`)
-			first := time.Since(began)
-			if before == "running" {
-				p.until("^mountstat_summary")
-				btrfs.silence(t)
-			}
-			var slowest, mounting time.Duration
-			for second := range 6 {
-				gathered := time.Now()
-				assert.Contains(t, root(), `result="ok"`, "second %d", second)
-				slowest = max(slowest, time.Since(gathered))
-				mounted := time.Now()
-				requireMounting(t, elsewhere) // the table has changed for the next one
-				mounting = max(mounting, time.Since(mounted))
-				time.Sleep(time.Until(gathered.Add(time.Second)))
-			}
-			assert.Less(t, slowest, time.Second)
-			p.trigger()
-			assert.Less(t, field(t, p.until("^mountstat_summary"), "table_age_seconds"), 1.0, "the table is read nevertheless")
-			assert.Empty(t, waiting(t, p.Process.Pid), "threads of the plugin")
-			stopped := time.Now()
-			require.NoError(t, p.Process.Signal(unix.SIGTERM))
-			assert.Zero(t, p.exit())
-			end := time.Since(stopped)
-			assert.Less(t, end, time.Second)
-			btrfs.requireHang(t)
-			ms := func(d time.Duration) string { return d.Round(time.Millisecond).String() }
-			table.Add(before, ms(first), ms(slowest), ms(mounting), ms(end))
-		})
-	}
-	if file := os.Getenv("FAULTS"); file != "" && !t.Failed() {
-		require.NoError(t, table.Write(file, "silent-btrfs"))
-	}
+				assert.Less(t, field(t, p.until("^mountstat_summary"), "table_age_seconds"), 1.0, "the table is read nevertheless")
+				assert.Empty(t, waiting(t, p.plugin.Process.Pid), "threads of the plugin")
+				end := p.terminate()
+				assert.Less(t, end, time.Second)
+				btrfs.requireHang(t)
+				ms := func(d time.Duration) string { return d.Round(time.Millisecond).String() }
+				table.Add(before, ms(first), ms(slowest), ms(mounting), ms(end))
+			})
+		}
+		if file := os.Getenv("FAULTS"); file != "" && w == direct && !t.Failed() {
+			require.NoError(t, table.Write(file, "silent-btrfs"))
+		}
+	})
 }
 
 // A configuration on a file system that hangs ends the program, with one line.
@@ -181,8 +180,13 @@ func TestAConfigurationThatIsNotRead(t *testing.T) {
 	fs := faultfs.New(t)
 	fs.Silence()
 	began := time.Now()
-	p := start(t, binary(t, vfsprobe), "-config", filepath.Join(fs.Dir, faultfs.FileName))
-	assert.Equal(t, 1, p.exit())
-	assert.GreaterOrEqual(t, time.Since(began), 9*time.Second)
-	assert.Regexp(t, `^E! \[vfsprobe\] reading the configuration: [^\n]*`+faultfs.FileName+`[^\n]*it was not read within 10s\n$`, p.stderr.String())
+	config := filepath.Join(fs.Dir, faultfs.FileName)
+	for _, p := range []*process{
+		start(t, binary(t, vfsprobe), "-config", config),
+		start(t, binary(t, vfsprobe), "-config", config, "-listen", newSocket(t)),
+	} {
+		assert.Equal(t, 1, p.exit())
+		assert.GreaterOrEqual(t, time.Since(began), 9*time.Second)
+		assert.Regexp(t, `^E! \[vfsprobe\] reading the configuration: [^\n]*`+faultfs.FileName+`[^\n]*it was not read within 10s\n$`, p.stderr.String())
+	}
 }
