@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -27,6 +28,8 @@ const (
 	direct  way = "direct"  // Telegraf runs vfsprobe
 	service way = "service" // vfsprobe runs by itself, and Telegraf runs "vfsprobe connect"
 )
+
+var ways = []way{direct, service}
 
 // oneWay lists the tests that do not run in both ways, and why.
 var oneWay = map[string]string{
@@ -74,28 +77,65 @@ func runWays(t *testing.T, together bool, test func(t *testing.T, w way)) {
 	for _, program := range []func() (string, error){vfsprobe, telegraf} {
 		_, _ = program() // before both ways do, which say what fails
 	}
-	name := t.Name()
-	for _, w := range []way{direct, service} {
+	if os.Geteuid() != 0 { // who can make no namespaces
+		for _, w := range ways {
+			t.Run(string(w), func(t *testing.T) { test(t, w) })
+		}
+		return
+	}
+	var all []*wayProcess
+	if together {
+		for _, w := range ways {
+			all = append(all, startWay(t, w))
+		}
+	}
+	skipped := 0
+	for i, w := range ways {
 		t.Run(string(w), func(t *testing.T) {
-			if os.Geteuid() != 0 { // who can make no namespaces
-				test(t, w)
-				return
+			if !together {
+				all = append(all, startWay(t, w))
 			}
-			if together {
-				t.Parallel()
+			out := all[i].wait()
+			if why, _, found := strings.Cut(out, "\n--- SKIP: "+all[i].test+" "); found {
+				skipped++
+				t.Skip(why)
 			}
-			command := exec.Command("/proc/self/exe", "-test.run=^"+name+"$", "-test.v", "-test.timeout=0")
-			command.Env = append(os.Environ(), wayVariable+"="+string(w))
-			command.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
-			out, err := command.CombinedOutput()
-			assert.NoError(t, err)
-			t.Logf("%s", out)
-			if bytes.Contains(out, []byte("\n--- SKIP: "+name+" ")) {
-				t.Skip("in its namespaces")
-			}
-			assert.Contains(t, string(out), "\n--- PASS: "+name+" ")
+			t.Log(out)
+			assert.True(t, strings.Contains(out, "\n--- PASS: "+all[i].test+" "), "it has not passed")
 		})
 	}
+	if skipped == len(ways) {
+		t.Skip("in both ways")
+	}
+}
+
+// wayProcess runs a test in one way.
+type wayProcess struct {
+	test string
+	out  bytes.Buffer
+	wait func() string // for its output
+}
+
+func startWay(t *testing.T, w way) *wayProcess {
+	t.Helper()
+	test, _, _ := strings.Cut(t.Name(), "/")
+	p := &wayProcess{test: test}
+	command := exec.Command("/proc/self/exe", "-test.run=^"+test+"$", "-test.v", "-test.timeout=0")
+	command.Env = append(os.Environ(), wayVariable+"="+string(w))
+	command.Stdout, command.Stderr = &p.out, &p.out
+	command.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
+	require.NoError(t, command.Start())
+	p.wait = sync.OnceValue(func() string {
+		if err := command.Wait(); err != nil {
+			fmt.Fprintln(&p.out, err)
+		}
+		return p.out.String()
+	})
+	t.Cleanup(func() {
+		_ = command.Process.Kill()
+		p.wait()
+	})
+	return p
 }
 
 // enterWay gives the process of one way the files of its PID namespace.
