@@ -23,7 +23,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/oncelog"
 	"github.com/vfsprobe/vfsprobe/internal/openfiles"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
-	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 // ownProc is where this process and its helpers show. HOST_PROC, which has the host's
@@ -88,7 +88,7 @@ type Options struct {
 type Host struct {
 	Roots
 	Prober  *prober.Prober
-	Servers *sunrpc.Pool
+	Servers *serverpool.Pool
 	Tasks   *blocked.Monitor
 	Files   *openfiles.Reader // of the host's processes
 	Daemons *fusedaemon.Finder
@@ -110,7 +110,7 @@ func New(o Options) *Host {
 	files := &openfiles.Reader{Prober: o.Prober, Proc: o.Roots.Proc}
 	tasks := blocked.NewMonitor(o.Roots.Proc, files)
 	return &Host{
-		Roots: o.Roots, Prober: o.Prober, Servers: sunrpc.NewPool(), Files: files, Tasks: tasks,
+		Roots: o.Roots, Prober: o.Prober, Servers: serverpool.NewPool(), Files: files, Tasks: tasks,
 		Daemons: fusedaemon.NewFinder(o.Roots.Proc, files, tasks),
 		own:     &openfiles.Reader{Prober: o.Prober, Proc: ownProc},
 		table: mounts.NewWatcher(mounts.WatcherOptions{

@@ -1,14 +1,11 @@
 package sunrpc
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
-	"os"
 
-	"golang.org/x/sys/unix"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 // Phase says how far a call came.
@@ -126,33 +123,17 @@ func Reached(err error) bool {
 
 // Local reports whether the call never left this host, or was given up by the
 // caller: it tells nothing about the server.
-func Local(err error) bool {
-	switch ErrorName(err) {
-	case "EADDRNOTAVAIL", "EAFNOSUPPORT", "EINVAL", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECANCELED":
-		return true
-	}
-	return false
-}
+func Local(err error) bool { return serverpool.Local(ErrorName(err)) }
 
 // ErrorName is a short word for the cause of an error, fit for a metric:
 //
-//	ETIMEDOUT      no connection or no answer in time
-//	ECONNREFUSED   nothing listens at the port, or a firewall says so
-//	ECONNRESET     the connection was closed or reset before the answer
-//	EHOSTUNREACH, ENETUNREACH, EACCES
-//	               said by a router, a firewall or the local routing table
-//	EPERM          a local firewall dropped the packet
-//	EADDRNOTAVAIL, EAFNOSUPPORT, EINVAL, EMFILE, ENFILE, ENOBUFS, ENOMEM
-//	               the call never left this host
-//	ECANCELED      the caller gave up
 //	EBADRPC        the answer is malformed
 //	EPROGUNAVAIL, EPROGMISMATCH, EPROCUNAVAIL, ERPCMISMATCH, EAUTH
 //	               the server's answer, with the names that BSD has for it
 //	EGARBAGEARGS, ESYSTEMERR, ENOTREGISTERED
 //	               the server's answers without such a name
-//	EIO            anything else
 //
-// There are no others. It is empty without an error.
+// and those of [serverpool.ErrorName]. It is empty without an error.
 func ErrorName(err error) string {
 	if err == nil {
 		return ""
@@ -160,28 +141,10 @@ func ErrorName(err error) string {
 	if answer, ok := errors.AsType[*AnswerError](err); ok {
 		return answer.Status.name()
 	}
-	if errno, ok := errors.AsType[unix.Errno](err); ok {
-		switch errno {
-		case unix.EPIPE, unix.ECONNABORTED:
-			return "ECONNRESET"
-		case unix.ETIMEDOUT, unix.ECONNREFUSED, unix.ECONNRESET, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EACCES, unix.EPERM,
-			unix.EADDRNOTAVAIL, unix.EAFNOSUPPORT, unix.EINVAL, unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
-			return unix.ErrnoName(errno)
-		}
-		return "EIO"
-	}
-	switch {
-	case errors.Is(err, context.Canceled):
-		return "ECANCELED"
-	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return "ETIMEDOUT"
-	case errors.Is(err, ErrMalformed):
+	if errors.Is(err, ErrMalformed) {
 		return "EBADRPC"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
-		return "ECONNRESET"
-	default:
-		return "EIO"
 	}
+	return serverpool.ErrorName(err)
 }
 
 func (s Status) name() string {
@@ -201,7 +164,7 @@ func (s Status) name() string {
 	case AuthRefused:
 		return "EAUTH"
 	case NotRegistered:
-		return "ENOTREGISTERED"
+		return serverpool.NotRegistered
 	default:
 		return "EIO"
 	}

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
@@ -157,11 +158,11 @@ func (l *load) String() string {
 }
 
 // ask has the hosts ask for a while.
-func ask(host func(ctx context.Context, server sunrpc.Question, l *load), lasts time.Duration) *load {
+func ask(host func(ctx context.Context, server serverpool.Question, l *load), lasts time.Duration) *load {
 	ctx, cancel := context.WithTimeout(context.Background(), lasts)
 	defer cancel()
 	var l load
-	question := sunrpc.Question{Network: "tcp", Address: netip.AddrPortFrom(netip.MustParseAddr(serverAddress), 2049), Program: sunrpc.ProgramNFS}
+	question := serverpool.Question{Network: "tcp", Address: netip.AddrPortFrom(netip.MustParseAddr(serverAddress), 2049), Service: serverpool.NFS}
 	ended := make(chan struct{}, hosts)
 	for range hosts {
 		go func() {
@@ -192,7 +193,9 @@ func connections() (n int64) {
 	return n
 }
 
-func wanted() sunrpc.Wanted { return sunrpc.Wanted{Versions: []uint32{3}, Timeout: checkTimeout} }
+func wanted() serverpool.Wanted {
+	return serverpool.Wanted{Ask: sunrpc.Asker(sunrpc.ProgramNFS, 3), Timeout: checkTimeout}
+}
 
 // nextGather is when Telegraf's round_interval has all hosts gather.
 func nextGather(ctx context.Context) {
@@ -203,11 +206,11 @@ func nextGather(ctx context.Context) {
 }
 
 // attend is a host with vfsprobe whose mounts are well.
-func attend(ctx context.Context, server sunrpc.Question, l *load) {
-	pool := sunrpc.NewPool()
+func attend(ctx context.Context, server serverpool.Question, l *load) {
+	pool := serverpool.NewPool()
 	var last time.Time
 	for round := uint64(1); ; round++ {
-		pool.Ask(round, server, wanted(), func(sunrpc.Answer) {})
+		pool.Ask(round, server, wanted(), func(serverpool.Answer) {})
 		nextGather(ctx)
 		if a := pool.Last(server); a.At.After(last) {
 			last = a.At
@@ -223,13 +226,13 @@ func attend(ctx context.Context, server sunrpc.Question, l *load) {
 }
 
 // breathe is a host that asks at a gather, when all others do.
-func breathe(ctx context.Context, server sunrpc.Question, l *load) {
+func breathe(ctx context.Context, server serverpool.Question, l *load) {
 	for nextGather(ctx); ctx.Err() == nil; nextGather(ctx) {
-		pool, done := sunrpc.NewPool(), make(chan sunrpc.Answer, 1)
+		pool, done := serverpool.NewPool(), make(chan serverpool.Answer, 1)
 		pool.AtOnce = true
 		w := wanted()
 		w.Evidence = true
-		pool.Ask(1, server, w, func(a sunrpc.Answer) { done <- a })
+		pool.Ask(1, server, w, func(a serverpool.Answer) { done <- a })
 		l.asked.Add(1)
 		if a := <-done; a.Answered() {
 			l.answered.Add(1)

@@ -24,7 +24,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/printable"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
-	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 //go:embed sample.conf
@@ -69,7 +69,7 @@ type Mountstat struct {
 	byID    map[string]*target
 	kept    map[string]fault.History // of an earlier run, by unit
 	byMount map[int]*target          // by the mount's number in the table
-	servers map[sunrpc.Question]*server
+	servers map[serverpool.Question]*server
 	binds   bool      // some of the targets' mounts are such
 	reread  time.Time // when the table is read again for them
 	// turnsReadOnly is when a file system last seemed to: ext4 counts an error before it does.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
@@ -20,12 +21,12 @@ type server struct {
 }
 
 // question is what an NFS server is asked.
-func (s *server) question() sunrpc.Question {
-	return sunrpc.Question{Network: s.Network, Address: s.Address, Program: sunrpc.ProgramNFS}
+func (s *server) question() serverpool.Question {
+	return serverpool.Question{Network: s.Network, Address: s.Address, Service: serverpool.NFS}
 }
 
 // linkServer finds the server of a target, in the table of its mounts' network.
-func (m *Mountstat) linkServer(t *target, before map[sunrpc.Question]*server) {
+func (m *Mountstat) linkServer(t *target, before map[serverpool.Question]*server) {
 	t.server = nil
 	found := t.Probed.NFSServer()
 	if found == nil || t.namespace != nil && !t.namespace.network {
@@ -68,7 +69,7 @@ func (m *Mountstat) askAboutLate(pending map[*target]struct{}) (stop func() bool
 	for _, s := range m.servers {
 		shortest = min(shortest, s.timeout)
 	}
-	return time.AfterFunc(sunrpc.EvidenceAfter(shortest), func() {
+	return time.AfterFunc(serverpool.EvidenceAfter(shortest), func() {
 		m.mail.Post(func() {
 			for t := range pending {
 				if t.server != nil && t.underWay {
@@ -84,8 +85,8 @@ func (m *Mountstat) ask(s *server, evidence bool) {
 	if s.pending || s.asked == m.round {
 		return // a gather may have been cut short
 	}
-	wanted := sunrpc.Wanted{Evidence: evidence, Versions: []uint32{s.Version}, Timeout: s.timeout}
-	if !m.host.Servers.Ask(m.round, s.question(), wanted, func(sunrpc.Answer) {
+	wanted := serverpool.Wanted{Evidence: evidence, Ask: sunrpc.Asker(sunrpc.ProgramNFS, s.Version), Timeout: s.timeout}
+	if !m.host.Servers.Ask(m.round, s.question(), wanted, func(serverpool.Answer) {
 		m.mail.Post(func() {
 			s.pending = false
 			m.asking--
@@ -99,7 +100,7 @@ func (m *Mountstat) ask(s *server, evidence bool) {
 }
 
 // answerOf returns the last answer of the target's server.
-func (m *Mountstat) answerOf(t *target) sunrpc.Answer {
+func (m *Mountstat) answerOf(t *target) serverpool.Answer {
 	return m.host.Servers.Last(t.server.question())
 }
 

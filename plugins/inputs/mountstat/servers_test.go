@@ -18,7 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
-	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
@@ -216,7 +216,7 @@ func TestMountstat_LeavesSubmountsAlone(t *testing.T) {
 
 func TestServersAreAskedAtOnce(t *testing.T) {
 	m, _ := newPretendedNFS(t, nil)
-	m.targets, m.servers = nil, make(map[sunrpc.Question]*server)
+	m.targets, m.servers = nil, make(map[serverpool.Question]*server)
 	silent := rpchost.Serve(t, "127.0.0.1:0", silence)
 	for i := range 300 {
 		address := netip.AddrFrom4([4]byte{127, 0, byte(i / 250), byte(1 + i%250)})

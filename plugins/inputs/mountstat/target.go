@@ -10,7 +10,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
-	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 // target is a unit that is judged: one check answers for all of its mounts.
@@ -45,7 +45,7 @@ type target struct {
 // those that were there before.
 func (m *Mountstat) regroup() {
 	before, servers := m.byID, m.servers
-	m.servers = make(map[sunrpc.Question]*server)
+	m.servers = make(map[serverpool.Question]*server)
 	m.targets, m.byID, m.byMount, m.hidden, m.binds = nil, make(map[string]*target, len(before)), make(map[int]*target), 0, false
 	for i := range m.table.Mounts {
 		if mount := &m.table.Mounts[i]; mount.Hidden && !m.ignored(mount) {

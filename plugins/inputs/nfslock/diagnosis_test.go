@@ -9,14 +9,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/result"
-	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 var (
-	up      = sunrpc.Answer{Known: true, Reached: true, Elapsed: time.Millisecond}
-	silent  = sunrpc.Answer{Known: true, Errno: "ETIMEDOUT"}
-	refused = sunrpc.Answer{Known: true, Errno: "ECONNREFUSED", Reached: true}
-	missing = sunrpc.Answer{Known: true, Errno: "ENOTREGISTERED", Reached: true}
+	up      = serverpool.Answer{Known: true, Reached: true, Elapsed: time.Millisecond}
+	silent  = serverpool.Answer{Known: true, Errno: "ETIMEDOUT"}
+	refused = serverpool.Answer{Known: true, Errno: "ECONNREFUSED", Reached: true}
+	missing = serverpool.Answer{Known: true, Errno: "ENOTREGISTERED", Reached: true}
 )
 
 // v3 is the evidence on a mount whose chain is healthy.
@@ -44,8 +44,8 @@ func nlmDropped(e *evidence)  { e.server.nlm = silent }
 func nlmRejected(e *evidence) { e.server.nlm = refused }
 func rpcbindCut(e *evidence) {
 	e.server.rpcbind = silent
-	e.server.nlm = sunrpc.Answer{}
-	e.server.nsm = sunrpc.Answer{}
+	e.server.nlm = serverpool.Answer{}
+	e.server.nsm = serverpool.Answer{}
 }
 func nsmDropped(e *evidence)    { e.server.nsm = silent }
 func statdStopped(e *evidence)  { e.local.nsm = missing }

@@ -7,12 +7,13 @@ import (
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
 // services are those of one host that locks depend on, with what they said when they
 // were last asked.
-type services struct{ rpcbind, nfs, nlm, nsm sunrpc.Answer }
+type services struct{ rpcbind, nfs, nlm, nsm serverpool.Answer }
 
 // lockServer is what is known of a host whose services locks depend on.
 type lockServer struct {
@@ -108,7 +109,7 @@ func (n *Nfslock) askAll() {
 // askAboutLate asks the servers of the targets whose probes take long, once they do. stop
 // must be called.
 func (n *Nfslock) askAboutLate(pending map[*target]struct{}) (stop func() bool) {
-	return time.AfterFunc(sunrpc.EvidenceAfter(n.shortestTimeout()), func() {
+	return time.AfterFunc(serverpool.EvidenceAfter(n.shortestTimeout()), func() {
 		n.mail.Post(func() {
 			for t := range pending {
 				if t.server != nil && t.underWay {
@@ -125,11 +126,11 @@ func (n *Nfslock) ask(s *lockServer, evidence bool) {
 	if s.asking > 0 || s.asked == n.round {
 		return
 	}
-	put := func(answer *sunrpc.Answer, port uint16, program uint32, versions ...uint32) {
-		q := sunrpc.Question{Network: s.Network, Address: netip.AddrPortFrom(s.Address.Addr(), port), Program: program}
-		wanted := sunrpc.Wanted{Evidence: evidence, Versions: versions, Timeout: n.shortestTimeout()}
+	put := func(answer *serverpool.Answer, port uint16, program uint32, versions ...uint32) {
+		q := serverpool.Question{Network: s.Network, Address: netip.AddrPortFrom(s.Address.Addr(), port), Service: sunrpc.ServiceOf(program)}
+		wanted := serverpool.Wanted{Evidence: evidence, Ask: sunrpc.Asker(program, versions...), Timeout: n.shortestTimeout()}
 		*answer = n.host.Servers.Last(q)
-		if !n.host.Servers.Ask(n.round, q, wanted, func(a sunrpc.Answer) {
+		if !n.host.Servers.Ask(n.round, q, wanted, func(a serverpool.Answer) {
 			n.mail.Post(func() {
 				*answer = a
 				n.asking--

@@ -1,8 +1,8 @@
-package sunrpc
+// Package serverpool asks servers whether they answer, gently, on behalf of several
+// callers. It knows nothing of their protocols: those who ask bring an [Asker].
+package serverpool
 
 import (
-	"context"
-	"errors"
 	"hash/maphash"
 	"net/netip"
 	"slices"
@@ -10,34 +10,60 @@ import (
 	"time"
 )
 
-// Question is what a [Pool] asks a server: whether a program answers at an address, or
+// Service is what is asked for at an address.
+type Service string
+
+// The file services, each of which is asked over a connection of its own.
+const (
+	NFS     Service = "nfs"
+	SMB     Service = "smb"
+	NineP   Service = "9p"
+	CephMon Service = "ceph"
+)
+
+// fileService reports whether it is one of them.
+func (s Service) fileService() bool {
+	switch s {
+	case NFS, SMB, NineP, CephMon:
+		return true
+	}
+	return false
+}
+
+// Question is what a [Pool] asks a server: whether a service answers at an address, or
 // which port it has and whether it answers there.
 type Question struct {
 	Network string // tcp or udp
-	// Address is where the program listens. A port of 0 is looked up with the host's
-	// rpcbind first.
+	// Address is where the service listens. A port of 0 is to be looked up first.
 	Address netip.AddrPort
-	Program uint32
+	Service Service
 }
+
+// Asker puts a question, and is back when it is due. Each of its calls, a look-up and the
+// question itself, may take as long as each.
+type Asker func(q Question, due time.Time, each time.Duration) Answer
+
+// NotRegistered is the Errno of a service which the host's register does not know.
+const NotRegistered = "ENOTREGISTERED"
 
 // Answer is what a server said when it was last asked.
 type Answer struct {
 	Known   bool          // it was asked, and this host was able to ask
-	Errno   string        // see [ErrorName]; empty: the program answers
+	Errno   string        // see [ErrorName]; empty: the service answers
 	Reached bool          // the server's host answered in some way, if only to refuse
-	Elapsed time.Duration // of the NULL call that was answered
+	Elapsed time.Duration // of the call that was answered
 	At      time.Time     // when the answer came, or none had come in time
 	Since   time.Time     // since when it has been so
 }
 
-// Answered reports whether the program answers.
+// Answered reports whether the service answers.
 func (a Answer) Answered() bool { return a.Known && a.Errno == "" }
 
-// Broken reports whether the program was asked and does not answer.
+// Broken reports whether the service was asked and does not answer.
 func (a Answer) Broken() bool { return a.Known && a.Errno != "" }
 
-// Unregistered reports whether rpcbind answers and knows of no such program.
-func (a Answer) Unregistered() bool { return a.Known && a.Errno == NotRegistered.name() }
+// Unregistered reports whether the host's register answers and knows of no such service.
+func (a Answer) Unregistered() bool { return a.Known && a.Errno == NotRegistered }
 
 // AddTo adds the time of the answer, or why there was none, to a metric's fields.
 func (a Answer) AddTo(fields map[string]any, name string) {
@@ -59,7 +85,8 @@ func (a Answer) AddTo(fields map[string]any, name string) {
 //     own moment of the minute. This host itself is asked at once.
 //   - A question that was asked in the same round, or is still under way, is not asked
 //     again.
-//   - There are at most two connections to a server: one to NFS, one to all else.
+//   - There is at most one connection to each file service of a server, mostly NFS or SMB,
+//     and one to all else.
 //
 // Its methods may be called from several goroutines.
 type Pool struct {
@@ -91,8 +118,8 @@ type waiter struct {
 
 // line is what there is one connection to.
 type line struct {
-	server netip.Addr
-	nfs    bool
+	server      netip.Addr
+	fileService Service // empty: all else
 }
 
 // NewPool returns a Pool that has asked nothing.
@@ -128,7 +155,12 @@ func (q *Question) calls() time.Duration {
 	return 1
 }
 
-func (q *Question) line() line { return line{q.Address.Addr(), q.Program == ProgramNFS} }
+func (q *Question) line() line {
+	if q.Service.fileService() {
+		return line{q.Address.Addr(), q.Service}
+	}
+	return line{q.Address.Addr(), ""}
+}
 
 // moment is this host's part of the time in which a server is asked, from 0 to 1.
 func (p *Pool) moment(server netip.Addr) float64 {
@@ -142,7 +174,7 @@ func (p *Pool) delay(q *Question, timeout time.Duration) time.Duration {
 		return 0
 	}
 	calls := q.calls()
-	if !q.line().nfs {
+	if !q.Service.fileService() {
 		calls = 2
 	}
 	return time.Duration(p.moment(q.Address.Addr()) * float64(answerLimit(timeout)-calls*q.callLimit(timeout)))
@@ -152,9 +184,7 @@ func (p *Pool) delay(q *Question, timeout time.Duration) time.Duration {
 type Wanted struct {
 	// Evidence says that something is at fault, or may be.
 	Evidence bool
-	// Versions of the program, of which the NULL call is of the first that is registered, or
-	// of the first where nothing is looked up.
-	Versions []uint32
+	Ask      Asker
 	// Timeout is that of the checks which the answer is about.
 	Timeout time.Duration
 }
@@ -237,7 +267,7 @@ func (p *Pool) putLocked(q Question, a *asked, w Wanted, delay time.Duration) {
 			time.Sleep(time.Until(start))
 			// A server must not be Broken because others were asked before.
 			if each := q.callLimit(w.Timeout); time.Until(due) >= each*3/4 {
-				answer = put(q, due, each, w.Versions)
+				answer = w.Ask(q, due, each)
 			}
 		case <-time.After(time.Until(due)):
 		}
@@ -278,9 +308,9 @@ func (p *Pool) giveUp(q Question, a *asked, w *waiter) {
 	switch now := time.Now(); {
 	case i < 0:
 	case q.Address.Port() == 0:
-		w.done(Answer{}) // it may be rpcbind that does not answer
+		w.done(Answer{}) // it may be the register that does not answer
 	default:
-		w.done(Answer{Known: true, Errno: ErrorName(context.DeadlineExceeded), At: now, Since: now})
+		w.done(Answer{Known: true, Errno: "ETIMEDOUT", At: now, Since: now})
 	}
 }
 
@@ -319,46 +349,4 @@ func (p *Pool) forgetLocked(round uint64) {
 			delete(p.known, q)
 		}
 	}
-}
-
-// put asks until it is due, in calls that take so long each at most.
-func put(q Question, due time.Time, each time.Duration, versions []uint32) Answer {
-	call := func() (context.Context, context.CancelFunc) {
-		return context.WithTimeout(context.Background(), min(each, time.Until(due)))
-	}
-	if q.Address.Port() != 0 {
-		ctx, cancel := call()
-		defer cancel()
-		return null(ctx, q, q.Address, versions[0])
-	}
-	rpcbind := netip.AddrPortFrom(q.Address.Addr(), PortRPCBind)
-	ctx, cancel := call()
-	defer cancel()
-	for _, version := range versions {
-		port, err := LookUp(ctx, q.Network, rpcbind, Service{Program: q.Program, Version: version, Network: q.Network})
-		if err == nil {
-			ctx, cancel := call()
-			defer cancel()
-			return null(ctx, q, netip.AddrPortFrom(q.Address.Addr(), port), version)
-		}
-		if refusal, ok := errors.AsType[*AnswerError](err); !ok || refusal.Status != NotRegistered {
-			return Answer{} // that is rpcbind's fault: nothing is known of the program
-		}
-	}
-	return Answer{Known: true, Errno: NotRegistered.name(), Reached: true}
-}
-
-func null(ctx context.Context, q Question, address netip.AddrPort, version uint32) Answer {
-	began := time.Now()
-	elapsed, err := Null(ctx, q.Network, address, q.Program, version)
-	refusal, refused := errors.AsType[*AnswerError](err)
-	switch {
-	case err == nil:
-		return Answer{Known: true, Reached: true, Elapsed: elapsed}
-	case refused && refusal.Status != ProgramUnavailable:
-		return Answer{Known: true, Reached: true, Elapsed: time.Since(began)}
-	case Local(err):
-		return Answer{}
-	}
-	return Answer{Known: true, Errno: ErrorName(err), Reached: Reached(err)}
 }

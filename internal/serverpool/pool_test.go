@@ -1,4 +1,4 @@
-package sunrpc
+package serverpool
 
 import (
 	"hash/maphash"
@@ -38,7 +38,22 @@ func silent(t *testing.T, connections *atomic.Int64) Question {
 			}()
 		}
 	}()
-	return Question{Network: "tcp", Address: netip.MustParseAddrPort(listener.Addr().String()), Program: ProgramNFS}
+	return Question{Network: "tcp", Address: netip.MustParseAddrPort(listener.Addr().String()), Service: NFS}
+}
+
+// hello is an Asker of servers that answer anything.
+func hello(q Question, due time.Time, each time.Duration) Answer {
+	began := time.Now()
+	conn, err := net.DialTimeout("tcp", q.Address.String(), min(each, time.Until(due)))
+	if err != nil {
+		return Answer{Known: true, Errno: ErrorName(err)}
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(began.Add(min(each, time.Until(due))))
+	if _, err = conn.Write([]byte("hello")); err == nil {
+		_, err = conn.Read(make([]byte, 5))
+	}
+	return Answer{Known: true, Errno: ErrorName(err), Reached: true, Elapsed: time.Since(began)}
 }
 
 // Who asks later has less time than who asked first.
@@ -46,8 +61,8 @@ func TestPool_KeepsTheLimitOfEachCaller(t *testing.T) {
 	p, q := NewPool(), silent(t, new(atomic.Int64))
 	patient, hasty := make(chan Answer, 1), make(chan Answer, 1)
 	began := time.Now()
-	p.Ask(1, q, Wanted{Evidence: true, Timeout: time.Second, Versions: []uint32{3}}, func(a Answer) { patient <- a })
-	p.Ask(1, q, Wanted{Evidence: true, Timeout: 20 * time.Millisecond, Versions: []uint32{3}}, func(a Answer) { hasty <- a })
+	p.Ask(1, q, Wanted{Evidence: true, Timeout: time.Second, Ask: hello}, func(a Answer) { patient <- a })
+	p.Ask(1, q, Wanted{Evidence: true, Timeout: 20 * time.Millisecond, Ask: hello}, func(a Answer) { hasty <- a })
 	assert.Equal(t, "ETIMEDOUT", (<-hasty).Errno)
 	assert.Less(t, time.Since(began), 500*time.Millisecond)
 	assert.Empty(t, patient)
@@ -62,13 +77,13 @@ func TestPool_ConnectsToAServerTwiceAtATime(t *testing.T) {
 	var connections atomic.Int64
 	p, q := NewPool(), silent(t, &connections)
 	const timeout = time.Second
-	programs := []uint32{ProgramNFS, ProgramNLM, ProgramNSM, ProgramMount, 0} // a call may take 0.4 s, and all 0.9 s
-	answers := make([]Answer, len(programs))
+	services := []Service{NFS, "nlockmgr", "status", "mountd", "other"} // a call may take 0.4 s, and all 0.9 s
+	answers := make([]Answer, len(services))
 	var done sync.WaitGroup
-	for i, program := range programs {
+	for i, service := range services {
 		done.Add(1)
-		q.Program = program
-		p.Ask(1, q, Wanted{Evidence: true, Timeout: timeout, Versions: []uint32{3}}, func(a Answer) { answers[i] = a; done.Done() })
+		q.Service = service
+		p.Ask(1, q, Wanted{Evidence: true, Timeout: timeout, Ask: hello}, func(a Answer) { answers[i] = a; done.Done() })
 	}
 	stop := make(chan struct{})
 	go func() { done.Wait(); close(stop) }()
@@ -106,9 +121,9 @@ func TestPool_HasMomentsOfItsOwn(t *testing.T) {
 	for range hosts {
 		p := NewPool()
 		for i, q := range []Question{
-			{Address: netip.AddrPortFrom(server, 2049), Program: ProgramNFS},
-			{Address: netip.AddrPortFrom(server, PortRPCBind), Program: ProgramRPCBind},
-			{Address: netip.AddrPortFrom(server, 0), Program: ProgramNLM},
+			{Address: netip.AddrPortFrom(server, 2049), Service: NFS},
+			{Address: netip.AddrPortFrom(server, 111), Service: "rpcbind"},
+			{Address: netip.AddrPortFrom(server, 0), Service: "nlockmgr"},
 		} {
 			delays[i] = max(delays[i], p.delay(&q, timeout))
 		}
@@ -117,11 +132,11 @@ func TestPool_HasMomentsOfItsOwn(t *testing.T) {
 		assert.InDelta(t, want, delays[i]/time.Millisecond, 10, "%d", i)
 	}
 
-	q := Question{Network: "tcp", Address: netip.AddrPortFrom(server, 2049), Program: ProgramNFS}
+	q := Question{Network: "tcp", Address: netip.AddrPortFrom(server, 2049), Service: NFS}
 	answer := make(chan Answer, 1)
 	p := NewPool()
 	began := time.Now()
-	p.Ask(1, q, Wanted{Evidence: true, Timeout: timeout, Versions: []uint32{3}}, func(a Answer) { answer <- a })
+	p.Ask(1, q, Wanted{Evidence: true, Timeout: timeout, Ask: hello}, func(a Answer) { answer <- a })
 	<-answer
 	assert.GreaterOrEqual(t, time.Since(began), p.delay(&q, timeout))
 	p.AtOnce = true
@@ -140,7 +155,7 @@ func TestPool_AsksInItsMomentWhatIsNoEvidence(t *testing.T) {
 	}
 
 	p, q := NewPool(), silent(t, new(atomic.Int64))
-	routine := Wanted{Timeout: 20 * time.Millisecond, Versions: []uint32{3}}
+	routine := Wanted{Timeout: 20 * time.Millisecond, Ask: hello}
 	answer := make(chan Answer, 1)
 	require.True(t, p.Ask(1, q, routine, func(a Answer) { answer <- a }), "there is no answer yet")
 	first := <-answer
@@ -179,8 +194,8 @@ func TestPool_AFleetLeavesRoomForMounts(t *testing.T) {
 			questions.Add(1)
 			go func() {
 				var call [4096]byte
-				if n, err := conn.Read(call[:]); err == nil && n > 8 {
-					_, _ = conn.Write(append([]byte{0x80, 0, 0, 24}, append(call[4:8:8], words(nil, 1, 0, 0, 0, 0)...)...))
+				if n, err := conn.Read(call[:]); err == nil {
+					_, _ = conn.Write(call[:n])
 				}
 				_, _ = conn.Read(call[:]) // until it is closed
 				_ = conn.Close()
@@ -189,7 +204,7 @@ func TestPool_AFleetLeavesRoomForMounts(t *testing.T) {
 		}
 	}()
 	const hosts, interval = 300, 6 * time.Second
-	q := Question{Network: "tcp", Address: netip.MustParseAddrPort(listener.Addr().String()), Program: ProgramNFS}
+	q := Question{Network: "tcp", Address: netip.MustParseAddrPort(listener.Addr().String()), Service: NFS}
 	gather := time.NewTicker(time.Second) // of all hosts at once
 	defer gather.Stop()
 	pools := make([]*Pool, hosts)
@@ -200,7 +215,7 @@ func TestPool_AFleetLeavesRoomForMounts(t *testing.T) {
 	}
 	for round := range uint64(8) {
 		for _, p := range pools {
-			p.Ask(round+1, q, Wanted{Versions: []uint32{3}, Timeout: 5 * time.Second}, nil)
+			p.Ask(round+1, q, Wanted{Ask: hello, Timeout: 5 * time.Second}, nil)
 		}
 		<-gather.C
 	}

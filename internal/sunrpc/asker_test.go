@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
@@ -18,14 +19,23 @@ import (
 const limit = 5 * time.Second
 
 // ask puts a question and waits for the answer.
-func ask(p *sunrpc.Pool, round uint64, q sunrpc.Question, versions ...uint32) sunrpc.Answer {
-	answers := make(chan sunrpc.Answer, 1)
-	p.Ask(round, q, sunrpc.Wanted{Evidence: true, Timeout: limit, Versions: versions}, func(a sunrpc.Answer) { answers <- a })
+func ask(p *serverpool.Pool, round uint64, q serverpool.Question, versions ...uint32) serverpool.Answer {
+	answers := make(chan serverpool.Answer, 1)
+	p.Ask(round, q, serverpool.Wanted{Evidence: true, Timeout: limit, Ask: asker(q, versions)}, func(a serverpool.Answer) { answers <- a })
 	return <-answers
 }
 
-func nfsAt(server netip.AddrPort) sunrpc.Question {
-	return sunrpc.Question{Network: "tcp", Address: server, Program: sunrpc.ProgramNFS}
+func asker(q serverpool.Question, versions []uint32) serverpool.Asker {
+	for _, program := range []uint32{sunrpc.ProgramNFS, sunrpc.ProgramNLM, sunrpc.ProgramNSM} {
+		if sunrpc.ServiceOf(program) == q.Service {
+			return sunrpc.Asker(program, versions...)
+		}
+	}
+	return sunrpc.Asker(sunrpc.ProgramRPCBind, versions...)
+}
+
+func nfsAt(server netip.AddrPort) serverpool.Question {
+	return serverpool.Question{Network: "tcp", Address: server, Service: sunrpc.ServiceOf(sunrpc.ProgramNFS)}
 }
 
 // counting is a server that answers with the words after the xid, and counts calls.
@@ -41,12 +51,12 @@ func counting(t *testing.T, words ...uint32) (netip.AddrPort, *atomic.Int64) {
 
 func TestPool_OneQuestionPerRound(t *testing.T) {
 	server, calls := counting(t, 1, 0, 0, 0, 0)
-	p := sunrpc.NewPool()
+	p := serverpool.NewPool()
 	q := nfsAt(server)
 	assert.Zero(t, p.Last(q))
 	for round := uint64(1); round < 4; round++ {
 		var all sync.WaitGroup
-		answers := make([]sunrpc.Answer, 10)
+		answers := make([]serverpool.Answer, 10)
 		for i := range answers {
 			all.Go(func() { answers[i] = ask(p, round, q, 3) })
 		}
@@ -61,7 +71,7 @@ func TestPool_OneQuestionPerRound(t *testing.T) {
 		assert.EqualValues(t, round, calls.Load())
 	}
 	other := q
-	other.Program = sunrpc.ProgramNLM
+	other.Service = "nlockmgr"
 	ask(p, 3, other, 4)
 	assert.EqualValues(t, 4, calls.Load(), "another question")
 }
@@ -74,11 +84,11 @@ func TestPool_JoinsAQuestionOfAnEarlierRound(t *testing.T) {
 		<-release
 		_, _ = conn.Write(record(success(xid), 1000))
 	})
-	p := sunrpc.NewPool()
+	p := serverpool.NewPool()
 	q := nfsAt(server)
-	answers := make(chan sunrpc.Answer, 3)
+	answers := make(chan serverpool.Answer, 3)
 	for round := range uint64(3) {
-		p.Ask(round, q, sunrpc.Wanted{Evidence: true, Timeout: limit, Versions: []uint32{3}}, func(a sunrpc.Answer) { answers <- a })
+		p.Ask(round, q, serverpool.Wanted{Evidence: true, Timeout: limit, Ask: sunrpc.Asker(sunrpc.ProgramNFS, 3)}, func(a serverpool.Answer) { answers <- a })
 	}
 	close(release)
 	for range 3 {
@@ -112,9 +122,9 @@ func TestPool_WhatAnswersMean(t *testing.T) {
 		"refused":         {refused, "ECONNREFUSED", true},
 	} {
 		t.Run(name, func(t *testing.T) {
-			p := sunrpc.NewPool()
-			answers := make(chan sunrpc.Answer, 1)
-			p.Ask(1, nfsAt(c.server), sunrpc.Wanted{Evidence: true, Timeout: 500 * time.Millisecond, Versions: []uint32{3}}, func(a sunrpc.Answer) { answers <- a })
+			p := serverpool.NewPool()
+			answers := make(chan serverpool.Answer, 1)
+			p.Ask(1, nfsAt(c.server), serverpool.Wanted{Evidence: true, Timeout: 500 * time.Millisecond, Ask: sunrpc.Asker(sunrpc.ProgramNFS, 3)}, func(a serverpool.Answer) { answers <- a })
 			a := <-answers
 			assert.True(t, a.Known)
 			assert.Equal(t, c.errno, a.Errno)
@@ -131,7 +141,7 @@ func TestPool_WhatAnswersMean(t *testing.T) {
 
 // What this host could not ask tells nothing of the server.
 func TestPool_LocalErrorsAreUnknown(t *testing.T) {
-	p := sunrpc.NewPool()
+	p := serverpool.NewPool()
 	for _, address := range []string{"[fe80::1%nosuch]:2049", "255.255.255.255:2049"} {
 		a := ask(p, 1, nfsAt(netip.MustParseAddrPort(address)), 3)
 		if a.Known { // a kernel that says so in another way
@@ -152,7 +162,7 @@ func TestPool_SinceChangesWithTheAnswerOnly(t *testing.T) {
 		}
 		_, _ = conn.Write(record(xdr(words...), 1000))
 	})
-	p := sunrpc.NewPool()
+	p := serverpool.NewPool()
 	q := nfsAt(server)
 	first := ask(p, 1, q, 3)
 	assert.Equal(t, first.At, first.Since)
@@ -171,7 +181,7 @@ func TestPool_SinceChangesWithTheAnswerOnly(t *testing.T) {
 func TestPool_ForgetsWhatNobodyAsks(t *testing.T) {
 	one, _ := counting(t, 1, 0, 0, 0, 0)
 	two, _ := counting(t, 1, 0, 0, 0, 0)
-	p := sunrpc.NewPool()
+	p := serverpool.NewPool()
 	ask(p, 1, nfsAt(one), 3)
 	for round := uint64(2); round <= 4; round++ {
 		ask(p, round, nfsAt(two), 3)
@@ -184,10 +194,10 @@ func TestPool_ForgetsWhatNobodyAsks(t *testing.T) {
 
 func TestPool_LooksPortsUp(t *testing.T) {
 	address := netip.MustParseAddrPort("127.0.0.1:0")
-	p := sunrpc.NewPool()
-	statd := sunrpc.Question{Network: "tcp", Address: address, Program: sunrpc.ProgramNSM}
-	answers := make(chan sunrpc.Answer, 1)
-	p.Ask(1, statd, sunrpc.Wanted{Evidence: true, Timeout: time.Second, Versions: []uint32{1}}, func(a sunrpc.Answer) { answers <- a })
+	p := serverpool.NewPool()
+	statd := serverpool.Question{Network: "tcp", Address: address, Service: sunrpc.ServiceOf(sunrpc.ProgramNSM)}
+	answers := make(chan serverpool.Answer, 1)
+	p.Ask(1, statd, serverpool.Wanted{Evidence: true, Timeout: time.Second, Ask: sunrpc.Asker(sunrpc.ProgramNSM, 1)}, func(a serverpool.Answer) { answers <- a })
 	assert.False(t, (<-answers).Known, "without rpcbind nothing is known of the program")
 
 	rpchost.StartRPCBind(t)
@@ -196,7 +206,7 @@ func TestPool_LooksPortsUp(t *testing.T) {
 	assert.True(t, a.Broken())
 	assert.Equal(t, "ENOTREGISTERED", a.Errno)
 	for _, network := range []string{"tcp", "udp"} {
-		itself := sunrpc.Question{Network: network, Address: address, Program: sunrpc.ProgramRPCBind}
+		itself := serverpool.Question{Network: network, Address: address, Service: sunrpc.ServiceOf(sunrpc.ProgramRPCBind)}
 		assert.True(t, ask(p, 2, itself, 9, 4).Answered(), "rpcbind has a port for any version of what it knows")
 	}
 	process := rpchost.StartStatd(t)
