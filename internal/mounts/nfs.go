@@ -4,6 +4,8 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 // NFS reports whether the mount is of an NFS server.
@@ -72,15 +74,13 @@ func (m *Mount) NFSServer() *NFSServer {
 	return s
 }
 
-// Tags are those of a server's metric: its address, its port if that is not the usual
-// one, and its protocol if that is not TCP.
+// Question is what the server is asked.
+func (s *NFSServer) Question() serverpool.Question {
+	return serverpool.Question{Network: s.Network, Address: s.Address, Service: serverpool.NFS}
+}
+
+// Tags are those of [Server.Tags].
 func (s *NFSServer) Tags() map[string]string {
-	tags := map[string]string{"server": s.Address.Addr().String()}
-	if port := s.Address.Port(); port != nfsPort && port != 0 {
-		tags["port"] = strconv.Itoa(int(port))
-	}
-	if s.Network != "tcp" {
-		tags["proto"] = s.Network
-	}
-	return tags
+	server := Server{Question: s.Question()}
+	return server.Tags()
 }
