@@ -65,7 +65,7 @@ func evidence(m *Metric) string {
 		add("process %d %s%s", pid, does, where)
 	}
 	if errno := m.text("server_rpc_errno"); errno != "" {
-		add("the server's NFS port: %s", errno)
+		add("the server's port: %s", errno)
 	}
 	if _, asked := m.Fields["server_rpc_seconds"]; asked {
 		add("the server answers in %s", duration(m.seconds("server_rpc_seconds")))

@@ -163,7 +163,7 @@ func (r *Report) servers(t *Text) {
 			}
 			return ""
 		}
-		table = append(table, []string{m.Tags["server"], fmt.Sprint(m.integer("mounts")), fmt.Sprint(m.integer("faults")),
+		table = append(table, []string{strings.TrimSpace(m.Tags["server"] + " " + parenthesised(m.Tags["service"])), fmt.Sprint(m.integer("mounts")), fmt.Sprint(m.integer("faults")),
 			answer("rpc", "nfs"), answer("rpcbind"), answer("nlm"), answer("nsm")})
 		states = append(states, Critical)
 	}

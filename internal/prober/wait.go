@@ -47,8 +47,13 @@ func waitRules() []waitRule {
 		// that must be answered, such as FLUSH.
 		{fileSystem: "FUSE", states: "D", functions: fuse, wait: Unkillable},
 		{fileSystem: "NFS", states: "SD", functions: []string{"rpc_wait_bit_killable", "nfs_wait_bit_killable", "nfs4_delay", "nlm_wait_on_grace", "nlmclnt_block"}, wait: Killable},
-		{fileSystem: "SMB", states: "SD", functions: []string{"wait_for_response"}, wait: Killable},
-		{fileSystem: "CephFS", states: "SD", functions: []string{"ceph_mdsc_wait_request"}, wait: Killable},
+		{fileSystem: "SMB", states: "SD", functions: []string{"wait_for_response", "cifs_wait_for_server_reconnect", "wait_for_free_credits", "wait_for_compound_request"}, wait: Killable},
+		// Behind another's attempt to connect again, which holds the session's mutex.
+		{fileSystem: "SMB", states: "D", functions: []string{"smb2_reconnect", "cifs_reconnect_tcon"}, wait: Unkillable},
+		// A signal has Tflush sent, whose answer is waited for whatever comes (p9_client_rpc,
+		// net/9p/client.c).
+		{fileSystem: "9P", states: "D", functions: []string{"p9_client_rpc", "p9_client_flush", "p9_client_zc_rpc"}, wait: Unkillable},
+		{fileSystem: "CephFS", states: "SD", functions: []string{"ceph_mdsc_wait_request", "wait_generic_request", "ceph_monc_", "ceph_osdc_"}, wait: Killable},
 		{fileSystem: "autofs", states: "SD", functions: []string{"autofs_wait", "autofs4_wait"}, wait: Killable},
 		{fileSystem: "frozen", states: "D", functions: []string{"percpu_rwsem_wait", "__sb_start_write", "sb_start_write"}, wait: Unkillable},
 	}

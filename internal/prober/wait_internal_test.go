@@ -24,6 +24,11 @@ func TestWaitOf(t *testing.T) {
 		{'D', "", Plan{}, Unkillable},
 		{'D', "rpc_wait_bit_killable", Plan{}, Killable},
 		{'D', "wait_for_response", Plan{}, Killable},
+		{'S', "cifs_wait_for_server_reconnect", Plan{}, Killable},
+		{'D', "smb2_reconnect", Plan{}, Unkillable}, // its mutex
+		{'D', "p9_client_rpc", Plan{}, Unkillable},
+		{'D', "ceph_mdsc_wait_request", Plan{}, Killable},
+		{'S', "wait_generic_request", Plan{}, Killable},
 		{'S', "nlm_wait_on_grace", Plan{}, Killable},
 		{'D', "folio_wait_bit_common", Plan{}, Unkillable},
 		{'D', "percpu_rwsem_wait", Plan{}, Unkillable},

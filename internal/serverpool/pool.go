@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 )
 
 // Service is what is asked for at an address.
@@ -52,8 +54,11 @@ type Answer struct {
 	Errno   string        // see [ErrorName]; empty: the service answers
 	Reached bool          // the server's host answered in some way, if only to refuse
 	Elapsed time.Duration // of the call that was answered
-	At      time.Time     // when the answer came, or none had come in time
-	Since   time.Time     // since when it has been so
+	// Connections are those that this host had when it was asked, if that was for evidence
+	// over TCP: those of its mounts, without the one that asked.
+	Connections sockdiag.Connections
+	At          time.Time // when the answer came, or none had come in time
+	Since       time.Time // since when it has been so
 }
 
 // Answered reports whether the service answers.
@@ -93,6 +98,8 @@ type Pool struct {
 	// AtOnce is for those who look once, and wait: no moment is waited for.
 	AtOnce bool
 
+	sockets sockdiag.Table
+
 	seed     maphash.Seed  // of the host's own moments
 	interval time.Duration // how often a question is put whose answer is no evidence
 	mu       sync.Mutex
@@ -106,6 +113,7 @@ type asked struct {
 	answer    Answer
 	scheduled bool // for this host's moment of the minute
 	pending   bool
+	evidence  bool      // for somebody who waits for the answer
 	due       time.Time // when the answer comes at the latest, once it was pending
 	waiting   []*waiter
 }
@@ -215,6 +223,7 @@ func (p *Pool) Ask(round uint64, q Question, w Wanted, done func(Answer)) bool {
 	}
 	caller := &waiter{done: done}
 	a.waiting = append(a.waiting, caller)
+	a.evidence = a.evidence || w.Evidence || a.answer.At.IsZero()
 	a.round = round
 	limit := answerLimit(w.Timeout)
 	switch {
@@ -268,12 +277,23 @@ func (p *Pool) putLocked(q Question, a *asked, w Wanted, delay time.Duration) {
 			// A server must not be Broken because others were asked before.
 			if each := q.callLimit(w.Timeout); time.Until(due) >= each*3/4 {
 				answer = w.Ask(q, due, each)
+				p.look(q, a, &answer, each/4)
 			}
 		case <-time.After(time.Until(due)):
 		}
 		leave()
 		p.answered(q, answer)
 	}()
+}
+
+// look has an answer say how this host's connections are, if it is evidence.
+func (p *Pool) look(q Question, a *asked, answer *Answer, limit time.Duration) {
+	p.mu.Lock()
+	evidence := a.evidence
+	p.mu.Unlock()
+	if evidence && answer.Known && q.Network == "tcp" {
+		answer.Connections = p.sockets.To(q.Address, limit)
+	}
 }
 
 // joinLocked joins a line. turn is closed when it is the caller's; leave must be called.
@@ -331,7 +351,7 @@ func (p *Pool) answered(q Question, answer Answer) {
 	if answer.Errno != a.answer.Errno || answer.Known != a.answer.Known {
 		answer.Since = answer.At
 	}
-	a.answer, a.pending = answer, false
+	a.answer, a.pending, a.evidence = answer, false, false
 	waiting := a.waiting
 	a.waiting = nil
 	p.mu.Unlock()

@@ -50,6 +50,7 @@ func mounts(hosts, each int, labels, value string) map[string]string {
 
 func situations() []situation {
 	const nfs = `server="10.0.0.1",fstype="nfs",device="filer:/vol"`
+	const smb = `server="10.0.0.2",fstype="cifs",device="//filer/vol"`
 	healthy := mounts(3, 100, nfs+`,result="ok"`, always(0))
 	for h := range 3 {
 		for metric, value := range map[string]float64{
@@ -79,6 +80,10 @@ func situations() []situation {
 		{name: "one dead filer with 300 mounts", series: mounts(3, 100, nfs+`,cause="server_unreachable",failed_check="statfs"`, always(6)), want: map[string]int{"FileServerHangs": 1}},
 		{name: "the same with soft mounts and several causes", want: map[string]int{"FileServerHangs": 1}, series: join(
 			mounts(100, 2, nfs+`,cause="server_unreachable",errno="EIO"`, always(5)), mounts(50, 1, nfs+`,cause="server_rpc_dead"`, always(6)))},
+		{name: "one dead filer with SMB mounts on 300 hosts", series: join(mounts(300, 1, smb+`,cause="server_unreachable"`, always(6)), mounts(300, 1, smb+`,cause="server_service_dead",errno="EHOSTDOWN"`, always(5))), want: map[string]int{"FileServerHangs": 1}},
+		{name: "a password was changed on it", series: mounts(30, 3, smb+`,cause="login_refused",errno="EACCES"`, always(2)), want: map[string]int{"FileServerHangs": 1}},
+		{name: "Ceph without monitors", series: mounts(30, 3, `server="10.0.0.3",fstype="ceph",cause="ceph_monitors_dead"`, always(6)), want: map[string]int{"FileServerHangs": 1}},
+		{name: "9P mounts that have lost their server", series: mounts(2, 3, `server="10.0.0.4",fstype="9p",cause="mount_needs_remount",errno="EIO"`, always(5)), want: map[string]int{"FileSystemFails": 2}},
 		{name: "a server that reboots: the cause changes every minute", at: "2m30s", want: map[string]int{"FileServerHangs": 1}, series: join(
 			mounts(3, 10, nfs+`,cause="server_unreachable"`, "6x5 stale"), mounts(3, 10, nfs+`,cause="server_rpc_dead"`, "_x6 6x10 stale"))},
 		{name: "300 mounts of a FUSE daemon that is silent", series: mounts(1, 300, `fstype="fuse.filer",cause="fuse_daemon_silent"`, always(7)), want: map[string]int{"FileSystemHangs": 1}},
@@ -195,7 +200,7 @@ tests:
     - exp_labels: {severity: critical, server: 10.0.0.1}
       exp_annotations:
         summary: "10.0.0.1: 3 mounts of this file server hang or fail"
-        cause: "server_unreachable: nothing answers at the server's NFS port (3)\n"
+        cause: "server_unreachable: nothing answers at the server's port (3)\n"
         evidence: "web-1: 2 mounts; web-2: 1 mounts; "
         command: %[3]q
         dashboard: vfsprobe-fleet-promql

@@ -33,12 +33,22 @@ const (
 	unknown           = result.Unknown
 )
 
+// explain finds the cause of a fault, and what else there is to say of it.
+func (m *Mountstat) explain(t *target, f *finding) {
+	if f.code.Fault() && t.Probed.BlockDevice() {
+		m.readKernelLog() // the check may have it say something
+	}
+	f.cause = m.causeOf(t, f)
+	m.explainDisk(t, f)
+	m.explainNetwork(t, f)
+}
+
 // causeOf derives the cause of a fault from its kind, and from what can be
 // learned without touching the mount.
 func (m *Mountstat) causeOf(t *target, f *finding) cause {
 	switch f.code {
 	case result.Denied:
-		return permission
+		return m.causeOfRefusal(t, f)
 	case result.Stale:
 		if t.Probed.Network() {
 			return staleExport
@@ -95,9 +105,16 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 	if c := m.causeAtServer(t); c != "" {
 		return c
 	}
+	if c := m.causeAtClient(t, f); c != "" {
+		return c
+	}
 	switch f.errno {
 	case "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "ETIMEDOUT", "ENOTCONN", "ECONNREFUSED", "ECONNRESET":
-		if t.Probed.Network() {
+		switch {
+		case !t.Probed.Network() || m.answerOf(t).Answered():
+		case t.Probed.SMB():
+			return unknown // it gave up, for whatever reason
+		default:
 			return serverUnreachable
 		}
 	}
@@ -115,8 +132,11 @@ func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 		return result.FanotifySilent
 	case t.Probed.FUSE():
 		return m.causeOfSilentFUSE(t, f)
-	case t.server != nil:
+	case len(t.servers) > 0:
 		if c := m.causeAtServer(t); c != "" {
+			return c
+		}
+		if c := m.causeAtClient(t, f); c != "" {
 			return c
 		}
 		if m.answerOf(t).Answered() {
@@ -143,20 +163,17 @@ func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 // it was until a reply has come on its own connection, and for checks that began
 // before the server was back.
 func (m *Mountstat) causeAtServer(t *target) cause {
-	if t.server == nil {
-		return ""
-	}
 	a := m.answerOf(t)
 	switch {
-	case !a.Known:
+	case !a.Known, t.servers[0].elsewhere:
 		return ""
 	case !a.Answered() && a.Reached:
-		return serverRPCDead
+		return serviceDead(t.servers[0].Service)
 	case !a.Answered():
 		return serverUnreachable
 	}
 	before := t.found.cause
-	if before != serverRPCDead && before != serverUnreachable {
+	if before != serviceDead(t.servers[0].Service) && before != serverUnreachable {
 		return ""
 	}
 	beganBefore := t.report != nil && t.report.Since.Before(a.Since)
@@ -183,6 +200,9 @@ func (m *Mountstat) causeAbove(t *target) cause {
 				return c
 			}
 		}
+	}
+	if asksForAttributes(t.Probed) && len(t.servers) > 0 {
+		return m.causeOfHang(t, &finding{code: t.found.code})
 	}
 	return unknown
 }

@@ -107,7 +107,11 @@ func (m *Mountstat) newPlan(t *target) *plan {
 	if t.makes(checkDevice) {
 		device = m.openDevice(p, t, strings.TrimSuffix(path, mount.Mountpoint))
 	}
-	root := prober.ResultOf(p.Add(prober.OpenPath(prober.CWD(), path, unix.O_CLOEXEC).Named(stepOpen).Silent()))
+	open := prober.OpenPath(prober.CWD(), path, unix.O_CLOEXEC).Named(stepOpen)
+	if !asksForAttributes(mount) {
+		open = open.Silent()
+	}
+	root := prober.ResultOf(p.Add(open))
 	m.identify(p, t, root)
 	p.mark("")
 	for _, c := range t.policy.checks {
@@ -280,7 +284,7 @@ func (m *Mountstat) judge(t *target) finding {
 	case verdict.Hangs():
 		f.code = verdict.Code
 		hangs := t.reportOf.hangs(r)
-		if f.check, f.call = cmp.Or(hangs.check, t.policy.checks[0]), hangs.call; hangs == examineRoot {
+		if f.check, f.call = cmp.Or(hangs.check, t.policy.checks[0]), hangs.call; hangs == examineRoot && !asksForAttributes(t.Probed) {
 			f.call = stepOpen // the silent step before, as statx does not hang here
 		}
 		if verdict.Call == "" { // it is of an earlier run
@@ -403,7 +407,8 @@ func (m *Mountstat) judgeStep(t *target, f *finding, s *prober.StepResult, attri
 		f.code, f.reason = result.Unchecked, "this host has no Kerberos ticket for the server: "+result.ErrnoName(s.Errno)
 	default:
 		f.failWith(s.Errno)
-		if refused && attributes != nil {
+		// The mode that SMB mounts have is mostly this client's own.
+		if refused && attributes != nil && !(t.Probed.SMB() && c == checkStatfs) {
 			f.reason = describe(attributes)
 		}
 	}

@@ -184,12 +184,8 @@ var quoted = map[cause][]kmsg.DiskKind{
 	result.IOError:      {kmsg.FSError},
 }
 
-// explain finds the cause of a fault, and what the kernel says about it.
-func (m *Mountstat) explain(t *target, f *finding) {
-	if f.code.Fault() && t.Probed.BlockDevice() {
-		m.readKernelLog() // the check may have it say something
-	}
-	f.cause = m.causeOf(t, f)
+// explainDisk says what the kernel says about a fault of a disk or of a file system on it.
+func (m *Mountstat) explainDisk(t *target, f *finding) {
 	says := m.quote(t, quoted[f.cause]...)
 	if says == "" && f.reason == "" && ofDevice(f.cause) {
 		says = t.disk.describe()

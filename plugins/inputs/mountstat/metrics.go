@@ -109,6 +109,8 @@ func mountTags(mount *mounts.Mount) map[string]string {
 	}
 	if server, found := mount.Option("addr"); found {
 		tags["server"] = server
+	} else if all := mount.Servers(); len(all) > 0 {
+		tags["server"] = all[0].Address.Addr().String()
 	}
 	return tags
 }

@@ -70,6 +70,7 @@ type Mountstat struct {
 	kept    map[string]fault.History // of an earlier run, by unit
 	byMount map[int]*target          // by the mount's number in the table
 	servers map[serverpool.Question]*server
+	smb     smbClient
 	binds   bool      // some of the targets' mounts are such
 	reread  time.Time // when the table is read again for them
 	// turnsReadOnly is when a file system last seemed to: ext4 counts an error before it does.
@@ -264,24 +265,31 @@ func (m *Mountstat) submit() (pending map[*target]struct{}) {
 
 // holdBack keeps the report of a fault until there is the evidence that tells its cause.
 func (m *Mountstat) holdBack(t *target, f *finding) bool {
-	if !m.awaitsServer(t) && !m.awaitsDaemon(t, f) && (t.Probed.FUSE() || !m.awaitsBelow(t)) {
-		return false
+	waits := m.awaitsServers(t) || m.awaitsDaemon(t, f) || !t.Probed.FUSE() && m.awaitsBelow(t)
+	if waits {
+		m.held = append(m.held, t)
 	}
-	m.held = append(m.held, t)
-	return true
+	return waits
 }
 
 // reconsider has the reports that were held back judged again.
 func (m *Mountstat) reconsider() { m.arrived, m.held = append(m.arrived, m.held...), nil }
 
-// awaitsServer reports whether the server has neither answered a call that was made since
-// the check began, nor failed to in time: a soft mount fails before.
-func (m *Mountstat) awaitsServer(t *target) bool {
-	if t.server == nil || m.answerOf(t).At.After(t.report.Since) {
-		return false
+// awaitsServers reports whether the servers have neither answered a call that was made since
+// the check began, nor failed to in time: a soft mount fails before. So it does until the SMB
+// client was read.
+func (m *Mountstat) awaitsServers(t *target) (waits bool) {
+	for _, s := range t.servers {
+		if !m.host.Servers.Last(s.Question).At.After(t.report.Since) {
+			m.ask(s, true)
+			waits = waits || s.pending
+		}
 	}
-	m.ask(t.server, true)
-	return t.server.pending
+	if len(t.servers) > 0 && t.Probed.SMB() && !m.smb.at.After(t.report.Since) {
+		m.readSMBClient()
+		waits = waits || m.smb.reading
+	}
+	return waits
 }
 
 // next waits for a report while any is to come. It returns false when there is

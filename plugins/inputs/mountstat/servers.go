@@ -7,51 +7,63 @@ import (
 	"github.com/influxdata/telegraf"
 
 	"github.com/vfsprobe/vfsprobe/internal/fault"
+	"github.com/vfsprobe/vfsprobe/internal/fileserver"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
-// server is an NFS server of some targets.
+// server is a server of some targets.
 type server struct {
-	*mounts.NFSServer
+	mounts.Server
 	timeout time.Duration // of its mounts, the shortest
 	asked   uint64        // the last round in which its answer was evidence
 	pending bool          // the answer is to come
+	// proven and elsewhere say whether it is where it is asked: the mount table does not tell
+	// the port of SMB servers.
+	proven, elsewhere bool
 }
 
-// question is what an NFS server is asked.
-func (s *server) question() serverpool.Question {
-	return serverpool.Question{Network: s.Network, Address: s.Address, Service: serverpool.NFS}
-}
-
-// linkServer finds the server of a target, in the table of its mounts' network.
-func (m *Mountstat) linkServer(t *target, before map[serverpool.Question]*server) {
-	t.server = nil
-	found := t.Probed.NFSServer()
-	if found == nil || t.namespace != nil && !t.namespace.network {
-		return // the server's address means another network
+// asker is how it is asked.
+func (s *server) asker() serverpool.Asker {
+	if s.Service == serverpool.NFS {
+		return sunrpc.Asker(sunrpc.ProgramNFS, s.Version)
 	}
-	s := &server{NFSServer: found, timeout: t.policy.timeout}
-	q := s.question()
-	switch known, kept := m.servers[q], before[q]; {
-	case known != nil:
-		known.timeout = min(known.timeout, t.policy.timeout)
-		s = known
-	case kept != nil:
-		kept.NFSServer, kept.timeout = found, t.policy.timeout
-		s = kept
-	}
-	m.servers[q], t.server = s, s
+	return fileserver.Asker(s.Service)
 }
 
-// askServers sends a NULL call to the servers whose answers are evidence, has the others
-// asked by turns, and does not wait for the answers.
+// linkServers finds the servers of a target, in the table of its mounts' network.
+func (m *Mountstat) linkServers(t *target, before map[serverpool.Question]*server) {
+	t.servers = nil
+	if t.namespace != nil && !t.namespace.network {
+		return // their addresses mean another network
+	}
+	for _, found := range t.Probed.Servers() {
+		s := m.servers[found.Question]
+		if s == nil {
+			if s = before[found.Question]; s == nil {
+				s = &server{}
+			}
+			s.Server, s.timeout = found, t.policy.timeout
+			m.servers[found.Question] = s
+		}
+		s.timeout = min(s.timeout, t.policy.timeout)
+		if !slices.Contains(t.servers, s) {
+			t.servers = append(t.servers, s)
+		}
+	}
+}
+
+// askServers asks the servers whose answers are evidence, has the others asked by turns, and
+// does not wait for the answers.
 func (m *Mountstat) askServers() {
 	evidence := make(map[*server]bool, len(m.servers))
 	for _, t := range m.targets {
-		if t.server != nil && (t.found.code.Fault() || t.skipReason != "" && t.traffic.unanswered() > 0) {
-			evidence[t.server] = true
+		if t.found.code.Fault() || t.skipReason != "" && t.traffic.unanswered() > 0 {
+			for _, s := range t.servers {
+				evidence[s] = true
+			}
 		}
 	}
 	for _, s := range m.servers {
@@ -72,8 +84,11 @@ func (m *Mountstat) askAboutLate(pending map[*target]struct{}) (stop func() bool
 	return time.AfterFunc(serverpool.EvidenceAfter(shortest), func() {
 		m.mail.Post(func() {
 			for t := range pending {
-				if t.server != nil && t.underWay {
-					m.ask(t.server, true)
+				if !t.underWay {
+					continue
+				}
+				for _, s := range t.servers {
+					m.ask(s, true)
 				}
 			}
 		})
@@ -85,8 +100,8 @@ func (m *Mountstat) ask(s *server, evidence bool) {
 	if s.pending || s.asked == m.round {
 		return // a gather may have been cut short
 	}
-	wanted := serverpool.Wanted{Evidence: evidence, Ask: sunrpc.Asker(sunrpc.ProgramNFS, s.Version), Timeout: s.timeout}
-	if !m.host.Servers.Ask(m.round, s.question(), wanted, func(serverpool.Answer) {
+	wanted := serverpool.Wanted{Evidence: evidence, Ask: s.asker(), Timeout: s.timeout}
+	if !m.host.Servers.Ask(m.round, s.Question, wanted, func(serverpool.Answer) {
 		m.mail.Post(func() {
 			s.pending = false
 			m.asking--
@@ -99,9 +114,32 @@ func (m *Mountstat) ask(s *server, evidence bool) {
 	m.asking++
 }
 
-// answerOf returns the last answer of the target's server.
+// answerOf returns the last answer of the target's servers. Monitors of a Ceph cluster stand
+// in for each other: it is the best of their answers, once all are known.
 func (m *Mountstat) answerOf(t *target) serverpool.Answer {
-	return m.host.Servers.Last(t.server.question())
+	var best serverpool.Answer
+	for i, s := range t.servers {
+		a := m.host.Servers.Last(s.Question)
+		switch {
+		case a.Answered():
+			return a
+		case i == 0 || !a.Known || best.Known && a.Reached && !best.Reached:
+			best = a
+		}
+	}
+	return best
+}
+
+// noteElsewhere notes whether an SMB server is where it is asked: it is once it has answered
+// there, and is not if a mount of it answers and it never did.
+func (m *Mountstat) noteElsewhere(t *target, s *server) {
+	switch a := m.host.Servers.Last(s.Question); {
+	case s.Service != serverpool.SMB:
+	case a.Answered():
+		s.proven, s.elsewhere = true, false
+	case a.Broken() && !s.proven && !t.underWay && t.found.code == result.OK:
+		s.elsewhere = true
+	}
 }
 
 // traffic is what the transport of an NFS mount has done.
@@ -150,9 +188,7 @@ func (t *traffic) unanswered() int64 {
 }
 
 func (m *Mountstat) serverFields(t *target, fields map[string]any) {
-	if t.server != nil {
-		m.answerOf(t).AddTo(fields, "server_rpc")
-	}
+	m.answerOf(t).AddTo(fields, "server_rpc")
 	traffic := &t.traffic
 	if traffic.stats == nil {
 		return
@@ -167,22 +203,22 @@ func (m *Mountstat) serverFields(t *target, fields map[string]any) {
 	fields["nfs_last_reply_seconds_ago"] = time.Since(traffic.lastReply).Seconds()
 }
 
-// emitServers makes one metric per NFS server: it says at once what 300 mounts
-// have in common.
+// emitServers makes one metric per server: it says at once what 300 mounts have in
+// common.
 func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 	all := make(map[*server]*fault.Sums, len(m.servers))
 	for _, t := range m.targets {
-		if t.server == nil {
-			continue
+		for _, s := range t.servers {
+			if all[s] == nil {
+				all[s] = &fault.Sums{}
+			}
+			m.noteElsewhere(t, s)
+			all[s].Add(len(t.Mounts), t.Probed.Superblock(), t.found.code, &t.History)
 		}
-		if all[t.server] == nil {
-			all[t.server] = &fault.Sums{}
-		}
-		all[t.server].Add(len(t.Mounts), t.Probed.Superblock(), t.found.code, &t.History)
 	}
 	for s, sums := range all {
 		fields := sums.Fields()
-		m.host.Servers.Last(s.question()).AddTo(fields, "rpc")
+		m.host.Servers.Last(s.Question).AddTo(fields, "rpc")
 		acc.AddGauge("mountstat_server", fields, s.Tags())
 	}
 }

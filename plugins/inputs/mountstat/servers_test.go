@@ -222,7 +222,7 @@ func TestServersAreAskedAtOnce(t *testing.T) {
 		address := netip.AddrFrom4([4]byte{127, 0, byte(i / 250), byte(1 + i%250)})
 		mount := &mounts.Mount{Info: &mountinfo.Info{FSType: "nfs", VFSOptions: fmt.Sprintf("vers=3,proto=tcp,port=%d,addr=%v", silent.Port(), address)}}
 		of := &target{Unit: &mounts.Unit{Probed: mount}, policy: m.policy}
-		m.linkServer(of, nil)
+		m.linkServers(of, nil)
 		m.targets = append(m.targets, of)
 	}
 	require.Len(t, m.servers, 300)

@@ -14,6 +14,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/selection"
+	"github.com/vfsprobe/vfsprobe/internal/smbclient"
 )
 
 // Override replaces settings for the mounts it fits.
@@ -81,6 +82,7 @@ type settings struct {
 	prefix    string // of the host's paths, as seen from here
 	namespace string // mount namespace to enter for each check, if any
 	fstab     string
+	debugData string // of the SMB client
 	// usualFstab is the host's, wherever that shows; else it is a file named by the user.
 	usualFstab bool
 	units      bool
@@ -98,6 +100,7 @@ func (m *Mountstat) resolve() error {
 	s := &m.settings
 	s.superuser = os.Geteuid() == 0
 	s.becomes = prober.CanBecome()
+	s.debugData = smbclient.DebugData(m.host.Proc)
 
 	var err error
 	if s.selection, err = selection.New(selection.Patterns{

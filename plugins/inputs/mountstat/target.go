@@ -18,10 +18,10 @@ type target struct {
 	*mounts.Unit
 	namespace  *namespace // where the mounts are; nil: in the table
 	policy     policy
-	plan       *plan   // of its check; nil: to be made
-	key, group string  // of its check
-	skipReason string  // why it is not checked
-	server     *server // nil: unknown, or not NFS
+	plan       *plan     // of its check; nil: to be made
+	key, group string    // of its check
+	skipReason string    // why it is not checked
+	servers    []*server // which can be asked
 
 	fault.History
 	found     finding
@@ -75,7 +75,7 @@ func (m *Mountstat) regroup() {
 	for _, t := range m.targets {
 		t.policy, t.plan = m.policyFor(t.Probed, m.conditionOf(t)), nil
 		t.key, t.group = "mountstat "+t.ID, t.Probed.FateGroup()
-		m.linkServer(t, servers)
+		m.linkServers(t, servers)
 		m.binds = m.binds || slices.ContainsFunc(t.Mounts, (*mounts.Mount).Bind)
 		if t.namespace == nil {
 			for _, mount := range t.Mounts {

@@ -1,0 +1,180 @@
+package mountstat
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
+	"github.com/vfsprobe/vfsprobe/internal/smbclient"
+)
+
+// serviceDead is the cause that a server's host answers, and its file service does not.
+func serviceDead(service serverpool.Service) cause {
+	switch service {
+	case serverpool.NFS:
+		return serverRPCDead
+	case serverpool.CephMon:
+		return result.CephMonitorsDead
+	}
+	return result.ServerServiceDead
+}
+
+// smbClient is what the kernel's SMB client was last read to know.
+type smbClient struct {
+	shares  []smbclient.Share
+	at      time.Time
+	round   uint64 // in which it was last read
+	reading bool
+}
+
+// readSMBClient has a helper read what the SMB client knows, in each round once at most.
+func (m *Mountstat) readSMBClient() {
+	if m.smb.reading || m.smb.round == m.round {
+		return
+	}
+	m.smb.reading, m.smb.round = true, m.round
+	p := &prober.Plan{Timeout: m.policy.timeout / 4}
+	p.SearchBelow(m.debugData)
+	content := p.ReadFile(m.debugData, smbclient.MaxDebugData)
+	m.host.Prober.Submit(prober.Check{Key: "mountstat smb client", Group: "smb client", Trusted: true, Independent: true, Plan: p}, func(r prober.Report) {
+		m.mail.Post(func() {
+			m.smb.reading, m.smb.at, m.smb.shares = false, time.Now(), nil
+			if r.Outcome == prober.Done && r.Failed() == nil {
+				m.smb.shares = smbclient.Parse(r.Step(content).Output)
+			}
+			m.arrived, m.held = append(m.arrived, m.held...), nil
+		})
+	})
+}
+
+// explainNetwork says what the network's part in a fault looks like.
+func (m *Mountstat) explainNetwork(t *target, f *finding) {
+	switch f.cause {
+	case result.LoginRefused, result.ClientEvicted:
+		f.reason = "" // of the root's mode, which is not why
+	case serverUnreachable, serverRPCDead, result.ServerServiceDead, result.CephMonitorsDead, exportHangs, result.MountNeedsRemount:
+		if t.report == nil || !f.code.Fault() {
+			return
+		}
+		f.addReason(m.connectionsOf(t))
+	}
+}
+
+// connectionsOf says how the connections to the target's first server are.
+func (m *Mountstat) connectionsOf(t *target) string {
+	if len(t.servers) == 0 {
+		return ""
+	}
+	a := m.host.Servers.Last(t.servers[0].Question)
+	c := a.Connections
+	where := t.servers[0].Address.String()
+	switch {
+	case !c.Known:
+		return ""
+	case a.Errno == serverpool.Foreign:
+		return fmt.Sprintf("something else listens at %s", where)
+	case c.Unacknowledged > 0:
+		return fmt.Sprintf("what was sent to %s is not acknowledged, after %d retransmissions", where, c.Retransmits)
+	case c.Connecting > 0:
+		return fmt.Sprintf("this host connects to %s, and has no answer", where)
+	case c.CloseWait > 0:
+		return fmt.Sprintf("%s has closed the connection", where)
+	case c.Established == 0:
+		return fmt.Sprintf("this host has no connection to %s", where)
+	case t.traffic.stats != nil && t.traffic.unanswered() == 0:
+		return fmt.Sprintf("nothing was sent to %s since its last answer", where)
+	}
+	return fmt.Sprintf("what was sent to %s is acknowledged, and not answered", where)
+}
+
+// causeAtClient is what the client of a network file system knows, while its server answers.
+func (m *Mountstat) causeAtClient(t *target, f *finding) cause {
+	if len(t.servers) == 0 {
+		return ""
+	}
+	switch {
+	case t.Probed.SMB():
+		return m.causeAtSMBClient(t, f)
+	case t.Probed.NineP():
+		return m.causeAtNinePClient(t, f)
+	case t.Probed.Ceph():
+		return m.causeInCeph(t, f)
+	}
+	return ""
+}
+
+// causeAtSMBClient is what the client knows of the share. It has told a login that is refused
+// from a share that was removed in all faults that were made (docs/FAULTS.md).
+func (m *Mountstat) causeAtSMBClient(t *target, f *finding) cause {
+	switch state := smbclient.Of(m.smb.shares, t.Probed.Source); {
+	case state == smbclient.NoSession:
+		return result.LoginRefused
+	case state == smbclient.NoTree, f.errno == "EREMCHG":
+		return result.ShareGone
+	}
+	switch f.errno {
+	case "ENOKEY", "EKEYREJECTED", "EKEYEXPIRED", "EKEYREVOKED":
+		return result.LoginRefused
+	}
+	return ""
+}
+
+// causeAtNinePClient finds a mount that has lost its connection for good: the client never
+// connects again (p9_conn_cancel, net/9p/trans_fd.c).
+func (m *Mountstat) causeAtNinePClient(t *target, f *finding) cause {
+	c := m.answerOf(t).Connections
+	if f.code != result.Error || !c.Known || !m.answerOf(t).Answered() {
+		return ""
+	}
+	superblocks := make(map[string]struct{})
+	for _, other := range m.targets {
+		if len(other.servers) > 0 && other.servers[0] == t.servers[0] {
+			superblocks[other.Probed.Superblock()] = struct{}{}
+		}
+	}
+	if c.CloseWait > 0 || c.Established < len(superblocks) {
+		return result.MountNeedsRemount
+	}
+	return ""
+}
+
+// causeInCeph is which of the cluster's daemons a helper waits for, while a monitor answers.
+// statfs asks the monitors alone (ceph_statfs, fs/ceph/super.c), and all else the MDS, which
+// waits for OSDs itself.
+func (m *Mountstat) causeInCeph(t *target, f *finding) cause {
+	waits := m.waitsIn(t)
+	if waits == "" && t.report != nil {
+		waits = t.report.Function
+	}
+	switch {
+	case f.errno == "ESHUTDOWN": // EBLOCKLISTED, include/linux/ceph/libceph.h
+		return result.ClientEvicted
+	case !f.hangs() || !m.answerOf(t).Answered():
+		return ""
+	case f.check == checkStatfs:
+		return result.CephMonitorsDead
+	case strings.HasPrefix(waits, "ceph_osdc_"), f.check == checkRead && f.call == readCanary.call:
+		return result.CephOSDsDead
+	}
+	return result.CephMDSDead
+}
+
+// causeOfRefusal is why this host may not look.
+func (m *Mountstat) causeOfRefusal(t *target, f *finding) cause {
+	switch {
+	case t.Probed.SMB() && m.causeAtSMBClient(t, f) == result.LoginRefused:
+		return result.LoginRefused
+	case t.Probed.Ceph() && f.check != checkStatfs && t.worked[f.check]:
+		return result.ClientEvicted // EACCES of a rejected session (__do_request, fs/ceph/mds_client.c)
+	}
+	return permission
+}
+
+// asksForAttributes reports whether the file system asks its server for the root's attributes,
+// though AT_STATX_DONT_SYNC says not to: 9P without a cache does (v9fs_vfs_getattr_dotl,
+// fs/9p/vfs_inode_dotl.c).
+func asksForAttributes(mount *mounts.Mount) bool { return mount.NineP() }

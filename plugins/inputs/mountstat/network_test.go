@@ -1,0 +1,195 @@
+package mountstat
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
+)
+
+// answers reads a request of that length, and answers it.
+func answers(request int, answer string) func(net.Conn) {
+	return func(conn net.Conn) {
+		_, _ = io.ReadFull(conn, make([]byte, request))
+		_, _ = io.WriteString(conn, answer)
+	}
+}
+
+var (
+	answerSMB   = answers(112, "\x00\x00\x00\x40\xfeSMB"+string(make([]byte, 60)))
+	answerNineP = answers(21, "\x15\x00\x00\x00\x65\xff\xff\x00\x20\x00\x00\x08\x009P2000.L")
+	answerCeph  = answers(0, "ceph v027"+string(make([]byte, 272)))
+	answerHTTP  = answers(0, "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+)
+
+// networkMount makes the table say that a FUSE file system is a mount of a server of another
+// family. Servers of SMB have their port in the options here, as they have on no real host.
+func networkMount(t *testing.T, fs *faultfs.FS, fstype string, server netip.AddrPort) func(*Mountstat) {
+	t.Helper()
+	source, options := "//nas/data", fmt.Sprintf("rw,vers=3.1.1,port=%d,addr=%s", server.Port(), server.Addr())
+	switch fstype {
+	case "9p":
+		source, options = server.Addr().String(), fmt.Sprintf("rw,trans=tcp,port=%d", server.Port())
+	case "ceph":
+		source, options = server.String()+":/", "rw,name=admin"
+	}
+	dir := tableOf(t, fs.Dir, "/", "rw", fstype, source, options)
+	return func(m *Mountstat) { withTable(m, dir); m.debugData = filepath.Join(dir, "DebugData") }
+}
+
+// refusing is where nothing listens.
+func refusing(t *testing.T) netip.AddrPort {
+	t.Helper()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer closed.Close()
+	return netip.MustParseAddrPort(closed.Addr().String())
+}
+
+// debugData puts a fixture of package smbclient where the input looks.
+func debugData(t *testing.T, m *Mountstat, name string) {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join("../../../internal/smbclient/testdata", name+".txt"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(m.debugData, content, 0o600))
+}
+
+func TestTheCauseOfAHungNetworkMount(t *testing.T) {
+	faultfs.Require(t)
+	for _, c := range []struct {
+		fstype, name string
+		server       netip.AddrPort
+		cause        cause
+		errno        string
+	}{
+		{"cifs", "answers", rpchost.Serve(t, "127.0.0.1:0", answerSMB), exportHangs, ""},
+		{"cifs", "is silent", rpchost.Serve(t, "127.0.0.1:0", silence), result.ServerServiceDead, "ETIMEDOUT"},
+		{"cifs", "is another one", rpchost.Serve(t, "127.0.0.1:0", answerHTTP), result.ServerServiceDead, "EPROTO"},
+		{"smb3", "refuses", refusing(t), result.ServerServiceDead, "ECONNREFUSED"},
+		{"9p", "answers", rpchost.Serve(t, "127.0.0.1:0", answerNineP), exportHangs, ""},
+		{"9p", "is silent", rpchost.Serve(t, "127.0.0.1:0", silence), result.ServerServiceDead, "ETIMEDOUT"},
+		{"9p", "refuses", refusing(t), result.ServerServiceDead, "ECONNREFUSED"},
+		{"ceph", "answers", rpchost.Serve(t, "127.0.0.1:0", answerCeph), result.CephMonitorsDead, ""},
+		{"ceph", "is silent", rpchost.Serve(t, "127.0.0.1:0", silence), result.CephMonitorsDead, "ETIMEDOUT"},
+		{"ceph", "refuses", refusing(t), result.CephMonitorsDead, "ECONNREFUSED"},
+	} {
+		t.Run(c.fstype+" "+c.name, func(t *testing.T) {
+			fs := faultfs.New(t)
+			m, log := newPretendedNFS(t, nil)
+			networkMount(t, fs, c.fstype, c.server)(m)
+			if c.fstype != "smb3" && c.fstype != "cifs" || c.errno == "" {
+				g := collect.Gather(t, m)
+				assert.Equal(t, "ok", text(at(g, fs.Dir), "result"))
+				server, _ := at(g, fs.Dir).GetTag("server")
+				assert.Equal(t, "127.0.0.1", server)
+			}
+			fs.Pause()
+			g := collect.Gather(t, m)
+			metric := at(g, fs.Dir)
+			assert.Equal(t, "timeout", text(metric, "result"))
+			assert.Equal(t, string(c.cause), text(metric, "cause"))
+			assert.Equal(t, c.errno, text(metric, "server_rpc_errno"))
+			assert.Contains(t, text(metric, "reason"), c.server.String())
+			assert.Len(t, log.about(string(c.cause)), 1)
+			all := g.Named("mountstat_server")
+			require.Len(t, all, 1)
+			assert.Equal(t, int64(1), field(t, all[0], "hung"))
+			assert.Equal(t, c.errno, text(all[0], "rpc_errno"))
+			service, _ := all[0].GetTag("service")
+			assert.Contains(t, map[string]string{"cifs": "smb", "smb3": "smb", "9p": "9p", "ceph": "ceph"}[c.fstype], service)
+		})
+	}
+}
+
+// What the client knows tells faults apart that have the same errno.
+func TestTheCauseOfAnSMBMountWhoseServerAnswers(t *testing.T) {
+	faultfs.Require(t)
+	server := rpchost.Serve(t, "127.0.0.1:0", answerSMB)
+	for _, c := range []struct {
+		says  string
+		errno unix.Errno
+		cause cause
+	}{
+		{"6.1-no-session", unix.EHOSTDOWN, result.LoginRefused},
+		{"5.4-no-session", unix.EACCES, result.LoginRefused},
+		{"3.10-no-session", unix.EIO, result.LoginRefused},
+		{"6.1-good", unix.EACCES, permission},
+		{"6.1-no-tree", unix.EAGAIN, result.ShareGone},
+		{"5.4-good", unix.EREMCHG, result.ShareGone},
+		{"6.1-good", unix.EKEYREJECTED, result.LoginRefused},
+		{"6.1-good", unix.EIO, ioError},
+		{"", unix.EACCES, permission},
+		{"", unix.EHOSTDOWN, ioError},
+		{"", unix.EREMCHG, result.ShareGone},
+	} {
+		fs := faultfs.New(t)
+		m, _ := newPretendedNFS(t, nil)
+		networkMount(t, fs, "cifs", server)(m)
+		assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+		if c.says != "" {
+			debugData(t, m, c.says)
+		}
+		fs.Fail(c.errno, faultfs.Statfs)
+		metric := at(collect.Gather(t, m), fs.Dir)
+		assert.Equal(t, string(c.cause), text(metric, "cause"), "%s %v", c.says, c.errno)
+		assert.NotContains(t, text(metric, "reason"), "its root has mode", "which is not why")
+	}
+}
+
+// EHOSTDOWN says that a soft mount gave up, and not why.
+func TestAnSMBMountWhosePortIsNotKnown(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	networkMount(t, fs, "cifs", refusing(t))(m)
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"), "so its server listens elsewhere")
+	fs.Fail(unix.EHOSTDOWN, faultfs.Statfs)
+	assert.Equal(t, "unknown", text(at(collect.Gather(t, m), fs.Dir), "cause"))
+}
+
+// A 9P mount does not connect again.
+func TestTheCauseOfA9PMountThatFails(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	var own []net.Conn // of the mount
+	server := rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
+		answerNineP(conn)
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	networkMount(t, fs, "9p", server)(m)
+	conn, err := net.Dial("tcp", server.String())
+	require.NoError(t, err)
+	own = append(own, conn)
+	fs.Fail(unix.EIO, faultfs.Statfs)
+	metric := at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "io_error", text(metric, "cause"), "its connection is well")
+	for _, conn := range own {
+		require.NoError(t, conn.Close())
+	}
+	assert.Equal(t, "mount_needs_remount", text(at(collect.Gather(t, m), fs.Dir), "cause"))
+}
+
+func TestTheCauseOfACephMount(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	networkMount(t, fs, "ceph", rpchost.Serve(t, "127.0.0.1:0", answerCeph))(m)
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	fs.Fail(unix.EACCES, faultfs.Opendir)
+	assert.Equal(t, "denied client_evicted", text(at(collect.Gather(t, m), fs.Dir), "result")+" "+text(at(collect.Gather(t, m), fs.Dir), "cause"))
+	fs.Fail(unix.ESHUTDOWN, faultfs.Opendir)
+	assert.Equal(t, "client_evicted", text(at(collect.Gather(t, m), fs.Dir), "cause"))
+}
