@@ -10,6 +10,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/procfs"
 	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/smbclient"
 )
 
 // cause is why a file system is at fault: package result has the evidence for
@@ -139,7 +140,8 @@ func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 		if c := m.causeAtClient(t, f); c != "" {
 			return c
 		}
-		if m.answerOf(t).Answered() {
+		// A client that has not connected again since then waits for that.
+		if m.answerOf(t).Answered() && m.smbState(t) != smbclient.Disconnected {
 			return exportHangs
 		}
 	case t.Probed.BlockDevice():

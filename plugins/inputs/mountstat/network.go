@@ -107,10 +107,18 @@ func (m *Mountstat) causeAtClient(t *target, f *finding) cause {
 	return ""
 }
 
+// smbState is what the SMB client knew of the target's share, when it was last read.
+func (m *Mountstat) smbState(t *target) smbclient.State {
+	if !t.Probed.SMB() {
+		return smbclient.Unknown
+	}
+	return smbclient.Of(m.smb.shares, t.Probed.Source)
+}
+
 // causeAtSMBClient is what the client knows of the share. It has told a login that is refused
 // from a share that was removed in all faults that were made (docs/FAULTS.md).
 func (m *Mountstat) causeAtSMBClient(t *target, f *finding) cause {
-	switch state := smbclient.Of(m.smb.shares, t.Probed.Source); {
+	switch state := m.smbState(t); {
 	case state == smbclient.NoSession:
 		return result.LoginRefused
 	case state == smbclient.NoTree, f.errno == "EREMCHG":

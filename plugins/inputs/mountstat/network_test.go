@@ -159,6 +159,19 @@ func TestAnSMBMountWhosePortIsNotKnown(t *testing.T) {
 	assert.Equal(t, "unknown", text(at(collect.Gather(t, m), fs.Dir), "cause"))
 }
 
+// A client takes a while to notice that its server is back.
+func TestAnSMBMountThatHasNotConnectedAgain(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	networkMount(t, fs, "cifs", rpchost.Serve(t, "127.0.0.1:0", answerSMB))(m)
+	debugData(t, m, "6.1-disconnected")
+	fs.Pause()
+	assert.Equal(t, "unknown", text(at(collect.Gather(t, m), fs.Dir), "cause"), "nothing says that it is the export")
+	debugData(t, m, "6.1-good")
+	assert.Equal(t, "export_hangs", text(at(collect.Gather(t, m), fs.Dir), "cause"))
+}
+
 // A 9P mount does not connect again.
 func TestTheCauseOfA9PMountThatFails(t *testing.T) {
 	faultfs.Require(t)
