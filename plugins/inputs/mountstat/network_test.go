@@ -7,13 +7,18 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
@@ -205,4 +210,37 @@ func TestTheCauseOfACephMount(t *testing.T) {
 	assert.Equal(t, "denied client_evicted", text(at(collect.Gather(t, m), fs.Dir), "result")+" "+text(at(collect.Gather(t, m), fs.Dir), "cause"))
 	fs.Fail(unix.ESHUTDOWN, faultfs.Opendir)
 	assert.Equal(t, "client_evicted", text(at(collect.Gather(t, m), fs.Dir), "cause"))
+}
+
+// A server is asked once, however many mounts it has, and not again while all is well.
+func TestMountstat_AsksAServerOfManyMountsOnce(t *testing.T) {
+	m, _ := newPretendedNFS(t, nil)
+	m.targets, m.servers = nil, make(map[serverpool.Question]*server)
+	var asked atomic.Int64
+	at := rpchost.Serve(t, "0.0.0.0:0", func(conn net.Conn) {
+		asked.Add(1)
+		answerSMB(conn)
+	})
+	for i := range 100 {
+		address := netip.AddrFrom4([4]byte{127, 0, 0, byte(1 + i%5)})
+		mount := &mounts.Mount{Info: &mountinfo.Info{FSType: "cifs", Source: fmt.Sprintf("//nas%d/%d", i%5, i), VFSOptions: fmt.Sprintf("port=%d,addr=%v", at.Port(), address)}}
+		of := &target{Unit: &mounts.Unit{Probed: mount}, policy: m.policy}
+		m.linkServers(of, nil)
+		m.targets = append(m.targets, of)
+	}
+	require.Len(t, m.servers, 5)
+	var before, after unix.Rusage
+	require.NoError(t, unix.Getrusage(unix.RUSAGE_SELF, &before))
+	const rounds = 10
+	for m.round = 1; m.round <= rounds; m.round++ {
+		m.askServers()
+		for m.next(nil) {
+		}
+	}
+	require.NoError(t, unix.Getrusage(unix.RUSAGE_SELF, &after))
+	spent := time.Duration(after.Utime.Nano()+after.Stime.Nano()-before.Utime.Nano()-before.Stime.Nano()) / rounds
+	t.Logf("%v of CPU for a round, that of the servers included", spent)
+	assert.Less(t, spent, 20*time.Millisecond)
+	assert.LessOrEqual(t, asked.Load(), int64(2*5), "once, and once more if it was the host's turn in the minute")
+	assert.GreaterOrEqual(t, asked.Load(), int64(5))
 }
