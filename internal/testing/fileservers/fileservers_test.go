@@ -131,9 +131,9 @@ func newMachine(t *testing.T) *machine {
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, "%s", out)
 	return &machine{vm.Start(t, vm.Config{Emulator: vm.UML(),
-		Base: vm.Debian{Suite: "bookworm", Packages: []string{"samba", "diod", "cifs-utils", "kmod", "iproute2", "iptables", "procps", "sysvinit-utils"}},
+		Base:    vm.Debian{Suite: "bookworm", Packages: []string{"samba", "diod", "cifs-utils", "kmod", "iproute2", "iptables", "procps", "sysvinit-utils"}},
 		Modules: strings.Fields(modules),
-		Files: []vm.File{{From: program, Name: "usr/bin/vfsprobe"}}}), t}
+		Files:   []vm.File{{From: program, Name: "usr/bin/vfsprobe"}}}), t}
 }
 
 const (
