@@ -309,8 +309,15 @@ func (m *Mountstat) judge(t *target) finding {
 			m.judgeStep(t, &f, s, attributes)
 		}
 		if f.code != result.OK {
+			if f.check == checkDevice {
+				t.disk.rest(t.FaultSince, time.Now())
+			}
 			return f
 		}
+	}
+	if before := &t.found; t.disk.rests && before.check == checkDevice {
+		f.code, f.errno, f.check, f.call, f.reason = before.code, before.errno, before.check, before.call, before.reason
+		return f
 	}
 	for _, held := range t.policy.heldBack {
 		for _, c := range held.checks {

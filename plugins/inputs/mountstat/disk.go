@@ -20,6 +20,10 @@ const (
 	// moment, as by a snapshot.
 	troubleLooks = 2
 	devicePage   = 4096 // bytes to read
+	// A device that has failed is left alone for a tenth of the time for which it has, and
+	// maxRest at most: of some, as nbd, each opening makes the kernel log a page.
+	restShare = 10
+	maxRest   = time.Minute
 )
 
 // disk is what is known of the block device of a target.
@@ -33,6 +37,8 @@ type disk struct {
 	errors   int64             // that its file system has counted
 	hangs    int               // looks in a row at which it seemed to
 	state    blockdev.State    // what sysfs says
+	readDue  time.Time         // when one that has failed is read again
+	rests    bool              // it has failed, and is left alone
 	asleep   bool
 	inUse    bool
 }
@@ -68,7 +74,7 @@ func (m *Mountstat) conditionOf(t *target) condition {
 }
 
 // look takes what is known of the device now. One that failed the last time is read until it
-// answers: nobody may be left who uses it. The kernel does not know of a disk that stops
+// answers, now and then: nobody may be left who uses it. The kernel does not know of a disk that stops
 // by itself, after some time without requests (hdparm -S), that it sleeps: such a one is taken
 // to if it was given none since the last look.
 func (d *disk) look(device *blockdev.Device, failed, stopsByItself bool, now time.Time) {
@@ -95,7 +101,15 @@ func (d *disk) look(device *blockdev.Device, failed, stopsByItself bool, now tim
 		d.hangs = 0
 	}
 	recently := !d.used.IsZero() && now.Sub(d.used) < useInterval
-	d.inUse = recently || requests.InFlight > 0 || failed || d.hangs > 0
+	d.rests = failed && now.Before(d.readDue)
+	d.inUse = !d.rests && (recently || requests.InFlight > 0 || failed || d.hangs > 0)
+}
+
+// rest has the device left alone for a while that has failed since then.
+func (d *disk) rest(since, now time.Time) {
+	if !since.IsZero() {
+		d.readDue = now.Add(min(now.Sub(since)/restShare, maxRest))
+	}
 }
 
 // countErrors takes how many errors the file system has counted: who has met another one has

@@ -1,7 +1,11 @@
 package mountstat
 
 import (
+	"fmt"
+	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -81,7 +85,7 @@ func TestMountstat_FollowsTheEvidenceOfAServer(t *testing.T) {
 	metric := at(collect.Gather(t, m), fs.Dir)
 	assert.Equal(t, "stuck fuse_server_silent", text(metric, "result")+" "+text(metric, "cause"))
 	assert.Equal(t, int64(fs.Daemon.Pid), field(t, metric, "fuse_daemon_pid"))
-	require.NoError(t, fs.Daemon.Signal(unix.SIGSTOP))
+	stop(t, fs.Daemon)
 	metric = at(collect.Gather(t, m), fs.Dir)
 	assert.Equal(t, "stuck fuse_daemon_silent", text(metric, "result")+" "+text(metric, "cause"))
 	assert.Contains(t, text(metric, "reason"), "is stopped: kill -CONT")
@@ -90,4 +94,17 @@ func TestMountstat_FollowsTheEvidenceOfAServer(t *testing.T) {
 	host.Resume()
 	noneLeft(t, m)
 	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+}
+
+// stop stops a process, and waits until all of its threads are.
+func stop(t *testing.T, process *os.Process) {
+	t.Helper()
+	require.NoError(t, process.Signal(unix.SIGSTOP))
+	require.Eventually(t, func() bool {
+		all, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", process.Pid))
+		return len(all) > 0 && !slices.ContainsFunc(all, func(file string) bool {
+			content, err := os.ReadFile(file)
+			return err == nil && !strings.Contains(string(content), "\nState:\tT")
+		})
+	}, 10*time.Second, time.Millisecond)
 }
