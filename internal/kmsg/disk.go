@@ -16,6 +16,9 @@ const (
 	DeviceTimeout DiskKind = "device_timeout"
 	// FSError: the file system has met an error, its device's or its own.
 	FSError DiskKind = "fs_error"
+	// JournalAborted: the journal of an ext3, ext4 or OCFS2 was given up: nothing is written
+	// until it is mounted anew (jbd2_journal_abort, fs/jbd2/journal.c).
+	JournalAborted DiskKind = "journal_aborted"
 	// FSShutdown: the file system was shut down, and does nothing any more.
 	FSShutdown DiskKind = "fs_shutdown"
 	// TurnedReadOnly: the kernel has made the file system read-only.
@@ -26,7 +29,7 @@ const (
 
 // DiskKinds returns all kinds.
 func DiskKinds() []DiskKind {
-	return []DiskKind{DeviceError, DeviceTimeout, FSError, FSShutdown, TurnedReadOnly, Mounted}
+	return []DiskKind{DeviceError, DeviceTimeout, FSError, JournalAborted, FSShutdown, TurnedReadOnly, Mounted}
 }
 
 // DiskMessage is what the kernel says about a block device or a file system on it.
@@ -85,7 +88,7 @@ var diskFormats = []diskFormat{
 	{before: "EXT3-fs error (device ", after: ")", phrases: all(FSError)},
 	{before: "EXT3-fs (", after: "): ", phrases: ext},
 	{before: "EXT2-fs (", after: "): ", phrases: ext},
-	{before: "Aborting journal on device ", after: ".", phrases: all(FSError)},
+	{before: "Aborting journal on device ", after: ".", phrases: all(JournalAborted)},
 	{before: "JBD2: I/O error when updating journal superblock for ", after: ".", phrases: all(FSError)},
 	{before: "JBD2: Error -5 detected when updating journal superblock for ", after: ".", phrases: all(FSError)},
 	{before: "XFS (", after: "): ", phrases: []phrase{

@@ -131,7 +131,7 @@ var causes = []explanation{
 		"`df -h MOUNT; df -i MOUNT; quota`.",
 		"Free some space, or raise the quota."},
 	{ReadOnly, mountstat, true, "it is read-only and should not be; the kernel does that after errors",
-		"EROFS, or mounted read-only and expected writable, or turned read-only. `reason` quotes why, if the kernel has logged it.",
+		"EROFS, or mounted read-only and expected writable, or turned read-only; or the kernel has logged that the journal of an ext4 was given up. `reason` quotes why, if the kernel has logged it.",
 		"`findmnt -o OPTIONS MOUNT; dmesg -T | grep -iE 'remount|error'; grep -s . /sys/fs/ext4/*/errors_count`.",
 		"After errors mend the device, then: `umount MOUNT && fsck /dev/DEVICE && mount MOUNT`. XFS needs `xfs_repair`, the root file system a reboot. If somebody has remounted it: `mount -o remount,rw MOUNT`. If a server exports it read-only, change that there."},
 	{Permission, mountstat, true, "the user who makes the check may not look",

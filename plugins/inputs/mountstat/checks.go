@@ -330,6 +330,10 @@ func (m *Mountstat) judge(t *target) finding {
 		f.addReason(t.disk.state.Says)
 		return f
 	}
+	if m.journalAborted(t) {
+		f.failWith(unix.EROFS)
+		return f
+	}
 	for c, took := range f.seconds {
 		t.worked[c] = true
 		if took > t.policy.slow {

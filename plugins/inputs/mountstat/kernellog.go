@@ -45,13 +45,18 @@ type message struct {
 	at   time.Time
 }
 
-// readKernelLog takes what is new in the kernel's log. No message makes a fault: each is
-// evidence for the cause of one, and counts.
+// readKernelLog takes what is new in the kernel's log. No message but that of a journal makes
+// a fault: each is evidence for the cause of one, and counts.
 func (m *Mountstat) readKernelLog() {
 	l := &m.kernelLog
 	first := !l.readable
 	var news kmsg.News
 	news, l.readable = m.host.KernelLog(l.name, m)
+	if news.Lost > 0 {
+		for _, d := range l.devices {
+			delete(d.last, kmsg.JournalAborted) // it may have been mounted anew
+		}
+	}
 	for _, r := range news.Records {
 		if comm, found := kmsg.ParseHungTask(r.Text); found && strings.HasPrefix(comm, prober.HelperPrefix) {
 			l.hungHelpers++
@@ -130,6 +135,16 @@ func (m *Mountstat) kernelErrors(t *target) (sum int64, found bool) {
 	return sum, m.kernelLog.readable && t.namespace == nil && t.disk.known != nil
 }
 
+// newest returns the last message of a kind about the target, or an empty one.
+func (m *Mountstat) newest(t *target, kind kmsg.DiskKind) (newest message) {
+	for _, d := range m.logOf(t) {
+		if said := d.last[kind]; said.at.After(newest.at) {
+			newest = said
+		}
+	}
+	return newest
+}
+
 // quote returns the newest message of a kind about the target, or nothing. What is no lasting
 // state is evidence only if it is of the time of the target's fault.
 func (m *Mountstat) quote(t *target, kinds ...kmsg.DiskKind) string {
@@ -138,18 +153,24 @@ func (m *Mountstat) quote(t *target, kinds ...kmsg.DiskKind) string {
 		since = t.FaultSince
 	}
 	for _, kind := range kinds {
-		var newest message
-		for _, d := range m.logOf(t) {
-			if said := d.last[kind]; said.at.After(newest.at) {
-				newest = said
-			}
-		}
-		lasting := kind == kmsg.FSShutdown || kind == kmsg.TurnedReadOnly
+		newest := m.newest(t, kind)
+		lasting := kind == kmsg.FSShutdown || kind == kmsg.TurnedReadOnly || kind == kmsg.JournalAborted
 		if newest.text != "" && (lasting || newest.at.After(since.Add(-evidenceAge))) {
 			return "the kernel: " + printable.Text(newest.text[:min(len(newest.text), maxQuote)])
 		}
 	}
 	return ""
+}
+
+// journalAborted reports whether the kernel has given up the journal of the target, which it
+// then refuses to write to, since it was mounted: the kernel does not log each mount. Before
+// Linux 6.16 the mount table says nothing of that, and the check "write" alone would show it.
+func (m *Mountstat) journalAborted(t *target) bool {
+	if t.Probed.FSType != "ext4" && t.Probed.FSType != "ext3" || t.Probed.ReadOnly() {
+		return false
+	}
+	said := m.newest(t, kmsg.JournalAborted)
+	return said.text != "" && said.at.After(t.appeared)
 }
 
 // causeInKernel is what the kernel says about why a file system on a block device fails.
@@ -180,8 +201,8 @@ var quoted = map[cause][]kmsg.DiskKind{
 	result.DeviceErrors: {kmsg.DeviceError, kmsg.DeviceTimeout},
 	result.DeviceGone:   {kmsg.DeviceError, kmsg.DeviceTimeout},
 	result.DeviceHangs:  {kmsg.DeviceTimeout, kmsg.DeviceError},
-	result.ReadOnly:     {kmsg.TurnedReadOnly, kmsg.FSError},
-	result.IOError:      {kmsg.FSError},
+	result.ReadOnly:     {kmsg.TurnedReadOnly, kmsg.JournalAborted, kmsg.FSError},
+	result.IOError:      {kmsg.FSError, kmsg.JournalAborted},
 }
 
 // explainDisk says what the kernel says about a fault of a disk or of a file system on it.

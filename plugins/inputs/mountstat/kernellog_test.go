@@ -175,3 +175,40 @@ func TestMountstat_ChoosesItsEvidence(t *testing.T) {
 	say("I/O error, dev %s, sector 4", device)
 	expect(int64(5), "device_errors", "the kernel: I/O error, dev "+device+", sector 4")
 }
+
+// An ext4 whose journal was given up refuses every write, though its device may be well again
+// and the mount table says nothing. It is one until it is mounted anew.
+func TestMountstat_SeesAnAbortedJournal(t *testing.T) {
+	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	name := filepath.Join(t.TempDir(), "kmsg")
+	require.NoError(t, unix.Mkfifo(name, 0o600))
+	kernel, err := os.OpenFile(name, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer kernel.Close()
+	m, _ := newInput(t, func(m *Mountstat) {
+		only(fs.Dir)(m)
+		m.kernelLog.name = name
+	})
+	verdict := func() string {
+		metric := at(collect.Gather(t, m), fs.Dir)
+		return strings.TrimSpace(strings.Join([]string{text(metric, "result"), text(metric, "errno"), text(metric, "cause"), text(metric, "reason")}, " "))
+	}
+	require.Equal(t, "ok", verdict())
+	device := deviceOf(t, m, fs.Dir)
+	for sequence, step := range []struct{ says, want string }{
+		{"Aborting journal on device sdx-8.", "ok"},
+		{"EXT4-fs error (device " + device + "): an error", "ok"},
+		{"Aborting journal on device " + device + "-8.", "error EROFS read_only the kernel: Aborting journal on device " + device + "-8."},
+		{"EXT4-fs (" + device + "): mounted filesystem", "ok"},
+		{"Aborting journal on device " + device + ".", "error EROFS read_only the kernel: Aborting journal on device " + device + "."},
+	} {
+		_, err := fmt.Fprintf(kernel, "3,%d,1,-;%s\n", sequence+1, step.says)
+		require.NoError(t, err)
+		assert.Equal(t, step.want, verdict(), step.says)
+	}
+	// The kernel does not log each of many mounts.
+	require.NoError(t, unix.Unmount(fs.Dir, 0))
+	collect.Gather(t, m)
+	require.NoError(t, unix.Mount(fs.Device, fs.Dir, "ext4", unix.MS_NOATIME, ""))
+	assert.Equal(t, "ok", verdict())
+}

@@ -71,8 +71,10 @@ type Mountstat struct {
 	byMount map[int]*target          // by the mount's number in the table
 	servers map[serverpool.Question]*server
 	smb     smbClient
-	binds   bool      // some of the targets' mounts are such
-	reread  time.Time // when the table is read again for them
+	// regrouped says that there were targets before.
+	regrouped bool
+	binds     bool      // some of the targets' mounts are such
+	reread    time.Time // when the table is read again for them
 	// turnsReadOnly is when a file system last seemed to: ext4 counts an error before it does.
 	turnsReadOnly time.Time
 	hidden        int

@@ -17,6 +17,7 @@ import (
 type target struct {
 	*mounts.Unit
 	namespace  *namespace // where the mounts are; nil: in the table
+	appeared   time.Time  // when its mount did; zero: it was there before
 	policy     policy
 	plan       *plan     // of its check; nil: to be made
 	key, group string    // of its check
@@ -60,6 +61,9 @@ func (m *Mountstat) regroup() {
 			t := before[unit.ID]
 			if t == nil || !unit.Same(t.Probed) {
 				t = &target{History: m.kept[unit.ID], worked: make(map[check]bool)}
+				if m.regrouped {
+					t.appeared = time.Now()
+				}
 				delete(m.kept, unit.ID)
 			}
 			t.Unit, t.namespace = unit, ns
@@ -84,6 +88,7 @@ func (m *Mountstat) regroup() {
 		}
 	}
 	m.skip()
+	m.regrouped = true
 }
 
 // skip finds out which targets must not be checked.
