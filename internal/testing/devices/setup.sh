@@ -2,7 +2,7 @@
 set -e
 modprobe -a ext4 xfs loop dm_mod dm_multipath dm_round_robin nbd sd_mod iscsi_tcp ip_tables iptable_filter
 
-disks="healthy dm failing multipath nbd killed iscsi idle quiet removable"
+disks="healthy dm failing aborted multipath nbd killed iscsi idle quiet removable"
 for name in $disks; do
 	mkdir -p /mnt/$name
 	truncate -s 32M /srv/$name
@@ -13,7 +13,7 @@ truncate -s 320M /srv/xfs
 mkfs.xfs -q /srv/xfs
 
 # Of the device mapper. "quiet" is one that nobody uses.
-for name in dm failing quiet removable xfs; do
+for name in dm failing aborted quiet removable xfs; do
 	disk=$(losetup --find --show /srv/$name)
 	echo "0 $(blockdev --getsz $disk) linear $disk 0" | dmsetup create $name
 done
@@ -46,7 +46,7 @@ iscsiadm -m node --login >/dev/null
 until [ -b /dev/sda ] && [ -b /dev/sdb ]; do sleep 0.2; done
 
 mount -o loop /srv/healthy /mnt/healthy
-for name in dm failing multipath quiet xfs; do mount /dev/mapper/$name /mnt/$name; done
+for name in dm failing aborted multipath quiet xfs; do mount /dev/mapper/$name /mnt/$name; done
 mount /dev/nbd0 /mnt/nbd
 mount /dev/nbd1 /mnt/killed
 mount /dev/sda /mnt/iscsi

@@ -316,7 +316,7 @@ func (m *Mountstat) judge(t *target) finding {
 		}
 	}
 	if before := &t.found; t.disk.rests && before.check == checkDevice {
-		f.code, f.errno, f.check, f.call, f.reason = before.code, before.errno, before.check, before.call, before.reason
+		f.code, f.errno, f.check, f.call = before.code, before.errno, before.check, before.call
 		return f
 	}
 	for _, held := range t.policy.heldBack {

@@ -208,8 +208,8 @@ var quoted = map[cause][]kmsg.DiskKind{
 // explainDisk says what the kernel says about a fault of a disk or of a file system on it.
 func (m *Mountstat) explainDisk(t *target, f *finding) {
 	says := m.quote(t, quoted[f.cause]...)
-	if says == "" && f.reason == "" && ofDevice(f.cause) {
-		says = t.disk.describe()
+	if f.reason == "" && ofDevice(f.cause) && (says == "" || t.disk.state.Says != "") {
+		f.addReason(t.disk.describe())
 	}
 	if f.cause == result.FSShutdown && says == "" {
 		says = m.stopped(t)
