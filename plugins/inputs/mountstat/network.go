@@ -46,7 +46,7 @@ func (m *Mountstat) readSMBClient() {
 			if r.Outcome == prober.Done && r.Failed() == nil {
 				m.smb.shares = smbclient.Parse(r.Step(content).Output)
 			}
-			m.arrived, m.held = append(m.arrived, m.held...), nil
+			m.reconsider()
 		})
 	})
 }
