@@ -53,11 +53,12 @@ func TestAStoppedPluginThatIsThawedReportsNoFault(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		fs := faultfs.New(t)
-		fs.Delay(100*time.Millisecond, faultfs.Statfs)
+		fs.Delay(400*time.Millisecond, faultfs.Statfs)
 		p := plugin(t, w)
+		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
 		for range 3 {
 			p.trigger()
-			time.Sleep(50 * time.Millisecond) // the helper is at work
+			waitingHelper(t, server)
 			require.NoError(t, p.plugin.Process.Signal(syscall.SIGSTOP))
 			time.Sleep(1500 * time.Millisecond) // its time is up
 			require.NoError(t, p.plugin.Process.Signal(syscall.SIGCONT))
