@@ -29,6 +29,7 @@ const (
 type kernelLog struct {
 	name        string
 	readable    bool
+	lost        uint64                // records, so far
 	hungHelpers int64                 // reports of hung tasks that are helpers
 	devices     map[string]*deviceLog // by the name in the messages
 }
@@ -52,7 +53,8 @@ func (m *Mountstat) readKernelLog() {
 	first := !l.readable
 	var news kmsg.News
 	news, l.readable = m.host.KernelLog(l.name, m)
-	if news.Lost > 0 {
+	if news.Lost > l.lost {
+		l.lost = news.Lost
 		for _, d := range l.devices {
 			delete(d.last, kmsg.JournalAborted) // it may have been mounted anew
 		}
