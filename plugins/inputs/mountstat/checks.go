@@ -315,7 +315,7 @@ func (m *Mountstat) judge(t *target) finding {
 			return f
 		}
 	}
-	if before := &t.found; t.disk.rests && before.check == checkDevice {
+	if before := &t.found; t.disk.rests {
 		f.code, f.errno, f.check, f.call = before.code, before.errno, before.check, before.call
 		return f
 	}

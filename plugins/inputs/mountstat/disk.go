@@ -80,7 +80,7 @@ func (m *Mountstat) conditionOf(t *target) condition {
 func (d *disk) look(device *blockdev.Device, failed, stopsByItself bool, now time.Time) {
 	d.device, d.state = device, blockdev.State{}
 	if device == nil {
-		d.asleep, d.inUse = false, false
+		d.asleep, d.inUse, d.rests = false, false, false
 		return
 	}
 	d.known = device
