@@ -177,7 +177,7 @@ func (f *Files) plan() (*prober.Plan, func(string) string) {
 func linkOf(s *prober.StepResult) Link {
 	switch {
 	case s == nil:
-		return Link{Errno: unix.EINTR}
+		return Link{Errno: unknownLink}
 	case s.Errno != 0:
 		return Link{Errno: s.Errno}
 	}

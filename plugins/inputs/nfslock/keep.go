@@ -28,28 +28,21 @@ func (n *Nfslock) Keep() any {
 
 // Restore implements state.Keeper.
 func (n *Nfslock) Restore(content json.RawMessage) error {
-	var k kept
-	if err := json.Unmarshal(content, &k); err != nil {
-		return err
-	}
+	k, err := n.takeKept(content)
 	n.kept = k.Histories
-	n.rename(k.Hostname)
-	return nil
+	return err
 }
 
 // Inherit implements state.Heir: the file by the host's earlier name is still there.
 func (n *Nfslock) Inherit(content json.RawMessage) error {
-	var k kept
-	if err := json.Unmarshal(content, &k); err != nil {
-		return err
-	}
-	n.rename(k.Hostname)
-	return nil
+	_, err := n.takeKept(content)
+	return err
 }
 
-// rename notes the name that the host had when it was last looked.
-func (n *Nfslock) rename(former string) {
-	if former != n.hostname {
-		n.formerHostname = former
+// takeKept takes what holds over a start of the machine, too: the name that the host had.
+func (n *Nfslock) takeKept(content json.RawMessage) (k kept, err error) {
+	if err = json.Unmarshal(content, &k); err == nil && k.Hostname != n.hostname {
+		n.formerHostname = k.Hostname
 	}
+	return k, err
 }
