@@ -134,6 +134,19 @@ func (s *Step) returnsLength() bool {
 	return false
 }
 
+// repeatable reports whether the step may be made again after one that failed with EINTR:
+// it does the same the second time. What creates, removes or closes does not.
+func (s *Step) repeatable() bool {
+	switch s.number {
+	case unix.SYS_OPENAT:
+		return s.arguments[2].value&unix.O_CREAT == 0
+	case unix.SYS_STATX, unix.SYS_NEWFSTATAT, unix.SYS_STATFS, unix.SYS_FSTATFS, unix.SYS_GETDENTS64, unix.SYS_READLINKAT,
+		unix.SYS_FGETXATTR, unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_FSYNC, unix.SYS_FCNTL, unix.SYS_FLOCK:
+		return true
+	}
+	return false
+}
+
 // Add appends a step and returns its index, for [ResultOf].
 func (p *Plan) Add(step Step) int {
 	p.Steps = append(p.Steps, step)
@@ -274,6 +287,9 @@ func (p *Plan) compile(id uint64, comm string, statx statxSupport) (*compiled, e
 		switch step.number {
 		case unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET:
 			w.Flags |= forkserver.RearmDeathSignal
+		}
+		if step.repeatable() {
+			w.Flags |= forkserver.Repeatable
 		}
 		w.IfRegular, w.ModeOffset = uint16(step.ifRegular), uint16(unsafe.Offsetof(unix.Statx_t{}.Mode))
 		if step.statxByStat {

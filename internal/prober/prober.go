@@ -130,6 +130,7 @@ type pending struct {
 	timer    *time.Timer // refuses the check when it is too late to start it
 	ahead    *helper     // of the same key, for whose end it waits
 	decided  bool
+	overdue  bool // its time is up, and it has got some more
 }
 
 // A Ticket stands for a check that was submitted. The zero Ticket stands for none.
@@ -161,7 +162,6 @@ type helper struct {
 	answered    int        // steps
 	part        []byte     // of the output of the compound step that is under way
 	ended       bool       // by a step that failed
-	overdue     bool       // the server has not confirmed it within the timeout
 	behind      []*pending // checks of the same key, which wait for its end
 }
 
@@ -223,7 +223,8 @@ func (p *Prober) Run(check Check) Report {
 // Submit queues the check and returns at once. done is called exactly once,
 // by another goroutine, at the latest the plan's Timeout and a twentieth of it
 // (but at least 0.1 s, and at most 1 s) later, or two twentieths if another check's
-// helper or the fork server was in the way. It must not block. Groups take
+// helper or the fork server was in the way. A check has its time anew if this process was
+// stopped when it was up. done must not block. Groups take
 // turns; checks of one group are started in the order they were submitted,
 // trusted ones before others. One whose key has a helper already waits for its end,
 // and keeps no other waiting.
@@ -373,11 +374,33 @@ func (p *Prober) giveUp(w *pending) {
 			w.timer.Reset(left) // it may still tell
 			return
 		}
+		if w.renewLocked() {
+			w.timer.Reset(w.check.Plan.Timeout)
+			return
+		}
 		h.behind = slices.DeleteFunc(h.behind, func(o *pending) bool { return o == w })
 		p.decideLocked(w, w.outwaitedLocked(h, h.nextStepLocked()))
 		return
 	}
 	p.refuseLocked(w)
+}
+
+// renewLocked gives a check its time anew, once, if our own process did not run when it
+// was up: we were stopped, or the host was, and the helper perhaps as well. What it has
+// told meanwhile is about to be read.
+func (w *pending) renewLocked() bool {
+	if w.overdue || time.Since(w.deadline) <= 2*w.check.Plan.grace() {
+		return false
+	}
+	w.overdue = true
+	w.deadline = time.Now().Add(w.check.Plan.Timeout)
+	return true
+}
+
+// missedItsTimeLocked reports whether a helper of a plan that OutlivesServer has ended
+// because its time was up while it was stopped, as was our own process.
+func (h *helper) missedItsTimeLocked() bool {
+	return h.check.Plan.OutlivesServer && !h.reported && (h.renewLocked() || h.overdue && time.Now().Before(h.deadline))
 }
 
 // lateLocked reports whether too little of the check's time is left for a helper: what
@@ -456,6 +479,10 @@ func (p *Prober) due(h *helper) {
 		}
 		if h.pid == 0 {
 			p.unforkedLocked(h)
+			return
+		}
+		if h.renewLocked() {
+			h.timer.Reset(h.check.Plan.Timeout)
 			return
 		}
 		if wait == Asleep && !p.options.KillAsleep {
@@ -655,7 +682,7 @@ func (p *Prober) retryLocked(h *helper) {
 	h.reported = true
 	p.removeLocked(h)
 	w := h.pending // which tickets name
-	w.id, w.decided, w.ahead = p.nextID, false, nil
+	w.id, w.decided, w.overdue, w.ahead = p.nextID, false, false, nil
 	p.nextID++
 	var err error
 	if w.compiled, err = w.check.Plan.compile(w.id, h.compiled.comm, p.statx); err != nil {
@@ -708,7 +735,7 @@ func (p *Prober) receive(s *server, message []byte) {
 		h.pid = int(answer.PID)
 		p.byPID[h.pid] = h
 		if h.overdue {
-			h.timer.Reset(0) // its time is up, and now it can be killed
+			h.timer.Reset(h.check.Plan.grace()) // for this long it may still tell; now it can be killed
 		}
 	case forkserver.StepPart:
 		if h := p.helpers[answer.ID]; h != nil && !h.addPartLocked(&answer, output) {
@@ -852,6 +879,11 @@ func (p *Prober) exitedLocked(h *helper, status syscall.WaitStatus) {
 	case status.ExitStatus() != 0:
 		outcome = Unavailable
 		h.err = errors.New("the helper lost its fork server")
+	case !h.ended && h.nextStepLocked() != exit && h.missedItsTimeLocked():
+		h.deadline = time.Now().Add(h.check.Plan.Timeout)
+		p.retryLocked(h)
+		p.pumpLocked()
+		return
 	case !h.ended && h.nextStepLocked() != exit && time.Now().After(h.deadline):
 		outcome = Expired // it has noticed so itself
 		h.noteHangLocked()

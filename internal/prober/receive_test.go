@@ -99,6 +99,67 @@ func TestAnAnswerIsWhatThePlanAsksFor(t *testing.T) {
 	assert.Empty(t, p.helpers)
 }
 
+// A container that was paused, or a machine, goes on where it was.
+func TestAHelperThatWasStoppedWithUsMayGoOn(t *testing.T) {
+	p := pretend(t)
+	p.fork()
+	h := p.helpers[0]
+	h.timer = time.AfterFunc(time.Hour, func() { p.due(h) })
+	h.deadline = time.Now().Add(-time.Minute)
+	p.due(h)
+	require.Equal(t, waiting, h.stage, "not killed")
+	p.say(answered(0, unix.ENOENT, -1), nil)
+	p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
+	r := <-p.reports
+	assert.Equal(t, Done, r.Outcome, "%v", &r)
+}
+
+func TestAHelperHasItsTimeAnewOnce(t *testing.T) {
+	p := pretend(t)
+	p.fork()
+	h := p.helpers[0]
+	h.timer = time.AfterFunc(time.Hour, func() { p.due(h) })
+	h.deadline = time.Now().Add(-time.Minute)
+	p.due(h)
+	require.Equal(t, waiting, h.stage)
+	h.deadline = time.Now().Add(-time.Minute)
+	p.due(h)
+	assert.Equal(t, killed, h.stage)
+}
+
+// It makes no further step then.
+func TestAHelperThatMissedItsTimeWhileItWasStoppedIsForkedAgain(t *testing.T) {
+	p := pretend(t)
+	p.fork()
+	h := p.helpers[0]
+	h.check.Plan.OutlivesServer = true
+	p.options.Concurrency, p.options.MaxStuck, p.options.MaxAsleep, p.nextID = 1, 16, 16, 1
+	h.deadline = time.Now().Add(-time.Minute)
+	p.say(answered(0, 0, 0), make([]byte, unsafe.Sizeof(unix.Statx_t{})))
+	p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
+	assert.Empty(t, p.reports)
+	assert.Len(t, p.helpers, 1)
+	assert.NotContains(t, p.helpers, uint64(0))
+	assert.Equal(t, p.server, p.Prober.server)
+}
+
+// It may have ended long ago.
+func TestACheckThatWaitsForAHelperWhileWeAreStoppedGetsItsAnswer(t *testing.T) {
+	p := pretend(t)
+	p.fork()
+	h := p.helpers[0]
+	reports := make(chan Report, 1)
+	w := &pending{check: h.check, compiled: h.compiled, deadline: time.Now().Add(-time.Minute), ahead: h, done: func(r Report) { reports <- r }}
+	w.timer = time.AfterFunc(time.Hour, func() { p.giveUp(w) })
+	h.behind = append(h.behind, w)
+	p.giveUp(w)
+	require.Empty(t, reports)
+	p.say(answered(0, unix.ENOENT, -1), nil)
+	p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
+	r := <-reports
+	assert.Equal(t, Done, r.Outcome, "%v", &r)
+}
+
 func TestAFailedStepEndsAPlan(t *testing.T) {
 	p := pretend(t)
 	p.fork()

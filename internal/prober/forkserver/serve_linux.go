@@ -348,11 +348,16 @@ func runSteps(s *slot) {
 		merged = step.Flags&MergeWithNext != 0
 		result, errno := ^uintptr(0), syscall.EBADF
 		if step.IfRegular == 0 || foundRegular(s, uintptr(step.IfRegular-1)%MaxSteps) {
-			if IsCompound(uintptr(step.Number)) {
-				result, errno = compound(s, step)
-			} else {
-				result, _, errno = syscall.RawSyscall6(uintptr(step.Number), uintptr(a[0]), uintptr(a[1]), uintptr(a[2]),
-					uintptr(a[3]), uintptr(a[4]), uintptr(a[5]))
+			for repeats := 0; ; repeats++ {
+				if IsCompound(uintptr(step.Number)) {
+					result, errno = compound(s, step)
+				} else {
+					result, _, errno = syscall.RawSyscall6(uintptr(step.Number), uintptr(a[0]), uintptr(a[1]), uintptr(a[2]),
+						uintptr(a[3]), uintptr(a[4]), uintptr(a[5]))
+				}
+				if errno != syscall.EINTR || step.Flags&Repeatable == 0 || repeats == maxRepeats {
+					break
+				}
 			}
 		}
 		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&s.clock[1])), 0, 0, 0, 0)

@@ -73,7 +73,14 @@ const (
 	Silent
 	// MergeWithNext times the step together with the one after it.
 	MergeWithNext
+	// Repeatable steps are made again, up to 8 times, when they fail with EINTR: a
+	// helper handles no signal, so that it was stopped (SIGSTOP, a cgroup's freezer, a
+	// tracer: signal(7)), and the FUSE daemon has heard of it.
+	Repeatable
 )
+
+// maxRepeats is how often a Repeatable step is made again.
+const maxRepeats = 8
 
 // Compound steps make many system calls in the helper. Their numbers are those of no
 // system call. What they find comes in any number of [StepPart] answers, before the

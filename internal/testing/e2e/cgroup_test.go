@@ -49,6 +49,12 @@ func (g group) take(t *testing.T, pid int) {
 	write(t, g.dir, "cgroup.procs", strconv.Itoa(pid))
 }
 
+// freeze stops the processes of a cgroup of version 1, or lets them go on.
+func (g group) freeze(t *testing.T, state string) {
+	t.Helper()
+	write(t, g.dir, "freezer.state", state)
+}
+
 func (g group) read(t *testing.T, file string) string {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join(g.dir, file))

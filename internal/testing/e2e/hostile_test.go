@@ -70,6 +70,30 @@ func TestAStoppedPluginThatIsThawedReportsNoFault(t *testing.T) {
 	})
 }
 
+// As "docker pause" does: the helpers stop as well, in the middle of a check.
+func TestAPausedContainerReportsNoFault(t *testing.T) {
+	inBothWays(t, func(t *testing.T, w way) {
+		faultfs.Require(t)
+		group := cgroup(t, "freezer")
+		fs := faultfs.New(t)
+		fs.Delay(400*time.Millisecond, faultfs.Statfs)
+		p := plugin(t, w)
+		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
+		group.take(t, p.plugin.Process.Pid)
+		group.take(t, server)
+		t.Cleanup(func() { group.freeze(t, "THAWED") })
+		for range 3 {
+			p.trigger()
+			waitingHelper(t, server)
+			group.freeze(t, "FROZEN")
+			time.Sleep(1500 * time.Millisecond) // its time is up
+			group.freeze(t, "THAWED")
+			p.until("^mountstat,", "path="+fs.Dir+" ", `result="(ok|slow)"`)
+			p.until("^mountstat_summary ", "faults=0i")
+		}
+	})
+}
+
 func write(t *testing.T, dir, file, text string) {
 	t.Helper()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, file), []byte(text), 0))
