@@ -3,10 +3,10 @@
 GO       ?= go
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
-FUZZTIME ?= 5s
+FUZZTIME ?= 10000x
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-long test-nfs test-kernels test-arm64 package setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards record fleet pictures clean
+.PHONY: run build bpf check-bpf test test-long test-here test-machines test-fuzz test-nfs test-kernels test-arm64 package setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards record fleet pictures clean
 
 run: build
 	bin/vfsprobe -test
@@ -27,24 +27,44 @@ check-bpf:
 	tools/setup $(BPF_NEEDS)
 	tools/bpf -check
 
-# One package at a time: stuck helpers of one are orphans for another. It ends with a
-# list of the tests that could not run here, and why.
-GOTEST = "$$($(GO) -C tools/test tool -n gotestsum)" --format standard-quiet -- -count 1 -p 1
+# Runs tests, and ends with a list of those that could not run here, and why.
+# $(call gotest,NAME) notes what each package takes, see tools/stage.
+gotest = "$$($(GO) -C tools/test tool -n gotestsum)" --format standard-quiet -- -count 1 -exec "$(CURDIR)/tools/stage $(1)/"
+STAGE  = tools/stage $@
+MODULE = $(shell $(GO) list -m)
+
+# The packages whose tests start machines, and all others.
+MACHINES = $(shell $(GO) list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | grep '$(MODULE)/internal/testing/vm[] ]' | cut -d' ' -f1)
+HERE     = $(filter-out $(MACHINES),$(shell $(GO) list ./...))
+
+# All parts run, also where one has failed. It ends with a table of where the minutes went.
 test: setup lint check-bpf
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
-	CGO_ENABLED=0 $(GOTEST) -timeout 20m ./...
-	$(MAKE) --no-print-directory race fuzz
-	$(MAKE) --no-print-directory test-kernels SUITES=bookworm SKIPPED=0
-	$(MAKE) --no-print-directory test-nfs SKIPPED=0
+	@tools/stage -new
+	@$(MAKE) --no-print-directory -k -j1 SUITES=bookworm SKIPPED=0 \
+		test-here test-machines test-nfs test-fuzz; code=$$?; tools/stage; exit $$code
+
+# One package at a time: stuck helpers of one are orphans for another.
+test-here:
+	CGO_ENABLED=0 $(call gotest,here) -p 1 -timeout 20m $(HERE)
+	$(MAKE) --no-print-directory race
+
+test-machines:
+	CGO_ENABLED=0 $(call gotest,machines) -p 1 -timeout 20m $(MACHINES)
+	$(MAKE) --no-print-directory test-kernels
+
+# Each parser with few new inputs; go test has tried those of testdata.
+test-fuzz:
+	$(STAGE) chrt --idle 0 $(MAKE) --no-print-directory fuzz
 
 # And what takes hours: CI's long mode.
 test-long: test
 	$(MAKE) --no-print-directory soak
-	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(GOTEST) -timeout 20m -run TestTelegrafIsStopped ./internal/testing/e2e
+	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(call gotest,long) -timeout 20m -run TestTelegrafIsStopped ./internal/testing/e2e
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
-	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 CGO_ENABLED=0 $(GOTEST) -timeout 40m ./internal/testing/systemd
-	VFSPROBE_FLEET=130s CGO_ENABLED=0 $(GOTEST) ./internal/testing/fleet
-	GATHERS=10000 CGO_ENABLED=0 $(GOTEST) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
+	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 CGO_ENABLED=0 $(call gotest,long) -timeout 40m ./internal/testing/systemd
+	VFSPROBE_FLEET=130s CGO_ENABLED=0 $(call gotest,long) ./internal/testing/fleet
+	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 	GATHERS=100000 $(GO) run ./internal/prober/bench idle
 	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"
 	-$(MAKE) --no-print-directory vuln
@@ -63,7 +83,7 @@ NFSVM = bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '$(RUN)'
 
 test-nfs: bin/nfsvm
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
-	@$(NFSVM); code=$$?; [ $$code != 77 ] || { echo 'test-nfs: SKIPPED'; code=$(SKIPPED); }; exit $$code
+	@$(STAGE) $(NFSVM); code=$$?; [ $$code != 77 ] || { echo 'test-nfs: SKIPPED'; code=$(SKIPPED); }; exit $$code
 
 bin/nfsvm: $(SOURCES) $(shell find internal/testing/nfsvm internal/testing/vm -name '*.scenario' -o -name '*.c')
 	CGO_ENABLED=0 $(GO) build -o $@ ./internal/testing/nfsvm
@@ -75,7 +95,7 @@ KERNEL_NEEDS := mmdebstrap kmod:depmod e2fsprogs:mkfs.ext4
 
 test-kernels: bin/kernels
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
-	@bin/kernels -suites $(SUITES) -package $(KERNEL_TESTS); code=$$?; [ $$code != 77 ] || { echo 'test-kernels: SKIPPED'; code=$(SKIPPED); }; exit $$code
+	@$(STAGE) bin/kernels -suites $(SUITES) -package $(KERNEL_TESTS); code=$$?; [ $$code != 77 ] || { echo 'test-kernels: SKIPPED'; code=$(SKIPPED); }; exit $$code
 
 # On arm64, whose trampolines are newer: these, and the prober, which is told system
 # calls by their numbers.
@@ -91,6 +111,7 @@ bin/kernels: $(SOURCES)
 setup:
 	tools/setup gcc strace cpio mmdebstrap rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze iproute2:ip sshfs openssh-server:sshd bindfs mergerfs
 	-@tools/setup user-mode-linux:linux.uml
+	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	-@tools/stores
 
 lint:
@@ -111,10 +132,10 @@ lint:
 # memory: what they do there is not looked at.
 race:
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
-	VFSPROBE_TEST_TIMEOUT=1s CGO_ENABLED=1 $(GOTEST) -race -timeout 20m $$(CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/... | grep -v /e2e)
-	VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(GOTEST) -timeout 10m -run TestSoak ./internal/testing/e2e
+	VFSPROBE_TEST_TIMEOUT=1s CGO_ENABLED=1 $(call gotest,race) -race -p 1 -timeout 20m $$(CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/... | grep -v -e /e2e -e /testing/vm)
+	VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(call gotest,race) -timeout 10m -run TestSoak ./internal/testing/e2e
 
-# Every parser, for FUZZTIME each; FUZZTIME="-cpu 600" for ten minutes of CPU time
+# Every parser, for FUZZTIME or with as many inputs each; FUZZTIME="-cpu 600" for ten minutes of CPU time
 # each, which is nine and a half hours of it.
 fuzz:
 	tools/fuzz $(FUZZTIME)

@@ -26,7 +26,7 @@ import (
 
 const (
 	// soak is how long faults come and go. VFSPROBE_SOAK sets another time.
-	soak = 5 * time.Minute
+	soak = time.Minute
 	// soakTimeout is for checks: below the interval, and so long that what is healthy
 	// answers within it also where other work keeps all CPUs busy.
 	soakTimeout = 800 * time.Millisecond
