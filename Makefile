@@ -3,7 +3,7 @@
 GO       ?= go
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
-FUZZTIME ?= 10000x
+FUZZTIME ?= 1s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
 .PHONY: run build bpf check-bpf test test-long test-here test-machines test-fuzz test-nfs test-kernels test-arm64 package setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards record fleet pictures clean
@@ -135,7 +135,7 @@ race:
 	VFSPROBE_TEST_TIMEOUT=1s CGO_ENABLED=1 $(call gotest,race) -race -p 1 -timeout 20m $$(CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/... | grep -v -e /e2e -e /testing/vm)
 	VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(call gotest,race) -timeout 10m -run TestSoak ./internal/testing/e2e
 
-# Every parser, for FUZZTIME or with as many inputs each; FUZZTIME="-cpu 600" for ten minutes of CPU time
+# Every parser, for FUZZTIME each; FUZZTIME="-cpu 600" for ten minutes of CPU time
 # each, which is nine and a half hours of it.
 fuzz:
 	tools/fuzz $(FUZZTIME)
