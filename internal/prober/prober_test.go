@@ -3,6 +3,7 @@ package prober_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -884,6 +885,10 @@ func TestAHelperOfAnotherUserDiesWithItsServer(t *testing.T) {
 func TestMountNamespace(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
+	other := exec.Command("sleep", "1000")
+	other.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS}
+	require.NoError(t, other.Start())
+	t.Cleanup(func() { _, _ = other.Process.Kill(), other.Wait() })
 	fs := faultfs.New(t) // a mount of this test's own namespace
 	stat := prober.Statx(prober.CWD(), filepath.Join(fs.Dir, faultfs.FileName), 0, unix.STATX_TYPE).WithoutOutput()
 	here := p.Run(prober.Check{Key: "here", Plan: &prober.Plan{Timeout: timeout, Steps: []prober.Step{stat}}})
@@ -891,7 +896,7 @@ func TestMountNamespace(t *testing.T) {
 	require.Nil(t, here.Failed())
 
 	there := &prober.Plan{Timeout: timeout}
-	there.EnterMountNS(fmt.Sprintf("/proc/%d/ns/mnt", os.Getppid())) // faultfs.Main's first process
+	there.EnterMountNS(fmt.Sprintf("/proc/%d/ns/mnt", other.Process.Pid))
 	there.Add(stat)
 	report := p.Run(prober.Check{Key: "there", Plan: there})
 	require.NoError(t, report.Err)

@@ -23,8 +23,8 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
-	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 )
 
 // What a virtual machine, which has no mkfs, tells its tests.
@@ -34,7 +34,7 @@ const (
 	walkVariable  = "VFSPROBE_TEST_WALK"  // yes or no
 )
 
-func TestMain(m *testing.M) { faultfs.Main(m) }
+func TestMain(m *testing.M) { namespace.MainOfHost(m) }
 
 func newProber(t testing.TB) *prober.Prober {
 	p := prober.New(prober.Options{Warnf: func(f string, a ...any) { t.Logf("W! "+f, a...) }})

@@ -27,10 +27,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
-func TestMain(m *testing.M) {
-	enterWay()
-	faultfs.Main(m)
-}
+func TestMain(m *testing.M) { faultfs.Main(m) }
 
 // patience is for what happens soon, on a machine that may be busy.
 const patience = 30 * time.Second

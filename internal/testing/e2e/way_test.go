@@ -18,6 +18,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 )
 
 // A way is how vfsprobe comes to run: every promise is tested in both, but for what oneWay
@@ -120,10 +122,9 @@ func startWay(t *testing.T, w way) *wayProcess {
 	t.Helper()
 	test, _, _ := strings.Cut(t.Name(), "/")
 	p := &wayProcess{test: test}
-	command := exec.Command("/proc/self/exe", "-test.run=^"+test+"$", "-test.v", "-test.timeout=0")
-	command.Env = append(os.Environ(), wayVariable+"="+string(w))
+	command := namespace.Again("-test.run=^"+test+"$", "-test.v", "-test.timeout=0")
+	command.Env = append(command.Env, wayVariable+"="+string(w))
 	command.Stdout, command.Stderr = &p.out, &p.out
-	command.SysProcAttr = &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS, Cloneflags: syscall.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 	require.NoError(t, command.Start())
 	p.wait = sync.OnceValue(func() string {
 		if err := command.Wait(); err != nil {
@@ -136,17 +137,6 @@ func startWay(t *testing.T, w way) *wayProcess {
 		p.wait()
 	})
 	return p
-}
-
-// enterWay gives the process of one way the files of its PID namespace.
-func enterWay() {
-	if os.Getenv(wayVariable) == "" || os.Getpid() != 1 {
-		return
-	}
-	if err := unix.Mount("proc", "/proc", "proc", 0, ""); err != nil {
-		fmt.Fprintf(os.Stderr, "mounting the proc of a way: %v\n", err)
-		os.Exit(1)
-	}
 }
 
 // atWork is vfsprobe at work in one of the ways.

@@ -2,15 +2,14 @@ package faultfs
 
 import (
 	"os"
-	"syscall"
 	"testing"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 )
 
-// Main runs a package's tests in a mount namespace of their own. Use it as
+// Main runs a package's tests in mount and PID namespaces of their own. Use it as
 // TestMain.
-func Main(m *testing.M) { namespace.Main(m, syscall.CLONE_NEWNS, nil) }
+func Main(m *testing.M) { namespace.Main(m, 0, nil) }
 
 // Require skips the test where FUSE file systems can't be mounted.
 func Require(t testing.TB) {

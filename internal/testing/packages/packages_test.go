@@ -27,7 +27,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
-func TestMain(m *testing.M) { namespace.Main(m, syscall.CLONE_NEWNS, nil) }
+func TestMain(m *testing.M) { namespace.Main(m, 0, nil) }
 
 const patience = 30 * time.Second
 

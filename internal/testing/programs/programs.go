@@ -11,6 +11,8 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Vfsprobe builds the binary as it is shipped.
@@ -71,6 +73,11 @@ func build(name, module, target, ldflags, tags string, more ...string) (string, 
 	}
 	binary := filepath.Join(cache, "vfsprobe", name)
 	arguments := append([]string{"build", "-trimpath", "-buildmode=exe", "-ldflags", ldflags, "-tags", tags, "-o", binary}, more...)
+	unlock, err := lock(cache)
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
 	command := exec.Command("go", append(arguments, target)...)
 	command.Dir = filepath.Join(repository(), module)
 	command.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
@@ -81,6 +88,28 @@ func build(name, module, target, ldflags, tags string, more ...string) (string, 
 		return "", fmt.Errorf("building %s: %w\n%s", target, err, out)
 	}
 	return binary, nil
+}
+
+// lock has one process build at a time: who comes later finds a program that is whole, and
+// up to date.
+func lock(cache string) (unlock func(), err error) {
+	dir := filepath.Join(cache, "vfsprobe")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	file, err := os.OpenFile(filepath.Join(dir, "programs.lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		err = unix.Flock(int(file.Fd()), unix.LOCK_EX)
+		if err == nil {
+			return func() { _ = file.Close() }, nil
+		}
+		if !errors.Is(err, unix.EINTR) {
+			return nil, fmt.Errorf("locking %s: %w", file.Name(), errors.Join(err, file.Close()))
+		}
+	}
 }
 
 // Packaged is the path of a program from a Debian package: installed, or unpacked

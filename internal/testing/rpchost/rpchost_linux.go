@@ -22,10 +22,10 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 )
 
-// Main runs a package's tests in network and mount namespaces of their own: they
+// Main runs a package's tests in network, mount and PID namespaces of their own: they
 // may bind port 111, and nothing they start sees the host's /run. Use it as
 // TestMain.
-func Main(m *testing.M) { namespace.Main(m, syscall.CLONE_NEWNET|syscall.CLONE_NEWNS, setUp) }
+func Main(m *testing.M) { namespace.Main(m, syscall.CLONE_NEWNET, setUp) }
 
 // setUp brings the loopback interface up, with a link-local address, and hides
 // the host's /run.

@@ -32,13 +32,13 @@ const (
 	patience = time.Minute
 )
 
-// restarts is how often a unit is restarted; the median counts. VFSPROBE_RESTARTS sets
-// another number.
+// restarts is how often a unit is restarted; the median counts, of two the longer.
+// VFSPROBE_RESTARTS sets another number.
 var restarts = func() int {
 	if n, err := strconv.Atoi(os.Getenv("VFSPROBE_RESTARTS")); err == nil && n > 0 {
 		return n
 	}
-	return 3
+	return 2
 }()
 
 // host is a machine with systemd, Telegraf and vfsprobe.

@@ -18,8 +18,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
-	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
+	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 )
 
 func TestMain(m *testing.M) {
@@ -27,7 +27,7 @@ func TestMain(m *testing.M) {
 		flood(directory)
 		return
 	}
-	faultfs.Main(m)
+	namespace.MainOfHost(m)
 }
 
 const timeout = 500 * time.Millisecond

@@ -216,7 +216,7 @@ func faults() []faultCase {
 		{name: "FUSE: EROFS", rig: fails(unix.EROFS, faultfs.Opendir), result: "error", errno: "EROFS", check: "readdir", cause: readOnly},
 		{name: "sshfs: stopped", rig: bySSH(daemonGets(unix.SIGSTOP), daemonGets(unix.SIGCONT)), result: "stuck", check: "statfs", cause: fuseDaemonSilent, reason: "its daemon sshfs .* is stopped: kill -CONT"},
 		{name: "sshfs: killed", rig: bySSH(daemonEnds, mountedAnew), result: "error", errno: "ENOTCONN", check: "statfs", cause: fuseDaemonDead},
-		{name: "sshfs: sshd and the session stopped", rig: bySSH(hostPauses, hostResumes), result: "stuck", check: "statfs", cause: result.FUSEServerSilent, reason: `its daemon sshfs .* waits for its server 127\.0\.0\.1:\d+ of root@127\.0\.0\.1:/.*, by ssh \(process \d+\): it has sent nothing for`},
+		{name: "sshfs: sshd and the session stopped", rig: bySSH(hostPauses, hostResumes), result: "stuck", check: "statfs", cause: result.FUSEServerSilent, reason: `its daemon sshfs .* waits for its server 127\.0\.0\.1:\d+ of root@127\.0\.0\.1:/.*, by ssh \(process \d+\): it (has sent nothing for|is connected, and has sent something)`},
 		{name: "sshfs: packets get lost", rig: bySSH(networkBreaks, networkHeals), result: "stuck", check: "statfs", cause: result.FUSEServerUnreachable, reason: `its server 127\.0\.0\.1:\d+ of root@.*: nothing comes back`},
 		{name: "sshfs with reconnect: sshd killed: its port refuses", rig: bySSH(hostEnds, hostStarts, "reconnect"), result: "error", errno: "EIO", check: "statfs", cause: result.FUSEServerUnreachable, reason: `its daemon sshfs .* of root@.*: there is no connection`},
 		{name: "sshfs without reconnect: sshd killed: it unmounts", rig: bySSH(hostEnds, hostAndMountAnew), result: "missing", cause: notMounted},
