@@ -39,8 +39,9 @@ func (m *Mountstat) explain(t *target, f *finding) {
 	if f.code.Fault() && t.Probed.BlockDevice() {
 		m.readKernelLog() // the check may have it say something
 	}
+	m.collect(t)
 	f.cause = m.causeOf(t, f)
-	m.explainDisk(t, f)
+	t.explainDisk(f)
 	m.explainNetwork(t, f)
 }
 
@@ -49,7 +50,7 @@ func (m *Mountstat) explain(t *target, f *finding) {
 func (m *Mountstat) causeOf(t *target, f *finding) cause {
 	switch f.code {
 	case result.Denied:
-		return m.causeOfRefusal(t, f)
+		return t.causeOfRefusal(f)
 	case result.Stale:
 		if t.Probed.Network() {
 			return staleExport
@@ -112,14 +113,14 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 	switch f.errno {
 	case "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "ETIMEDOUT", "ENOTCONN", "ECONNREFUSED", "ECONNRESET":
 		switch {
-		case !t.Probed.Network() || m.answerOf(t).Answered():
+		case !t.Probed.Network() || t.answer.Answered():
 		case t.Probed.SMB():
 			return unknown // it gave up, for whatever reason
 		default:
 			return serverUnreachable
 		}
 	}
-	return cmp.Or(m.causeInKernel(t, f), ioError)
+	return cmp.Or(t.causeInKernel(f), ioError)
 }
 
 func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
@@ -141,16 +142,15 @@ func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 			return c
 		}
 		// A client that has not connected again since then waits for that.
-		if m.answerOf(t).Answered() && m.smbState(t) != smbclient.Disconnected {
+		if t.answer.Answered() && t.share != smbclient.Disconnected {
 			return exportHangs
 		}
 	case t.Probed.BlockDevice():
 		// A frozen file system answers everything but writes.
-		waits := m.waitsIn(t)
-		if strings.Contains(waits, "percpu_rwsem_wait") || strings.Contains(waits, "sb_start_write") {
+		if strings.Contains(t.waits, "percpu_rwsem_wait") || strings.Contains(t.waits, "sb_start_write") {
 			return frozen
 		}
-		if f.check != checkWrite || waits != "" {
+		if f.check != checkWrite || t.waits != "" {
 			return deviceHangs
 		}
 	}
@@ -165,7 +165,7 @@ func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 // it was until a reply has come on its own connection, and for checks that began
 // before the server was back.
 func (m *Mountstat) causeAtServer(t *target) cause {
-	a := m.answerOf(t)
+	a := t.answer
 	switch {
 	case !a.Known, t.servers[0].elsewhere:
 		return ""
@@ -209,23 +209,15 @@ func (m *Mountstat) causeAbove(t *target) cause {
 	return unknown
 }
 
-// waitsIn is where in the kernel the stuck helper waits; empty if unknown.
-func (m *Mountstat) waitsIn(t *target) string {
-	if t.report == nil || t.report.PID == 0 {
-		return ""
-	}
-	return m.host.FunctionOf(t.report.PID)
-}
-
-// fuseWaiting is the number of requests the daemon has not answered; false
+// fuseWaiting is the number of requests the daemon has not answered; unknown
 // where fusectl is not mounted.
-func (m *Mountstat) fuseWaiting(t *target) (int64, bool) {
+func (m *Mountstat) fuseWaiting(t *target) count {
 	connection, found := fuseConnection(t.Probed)
 	if !found || t.namespace != nil {
-		return 0, false
+		return count{}
 	}
 	waiting, err := procfs.ReadNumber(filepath.Join(m.host.Sys, "fs/fuse/connections", strconv.FormatInt(connection, 10), "waiting"))
-	return waiting, err == nil
+	return count{waiting, err == nil}
 }
 
 // fuseConnection is the number of the connection to the daemon in fusectl: the device number
@@ -257,14 +249,14 @@ func (m *Mountstat) extErrorsFile(t *target) string {
 	return filepath.Join(m.host.Sys, "fs/ext4", t.Probed.Device, "errors_count")
 }
 
-// fsErrors is how many errors the file system has counted; false where it does not say.
-func (m *Mountstat) fsErrors(t *target) (int64, bool) {
+// fsErrors is how many errors the file system has counted.
+func (m *Mountstat) fsErrors(t *target) (c count) {
 	switch {
 	case t.namespace != nil || t.disk.device == nil:
-		return 0, false
 	case t.Probed.FSType == "btrfs":
-		return blockdev.Tree(m.host.Sys).BtrfsErrors(t.disk.device.Name)
+		c.n, c.known = blockdev.Tree(m.host.Sys).BtrfsErrors(t.disk.device.Name)
+	default:
+		c.n, c.known = m.extErrors[m.extErrorsFile(t)]
 	}
-	n, found := m.extErrors[m.extErrorsFile(t)]
-	return n, found
+	return c
 }

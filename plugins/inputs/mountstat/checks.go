@@ -330,7 +330,7 @@ func (m *Mountstat) judge(t *target) finding {
 		f.addReason(t.disk.state.Says)
 		return f
 	}
-	if m.journalAborted(t) {
+	if t.journalAborted() {
 		f.failWith(unix.EROFS)
 		return f
 	}

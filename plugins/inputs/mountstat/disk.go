@@ -55,8 +55,8 @@ func (m *Mountstat) lookAtDisks(now time.Time) {
 			device = tree.BySource(t.Probed.Source)
 		}
 		before := m.conditionOf(t)
-		if errors, found := m.fsErrors(t); found {
-			t.disk.countErrors(errors, now)
+		if errors := m.fsErrors(t); errors.known {
+			t.disk.countErrors(errors.n, now)
 		}
 		t.disk.look(device, t.found.code.Fault() && t.found.check == checkDevice, m.LetDisksSleep, now)
 		if device == nil && t.Probed.Major != 0 && tree.Known() {
@@ -65,6 +65,7 @@ func (m *Mountstat) lookAtDisks(now time.Time) {
 		if after := m.conditionOf(t); after != before {
 			t.policy, t.plan = m.policyFor(t.Probed, after), nil
 		}
+		t.messages = m.logOf(t)
 	}
 }
 

@@ -102,7 +102,7 @@ func (m *Mountstat) compare() {
 		case w.source != "" && !w.readOnly && mount.ReadOnly() && !mounts.AlwaysReadOnly(mount.FSType):
 			readOnly[w.path] = &shortfall{expectation: w}
 			if t := m.byMount[mount.ID]; t != nil {
-				readOnly[w.path].why = m.quote(t, quoted[result.ReadOnly]...)
+				readOnly[w.path].why = t.quote(quoted[result.ReadOnly]...)
 			}
 		}
 		if mount != nil {
@@ -112,7 +112,7 @@ func (m *Mountstat) compare() {
 	for _, t := range m.targets {
 		for _, mount := range t.Mounts {
 			if readOnly[mount.Mountpoint] == nil && t.namespace == nil && (t.turnedReadOnly && !mount.ReadOnly() || turnedReadOnly(mount)) {
-				readOnly[mount.Mountpoint] = &shortfall{expectation: expectation{path: mount.Mountpoint}, why: m.quote(t, quoted[result.ReadOnly]...)}
+				readOnly[mount.Mountpoint] = &shortfall{expectation: expectation{path: mount.Mountpoint}, why: t.quote(quoted[result.ReadOnly]...)}
 			}
 		}
 	}

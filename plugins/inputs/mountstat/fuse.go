@@ -183,7 +183,7 @@ func (m *Mountstat) culpritBelow(t *target, hangs bool) *target {
 
 // causeOfSilentFUSE is why a FUSE file system hangs. The finding's reason tells the evidence.
 func (m *Mountstat) causeOfSilentFUSE(t *target, f *finding) cause {
-	d := m.daemonOf(t)
+	d := t.daemon
 	if d == nil {
 		if before := t.found; before.hangs() && before.cause != "" {
 			f.reason = before.reason
@@ -258,7 +258,7 @@ func lostServer(errno string) bool {
 // causeOfFailingFUSE is why a FUSE file system fails, if what its daemon does tells: it is
 // alive, so that the kernel did not make the error.
 func (m *Mountstat) causeOfFailingFUSE(t *target, f *finding) cause {
-	d := m.daemonOf(t)
+	d := t.daemon
 	if d == nil || !d.Lives() || !dependsOnDaemon(f) {
 		return ""
 	}

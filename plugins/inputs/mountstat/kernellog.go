@@ -128,18 +128,19 @@ func (m *Mountstat) logOf(t *target) (all []*deviceLog) {
 	return all
 }
 
-// kernelErrors is how many messages about errors of the target and its devices the kernel has
-// logged; false where its log can't be read.
-func (m *Mountstat) kernelErrors(t *target) (sum int64, found bool) {
-	for _, d := range m.logOf(t) {
-		sum += d.errors
+// countMessages is how many about errors of the target and its devices the kernel has logged;
+// unknown where its log can't be read.
+func (m *Mountstat) countMessages(t *target) count {
+	c := count{known: m.kernelLog.readable && t.namespace == nil && t.disk.known != nil}
+	for _, d := range t.messages {
+		c.n += d.errors
 	}
-	return sum, m.kernelLog.readable && t.namespace == nil && t.disk.known != nil
+	return c
 }
 
 // newest returns the last message of a kind about the target, or an empty one.
-func (m *Mountstat) newest(t *target, kind kmsg.DiskKind) (newest message) {
-	for _, d := range m.logOf(t) {
+func (t *target) newest(kind kmsg.DiskKind) (newest message) {
+	for _, d := range t.messages {
 		if said := d.last[kind]; said.at.After(newest.at) {
 			newest = said
 		}
@@ -149,13 +150,13 @@ func (m *Mountstat) newest(t *target, kind kmsg.DiskKind) (newest message) {
 
 // quote returns the newest message of a kind about the target, or nothing. What is no lasting
 // state is evidence only if it is of the time of the target's fault.
-func (m *Mountstat) quote(t *target, kinds ...kmsg.DiskKind) string {
+func (t *target) quote(kinds ...kmsg.DiskKind) string {
 	since := time.Now()
 	if !t.FaultSince.IsZero() {
 		since = t.FaultSince
 	}
 	for _, kind := range kinds {
-		newest := m.newest(t, kind)
+		newest := t.newest(kind)
 		lasting := kind == kmsg.FSShutdown || kind == kmsg.TurnedReadOnly || kind == kmsg.JournalAborted
 		if newest.text != "" && (lasting || newest.at.After(since.Add(-evidenceAge))) {
 			return "the kernel: " + printable.Text(newest.text[:min(len(newest.text), maxQuote)])
@@ -167,22 +168,22 @@ func (m *Mountstat) quote(t *target, kinds ...kmsg.DiskKind) string {
 // journalAborted reports whether the kernel has given up the journal of the target, which it
 // then refuses to write to, since it was mounted: the kernel does not log each mount. Before
 // Linux 6.16 the mount table says nothing of that, and the check "write" alone would show it.
-func (m *Mountstat) journalAborted(t *target) bool {
+func (t *target) journalAborted() bool {
 	if t.Probed.FSType != "ext4" && t.Probed.FSType != "ext3" || t.Probed.ReadOnly() {
 		return false
 	}
-	said := m.newest(t, kmsg.JournalAborted)
+	said := t.newest(kmsg.JournalAborted)
 	return said.text != "" && said.at.After(t.appeared)
 }
 
 // causeInKernel is what the kernel says about why a file system on a block device fails.
-func (m *Mountstat) causeInKernel(t *target, f *finding) cause {
-	if f.errno == "EIO" && (m.quote(t, kmsg.FSShutdown) != "" || m.stopped(t) != "") {
+func (t *target) causeInKernel(f *finding) cause {
+	if f.errno == "EIO" && (t.quote(kmsg.FSShutdown) != "" || t.stopped != "") {
 		return result.FSShutdown
 	}
 	switch f.errno {
 	case "EIO", "ENXIO", "ETIMEDOUT", "ENOLINK", "EREMOTEIO", "EBADE", "ENODATA", "EILSEQ": // blk_errors, block/blk-core.c
-		if m.quote(t, kmsg.DeviceError, kmsg.DeviceTimeout) != "" {
+		if t.quote(kmsg.DeviceError, kmsg.DeviceTimeout) != "" {
 			return result.DeviceErrors
 		}
 	}
@@ -208,13 +209,13 @@ var quoted = map[cause][]kmsg.DiskKind{
 }
 
 // explainDisk says what the kernel says about a fault of a disk or of a file system on it.
-func (m *Mountstat) explainDisk(t *target, f *finding) {
-	says := m.quote(t, quoted[f.cause]...)
+func (t *target) explainDisk(f *finding) {
+	says := t.quote(quoted[f.cause]...)
 	if f.reason == "" && ofDevice(f.cause) && (says == "" || t.disk.state.Says != "") {
 		f.addReason(t.disk.describe())
 	}
 	if f.cause == result.FSShutdown && says == "" {
-		says = m.stopped(t)
+		says = t.stopped
 	}
 	f.addReason(says)
 }

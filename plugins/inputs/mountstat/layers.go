@@ -95,6 +95,7 @@ func (m *Mountstat) causeOfOther(other *target, hangs bool) cause {
 		return f.cause
 	case hangs && other.underWay:
 		f.check = other.policy.checks[0]
+		m.collect(other)
 		return m.causeOfHang(other, &f)
 	}
 	return ""

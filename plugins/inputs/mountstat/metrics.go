@@ -36,26 +36,20 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 	}
 	if r := t.report; r != nil && f.code == result.Stuck && r.Outcome != prober.Expired && r.PID != 0 {
 		fields["stuck_pid"], fields["stuck_state"] = int64(r.PID), r.Wait.String()
-		if waits := m.waitsIn(t); waits != "" {
-			fields["stuck_wchan"] = waits
+		if t.waits != "" {
+			fields["stuck_wchan"] = t.waits
 		}
 	}
 	if connection, found := fuseConnection(t.Probed); found && f.code.Fault() {
 		fields["fuse_connection"] = connection
 	}
-	if d := m.daemonOf(t); d != nil && f.code.Fault() {
-		fields["fuse_daemon_pid"] = int64(d.PID)
+	if t.daemon != nil && f.code.Fault() {
+		fields["fuse_daemon_pid"] = int64(t.daemon.PID)
 	}
-	if waiting, found := m.fuseWaiting(t); found {
-		fields["fuse_waiting"] = waiting
-	}
-	if errors, found := m.fsErrors(t); found {
-		fields["fs_errors"] = errors
-	}
-	if errors, found := m.kernelErrors(t); found {
-		fields["kernel_errors"] = errors
-	}
-	m.serverFields(t, fields)
+	t.requests.addTo(fields, "fuse_waiting")
+	t.fsErrors.addTo(fields, "fs_errors")
+	t.kernelErrors.addTo(fields, "kernel_errors")
+	t.serverFields(fields)
 	m.add(acc, t, f, fields, counts)
 }
 
@@ -76,7 +70,7 @@ func (m *Mountstat) add(acc telegraf.Accumulator, t *target, f *finding, fields 
 				code = result.Error
 				own["result"], own["result_code"], own["errno"], own["cause"] = code.String(), int64(code), "EROFS", string(readOnly)
 				own["fault_seconds"] = fault.SecondsSince(unexpected.since)
-				if why := joinReasons(f.reason, m.quote(t, quoted[readOnly]...)); why != "" {
+				if why := joinReasons(f.reason, t.quote(quoted[readOnly]...)); why != "" {
 					own["reason"] = why
 				}
 			}

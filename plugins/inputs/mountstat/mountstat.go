@@ -374,6 +374,7 @@ func (m *Mountstat) sayLate(n int) {
 // emitPending reports a target whose check was still under way when Gather had to
 // return: one that was at fault still is; of others nothing is known.
 func (m *Mountstat) emitPending(acc telegraf.Accumulator, t *target, counts *counts) {
+	m.collect(t)
 	found := finding{code: result.Unchecked, reason: "the check was under way when the next gather was due"}
 	if f := &t.found; f.code.Fault() {
 		found = finding{code: f.code, errno: f.errno, cause: f.cause, check: f.check, call: f.call}
@@ -385,8 +386,9 @@ func (m *Mountstat) emitPending(acc telegraf.Accumulator, t *target, counts *cou
 // be known nevertheless: it answers neither us nor those who use it.
 func (m *Mountstat) emitSkipped(acc telegraf.Accumulator, t *target, counts *counts) {
 	found := finding{code: result.Unchecked, reason: t.skipReason}
+	m.collect(t)
 	if c := m.causeAtServer(t); c != "" && t.traffic.unanswered() > 0 {
-		found.code, found.errno, found.cause = result.Error, m.answerOf(t).Errno, c
+		found.code, found.errno, found.cause = result.Error, t.answer.Errno, c
 		m.settle(t, found)
 	} else if !t.FaultSince.IsZero() {
 		m.settle(t, finding{code: result.OK})

@@ -98,30 +98,22 @@ func (m *Mountstat) causeAtClient(t *target, f *finding) cause {
 	}
 	switch {
 	case t.Probed.SMB():
-		return m.causeAtSMBClient(t, f)
+		return t.causeAtSMBClient(f)
 	case t.Probed.NineP():
 		return m.causeAtNinePClient(t, f)
 	case t.Probed.Ceph():
-		return m.causeInCeph(t, f)
+		return t.causeInCeph(f)
 	}
 	return ""
 }
 
-// smbState is what the SMB client knew of the target's share, when it was last read.
-func (m *Mountstat) smbState(t *target) smbclient.State {
-	if !t.Probed.SMB() {
-		return smbclient.Unknown
-	}
-	return smbclient.Of(m.smb.shares, t.Probed.Source)
-}
-
 // causeAtSMBClient is what the client knows of the share. It has told a login that is refused
 // from a share that was removed in all faults that were made (docs/FAULTS.md).
-func (m *Mountstat) causeAtSMBClient(t *target, f *finding) cause {
-	switch state := m.smbState(t); {
-	case state == smbclient.NoSession:
+func (t *target) causeAtSMBClient(f *finding) cause {
+	switch {
+	case t.share == smbclient.NoSession:
 		return result.LoginRefused
-	case state == smbclient.NoTree, f.errno == "EREMCHG":
+	case t.share == smbclient.NoTree, f.errno == "EREMCHG":
 		return result.ShareGone
 	}
 	switch f.errno {
@@ -134,8 +126,8 @@ func (m *Mountstat) causeAtSMBClient(t *target, f *finding) cause {
 // causeAtNinePClient finds a mount that has lost its connection for good: the client never
 // connects again (p9_conn_cancel, net/9p/trans_fd.c).
 func (m *Mountstat) causeAtNinePClient(t *target, f *finding) cause {
-	c := m.answerOf(t).Connections
-	if f.code != result.Error || !c.Known || !m.answerOf(t).Answered() {
+	c := t.answer.Connections
+	if f.code != result.Error || !c.Known || !t.answer.Answered() {
 		return ""
 	}
 	superblocks := make(map[string]struct{})
@@ -153,15 +145,15 @@ func (m *Mountstat) causeAtNinePClient(t *target, f *finding) cause {
 // causeInCeph is which of the cluster's daemons a helper waits for, while a monitor answers.
 // statfs asks the monitors alone (ceph_statfs, fs/ceph/super.c), and all else the MDS, which
 // waits for OSDs itself.
-func (m *Mountstat) causeInCeph(t *target, f *finding) cause {
-	waits := m.waitsIn(t)
+func (t *target) causeInCeph(f *finding) cause {
+	waits := t.waits
 	if waits == "" && t.report != nil {
 		waits = t.report.Function
 	}
 	switch {
 	case f.errno == "ESHUTDOWN": // EBLOCKLISTED, include/linux/ceph/libceph.h
 		return result.ClientEvicted
-	case !f.hangs() || !m.answerOf(t).Answered():
+	case !f.hangs() || !t.answer.Answered():
 		return ""
 	case f.check == checkStatfs:
 		return result.CephMonitorsDead
@@ -172,9 +164,9 @@ func (m *Mountstat) causeInCeph(t *target, f *finding) cause {
 }
 
 // causeOfRefusal is why this host may not look.
-func (m *Mountstat) causeOfRefusal(t *target, f *finding) cause {
+func (t *target) causeOfRefusal(f *finding) cause {
 	switch {
-	case t.Probed.SMB() && m.causeAtSMBClient(t, f) == result.LoginRefused:
+	case t.Probed.SMB() && t.causeAtSMBClient(f) == result.LoginRefused:
 		return result.LoginRefused
 	case t.Probed.Ceph() && f.check != checkStatfs && t.worked[f.check]:
 		return result.ClientEvicted // EACCES of a rejected session (__do_request, fs/ceph/mds_client.c)

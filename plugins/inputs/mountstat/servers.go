@@ -187,8 +187,8 @@ func (t *traffic) unanswered() int64 {
 	return max(0, t.stats.Transport.Sends-t.sent)
 }
 
-func (m *Mountstat) serverFields(t *target, fields map[string]any) {
-	m.answerOf(t).AddTo(fields, "server_rpc")
+func (t *target) serverFields(fields map[string]any) {
+	t.answer.AddTo(fields, "server_rpc")
 	traffic := &t.traffic
 	if traffic.stats == nil {
 		return

@@ -36,6 +36,7 @@ type target struct {
 	saysReadOnly, turnedReadOnly bool
 	traffic                      traffic
 	disk                         disk
+	evidence                     // of its last check
 
 	underWay bool
 	report   *prober.Report // came, and was not yet turned into metrics
