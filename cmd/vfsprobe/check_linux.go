@@ -52,10 +52,13 @@ func parseFlags(flags *flag.FlagSet, usage string, arguments []string) (code int
 func check(arguments []string) int {
 	flags := flag.NewFlagSet("check", flag.ContinueOnError)
 	file := flags.String("config", "", "read the inputs from this `file`; without it all run with their defaults")
-	options := proberFlags(flags)
+	proberOptions := proberFlags(flags)
 	timeout := flags.Duration("timeout", 45*time.Second, "how long to wait for what does not answer")
 	all := flags.Bool("all", false, "list what is healthy as well")
 	asJSON := flags.Bool("json", false, "print a JSON object")
+	explain := flags.Bool("explain", false, "tell how to prove each cause, and all that can be done")
+	watch := flags.Bool("watch", false, "go on, and show it anew every -interval, until interrupted")
+	interval := flags.Duration("interval", 5*time.Second, "how often, with -watch")
 	if code, done := parseFlags(flags, checkUsage, arguments); done {
 		return code
 	}
@@ -63,12 +66,12 @@ func check(arguments []string) int {
 		fmt.Fprintf(os.Stderr, "vfsprobe check: %v\n", err)
 		return int(checkup.Unknown)
 	}
-	if *timeout <= 0 {
-		return complain(fmt.Errorf("-timeout %v: it must be more than 0", *timeout))
+	if *timeout <= 0 || *interval <= 0 {
+		return complain(fmt.Errorf("-timeout %v, -interval %v: they must be more than 0", *timeout, *interval))
 	}
 
 	// What the prober has to warn of shows in the results.
-	p := newProber(options)
+	p := newProber(proberOptions)
 	defer p.Close()
 	h := newHost(p)
 	h.Servers.AtOnce = true
@@ -78,27 +81,39 @@ func check(arguments []string) int {
 	}
 	signal.Ignore(syscall.SIGPIPE)
 	progress := checkup.Show(os.Stderr, "checking", *timeout)
-	report, err := checkup.Run(checkup.Options{Inputs: selected, Host: h, Timeout: *timeout, Arrived: func(rows int) {
+	c, err := checkup.New(checkup.Options{Inputs: selected, Host: h, Timeout: *timeout, Arrived: func(rows int) {
 		progress.Update(fmt.Sprintf("checking: %d have answered", rows))
 	}})
-	progress.Stop()
 	if err != nil {
+		progress.Stop()
 		if *file != "" {
 			err = fmt.Errorf("%s: %w", *file, err)
 		}
 		return complain(err)
 	}
-
+	report := c.Report()
+	progress.Stop()
+	options := checkup.TextOptions{All: *all, Explain: *explain, Color: checkup.WantsColor(os.Stdout, os.LookupEnv)}
 	var content bytes.Buffer
-	if *asJSON {
-		err = report.JSON(&content)
-	} else {
-		err = report.Text(&content, checkup.TextOptions{All: *all, Color: checkup.WantsColor(os.Stdout, os.LookupEnv)})
+	for {
+		content.Reset()
+		if *asJSON {
+			err = report.JSON(&content)
+		} else {
+			err = report.Text(&content, options)
+		}
+		if err != nil {
+			return complain(err)
+		}
+		if !*watch {
+			// Who has read enough, or nothing, still gets the exit code.
+			_ = checkup.Deliver(os.Stdout, content.Bytes(), unread)
+			return report.Code
+		}
+		if err := checkup.Paint(os.Stdout, content.Bytes()); err != nil {
+			return complain(err)
+		}
+		time.Sleep(*interval)
+		report = c.Report()
 	}
-	if err != nil {
-		return complain(err)
-	}
-	// Who has read enough, or nothing, still gets the exit code.
-	_ = checkup.Deliver(os.Stdout, content.Bytes(), unread)
-	return report.Code
 }

@@ -44,30 +44,51 @@ type Options struct {
 	Arrived func(rows int)
 }
 
-// Run gathers. Where something hangs, it gathers a second time, after a second,
-// to learn who waits for it. Its error is about the configuration.
+// Checkup gathers, as often as it is asked to.
+type Checkup struct {
+	Options
+	metrics collector
+	said    logLines
+	log     *execd.Log
+	runner  *execd.Runner
+}
+
+// New returns a Checkup. Its error is about the configuration.
+func New(o Options) (*Checkup, error) {
+	c := &Checkup{Options: o, metrics: collector{arrived: o.Arrived}}
+	c.log = execd.NewLog(&c.said)
+	var err error
+	c.runner, err = execd.New(execd.Options{Inputs: o.Inputs, Host: o.Host, Log: c.log, Take: c.metrics.take})
+	return c, err
+}
+
+// Run gathers once, see [Checkup.Report].
 func Run(o Options) (*Report, error) {
-	c := &collector{arrived: o.Arrived}
-	said := &logLines{}
-	log := execd.NewLog(said)
-	runner, err := execd.New(execd.Options{Inputs: o.Inputs, Host: o.Host, Log: log, Take: c.take})
+	c, err := New(o)
 	if err != nil {
 		return nil, err
 	}
+	return c.Report(), nil
+}
+
+// Report gathers. Where something hangs, it gathers a second time, after a second,
+// to learn who waits for it.
+func (c *Checkup) Report() *Report {
+	o, runner := &c.Options, c.runner
 	began := time.Now()
 	o.Host.AwaitMounts(min(TableTimeout, o.Timeout))
 	ctx, cancel := context.WithTimeout(context.Background(), o.Timeout-time.Since(began))
 	defer cancel()
 	complete := runner.Round(ctx)
-	log.Flush(time.Second) // which is into memory
-	metrics, lines := c.taken(), said.taken()
+	c.log.Flush(time.Second) // which is into memory
+	metrics, lines := c.metrics.taken(), c.said.taken()
 	if complete && hangs(metrics) {
 		time.Sleep(blockedFor)
 		// What hangs is known: this is not to wait for it again.
 		again, cancel := context.WithTimeout(ctx, blockedFor/2)
 		defer cancel()
 		runner.Round(again)
-		metrics = append(metrics, whoWaits(c.taken())...)
+		metrics = append(metrics, whoWaits(c.metrics.taken())...)
 	}
 	r := newReport(metrics, lines)
 	r.Elapsed = time.Since(began).Seconds()
@@ -75,7 +96,7 @@ func Run(o Options) (*Report, error) {
 		r.Incomplete = fmt.Sprintf("not everything has answered within %v, and what has not is missing here", o.Timeout)
 	}
 	r.conclude()
-	return r, nil
+	return r
 }
 
 func hangs(metrics []Metric) bool {
@@ -124,7 +145,7 @@ func (c *collector) taken() []Metric {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	all := c.metrics
-	c.metrics = nil
+	c.metrics, c.rows = nil, 0
 	return all
 }
 

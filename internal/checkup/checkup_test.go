@@ -115,10 +115,10 @@ func TestProofAndCure(t *testing.T) {
 		m.Tags["device"] = device
 		return m
 	}
-	text := render(t, reportOf(nil, readOnly("/srv/my data", "vdb")), TextOptions{})
+	text := render(t, reportOf(nil, readOnly("/srv/my data", "vdb")), TextOptions{Explain: true})
 	assert.Contains(t, text, "\n  read_only: it is read-only and should not be")
-	assert.Contains(t, text, "\n    by hand: `findmnt -o OPTIONS '/srv/my data';")
-	assert.Contains(t, text, "\n    what to do: After errors mend the device, then: `umount '/srv/my data' && fsck /dev/vdb &&")
+	assert.Contains(t, text, "\n    by hand:\n      `findmnt -o OPTIONS '/srv/my data';")
+	assert.Contains(t, text, "\n    what to do: After errors mend the device, then:\n      `umount '/srv/my data' && fsck /dev/vdb &&")
 
 	container := readOnly("/data", "vdb")
 	container.Tags["container"] = "0123456789ab"
@@ -143,6 +143,66 @@ func TestDuration(t *testing.T) {
 	} {
 		assert.Equal(t, want, duration(seconds), "%v", seconds)
 	}
+}
+
+// What a person reads at 3 a.m. fits into 80 columns, but for commands, which are whole, and
+// paths. The worst comes first, and numbers have units.
+func TestText(t *testing.T) {
+	failing := row("mountstat", "/failing", "error", 5, map[string]any{"cause": "io_error", "errno": "EIO", "fault_seconds": 500.0,
+		"reason": strings.Repeat("the kernel: a long message ", 8), "used_percent": 93.2, "total": int64(1e12), "free": int64(68e9), "inodes_used_percent": 4.0})
+	hung := row("mountstat", "/hung", "timeout", 6, map[string]any{"cause": "server_unreachable", "fault_seconds": 5.0})
+	hung.Tags["server"] = "10.0.0.1"
+	locks := row("nfslock", "/other", "error", 5, map[string]any{"diagnosis": "statd_down", "fault_seconds": 900.0})
+	slow := row("mountstat", "/slow", "slow", 1, nil)
+	dentries := Metric{Name: "dentrycache", Fields: map[string]any{"dentry_slab_bytes": int64(22421504), "dentries": int64(1234567), "hash_buckets": int64(7), "stall_seconds": 0.25, "negative_ratio": 0.5}}
+	text := render(t, reportOf(nil, failing, hung, locks, slow, dentries, row("mountstat", "/", "ok", 0, nil)), TextOptions{})
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(line, "vfsprobe ") && !strings.Contains(line, "`") {
+			assert.LessOrEqual(t, len(line), 81, line)
+		}
+	}
+	order := []string{"timeout", "/hung", "what to do: Bring the server", "`ping -c 3 10.0.0.1`", "NFS locks", "Filling up", "93 %", "1.0 TB", "68 GB", "No fault", "Mounts: 1 ok",
+		"dentries 1,234,567, dentry slab 22 MB, negative ratio 50 %, stall 250ms"}
+	for at := 0; len(order) > 0; order = order[1:] {
+		next := strings.Index(text[at:], order[0])
+		require.GreaterOrEqual(t, next, 0, "%q is missing, or comes too early, in:\n%s", order[0], text)
+		at += next
+	}
+	assert.Less(t, strings.Index(text, "/failing"), strings.Index(text, "/slow"))
+	assert.NotContains(t, text, "hash buckets")
+}
+
+func TestUnits(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 22421504: "22 MB", 999500000: "1.0 GB", 5e12: "5.0 TB", 1 << 62: "4.6 EB"} {
+		assert.Equal(t, want, size(n))
+	}
+	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", -1234567: "-1,234,567", -123: "-123"} {
+		assert.Equal(t, want, grouped(n))
+	}
+	assert.Empty(t, number("reason", "text"))
+}
+
+func TestFirstSentence(t *testing.T) {
+	for text, want := range map[string]string{
+		"": "", "One": "One", "One. Two.": "One.", "See 1.2 there. Two.": "See 1.2 there.", "`cat a. b` is it. Two.": "`cat a. b` is it.",
+	} {
+		assert.Equal(t, want, firstSentence(text))
+	}
+}
+
+func TestScreen(t *testing.T) {
+	assert.Equal(t, "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J", string(screen([]byte("a\nb\n"), 24)))
+	assert.Equal(t, "\x1b[Ha\x1b[K\n... 3 more lines\x1b[K\n\x1b[J", string(screen([]byte("a\nb\nc\nd\n"), 3)))
+	assert.Equal(t, "\x1b[Ha\x1b[K\nb\x1b[K\n\x1b[J", string(screen([]byte("a\nb\n"), 0)))
+}
+
+func FuzzWrapped(f *testing.F) {
+	f.Add("what to do: `a long command` and then " + strings.Repeat("more ", 40))
+	f.Fuzz(func(t *testing.T, text string) {
+		var b bytes.Buffer
+		NewText(&b, false).wrapped("  ", text)
+		assert.Equal(t, strings.Join(strings.Fields(text), " "), strings.Join(strings.Fields(b.String()), " "))
+	})
 }
 
 func FuzzNothingReachesTheTerminal(f *testing.F) {
@@ -200,8 +260,9 @@ func TestAHungMount(t *testing.T) {
 	assert.Regexp(t, `(?m)^vfsprobe CRITICAL: `+hung.Dir+` stuck \(fuse_daemon_silent\)`, text)
 	var st unix.Statx_t
 	require.NoError(t, unix.Statx(unix.AT_FDCWD, hung.Dir, unix.AT_STATX_DONT_SYNC, 0, &st))
-	assert.Contains(t, text, fmt.Sprintf("`echo 1 >/sys/fs/fuse/connections/%d/abort`", st.Dev_minor))
-	assert.Regexp(t, `stuck +\S+ +`+hung.Dir+` +faultfs \(fuse\.faultfs\) +fuse_daemon_silent +hangs in`, text)
+	assert.Contains(t, text, fmt.Sprintf("what to do: If it is stopped: `kill -CONT %d`.", os.Getpid()))
+	assert.Contains(t, render(t, r, TextOptions{Explain: true}), fmt.Sprintf("`echo 1 >/sys/fs/fuse/connections/%d/abort`", st.Dev_minor))
+	assert.Regexp(t, `stuck +\S+ +fuse_daemon_silent +`+hung.Dir+`\n +faultfs \(fuse\.faultfs\): hangs in`, text)
 	assert.Regexp(t, `(?m)^Blocked\n.*\n +1 +> \S+ +\S+ +request_wait_answer`, text, "who waits")
 	var decoded map[string]any
 	var b bytes.Buffer

@@ -111,3 +111,53 @@ func duration(seconds float64) string {
 	}
 	return fmt.Sprintf("%dd%dh", int(d.Hours())/24, int(d.Hours())%24)
 }
+
+// size is a number of bytes, in the units that df -H has.
+func size(bytes int64) string {
+	value, unit := float64(bytes), ""
+	for _, next := range []string{"k", "M", "G", "T", "P", "E"} {
+		if value < 999.5 {
+			break
+		}
+		value, unit = value/1000, next
+	}
+	text := fmt.Sprintf("%.0f", value)
+	if unit != "" && value < 9.95 {
+		text = fmt.Sprintf("%.1f", value)
+	}
+	return text + " " + unit + "B"
+}
+
+func percent(share float64) string { return fmt.Sprintf("%.0f %%", share) }
+
+// number is a field and its value, with its unit; empty if it is no number.
+func number(field string, value any) string {
+	name := strings.ReplaceAll(field, "_", " ")
+	n, isFloat := value.(float64)
+	count, isInt := value.(int64)
+	bytes, isSize := strings.CutSuffix(name, " bytes")
+	switch {
+	case isSize && isInt:
+		return bytes + " " + size(count)
+	case isInt:
+		return name + " " + grouped(count)
+	case !isFloat:
+		return ""
+	case strings.HasSuffix(name, " seconds"):
+		return strings.TrimSuffix(name, " seconds") + " " + duration(n)
+	case strings.HasSuffix(name, " percent"):
+		return strings.TrimSuffix(name, " percent") + " " + percent(n)
+	case strings.HasSuffix(name, " share"), strings.HasSuffix(name, " ratio"):
+		return name + " " + percent(n*100)
+	}
+	return fmt.Sprintf("%s %.3g", name, n)
+}
+
+// grouped is a number with a comma before each three digits.
+func grouped(n int64) string {
+	digits := fmt.Sprint(n)
+	for i := len(digits) - 3; i > 0 && digits[i-1] != '-'; i -= 3 {
+		digits = digits[:i] + "," + digits[i:]
+	}
+	return digits
+}

@@ -97,6 +97,12 @@ func (m *Metric) status() Status {
 	return OK
 }
 
+// isHealthy reports whether it is a row without a problem.
+func (m *Metric) isHealthy() bool {
+	_, isRow := m.code()
+	return isRow && m.status() == OK
+}
+
 // LogLine is what an input has logged.
 type LogLine struct {
 	Level string `json:"level"` // E, W or I
@@ -149,16 +155,26 @@ func newReport(metrics []Metric, lines []LogLine) *Report {
 			})
 		}
 	}
-	slices.SortStableFunc(r.Problems, func(a, b Problem) int {
-		if a.Status != b.Status {
-			if a.Status.Worse(b.Status) {
-				return -1
-			}
+	slices.SortStableFunc(r.Problems, func(a, b Problem) int { return b.compare(&a) })
+	return r
+}
+
+// compare is more than 0 if a problem is worse than another: by its status, then one that hangs
+// before one that fails, then the one that has lasted longer.
+func (p *Problem) compare(other *Problem) int {
+	switch {
+	case p.Status.Worse(other.Status):
+		return 1
+	case other.Status.Worse(p.Status):
+		return -1
+	}
+	hangs := func(p *Problem) int {
+		if code, _ := p.metric.code(); code == result.Timeout || code == result.Stuck {
 			return 1
 		}
 		return 0
-	})
-	return r
+	}
+	return cmp.Or(cmp.Compare(hangs(p), hangs(other)), cmp.Compare(p.metric.seconds("fault_seconds"), other.metric.seconds("fault_seconds")))
 }
 
 // conclude sets the status and the summary.

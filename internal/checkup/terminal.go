@@ -1,6 +1,7 @@
 package checkup
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -51,6 +52,34 @@ func Deliver(f *os.File, content []byte, limit time.Duration) error {
 	case <-time.After(limit):
 		return ErrNobodyReads
 	}
+}
+
+// Paint shows a text in the place of the one before. A terminal gets no more of it than it has
+// lines; anything else gets all of it, and an empty line.
+func Paint(f *os.File, text []byte) error {
+	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
+	if err != nil || !IsTerminal(f) {
+		_, err = fmt.Fprintf(f, "%s\n", text)
+		return err
+	}
+	_, err = f.Write(screen(text, int(size.Row)))
+	return err
+}
+
+// screen is a text as a terminal with so many lines shows it, from its first line on (ECMA-48:
+// CUP, EL, ED). What does not fit is left out, and that is said; 0 lines: it is not known how
+// many there are.
+func screen(text []byte, rows int) []byte {
+	lines := bytes.Split(bytes.TrimSuffix(text, []byte("\n")), []byte("\n"))
+	if rows > 2 && len(lines) > rows-1 {
+		left := len(lines) - (rows - 2)
+		lines = append(lines[:rows-2:rows-2], fmt.Appendf(nil, "... %d more lines", left))
+	}
+	shown := []byte("\x1b[H")
+	for _, line := range lines {
+		shown = append(append(shown, line...), "\x1b[K\n"...)
+	}
+	return append(shown, "\x1b[J"...)
 }
 
 // Progress shows on a terminal that the program is at work.

@@ -14,8 +14,9 @@ import (
 
 // TextOptions say how a report is shown.
 type TextOptions struct {
-	All   bool // healthy rows as well
-	Color bool
+	All     bool // healthy rows as well
+	Explain bool // how to prove each cause, and all that can be done
+	Color   bool
 }
 
 // alike is how many problems of one place with the same cause are shown each:
@@ -23,31 +24,39 @@ type TextOptions struct {
 const alike = 5
 
 // Text writes the report for a person: the state in the first line, which is all
-// that monitoring systems show, then tables with the problems first.
+// that monitoring systems show, then the problems, the worst first, and what to do.
 func (r *Report) Text(w io.Writer, o TextOptions) error {
 	t := NewText(w, o.Color)
 	t.Line(r.Status, "vfsprobe "+r.Status.String()+": "+r.Summary)
 	for _, measurement := range r.measurements() {
-		t.Line(OK, "")
-		t.heading(title(measurement))
-		r.rows(t, measurement, o.All)
+		r.rows(t, measurement, o)
 	}
 	r.servers(t)
 	r.blocked(t)
-	r.dentries(t)
+	r.capacity(t)
+	r.healthy(t, o.All)
+	r.dentries(t, o.All)
 	r.notes(t)
 	return t.err
 }
 
-// measurements are those with rows, in alphabetical order.
+// measurements are those with rows, the one with the worst problem first.
 func (r *Report) measurements() []string {
-	names := make(map[string]bool)
+	var names []string
+	for i := range r.Problems {
+		names = append(names, r.Problems[i].Measurement)
+	}
 	for i := range r.Metrics {
 		if _, isRow := r.Metrics[i].code(); isRow {
-			names[r.Metrics[i].Name] = true
+			names = append(names, r.Metrics[i].Name)
 		}
 	}
-	return slices.Sorted(maps.Keys(names))
+	seen := make(map[string]bool)
+	return slices.DeleteFunc(names, func(name string) bool {
+		before := seen[name]
+		seen[name] = true
+		return before
+	})
 }
 
 func title(measurement string) string {
@@ -58,14 +67,17 @@ func title(measurement string) string {
 		return "NFS locks"
 	case "dentrycache":
 		return "Dentry cache"
+	case "dentrycache_dir":
+		return "Watched directories"
 	}
 	return measurement
 }
 
-// rows shows the problems of a measurement and sums up the rest.
-func (r *Report) rows(t *Text, measurement string, all bool) {
-	table := [][]string{{"RESULT", "FOR", "WHAT", "ON", "CAUSE", "EVIDENCE"}}
+// rows shows the problems of a measurement, and what to do about each cause.
+func (r *Report) rows(t *Text, measurement string, o TextOptions) {
+	table := [][]string{{"RESULT", "FOR", "USED", "CAUSE", "WHAT"}}
 	var states []Status
+	var evidences []string
 	shown := make(map[[3]string]int)
 	var kinds [][3]string
 	var causes []result.Cause
@@ -76,13 +88,17 @@ func (r *Report) rows(t *Text, measurement string, all bool) {
 			continue
 		}
 		kind := [3]string{p.Result, p.metric.place(), string(p.Cause)}
-		if shown[kind]++; shown[kind] > alike && !all {
+		if shown[kind]++; shown[kind] > alike && !o.All {
 			continue
+		}
+		said := ""
+		if shown[kind] == 1 || o.All {
+			said = joined(on(p.metric), p.Evidence)
 		}
 		if shown[kind] == 1 {
 			kinds = append(kinds, kind)
 		}
-		table, states = append(table, cells(p.metric, p.Evidence)), append(states, p.Status)
+		table, states, evidences = append(table, cells(p.metric)), append(states, p.Status), append(evidences, said)
 		v := values(p.metric)
 		if !slices.Contains(causes, p.Cause) {
 			causes, known[p.Cause] = append(causes, p.Cause), v
@@ -90,57 +106,154 @@ func (r *Report) rows(t *Text, measurement string, all bool) {
 		// What is not the same for all stays a placeholder.
 		maps.DeleteFunc(known[p.Cause], func(name result.Placeholder, value string) bool { return v[name] != value })
 	}
-	counts, reasons := make(map[string]int), make(map[string]int)
 	for i := range r.Metrics {
-		m := &r.Metrics[i]
-		code, isRow := m.code()
-		if m.Name != measurement || !isRow || m.status() != OK {
-			continue
-		}
-		counts[code.String()]++
-		if code == result.Unchecked {
-			reasons[cmp.Or(m.text("reason"), string(m.cause()))]++
-		}
-		if all {
-			table, states = append(table, cells(m, evidence(m))), append(states, OK)
+		if m := &r.Metrics[i]; o.All && m.Name == measurement && m.isHealthy() {
+			table, states, evidences = append(table, cells(m)), append(states, OK), append(evidences, joined(on(m), evidence(m)))
 		}
 	}
-	if len(table) > 1 {
-		t.table(table, states)
+	if len(table) == 1 {
+		return
 	}
+	t.Line(OK, "")
+	t.heading(title(measurement))
+	t.rows(table, states, func(row int) { t.wrapped("    ", evidences[row]) })
 	for _, kind := range kinds {
-		if n := shown[kind] - alike; n > 0 && !all {
+		if n := shown[kind] - alike; n > 0 && !o.All {
 			t.Line(OK, fmt.Sprintf("  and %d more: %s on %s %s", n, kind[0], cmp.Or(kind[1], "the same"), parenthesised(kind[2])))
 		}
 	}
 	for _, cause := range causes {
-		if cause.Meaning() != "" {
-			t.Line(OK, "  "+string(cause)+": "+cause.Meaning())
-			t.Line(OK, "    by hand: "+cause.Proof(known[cause]))
-			t.Line(OK, "    what to do: "+cause.Cure(known[cause]))
+		if cause.Meaning() == "" {
+			continue
 		}
-	}
-	var summary []string
-	for _, name := range slices.Sorted(maps.Keys(counts)) {
-		summary = append(summary, fmt.Sprintf("%d %s", counts[name], name))
-	}
-	if len(summary) > 0 && !all {
-		t.Line(OK, "  "+strings.Join(summary, ", ")+" (-all lists them)")
-	}
-	if !all {
-		for _, reason := range slices.Sorted(maps.Keys(reasons)) {
-			t.Line(OK, fmt.Sprintf("    %d unchecked: %s", reasons[reason], cmp.Or(reason, "no reason given")))
+		t.wrapped("  ", string(cause)+": "+cause.Meaning())
+		if o.Explain || o.All {
+			t.wrapped("    ", "by hand: "+cause.Proof(known[cause]))
+			t.wrapped("    ", "what to do: "+cause.Cure(known[cause]))
+		} else {
+			t.wrapped("    ", "what to do: "+advice(cause, known[cause]))
 		}
 	}
 }
 
-func cells(m *Metric, evidence string) []string {
-	since := ""
+// advice is the beginning of a cure, and where that has no command the one that shows more.
+func advice(cause result.Cause, v result.Values) string {
+	cure := firstSentence(cause.Cure(v))
+	if !strings.Contains(cure, "`") {
+		if _, rest, found := strings.Cut(cause.Proof(v), "`"); found {
+			command, _, _ := strings.Cut(rest, "`")
+			cure += " Look: `" + command + "`"
+		}
+	}
+	return cure
+}
+
+// firstSentence is the text up to the first full stop outside of commands that ends a sentence.
+func firstSentence(text string) string {
+	inCommand := false
+	for i := range len(text) {
+		switch {
+		case text[i] == '`':
+			inCommand = !inCommand
+		case text[i] == '.' && !inCommand && strings.HasPrefix(text[i+1:], " "):
+			return text[:i+1]
+		}
+	}
+	return text
+}
+
+func joined(place, evidence string) string {
+	if place == "" || evidence == "" {
+		return place + evidence
+	}
+	return place + ": " + evidence
+}
+
+// on is what something is on: a server or a device, and the kind of file system.
+func on(m *Metric) string {
+	return strings.TrimSpace(m.place() + " " + parenthesised(m.Tags["fstype"]))
+}
+
+func cells(m *Metric) []string {
+	since, used := "", ""
 	if seconds := m.seconds("fault_seconds"); seconds > 0 {
 		since = duration(seconds)
 	}
-	on := strings.TrimSpace(m.place() + " " + parenthesised(m.Tags["fstype"]))
-	return []string{m.text("result"), since, m.subject(), on, string(m.cause()), evidence}
+	if share, found := m.Fields["used_percent"].(float64); found {
+		used = percent(share)
+	}
+	return []string{m.text("result"), since, used, string(m.cause()), m.subject()}
+}
+
+// healthy sums up what is no problem.
+func (r *Report) healthy(t *Text, all bool) {
+	var lines []string
+	for _, measurement := range r.measurements() {
+		counts, reasons := make(map[string]int), make(map[string]int)
+		for i := range r.Metrics {
+			m := &r.Metrics[i]
+			if m.Name != measurement || !m.isHealthy() {
+				continue
+			}
+			code, _ := m.code()
+			counts[code.String()]++
+			if code == result.Unchecked {
+				reasons[cmp.Or(m.text("reason"), string(m.cause()), "no reason given")]++
+			}
+		}
+		var summary []string
+		for _, name := range slices.Sorted(maps.Keys(counts)) {
+			summary = append(summary, fmt.Sprintf("%d %s", counts[name], name))
+		}
+		if len(summary) > 0 {
+			lines = append(lines, "  "+title(measurement)+": "+strings.Join(summary, ", "))
+		}
+		for _, reason := range slices.Sorted(maps.Keys(reasons)) {
+			lines = append(lines, fmt.Sprintf("    %d unchecked: %s", reasons[reason], reason))
+		}
+	}
+	if all || len(lines) == 0 {
+		return
+	}
+	t.Line(OK, "")
+	t.heading("No fault (-all lists them)")
+	for _, line := range lines {
+		t.Line(OK, line)
+	}
+}
+
+const (
+	// full is how much of a file system is used, in percent, where it is shown.
+	full = 85
+	// fullest is how many of them are.
+	fullest = 10
+)
+
+// capacity shows file systems that fill up, the fullest first, each once.
+func (r *Report) capacity(t *Text) {
+	seen := make(map[string]bool)
+	var filling []*Metric
+	for i := range r.Metrics {
+		m := &r.Metrics[i]
+		fills := max(m.seconds("used_percent"), m.seconds("inodes_used_percent")) >= full
+		same := m.place() + " " + fmt.Sprint(m.integer("total"), m.integer("free"))
+		if m.Name == "mountstat" && fills && !seen[same] && m.Tags["mode"] != "ro" {
+			seen[same] = true
+			filling = append(filling, m)
+		}
+	}
+	slices.SortStableFunc(filling, func(a, b *Metric) int {
+		return cmp.Compare(max(b.seconds("used_percent"), b.seconds("inodes_used_percent")), max(a.seconds("used_percent"), a.seconds("inodes_used_percent")))
+	})
+	table := [][]string{{"USED", "OF", "FREE", "INODES", "WHAT"}}
+	for _, m := range filling[:min(len(filling), fullest)] {
+		inodes := ""
+		if share, found := m.Fields["inodes_used_percent"].(float64); found {
+			inodes = percent(share)
+		}
+		table = append(table, []string{percent(m.seconds("used_percent")), size(m.integer("total")), size(m.integer("free")), inodes, m.subject()})
+	}
+	t.section("Filling up", table, make([]Status, len(table)))
 }
 
 // servers shows what the mounts at fault have in common.
@@ -171,7 +284,7 @@ func (r *Report) servers(t *Text) {
 }
 
 func (r *Report) blocked(t *Text) {
-	table := [][]string{{"TASKS", "FOR", "COMMAND", "WAITS IN", "ON", "SUCH AS"}}
+	table := [][]string{{"TASKS", "FOR", "COMMAND", "WAITS IN", "SUCH AS", "ON"}}
 	var states []Status
 	for i := range r.Metrics {
 		m := &r.Metrics[i]
@@ -183,14 +296,14 @@ func (r *Report) blocked(t *Text) {
 			pid += " in " + container
 		}
 		table = append(table, []string{fmt.Sprint(m.integer("count")), "> " + duration(m.seconds("longest_seconds")), m.Tags["comm"],
-			m.Tags["wchan"], m.Tags["path"], pid})
+			m.Tags["wchan"], pid, m.Tags["path"]})
 		states = append(states, Warning)
 	}
 	t.section("Blocked", table, states)
 }
 
-// dentries shows all numbers of the dentry cache.
-func (r *Report) dentries(t *Text) {
+// dentries shows the numbers of the dentry cache; of those that are settings only with all.
+func (r *Report) dentries(t *Text, all bool) {
 	for i := range r.Metrics {
 		m := &r.Metrics[i]
 		if m.Name != "dentrycache" || len(m.Tags) > 0 {
@@ -198,16 +311,14 @@ func (r *Report) dentries(t *Text) {
 		}
 		var numbers []string
 		for _, field := range slices.Sorted(maps.Keys(m.Fields)) {
-			switch value := m.Fields[field].(type) {
-			case int64:
-				numbers = append(numbers, fmt.Sprintf("%d %s", value, strings.ReplaceAll(field, "_", " ")))
-			case float64:
-				numbers = append(numbers, fmt.Sprintf("%s %.3g", strings.ReplaceAll(field, "_", " "), value))
+			setting := strings.HasPrefix(field, "vfs_cache_pressure") || slices.Contains([]string{"hash_buckets", "drop_slab", "dentry_negative"}, field)
+			if text := number(field, m.Fields[field]); text != "" && (all || !setting) {
+				numbers = append(numbers, text)
 			}
 		}
 		t.Line(OK, "")
 		t.heading(title(m.Name))
-		t.Line(OK, "  "+strings.Join(numbers, ", "))
+		t.wrapped("  ", strings.Join(numbers, ", "))
 	}
 }
 
@@ -226,7 +337,7 @@ func (r *Report) notes(t *Text) {
 		t.Line(OK, "")
 		t.heading("Notes (vfsprobe doctor says more)")
 		for _, line := range limits {
-			t.Line(OK, "  "+line.Input+": "+line.Text)
+			t.wrapped("  ", line.Input+": "+line.Text)
 		}
 	}
 }
@@ -273,13 +384,16 @@ func (t *Text) section(title string, table [][]string, states []Status) {
 	if len(table) > 1 {
 		t.Line(OK, "")
 		t.heading(title)
-		t.table(table, states)
+		t.Table(table, states)
 	}
 }
 
-// table writes a header and rows in columns. Columns without content are left
+// Table writes a header and rows in columns. Columns without content are left
 // out.
-func (t *Text) table(rows [][]string, states []Status) {
+func (t *Text) Table(rows [][]string, states []Status) { t.rows(rows, states, func(int) {}) }
+
+// rows is Table, and calls after behind each row.
+func (t *Text) rows(rows [][]string, states []Status, after func(row int)) {
 	widths := make([]int, len(rows[0]))
 	for i, row := range rows {
 		for column, cell := range row {
@@ -310,5 +424,45 @@ func (t *Text) table(rows [][]string, states []Status) {
 			state = states[i-1]
 		}
 		t.Line(state, strings.TrimRight(b.String(), " "))
+		if i > 0 {
+			after(i - 1)
+		}
 	}
+}
+
+// columns is how wide text is: that of a terminal which nobody has made wider.
+const columns = 80
+
+// wrapped writes a text in lines that are indented, the second and further ones by two more. A
+// command in backquotes is not broken, so that it can be copied.
+func (t *Text) wrapped(indent, text string) {
+	line := ""
+	for _, word := range words(text) {
+		switch {
+		case line == "":
+			line = indent + word
+			indent += "  "
+		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= columns:
+			line += " " + word
+		default:
+			t.Line(OK, line)
+			line = indent + word
+		}
+	}
+	if line != "" {
+		t.Line(OK, line)
+	}
+}
+
+// words are what a line may be broken between.
+func words(text string) []string {
+	var all []string
+	for part := range strings.FieldsSeq(text) {
+		if last := len(all) - 1; last >= 0 && strings.Count(all[last], "`")%2 == 1 {
+			all[last] += " " + part
+		} else {
+			all = append(all, part)
+		}
+	}
+	return all
 }
