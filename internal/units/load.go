@@ -73,14 +73,15 @@ type loader struct {
 	paths    map[string]string // of the files of units that are not masked
 	dropIns  map[string][]string
 	contents map[string][]byte // by path
+	exists   map[string]bool   // what conditions ask for, as far as that is known
 	problems []error
 }
 
 // Load finds the mount units that are started at boot, since a target that every boot
 // reaches wants or requires them. The mount points of fstab are those that systemd mounts
 // for its sake. An error beside a result says what was left out. Without systemd nothing is
-// wanted. A unit is left out if a condition decides on its start, and if systemd would
-// refuse it.
+// wanted. A unit is left out if systemd would refuse it, and if it has conditions that do not
+// hold, or are of another kind than ConditionPathExists=, or about what comes and goes.
 func Load(files *host.Files, fstab []string) (*Wanted, error) {
 	l := &loader{files: files, started: make(map[string]bool),
 		paths: make(map[string]string), dropIns: make(map[string][]string), contents: make(map[string][]byte)}
@@ -96,6 +97,9 @@ func Load(files *host.Files, fstab []string) (*Wanted, error) {
 		return nil, err
 	}
 	if err := l.read(); err != nil {
+		return nil, err
+	}
+	if err := l.look(); err != nil {
 		return nil, err
 	}
 	return &Wanted{Mounts: l.mounts(), Overridden: overridden}, errors.Join(l.problems...)
@@ -338,6 +342,33 @@ func (l *loader) read() error {
 	return nil
 }
 
+// look finds out which of the paths exist that conditions ask for. Where a symbolic link leads
+// is not known.
+func (l *loader) look() error {
+	var paths []string
+	for name := range l.paths {
+		u, _ := l.unit(name, "/")
+		for _, c := range append(u.conditions, u.asserts...) {
+			if c.path != "" {
+				paths = append(paths, c.path)
+			}
+		}
+	}
+	slices.Sort(paths)
+	paths = slices.Compact(paths)
+	links, err := l.files.Links(paths)
+	l.exists = make(map[string]bool, len(paths))
+	for i, link := range links {
+		switch {
+		case link.Errno == unix.EINVAL:
+			l.exists[paths[i]] = true
+		case link.Errno == unix.ENOENT:
+			l.exists[paths[i]] = false
+		}
+	}
+	return err
+}
+
 // mounts returns what is mounted in the end.
 func (l *loader) mounts() []Mount {
 	stems := make(map[string]bool)
@@ -365,9 +396,9 @@ func (l *loader) mount(stem string) (Mount, bool) {
 	m := Mount{FstabEntry: mounts.FstabEntry{Source: what.what, Mountpoint: point, FSType: cmp.Or(what.fstype, "auto"), Options: what.options}}
 	trigger, valid := l.unit(stem+automountSuffix, point)
 	switch {
-	case l.started[stem+mountSuffix] && !what.conditional():
+	case l.started[stem+mountSuffix] && what.starts(l.exists):
 		m.File = l.paths[stem+mountSuffix]
-	case l.started[stem+automountSuffix] && valid && !trigger.conditional():
+	case l.started[stem+automountSuffix] && valid && trigger.starts(l.exists):
 		m.File = l.paths[stem+automountSuffix]
 	}
 	return m, m.File != ""

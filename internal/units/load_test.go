@@ -102,7 +102,11 @@ func TestLoad_WhatIsStartedAtBoot(t *testing.T) {
 		vendor + "x-unlinked.mount":                               mount("/x/unlinked", ""),
 		vendor + "multi-user.target.wants/x-unlinked.mount":       "-> ../x-unlinked.mount",
 		etc + "multi-user.target.wants/x-unlinked.mount":          "-> /dev/null",
-		etc + "x-conditional.mount":                               mount("/x/conditional", "[Unit]\nConditionPathExists=/etc\n"),
+		etc + "x-conditional.mount":                               mount("/x/conditional", "[Unit]\nConditionHost=other\n"),
+		etc + "x-unmet.mount":                                     mount("/x/unmet", "[Unit]\nConditionPathExists=!/etc/systemd\n"),
+		etc + "multi-user.target.wants/x-unmet.mount":             "-> ../x-unmet.mount",
+		etc + "h-met.mount":                                       mount("/h/met", "[Unit]\nConditionPathExists=/etc/systemd\nAssertPathExists=!/srv/h\n"),
+		etc + "multi-user.target.wants/h-met.mount":               "-> ../h-met.mount",
 		etc + "multi-user.target.wants/x-conditional.mount":       "-> ../x-conditional.mount",
 		etc + "x-wrong.mount":                                     mount("/x/other", ""),
 		etc + "multi-user.target.wants/x-wrong.mount":             "-> ../x-wrong.mount",
@@ -130,6 +134,7 @@ func TestLoad_WhatIsStartedAtBoot(t *testing.T) {
 		"/d/auto":     local + "d-auto.automount nas:/export nfs ",
 		"/e/deep":     run + "e-deep.mount nas:/export nfs ",
 		"/f/changed":  etc + "f-changed.mount nas:/export ceph rw",
+		"/h/met":      etc + "h-met.mount nas:/export nfs ",
 		"/g/my-data":  etc + `g-my\x2ddata.mount nas:/export nfs `,
 	}, got)
 	assert.Empty(t, found.Overridden)

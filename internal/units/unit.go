@@ -11,7 +11,7 @@ import (
 // unit is what matters here of a unit's file and of its drop-ins, which change it in turn.
 type unit struct {
 	what, where, fstype, options string
-	conditions, asserts          int // how many there are
+	conditions, asserts          []condition
 }
 
 // apply reads a unit file or a drop-in. Lines that make no sense are left out, as by
@@ -34,9 +34,9 @@ func (u *unit) apply(content []byte) {
 func (u *unit) set(section, key, value string) {
 	switch {
 	case section == "Unit" && strings.HasPrefix(key, "Condition"):
-		u.conditions = count(u.conditions, value)
+		u.conditions = addCondition(u.conditions, strings.TrimPrefix(key, "Condition"), value)
 	case section == "Unit" && strings.HasPrefix(key, "Assert"):
-		u.asserts = count(u.asserts, value)
+		u.asserts = addCondition(u.asserts, strings.TrimPrefix(key, "Assert"), value)
 	case section == "Mount" && key == "What":
 		u.what = expand(value)
 	case (section == "Mount" || section == "Automount") && key == "Where":
@@ -48,18 +48,13 @@ func (u *unit) set(section, key, value string) {
 	}
 }
 
-func count(n int, value string) int {
-	if value == "" {
-		return 0
-	}
-	return n + 1
-}
-
 // expand replaces the one specifier that needs no knowledge of the host.
 func expand(value string) string { return strings.ReplaceAll(value, "%%", "%") }
 
-// conditional reports whether systemd asks something before it starts the unit.
-func (u *unit) conditional() bool { return u.conditions+u.asserts > 0 }
+// starts reports whether the unit's conditions let systemd start it.
+func (u *unit) starts(exists map[string]bool) bool {
+	return met(u.conditions, exists) && met(u.asserts, exists)
+}
 
 // fits reports whether systemd takes the unit for one of the mount point, which its name
 // tells. With a specifier in it, it is taken for right.

@@ -20,7 +20,7 @@ func TestUnit_FilesAndDropInsAreReadAsSystemdDoes(t *testing.T) {
 		"[Mount]\n# What=/dev/a\n; What=/dev/b\nOptions=a,\\\n# a comment, \\\n  ; another\n  b\nWhat=c":      {what: "c", options: "a, b"},
 		"[Mount]\nWhat=a\\\\\nOptions=size=50%%\n":                                                            {what: `a\\`, options: "size=50%"},
 		"[Mount]\nWhat=a\\": {what: "a"},
-		"[Unit]\nConditionPathExists=/a\nConditionHost=b\nAssertUser=c\n":                   {conditions: 2, asserts: 1},
+		"[Unit]\nConditionPathExists=/a\nConditionHost=b\nAssertUser=c\n":                   {conditions: []condition{{path: "/a"}, {}}, asserts: []condition{{}}},
 		"[Unit]\nConditionPathExists=/a\nConditionHost=\nAssertUser=c\nAssertUser=\n":       {},
 		"[Service]\nWhat=/dev/a\n[X-Mount]\nWhat=b\n[Install]\nConditionHost=a\nWhat\n=\n[": {},
 		"\ufeff[Automount]\nWhere=/a\nTimeoutIdleSec=10\n":                                  {where: "/a"},
@@ -30,9 +30,44 @@ func TestUnit_FilesAndDropInsAreReadAsSystemdDoes(t *testing.T) {
 		assert.Equal(t, want, u, "%q", content)
 	}
 
-	u := unit{what: "/dev/a", options: "ro", conditions: 1}
+	u := unit{what: "/dev/a", options: "ro", conditions: []condition{{}}}
 	u.apply([]byte("[Mount]\nOptions=\n[Unit]\nConditionHost=\n"))
 	assert.Equal(t, unit{what: "/dev/a"}, u)
+}
+
+// As systemd.unit(5) says of conditions that trigger, and of those that are negated.
+func TestConditions(t *testing.T) {
+	exists := map[string]bool{"/srv/a": true, "/srv/b": false}
+	for lines, want := range map[string]bool{
+		"":                                                true,
+		"PathExists=/srv/a":                               true,
+		"PathExists=/srv//a/":                             true,
+		"PathExists=/srv/b":                               false,
+		"PathExists=!/srv/a":                              false,
+		"PathExists=! /srv/b":                             true,
+		"PathExists=/srv/a PathExists=/srv/b":             false,
+		"PathExists=|/srv/a PathExists=|/srv/b":           true,
+		"PathExists=|/srv/b PathExists=|!/srv/a":          false,
+		"PathExists=|!/srv/b PathExists=/srv/b":           false,
+		"PathExists=/srv/b PathExists= PathExists=/srv/a": true,
+		"PathExists=/srv/unseen":                          false,
+		"PathExists=!/srv/unseen":                         false,
+		"PathExists=/srv/%H":                              false,
+		"PathExists=relative":                             false,
+		"PathExists=!/run/ostree-booted":                  false,
+		"PathExists=!/dev/disk/by-label/x":                false,
+		"Host=a":                                          false,
+		"Host=!a":                                         false,
+		"VirtualisationOrSo=":                             true,
+	} {
+		var all []condition
+		for _, line := range strings.Fields(strings.ReplaceAll(lines, "! ", "!")) {
+			kind, value, _ := strings.Cut(line, "=")
+			all = addCondition(all, kind, value)
+		}
+		assert.Equal(t, want, met(all, exists), lines)
+	}
+	assert.Equal(t, []condition{{path: "/srv/a", not: true, trigger: true}}, addCondition(nil, "PathExists", "| ! /srv/a"))
 }
 
 func TestNames(t *testing.T) {
@@ -80,7 +115,7 @@ func FuzzUnit(f *testing.F) {
 			require.LessOrEqual(t, len(value), len(content))
 			require.NotContains(t, value, "\n")
 		}
-		require.False(t, u.conditions < 0 || u.asserts < 0)
+		u.starts(nil)
 		u.fits("/a")
 	})
 }
