@@ -7,6 +7,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,11 +17,18 @@ import (
 // Tree is where sysfs is mounted, /sys.
 type Tree string
 
-// Device is a block device, with what it lies on.
+// Device is a block device, with what it lies on. It is for one goroutine.
 type Device struct {
 	Name  string    // the kernel's: sda1, dm-0
 	Below []*Device // a partition's disk; what the device mapper or md has made it of
 	dir   string    // in sysfs
+
+	link, target string // which led there
+	names        string // of those that it is made of, when they were looked for
+	listed       bool   // they could be
+
+	session, sessionName string          // where its iSCSI session is, if it has one
+	lacks                map[string]bool // files that it has not, and devices of its kind have
 }
 
 // maxDepth bounds how high devices may be stacked.
@@ -86,26 +94,60 @@ func (t Tree) find(link string, depth int) *Device {
 	if err != nil || depth > maxDepth {
 		return nil
 	}
-	d := &Device{Name: filepath.Base(target), dir: filepath.Join(filepath.Dir(link), target)}
+	d := &Device{Name: filepath.Base(target), dir: filepath.Join(filepath.Dir(link), target), link: link, target: target}
+	d.findSession()
 	if _, err := procfs.ReadText(filepath.Join(d.dir, "partition")); err == nil {
-		disk := filepath.Dir(d.dir)
-		d.Below = []*Device{{Name: filepath.Base(disk), dir: disk}}
-		d.Below[0].Below = t.below(disk, depth)
+		dir := filepath.Dir(d.dir)
+		disk := &Device{Name: filepath.Base(dir), dir: dir}
+		disk.findSession()
+		t.findBelow(disk, depth)
+		d.Below = []*Device{disk}
 	} else {
-		d.Below = t.below(d.dir, depth)
+		t.findBelow(d, depth)
 	}
 	return d
 }
 
-// below are the devices that one is made of.
-func (t Tree) below(dir string, depth int) (all []*Device) {
-	slaves, _ := os.ReadDir(filepath.Join(dir, "slaves"))
-	for _, slave := range slaves {
-		if d := t.find(filepath.Join(dir, "slaves", slave.Name()), depth+1); d != nil {
-			all = append(all, d)
+// findBelow finds the devices that one is made of.
+func (t Tree) findBelow(d *Device, depth int) {
+	d.names, d.listed = d.madeOf()
+	for name := range strings.FieldsSeq(d.names) {
+		if below := t.find(filepath.Join(d.dir, "slaves", name), depth+1); below != nil {
+			d.Below = append(d.Below, below)
 		}
 	}
-	return all
+}
+
+// madeOf are the names of the devices that one is made of, if it can be of any: those of the
+// device mapper, of md, and other virtual ones. It reports whether sysfs tells.
+func (d *Device) madeOf() (names string, listed bool) {
+	if !strings.Contains(d.dir, "/devices/virtual/") || strings.HasPrefix(d.Name, "loop") || strings.HasPrefix(d.Name, "zram") {
+		return "", false
+	}
+	dir, err := os.Open(filepath.Join(d.dir, "slaves"))
+	if err != nil {
+		return "", false
+	}
+	defer dir.Close()
+	all, err := dir.Readdirnames(-1)
+	slices.Sort(all)
+	return strings.Join(all, " "), err == nil
+}
+
+// Unchanged reports whether sysfs has the device, and all that it lies on, as it was found.
+func (d *Device) Unchanged() bool {
+	for device := range d.All() {
+		if names, listed := device.madeOf(); names != device.names || listed != device.listed {
+			return false
+		}
+		if device.link == "" {
+			continue // the disk of a partition
+		}
+		if target, err := os.Readlink(device.link); err != nil || target != device.target {
+			return false
+		}
+	}
+	return true
 }
 
 // All returns the device, and all that it lies on.
@@ -129,7 +171,7 @@ func (d *Device) walk(yield func(*Device) bool) bool {
 // from it wakes it (Documentation/power/runtime_pm.rst).
 func (d *Device) Suspended() bool {
 	for disk := range d.All() {
-		if status, _ := disk.attribute("device/power/runtime_status"); status == "suspended" {
+		if status, _ := disk.kindsAttribute("device/power/runtime_status"); status == "suspended" {
 			return true
 		}
 	}
@@ -173,6 +215,22 @@ func (d *Device) Requests() (r Requests, err error) {
 // attribute reads one of the device's files.
 func (d *Device) attribute(name string) (string, error) {
 	return procfs.ReadText(filepath.Join(d.dir, name))
+}
+
+// kindsAttribute reads one of those files which all devices of a kind have, or none. That the
+// device has it not is remembered.
+func (d *Device) kindsAttribute(name string) (string, error) {
+	if d.lacks[name] {
+		return "", os.ErrNotExist
+	}
+	content, err := d.attribute(name)
+	if errors.Is(err, os.ErrNotExist) {
+		if d.lacks == nil {
+			d.lacks = make(map[string]bool)
+		}
+		d.lacks[name] = true
+	}
+	return content, err
 }
 
 // Size returns the device's size, in bytes.

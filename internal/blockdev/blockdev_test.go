@@ -119,19 +119,86 @@ func TestTree_OfThisMachine(t *testing.T) {
 	}
 }
 
+// A stack is found anew when a part of it has changed, and not before.
+func TestDevice_Unchanged(t *testing.T) {
+	fake := sysfs.New(t)
+	fake.Disk("8:0", disk)
+	fake.Set(fake.Disk("8:1", disk+"/sda1")+"/partition", "1")
+	sdb := strings.ReplaceAll(disk, "sda", "sdb")
+	fake.Disk("8:16", sdb)
+	dm := fake.Disk("252:3", "virtual/block/dm-3")
+	fake.Link(dm+"/slaves/sda1", "devices/"+disk+"/sda1")
+	tree := blockdev.Tree(fake.Dir)
+	partition, lvm := tree.ByNumber(8, 1), tree.ByNumber(252, 3)
+	assert.True(t, partition.Unchanged() && lvm.Unchanged() && tree.BySource("/dev/sdb").Unchanged())
+
+	fake.Link(dm+"/slaves/sdb", "devices/"+sdb)
+	assert.False(t, lvm.Unchanged(), "another disk was added")
+	lvm = tree.ByNumber(252, 3)
+	assert.True(t, lvm.Unchanged())
+	fake.Remove(dm + "/slaves/sda1")
+	assert.False(t, lvm.Unchanged(), "one was removed")
+	lvm = tree.ByNumber(252, 3)
+	fake.Remove(dm + "/slaves/sdb")
+	fake.Link(dm+"/slaves/sdb", "devices/"+strings.ReplaceAll(sdb, "host0", "host1"))
+	assert.False(t, lvm.Unchanged(), "it came back at another place")
+
+	assert.True(t, partition.Unchanged())
+	fake.Remove("dev/block/8:1")
+	assert.False(t, partition.Unchanged(), "it is gone")
+}
+
+// BenchmarkDevice is what a gather costs for each block device of this machine, and for one on
+// the device mapper, as LVM makes them.
+func BenchmarkDevice(b *testing.B) {
+	trees := map[string]func() *blockdev.Device{}
+	all, _ := filepath.Glob("/sys/class/block/*")
+	for _, link := range all {
+		name := filepath.Base(link)
+		trees[name] = func() *blockdev.Device { return blockdev.Tree("/sys").BySource("/dev/" + name) }
+	}
+	fake := sysfs.New(b)
+	fake.Disk("8:0", disk)
+	fake.Set(fake.Disk("8:1", disk+"/sda1")+"/partition", "1")
+	dm := fake.Disk("252:3", "virtual/block/dm-3")
+	fake.Link(dm+"/slaves/sda1", "devices/"+disk+"/sda1")
+	trees["lvm"] = func() *blockdev.Device { return blockdev.Tree(fake.Dir).ByNumber(252, 3) }
+	for name, find := range trees {
+		b.Run(name+"/find", func(b *testing.B) {
+			for b.Loop() {
+				find()
+			}
+		})
+		found := find()
+		b.Run(name+"/unchanged", func(b *testing.B) {
+			for b.Loop() {
+				found.Unchanged()
+			}
+		})
+		b.Run(name+"/state", func(b *testing.B) {
+			for b.Loop() {
+				_, _ = found.Requests()
+				found.Suspended()
+				found.State()
+			}
+		})
+	}
+}
+
 func TestTree_BtrfsErrors(t *testing.T) {
 	fake := sysfs.New(t)
 	tree := blockdev.Tree(fake.Dir)
-	_, found := tree.BtrfsErrors("sda")
+	errors := func() (int64, bool) { return blockdev.BtrfsErrors(tree.Btrfs("sda")) }
+	_, found := errors()
 	assert.False(t, found)
 	fake.Disk("8:0", disk)
 	fake.Link("fs/btrfs/0815/devices/sda", "devices/"+disk)
-	_, found = tree.BtrfsErrors("sda")
+	_, found = errors()
 	assert.False(t, found, "a kernel that does not say")
 	fake.Set("fs/btrfs/0815/devinfo/1/error_stats", "write_errs 1\nread_errs 2\nflush_errs 0\ncorruption_errs 30\ngeneration_errs 0")
 	fake.Set("fs/btrfs/0815/devinfo/2/error_stats", "write_errs 400\nnonsense\nmore x\n")
 	fake.Set("fs/btrfs/4711/devinfo/1/error_stats", "write_errs 5000")
-	sum, found := tree.BtrfsErrors("sda")
+	sum, found := errors()
 	assert.True(t, found)
 	assert.EqualValues(t, 433, sum)
 }
@@ -169,14 +236,43 @@ func TestTree_F2FSStopped(t *testing.T) {
 }
 
 // By the kernel's source: no kernel here has bcachefs.
-func TestTree_BcachefsUUID(t *testing.T) {
+func TestTree_Bcachefs(t *testing.T) {
 	const uuid = "83a2ee35-2dcd-4a36-9ffc-e1a7b6a5f0a5"
 	fake := sysfs.New(t)
 	tree := blockdev.Tree(fake.Dir)
-	assert.Empty(t, tree.BcachefsUUID("sda"))
+	assert.Empty(t, tree.Bcachefs("sda"))
 	fake.Link("fs/bcachefs/"+uuid+"/dev-0/block", fake.Disk("8:0", disk))
 	fake.Link("fs/bcachefs/"+uuid+"/dev-1/block", fake.Disk("8:16", strings.ReplaceAll(disk, "sda", "sdb")))
-	assert.Equal(t, uuid, tree.BcachefsUUID("sda"))
-	assert.Equal(t, uuid, tree.BcachefsUUID("sdb"))
-	assert.Empty(t, tree.BcachefsUUID("sdc"))
+	directory := filepath.Join(fake.Dir, "fs/bcachefs", uuid)
+	assert.Equal(t, directory, tree.Bcachefs("sda"))
+	assert.Equal(t, directory, tree.Bcachefs("sdb"))
+	assert.Empty(t, tree.Bcachefs("sdc"))
+	assert.Empty(t, blockdev.BcachefsErrorFiles(directory))
+	fake.Set("fs/bcachefs/"+uuid+"/dev-1/io_errors", "0")
+	assert.Equal(t, []string{directory + "/dev-1/io_errors"}, blockdev.BcachefsErrorFiles(directory))
+}
+
+// By bch2_dev_io_errors_to_text: no kernel here has bcachefs.
+func TestBcachefsErrors(t *testing.T) {
+	for content, want := range map[string]int64{
+		"IO errors since filesystem creation\n  read:    1\n  write:   20\n  checksum:300\nIO errors since 8 y ago\n  read:    1\n  write:   20\n  checksum:300\n": 321,
+		"IO errors since filesystem creation\n  read:\t0\n  write:\t0\n  checksum:\t0\nIO errors since 2 d ago\n  read:\t0\n":                                      0,
+	} {
+		sum, found := blockdev.BcachefsErrors([]byte(content))
+		assert.True(t, found)
+		assert.Equal(t, want, sum, content)
+	}
+	for _, content := range []string{"", "nonsense\n", "a: b\n"} {
+		_, found := blockdev.BcachefsErrors([]byte(content))
+		assert.False(t, found, content)
+	}
+}
+
+func FuzzBcachefsErrors(f *testing.F) {
+	f.Add([]byte("IO errors since filesystem creation\n  read:    1\nIO errors since 8 y ago\n  read: 1\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		if sum, found := blockdev.BcachefsErrors(content); !found && sum != 0 {
+			t.Error(sum)
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package blockdev
 
 import (
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -8,23 +9,32 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
-// BtrfsErrors returns how many errors btrfs has counted on the devices of the file system
-// that this one is a part of, of all kinds and since its making; false where it does not say,
-// as before Linux 5.14 (btrfs_devinfo_error_stats_show, fs/btrfs/sysfs.c).
-func (t Tree) BtrfsErrors(device string) (sum int64, found bool) {
+// Btrfs is where sysfs has the file system of btrfs which the device is a part of; or nothing.
+func (t Tree) Btrfs(device string) string {
 	parts, _ := filepath.Glob(filepath.Join(string(t), "fs/btrfs/*/devices", device))
-	for _, part := range parts {
-		files, _ := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(part)), "devinfo/*/error_stats"))
-		for _, file := range files {
-			content, err := procfs.ReadText(file)
-			if err != nil {
-				continue
-			}
-			for line := range strings.Lines(content) {
-				_, count, _ := strings.Cut(strings.TrimSpace(line), " ")
-				if n, err := strconv.ParseInt(count, 10, 64); err == nil {
-					sum, found = sum+n, true
-				}
+	if len(parts) == 0 {
+		return ""
+	}
+	return filepath.Dir(filepath.Dir(parts[0]))
+}
+
+// BtrfsErrors returns how many errors btrfs has counted on the devices of the file system
+// which sysfs has in a directory, of all kinds and since its making; false where it does not
+// say, as before Linux 5.14 (btrfs_devinfo_error_stats_show, fs/btrfs/sysfs.c).
+func BtrfsErrors(directory string) (sum int64, found bool) {
+	if directory == "" {
+		return 0, false
+	}
+	devices, _ := os.ReadDir(filepath.Join(directory, "devinfo"))
+	for _, device := range devices {
+		content, err := procfs.ReadText(filepath.Join(directory, "devinfo", device.Name(), "error_stats"))
+		if err != nil {
+			continue
+		}
+		for line := range strings.Lines(content) {
+			_, count, _ := strings.Cut(strings.TrimSpace(line), " ")
+			if n, err := strconv.ParseInt(count, 10, 64); err == nil {
+				sum, found = sum+n, true
 			}
 		}
 	}

@@ -64,10 +64,15 @@ func (d *Device) own() State {
 		if !strings.HasPrefix(d.Name, k.prefix) {
 			continue
 		}
-		content, err := d.attribute(k.file)
+		content, err := d.kindsAttribute(k.file)
 		if trouble := k.content[content]; err == nil && trouble != None {
-			return State{trouble, fmt.Sprintf("%s: %s is %s%s", d.Name, k.file, content, d.session())}
+			return State{trouble, fmt.Sprintf("%s: %s is %s%s", d.Name, k.file, content, d.iscsiTarget())}
 		}
+	}
+	if strings.HasPrefix(d.Name, "dm-") && d.listed && d.names == "" {
+		// Of the device mapper's targets only error and zero are made of no device; the table
+		// itself takes an ioctl(2), and CAP_SYS_ADMIN.
+		return State{Fails, d.Name + ": slaves is empty: its table has no device"}
 	}
 	if s := d.iscsi(); s.Trouble != None {
 		return s
@@ -84,37 +89,35 @@ func (d *Device) own() State {
 
 // iscsi is what the device's iSCSI session says: it may not be blocked yet.
 func (d *Device) iscsi() State {
-	dir, name := d.sessionDirectory()
-	if dir == "" {
+	if d.session == "" {
 		return State{}
 	}
-	state, err := procfs.ReadText(filepath.Join(dir, "state"))
+	state, err := procfs.ReadText(filepath.Join(d.session, "state"))
 	if err != nil || state == "LOGGED_IN" || state == "" {
 		return State{}
 	}
-	return State{Hangs, fmt.Sprintf("%s: iscsi_session %s is %s%s", d.Name, name, state, d.session())}
+	return State{Hangs, fmt.Sprintf("%s: iscsi_session %s is %s%s", d.Name, d.sessionName, state, d.iscsiTarget())}
 }
 
-// sessionDirectory is where the device's iSCSI session is, which is a part of its path
+// findSession finds the device's iSCSI session, which is a part of its path
 // (drivers/scsi/scsi_transport_iscsi.c).
-func (d *Device) sessionDirectory() (dir, name string) {
+func (d *Device) findSession() {
 	for at := d.dir; len(at) > 1; at = filepath.Dir(at) {
-		name = filepath.Base(at)
+		name := filepath.Base(at)
 		if rest, found := strings.CutPrefix(name, "session"); found && strings.Trim(rest, "0123456789") == "" {
-			return filepath.Join(at, "iscsi_session", name), name
+			d.session, d.sessionName = filepath.Join(at, "iscsi_session", name), name
+			return
 		}
 	}
-	return "", ""
 }
 
-// session names the target of the device's iSCSI session, if it has one.
-func (d *Device) session() string {
-	dir, _ := d.sessionDirectory()
-	if dir == "" {
+// iscsiTarget names the target of the device's iSCSI session, if it has one.
+func (d *Device) iscsiTarget() string {
+	if d.session == "" {
 		return ""
 	}
-	target, _ := procfs.ReadText(filepath.Join(dir, "targetname"))
-	connections, _ := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(dir)), "connection*/iscsi_connection/*/persistent_address"))
+	target, _ := procfs.ReadText(filepath.Join(d.session, "targetname"))
+	connections, _ := filepath.Glob(filepath.Join(filepath.Dir(filepath.Dir(d.session)), "connection*/iscsi_connection/*/persistent_address"))
 	for _, file := range connections {
 		if address, err := procfs.ReadText(file); err == nil {
 			return fmt.Sprintf(" (iSCSI target %s at %s)", target, address)

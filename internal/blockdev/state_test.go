@@ -75,4 +75,8 @@ func TestDevice_State(t *testing.T) {
 	assert.Equal(t, blockdev.State{Trouble: blockdev.Hangs, Says: "dm-0: dm/suspended is 1"}, state(252, 0))
 	fake.Set(lvm+"/dm/suspended", "0")
 	assert.Equal(t, well, state(252, 0))
+	fake.Remove(lvm + "/slaves/sda")
+	assert.Equal(t, blockdev.State{Trouble: blockdev.Fails, Says: "dm-0: slaves is empty: its table has no device"}, state(252, 0))
+	fake.Remove(lvm + "/slaves")
+	assert.Equal(t, well, state(252, 0), "a kernel that does not say")
 }

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -160,10 +161,12 @@ const (
 	mend    = `disk=$(losetup --noheadings --output NAME -j /srv/%[1]s); ` + "%[2]s"
 )
 
+// linear has a device of the device mapper be what it was.
+func linear(name string) string {
+	return fmt.Sprintf(mend, name, fmt.Sprintf(replaceTable, name, "linear $disk 0"))
+}
+
 func faults() []fault {
-	linear := func(name string) string {
-		return fmt.Sprintf(mend, name, fmt.Sprintf(replaceTable, name, "linear $disk 0"))
-	}
 	paths := func(message string) string {
 		return `for path in $(dmsetup table multipath | grep -o '7:[0-9]*'); do dmsetup message multipath 0 ` + message + ` $path; done`
 	}
@@ -256,10 +259,21 @@ func (h *host) leaveAlone(disk string) {
 
 	made := h.now()
 	h.shell("dmsetup suspend --nolockfs " + disk)
-	defer h.shell("dmsetup resume " + disk)
+	resume := sync.OnceFunc(func() { h.shell("dmsetup resume " + disk) })
+	defer resume()
 	found, earlier := h.until(disk, made, atFault, "a fault")
 	assert.LessOrEqual(h.t, earlier, 1)
 	assert.Regexp(h.t, `device_hangs .*dm-[0-9]+: dm/suspended is 1`, found.verdict())
+	resume()
+	h.until(disk, h.now(), verdict("ok"), "ok")
+
+	made = h.now()
+	h.shell(fmt.Sprintf(replaceTable, disk, "error"))
+	found, earlier = h.until(disk, made, atFault, "a fault")
+	assert.LessOrEqual(h.t, earlier, 1)
+	assert.Regexp(h.t, `device_errors dm-[0-9]+: slaves is empty`, found.verdict())
+	h.shell(linear(disk))
+	h.until(disk, h.now(), verdict("ok"), "ok")
 }
 
 // remove sees that what is checked is not kept busy.

@@ -251,10 +251,11 @@ func (m *Mountstat) extErrorsFile(t *target) string {
 
 // fsErrors is how many errors the file system has counted.
 func (m *Mountstat) fsErrors(t *target) (c count) {
-	switch {
-	case t.namespace != nil || t.disk.device == nil:
-	case t.Probed.FSType == "btrfs":
-		c.n, c.known = blockdev.Tree(m.host.Sys).BtrfsErrors(t.disk.device.Name)
+	switch t.Probed.FSType {
+	case "btrfs":
+		c.n, c.known = blockdev.BtrfsErrors(t.disk.btrfs)
+	case "bcachefs":
+		c.n, c.known = m.bcachefs.errors[t.ID]
 	default:
 		c.n, c.known = m.extErrors[m.extErrorsFile(t)]
 	}

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/blockdev"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
@@ -34,7 +35,9 @@ type disk struct {
 	moved    time.Time         // when requests were last completed; zero: it was not looked at
 	used     time.Time         // when others than ours were
 	ours     int64             // requests of the checks since the last look
+	btrfs    string            // where sysfs has its file system
 	errors   int64             // that its file system has counted
+	counts   bool              // it does
 	hangs    int               // looks in a row at which it seemed to
 	state    blockdev.State    // what sysfs says
 	readDue  time.Time         // when one that has failed is read again
@@ -50,12 +53,16 @@ func (m *Mountstat) lookAtDisks(now time.Time) {
 		if t.namespace != nil || !t.Probed.BlockDevice() {
 			continue
 		}
-		device := tree.ByNumber(t.Probed.Major, t.Probed.Minor)
-		if device == nil && t.Probed.Major == 0 { // btrfs has a number of its own
-			device = tree.BySource(t.Probed.Source)
+		device := t.disk.device
+		if device == nil || !device.Unchanged() {
+			device, t.disk.btrfs = blockDeviceOf(tree, t.Probed), ""
+			if device != nil && t.Probed.FSType == "btrfs" {
+				t.disk.btrfs = tree.Btrfs(device.Name)
+			}
 		}
 		before := m.conditionOf(t)
-		if errors := m.fsErrors(t); errors.known {
+		t.disk.counts = false
+		if errors := m.fsErrors(t); errors.known && device != nil {
 			t.disk.countErrors(errors.n, now)
 		}
 		t.disk.look(device, t.found.code.Fault() && t.found.check == checkDevice, m.LetDisksSleep, now)
@@ -67,6 +74,14 @@ func (m *Mountstat) lookAtDisks(now time.Time) {
 		}
 		t.messages = m.logOf(t)
 	}
+}
+
+// blockDeviceOf finds the block device of a mount, or nil.
+func blockDeviceOf(tree blockdev.Tree, mount *mounts.Mount) *blockdev.Device {
+	if mount.Major == 0 { // btrfs has a number of its own
+		return tree.BySource(mount.Source)
+	}
+	return tree.ByNumber(mount.Major, mount.Minor)
 }
 
 // conditionOf is what decides now which checks of the target may be made.
@@ -119,7 +134,7 @@ func (d *disk) countErrors(errors int64, now time.Time) {
 	if errors > d.errors && !d.moved.IsZero() {
 		d.used = now
 	}
-	d.errors = errors
+	d.errors, d.counts = errors, true
 }
 
 // count takes the device's counters.

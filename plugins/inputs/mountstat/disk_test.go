@@ -198,3 +198,25 @@ func TestMountstat_SeesADeviceThatFailsOrHangs(t *testing.T) {
 		})
 	}
 }
+
+// What bcachefs has counted is read by helpers. No kernel here has bcachefs: the table and
+// sysfs are made up.
+func TestMountstat_TellsWhatBcachefsHasCounted(t *testing.T) {
+	faultfs.Require(t)
+	dir := tmpfs(t, "", "")
+	fake := sysfs.New(t)
+	disk := fake.Disk("8:0", "pci0000:00/host0/target0:0:0/0:0:0:0/block/sda")
+	m, _ := newInput(t, func(m *Mountstat) { m.MountPoints, m.host.Sys = []string{dir}, fake.Dir })
+	withTable(m, tableOf(t, dir, "/", "rw", "bcachefs", "/dev/sda", "rw"))
+	gather := func() telegraf.Metric {
+		m.bcachefs.due = time.Time{}
+		collect.Gather(t, m)
+		require.Eventually(t, func() bool { m.mail.Open(); return !m.bcachefs.reading }, 10*time.Second, time.Millisecond)
+		return at(collect.Gather(t, m), dir)
+	}
+	assert.False(t, gather().HasField("fs_errors"), "sysfs does not say")
+	const fs = "fs/bcachefs/83a2ee35-2dcd-4a36-9ffc-e1a7b6a5f0a5/dev-0"
+	fake.Link(fs+"/block", disk)
+	fake.Set(fs+"/io_errors", "IO errors since filesystem creation\n  read:    2\n  write:   0\n  checksum:1\nIO errors since 3 d ago\n  read:    2\n")
+	assert.Equal(t, int64(3), field(t, gather(), "fs_errors"))
+}

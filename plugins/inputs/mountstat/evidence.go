@@ -37,7 +37,7 @@ func (c count) addTo(fields map[string]any, name string) {
 // collect gathers the evidence about a target.
 func (m *Mountstat) collect(t *target) {
 	t.evidence = evidence{
-		answer: m.answerOf(t), daemon: m.daemonOf(t), requests: m.fuseWaiting(t), fsErrors: m.fsErrors(t),
+		answer: m.answerOf(t), daemon: m.daemonOf(t), requests: m.fuseWaiting(t), fsErrors: count{n: t.disk.errors, known: t.disk.counts},
 		messages: m.logOf(t), stopped: m.stopped(t),
 	}
 	t.kernelErrors = m.countMessages(t)

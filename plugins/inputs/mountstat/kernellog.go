@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -110,7 +111,9 @@ func (m *Mountstat) namesInLog(t *target) []string {
 	}
 	names := t.disk.known.NamesInLog()
 	if t.Probed.FSType == "bcachefs" {
-		names = append(names, blockdev.Tree(m.host.Sys).BcachefsUUID(t.disk.known.Name))
+		if directory := blockdev.Tree(m.host.Sys).Bcachefs(t.disk.known.Name); directory != "" {
+			names = append(names, filepath.Base(directory))
+		}
 	}
 	return names
 }

@@ -3,6 +3,7 @@ package mountstat
 import (
 	"maps"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -45,6 +46,9 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 	}
 	if t.daemon != nil && f.code.Fault() {
 		fields["fuse_daemon_pid"] = int64(t.daemon.PID)
+	}
+	if name, mapped := strings.CutPrefix(t.Probed.Source, "/dev/mapper/"); mapped {
+		fields["device_label"] = mounts.Printable(name)
 	}
 	t.requests.addTo(fields, "fuse_waiting")
 	t.fsErrors.addTo(fields, "fs_errors")

@@ -84,6 +84,7 @@ type Mountstat struct {
 	namespaces    namespaces
 	expectations  expectations
 	daemons       daemons
+	bcachefs      bcachefs
 
 	// Of the gather under way.
 	round   uint64
@@ -146,6 +147,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.hurried.Store(false)
 	m.round = m.host.Join(m)
 	changed := m.refresh(began)
+	m.readBcachefs(began)
 	m.lookAtDisks(began)
 	m.readTraffic(began)
 	m.askSources(began)

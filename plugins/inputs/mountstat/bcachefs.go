@@ -1,0 +1,54 @@
+package mountstat
+
+import (
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/blockdev"
+)
+
+// maxErrorFile bounds a file with the errors of a device of bcachefs, in bytes.
+const maxErrorFile = 4096
+
+// bcachefs is what file systems of that type have counted, when it was last read.
+type bcachefs struct {
+	errors  map[string]int64 // by unit, of those that could be read
+	due     time.Time
+	reading bool
+}
+
+// readBcachefs has helpers read the error counters of bcachefs once a minute: who reads them
+// can wait for the disk.
+func (m *Mountstat) readBcachefs(now time.Time) {
+	b := &m.bcachefs
+	files := make(map[string][]string)
+	for _, t := range m.targets {
+		if t.Probed.FSType == "bcachefs" && t.disk.device != nil {
+			files[t.ID] = blockdev.BcachefsErrorFiles(blockdev.Tree(m.host.Sys).Bcachefs(t.disk.device.Name))
+		}
+	}
+	if len(files) == 0 || b.reading || now.Before(b.due) {
+		return
+	}
+	b.reading, b.due = true, now.Add(sourcesEvery)
+	go func() {
+		errors := m.readErrors(files)
+		m.mail.Post(func() { b.reading, b.errors = false, errors })
+	}()
+}
+
+// readErrors reads files with errors of bcachefs, and sums them up for each unit. It gives up at
+// the first that can't be read.
+func (m *Mountstat) readErrors(files map[string][]string) map[string]int64 {
+	errors := make(map[string]int64)
+	for unit, all := range files {
+		for _, file := range all {
+			content, err := m.host.ReadFile(file, maxErrorFile, m.policy.timeout)
+			sum, found := blockdev.BcachefsErrors(content)
+			if err != nil || !found {
+				return nil
+			}
+			errors[unit] += sum
+		}
+	}
+	return errors
+}
