@@ -79,8 +79,8 @@ func containerIn(parts []string) string {
 	for i := len(parts) - 1; i >= 0; i-- { // the innermost first
 		part := parts[i]
 		id := strings.TrimSuffix(part, ".scope")
-		if id = id[strings.LastIndexAny(id, "-:")+1:]; len(id) == idLength && strings.Trim(id, "0123456789abcdef") == "" {
-			return id[:shortLength]
+		if id, found := containerID(id[strings.LastIndexAny(id, "-:")+1:]); found {
+			return id
 		}
 		if name, found := strings.CutPrefix(part, "lxc.payload."); found {
 			return name
@@ -93,4 +93,12 @@ func containerIn(parts []string) string {
 		}
 	}
 	return ""
+}
+
+// containerID returns the short form of what a runtime calls a container by.
+func containerID(id string) (short string, found bool) {
+	if len(id) != idLength || strings.Trim(id, "0123456789abcdef") != "" {
+		return "", false
+	}
+	return id[:shortLength], true
 }

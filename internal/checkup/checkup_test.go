@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +23,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/sshhost"
 	_ "github.com/vfsprobe/vfsprobe/plugins/inputs/mountstat"
 )
 
@@ -269,6 +272,54 @@ func TestAHungMount(t *testing.T) {
 	require.NoError(t, r.JSON(&b))
 	require.NoError(t, json.Unmarshal(b.Bytes(), &decoded))
 	assert.Equal(t, "critical", decoded["status"])
+}
+
+// inUnit moves a process to a cgroup as systemd makes it for a unit, until the test ends.
+func inUnit(t *testing.T, process *os.Process, unit string) {
+	t.Helper()
+	const root = "/sys/fs/cgroup/systemd"
+	dir := filepath.Join(root, unit)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skipf("a cgroup can't be made here: %v", err)
+	}
+	move := func(to string) error {
+		return os.WriteFile(filepath.Join(to, "cgroup.procs"), fmt.Appendf(nil, "%d", process.Pid), 0)
+	}
+	t.Cleanup(func() {
+		_ = move(root) // it may have ended
+		assert.Eventually(t, func() bool { return os.Remove(dir) == nil }, 10*time.Second, 10*time.Millisecond)
+	})
+	require.NoError(t, move(dir))
+}
+
+// What is to be done can be copied, with the numbers and names of this host.
+func TestTheCommandsForASilentFUSEDaemon(t *testing.T) {
+	fs := sshhost.New(t).Mount(t)
+	unit := fmt.Sprintf("vfsprobe-test-%d.service", os.Getpid())
+	inUnit(t, fs.Daemon, unit)
+	require.NoError(t, fs.Daemon.Signal(unix.SIGSTOP))
+	t.Cleanup(func() { _ = fs.Daemon.Signal(unix.SIGCONT) })
+	p := prober.New(prober.Options{Warnf: t.Logf})
+	defer p.Close()
+	all, err := config.Parse("x", fmt.Appendf(nil, "[[inputs.mountstat]]\n timeout = \"500ms\"\n mount_points = [%q]", fs.Dir), os.LookupEnv, inputs.Inputs)
+	require.NoError(t, err)
+	r, err := Run(Options{Inputs: all, Host: host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p}), Timeout: 30 * time.Second})
+	require.NoError(t, err)
+	text := render(t, r, TextOptions{})
+	t.Log(text)
+	var st unix.Statx_t
+	require.NoError(t, unix.Statx(unix.AT_FDCWD, fs.Dir, unix.AT_STATX_DONT_SYNC, 0, &st))
+	for _, command := range []string{
+		fmt.Sprintf("`kill -CONT %d`", fs.Daemon.Pid),
+		"`systemctl restart " + unit + "`",
+		fmt.Sprintf("`echo 1 >/sys/fs/fuse/connections/%d/abort`", st.Dev_minor),
+	} {
+		assert.Contains(t, text, command)
+	}
+	require.Len(t, r.Problems, 1)
+	said := r.Log[slices.IndexFunc(r.Log, func(l LogLine) bool { return strings.Contains(l.Text, "hangs") })].Text
+	assert.Contains(t, said, "its daemon is restarted by: systemctl restart "+unit)
+	assert.Contains(t, said, fmt.Sprintf("echo 1 >/sys/fs/fuse/connections/%d/abort", st.Dev_minor))
 }
 
 // What has not answered when time is up is not taken to be well.

@@ -26,8 +26,11 @@ func values(m *Metric) result.Values {
 	if connection := m.integer("fuse_connection"); connection != 0 {
 		v[result.Connection] = fmt.Sprint(connection)
 	}
-	if daemon := m.integer("fuse_daemon_pid"); daemon != 0 {
+	if daemon := cmp.Or(m.integer("guard_pid"), m.integer("fuse_daemon_pid")); daemon != 0 {
 		v[result.Daemon] = fmt.Sprint(daemon)
+	}
+	if restart := m.text("restart_command"); restart != "" {
+		v[result.Restart] = restart
 	}
 	return v
 }

@@ -25,6 +25,8 @@ type Daemon struct {
 	// arguments, and that it could not be seen whether it holds the connection.
 	Guessed bool
 	Threads []blocked.Task
+	// Restart is the command that restarts what it is a part of, see [cgroups.Restart].
+	Restart string
 	// Arguments are those it was started with, the program's name first.
 	Arguments []string
 	Files     blocked.Files

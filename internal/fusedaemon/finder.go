@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
+	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/openfiles"
 	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 )
@@ -268,6 +269,7 @@ func (f *Finder) look(h holder) *Daemon {
 		return nil
 	}
 	d := &Daemon{Process: Process{h.pid, f.commOf(h.pid)}, Guessed: h.descriptor == "", Threads: threads}
+	d.Restart = cgroups.Restart(filepath.Join(f.proc, strconv.Itoa(h.pid), "cgroup"))
 	d.Files = f.tasks.Files(threads[0])
 	if lines, err := f.files.CommandLines([]int{h.pid}); err == nil {
 		d.Arguments = lines[0]

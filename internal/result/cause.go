@@ -107,6 +107,8 @@ const (
 	Daemon     Placeholder = "DAEMON"     // process that serves a FUSE file system
 	Canary     Placeholder = "CANARY"     // path of the file that is locked
 	PID        Placeholder = "PID"        // process that waits
+	// Restart stands for a whole command, and so does its value.
+	Restart Placeholder = "systemctl restart UNIT"
 )
 
 // Values are what placeholders stand for. Where one has no value, or one that a
@@ -118,7 +120,9 @@ type Values map[Placeholder]string
 func (v Values) fill(text string) string {
 	var pairs []string
 	for placeholder, value := range v {
-		if word, ok := shellWord(value); ok {
+		if placeholder == Restart && value != "" {
+			pairs = append(pairs, string(placeholder), value)
+		} else if word, ok := shellWord(value); ok {
 			pairs = append(pairs, string(placeholder), word)
 		}
 	}

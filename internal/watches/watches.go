@@ -4,6 +4,7 @@ package watches
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -41,7 +42,22 @@ type Watches struct {
 // marks on inodes that want the events of children are counted: marks on mounts
 // and file systems mark no dentries.
 func Scan(files *openfiles.Reader) (*Watches, error) {
-	w := &Watches{Counts: make(map[Inode]int), Complete: true}
+	w := &Watches{Counts: make(map[Inode]int)}
+	problem, err := w.each(files, func(_ int, content []byte) error { return w.add(content) }, "anon_inode:inotify", fanotify)
+	if err != nil {
+		return nil, err
+	}
+	return w, problem
+}
+
+// fanotify is what a descriptor of fanotify(7) is a link to.
+const fanotify = "anon_inode:[fanotify]"
+
+// each takes the fdinfo file of each descriptor that is a link to one of some names, and
+// notes whether all processes could be looked at. It returns what was wrong with files, and
+// why nothing could be looked at.
+func (w *Watches) each(files *openfiles.Reader, take func(pid int, content []byte) error, links ...string) (problem, err error) {
+	w.Complete = true
 	processes, err := names(files.Proc)
 	if err != nil {
 		return nil, err
@@ -59,23 +75,56 @@ func Scan(files *openfiles.Reader) (*Watches, error) {
 		return nil, err
 	}
 	var watching []string
+	var pids []int
 	for i, found := range all {
 		if found.Errno == unix.EACCES || found.Errno == unix.EPERM {
 			w.Complete = false
 		}
 		for _, link := range found.Links {
-			if link.Target == "anon_inode:inotify" || link.Target == "anon_inode:[fanotify]" {
+			if slices.Contains(links, link.Target) {
+				pid, _ := strconv.Atoi(processes[i])
+				pids = append(pids, pid)
 				watching = append(watching, filepath.Join(processes[i], "fdinfo", link.Name))
 			}
 		}
 	}
 	infos, problem := files.Infos(watching)
 	for i, content := range infos {
-		if err := w.add(content); err != nil && problem == nil {
+		if err := take(pids[i], content); err != nil && problem == nil {
 			problem = fmt.Errorf("%s: %w", filepath.Join(files.Proc, watching[i]), err)
 		}
 	}
-	return w, problem
+	return problem, nil
+}
+
+// Guards returns the processes that the kernel asks for permission before a file is opened or
+// read, such as virus scanners: they have a mark of fanotify(7) with such an event.
+func Guards(files *openfiles.Reader) (pids []int, err error) {
+	problem, err := new(Watches).each(files, func(pid int, content []byte) error {
+		guards, err := asksForPermission(content)
+		if guards && !slices.Contains(pids, pid) {
+			pids = append(pids, pid)
+		}
+		return err
+	}, fanotify)
+	return pids, errors.Join(err, problem)
+}
+
+// asksForPermission reports whether one of the marks in an fdinfo file is for such an event.
+func asksForPermission(content []byte) (asks bool, err error) {
+	const permission = unix.FAN_OPEN_PERM | unix.FAN_ACCESS_PERM | unix.FAN_OPEN_EXEC_PERM
+	for field := range bytes.FieldsSeq(content) {
+		value, found := bytes.CutPrefix(field, []byte("mask:"))
+		if !found {
+			continue
+		}
+		mask, err := strconv.ParseUint(string(value), 16, 64)
+		if err != nil {
+			return asks, fmt.Errorf("mask of a mark is no number: %q", field)
+		}
+		asks = asks || mask&permission != 0
+	}
+	return asks, nil
 }
 
 func names(dir string) ([]string, error) {

@@ -1,6 +1,7 @@
 package watches
 
 import (
+	"bytes"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -186,4 +187,47 @@ func BenchmarkScan(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+func TestGuards(t *testing.T) {
+	dir := t.TempDir()
+	files := newReader(t, "/proc")
+	none, err := Guards(files)
+	require.NoError(t, err)
+	assert.Empty(t, none)
+	for mask, want := range map[uint64][]int{unix.FAN_OPEN: nil, unix.FAN_OPEN_PERM: {os.Getpid()}, unix.FAN_ACCESS_PERM | unix.FAN_CLOSE: {os.Getpid()}} {
+		fd, err := unix.FanotifyInit(unix.FAN_CLASS_CONTENT|unix.FAN_CLOEXEC, unix.O_RDONLY)
+		if err != nil {
+			t.Skipf("fanotify_init: %v", err)
+		}
+		require.NoError(t, unix.FanotifyMark(fd, unix.FAN_MARK_ADD, mask, unix.AT_FDCWD, dir))
+		found, err := Guards(files)
+		require.NoError(t, unix.Close(fd)) // which permits all
+		require.NoError(t, err)
+		assert.Equal(t, want, found, "%#x", mask)
+	}
+}
+
+func TestAsksForPermission(t *testing.T) {
+	for content, want := range map[string]bool{
+		"": false,
+		"pos:\t0\nflags:\t02\nmnt_id:\t15\nfanotify flags:4 event-flags:0\nfanotify mnt_id:2d mflags:0 mask:10000 ignored_mask:0\n":      true,
+		"fanotify ino:2 sdev:800013 mflags:0 mask:8000002 ignored_mask:0\nfanotify sdev:800013 mflags:0 mask:40000 ignored_mask:30000\n": true,
+		"fanotify ino:2 sdev:800013 mflags:0 mask:8000002 ignored_mask:10000\n":                                                          false,
+	} {
+		asks, err := asksForPermission([]byte(content))
+		require.NoError(t, err)
+		assert.Equal(t, want, asks, content)
+	}
+	_, err := asksForPermission([]byte("fanotify mask:x"))
+	assert.Error(t, err)
+}
+
+func FuzzAsksForPermission(f *testing.F) {
+	f.Add([]byte("fanotify mnt_id:2d mflags:0 mask:10000 ignored_mask:0\n"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		if asks, _ := asksForPermission(content); asks && !bytes.Contains(content, []byte("mask:")) {
+			t.Error(content)
+		}
+	})
 }

@@ -60,7 +60,7 @@ func (m *Mountstat) causeOf(t *target, f *finding) cause {
 		return m.causeOfError(t, f)
 	case result.Timeout, result.Stuck:
 		if f.call == stepOpen {
-			return m.causeAbove(t)
+			return m.causeAbove(t, f)
 		}
 		return m.causeOfHang(t, f)
 	}
@@ -130,7 +130,8 @@ func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 		}
 	}
 	switch {
-	case t.report != nil && strings.HasPrefix(t.report.Function, "fanotify_"):
+	case waitsForGuard(t):
+		f.reason = m.describeGuards()
 		return result.FanotifySilent
 	case t.Probed.FUSE():
 		return m.causeOfSilentFUSE(t, f)
@@ -155,6 +156,7 @@ func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 		}
 	}
 	if t.found.hangs() && t.found.cause != "" {
+		f.culprit = t.found.culprit
 		return t.found.cause // the evidence has gone, as it does before the end
 	}
 	return unknown
@@ -188,7 +190,7 @@ func (m *Mountstat) causeAtServer(t *target) cause {
 
 // causeAbove is why the way to a mount hangs: a file system that its path leads
 // through does.
-func (m *Mountstat) causeAbove(t *target) cause {
+func (m *Mountstat) causeAbove(t *target, f *finding) cause {
 	if t.namespace != nil {
 		return unknown
 	}
@@ -199,6 +201,7 @@ func (m *Mountstat) causeAbove(t *target) cause {
 		}
 		if above := m.byMount[mount.ID]; above != nil && above != t {
 			if c := m.causeOfOther(above, true); c != "" {
+				f.blame(above)
 				return c
 			}
 		}

@@ -251,6 +251,7 @@ type finding struct {
 	reason  string // what else there is to say
 	seconds map[check]time.Duration
 	statfs  *unix.Statfs_t // if it was answered
+	culprit *target        // that it depends on, and whose fault it is; nil: its own
 }
 
 // hangs reports whether the file system gave no answer.

@@ -55,6 +55,32 @@ func (m *Mountstat) daemonOf(t *target) *fusedaemon.Daemon {
 	return m.daemons.found[connectionTo(t)]
 }
 
+// daemonFields says which connection it is that can be aborted, and which daemon can be
+// restarted, of a target at fault.
+func (m *Mountstat) daemonFields(t *target, fields map[string]any) {
+	if connection, found := fuseConnection(t.Probed); found {
+		fields["fuse_connection"] = connection
+	}
+	if d := m.daemonOf(t); d != nil {
+		fields["fuse_daemon_pid"] = int64(d.PID)
+		if d.Restart != "" {
+			fields["restart_command"] = d.Restart
+		}
+	}
+}
+
+// commandsFor are those that free who waits for a target which hangs, for the log.
+func (m *Mountstat) commandsFor(t *target) (text string) {
+	connection, found := fuseConnection(t.Probed)
+	if !found {
+		return ""
+	}
+	if d := m.daemonOf(t); d != nil && d.Restart != "" {
+		text = "; its daemon is restarted by: " + d.Restart
+	}
+	return text + fmt.Sprintf("; who waits is freed, and what was not written is lost, by: echo 1 >/sys/fs/fuse/connections/%d/abort", connection)
+}
+
 // awaitsDaemon reports whether the cause of a fault depends on what its daemon does, and this
 // is being found out; or on a mount below it that has not been judged.
 func (m *Mountstat) awaitsDaemon(t *target, f *finding) bool {
@@ -65,13 +91,21 @@ func (m *Mountstat) awaitsDaemon(t *target, f *finding) bool {
 	if _, known := m.daemons.found[c]; known {
 		return m.awaitsBelow(t)
 	}
+	if !m.askDaemon(c) {
+		return false
+	}
+	m.findDaemons()
+	return true
+}
+
+// askDaemon notes that a connection's daemon is to be found. It reports whether it will be.
+func (m *Mountstat) askDaemon(c fusedaemon.Connection) bool {
 	if !slices.Contains(m.daemons.asked, c) {
 		if len(m.daemons.found)+len(m.daemons.asked) >= maxDaemons {
 			return false
 		}
 		m.daemons.asked = append(m.daemons.asked, c)
 	}
-	m.findDaemons()
 	return true
 }
 
@@ -186,7 +220,7 @@ func (m *Mountstat) causeOfSilentFUSE(t *target, f *finding) cause {
 	d := t.daemon
 	if d == nil {
 		if before := t.found; before.hangs() && before.cause != "" {
-			f.reason = before.reason
+			f.reason, f.culprit = before.reason, before.culprit
 			return before.cause // the evidence has gone, or could not be had in this round
 		}
 		f.reason = "the process that serves it could not be seen"
@@ -201,6 +235,7 @@ func (m *Mountstat) causeOfSilentFUSE(t *target, f *finding) cause {
 	if forFUSE != nil || uninterruptible != nil || !d.Seen() {
 		if below := m.culpritBelow(t, true); below != nil {
 			f.reason = fmt.Sprintf("%s uses %s, which hangs", who, mounts.Printable(below.Probed.Mountpoint))
+			f.blame(below)
 			return cmp.Or(below.found.cause, unknown)
 		}
 	}
@@ -265,6 +300,7 @@ func (m *Mountstat) causeOfFailingFUSE(t *target, f *finding) cause {
 	who := describeDaemon(d)
 	if below := m.culpritBelow(t, false); below != nil {
 		f.reason = fmt.Sprintf("%s uses %s, which is at fault", who, mounts.Printable(below.Probed.Mountpoint))
+		f.blame(below)
 		return cmp.Or(below.found.cause, unknown)
 	}
 	if c := causeAtFUSEServer(t, d, f); c != "" {

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/influxdata/telegraf"
 	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -94,6 +95,27 @@ func TestMountstat_FollowsTheEvidenceOfAServer(t *testing.T) {
 	host.Resume()
 	noneLeft(t, m)
 	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+}
+
+// What is to be aborted or restarted is what does not answer, and not who waits for it.
+func TestMountstat_NamesTheConnectionOfTheCulprit(t *testing.T) {
+	path, inflict, heal := onTop("bindfs", "-f")(t)
+	m, log := newInput(t, only(path, path+below))
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), path), "result"))
+	inflict()
+	var above, culprit telegraf.Metric
+	require.Eventually(t, func() bool {
+		g := collect.Gather(t, m)
+		above, culprit = at(g, path), at(g, path+below)
+		return text(above, "cause") == "fuse_server_silent" && text(culprit, "cause") == "fuse_server_silent"
+	}, 20*time.Second, 100*time.Millisecond)
+	for _, name := range []string{"fuse_connection", "fuse_daemon_pid"} {
+		assert.Equal(t, field(t, culprit, name), field(t, above, name), name)
+	}
+	command := fmt.Sprintf("echo 1 >/sys/fs/fuse/connections/%d/abort", field(t, culprit, "fuse_connection"))
+	assert.Len(t, log.about(command), 2)
+	heal()
+	noneLeft(t, m)
 }
 
 // stop stops a process, and waits until all of its threads are.

@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -72,6 +73,7 @@ func (m *Mountstat) causeBelow(t *target, f *finding) cause {
 		}
 		if c := m.causeOfOther(below, f.hangs()); c != "" {
 			f.addReason(fmt.Sprintf("%s it lies on, %s, is on %s", l.what, mounts.Printable(l.path), below.Probed))
+			f.blame(below)
 			return c
 		}
 	}
@@ -100,3 +102,9 @@ func (m *Mountstat) causeOfOther(other *target, hangs bool) cause {
 	}
 	return ""
 }
+
+// blame notes whose fault it is: that of another target, or of one which that depends on.
+func (f *finding) blame(other *target) { f.culprit = cmp.Or(other.found.culprit, other) }
+
+// culpritOf is the target whose fault a finding is.
+func culpritOf(t *target, f *finding) *target { return cmp.Or(f.culprit, t) }

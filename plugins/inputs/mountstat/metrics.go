@@ -41,11 +41,11 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 			fields["stuck_wchan"] = t.waits
 		}
 	}
-	if connection, found := fuseConnection(t.Probed); found && f.code.Fault() {
-		fields["fuse_connection"] = connection
-	}
-	if t.daemon != nil && f.code.Fault() {
-		fields["fuse_daemon_pid"] = int64(t.daemon.PID)
+	if f.code.Fault() {
+		m.daemonFields(culpritOf(t, f), fields)
+		if f.cause == result.FanotifySilent {
+			m.guardFields(fields)
+		}
 	}
 	if name, mapped := strings.CutPrefix(t.Probed.Source, "/dev/mapper/"); mapped {
 		fields["device_label"] = mounts.Printable(name)

@@ -84,6 +84,7 @@ type Mountstat struct {
 	namespaces    namespaces
 	expectations  expectations
 	daemons       daemons
+	guards        guards
 	bcachefs      bcachefs
 
 	// Of the gather under way.
@@ -269,7 +270,7 @@ func (m *Mountstat) submit() (pending map[*target]struct{}) {
 
 // holdBack keeps the report of a fault until there is the evidence that tells its cause.
 func (m *Mountstat) holdBack(t *target, f *finding) bool {
-	waits := m.awaitsServers(t) || m.awaitsDaemon(t, f) || !t.Probed.FUSE() && m.awaitsBelow(t)
+	waits := m.awaitsServers(t) || m.awaitsDaemon(t, f) || m.awaitsGuards(t, f) || !t.Probed.FUSE() && m.awaitsBelow(t)
 	if waits {
 		m.held = append(m.held, t)
 	}
@@ -327,8 +328,8 @@ func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration) 
 	if f.reason != "" {
 		why += "; " + printable.Text(f.reason)
 	}
-	if connection, found := fuseConnection(t.Probed); found && f.hangs() {
-		why += fmt.Sprintf("; its connection is /sys/fs/fuse/connections/%d", connection)
+	if f.hangs() {
+		why += m.commandsFor(culpritOf(t, f))
 	}
 	switch f.code {
 	case result.OK, result.Slow:
@@ -379,7 +380,7 @@ func (m *Mountstat) emitPending(acc telegraf.Accumulator, t *target, counts *cou
 	m.collect(t)
 	found := finding{code: result.Unchecked, reason: "the check was under way when the next gather was due"}
 	if f := &t.found; f.code.Fault() {
-		found = finding{code: f.code, errno: f.errno, cause: f.cause, check: f.check, call: f.call}
+		found = finding{code: f.code, errno: f.errno, cause: f.cause, check: f.check, call: f.call, culprit: f.culprit}
 	}
 	m.emit(acc, t, &found, counts)
 }

@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"fmt"
 	"math"
 	"os"
 	"os/exec"
@@ -179,6 +180,7 @@ func TestMountstat_TellsASilentListenerFromADeadDisk(t *testing.T) {
 	metric := at(collect.Gather(t, m), disk.Dir)
 	assert.Contains(t, []string{"timeout", "stuck"}, text(metric, "result"))
 	assert.Equal(t, "fanotify_silent", text(metric, "cause"))
+	assert.Contains(t, text(metric, "reason"), fmt.Sprintf("(process %d)", os.Getpid()))
 	require.NoError(t, silent.Close()) // which permits all that wait
 	require.Eventually(t, func() bool { return text(at(collect.Gather(t, m), disk.Dir), "result") == "ok" }, 10*time.Second, 50*time.Millisecond)
 }
