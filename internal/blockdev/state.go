@@ -43,12 +43,23 @@ var known = []struct {
 // State returns what sysfs says. A device of several that can do without some of them, as
 // multipath, is in trouble when all are.
 func (d *Device) State() State {
+	if strings.HasPrefix(d.Name, "dm-") && d.listed && d.names == "" {
+		// Of the device mapper's targets only error and zero are made of no device; the table
+		// itself takes an ioctl(2), and CAP_SYS_ADMIN. Below another device it may be well: LVM
+		// has sparse volumes on zero.
+		return State{Fails, d.Name + ": slaves is empty: its table has no device"}
+	}
+	return d.state()
+}
+
+// state is State but for the device's table.
+func (d *Device) state() State {
 	if own := d.own(); own.Trouble != None {
 		return own
 	}
 	var all []State
 	for _, below := range d.Below {
-		if s := below.State(); s.Trouble != None {
+		if s := below.state(); s.Trouble != None {
 			all = append(all, s)
 		}
 	}
@@ -68,11 +79,6 @@ func (d *Device) own() State {
 		if trouble := k.content[content]; err == nil && trouble != None {
 			return State{trouble, fmt.Sprintf("%s: %s is %s%s", d.Name, k.file, content, d.iscsiTarget())}
 		}
-	}
-	if strings.HasPrefix(d.Name, "dm-") && d.listed && d.names == "" {
-		// Of the device mapper's targets only error and zero are made of no device; the table
-		// itself takes an ioctl(2), and CAP_SYS_ADMIN.
-		return State{Fails, d.Name + ": slaves is empty: its table has no device"}
 	}
 	if s := d.iscsi(); s.Trouble != None {
 		return s

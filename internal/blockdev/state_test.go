@@ -77,6 +77,9 @@ func TestDevice_State(t *testing.T) {
 	assert.Equal(t, well, state(252, 0))
 	fake.Remove(lvm + "/slaves/sda")
 	assert.Equal(t, blockdev.State{Trouble: blockdev.Fails, Says: "dm-0: slaves is empty: its table has no device"}, state(252, 0))
+	sparse := fake.Disk("252:2", "virtual/block/dm-2")
+	fake.Link(sparse+"/slaves/dm-0", lvm)
+	assert.Equal(t, well, state(252, 2), "LVM has sparse volumes on such a one")
 	fake.Remove(lvm + "/slaves")
 	assert.Equal(t, well, state(252, 0), "a kernel that does not say")
 }

@@ -18,8 +18,10 @@ type Connections struct {
 	// Unacknowledged are the established ones which have sent something again: it was not
 	// acknowledged.
 	Unacknowledged int
-	Retransmits    int // in a row, the most of a connection
-	CloseWait      int // closed by the server, and not by this host
+	// Unanswered are the established ones on which something was sent since the last thing came.
+	Unanswered  int
+	Retransmits int // in a row, the most of a connection
+	CloseWait   int // closed by the server, and not by this host
 }
 
 // Table asks the kernel. To ask can have it load a module, which takes a program from a file
@@ -52,7 +54,7 @@ func (t *Table) To(server netip.AddrPort, limit time.Duration) Connections {
 // connectionsTo has the kernel list the sockets with the server's port. It leaves the others
 // out itself (inet_diag_dump_icsk, net/ipv4/inet_diag.c).
 func connectionsTo(server netip.AddrPort) (found Connections, err error) {
-	request := inetRequest{Family: unix.AF_INET6, Protocol: unix.IPPROTO_TCP, States: 1<<Established | 1<<SynSent | 1<<CloseWait}
+	request := inetRequest{Family: unix.AF_INET6, Protocol: unix.IPPROTO_TCP, Extensions: infoWanted, States: 1<<Established | 1<<SynSent | 1<<CloseWait}
 	if server.Addr().Unmap().Is4() {
 		request.Family = unix.AF_INET
 	}
@@ -81,6 +83,9 @@ func (c *Connections) add(s *TCP, server netip.AddrPort) {
 		c.Established++
 		if s.Unsent > 0 && s.Retries > 0 {
 			c.Unacknowledged++
+		}
+		if s.Sent < s.Received {
+			c.Unanswered++
 		}
 	default:
 		return

@@ -87,10 +87,11 @@ func TestConnections_Add(t *testing.T) {
 		{State: Established, Peer: server}, {State: Established, Retries: 5, Unsent: 100, Peer: server}, {State: SynSent, Retries: 3, Unsent: 1, Peer: server},
 		{State: 7, Retries: 9, Peer: server}, {State: Established, Peer: netip.MustParseAddrPort("192.0.2.2:445")},
 		{State: CloseWait, Peer: netip.MustParseAddrPort("192.0.2.1:446")}, {State: CloseWait, Peer: netip.MustParseAddrPort("[::ffff:192.0.2.1]:445")},
+		{State: Established, Peer: server, Sent: time.Second, Received: time.Minute}, {State: Established, Peer: server, Sent: time.Minute, Received: time.Second},
 	} {
 		c.add(&socket, server)
 	}
-	assert.Equal(t, Connections{Established: 2, Unacknowledged: 1, Connecting: 1, CloseWait: 1, Retransmits: 5}, c)
+	assert.Equal(t, Connections{Established: 4, Unacknowledged: 1, Unanswered: 1, Connecting: 1, CloseWait: 1, Retransmits: 5}, c)
 }
 
 // BenchmarkTable_To is what a look costs beside a table of 100,000 sockets; here beside that

@@ -155,9 +155,10 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.mail.Open()
 	m.expect(changed)
 	pending := m.submit()
-	m.askServers()
-	defer m.askAboutLate(pending)()
 	m.daemons.begin()
+	m.askServers()
+	m.askDaemons(began)
+	defer m.askAboutLate(pending)()
 	m.reconsider() // what a gather that was cut short has left
 
 	var counts counts
@@ -308,7 +309,7 @@ func (m *Mountstat) next(pending map[*target]struct{}) bool {
 		case m.hurried.Load():
 			m.sayLate(len(pending))
 			return false
-		case len(pending) == 0 && m.asking == 0 && !m.expectations.reading:
+		case len(pending) == 0 && m.asking == 0 && !m.expectations.reading && !m.smb.reading && (!m.daemons.underWay || m.daemons.late):
 			return false
 		}
 		<-m.mail.Wake()
@@ -385,13 +386,11 @@ func (m *Mountstat) emitPending(acc telegraf.Accumulator, t *target, counts *cou
 	m.emit(acc, t, &found, counts)
 }
 
-// emitSkipped reports a target which must not be checked. That its server is dead can
-// be known nevertheless: it answers neither us nor those who use it.
+// emitSkipped reports a target which must not be checked.
 func (m *Mountstat) emitSkipped(acc telegraf.Accumulator, t *target, counts *counts) {
-	found := finding{code: result.Unchecked, reason: t.skipReason}
 	m.collect(t)
-	if c := m.causeAtServer(t); c != "" && t.traffic.unanswered() > 0 {
-		found.code, found.errno, found.cause = result.Error, t.answer.Errno, c
+	found := m.judgeUntouched(t)
+	if found.code.Fault() {
 		m.settle(t, found)
 	} else if !t.FaultSince.IsZero() {
 		m.settle(t, finding{code: result.OK})

@@ -60,10 +60,8 @@ func (m *Mountstat) linkServers(t *target, before map[serverpool.Question]*serve
 func (m *Mountstat) askServers() {
 	evidence := make(map[*server]bool, len(m.servers))
 	for _, t := range m.targets {
-		if t.found.code.Fault() || t.skipReason != "" && t.traffic.unanswered() > 0 {
-			for _, s := range t.servers {
-				evidence[s] = true
-			}
+		for _, s := range t.servers {
+			evidence[s] = evidence[s] || t.found.code.Fault() || t.skipReason != "" && m.suspects(t, s)
 		}
 	}
 	for _, s := range m.servers {
@@ -137,7 +135,7 @@ func (m *Mountstat) noteElsewhere(t *target, s *server) {
 	case s.Service != serverpool.SMB:
 	case a.Answered():
 		s.proven, s.elsewhere = true, false
-	case a.Broken() && !s.proven && !t.underWay && t.found.code == result.OK:
+	case a.Broken() && !s.proven && t.skipReason == "" && !t.underWay && t.found.code == result.OK:
 		s.elsewhere = true
 	}
 }

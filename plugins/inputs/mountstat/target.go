@@ -36,7 +36,8 @@ type target struct {
 	saysReadOnly, turnedReadOnly bool
 	traffic                      traffic
 	disk                         disk
-	evidence                     // of its last check
+	evidence                               // of its last check
+	waitedSince                  time.Time // since when FUSE requests wait, of one that is not checked
 
 	underWay bool
 	report   *prober.Report // came, and was not yet turned into metrics

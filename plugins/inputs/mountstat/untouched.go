@@ -1,0 +1,107 @@
+package mountstat
+
+import (
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
+	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/smbclient"
+)
+
+// judgeUntouched is what is known of a target which must not be checked. That it is at fault
+// shows where its server, or its daemon, answers neither us nor those who use it.
+func (m *Mountstat) judgeUntouched(t *target) finding {
+	f := finding{code: result.Unchecked, reason: t.skipReason}
+	if c := m.causeAtServer(t); c != "" && m.missesAnswers(t) {
+		f.code, f.errno, f.cause = result.Error, t.answer.Errno, c
+	} else if t.Probed.NineP() && len(t.servers) > 0 {
+		if f.cause = m.causeAtNinePClient(t, &finding{code: result.Error}); f.cause != "" {
+			f.code = result.Error
+		}
+	} else if t.Probed.FUSE() {
+		m.judgeDaemon(t, &f)
+	}
+	if f.code.Fault() && !t.Probed.FUSE() {
+		f.addReason(m.connectionsOf(t))
+	}
+	return f
+}
+
+// suspects reports whether a server of a target that must not be checked is to be asked, since
+// who uses that may have no answer. An SMB server that never answered may listen elsewhere: of
+// that the client is asked alone.
+func (m *Mountstat) suspects(t *target, s *server) bool {
+	switch broken := m.host.Servers.Last(s.Question).Broken(); {
+	case t.Probed.NFS():
+		return t.traffic.unanswered() > 0
+	case t.Probed.SMB() && broken:
+		m.readSMBClient()
+		return s.proven
+	default:
+		return broken
+	}
+}
+
+// missesAnswers reports whether who uses the target gets no answer from its server: of NFS by
+// the counters of the mount, of others by this host's connections to the server, or by what the
+// SMB client knows.
+func (m *Mountstat) missesAnswers(t *target) bool {
+	if t.Probed.NFS() {
+		return t.traffic.unanswered() > 0
+	}
+	if t.share == smbclient.Disconnected {
+		return true
+	}
+	known, established, lost, proven := false, 0, 0, true
+	for _, s := range t.servers {
+		c := m.host.Servers.Last(s.Question).Connections
+		known = known || c.Known
+		established += c.Established
+		proven = proven && (s.proven || !t.Probed.SMB())
+		lost += c.Connecting + c.CloseWait + c.Unacknowledged + c.Unanswered
+	}
+	return known && (lost > 0 || established == 0 && proven && t.share != smbclient.Good)
+}
+
+// askDaemons has the daemons looked at of those targets which must not be checked and have
+// had requests without an answer for longer than a check may take.
+func (m *Mountstat) askDaemons(now time.Time) {
+	for _, t := range m.targets {
+		if t.skipReason == "" || !t.Probed.FUSE() {
+			continue
+		}
+		if m.fuseWaiting(t).n == 0 {
+			t.waitedSince = time.Time{}
+		} else if t.waitedSince.IsZero() {
+			t.waitedSince = now
+		}
+		if t.hasWaited(now) {
+			m.askDaemon(connectionTo(t))
+		}
+	}
+	m.findDaemons()
+}
+
+// hasWaited reports whether somebody has waited for the target's daemon for longer than a check
+// may take.
+func (t *target) hasWaited(now time.Time) bool {
+	return !t.waitedSince.IsZero() && now.Sub(t.waitedSince) > t.policy.timeout
+}
+
+// judgeDaemon tells a target whose daemon does not answer those who wait for it. That requests
+// wait proves nothing, since one may be for a lock that another host has: the daemon is
+// stopped, its server does not answer it, or it waits for another target that is at fault.
+func (m *Mountstat) judgeDaemon(t *target, f *finding) {
+	d := m.daemonOf(t)
+	if d == nil || !t.hasWaited(time.Now()) {
+		return
+	}
+	hangs := finding{code: result.Timeout}
+	c := m.causeOfSilentFUSE(t, &hangs)
+	state, socket := d.Server()
+	silent := state == fusedaemon.Silent && socket.Received > t.policy.timeout
+	if d.Stopped() || state == fusedaemon.Unreachable || silent || hangs.culprit != nil {
+		f.code, f.cause, f.culprit = result.Error, c, hangs.culprit
+		f.addReason(hangs.reason)
+	}
+}

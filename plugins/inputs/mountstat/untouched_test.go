@@ -1,0 +1,167 @@
+package mountstat
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
+	"github.com/vfsprobe/vfsprobe/internal/testing/sshhost"
+)
+
+// onAutofs makes the table say that what it has lies on an automount that expires.
+func onAutofs(t *testing.T, m *Mountstat, path string) {
+	t.Helper()
+	file := filepath.Join(m.host.Proc, m.host.PID, "mountinfo")
+	table, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(file, append([]byte("1 0 0:1 / "+filepath.Dir(path)+" rw - autofs auto rw,timeout=300\n"), table...), 0o600))
+}
+
+// A server that answers neither us nor those who use an automounted mount is known, and the
+// mount is not touched.
+func TestAnAutomountedMountWhoseServerIsDead(t *testing.T) {
+	faultfs.Require(t)
+	for _, c := range []struct {
+		fstype string
+		answer func(net.Conn)
+		errno  string
+		cause  string
+	}{
+		{"cifs", answerSMB, "ETIMEDOUT", "server_service_dead"},
+		{"9p", answerNineP, "ETIMEDOUT", "server_service_dead"},
+		{"ceph", answerCeph, "ETIMEDOUT", "ceph_monitors_dead"},
+	} {
+		t.Run(c.fstype, func(t *testing.T) {
+			var well atomic.Bool
+			server := rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
+				if well.Load() {
+					c.answer(conn)
+				}
+				silence(conn)
+			})
+			own, err := net.Dial("tcp", server.String()) // of the mount
+			require.NoError(t, err)
+			defer own.Close()
+			fs := faultfs.New(t)
+			m, log := newPretendedNFS(t, nil)
+			networkMount(t, fs, c.fstype, server)(m)
+			onAutofs(t, m, fs.Dir)
+			fs.Silence()
+			for range 3 {
+				assert.Equal(t, "unchecked", text(at(collect.Gather(t, m), fs.Dir), "result"), "nobody waits for it")
+				for _, s := range m.servers {
+					s.proven = true // it has answered before
+				}
+			}
+			time.Sleep(10 * time.Millisecond)
+			_, err = own.Write([]byte("a request of somebody's"))
+			require.NoError(t, err)
+			time.Sleep(10 * time.Millisecond)
+			metric := at(collect.Gather(t, m), fs.Dir)
+			assert.Equal(t, "error "+c.errno+" "+c.cause, text(metric, "result")+" "+text(metric, "errno")+" "+text(metric, "cause"))
+			assert.Contains(t, text(metric, "reason"), "mounted on demand")
+			assert.Contains(t, text(metric, "reason"), server.String())
+			well.Store(true)
+			metric = at(collect.Gather(t, m), fs.Dir)
+			assert.Equal(t, "unchecked", text(metric, "result"), "%v", metric)
+			assert.Equal(t, int64(1), field(t, metric, "recoveries"))
+			assert.Zero(t, fs.Unanswered(), "it was never touched")
+			assert.Len(t, log.lines, 2, "%q", log.lines)
+		})
+	}
+}
+
+// The table does not tell where an SMB server listens, so that one which refuses proves
+// nothing; its client knows.
+func TestAnAutomountedSMBMountByWhatItsClientKnows(t *testing.T) {
+	faultfs.Require(t)
+	for says, want := range map[string]string{"": "unchecked ", "6.1-good": "unchecked ", "6.1-no-session": "unchecked ", "6.1-disconnected": "error server_service_dead"} {
+		fs := faultfs.New(t)
+		m, _ := newPretendedNFS(t, nil)
+		networkMount(t, fs, "cifs", refusing(t))(m)
+		onAutofs(t, m, fs.Dir)
+		if says != "" {
+			debugData(t, m, says)
+		}
+		fs.Silence()
+		collect.Gather(t, m)
+		metric := at(collect.Gather(t, m), fs.Dir)
+		assert.Equal(t, want, text(metric, "result")+" "+text(metric, "cause"), says)
+		assert.Zero(t, fs.Unanswered(), "it was never touched")
+	}
+}
+
+// A 9P mount that has lost its connection is of no use to those who come, also if its server
+// is back.
+func TestAnAutomounted9PMountThatNeedsARemount(t *testing.T) {
+	faultfs.Require(t)
+	var well atomic.Bool
+	server := rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
+		if well.Load() {
+			answerNineP(conn)
+		}
+		silence(conn)
+	})
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	networkMount(t, fs, "9p", server)(m)
+	onAutofs(t, m, fs.Dir)
+	collect.Gather(t, m)
+	assert.Equal(t, "server_service_dead", text(at(collect.Gather(t, m), fs.Dir), "cause"))
+	well.Store(true)
+	metric := at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "error mount_needs_remount", text(metric, "result")+" "+text(metric, "cause"))
+}
+
+// Who waits for an automounted FUSE mount shows in fusectl, and its daemon tells why.
+func TestAnAutomountedFUSEMountWhoseServerIsDead(t *testing.T) {
+	const connections = "/sys/fs/fuse/connections"
+	faultfs.Require(t)
+	if err := unix.Mount("fusectl", connections, "fusectl", 0, ""); err != nil && err != unix.EBUSY {
+		t.Skipf("no fusectl here: %v", err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(connections, unix.MNT_DETACH) })
+	child := filepath.Join(automount(t, 300), "child")
+	require.NoError(t, os.Mkdir(child, 0o755))
+	server := sshhost.New(t)
+	fs := server.MountAt(t, child)
+	m, log := newInput(t, only(child))
+	gather := func() string {
+		metric := at(collect.Gather(t, m), child)
+		return text(metric, "result") + " " + text(metric, "cause")
+	}
+	require.Equal(t, "unchecked ", gather())
+	server.Pause()
+	for range 3 {
+		require.Equal(t, "unchecked ", gather(), "nobody waits for it")
+	}
+	user := exec.Command("stat", "-f", child)
+	require.NoError(t, user.Start())
+	defer func() { _ = user.Wait() }()
+	defer server.Resume()
+	require.Eventually(t, func() bool { return gather() == "error fuse_server_silent" }, 20*time.Second, 100*time.Millisecond)
+	metric := at(collect.Gather(t, m), child)
+	assert.Contains(t, text(metric, "reason"), fmt.Sprintf("its daemon sshfs (process %d) waits for its server", fs.Daemon.Pid))
+	server.Resume()
+	require.Eventually(t, func() bool { return gather() == "unchecked " }, 20*time.Second, 100*time.Millisecond)
+	require.NoError(t, fs.Daemon.Signal(unix.SIGSTOP))
+	defer func() { _ = fs.Daemon.Signal(unix.SIGCONT) }()
+	second := exec.Command("stat", "-f", child)
+	require.NoError(t, second.Start())
+	defer func() { _ = second.Wait() }()
+	defer func() { _ = fs.Daemon.Signal(unix.SIGCONT) }()
+	require.Eventually(t, func() bool { return gather() == "error fuse_daemon_silent" }, 20*time.Second, 100*time.Millisecond)
+	assert.NotEmpty(t, log.about("is stopped: kill -CONT"))
+}
