@@ -93,12 +93,3 @@ func TestConnections_Add(t *testing.T) {
 	}
 	assert.Equal(t, Connections{Established: 4, Unacknowledged: 1, Unanswered: 1, Connecting: 1, CloseWait: 1, Retransmits: 5}, c)
 }
-
-// BenchmarkTable_To is what a look costs beside a table of 100,000 sockets; here beside that
-// of this host.
-func BenchmarkTable_To(b *testing.B) {
-	var table Table
-	for b.Loop() {
-		table.To(netip.MustParseAddrPort("192.0.2.1:445"), limit)
-	}
-}
