@@ -35,7 +35,7 @@ func fleet() Dashboard {
 		{Title: "Dentry caches growing", Form: Stat, Width: 4, Height: 4, Steps: alarming, Says: "Hosts with more than 1,000 new negative dentries per second.",
 			Query: Query{From: "dentrycache", Fields: []string{"negative_per_s"}, By: []string{"host"}, Count: &Count{How: "count", Above: thousand()}}},
 
-		{Title: "NFS servers, and the clients that hang on them", Form: Table, Width: 12, Height: 8,
+		{Title: "File servers, and the clients that hang on them", Form: Table, Width: 12, Height: 8,
 			Says:  "A server with many hosts is the cause; one host with many servers has it itself.",
 			Query: Query{From: "mountstat_server", Fields: []string{"hung"}, By: []string{"host", "server"}, Count: &Count{How: "count", Above: zero(), By: []string{"server"}}}},
 		{Title: "Hung mounts by server", Form: TimeSeries, Width: 12, Height: 8,
@@ -71,7 +71,7 @@ func host() Dashboard {
 			Query: Query{From: "mountstat", Fields: []string{"statfs_seconds"}, By: mount, Host: true}},
 		{Title: "Time of readdir, over all mounts", Form: Heatmap, Width: 12, Height: 8,
 			Query: Query{From: "mountstat", Fields: []string{"readdir_seconds"}, By: mount, Host: true}},
-		{Title: "NFS servers' answers", Form: TimeSeries, Unit: "s", Width: 12, Height: 8, Says: "Time of an RPC NULL call; a line that ends has no answer.",
+		{Title: "File servers' answers", Form: TimeSeries, Unit: "s", Width: 12, Height: 8, Says: "Time of an RPC NULL call, or of the first message of SMB, 9P or Ceph; a line that ends has no answer.",
 			Query: Query{From: "mountstat_server", Fields: []string{"rpc_seconds"}, By: []string{"host", "server"}, Host: true}},
 		{Title: "NFS calls sent again", Form: TimeSeries, Unit: "cps", Width: 12, Height: 8,
 			Query: Query{From: "mountstat", Fields: []string{"nfs_retransmissions"}, By: mount, Host: true, Rate: true}},

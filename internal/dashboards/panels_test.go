@@ -46,7 +46,7 @@ func (p places) demands() map[string]map[string]demand {
 			"Processes blocked":     {faulty: atLeast(1)},
 			"NFS locks at fault":    {faulty: atLeast(3*50 + 2), healthy: equal(0)},
 			"Dentry caches growing": {faulty: equal(1)},
-			"NFS servers, and the clients that hang on them": {healthy: empty,
+			"File servers, and the clients that hang on them": {healthy: empty,
 				faulty: all(has("server", badServer, "hosts", "4"), func(t assert.TestingT, got answer) { assert.Empty(t, got.where("server", goodServer)) })},
 			"Hung mounts by server":               {healthy: empty, faulty: number64(3*50, 3*50+5, "value", "server", badServer)},
 			"Hosts and how many faults they have": {healthy: empty, faulty: all(has("host", thisHost, "value", "3"), has("host", "many-1", "value", "50"))},
@@ -69,7 +69,7 @@ func (p places) demands() map[string]map[string]demand {
 			"Processes blocked":                {faulty: atLeast(1)},
 			"Time of statfs, over all mounts":  {faulty: number64(1e-7, 0.5, "value", "path", p.fine)},
 			"Time of readdir, over all mounts": {faulty: number64(1e-7, 0.5, "value", "path", p.fine)},
-			"NFS servers' answers": {host: "many-1", faulty: func(t assert.TestingT, got answer) {
+			"File servers' answers": {host: "many-1", faulty: func(t assert.TestingT, got answer) {
 				number64(1e-7, 1, "value", "server", goodServer)(t, got)
 				assert.Empty(t, got.where("server", badServer), "it does not answer")
 			}},

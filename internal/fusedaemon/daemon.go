@@ -137,6 +137,11 @@ func (d *Daemon) ServerAddress() netip.AddrPort {
 	return socket.Peer
 }
 
+// ConnectedTo reports whether one of its connections is, or is meant to be, to an address.
+func (d *Daemon) ConnectedTo(at netip.AddrPort) bool {
+	return slices.ContainsFunc(d.Sockets, func(s sockdiag.TCP) bool { return s.Peer == at })
+}
+
 // weight orders the states of connections by how much they explain.
 func weight(s ServerState) int {
 	return slices.Index([]ServerState{Unconnected, Answered, Unread, Silent, Unreachable}, s)

@@ -107,8 +107,8 @@ func (m *Mount) cephMonitors() (all []Server) {
 	return all
 }
 
-// usualPort is where a service listens by default. Monitors have two such ports, which they
-// are told apart by.
+// usualPort is where a service listens by default; 0: the server stands behind a FUSE daemon.
+// Monitors have two such ports, which they are told apart by.
 func usualPort(service serverpool.Service) uint16 {
 	switch service {
 	case serverpool.NFS:
@@ -117,8 +117,10 @@ func usualPort(service serverpool.Service) uint16 {
 		return smbPort
 	case serverpool.NineP:
 		return ninePPort
+	case serverpool.CephMon:
+		return cephMonPort
 	}
-	return cephMonPort
+	return 0
 }
 
 // Tags are those of a server's metric: its address; its port if that is not the usual one, its

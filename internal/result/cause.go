@@ -20,6 +20,7 @@ const (
 	LoginRefused             Cause = "login_refused"
 	ShareGone                Cause = "share_gone"
 	MountNeedsRemount        Cause = "mount_needs_remount"
+	AutomounterStopped       Cause = "automounter_stopped"
 	CephMonitorsDead         Cause = "ceph_monitors_dead"
 	CephMDSDead              Cause = "ceph_mds_dead"
 	CephOSDsDead             Cause = "ceph_osds_dead"

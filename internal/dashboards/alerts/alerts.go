@@ -48,7 +48,7 @@ type Faults struct {
 	From   string // mountstat or nfslock
 	Label  string // cause or diagnosis
 	Causes []result.Cause
-	By     string // host or server
+	By     string // host, server or device
 	More   string // a further label: fstype
 	Hung   bool   // only those that hang
 	Where  string // PromQL: further matchers
@@ -130,16 +130,21 @@ func All() []Alert {
 				Causes: []result.Cause{result.ServerUnreachable, result.ServerRPCDead, result.ServerServiceDead, result.ExportHangs, result.LoginRefused, result.ShareGone,
 					result.CephMonitorsDead, result.CephMDSDead, result.CephOSDsDead, result.Unknown}},
 			Page: "One server is one alert, however many hosts and mounts hang on it. If the summary's mounts are all of one host while others use the same server, it is that host's network."},
+		{Name: "FUSEServerHangs", Critical: true, For: time.Minute, Board: "fleet",
+			Summary: "{{ $labels.device }}: {{ $value }} mounts of this source hang or fail: the server of their FUSE daemons does",
+			Faults: &Faults{From: "mountstat", Label: "cause", By: "device",
+				Causes: []result.Cause{result.FUSEServerUnreachable, result.FUSEServerSilent}},
+			Page: "One source is one alert, however many hosts have mounted it. The daemons are well: don't restart them. The field `reason` and the rows of `mountstat_server` have the server's address, where it could be seen."},
 		{Name: "FileSystemHangs", Critical: true, For: time.Minute, Board: "host",
 			Summary: "{{ $labels.host }}: {{ $value }} file systems of type {{ $labels.fstype }} hang",
 			Faults: &Faults{From: "mountstat", Label: "cause", By: "host", More: "fstype", Hung: true, Where: `, server=""`,
-				Causes: []result.Cause{result.FUSEDaemonSilent, result.FUSEServerUnreachable, result.FUSEServerSilent, result.FanotifySilent, result.DeviceHangs, result.Frozen, result.Unknown}},
+				Causes: []result.Cause{result.FUSEDaemonSilent, result.FanotifySilent, result.DeviceHangs, result.Frozen, result.Unknown}},
 			Page: "Processes that wait for it can often not be killed, and each adds 1 to the load average. The panel \"Who is blocked\" names them."},
 		{Name: "FileSystemFails", For: 2 * time.Minute, Board: "host",
 			Summary: "{{ $labels.host }}: {{ $value }} file systems fail",
 			Faults: &Faults{From: "mountstat", Label: "cause", By: "host",
-				Causes: []result.Cause{result.FUSEDaemonDead, result.FUSEServerUnreachable, result.NoSpace, result.Permission, result.IOError, result.SourceDeleted,
-					result.MountNeedsRemount, result.ClientEvicted}}},
+				Causes: []result.Cause{result.FUSEDaemonDead, result.NoSpace, result.Permission, result.IOError, result.SourceDeleted,
+					result.MountNeedsRemount, result.ClientEvicted, result.AutomounterStopped}}},
 		{Name: "BlockDeviceFails", Critical: true, For: time.Minute, Board: "host",
 			Summary: "{{ $labels.host }}: {{ $value }} file systems have lost their device",
 			Faults: &Faults{From: "mountstat", Label: "cause", By: "host",

@@ -87,6 +87,9 @@ func situations() []situation {
 		{name: "a server that reboots: the cause changes every minute", at: "2m30s", want: map[string]int{"FileServerHangs": 1}, series: join(
 			mounts(3, 10, nfs+`,cause="server_unreachable"`, "6x5 stale"), mounts(3, 10, nfs+`,cause="server_rpc_dead"`, "_x6 6x10 stale"))},
 		{name: "300 mounts of a FUSE daemon that is silent", series: mounts(1, 300, `fstype="fuse.filer",cause="fuse_daemon_silent"`, always(7)), want: map[string]int{"FileSystemHangs": 1}},
+		{name: "300 hosts' mounts of an sshd that is gone", want: map[string]int{"FUSEServerHangs": 1}, series: join(
+			mounts(150, 1, `fstype="fuse.sshfs",device="u@filer:/vol",cause="fuse_server_unreachable"`, always(7)),
+			mounts(150, 1, `fstype="fuse.sshfs",device="u@filer:/vol",cause="fuse_server_silent",errno="ENOTCONN"`, always(5)))},
 		{name: "a disk's death", series: mounts(1, 300, `fstype="ext4",cause="device_errors"`, always(5)), want: map[string]int{"BlockDeviceFails": 1}},
 		{name: "its death", series: mounts(1, 300, `fstype="fuse.filer",cause="fuse_daemon_dead",errno="ENOTCONN"`, always(5)), want: map[string]int{"FileSystemFails": 1}},
 		{name: "read-only", series: mounts(2, 3, `fstype="ext4",cause="read_only"`, always(5)), want: map[string]int{"FileSystemReadOnly": 2}},
@@ -179,6 +182,7 @@ tests:
   - {series: 'mountstat_info_result_code{host="web-1",path="/mnt/c",server="10.0.0.1",fstype="nfs",cause="server_unreachable",failed_check="statfs"}', values: '6x60'}
   - {series: 'mountstat_info_result_code{host="web-2",path="/mnt/a",server="10.0.0.1",fstype="nfs",cause="server_unreachable",failed_check="statfs"}', values: '6x60'}
   - {series: 'nfslock_info_result_code{host="web-3",path="/mnt/b",server="10.0.0.2",diagnosis="statd_down",failed_call="setlk",errno="ENOLCK"}', values: '5x60'}
+  - {series: 'mountstat_info_result_code{host="web-5",path="/mnt/s",device="u@filer:/a\"b\\c",fstype="fuse.sshfs",cause="fuse_server_silent",failed_check="statfs"}', values: '7x60'}
   - {series: 'dentrycache_memory_share{host="web-4"}', values: '0.1x900'}
   - {series: 'dentrycache_seconds_to_memory_share{host="web-4"}', values: '3600x900'}
   - {series: 'dentrycache_source_created_per_s{host="web-4",comm="agent",directory="/spool",device="sda"}', values: '5000x900'}
@@ -205,6 +209,17 @@ tests:
         command: %[3]q
         dashboard: vfsprobe-fleet-promql
         runbook_url: %[2]sFileServerHangs.md
+  - alertname: FUSEServerHangs
+    eval_time: 5m
+    exp_alerts:
+    - exp_labels: {severity: critical, device: 'u@filer:/a"b\c'}
+      exp_annotations:
+        summary: 'u@filer:/a"b\c: 1 mounts of this source hang or fail: the server of their FUSE daemons does'
+        cause: "fuse_server_silent: the FUSE daemon is well, and waits for its server, which takes the connection and does not answer (1)\n"
+        evidence: "web-5: 1 mounts; "
+        command: %[5]q
+        dashboard: vfsprobe-fleet-promql
+        runbook_url: %[2]sFUSEServerHangs.md
   - alertname: NFSLocksFailOnHost
     eval_time: 5m
     exp_alerts:
@@ -216,7 +231,7 @@ tests:
         command: %[4]q
         dashboard: vfsprobe-locks-promql
         runbook_url: %[2]sNFSLocksFailOnHost.md
-`, rulesFile(t), runbooks, command(result.ServerUnreachable, result.Values{result.Server: "10.0.0.1"}), command(result.StatdDown, nil))
+`, rulesFile(t), runbooks, command(result.ServerUnreachable, result.Values{result.Server: "10.0.0.1"}), command(result.StatdDown, nil), command(result.FUSEServerSilent, nil))
 	file := filepath.Join(t.TempDir(), "test.yml")
 	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 	promtool(t, "test", "rules", file)

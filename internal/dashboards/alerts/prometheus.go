@@ -66,10 +66,10 @@ func (a *Alert) texts() (cause, evidence, command string) {
 		evidence = fmt.Sprintf("{{ range query (printf `%s` $labels.host) }}{{ range $name, $value := .Labels }}{{ $value }} {{ end }}{{ .Value | humanize }}; {{ end }}", a.Evidence)
 		return a.Cause, evidence, a.Prove + "\n" + a.Fix
 	}
-	narrowed := fmt.Sprintf(`, %s="%%s"`, f.By)
+	narrowed := fmt.Sprintf(`, %s=%%q`, f.By) // users choose the names of FUSE sources
 	arguments := "$labels." + f.By
 	if f.More != "" {
-		narrowed += fmt.Sprintf(`, %s="%%s"`, f.More)
+		narrowed += fmt.Sprintf(`, %s=%%q`, f.More)
 		arguments += " $labels." + f.More
 	}
 	series := f.series(narrowed)
@@ -88,7 +88,7 @@ func (a *Alert) texts() (cause, evidence, command string) {
 	}
 	cause = each(func(c result.Cause) string { return fmt.Sprintf("%s: %s ({{ .Value }})", c, c.Meaning()) })
 	command = each(f.command)
-	if f.By == "server" {
+	if f.By != "host" {
 		evidence = fmt.Sprintf("{{ range query (printf `topk(5, count by (host) (%s))` %s) }}{{ .Labels.host }}: {{ .Value }} mounts; {{ end }}", series, arguments)
 	} else {
 		what := "failed_check, hangs_in, errno"

@@ -19,8 +19,8 @@ import (
 // Host is an sshd, and a directory that it has to offer.
 type Host struct {
 	Address string // and port, where it listens
+	Port    string
 	Export  string
-	port    string
 	dir     string // of its keys and configuration
 	sshd    *exec.Cmd
 }
@@ -43,7 +43,7 @@ func New(t testing.TB) *Host {
 		t.Fatal(err)
 	}
 	h := &Host{Address: listener.Addr().String(), Export: t.TempDir(), dir: t.TempDir()}
-	_, h.port, _ = net.SplitHostPort(h.Address)
+	_, h.Port, _ = net.SplitHostPort(h.Address)
 	listener.Close()
 	for _, key := range []string{"host", "user"} {
 		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", h.file(key)).CombinedOutput(); err != nil {
@@ -63,7 +63,7 @@ func (h *Host) file(name string) string { return filepath.Join(h.dir, name) }
 // Start runs the sshd, again.
 func (h *Host) Start(t testing.TB) {
 	t.Helper()
-	h.sshd = exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-p", h.port, "-h", h.file("host"),
+	h.sshd = exec.Command("/usr/sbin/sshd", "-D", "-e", "-f", "/dev/null", "-p", h.Port, "-h", h.file("host"),
 		"-o", "ListenAddress=127.0.0.1", "-o", "AuthorizedKeysFile="+h.file("user.pub"), "-o", "StrictModes=no", "-o", "UsePAM=no",
 		"-o", "PermitRootLogin=yes", "-o", "PidFile=none", "-o", "Subsystem=sftp internal-sftp", "-o", "LogLevel=ERROR")
 	h.sshd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -127,7 +127,7 @@ func (h *Host) MountAt(t testing.TB, dir string, options ...string) *FS {
 func (fs *FS) Mount(t testing.TB, options ...string) {
 	t.Helper()
 	fs.unmount()
-	arguments := []string{"-f", "-p", fs.host.port, "root@127.0.0.1:" + fs.host.Export, fs.Dir, "-o", "IdentityFile=" + fs.host.file("user"),
+	arguments := []string{"-f", "-p", fs.host.Port, "root@127.0.0.1:" + fs.host.Export, fs.Dir, "-o", "IdentityFile=" + fs.host.file("user"),
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", "-o", "ConnectTimeout=5"}
 	for _, option := range options {
 		arguments = append(arguments, "-o", option)
@@ -151,7 +151,7 @@ func (fs *FS) Kill() {
 func (fs *FS) end() {
 	fs.unmount()
 	for _, pid := range processes() {
-		if line := read(pid, "cmdline"); strings.HasPrefix(line, "ssh\x00") && strings.Contains(line, "\x00-oPort="+fs.host.port+"\x00") {
+		if line := read(pid, "cmdline"); strings.HasPrefix(line, "ssh\x00") && strings.Contains(line, "\x00-oPort="+fs.host.Port+"\x00") {
 			_ = unix.Kill(pid, unix.SIGKILL)
 		}
 	}

@@ -119,6 +119,10 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 		default:
 			return serverUnreachable
 		}
+	case "ENOKEY", "EKEYREJECTED", "EKEYEXPIRED", "EKEYREVOKED":
+		if t.Probed.Network() {
+			return result.LoginRefused
+		}
 	}
 	return cmp.Or(t.causeInKernel(f), ioError)
 }

@@ -151,6 +151,11 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) 
 			// has shut it down, while all else is still in caches (ext4_xattr_get, fs/ext4/xattr.c).
 			p.Add(prober.Getxattr(directory, "user.vfsprobe").Optional())
 		}
+		if t.Probed.Ceph() {
+			// An idle root is listed from memory until the MDS has been gone for a minute
+			// (__dcache_readdir, fs/ceph/dir.c).
+			p.Add(prober.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS).WithoutOutput().Optional())
+		}
 		p.Add(prober.Close(directory).Optional().Silent())
 	case checkRead:
 		file := prober.ResultOf(p.OpenRegular(open(m.canary, unix.O_PATH).Optional(), open(m.canary, unix.O_RDONLY).Optional()))

@@ -11,6 +11,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 const (
@@ -150,11 +151,30 @@ func (m *Mountstat) findDaemons() {
 			for _, c := range asked {
 				d.found[c] = found[c]
 			}
+			m.noteServersBehind(found)
 			d.asked = slices.DeleteFunc(d.asked, func(c fusedaemon.Connection) bool { return slices.Contains(asked, c) })
 			m.reconsider()
 			m.findDaemons()
 		})
 	}()
+}
+
+// noteServersBehind notes where daemons are connected to. One that has several connections is
+// of the first of them that told something, for as long as it has that.
+func (m *Mountstat) noteServersBehind(found map[fusedaemon.Connection]*fusedaemon.Daemon) {
+	for _, t := range m.targets {
+		if !t.Probed.FUSE() {
+			continue
+		}
+		d := found[connectionTo(t)]
+		if d == nil || d.ConnectedTo(t.behindDaemon.Address) {
+			continue
+		}
+		if at := d.ServerAddress(); at.IsValid() {
+			service := cmp.Or(fuseKind(t.Probed), mounts.Printable(d.Comm))
+			t.behindDaemon = mounts.Server{Question: serverpool.Question{Network: "tcp", Address: at, Service: serverpool.Service(service)}}
+		}
+	}
 }
 
 // usedByDaemon are the targets that a target's daemon is known to use: by its open files, its

@@ -81,11 +81,15 @@ func TestMountstat_FollowsTheEvidenceOfAServer(t *testing.T) {
 	host := sshhost.New(t)
 	fs := host.Mount(t)
 	m, log := newInput(t, only(fs.Dir))
-	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	g := collect.Gather(t, m)
+	require.Equal(t, "ok", text(at(g, fs.Dir), "result"))
+	assert.Empty(t, serverRows(t, g))
 	host.Pause()
-	metric := at(collect.Gather(t, m), fs.Dir)
+	g = collect.Gather(t, m)
+	metric := at(g, fs.Dir)
 	assert.Equal(t, "stuck fuse_server_silent", text(metric, "result")+" "+text(metric, "cause"))
 	assert.Equal(t, int64(fs.Daemon.Pid), field(t, metric, "fuse_daemon_pid"))
+	assert.Equal(t, []string{"127.0.0.1 " + host.Port + " sshfs 1"}, serverRows(t, g), "its server is a row")
 	stop(t, fs.Daemon)
 	metric = at(collect.Gather(t, m), fs.Dir)
 	assert.Equal(t, "stuck fuse_daemon_silent", text(metric, "result")+" "+text(metric, "cause"))
@@ -94,7 +98,18 @@ func TestMountstat_FollowsTheEvidenceOfAServer(t *testing.T) {
 	require.NoError(t, fs.Daemon.Signal(unix.SIGCONT))
 	host.Resume()
 	noneLeft(t, m)
-	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	g = collect.Gather(t, m)
+	require.Equal(t, "ok", text(at(g, fs.Dir), "result"))
+	assert.Equal(t, []string{"127.0.0.1 " + host.Port + " sshfs 0"}, serverRows(t, g), "and stays one")
+}
+
+// serverRows are the rows of servers: address, port, service and faults.
+func serverRows(t *testing.T, g *collect.Metrics) (rows []string) {
+	for _, metric := range g.Named("mountstat_server") {
+		tag := func(name string) string { value, _ := metric.GetTag(name); return value }
+		rows = append(rows, fmt.Sprint(tag("server"), " ", tag("port"), " ", tag("service"), " ", field(t, metric, "faults")))
+	}
+	return rows
 }
 
 // What is to be aborted or restarted is what does not answer, and not who waits for it.

@@ -83,6 +83,7 @@ type Mountstat struct {
 	kernelLog     kernelLog
 	namespaces    namespaces
 	expectations  expectations
+	automounts    map[string]*shortfall // that can mount nothing, by mount point
 	daemons       daemons
 	guards        guards
 	bcachefs      bcachefs
@@ -198,11 +199,14 @@ func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{
 			m.emitPending(acc, t, counts)
 		} else if t.skipReason != "" {
 			m.emitSkipped(acc, t, counts)
+		} else if t.leftAlone {
+			m.emitPending(acc, t, counts)
 		}
 	}
 	m.sayRefused(refused)
 	m.expect(false)
 	m.emitMissing(acc, counts)
+	m.emitAutomounts(acc, counts)
 	m.emitServers(acc)
 }
 
@@ -247,14 +251,14 @@ func (m *Mountstat) refresh(now time.Time) (changed bool) {
 func (m *Mountstat) submit() (pending map[*target]struct{}) {
 	pending = make(map[*target]struct{}, len(m.targets))
 	for _, t := range m.targets {
-		if t.skipReason != "" {
+		if t.skipReason != "" || m.awaitsLogin(t) {
 			continue
 		}
 		pending[t] = struct{}{}
 		if t.underWay || t.report != nil {
 			continue
 		}
-		t.underWay = true
+		t.underWay, t.submitted = true, time.Now()
 		if t.plan == nil {
 			t.plan = m.newPlan(t)
 		}
@@ -382,6 +386,9 @@ func (m *Mountstat) emitPending(acc telegraf.Accumulator, t *target, counts *cou
 	found := finding{code: result.Unchecked, reason: "the check was under way when the next gather was due"}
 	if f := &t.found; f.code.Fault() {
 		found = finding{code: f.code, errno: f.errno, cause: f.cause, check: f.check, call: f.call, culprit: f.culprit}
+	}
+	if t.leftAlone {
+		found.reason = "it is left alone: each check could be one more login that is refused"
 	}
 	m.emit(acc, t, &found, counts)
 }

@@ -31,6 +31,21 @@ type smbClient struct {
 	reading bool
 }
 
+// loginInterval is how often a mount is checked whose login is refused.
+const loginInterval = time.Minute
+
+// awaitsLogin reports whether a target is left alone in this gather: its server refuses the
+// login, so that each check can be one more try, and directories lock accounts after some. What
+// the client knows is read meanwhile, and says when it has logged in.
+func (m *Mountstat) awaitsLogin(t *target) bool {
+	t.leftAlone = t.found.cause == result.LoginRefused && !t.underWay && t.report == nil &&
+		smbclient.Of(m.smb.shares, t.Probed.Source) == smbclient.NoSession && time.Since(t.submitted) < loginInterval
+	if t.leftAlone {
+		m.readSMBClient()
+	}
+	return t.leftAlone
+}
+
 // readSMBClient has a helper read what the SMB client knows, in each round once at most.
 func (m *Mountstat) readSMBClient() {
 	if m.smb.reading || m.smb.round == m.round {
@@ -115,10 +130,6 @@ func (t *target) causeAtSMBClient(f *finding) cause {
 		return result.LoginRefused
 	case t.share == smbclient.NoTree, f.errno == "EREMCHG":
 		return result.ShareGone
-	}
-	switch f.errno {
-	case "ENOKEY", "EKEYREJECTED", "EKEYEXPIRED", "EKEYREVOKED":
-		return result.LoginRefused
 	}
 	return ""
 }

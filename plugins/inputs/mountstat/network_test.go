@@ -153,6 +153,34 @@ func TestTheCauseOfAnSMBMountWhoseServerAnswers(t *testing.T) {
 	}
 }
 
+// Directories lock accounts after some logins that were refused, and each check can be one.
+func TestAnSMBMountWhoseLoginIsRefusedIsLeftAlone(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	networkMount(t, fs, "cifs", rpchost.Serve(t, "127.0.0.1:0", answerSMB))(m)
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	debugData(t, m, "6.1-no-session")
+	fs.Fail(unix.EACCES, faultfs.Statfs)
+	require.Equal(t, "denied login_refused", text(at(collect.Gather(t, m), fs.Dir), "result")+" "+text(at(collect.Gather(t, m), fs.Dir), "cause"))
+	fs.Heal() // a check would find that
+	metric := at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "denied login_refused", text(metric, "result")+" "+text(metric, "cause"))
+	assert.Contains(t, text(metric, "reason"), "left alone")
+	assert.Positive(t, field(t, metric, "fault_seconds"))
+	debugData(t, m, "6.1-good")
+	require.Eventually(t, func() bool { return text(at(collect.Gather(t, m), fs.Dir), "result") == "ok" }, 10*time.Second, 50*time.Millisecond,
+		"the client has logged in")
+	debugData(t, m, "6.1-no-session")
+	fs.Fail(unix.EACCES, faultfs.Statfs)
+	require.Equal(t, "denied", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	fs.Heal()
+	for _, of := range m.targets {
+		of.submitted = of.submitted.Add(-loginInterval)
+	}
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"), "a minute has passed")
+}
+
 // EHOSTDOWN says that a soft mount gave up, and not why.
 func TestAnSMBMountWhosePortIsNotKnown(t *testing.T) {
 	faultfs.Require(t)

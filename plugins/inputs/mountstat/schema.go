@@ -60,9 +60,9 @@ func (*Mountstat) Schema() []schema.Measurement {
 			Name: "mountstat_server",
 			Tags: []schema.Tag{
 				schema.T("server", ""),
-				schema.T("port", "if it is not the usual one: 2049, of SMB 445, of 9P 564, of Ceph's monitors 6789"),
+				schema.T("port", "if it is not the usual one: 2049, of SMB 445, of 9P 564, of Ceph's monitors 6789; always of servers behind FUSE"),
 				schema.T("proto", "if it is not tcp"),
-				schema.T("service", "if it is not NFS: smb, 9p, or ceph for a monitor"),
+				schema.T("service", "if it is not NFS: smb, 9p, or ceph for a monitor; sshfs, glusterfs and the like for a server that a FUSE daemon is connected to, from the first fault on in which that was seen"),
 			},
 			Fields: []schema.Fields{
 				schema.Integers("of this server", "mounts", "superblocks"),

@@ -204,14 +204,20 @@ func (t *target) serverFields(fields map[string]any) {
 // emitServers makes one metric per server: it says at once what 300 mounts have in
 // common.
 func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
-	all := make(map[*server]*fault.Sums, len(m.servers))
+	all := make(map[mounts.Server]*fault.Sums, len(m.servers))
+	add := func(s mounts.Server, t *target) {
+		if all[s] == nil {
+			all[s] = &fault.Sums{}
+		}
+		all[s].Add(len(t.Mounts), t.Probed.Superblock(), t.found.code, &t.History)
+	}
 	for _, t := range m.targets {
 		for _, s := range t.servers {
-			if all[s] == nil {
-				all[s] = &fault.Sums{}
-			}
 			m.noteElsewhere(t, s)
-			all[s].Add(len(t.Mounts), t.Probed.Superblock(), t.found.code, &t.History)
+			add(s.Server, t)
+		}
+		if t.behindDaemon.Address.IsValid() {
+			add(t.behindDaemon, t)
 		}
 	}
 	for s, sums := range all {

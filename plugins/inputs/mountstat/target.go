@@ -23,6 +23,8 @@ type target struct {
 	key, group string    // of its check
 	skipReason string    // why it is not checked
 	servers    []*server // which can be asked
+	// behindDaemon is where its FUSE daemon was last seen to be connected to.
+	behindDaemon mounts.Server
 
 	fault.History
 	found     finding
@@ -39,9 +41,11 @@ type target struct {
 	evidence                               // of its last check
 	waitedSince                  time.Time // since when FUSE requests wait, of one that is not checked
 
-	underWay bool
-	report   *prober.Report // came, and was not yet turned into metrics
-	reportOf *plan          // which may be an older one
+	underWay  bool
+	submitted time.Time      // when its last check was
+	leftAlone bool           // in this gather, see awaitsLogin
+	report    *prober.Report // came, and was not yet turned into metrics
+	reportOf  *plan          // which may be an older one
 }
 
 // regroup sorts the mounts to be checked into targets, and keeps what is known about

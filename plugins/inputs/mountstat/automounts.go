@@ -1,0 +1,103 @@
+package mountstat
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/influxdata/telegraf"
+
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
+	"github.com/vfsprobe/vfsprobe/internal/result"
+)
+
+// maxAutomounts is how many mounts of autofs are looked at; a direct map has one for each entry.
+const maxAutomounts = 1024
+
+// judgeAutomounts finds the mounts of autofs whose automounter is stopped or has ended: whoever
+// goes to what it has not mounted waits, or finds nothing. Of the others there is nothing to
+// say.
+func (m *Mountstat) judgeAutomounts() {
+	whys := make(map[string]string) // by process group
+	now, looked := make(map[string]*shortfall), 0
+	for i := range m.table.Mounts {
+		mount := &m.table.Mounts[i]
+		if mount.FSType != "autofs" || mount.Hidden || !m.selection.Fits(mount) || m.expectations.wants(mount.Mountpoint) {
+			continue
+		}
+		if looked++; looked > maxAutomounts {
+			break
+		}
+		group, _ := mount.Option("pgrp")
+		why, known := whys[group]
+		if !known {
+			why = m.automounterFails(group)
+			whys[group] = why
+		}
+		if why != "" {
+			now[mount.Mountpoint] = &shortfall{expectation: expectation{path: mount.Mountpoint, source: mount.Source, fstype: mount.FSType}, why: why}
+		}
+	}
+	m.automounts = m.follow(m.automounts, now,
+		func(s *shortfall) {
+			m.Log.Warnf("nothing can be mounted at %s: %s; %s", mounts.Printable(s.path), result.AutomounterStopped, s.why)
+		},
+		func(s *shortfall) {
+			m.Log.Infof("the automounter of %s is there again, after %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
+		})
+}
+
+// automounterFails is why a process group can mount nothing, as the process tells that leads it
+// (pgrp=, autofs_show_options, fs/autofs/inode.c); empty if it can, or that is not to be seen.
+func (m *Mountstat) automounterFails(group string) string {
+	pid, err := strconv.Atoi(group)
+	if err != nil || pid <= 1 { // 0: it is of another PID namespace
+		return ""
+	}
+	stat, err := procfs.ReadText(filepath.Join(m.host.Proc, group, "stat"))
+	if errors.Is(err, fs.ErrNotExist) && m.seesProcesses() {
+		return fmt.Sprintf("its automounter, process %d, has ended", pid)
+	}
+	comm, state := processState(stat)
+	if state != 'T' && state != 't' {
+		return ""
+	}
+	return fmt.Sprintf("its automounter %s (process %d) is stopped: kill -CONT %d", mounts.Printable(comm), pid, pid)
+}
+
+// seesProcesses reports whether processes of others can be seen: hidepid= can hide them,
+// proc(5).
+func (m *Mountstat) seesProcesses() bool {
+	_, err := procfs.ReadText(filepath.Join(m.host.Proc, "1/stat"))
+	return err == nil
+}
+
+// processState is the name and the state in /proc/PID/stat; 0: there is none.
+func processState(stat string) (comm string, state byte) {
+	begin, end := strings.IndexByte(stat, '('), strings.LastIndex(stat, ") ")
+	if begin < 0 || end < begin || end+2 >= len(stat) {
+		return "", 0
+	}
+	return stat[begin+1 : end], stat[end+2]
+}
+
+// emitAutomounts reports those that can mount nothing.
+func (m *Mountstat) emitAutomounts(acc telegraf.Accumulator, counts *counts) {
+	m.judgeAutomounts()
+	for _, s := range m.automounts {
+		counts[result.Error]++
+		acc.AddGauge("mountstat", map[string]any{
+			"result":        result.Error.String(),
+			"result_code":   int64(result.Error),
+			"cause":         string(result.AutomounterStopped),
+			"reason":        s.why,
+			"hung_seconds":  0.0,
+			"fault_seconds": time.Since(s.since).Seconds(),
+		}, map[string]string{"path": mounts.Printable(s.path), "device": mounts.SourceTag(s.source), "fstype": mounts.Printable(s.fstype)})
+	}
+}
