@@ -217,3 +217,25 @@ func TestLoad_SaysWhatCanNotBeRead(t *testing.T) {
 	require.Len(t, found.Mounts, 1)
 	assert.Equal(t, "/a", found.Mounts[0].Mountpoint)
 }
+
+func TestStates_AreWhatSystemctlSays(t *testing.T) {
+	root := tree(t, map[string]string{
+		"/run/systemd/system/.keep":                 "",
+		vendor + "rpc-statd.service":                "[Service]\n",
+		vendor + "rpcbind.service":                  "[Service]\n",
+		vendor + "rpcbind.socket":                   "[Socket]\n",
+		etc + "sockets.target.wants/rpcbind.socket": "-> /usr/lib/systemd/system/rpcbind.socket",
+		vendor + "masked.service":                   "[Service]\n",
+		etc + "masked.service":                      "-> /dev/null",
+		run + "masked-until-boot.service":           "-> /dev/null",
+	})
+	states, err := units.States(below(t, root), []string{"rpc-statd.service", "rpcbind.socket", "masked.service", "masked-until-boot.service", "nothing.service"})
+	require.NoError(t, err)
+	assert.Equal(t, map[string]units.State{
+		"rpc-statd.service": units.Disabled, "rpcbind.socket": units.Enabled, "masked.service": units.Masked,
+		"masked-until-boot.service": units.Masked, "nothing.service": units.Absent,
+	}, states)
+	states, err = units.States(below(t, tree(t, map[string]string{vendor + "rpcbind.service": ""})), []string{"rpcbind.service"})
+	require.NoError(t, err)
+	assert.Equal(t, units.Unknown, states["rpcbind.service"], "systemd does not run")
+}
