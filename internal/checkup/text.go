@@ -65,6 +65,8 @@ func title(measurement string) string {
 		return "Mounts"
 	case "nfslock":
 		return "NFS locks"
+	case "nfslock_readiness":
+		return "Locks of NFS 3, before the first mount"
 	case "dentrycache":
 		return "Dentry cache"
 	case "dentrycache_dir":

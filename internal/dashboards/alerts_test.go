@@ -36,7 +36,7 @@ func expected() []string {
 		"FileServerHangs " + badServer, // 3 × 50 mounts, and 4 of another host
 		"FileSystemHangs " + thisHost, "FileSystemFails " + thisHost, "FileSystemMissing " + thisHost,
 		"StaleExport " + badServer,
-		"NFSLocksFailAtServer " + badServer, "NFSLocksFailOnHost statd", "NFSLockHeldElsewhere " + badServer,
+		"NFSLocksFailAtServer " + badServer, "NFSLocksFailOnHost statd", "NFSLocksNotReady statd", "NFSLockHeldElsewhere " + badServer,
 	}
 }
 
@@ -103,6 +103,7 @@ func (l *live) judgeAlerts(t *testing.T, p places) {
 	for alert, says := range map[string][]string{
 		"FileServerHangs " + badServer: {"server_unreachable: nothing answers", "many-1: 50 mounts", "rpcinfo -a " + badServer + ".8.1 -T tcp nfs"},
 		"FileSystemHangs " + thisHost:  {"fuse_daemon_silent", p.hung + " (statfs", "/sys/fs/fuse/connections"},
+		"NFSLocksNotReady statd":       {"statd_dead_registered", "mount: no rpc.statd", "systemctl restart rpc-statd"},
 		"NFSLocksFailOnHost statd":     {"statd_dead_registered", "/mnt/v3 (setlk  ENOLCK)", "systemctl restart rpc-statd"},
 	} {
 		a := got[alert].Annotations
@@ -122,7 +123,7 @@ func (l *live) judgeAlerts(t *testing.T, p places) {
 		"FileSystemHangs: fuse_daemon_silent " + thisHost, "FileSystemFails: fuse_daemon_dead " + thisHost, "FileSystemMissing: not_mounted " + thisHost,
 		"StaleExport: stale_export " + badServer,
 		"NFSLocksFailAtServer: nlm_unreachable " + badServer, "NFSLocksFailAtServer: server_rpcbind_unreachable " + badServer,
-		"NFSLocksFailOnHost: statd_dead_registered statd", "NFSLockHeldElsewhere: held_elsewhere " + badServer,
+		"NFSLocksFailOnHost: statd_dead_registered statd", "NFSLocksNotReady: statd_dead_registered statd", "NFSLockHeldElsewhere: held_elsewhere " + badServer,
 	}
 	slices.Sort(want)
 	var found []string
@@ -144,7 +145,7 @@ func (l *live) judgeCaptured(t *testing.T, shipped []byte, expected []string) {
 	require.NoError(t, os.WriteFile(rules, shipped, 0o600))
 	var b strings.Builder
 	fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: 10s\ntests:\n- interval: 10s\n  input_series:\n", rules)
-	for _, row := range l.prometheus.Now(t, `{__name__=~"(mountstat|nfslock)_info_.*|vfsprobe_helpers_stuck"}`) {
+	for _, row := range l.prometheus.Now(t, `{__name__=~"(mountstat|nfslock|nfslock_readiness)_info_.*|vfsprobe_helpers_stuck"}`) {
 		var labels []string
 		for _, name := range slices.Sorted(maps.Keys(row.Labels)) {
 			if name != "__name__" {

@@ -94,6 +94,8 @@ func locks() Dashboard {
 				Text: []string{"nfs_errno", "rpcbind_errno", "nlm_errno", "nsm_errno"}, By: server, Host: true}},
 		{Title: "The chain on the host", Form: Table, Width: 8, Height: 9, Says: "Its own rpcbind and rpc.statd.",
 			Query: Query{From: "nfslock_host", Fields: []string{"rpcbind_seconds", "statd_seconds"}, Text: []string{"rpcbind_errno", "statd_errno"}, By: []string{"host"}, Host: true}},
+		{Title: "Not ready for locks of NFS 3", Form: Table, Width: 24, Height: 6, Says: "Hosts on which the next lock will hang or fail, whether they have NFS mounts yet or not.",
+			Query: Query{From: "nfslock_readiness", Fields: []string{"result_code"}, Text: []string{"diagnosis", "needed_by"}, By: []string{"host"}, Host: true, When: fault()}},
 		{Title: "Locks", Form: StateTimeline, Width: 24, Height: 9, States: true, Says: "What came of each lock.",
 			Query: Query{From: "nfslock", Fields: []string{"result_code"}, By: mount, Fold: "last", Host: true}},
 		{Title: "Faults and their diagnoses", Form: Table, Width: 24, Height: 8,

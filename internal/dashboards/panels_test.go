@@ -86,7 +86,8 @@ func (p places) demands() map[string]map[string]demand {
 				number64(1e-7, 1, "nlm_seconds", "host", "nlm", "server", goodServer))},
 			"The chain on the host": {host: "nlm|statd", faulty: all(
 				has("host", "statd", "statd_errno", "ECONNREFUSED"), number64(1e-7, 1, "statd_seconds", "host", "nlm"))},
-			"Locks": {host: "statd", faulty: all(has("path", "/mnt/v3", "value", "5"), has("path", "/mnt/v4", "value", "0"))},
+			"Not ready for locks of NFS 3": {host: "statd", healthy: empty, faulty: has("host", "statd", "diagnosis", "statd_dead_registered", "needed_by", "mount")},
+			"Locks":                        {host: "statd", faulty: all(has("path", "/mnt/v3", "value", "5"), has("path", "/mnt/v4", "value", "0"))},
 			"Faults and their diagnoses": {host: ".*", healthy: empty, faulty: all(
 				has("host", "statd", "path", "/mnt/v3", "diagnosis", "statd_dead_registered", "errno", "ENOLCK"),
 				has("host", "nlm", "path", "/mnt/v3", "diagnosis", "nlm_unreachable"),

@@ -21,10 +21,11 @@ type Info struct {
 }
 
 var infos = map[string]Info{
-	"mountstat":      {resultCode, []string{"result", "cause", "failed_check", "errno", "hangs_in"}},
-	"nfslock":        {resultCode, []string{"result", "diagnosis", "hangs_in", "failed_call", "errno", "lock_scope"}},
-	"nfslock_server": {"hung", []string{"nfs_errno", "rpcbind_errno", "nlm_errno", "nsm_errno"}},
-	"nfslock_host":   {"mounts", []string{"rpcbind_errno", "statd_errno"}},
+	"mountstat":         {resultCode, []string{"result", "cause", "failed_check", "errno", "hangs_in"}},
+	"nfslock":           {resultCode, []string{"result", "diagnosis", "hangs_in", "failed_call", "errno", "lock_scope"}},
+	"nfslock_readiness": {resultCode, []string{"result", "diagnosis", "needed_by"}},
+	"nfslock_server":    {"hung", []string{"nfs_errno", "rpcbind_errno", "nlm_errno", "nsm_errno"}},
+	"nfslock_host":      {"mounts", []string{"rpcbind_errno", "statd_errno"}},
 }
 
 // resultCode is a field of every mount.

@@ -78,6 +78,7 @@ func Run(o Options) *Report {
 	s := p.subject(u)
 	p.examineStanzas(all, s, u)
 	p.examineFeatures(s)
+	p.examineLocks()
 	r := &Report{Subject: s.name}
 	for i := range p.findings {
 		f := &p.findings[i]

@@ -67,7 +67,8 @@ func examine(t *testing.T, changes map[string]string) (*Report, string) {
 		}
 	}
 	root := host(t, files)
-	proc := host(t, map[string]string{"sys/kernel/osrelease": "6.1.0\n", "sys/fs/dentry-state": "5\t4\t45\t0\t0\t0\n"}) // nothing runs here
+	proc := host(t, map[string]string{"sys/kernel/osrelease": "6.1.0\n", "sys/fs/dentry-state": "5\t4\t45\t0\t0\t0\n", // nothing runs here
+		"self/mountinfo": "1 0 0:1 / / rw - ext4 /dev/vda rw\n", "1/comm": "init\n"})
 	return Run(Options{Root: root, Proc: proc, CheckConfig: func(file string) error {
 		content, err := os.ReadFile(file)
 		if err == nil && bytes.Contains(content, []byte("tiemout")) {
@@ -143,6 +144,7 @@ func wrongs() map[string]wrong {
 		"relative own config": {stanza(`"/etc/vfsprobe/`, `"`), "vfsprobe.config", checkup.Critical, "absolute", "ends at once", "-test"},
 		"closed":              {map[string]string{"etc/vfsprobe/closed/x.toml": "[[inputs.mountstat]]\n", included: "#\n" + strings.Replace(Stanza, "vfsprobe/vfsprobe.toml", "vfsprobe/closed/x.toml", 1)}, "vfsprobe.config", checkup.Critical, "may not read", "ends at once", "-test"},
 		"flag joined":         {stanza(`"-config", "/etc/vfsprobe/vfsprobe.toml"`, `"--config=/nowhere"`), "vfsprobe.config", checkup.Critical, "/nowhere", "ends at once", "-test"},
+		"no rpc.statd":        {map[string]string{"etc/fstab": "nas:/data /srv/data nfs noauto 0 0\n", "usr/sbin/rpcbind": "x"}, "nfs.readiness", checkup.Critical, "not installed: rpc.statd; needed by fstab /srv/data", "hangs, or gets ENOLCK", "nfs-common"},
 		"no Telegraf":         {map[string]string{included: "", mainConf: ""}, "telegraf.config", checkup.Warning, "no such directory", "no Telegraf", "install"},
 		"ancient":             {map[string]string{"usr/bin/telegraf": "#!/bin/sh\necho 'Telegraf v1.13.4 (git: HEAD x)'\n"}, "telegraf.version", checkup.Critical, "1.14", "undefined but requested input: execd", "upgrade"},
 		"old":                 {map[string]string{"usr/bin/telegraf": "#!/bin/sh\necho 'Telegraf 1.31.3 (git: HEAD x)'\n"}, "telegraf.version", checkup.Warning, "1.32", "errors in Telegraf's log", "upgrade"},

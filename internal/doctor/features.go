@@ -155,10 +155,8 @@ func (p *patient) examineHungTaskPanic(h Host) {
 func (p *patient) examineMountTable(h Host, s *subject) {
 	reader := prober.New(prober.Options{})
 	defer reader.Close()
-	watcher := mounts.NewWatcher(mounts.WatcherOptions{Prober: reader, Proc: h.Proc, PID: "self", Devices: mounts.Devices{Sys: h.Sys}})
-	defer watcher.Close()
 	table := filepath.Join(h.Proc, "self/mountinfo")
-	view := watcher.View(1)
+	view := readTable(h, reader)
 	if view.Snapshot == nil {
 		p.add(Finding{ID: "kernel.mount_table", Status: checkup.Warning, Object: table, Says: fmt.Sprint(view.Hindrance),
 			Symptom: "mountstat checks the root and what its configuration names, and nfslock nothing; a running vfsprobe goes on with the table that it has read last",
@@ -178,6 +176,13 @@ func (p *patient) examineMountTable(h Host, s *subject) {
 	p.add(Finding{ID: "kernel.hidepid", Status: checkup.Warning, Object: h.Proc, Says: "it is mounted with hidepid=, which hides processes of other users",
 		Symptom: "mountstat_blocked, and nfslock's waiters and blocked tasks, miss them",
 		Cure:    p.grant(SysPtrace)})
+}
+
+// readTable reads the mount table as the plugin does.
+func readTable(h Host, reader *prober.Prober) mounts.View {
+	watcher := mounts.NewWatcher(mounts.WatcherOptions{Prober: reader, Proc: h.Proc, PID: "self", Devices: mounts.Devices{Sys: h.Sys}})
+	defer watcher.Close()
+	return watcher.View(1)
 }
 
 // hidepid reads the options of a procfs. The group is -1 if none is exempt.

@@ -31,25 +31,38 @@ const (
 	StateManager Kind = "state_manager"
 	// ClientIDInUse: another host has this one's NFSv4 identity.
 	ClientIDInUse Kind = "client_id_in_use"
+	// LostOpens: what a program has open on NFSv4 could not be recovered, and all it does
+	// with it fails with EIO; Number is the errno, or the error of the protocol.
+	LostOpens Kind = "lost_opens"
+	// BadSequence: the server and this host disagree on the order of NFSv4.0 opens and locks.
+	BadSequence Kind = "bad_sequence"
+	// CannotUnmonitor: rpc.statd did not strike the server off.
+	CannotUnmonitor Kind = "cannot_unmonitor"
+	// NotRegistered: the local rpcbind did not register one of the kernel's services; Number
+	// is the errno.
+	NotRegistered Kind = "not_registered"
+	// ServiceFailed: lockd, or the service that NFSv4.0 servers call back, did not start.
+	ServiceFailed Kind = "service_failed"
 )
 
 // Kinds returns all kinds.
 func Kinds() []Kind {
-	return []Kind{NotResponding, TimedOut, Recovered, CannotMonitor, UnlockStatus, OutOfSync, LostLocks, StateManager, ClientIDInUse}
+	return []Kind{NotResponding, TimedOut, Recovered, CannotMonitor, UnlockStatus, OutOfSync, LostLocks, StateManager, ClientIDInUse,
+		LostOpens, BadSequence, CannotUnmonitor, NotRegistered, ServiceFailed}
 }
 
 // Message is what the kernel says about NFS and its locks.
 type Message struct {
 	Kind    Kind
-	Program string // nfs, lockd or statd
+	Program string // nfs, nfsacl, lockd, statd or rpcbind
 	// Server is its name or address as the mount has it, raw bytes; empty where
 	// the message names none. That of statd is "rpc.statd": the local one.
 	Server string
 	Number int64 // see the kinds; 1 for those without
 }
 
-// Parse recognises a message of lockd, statd or nfs by the record's text. The
-// formats are those of Linux 4.18 to 7.0; testdata names the sources.
+// Parse recognizes a message of lockd, sunrpc or nfs by the record's text. The
+// formats are those of Linux 3.10 to 7.2; testdata names the sources.
 func Parse(text string) (Message, bool) {
 	if m, found := rpcMessage(text); found {
 		return m, true
@@ -91,7 +104,7 @@ func rpcMessage(text string) (Message, bool) {
 // locks, or nothing.
 func programOf(name string) string {
 	switch name {
-	case "nfs", "lockd", "statd":
+	case "nfs", "nfsacl", "lockd", "statd", "rpcbind":
 		return name
 	case "nfs4":
 		return "nfs"
@@ -106,20 +119,43 @@ type format struct {
 	// The server's name comes before the number.
 	before, between, after string
 	server, number         bool
+	uncounted              bool // the number is an errno where others of the kind have a count
+	// cut is what stands before the text that between, server and number are about; what is
+	// in front of it is a file, or a part of the kernel's work.
+	cut string
 }
 
 func formats() []format {
 	return []format{
 		{kind: CannotMonitor, program: "lockd", before: "lockd: cannot monitor ", server: true},
+		{kind: CannotUnmonitor, program: "lockd", before: "lockd: cannot unmonitor ", server: true},
 		{kind: UnlockStatus, program: "lockd", before: "lockd: unexpected unlock status: ", number: true},
 		{kind: OutOfSync, program: "lockd", before: "nlmclnt_lock: VFS is out of sync with lock manager!"},
 		{kind: LostLocks, program: "lockd", before: "lockd: failed to reclaim lock for pid "},
+		{kind: LostLocks, program: "lockd", before: "lockd: unable to spawn reclaimer thread. Locks for ", between: " won't be reclaimed! (", after: ")", server: true, number: true, uncounted: true},
+		{kind: LostLocks, program: "lockd", before: "lockd: reclaimer unable to alloc memory. Locks for ", after: " won't be reclaimed!", server: true},
 		{kind: LostLocks, program: "nfs", before: "NFS: ", between: ": lost ", after: " locks", server: true, number: true},
 		{kind: LostLocks, program: "nfs", before: "NFS: __nfs4_reclaim_open_state: Lock reclaim failed!"},
 		{kind: LostLocks, program: "nfs", before: "NFS: nfs4_reclaim_open_state: Lock reclaim failed!"},
 		{kind: LostLocks, program: "nfs", before: "nfs4_reclaim_open_state: Lock reclaim failed!"},
-		{kind: StateManager, program: "nfs", before: "NFS: state manager", server: true, number: true},
+		{kind: LostOpens, program: "nfs", before: "NFSv4: state recovery failed for open file ", cut: ", error = ", number: true},
+		{kind: LostOpens, program: "nfs", before: "NFS: nfs4_handle_delegation_recall_error: unhandled error ", after: ".", number: true},
+		{kind: StateManager, program: "nfs", before: "NFS: state manager", cut: " failed on NFSv4 server ", between: " with error ", server: true, number: true},
+		{kind: StateManager, program: "nfs", before: "NFS: nfs4_reclaim_open_state: unhandled error ", number: true},
+		{kind: StateManager, program: "nfs", before: "nfs4_reclaim_open_state: unhandled error ", number: true},
+		{kind: StateManager, program: "nfs", before: "NFS: __nfs4_reclaim_open_state: unhandled error ", number: true},
+		{kind: StateManager, program: "nfs", before: "NFS: nfs4_discover_server_trunking unhandled error ", after: ". Exiting with error EIO", number: true},
+		{kind: StateManager, program: "nfs", before: "NFS: migration recovery failed (server ", after: ")", server: true},
 		{kind: ClientIDInUse, program: "nfs", before: "NFS: Server ", after: " reports our clientid is in use", server: true},
+		{kind: BadSequence, program: "nfs", before: "NFS: v4 server returned a bad sequence-id error on an unconfirmed sequence ", cut: "!"},
+		{kind: BadSequence, program: "nfs", before: "NFS: v4 server ", after: "  returned a bad sequence-id error!", server: true},
+		{kind: NotRegistered, program: "rpcbind", before: "svc: failed to register ", cut: " RPC service (errno ", after: ").", number: true},
+		{kind: NotRegistered, program: "rpcbind", before: "RPC: failed to contact local rpcbind server (errno ", after: ").", number: true},
+		{kind: ServiceFailed, program: "lockd", before: "lockd_up: makesock failed, error=", number: true},
+		{kind: ServiceFailed, program: "lockd", before: "lockd_up: create service failed"},
+		{kind: ServiceFailed, program: "nfs", before: "nfs_callback_create_svc: create service failed"},
+		{kind: ServiceFailed, program: "nfs", before: "NFS: bind callback service failed"},
+		{kind: ServiceFailed, program: "nfs", before: "NFS: callback service start failed"},
 	}
 }
 
@@ -129,13 +165,12 @@ func (f *format) parse(text string) (Message, bool) {
 	if !found {
 		return Message{}, false
 	}
-	if f.kind == StateManager {
-		// The part of the work that failed may stand between.
-		_, rest, found = strings.Cut(rest, " failed on NFSv4 server ")
-		if !found {
+	if f.cut != "" {
+		i := strings.LastIndex(rest, f.cut)
+		if i < 0 {
 			return Message{}, false
 		}
-		f = &format{between: " with error ", server: true, number: true}
+		rest = rest[i+len(f.cut):]
 	}
 	if rest, found = strings.CutSuffix(rest, f.after); !found {
 		return Message{}, false
@@ -148,7 +183,7 @@ func (f *format) parse(text string) (Message, bool) {
 		}
 		m.Server, rest = rest[:i], rest[i+len(f.between):]
 	case f.server:
-		m.Server, rest = rest, ""
+		m.Server = rest
 	}
 	if f.server && m.Server == "" {
 		return Message{}, false
@@ -158,7 +193,9 @@ func (f *format) parse(text string) (Message, bool) {
 		if err != nil {
 			return Message{}, false
 		}
-		m.Number = number
+		if !f.uncounted {
+			m.Number = number
+		}
 	}
 	return m, true
 }

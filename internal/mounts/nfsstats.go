@@ -20,6 +20,19 @@ type NFSStats struct {
 	Bytes      NFSBytes
 	Transport  NFSTransport
 	Operations NFSOperations
+	State      NFS4State
+}
+
+// NFS4State is what the counters tell of an NFSv4 client's lease. The operations are those of
+// all mounts of the client together, since Linux 5.0; before it there were none.
+type NFS4State struct {
+	HasLease     bool  // Linux 5.10 and later show it
+	LeaseTime    int64 // seconds that the server gives it without a renewal
+	LeaseExpired int64 // seconds since it has expired without one; 0: it has not
+	Renewals     int64 // RENEW and SEQUENCE, of which each call of version 4.1 has one
+	// Identities is how often the client made itself known: EXCHANGE_ID and SETCLIENTID. It
+	// does so when it mounts, and after it has lost its state.
+	Identities int64
 }
 
 // NFSBytes says how much was read and written (linux/nfs_iostat.h).
@@ -141,6 +154,7 @@ func (s *NFSStats) add(operation bool, key string, values []byte) error {
 		if err != nil {
 			return err
 		}
+		s.State.count(key, n[0])
 		o := &s.Operations
 		for i, sum := range []*int64{&o.Count, &o.Transmissions, &o.MajorTimeouts, &o.BytesSent, &o.BytesReceived,
 			&o.Queue, &o.RoundTrip, &o.Execute, &o.Errors} {
@@ -157,8 +171,34 @@ func (s *NFSStats) add(operation bool, key string, values []byte) error {
 		return err
 	case key == "xprt":
 		return s.Transport.add(values)
+	case key == "nfsv4":
+		s.State.lease(string(values))
 	}
 	return nil
+}
+
+func (s *NFS4State) count(operation string, n int64) {
+	switch operation {
+	case "RENEW", "SEQUENCE":
+		s.Renewals += n
+	case "EXCHANGE_ID", "SETCLIENTID":
+		s.Identities += n
+	}
+}
+
+// lease reads what show_lease, fs/nfs/super.c, adds to the line of capabilities.
+func (s *NFS4State) lease(values string) {
+	for field := range strings.SplitSeq(strings.TrimSpace(values), ",") {
+		key, value, _ := strings.Cut(field, "=")
+		number, err := strconv.ParseInt(value, 10, 64)
+		switch {
+		case err != nil:
+		case key == "lease_time":
+			s.HasLease, s.LeaseTime = true, max(0, number)
+		case key == "lease_expired":
+			s.LeaseExpired = max(0, number)
+		}
+	}
 }
 
 // add counts one connection. The kinds differ in what comes before the sends.

@@ -39,6 +39,7 @@ func TestNFSStats(t *testing.T) {
 				BadXIDs: 1, Backlog: 7, Pending: 140},
 			Operations: mounts.NFSOperations{Count: 83, Transmissions: 85, MajorTimeouts: 1, BytesSent: 17332,
 				BytesReceived: 69272, Queue: 3, RoundTrip: 166, Execute: 174, Errors: 13, HasErrors: true},
+			State: mounts.NFS4State{HasLease: true, LeaseTime: 90},
 		}, {
 			Device: "nas:/scratch", Mountpoint: "/mnt/rdma", FSType: "nfs4", Version: "1.1", Age: 60,
 			Transport:  mounts.NFSTransport{Protocol: "rdma", Connections: 1, Connects: 1, Idle: 5, Sends: 11, Receives: 10, Backlog: 3},
@@ -143,4 +144,15 @@ func BenchmarkParseMountStats(b *testing.B) {
 		require.NoError(b, err)
 		require.Len(b, all, 300)
 	}
+}
+
+func TestNFSStats_Lease(t *testing.T) {
+	all, err := mounts.ParseMountStats([]byte("device nas:/a mounted on /a with fstype nfs4 statvers=1.1\n" +
+		"\tnfsv4:\tbm0=0xfdffbfff,bm1=0xf9be3e,bm2=0x68800,acl=0x3,sessions,pnfs=not configured,lease_time=90,lease_expired=42\n" +
+		"\tper-op statistics\n" +
+		"\t    SEQUENCE: 7 7 0 0 0 0 0 0 0\n\t       RENEW: 2 2 0 0 0 0 0 0 0\n" +
+		"\t EXCHANGE_ID: 3 3 0 0 0 0 0 0 0\n\t SETCLIENTID: 1 1 0 0 0 0 0 0 0\n"))
+	require.NoError(t, err)
+	require.Len(t, all, 1)
+	assert.Equal(t, mounts.NFS4State{HasLease: true, LeaseTime: 90, LeaseExpired: 42, Renewals: 9, Identities: 4}, all[0].State)
 }

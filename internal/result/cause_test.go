@@ -20,7 +20,8 @@ func TestCause_Values(t *testing.T) {
 		"mountstat": "server_unreachable server_rpc_dead server_service_dead export_hangs stale_export login_refused share_gone mount_needs_remount automounter_stopped ceph_monitors_dead ceph_mds_dead ceph_osds_dead client_evicted source_deleted" +
 			" fuse_daemon_silent fuse_daemon_dead fuse_server_unreachable fuse_server_silent frozen fanotify_silent device_hangs device_errors device_gone fs_shutdown" +
 			" no_space read_only permission io_error not_mounted unknown",
-		"nfslock": "ok statd_down statd_dead_registered statd_hung statd_down_latent server_rpcbind_unreachable nlm_unregistered nlm_unreachable" +
+		"nfslock": "ok statd_down statd_dead_registered statd_hung statd_down_latent statd_missing statd_masked lease_refused lease_expired client_id_in_use" +
+			" client_name_shared delegation_recall state_manager_stuck lock_limit server_rpcbind_unreachable nlm_unregistered nlm_unreachable" +
 			" nsm_unreachable server_unreachable grace_period held_elsewhere stale_export denied local_only no_canary unknown",
 		"dentrycache": "",
 	} {

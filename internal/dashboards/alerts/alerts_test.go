@@ -108,6 +108,16 @@ func situations() []situation {
 		{name: "a lock manager is unreachable for 20 hosts", series: lock("nlm_unreachable", 6), want: map[string]int{"NFSLocksFailAtServer": 1}},
 		{name: "locks work, the status monitor does not", series: lock("nsm_unreachable", 0)},
 		{name: "rpc.statd of 20 hosts is dead", series: lock("statd_dead_registered", 5), want: map[string]int{"NFSLocksFailOnHost": 20}},
+		{name: "hosts without rpc.statd, before their first mount", want: map[string]int{"NFSLocksNotReady": 2}, series: join(
+			one(`nfslock_readiness_info_result_code{host="h1",diagnosis="statd_missing",result="error"}`, always(5)),
+			one(`nfslock_readiness_info_result_code{host="h2",diagnosis="statd_down",result="error"}`, always(5)))},
+		{name: "a host that is ready, and one that could not be asked", series: join(
+			one(`nfslock_readiness_info_result_code{host="h1",diagnosis="ok",result="ok"}`, always(0)),
+			one(`nfslock_readiness_info_result_code{host="h2",diagnosis="unknown",result="unchecked"}`, always(8)))},
+		{name: "a lease is refused to 20 hosts", series: lock("lease_refused", 2), want: map[string]int{"NFSv4StateFails": 1}},
+		{name: "a delegation is recalled", series: lock("delegation_recall", 6), want: map[string]int{"NFSv4StateFails": 1}},
+		{name: "locks were lost", series: join(one(`nfslock_host_kernel_lost_locks{host="h"}`, "0+0x60 3+0x540"), one(`nfslock_host_kernel_lost_opens{host="h"}`, "0+0x600")), want: map[string]int{"NFSStateLost": 1}},
+		{name: "locks were lost before anybody looked", series: join(one(`nfslock_host_kernel_lost_locks{host="h"}`, "3+0x600"), one(`nfslock_host_kernel_lost_opens{host="h"}`, "0+0x600"))},
 		{name: "held", series: lock("held_elsewhere", 5), want: map[string]int{"NFSLockHeldElsewhere": 1}},
 		{name: "a grace period", series: lock("grace_period", 8)},
 		{name: "a long grace period", series: lock("grace_period", 6), want: map[string]int{"NFSGracePeriodTooLong": 1}},
@@ -266,7 +276,7 @@ func TestEveryCauseMakesAnAlert(t *testing.T) {
 		}
 		alerted := make(map[result.Cause]bool)
 		for _, a := range All() {
-			if a.Faults != nil && a.Faults.From == input {
+			if a.Faults != nil && strings.HasPrefix(a.Faults.From, input) { // nfslock_readiness, too
 				for _, cause := range a.Faults.Causes {
 					alerted[cause] = true
 				}

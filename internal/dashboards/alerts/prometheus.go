@@ -88,9 +88,12 @@ func (a *Alert) texts() (cause, evidence, command string) {
 	}
 	cause = each(func(c result.Cause) string { return fmt.Sprintf("%s: %s ({{ .Value }})", c, c.Meaning()) })
 	command = each(f.command)
-	if f.By != "host" {
+	switch {
+	case f.From == "nfslock_readiness":
+		evidence = fmt.Sprintf("{{ range query (printf `max by (needed_by) (%s)` %s) }}{{ .Labels.needed_by }}: no rpc.statd to rely on; {{ end }}", series, arguments)
+	case f.By != "host":
 		evidence = fmt.Sprintf("{{ range query (printf `topk(5, count by (host) (%s))` %s) }}{{ .Labels.host }}: {{ .Value }} mounts; {{ end }}", series, arguments)
-	} else {
+	default:
 		what := "failed_check, hangs_in, errno"
 		show := "{{ .Labels.failed_check }} {{ .Labels.errno }}"
 		if f.From == "nfslock" {

@@ -31,6 +31,13 @@ const (
 	localOnly                = result.LocalOnly
 	noCanary                 = result.NoCanary
 	unknown                  = result.Unknown
+	leaseRefused             = result.LeaseRefused
+	leaseExpired             = result.LeaseExpired
+	clientIDInUse            = result.ClientIDInUse
+	clientNameShared         = result.ClientNameShared
+	delegationRecall         = result.DelegationRecall
+	stateManagerStuck        = result.StateManagerStuck
+	lockLimit                = result.LockLimit
 )
 
 // stage is a part of the probe, in the order they are made.
@@ -62,14 +69,20 @@ type evidence struct {
 	errno syscall.Errno // of what failed
 	// unproven: the locks that were taken never leave this host.
 	unproven bool
-	// grace: the helper was seen waiting for the server's grace period to end.
-	grace bool
+	waits    wait // what the helper was seen waiting for
 	// absent: there is no canary, or nothing that could be one.
 	absent bool
 
 	nlm    bool     // locks go by NLM, as those of NFS versions 2 and 3 do
 	local  services // of this host: rpcbind, nsm
 	server services
+
+	// Of NFSv4: what is known of this client's state at the server.
+	restart      restart
+	refused      bool // the kernel said that the server gave no lease
+	inUse        bool // and that the identity is another one's
+	leaseExpired bool
+	flaps        bool // it was made known again and again
 }
 
 // diagnose names the link that is broken. What the probe itself met comes
@@ -79,6 +92,10 @@ func (e *evidence) diagnose() diagnosis {
 	switch {
 	case e.end == failed && e.errno == unix.ESTALE:
 		return staleExport
+	case e.end == failed && e.refused && (e.errno == unix.EACCES || e.errno == unix.EPERM):
+		return leaseRefused
+	case e.end == failed && e.errno == unix.EDQUOT && e.stage >= locking:
+		return lockLimit
 	case e.end == failed && (e.errno == unix.EACCES && e.stage != locking || e.errno == unix.EPERM):
 		return denied
 	case e.held():
@@ -90,6 +107,8 @@ func (e *evidence) diagnose() diagnosis {
 		return unknown
 	case e.unproven:
 		return localOnly
+	case e.end == passed && e.flaps:
+		return clientNameShared
 	case e.end == passed && e.nlm && e.statd() != "":
 		return statdDownLatent
 	case e.end == passed && e.nlm && e.server.nsm.Broken():
@@ -119,9 +138,11 @@ func (e *evidence) broken() diagnosis {
 	switch {
 	case e.server.nfs.Broken():
 		return serverUnreachable
-	case e.grace:
+	case e.waits == waitGrace:
 		return gracePeriod
-	case e.stage <= opening, !e.nlm:
+	case !e.nlm:
+		return e.state()
+	case e.stage <= opening:
 		return ""
 	}
 	if e.stage > asking {
@@ -138,6 +159,29 @@ func (e *evidence) broken() diagnosis {
 		return nlmUnreachable
 	case e.stage > asking && e.server.nsm.Broken():
 		return nsmUnreachable
+	}
+	return ""
+}
+
+// state is what is wrong with the state of this client at an NFSv4 server, if so. What the
+// kernel said comes first. That it waits alone tells nothing: a server says "later" in a grace
+// period as it does while it recalls a delegation.
+func (e *evidence) state() diagnosis {
+	switch {
+	case e.refused:
+		return leaseRefused
+	case e.inUse:
+		return clientIDInUse
+	case e.flaps:
+		return clientNameShared
+	case e.waits != waitOther && e.restart == restarted:
+		return gracePeriod
+	case e.leaseExpired:
+		return leaseExpired
+	case e.waits == waitDelay && e.restart == notRestarted:
+		return delegationRecall
+	case e.waits == waitRecovery && e.restart == notRestarted:
+		return stateManagerStuck
 	}
 	return ""
 }
@@ -173,13 +217,15 @@ func (e *evidence) code(d diagnosis, stuck bool, hungFor, limit time.Duration) r
 		switch d {
 		case denied:
 			return result.Denied
+		case leaseRefused:
+			return result.Denied // EACCES or EPERM
 		case staleExport:
 			return result.Stale
 		}
 		return result.Error
 	case passed:
 		switch d {
-		case statdDownLatent:
+		case statdDownLatent, clientNameShared:
 			return result.Error
 		case localOnly:
 			return result.Unchecked

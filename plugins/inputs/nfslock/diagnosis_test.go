@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
@@ -52,7 +53,15 @@ func statdStopped(e *evidence)  { e.local.nsm = missing }
 func statdKilled(e *evidence)   { e.local.nsm = refused }
 func statdFrozen(e *evidence)   { e.local.nsm = silent }
 func noLocalBind(e *evidence)   { e.local = services{rpcbind: refused} }
-func restarted(e *evidence)     { e.grace = true }
+func inGrace(e *evidence)       { e.waits = waitGrace }
+func later(e *evidence)         { e.waits = waitDelay }
+func recovering(e *evidence)    { e.waits = waitRecovery }
+func reconnected(e *evidence)   { e.restart = restarted }
+func stayed(e *evidence)        { e.restart = notRestarted }
+func leaseDenied(e *evidence)   { e.refused = true }
+func sameID(e *evidence)        { e.inUse = true }
+func sameName(e *evidence)      { e.flaps = true }
+func expired(e *evidence)       { e.leaseExpired = true }
 func unproven(e *evidence)      { e.unproven = true }
 func withoutCanary(e *evidence) { e.absent = true }
 func nothingAsked(e *evidence)  { e.local, e.server = services{}, services{} }
@@ -90,9 +99,28 @@ func TestDiagnosis(t *testing.T) {
 		{"statd stopped after the server is monitored", v3(passed, 0, 0, statdStopped), statdDownLatent, result.Error},
 		{"the same, killed", v3(passed, 0, 0, statdKilled), statdDownLatent, result.Error},
 		{"statd is nothing to v4", v4(passed, 0, 0, statdStopped), healthy, result.OK},
-		{"grace, v3", v3(hung, asking, 0, restarted), gracePeriod, result.Unchecked},
-		{"grace, v4", v4(hung, locking, 0, restarted), gracePeriod, result.Unchecked},
-		{"grace, v4, which opens no file either", v4(hung, opening, 0, restarted), gracePeriod, result.Unchecked},
+		{"grace, v3", v3(hung, asking, 0, inGrace), gracePeriod, result.Unchecked},
+		{"grace, v4", v4(hung, locking, 0, later, reconnected), gracePeriod, result.Unchecked},
+		{"grace, v4, which opens no file either", v4(hung, opening, 0, later, reconnected), gracePeriod, result.Unchecked},
+		{"grace, v4, and the client reclaims", v4(hung, opening, 0, recovering, reconnected), gracePeriod, result.Unchecked},
+		{"a delegation is recalled", v4(hung, opening, 0, later, stayed), delegationRecall, result.Timeout},
+		{"a server says later, since nobody knows when", v4(hung, opening, 0, later), unknown, result.Timeout},
+		{"the state manager is stuck", v4(hung, opening, 0, recovering, stayed), stateManagerStuck, result.Timeout},
+		{"the lease is refused, at fstatfs", v4(failed, reaching, unix.EACCES, leaseDenied), leaseRefused, result.Denied},
+		{"the lease is refused, at open", v4(failed, opening, unix.EPERM, leaseDenied), leaseRefused, result.Denied},
+		{"the lease is refused, and all wait", v4(hung, opening, 0, leaseDenied, recovering, stayed), leaseRefused, result.Timeout},
+		{"EACCES without a word of the kernel's", v4(failed, reaching, unix.EACCES), denied, result.Denied},
+		{"the lease was refused, and works again", v4(passed, 0, 0, leaseDenied), healthy, result.OK},
+		{"client id in use", v4(hung, opening, 0, sameID), clientIDInUse, result.Timeout},
+		{"another host of this name", v4(passed, 0, 0, sameName), clientNameShared, result.Error},
+		{"another host of this name, and locks hang", v4(hung, opening, 0, sameName, recovering, stayed), clientNameShared, result.Timeout},
+		{"the lease has expired", v4(failed, opening, unix.EIO, expired), leaseExpired, result.Error},
+		{"the lease has expired, nobody needs it", v4(passed, 0, 0, expired), healthy, result.OK},
+		{"a lease of v3 there is none", v3(hung, locking, 0, expired), unknown, result.Timeout},
+		{"a dead server, and the lease with it", v4(hung, reaching, 0, dead, expired, recovering), serverUnreachable, result.Timeout},
+		{"the limit of locks", v4(failed, locking, unix.EDQUOT), lockLimit, result.Error},
+		{"the limit of flocks", v4(failed, flocking, unix.EDQUOT), lockLimit, result.Error},
+		{"a quota of bytes is none of locks", v4(failed, opening, unix.EDQUOT), unknown, result.Error},
 		{"held by another client", v3(failed, locking, unix.EAGAIN), heldElsewhere, result.Error},
 		{"held, as System V says it", v3(failed, locking, unix.EACCES), heldElsewhere, result.Error},
 		{"flock held", v4(failed, flocking, unix.EAGAIN), heldElsewhere, result.Error},
@@ -125,18 +153,63 @@ func TestDiagnosis(t *testing.T) {
 			}
 		})
 	}
-	late := v3(hung, asking, 0, restarted)
+	late := v3(hung, asking, 0, inGrace)
 	assert.Equal(t, result.Timeout, late.code(gracePeriod, false, 2*time.Minute, time.Minute), "a grace period does not last for ever")
 }
 
-func TestWhereAGracePeriodIsWaitedFor(t *testing.T) {
-	for waits, want := range map[string]bool{
-		"":                  false,
-		"nlm_wait_on_grace": true,
-		"[<0>] schedule_timeout_killable+0x2\n[<0>] nfs4_delay_killable+0x4\n[<0>] nfs4_handle_exception+0x1\n": true,
-		"[<0>] rpc_wait_bit_killable+0x2\n[<0>] __rpc_execute+0x4\n[<0>] nlmclnt_call+0x1\n":                    false,
-		"request_wait_answer": false,
+func TestWait_IsReadFromStacks(t *testing.T) {
+	for waits, want := range map[string]wait{
+		"":                  waitOther,
+		"nlm_wait_on_grace": waitGrace,
+		"[<0>] schedule_timeout_killable+0x2\n[<0>] nfs4_delay_killable+0x4\n[<0>] nfs4_handle_exception+0x1\n": waitDelay,
+		"[<0>] nfs_wait_bit_killable+0x2\n[<0>] nfs4_wait_clnt_recover+0x4\n[<0>] nfs4_handle_exception+0x1\n":  waitRecovery,
+		"[<0>] rpc_wait_bit_killable+0x2\n[<0>] __rpc_execute+0x4\n[<0>] nlmclnt_call+0x1\n":                    waitOther,
+		"request_wait_answer": waitOther,
 	} {
-		assert.Equal(t, want, inGrace(waits), waits)
+		assert.Equal(t, want, waitOf(waits), waits)
 	}
+}
+
+func TestLeaseState_KnowsARestartFromNone(t *testing.T) {
+	began := time.Now().Add(-time.Hour)
+	at := func(seconds int) time.Time { return began.Add(time.Duration(seconds) * time.Second) }
+	sample := func(l *leaseState, seconds int, connects, identities int64) {
+		l.add(leaseSample{at: at(seconds), path: "/mnt", connects: connects, NFS4State: mounts.NFS4State{Identities: identities}})
+	}
+	var l leaseState
+	assert.Equal(t, restartUnknown, l.restarted())
+	sample(&l, 0, 1, 1)
+	assert.Equal(t, restartUnknown, l.restarted(), "no lock was taken yet")
+	l.lastOK = at(10)
+	assert.Equal(t, restartUnknown, l.restarted(), "nobody looked since")
+	sample(&l, 20, 1, 1)
+	assert.Equal(t, notRestarted, l.restarted())
+	sample(&l, 30, 2, 1)
+	assert.Equal(t, restarted, l.restarted(), "it connected anew")
+	l.lastOK = at(40)
+	sample(&l, 50, 2, 1)
+	assert.Equal(t, notRestarted, l.restarted(), "that was before the last lock")
+	sample(&l, 60, 2, 1)
+	l.lastOK = at(55)
+	assert.Equal(t, notRestarted, l.restarted())
+	l.silent = at(58)
+	assert.Equal(t, restarted, l.restarted(), "it did not answer")
+}
+
+func TestLeaseState_KnowsHostsOfOneName(t *testing.T) {
+	add := func(l *leaseState, minute int, connects, identities int64) {
+		l.add(leaseSample{at: time.Now().Add(time.Duration(minute-60) * time.Minute), path: "/mnt", connects: connects, NFS4State: mounts.NFS4State{Identities: identities}})
+	}
+	var l leaseState
+	add(&l, 0, 1, 1)
+	add(&l, 1, 1, 2)
+	assert.False(t, l.flaps(), "a lease may get lost once")
+	add(&l, 2, 1, 4)
+	assert.True(t, l.flaps())
+	add(&l, 3, 2, 5)
+	assert.False(t, l.flaps(), "the server was restarted")
+	add(&l, 4, 2, 1)
+	assert.Len(t, l.samples, 1, "mounted anew")
+	add(&l, 20, 2, 9)
+	assert.Len(t, l.samples, 1, "what is old tells nothing")
 }

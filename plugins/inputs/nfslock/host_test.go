@@ -21,7 +21,7 @@ import (
 
 // newHost is an input that reads this procfs, and probes nothing.
 func newHost(t *testing.T, proc string) (*Nfslock, *journal.Journal) {
-	n, log := newInput(t, func(n *Nfslock) { n.IgnoreMountPoints = []string{"*"} })
+	n, log := newInput(t, func(n *Nfslock) { n.IgnoreMountPoints, n.ExpectNFS = []string{"*"}, new(bool) })
 	proc, err := filepath.Abs(proc)
 	require.NoError(t, err)
 	withRoots(n, func(r *host.Roots) { r.Proc, r.PID = proc, "./self" }) // not this process, whatever its number
@@ -170,6 +170,8 @@ func TestTheSampleConfigurationIsValid(t *testing.T) {
 	all, err = config.Parse("sample.conf", []byte(uncommented), os.LookupEnv, map[string]inputs.Creator{"nfslock": inputs.Inputs["nfslock"]})
 	require.NoError(t, err)
 	got = all[0].Plugin.(*Nfslock)
+	want.ExpectNFS = new(bool)
+	*want.ExpectNFS = true // the one that has no default
 	got.mail, want.MountPoints, want.IgnoreMountPoints, want.FS = nil, []string{}, []string{}, []string{"nfs", "nfs4"}
 	assert.Equal(t, want, got)
 }

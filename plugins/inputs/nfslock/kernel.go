@@ -1,6 +1,11 @@
 package nfslock
 
-import "github.com/vfsprobe/vfsprobe/internal/kmsg"
+import (
+	"slices"
+
+	"github.com/vfsprobe/vfsprobe/internal/kmsg"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+)
 
 // kernel counts the kernel's messages about NFS and its locks, since boot or as
 // far back as its log goes.
@@ -8,8 +13,14 @@ type kernel struct {
 	readable bool
 	lost     uint64 // records
 	total    map[kmsg.Kind]int64
-	by       map[string]map[kmsg.Kind]int64 // by the server's name in the message
+	of       map[mounts.NFSServer]map[kmsg.Kind]int64 // by the server they are about
+	// unclaimed are those that name no server of this host's mounts, by the name: it may be
+	// that of one that is mounted again.
+	unclaimed map[string]map[kmsg.Kind]int64
 }
+
+// maxNames bounds the names that are remembered.
+const maxNames = 1000
 
 // read takes what is new in the log.
 func (k *kernel) read(n *Nfslock) {
@@ -18,18 +29,27 @@ func (k *kernel) read(n *Nfslock) {
 		return
 	}
 	if !k.readable {
-		k.readable, k.total, k.by = true, make(map[kmsg.Kind]int64), make(map[string]map[kmsg.Kind]int64)
+		k.readable, k.total = true, make(map[kmsg.Kind]int64)
+		k.of, k.unclaimed = make(map[mounts.NFSServer]map[kmsg.Kind]int64), make(map[string]map[kmsg.Kind]int64)
 		for _, kind := range kmsg.Kinds() {
 			k.total[kind] = 0
 		}
 	}
 	k.lost = news.Lost
+	for name := range k.unclaimed {
+		if s := n.named(name); len(s) == 1 {
+			for kind, count := range k.unclaimed[name] {
+				k.add(s[0], kind, count)
+			}
+			delete(k.unclaimed, name)
+		}
+	}
 	for _, r := range news.Records {
-		k.take(r)
+		k.take(n, r)
 	}
 }
 
-func (k *kernel) take(r kmsg.Record) {
+func (k *kernel) take(n *Nfslock, r kmsg.Record) {
 	message, found := kmsg.Parse(r.Text)
 	if !found {
 		return
@@ -42,14 +62,50 @@ func (k *kernel) take(r kmsg.Record) {
 	if message.Server == "" || message.Program == "statd" {
 		return
 	}
-	if k.by[message.Server] == nil {
-		const most = 1000
-		if len(k.by) == most {
+	servers := n.named(message.Server)
+	if len(servers) > 1 {
+		servers = slices.DeleteFunc(servers, func(s *lockServer) bool { return !n.atFault(s) })
+	}
+	switch {
+	case len(servers) == 1:
+		k.add(servers[0], message.Kind, count)
+		servers[0].lease.said(message, r.At)
+	case len(servers) > 1:
+		// The message has no port: several servers of one name could be meant.
+	case k.unclaimed[message.Server] != nil:
+		k.unclaimed[message.Server][message.Kind] += count
+	case len(k.unclaimed) < maxNames:
+		k.unclaimed[message.Server] = map[kmsg.Kind]int64{message.Kind: count}
+	}
+}
+
+// add counts messages about a server.
+func (k *kernel) add(s *lockServer, kind kmsg.Kind, count int64) {
+	key := s.key()
+	if k.of[key] == nil {
+		if len(k.of) == maxNames {
 			return
 		}
-		k.by[message.Server] = make(map[kmsg.Kind]int64)
+		k.of[key] = make(map[kmsg.Kind]int64)
 	}
-	k.by[message.Server][message.Kind] += count
+	k.of[key][kind] += count
+}
+
+// named returns the servers that the kernel calls so. There are several where tunnels to
+// servers begin at ports of this host.
+func (n *Nfslock) named(name string) (all []*lockServer) {
+	for _, s := range n.servers {
+		if s.names[name] {
+			all = append(all, s)
+		}
+	}
+	return all
+}
+
+// atFault reports whether the server did not answer when it was last asked, or a lock on it
+// is at fault.
+func (n *Nfslock) atFault(s *lockServer) bool {
+	return s.nfs.Broken() || slices.ContainsFunc(n.targets, func(t *target) bool { return t.server == s && t.found.code.Fault() })
 }
 
 // fields adds the host's counts.
@@ -63,16 +119,12 @@ func (k *kernel) fields(fields map[string]any) {
 	fields["kernel_log_lost"] = int64(k.lost)
 }
 
-// serverFields adds the counts of a server, by any of its names.
+// serverFields adds the counts of a server.
 func (k *kernel) serverFields(s *lockServer, fields map[string]any) {
 	if !k.readable {
 		return
 	}
 	for _, kind := range kmsg.Kinds() {
-		var count int64
-		for name := range s.names {
-			count += k.by[name][kind]
-		}
-		fields[kernelField(kind)] = count
+		fields[kernelField(kind)] = k.of[s.key()][kind]
 	}
 }

@@ -1,6 +1,7 @@
 package nfslock
 
 import (
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -9,6 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/kmsg"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 )
 
@@ -64,4 +68,32 @@ func TestWithoutTheKernelsLog(t *testing.T) {
 		assert.False(t, g.Named("nfslock_host")[0].HasField("kernel_timed_out"))
 	}
 	assert.Len(t, log.About("are not counted"), 1)
+}
+
+// Tunnels to several servers begin at ports of this host, and the kernel's messages name the
+// address alone.
+func TestKernel_CountsEachMessageForOneServer(t *testing.T) {
+	n, _ := newInput(t, nil)
+	k := &kernel{readable: true, total: make(map[kmsg.Kind]int64), of: make(map[mounts.NFSServer]map[kmsg.Kind]int64), unclaimed: make(map[string]map[kmsg.Kind]int64)}
+	server := func(port uint16, answer serverpool.Answer) *lockServer {
+		s := &lockServer{NFSServer: mounts.NFSServer{Address: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), Network: "tcp", Version: 4}, names: map[string]bool{"127.0.0.1": true}}
+		s.nfs = answer
+		return s
+	}
+	say := func(text string) { k.take(n, kmsg.Record{Text: text}) }
+	of := func(s *lockServer) int64 {
+		fields := make(map[string]any)
+		k.serverFields(s, fields)
+		return fields["kernel_not_responding"].(int64)
+	}
+	const message = "nfs: server 127.0.0.1 not responding, still trying"
+	say(message)
+	well, dead, alsoDead := server(20049, up), server(20050, silent), server(20051, silent)
+	n.servers = map[mounts.NFSServer]*lockServer{well.key(): well, dead.key(): dead}
+	say(message)
+	assert.Equal(t, []int64{0, 1}, []int64{of(well), of(dead)}, "that of the server which does not answer")
+	n.servers[alsoDead.key()] = alsoDead
+	say(message)
+	assert.Equal(t, []int64{0, 1, 0}, []int64{of(well), of(dead), of(alsoDead)}, "it may be either's")
+	assert.Equal(t, int64(3), k.total[kmsg.NotResponding])
 }

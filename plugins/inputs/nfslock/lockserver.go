@@ -24,7 +24,16 @@ type lockServer struct {
 	asking           int             // answers to come
 	answered         time.Time       // when the last of them came; zero: they are not known yet
 	services
+	lease leaseState // of NFSv4
 }
+
+// keyOf tells servers apart: all versions of one are one.
+func keyOf(s mounts.NFSServer) mounts.NFSServer {
+	s.Version = 0
+	return s
+}
+
+func (s *lockServer) key() mounts.NFSServer { return keyOf(s.NFSServer) }
 
 // Versions of the programs.
 const (
@@ -71,8 +80,7 @@ func (n *Nfslock) linkServers() {
 		if found == nil {
 			continue
 		}
-		key := *found
-		key.Version = 0
+		key := keyOf(*found)
 		s := n.servers[key]
 		if s == nil {
 			if s = before[key]; s == nil {
@@ -99,11 +107,14 @@ func (n *Nfslock) askAll() {
 	for _, s := range n.servers {
 		n.ask(s, evidence[s])
 	}
-	if slices.ContainsFunc(n.targets, func(t *target) bool { return t.nlm }) {
-		n.ask(&n.local, true)
-	} else {
-		n.local.answered, n.local.services = time.Time{}, services{}
-	}
+	n.askLocal()
+}
+
+// needsLocal reports whether some lock needs the services of this host: that of a mount, or of
+// one to come.
+func (n *Nfslock) needsLocal() bool {
+	ready := n.readiness.facts
+	return slices.ContainsFunc(n.targets, func(t *target) bool { return t.nlm }) || ready != nil && ready.Asks()
 }
 
 // askAboutLate asks the servers of the targets whose probes take long, once they do. stop

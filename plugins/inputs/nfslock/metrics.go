@@ -46,6 +46,7 @@ func (n *Nfslock) emit(acc telegraf.Accumulator, t *target, f *finding, locks *l
 	if f.holder != nil {
 		f.holder.fields(fields)
 	}
+	t.leaseFields(fields)
 	if t.leftover {
 		fields["leftover"] = true
 	}

@@ -40,6 +40,7 @@ type Nfslock struct {
 	GraceTimeout      config.Duration `toml:"grace_timeout"`
 	ProbeAutomounted  bool            `toml:"probe_automounted"`
 	KernelLog         string          `toml:"kernel_log"`
+	ExpectNFS         *bool           `toml:"expect_nfs"` // nil: as the host shows
 	Override          []Override      `toml:"override"`
 
 	Log telegraf.Logger `toml:"-"`
@@ -62,6 +63,9 @@ type Nfslock struct {
 	asking         int        // answers to come, of all servers
 	kernel         kernel
 	waiters        waiters
+	readiness      readiness
+	stateRead      time.Time // when the counters of NFSv4 were read
+	stateReading   bool
 
 	mail    *mailbox.Mailbox
 	hurried atomic.Bool
@@ -114,6 +118,8 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 	}
 	locks := n.readLocks(n.began)
 	n.askAll()
+	n.askReadiness()
+	n.readState(n.began.Add(-stateEvery))
 	if len(n.servers) > 0 {
 		defer n.askAboutLate(pending)()
 	}
@@ -130,7 +136,7 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 				delete(pending, t)
 			}
 		}
-		if n.hurried.Load() || len(pending) == 0 && n.asking == 0 {
+		if n.hurried.Load() || len(pending) == 0 && n.asking == 0 && !n.readiness.awaited {
 			break
 		}
 		n.await(pending)
@@ -147,6 +153,7 @@ func (n *Nfslock) finish(acc telegraf.Accumulator, pending map[*target]struct{},
 	}
 	n.logRefused()
 	n.emitServers(acc)
+	n.emitReadiness(acc)
 	n.findBlocked()
 	n.emitHost(acc, locks, counts)
 }

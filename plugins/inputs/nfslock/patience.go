@@ -32,11 +32,14 @@ func (n *Nfslock) watch(pending map[*target]struct{}) {
 		if !found {
 			continue
 		}
-		waitOf := n.host.FunctionOf
+		placeOf := n.host.FunctionOf
 		if time.Now().Before(enough) {
-			waitOf = n.host.WaitOf
+			placeOf = n.host.WaitOf
 		}
-		t.waits = waitOf(r.PID)
+		t.waits = placeOf(r.PID)
+		if w := waitOf(t.waits); w == waitDelay || w == waitRecovery {
+			n.readState(n.began) // whether the server was restarted
+		}
 		if n.mayReturn(t, &r) && n.patientProbes() < maxPatient {
 			t.patient = n.host.Prober.SetDeadline(t.ticket, r.Since.Add(max(n.grace, t.policy.timeout)))
 		}
@@ -46,7 +49,7 @@ func (n *Nfslock) watch(pending map[*target]struct{}) {
 // mayReturn reports whether it is worth waiting for a helper: one that hangs in a
 // lock, and can be killed there. In a grace period a new one knows sooner.
 func (n *Nfslock) mayReturn(t *target, r *prober.Report) bool {
-	return t.killable && t.Probed.NFS() && t.plan.hangsAt(r) >= asking && !inGrace(t.waits)
+	return t.killable && t.Probed.NFS() && t.plan.hangsAt(r) >= asking && waitOf(t.waits) == waitOther
 }
 
 func (n *Nfslock) patientProbes() (count int) {

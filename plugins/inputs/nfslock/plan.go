@@ -3,6 +3,7 @@ package nfslock
 import (
 	"encoding/binary"
 	"hash/fnv"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // step is what a step of a plan is for.
@@ -284,15 +286,25 @@ func (n *Nfslock) rangeOf(t *target) int64 {
 	return int64(hash.Sum64()%(1<<61)) + 1<<61
 }
 
-// findHost tells this host from others by its machine-id. Without one its name has to do.
+// findHost tells this host from others. Its machine-id and name may be those of another one, as
+// of machines that were cloned: what the kernel has chosen at random when it booted is not,
+// and on one kernel network namespaces differ.
 func (n *Nfslock) findHost() {
 	const length = 64
 	id, err := n.host.ReadFile(filepath.Join(n.host.Etc, "machine-id"), length, min(n.timeout/2, time.Second)) // the fork server may not be there yet
 	if err != nil {
 		n.Log.Debugf("the host's name tells its locks from other hosts': %v", err)
 	}
+	boot, err := procfs.ReadText("/proc/sys/kernel/random/boot_id")
+	n.said.Error("boot_id", err)
+	network, _ := os.Readlink("/proc/self/ns/net")
+	n.hostHash = hashOf(string(id), n.hostname, boot, network)
+}
+
+func hashOf(parts ...string) uint64 {
 	hash := fnv.New64a()
-	hash.Write(id)
-	hash.Write([]byte(n.hostname))
-	n.hostHash = hash.Sum64()
+	for _, part := range parts {
+		hash.Write([]byte(part + "\x00"))
+	}
+	return hash.Sum64()
 }

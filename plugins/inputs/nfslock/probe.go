@@ -2,7 +2,6 @@ package nfslock
 
 import (
 	"fmt"
-	"strings"
 	"syscall"
 	"time"
 
@@ -301,9 +300,18 @@ func holderOf(lock *unix.Flock_t) *holder {
 // attempt has met.
 func (n *Nfslock) evidenceOf(t *target, a *attempt) evidence {
 	e := evidence{end: a.end, stage: a.stage, errno: a.errno, absent: a.absent, nlm: t.nlm, local: n.local.services,
-		grace: inGrace(t.waits)}
+		waits: waitOf(t.waits)}
 	if t.server != nil {
 		e.server = t.server.services
+	}
+	if t.v4() {
+		if a.end == hung || a.end == failed {
+			n.kernel.read(n) // what was said meanwhile
+		}
+		l := &t.server.lease
+		e.restart, e.flaps = l.restarted(), l.flaps()
+		e.refused, e.inUse = recent(l.refused), recent(l.inUse)
+		e.leaseExpired = t.lease.LeaseExpired > 0
 	}
 	switch t.scope {
 	case scopeLocal:
@@ -314,16 +322,17 @@ func (n *Nfslock) evidenceOf(t *target, a *attempt) evidence {
 	return e
 }
 
-// inGrace reports whether a stack or wchan is that of a process which the server
-// told to come again later: with NLM in a grace period only (fs/lockd/clntproc.c),
-// with NFSv4 then and while the client recovers what it held (fs/nfs/nfs4proc.c).
-func inGrace(waits string) bool {
-	for _, function := range []string{"nlm_wait_on_grace", "nfs4_delay", "nfs4_handle_exception", "nfs4_wait_clnt_recover"} {
-		if strings.Contains(waits, function) {
-			return true
-		}
+// noteState keeps of a finding what later ones are judged by, and says what else is known.
+func (n *Nfslock) noteState(t *target, f *finding) {
+	l := &t.server.lease
+	switch {
+	case f.end == passed:
+		l.lastOK = time.Now()
+	case f.diagnosis == serverUnreachable:
+		l.silent = time.Now()
+	case f.reason == "":
+		f.reason = n.stateReason(t, f.diagnosis)
 	}
-	return false
 }
 
 // findingOf draws the conclusion.
@@ -332,6 +341,9 @@ func (n *Nfslock) findingOf(t *target) finding {
 	e := n.evidenceOf(t, t.attempt)
 	f := finding{attempt: *t.attempt}
 	f.diagnosis = e.diagnose()
+	if t.v4() {
+		n.noteState(t, &f)
+	}
 	var hungFor time.Duration
 	if t.Hung() {
 		hungFor = time.Since(t.HungSince)

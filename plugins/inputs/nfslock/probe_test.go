@@ -387,3 +387,15 @@ func TestALockOfTheHostIsReportedWithItsWaiter(t *testing.T) {
 	<-waited
 	assert.False(t, at(collect.Gather(t, n), dir).HasField("waiter_pid"))
 }
+
+// Machines that were cloned have one name and one machine-id, but each boot has an id of its own.
+func TestRange_IsAnotherForACloneOfTheHost(t *testing.T) {
+	seen := make(map[uint64]bool)
+	for _, parts := range [][]string{
+		{"id", "web", "boot 1", "net:[1]"}, {"id", "web", "boot 2", "net:[1]"}, {"id", "web", "boot 1", "net:[2]"}, {"idweb", "", "boot 1", "net:[1]"},
+	} {
+		hash := hashOf(parts...)
+		assert.NotContains(t, seen, hash, parts)
+		seen[hash] = true
+	}
+}

@@ -53,7 +53,7 @@ func TestTheOldNameOfFS(t *testing.T) {
 func TestWhatAutofsHasMountedIsLeftAlone(t *testing.T) {
 	serveNFS(t)
 	dir := tmpfs(t, "")
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t, func(n *Nfslock) { n.ExpectNFS = new(bool) })
 	pretend(t, n, map[string]string{dir: nfs4})
 	n.refresh()
 	n.targets[0].Probed.OnDemand = true

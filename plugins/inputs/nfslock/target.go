@@ -38,6 +38,7 @@ type target struct {
 	// leftover: a helper was killed while it held a lock or was about to, and
 	// none could be taken since.
 	leftover bool
+	lease    mounts.NFS4State // as last read; of NFSv4
 }
 
 // canary is what is known of the file that is locked.

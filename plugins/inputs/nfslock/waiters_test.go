@@ -46,8 +46,8 @@ func FuzzStack(f *testing.F) {
 			name = "nlmclnt_lock"
 		}
 		require.Equal(t, name, firstFunction(waits+"\n[<0>] nlmclnt_lock+0x3f/0x3a0 [lockd]\n"), "what is on top counts")
-		require.True(t, inGrace(waits+"\n[<0>] nlm_wait_on_grace+0x1/0x2 [lockd]\n"))
+		require.Equal(t, waitGrace, waitOf(waits+"\n[<0>] nlm_wait_on_grace+0x1/0x2 [lockd]\n"))
 		require.True(t, isLockCall(waits+"\n[<0>] nlmclnt_lock+0x3f/0x3a0 [lockd]\n"))
-		require.False(t, inGrace(firstFunction(waits)) && !inGrace(waits))
+		require.False(t, waitOf(firstFunction(waits)) != waitOther && waitOf(waits) == waitOther)
 	})
 }

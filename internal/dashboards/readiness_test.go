@@ -1,0 +1,39 @@
+//go:build !race
+
+package dashboards
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The node of the story, under a real Telegraf: it is about to get its first NFS mount, and
+// has no rpc.statd. The alert fires in a real Prometheus while there is nothing yet that could
+// hang.
+func TestReadinessAlertFiresBeforeTheFirstMount(t *testing.T) {
+	if _, err := os.Stat("/run/rpcbind.sock"); err == nil {
+		t.Skip("an rpcbind runs on this host")
+	}
+	rules, err := os.ReadFile(filepath.Join(repository(), "dashboards/prometheus/vfsprobe-alerts.yml"))
+	require.NoError(t, err)
+	l := startLive(t, "[[inputs.nfslock]]\n  expect_nfs = true\n", hasty(rules))
+	alert := "NFSLocksNotReady " + thisHost
+	require.Eventually(t, func() bool { return len(l.firing(t)) > 0 }, patience, 200*time.Millisecond)
+	got := l.firing(t)
+	require.Contains(t, got, alert)
+	assert.Len(t, got, 1, "nothing hangs yet")
+	assert.Contains(t, got[alert].Annotations["evidence"], "expect_nfs")
+	assert.Empty(t, l.influx.Query(t, `SELECT "result" FROM "nfslock"`), "there is no mount whose locks could be tried")
+	points := l.influx.Query(t, `SELECT "result", "needed_by", "reason" FROM "nfslock_readiness" ORDER BY time DESC LIMIT 1`)
+	require.Len(t, points, 1)
+	assert.Equal(t, "expect_nfs", points[0].Points[0].Values["needed_by"])
+	l.judgeCaptured(t, rules, []string{alert})
+	for _, s := range databases {
+		has("host", thisHost, "needed_by", "expect_nfs", "result_code", "5")(t, l.ask(t, s, panelOf(t, "locks", "Not ready for locks of NFS 3"), thisHost))
+	}
+}

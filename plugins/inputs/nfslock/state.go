@@ -1,0 +1,207 @@
+package nfslock
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/kmsg"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+)
+
+const (
+	// stateEvery is how often the counters of NFSv4 mounts are read.
+	stateEvery = 30 * time.Second
+	// stateWindow is how long what the kernel said about a server's lease is evidence, and
+	// samplesWindow how long what its counters did.
+	stateWindow   = 10 * time.Minute
+	samplesWindow = 5 * time.Minute
+	// manyIdentities is how often a client may make itself known to a server in that time.
+	manyIdentities = 3
+)
+
+// leaseState is what is known of an NFSv4 client's state at a server. The kernel has one
+// client for each server.
+type leaseState struct {
+	samples []leaseSample // of the last samplesWindow, the oldest first
+	lastOK  time.Time     // when a lock was last taken
+	silent  time.Time     // when the server was last found not to answer
+
+	refused, inUse, failed time.Time // when the kernel last said so
+	failure                int64     // the error that it named
+}
+
+// leaseSample is what the counters of one mount said at a time.
+type leaseSample struct {
+	at       time.Time
+	path     string
+	connects int64
+	mounts.NFS4State
+}
+
+// restart says whether the server was restarted since it gave a lock.
+type restart int
+
+const (
+	restartUnknown restart = iota
+	notRestarted
+	restarted
+)
+
+// readState has the counters of NFSv4 mounts read, if there are any and it is due. It waits
+// for nobody.
+func (n *Nfslock) readState(due time.Time) {
+	wanted := false
+	for _, t := range n.targets {
+		wanted = wanted || t.v4()
+	}
+	if !wanted || n.stateReading || n.stateRead.After(due) {
+		return
+	}
+	n.stateReading = true
+	n.asking++
+	go func() {
+		at := time.Now()
+		all, err := n.host.NFSStats()
+		n.mail.Post(func() {
+			n.stateReading, n.stateRead = false, at
+			n.asking--
+			n.said.Error("mountstats", err)
+			n.takeState(at, all)
+		})
+	}()
+}
+
+// v4 reports whether locks of the target are those of NFSv4.
+func (t *target) v4() bool { return t.Probed.FSType == "nfs4" && t.server != nil }
+
+// takeState notes the counters of the mount that stands for each server's client: the oldest
+// that is probed.
+func (n *Nfslock) takeState(at time.Time, all []mounts.NFSStats) {
+	of := make(map[string]*mounts.NFSStats, len(all))
+	for i := range all {
+		of[all[i].Mountpoint] = &all[i]
+	}
+	seen := make(map[*lockServer]bool)
+	for _, t := range n.targets {
+		stats := of[t.Probed.Mountpoint]
+		if stats == nil || !t.v4() {
+			continue
+		}
+		t.lease = stats.State
+		if !seen[t.server] {
+			seen[t.server] = true
+			t.server.lease.add(leaseSample{at: at, path: t.Probed.Mountpoint, connects: stats.Transport.Connects, NFS4State: stats.State})
+		}
+	}
+}
+
+// add keeps a sample. Those of another mount, or of one that was made anew, can't be compared.
+func (l *leaseState) add(s leaseSample) {
+	if n := len(l.samples); n > 0 && (l.samples[n-1].path != s.path || s.connects < l.samples[n-1].connects || s.Identities < l.samples[n-1].Identities) {
+		l.samples = nil
+	}
+	for len(l.samples) > 0 && s.at.Sub(l.samples[0].at) > samplesWindow {
+		l.samples = l.samples[1:]
+	}
+	l.samples = append(l.samples, s)
+}
+
+// restarted tells whether the server was restarted since it gave a lock: the client has
+// connected anew, or had no answer. A grace period begins with that.
+func (l *leaseState) restarted() restart {
+	switch {
+	case l.lastOK.IsZero() || len(l.samples) == 0:
+		return restartUnknown
+	case l.silent.After(l.lastOK):
+		return restarted
+	}
+	newest := l.samples[len(l.samples)-1]
+	if !newest.at.After(l.lastOK) {
+		return restartUnknown
+	}
+	for i := len(l.samples) - 1; i >= 0; i-- {
+		if s := l.samples[i]; s.connects != newest.connects {
+			return restarted
+		} else if s.at.Before(l.lastOK) {
+			return notRestarted
+		}
+	}
+	return restartUnknown
+}
+
+// flaps reports whether the client had to make itself known again and again to a server that
+// it had not lost: somebody else took its identity.
+func (l *leaseState) flaps() bool {
+	if len(l.samples) < 2 {
+		return false
+	}
+	newest := l.samples[len(l.samples)-1]
+	for _, s := range l.samples {
+		if s.connects == newest.connects {
+			return newest.Identities-s.Identities >= manyIdentities
+		}
+	}
+	return false
+}
+
+// said notes what the kernel's log says about the state at a server.
+func (l *leaseState) said(m kmsg.Message, at time.Time) {
+	const eperm, eacces = 1, 13
+	switch {
+	case m.Kind == kmsg.ClientIDInUse:
+		l.inUse = at
+	case m.Kind == kmsg.StateManager && (m.Number == eperm || m.Number == eacces):
+		l.refused = at
+	case m.Kind == kmsg.StateManager:
+		l.failed, l.failure = at, m.Number
+	}
+}
+
+func recent(at time.Time) bool { return !at.IsZero() && time.Since(at) < stateWindow }
+
+// wait is what a process waits for by its stack or wchan.
+type wait int
+
+const (
+	waitOther wait = iota
+	waitGrace      // the server's lock manager said that it is in its grace period
+	waitDelay      // an NFSv4 server said "later": in a grace period, or while it recalls a delegation
+	waitRecovery
+)
+
+// waitOf reads a stack or wchan: fs/lockd/clntproc.c, fs/nfs/nfs4proc.c.
+func waitOf(waits string) wait {
+	switch {
+	case strings.Contains(waits, "nlm_wait_on_grace"):
+		return waitGrace
+	case strings.Contains(waits, "nfs4_wait_clnt_recover"):
+		return waitRecovery
+	case strings.Contains(waits, "nfs4_delay"), strings.Contains(waits, "nfs4_handle_exception"):
+		return waitDelay
+	}
+	return waitOther
+}
+
+// stateReason says what else is known of the state of a target that is at fault for it.
+func (n *Nfslock) stateReason(t *target, d diagnosis) string {
+	l := &t.server.lease
+	switch d {
+	case leaseExpired:
+		return fmt.Sprintf("the lease of %d s has expired %d s ago", t.lease.LeaseTime, t.lease.LeaseExpired)
+	case stateManagerStuck:
+		if recent(l.failed) {
+			return fmt.Sprintf("the kernel's state manager failed with error %d", l.failure)
+		}
+	}
+	return ""
+}
+
+// leaseFields adds what the counters say of the lease.
+func (t *target) leaseFields(fields map[string]any) {
+	if !t.lease.HasLease {
+		return
+	}
+	fields["lease_seconds"], fields["lease_expired_seconds"] = float64(t.lease.LeaseTime), float64(t.lease.LeaseExpired)
+	fields["renewals"], fields["identities"] = t.lease.Renewals, t.lease.Identities
+}
