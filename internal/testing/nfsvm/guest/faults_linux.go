@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -69,15 +70,71 @@ func (l *lab) statd(h *host, how string) error {
 	return fmt.Errorf("statd: unknown %q", how)
 }
 
-// rpcbind is stopped and started with what it knew (-w).
+// Where rpcbind keeps what is registered while it does not run, and where forget puts that.
+const rpcbindState, rpcbindKnown = "/run/rpcbind", "/run/rpcbind-known"
+
+// rpcbind is stopped and started with what it knew (-w), or without.
 func (l *lab) rpcbind(h *host, how string) error {
 	switch how {
 	case "start":
 		return h.do("rpcbind", "-w")
 	case "stop":
 		return h.signal("rpcbind", unix.SIGTERM)
+	case "forget": // it writes what it knows when it ends
+		l.forgot = l.forgot || h == l.server
+		return errors.Join(h.signal("rpcbind", unix.SIGTERM), h.do("cp", "-a", rpcbindState, rpcbindKnown), h.do("rpcbind"))
+	case "remember":
+		l.forgot = l.forgot && h != l.server
+		return errors.Join(h.signal("rpcbind", unix.SIGTERM), h.do("rm", "-r", rpcbindState), h.do("mv", rpcbindKnown, rpcbindState), h.do("rpcbind", "-w"))
 	}
 	return fmt.Errorf("rpcbind: unknown %q", how)
+}
+
+// delegate has another client hold a delegation of the lock file of a mount, and fall silent.
+// The plugin is stopped meanwhile: it would ask for it back at once.
+func (r *run) delegate(on, mount string) error {
+	observer := r.observer.command.Process
+	if err := observer.Signal(unix.SIGSTOP); err != nil {
+		return err
+	}
+	err := r.lab.on(on, func(h *host) error {
+		if err := h.mountAlike(mount); err != nil {
+			return err
+		}
+		// A server gives none before it has tried to call the client back.
+		err := poll(patience, func() error {
+			file := "lock-" + mount
+			if err := errors.Join(h.endHolders(), r.hold(h, asRead, "/mnt/"+mount+"/"+file)); err != nil {
+				return err
+			}
+			return delegated(file)
+		})
+		return errors.Join(err, r.lab.firewall(on, "", "DROP"))
+	})
+	return errors.Join(err, observer.Signal(unix.SIGCONT))
+}
+
+// delegated fails unless some client of the server has a delegation of the file.
+func delegated(file string) error {
+	states, _ := filepath.Glob("/proc/fs/nfsd/clients/*/states")
+	seen := ""
+	for _, name := range states {
+		content, _ := os.ReadFile(name)
+		seen += string(content)
+		for line := range strings.Lines(string(content)) {
+			if strings.Contains(line, "type: deleg") && strings.Contains(line, file) {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("the server delegated %s to none of %d clients: %s", file, len(states), seen)
+}
+
+// twin has another client go by the name of the observed one, and mount what it has.
+func (r *run) twin(on, mount string) error {
+	return r.lab.on(on, func(h *host) error {
+		return errors.Join(h.do("sh", "-c", "echo "+r.observer.host.name+" >/proc/sys/kernel/hostname"), h.mountAlike(mount))
+	})
 }
 
 // mountd freezes or thaws rpc.mountd, whom nfsd asks who may see an export;

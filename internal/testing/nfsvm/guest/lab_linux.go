@@ -50,6 +50,7 @@ func healthyExport() export {
 type lab struct {
 	server, server2 *host
 	clients         map[string]*host
+	forgot          bool                // the server's rpcbind knows nothing of its services
 	nested          []string            // directories in exports on which another file system lies
 	graceEnds       time.Time           // of the server's lockd, and of the second one's NFSv4
 	wallClock       time.Duration       // how far scenarios have set it forwards
@@ -264,6 +265,10 @@ func (l *lab) revive() error {
 	}
 	if err := l.server.signal("rpc.mountd", unix.SIGCONT); err != nil {
 		errs = append(errs, err)
+	}
+	_ = l.server.signal("rpc.statd", unix.SIGCONT)
+	if l.forgot {
+		errs = append(errs, l.rpcbind(l.server, "remember"))
 	}
 	if len(l.server.pids("rpc.statd")) == 0 {
 		errs = append(errs, l.statd(l.server, "start"))

@@ -183,6 +183,12 @@ func (r *run) step(s scenario.Step) (err error) {
 		err = os.Remove(filepath.Join(a[0], "filler"))
 	case "lock":
 		err = r.lock(a[0], a[1], a[2])
+	case "delegate":
+		err = r.delegate(a[0], a[1])
+	case "twin":
+		err = r.twin(a[0], a[1])
+	case "proxy":
+		err = l.on(a[0], func(h *host) error { return r.proxy(h, a[1]) })
 	case "clear":
 		err = unlockFilesystem(a[0])
 	case "unlock":
@@ -402,15 +408,20 @@ func (r *run) observe(telegraf bool) error {
 	return err
 }
 
+// mountAlike mounts on another client what the observed one has.
+func (h *host) mountAlike(mount string) error {
+	options := "vers=3"
+	if strings.HasPrefix(mount, "v4") {
+		options = "vers=4.2"
+	}
+	return h.mount(mount, "server:/srv/data", options)
+}
+
 // lock takes a lock and holds it.
 func (r *run) lock(on, mount, how string) error {
 	return r.lab.on(on, func(h *host) error {
 		if on == "client2" {
-			options := "vers=3"
-			if strings.HasPrefix(mount, "v4") {
-				options = "vers=4.2"
-			}
-			if err := h.mount(mount, "server:/srv/data", options); err != nil {
+			if err := h.mountAlike(mount); err != nil {
 				return err
 			}
 		}

@@ -32,7 +32,7 @@ func Verbs() []Verb {
 		{Name: "heal", Does: "undoes cut, reject, drop and vanish"},
 
 		{Name: "statd", Usage: "HOST stop|kill|freeze|thaw|start", Min: 2, Max: 2, First: hosts, Does: "does that to rpc.statd; a stopped one unregisters, a killed one does not"},
-		{Name: "rpcbind", Usage: "HOST stop|start", Min: 2, Max: 2, First: hosts, Does: "does that to rpcbind"},
+		{Name: "rpcbind", Usage: "HOST stop|start|forget|remember", Min: 2, Max: 2, First: hosts, Does: "does that to rpcbind; with forget it is restarted, and knows nothing of what was registered until it is to remember"},
 		{Name: "nfsd", Usage: "stop|start [grace]", Min: 1, Max: 2, First: []string{"stop", "start"}, Does: "does that on the server; the grace period is short, and ended at once for v4, unless asked for"},
 		{Name: "mountd", Usage: "freeze|thaw", Min: 1, Max: 1, First: []string{"freeze", "thaw"}, Does: "does that to the server's rpc.mountd, and has nfsd forget what it said: requests wait for it"},
 		{Name: "unexport", Usage: "PATH", Min: 1, Max: 1, Does: "takes an export away"},
@@ -47,6 +47,9 @@ func Verbs() []Verb {
 		{Name: "drain", Usage: "PATH", Min: 1, Max: 1, Does: "removes what fill wrote"},
 
 		{Name: "lock", Usage: "HOST NAME shared|exclusive|wanted", Min: 3, Max: 3, First: hosts[:2], Does: "locks the file `lock` of a mount and holds it, or with wanted waits for it; client2 mounts it for that as the client does"},
+		{Name: "delegate", Usage: "client2 NAME", Min: 2, Max: 2, First: hosts[1:2], Does: "client2 mounts it, and opens its lock file for reading, for which the server gives it a delegation; then it falls silent"},
+		{Name: "twin", Usage: "client2 NAME", Min: 2, Max: 2, First: hosts[1:2], Does: "client2 takes the client's name, and mounts it as well"},
+		{Name: "proxy", Usage: "client|client2 start|refuse|pass", Min: 2, Max: 2, First: hosts[:2], Does: "starts a proxy at its port 20049 that passes calls on to the server; or refuses each with an authentication error; or passes them on again"},
 		{Name: "clear", Usage: "PATH", Min: 1, Max: 1, Does: "drops all locks on an exported file system"},
 		{Name: "unlock", Usage: "HOST", Min: 1, Max: 1, First: hosts[:2], Does: "ends the holders"},
 		{Name: "crash", Usage: "client2", Min: 1, Max: 1, First: hosts[1:2], Does: "the host falls silent, and its lock holders are gone without an unlock"},
