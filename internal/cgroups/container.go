@@ -5,23 +5,40 @@ import (
 	"bytes"
 	"iter"
 	"os"
+	"slices"
 	"strings"
 )
 
 const (
 	idLength    = 64
 	shortLength = 12 // as docker ps shows it
+	allocLength = 8  // as nomad status shows it
+	buildLength = 25 // of buildkit's ids
 )
 
-// Container returns the short id (12 digits) or the name of the container whose
-// cgroup a file such as /proc/PID/cgroup names (cgroups(7)), and the unit's name
-// for a systemd service. It is empty where neither is known.
-func Container(file string) string {
+// An Identity is what the path of a cgroup tells about whose it is.
+type Identity struct {
+	// Name is the container's short id (12 digits) or name, and the unit's for a systemd
+	// service. It is empty where neither is known.
+	Name string
+	// IDs are the full ones, of 64 digits: of the innermost container first, and of those in
+	// which that is nested.
+	IDs []string
+	// PodUID is that of the innermost pod, with dashes where Kubernetes has made it; the 32
+	// digits of a static pod have none.
+	PodUID string
+	// Task is the name that Nomad gives what it runs itself.
+	Task string
+}
+
+// Identify is [IdentityOf] the cgroup that a file such as /proc/PID/cgroup names (cgroups(7)),
+// in the first hierarchy that tells.
+func Identify(file string) Identity {
 	content, err := os.ReadFile(file)
 	if err != nil {
-		return ""
+		return Identity{}
 	}
-	return parseContainer(content)
+	return parseIdentity(content)
 }
 
 // InContainer reports whether the cgroup that a file such as /proc/PID/cgroup names is a
@@ -36,13 +53,13 @@ func InContainer(file string) bool {
 	return false
 }
 
-func parseContainer(content []byte) string {
+func parseIdentity(content []byte) Identity {
 	for path := range paths(content) {
-		if name := ContainerOf(path); name != "" {
-			return name
+		if id := IdentityOf(path); id.Name != "" {
+			return id
 		}
 	}
-	return ""
+	return Identity{}
 }
 
 // paths are those of a /proc/PID/cgroup, one for each hierarchy.
@@ -58,47 +75,108 @@ func paths(content []byte) iter.Seq[string] {
 	}
 }
 
-// ContainerOf is [Container] for a cgroup's path. The runtimes write 64
-// hexadecimal digits into it: docker-ID.scope, cri-containerd-ID.scope,
-// crio-ID.scope, libpod-ID.scope, /docker/ID, /kubepods/…/ID.
-func ContainerOf(path string) string {
+// IdentityOf reads the path of a cgroup. The runtimes write 64 hexadecimal digits into it:
+// docker-ID.scope, cri-containerd-ID.scope, crio-ID.scope, libpod-ID.scope and their
+// monitors' libpod-conmon-ID.scope, /docker/ID, /ecs/TASK/ID; kubelet the pod's uid:
+// /kubepods/…/podUID/ID, kubepods-…-podUID.slice; others a name of their own.
+func IdentityOf(path string) Identity {
 	parts := strings.Split(path, "/")
-	if name := containerIn(parts); name != "" {
-		return name
-	}
-	for i := len(parts) - 1; i >= 0; i-- {
-		if strings.HasSuffix(parts[i], ".service") {
-			return strings.TrimSuffix(parts[i], ".service")
+	id := Identity{Name: containerIn(parts)}
+	for _, part := range slices.Backward(parts) {
+		if full := idIn(part); full != "" {
+			id.IDs = append(id.IDs, full)
+		}
+		if uid := podIn(part); uid != "" && id.PodUID == "" {
+			id.PodUID = uid
+		}
+		if _, task := nomadIn(part); task != "" && id.Task == "" {
+			id.Task = task
 		}
 	}
-	return ""
+	for i := len(parts) - 1; i >= 0 && id.Name == ""; i-- {
+		if strings.HasSuffix(parts[i], ".service") {
+			id.Name = strings.TrimSuffix(parts[i], ".service")
+		}
+	}
+	return id
 }
 
 // containerIn returns the name of the container of the innermost cgroup that is one's.
 func containerIn(parts []string) string {
 	for i := len(parts) - 1; i >= 0; i-- { // the innermost first
 		part := parts[i]
-		id := strings.TrimSuffix(part, ".scope")
-		if id, found := containerID(id[strings.LastIndexAny(id, "-:")+1:]); found {
-			return id
+		if id := idIn(part); id != "" {
+			return id[:shortLength]
+		}
+		if alloc, _ := nomadIn(part); alloc != "" {
+			return alloc[:allocLength]
 		}
 		if name, found := strings.CutPrefix(part, "lxc.payload."); found {
 			return name
 		}
-		if i > 0 && parts[i-1] == "lxc" && part != "" {
-			return part
-		}
 		if name, found := strings.CutPrefix(part, "machine-"); found && strings.HasSuffix(name, ".scope") {
 			return strings.TrimSuffix(name, ".scope") // systemd-nspawn
+		}
+		if name, found := strings.CutPrefix(part, "docker-"); found && isBuild(strings.TrimSuffix(name, ".scope")) {
+			return strings.TrimSuffix(name, ".scope") // docker build
+		}
+		if i == 0 || part == "" {
+			continue
+		}
+		switch above := parts[i-1]; {
+		case above == "lxc", above == "buildkit" && isBuild(part),
+			above == "garden" && part != "good" && part != "bad",
+			i > 1 && parts[i-2] == "garden" && (above == "good" || above == "bad"): // Cloud Foundry
+			return part
 		}
 	}
 	return ""
 }
 
-// containerID returns the short form of what a runtime calls a container by.
-func containerID(id string) (short string, found bool) {
-	if len(id) != idLength || strings.Trim(id, "0123456789abcdef") != "" {
-		return "", false
+// idIn returns the id of 64 digits in the name of a cgroup; empty if there is none.
+func idIn(part string) string {
+	id := strings.TrimSuffix(part, ".scope")
+	if id = id[strings.LastIndexAny(id, "-:")+1:]; len(id) == idLength && strings.Trim(id, "0123456789abcdef") == "" {
+		return id
 	}
-	return id[:shortLength], true
+	return ""
+}
+
+// isBuild reports whether it is an id of buildkit's.
+func isBuild(id string) bool {
+	return len(id) == buildLength && strings.Trim(id, "0123456789abcdefghijklmnopqrstuvwxyz") == ""
+}
+
+// podIn returns the uid of the pod in the name of a cgroup; empty if there is none. systemd's
+// drivers write underscores for dashes, and containerd's name of a scope has the slice in
+// front.
+func podIn(part string) string {
+	part, _, _ = strings.Cut(part, ":")
+	part = strings.TrimSuffix(part, ".slice")
+	part = part[strings.LastIndex(part, "-pod")+1:]
+	uid, found := strings.CutPrefix(part, "pod")
+	if uid = strings.ReplaceAll(uid, "_", "-"); !found || !isUID(uid) {
+		return ""
+	}
+	return uid
+}
+
+// isUID reports whether it is a UUID, or the 32 digits of a static pod.
+func isUID(uid string) bool {
+	digits := strings.ReplaceAll(uid, "-", "")
+	if len(digits) != 32 || strings.Trim(digits, "0123456789abcdef") != "" {
+		return false
+	}
+	return len(uid) == 32 || len(uid) == 36 && uid[8] == '-' && uid[13] == '-' && uid[18] == '-' && uid[23] == '-'
+}
+
+// nomadIn returns the allocation and the task in the name of a cgroup, which is
+// ALLOCATION.TASK.scope; both are empty for others.
+func nomadIn(part string) (alloc, task string) {
+	name, found := strings.CutSuffix(part, ".scope")
+	alloc, task, dotted := strings.Cut(name, ".")
+	if !found || !dotted || task == "" || len(alloc) != 36 || !isUID(alloc) {
+		return "", ""
+	}
+	return alloc, task
 }

@@ -14,7 +14,7 @@ import (
 
 var id = strings.Repeat("0123456789abcdef", 4)
 
-func TestContainerOf(t *testing.T) {
+func TestIdentityOf_Name(t *testing.T) {
 	for path, want := range map[string]string{
 		"/":                                     "",
 		"/system.slice/docker-" + id + ".scope": id[:12],
@@ -27,32 +27,62 @@ func TestContainerOf(t *testing.T) {
 		"/machine.slice/libpod-" + id + ".scope/container":                                                        id[:12],
 		"/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-" + id + ".scope":                        id[:12],
 		"/lxc.payload.web/system.slice/nginx.service":                                                             "web",
-		"/lxc/web":                                               "web",
-		"/machine.slice/machine-a.scope":                         "a",
-		"/system.slice/docker-" + id[:63] + ".scope":             "",
-		"/system.slice/docker-" + strings.ToUpper(id) + ".scope": "",
-		"/system.slice/telegraf.service":                         "telegraf",
-		"/user.slice/user-1000.slice/session-2.scope":            "",
+		"/lxc/web":                                                                "web",
+		"/machine.slice/machine-a.scope":                                          "a",
+		"/system.slice/docker-" + id[:63] + ".scope":                              "",
+		"/system.slice/docker-" + strings.ToUpper(id) + ".scope":                  "",
+		"/system.slice/telegraf.service":                                          "telegraf",
+		"/machine.slice/libpod-conmon-" + id + ".scope":                           id[:12],
+		"/ecs/0123456789abcdef0123456789abcdef/" + id:                             id[:12],
+		"/ecstasks.slice/ecstasks-0123.slice/docker-" + id + ".scope":             id[:12],
+		"/nomad.slice/share.slice/1c9bb5a2-7d3b-9dbe-2f1c-5a5e8a1a0f3e.web.scope": "1c9bb5a2",
+		"/garden/6f31bd0b-d8b9-4a4c-6e2d-3ac0":                                    "6f31bd0b-d8b9-4a4c-6e2d-3ac0",
+		"/garden/good/6f31bd0b-d8b9-4a4c-6e2d-3ac0":                               "6f31bd0b-d8b9-4a4c-6e2d-3ac0",
+		"/garden/good":                                         "",
+		"/buildkit/u4v7kkzwoy9kzsrk5brkfpxg9":                  "u4v7kkzwoy9kzsrk5brkfpxg9",
+		"/docker/buildkit/u4v7kkzwoy9kzsrk5brkfpxg9":           "u4v7kkzwoy9kzsrk5brkfpxg9",
+		"/system.slice/docker-u4v7kkzwoy9kzsrk5brkfpxg9.scope": "u4v7kkzwoy9kzsrk5brkfpxg9",
+		"/user.slice/user-1000.slice/session-2.scope":          "",
 	} {
-		assert.Equal(t, want, cgroups.ContainerOf(path), path)
+		assert.Equal(t, want, cgroups.IdentityOf(path).Name, path)
 	}
 }
 
-func TestContainer(t *testing.T) {
+func TestIdentify(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "cgroup")
-	assert.Empty(t, cgroups.Container(file), "the process has ended")
+	assert.Empty(t, cgroups.Identify(file).Name, "the process has ended")
 	require.NoError(t, os.WriteFile(file, []byte("12:pids:/docker/"+id+"\n1:name=systemd:/docker/"+id+"\n"), 0o600))
-	assert.Equal(t, id[:12], cgroups.Container(file), "cgroup v1")
+	assert.Equal(t, id[:12], cgroups.Identify(file).Name, "cgroup v1")
 	require.NoError(t, os.WriteFile(file, []byte("nonsense\n0::/system.slice/docker-"+id+".scope\n"), 0o600))
-	assert.Equal(t, id[:12], cgroups.Container(file))
+	assert.Equal(t, id[:12], cgroups.Identify(file).Name)
 }
 
-func FuzzContainerOf(f *testing.F) {
+func TestIdentityOf_WhoseItIs(t *testing.T) {
+	const uid, static = "1f2e3d4c-0000-4111-8222-333344445555", "0123456789abcdef0123456789abcdef"
+	inner := strings.Repeat("fedcba9876543210", 4)
+	for path, want := range map[string]cgroups.Identity{
+		"/kubepods/besteffort/pod" + uid + "/" + id: {Name: id[:12], IDs: []string{id}, PodUID: uid},
+		"/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-pod1f2e3d4c_0000_4111_8222_333344445555.slice/cri-containerd-" + id + ".scope": {Name: id[:12], IDs: []string{id}, PodUID: uid},
+		"/kubepods.slice/kubepods-pod" + static + ".slice/crio-" + id + ".scope":                                                                    {Name: id[:12], IDs: []string{id}, PodUID: static},
+		"/system.slice/containerd.service/kubepods-pod" + static + ".slice:cri-containerd:" + id:                                                    {Name: id[:12], IDs: []string{id}, PodUID: static},
+		"/../../pod" + uid + "/" + id: {Name: id[:12], IDs: []string{id}, PodUID: uid},
+		// Docker in a pod, and kind: a cluster in a container.
+		"/kubepods/pod" + uid + "/" + id + "/docker/" + inner: {Name: inner[:12], IDs: []string{inner, id}, PodUID: uid},
+		"/docker/" + id + "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod" + strings.ReplaceAll(uid, "-", "_") + ".slice/cri-containerd-" + inner + ".scope": {Name: inner[:12], IDs: []string{inner, id}, PodUID: uid},
+		"/nomad.slice/share.slice/" + uid + ".web.scope": {Name: uid[:8], Task: "web"},
+		"/kubepods/podx": {},
+		"/system.slice":  {},
+	} {
+		assert.Equal(t, want, cgroups.IdentityOf(path), path)
+	}
+}
+
+func FuzzIdentityOf(f *testing.F) {
 	f.Add("/system.slice/docker-" + id + ".scope")
 	f.Add("/lxc/a/lxc/")
 	f.Add("machine-.scope")
 	f.Fuzz(func(t *testing.T, path string) {
-		assert.LessOrEqual(t, len(cgroups.ContainerOf(path)), len(path))
-		assert.NotContains(t, cgroups.ContainerOf(path), "/")
+		assert.LessOrEqual(t, len(cgroups.IdentityOf(path).Name), len(path))
+		assert.NotContains(t, cgroups.IdentityOf(path).Name, "/")
 	})
 }

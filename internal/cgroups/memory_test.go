@@ -142,17 +142,17 @@ func FuzzControllers(f *testing.F) {
 	})
 }
 
-func FuzzContainer(f *testing.F) {
+func FuzzIdentity(f *testing.F) {
 	id := strings.Repeat("0123456789abcdef", 4)
 	f.Add([]byte("12:pids:/docker/" + id + "\n1:name=systemd:/docker/" + id + "\n0::/\n"))
 	f.Add([]byte("0::/system.slice/a:b.service"))
 	f.Add([]byte("::\n0:/lxc/a\n\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		name := parseContainer(content)
+		name := parseIdentity(content).Name
 		require.NotContains(t, name, "/")
 		require.NotContains(t, name, "\n")
 		require.Contains(t, string(content), name)
 		// The first line that names one counts.
-		require.Equal(t, cmp.Or(name, "last"), parseContainer(slices.Concat(content, []byte("\n0::/lxc/last\n"))))
+		require.Equal(t, cmp.Or(name, "last"), parseIdentity(slices.Concat(content, []byte("\n0::/lxc/last\n"))).Name)
 	})
 }

@@ -69,12 +69,12 @@ func inMachine(machine string, below []string) string {
 // runtimeIn returns the container of the last of a path's parts, if it is one's, and who runs
 // it, as the part says: docker-ID.scope, or ID below docker.
 func runtimeIn(parts []string) (runtime, id string, found bool) {
-	name := strings.TrimSuffix(parts[len(parts)-1], ".scope")
-	cut := strings.LastIndexAny(name, "-:") + 1
-	if id, found = containerID(name[cut:]); !found {
+	last := parts[len(parts)-1]
+	if id = idIn(last); id == "" {
 		return "", "", false
 	}
-	runtime = strings.TrimRight(name[:cut], "-:")
+	runtime, _, _ = strings.Cut(last, id)
+	runtime = strings.TrimRight(runtime, "-:")
 	runtime = runtime[strings.LastIndexByte(runtime, ':')+1:]
 	if runtime == "" && len(parts) > 1 {
 		runtime = parts[len(parts)-2]
@@ -84,7 +84,7 @@ func runtimeIn(parts []string) (runtime, id string, found bool) {
 			runtime = "cri"
 		}
 	}
-	return runtime, id, true
+	return runtime, id[:shortLength], true
 }
 
 // restartContainer is the command of a container's runtime. What the kubelet runs it starts

@@ -93,12 +93,14 @@ type Host struct {
 	Files   *openfiles.Reader // of the host's processes
 	Daemons *fusedaemon.Finder
 
-	own   *openfiles.Reader // of our own
-	table *mounts.Watcher
-	log   telegraf.Logger
-	said  *oncelog.Log
+	own    *openfiles.Reader // of our own
+	table  *mounts.Watcher
+	log    telegraf.Logger
+	said   *oncelog.Log
+	owners owners
 
 	mu     sync.Mutex
+	last   *mounts.Snapshot // that [Host.Mounts] has returned; nil: none yet
 	round  uint64
 	joined map[any]uint64 // the last round, by member
 	behind bool           // the mount table is older than the kernel's, which was said
@@ -115,7 +117,7 @@ func New(o Options) *Host {
 		own:     &openfiles.Reader{Prober: o.Prober, Proc: ownProc},
 		table: mounts.NewWatcher(mounts.WatcherOptions{
 			Prober: o.Prober, Proc: o.Roots.Proc, PID: o.Roots.PID, Devices: mounts.Devices{Sys: o.Roots.Sys}}),
-		log: o.Log, said: oncelog.New(o.Log), joined: make(map[any]uint64), feeds: make(map[string]*kmsg.Feed),
+		log: o.Log, said: oncelog.New(o.Log), owners: owners{known: make(map[ownerKey]*ownership)}, joined: make(map[any]uint64), feeds: make(map[string]*kmsg.Feed),
 	}
 }
 
@@ -155,6 +157,7 @@ func (h *Host) Mounts(round uint64) mounts.View {
 		}
 	}
 	if view.Snapshot != nil {
+		h.last = view.Snapshot
 		h.said.Error("table", view.Err)
 	}
 	return view

@@ -41,8 +41,9 @@ func (d *Dentrycache) gatherCgroups(acc telegraf.Accumulator, now time.Time) {
 			break
 		}
 		tags := map[string]string{"cgroup": mounts.Printable(c.Path)}
-		if container := cgroups.ContainerOf(c.Path); container != "" {
-			tags["container"] = mounts.Printable(container)
+		id := cgroups.IdentityOf(c.Path)
+		if id.Name != "" {
+			tags["container"] = mounts.Printable(id.Name)
 		}
 		name := "slab_reclaimable"
 		if o.hierarchies.V1() {
@@ -52,6 +53,7 @@ func (d *Dentrycache) gatherCgroups(acc telegraf.Accumulator, now time.Time) {
 		if before, known := o.before[c.Path]; known && o.elapsed > 0 {
 			fields[name+"_bytes_per_s"] = float64(c.Bytes-before) / o.elapsed
 		}
+		d.host.OwnerOf(id).AddTo(fields, "")
 		acc.AddGauge("dentrycache_cgroup", fields, tags)
 	}
 }

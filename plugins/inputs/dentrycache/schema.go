@@ -40,6 +40,8 @@ func (*Dentrycache) Schema() []schema.Measurement {
 				schema.Floats("growth", "slab_reclaimable_bytes_per_s"),
 				schema.Integers("of cgroups version 1 instead: all of the kernel's memory", "kernel_memory_bytes", "kernel_memory_own_bytes"),
 				schema.Floats("likewise", "kernel_memory_bytes_per_s"),
+				schema.Strings("in Kubernetes; where kubelet's or the runtime's files name them", "namespace", "pod_name"),
+				schema.Strings("likewise, also of Docker, Podman, CRI-O, containerd and Nomad", "container_name"),
 			},
 		},
 		{
@@ -96,6 +98,8 @@ func (*Dentrycache) Schema() []schema.Measurement {
 				schema.Counters("left by removed files", "unlinked"),
 				schema.Counters("freed in this directory, whoever created them", "killed_in_dir"),
 				schema.Integers("of the last event", "pid", "uid"),
+				schema.Strings("in Kubernetes; where kubelet's or the runtime's files name them", "namespace", "pod_name"),
+				schema.Strings("likewise, also of Docker, Podman, CRI-O, containerd and Nomad", "container_name"),
 			},
 		},
 		{

@@ -10,6 +10,7 @@ import (
 	"github.com/influxdata/telegraf"
 
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
+	"github.com/vfsprobe/vfsprobe/internal/containers"
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
@@ -62,6 +63,7 @@ func (c counts) since(before counts) counts {
 // series is one that may be reported.
 type series struct {
 	key    seriesKey
+	owner  cgroups.Identity
 	total  counts
 	recent counts // since the last read
 	pid    int32
@@ -96,7 +98,7 @@ func (d *Dentrycache) gatherSources(acc telegraf.Accumulator, now time.Time) {
 	chosen := choose(all, max(d.SourceThreshold*elapsed, 1))
 	known := d.tracer.Status().Mode > attribution.ENOENT
 	for _, one := range chosen[:min(len(chosen), d.TopSources)] {
-		emitSource(acc, one, elapsed, known)
+		emitSource(acc, one, d.host.OwnerOf(one.owner), elapsed, known)
 	}
 }
 
@@ -158,14 +160,15 @@ func seriesOf(all map[seriesKey]*series, row *attribution.Source, at location, c
 		device:    at.device,
 		fstype:    at.fstype,
 	}
-	if container := cgroups.ContainerOf(cgroup); container != "" {
-		key.container = mounts.Printable(container)
+	id := cgroups.IdentityOf(cgroup)
+	if id.Name != "" {
+		key.container = mounts.Printable(id.Name)
 	} else {
 		key.cgroup = mounts.Printable(cgroup)
 	}
 	one := all[key]
 	if one == nil {
-		one = &series{key: key}
+		one = &series{key: key, owner: id}
 		all[key] = one
 	}
 	return one
@@ -218,7 +221,7 @@ func raise(one *series, all, level map[seriesKey]*series) {
 	if above == nil {
 		// It may be there, and have created nothing itself.
 		if above = all[key]; above == nil {
-			above = &series{key: key}
+			above = &series{key: key, owner: one.owner}
 		}
 		level[key] = above
 	}
@@ -242,7 +245,7 @@ func depthOf(directory string) int {
 
 // emitSource reports a series. Where only look-ups are seen, what became of the
 // negative dentries is not known.
-func emitSource(acc telegraf.Accumulator, one *series, elapsed float64, known bool) {
+func emitSource(acc telegraf.Accumulator, one *series, owner containers.Owner, elapsed float64, known bool) {
 	tags := make(map[string]string)
 	for name, value := range map[string]string{
 		"comm": one.key.comm, "cgroup": one.key.cgroup, "container": one.key.container,
@@ -262,6 +265,7 @@ func emitSource(acc telegraf.Accumulator, one *series, elapsed float64, known bo
 	if one.directories > 0 {
 		fields["below_created_per_s"], fields["below_directories"] = float64(one.below)/elapsed, one.directories
 	}
+	owner.AddTo(fields, "")
 	acc.AddGauge("dentrycache_source", fields, tags)
 }
 

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vfsprobe/vfsprobe/internal/containers"
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
@@ -125,10 +126,11 @@ func TestManyDirectoriesCountForTheOneAbove(t *testing.T) {
 	assert.Equal(t, "/tmp/build/7", seven.key.directory)
 	assert.Equal(t, []int64{200, 5, 1}, []int64{seven.recent.created, seven.below, seven.directories})
 	acc := &collect.Metrics{}
-	emitSource(acc, build, 10, true)
+	emitSource(acc, build, containers.Owner{Namespace: "shop", Pod: "web-0"}, 10, true)
 	assert.Equal(t, map[string]any{
 		"created": int64(60), "created_per_s": 6.0, "below_created_per_s": 499.5, "below_directories": int64(999),
 		"converted": int64(0), "unlinked": int64(0), "killed_in_dir": int64(0), "pid": int64(60), "uid": int64(7),
+		"namespace": "shop", "pod_name": "web-0",
 	}, acc.Named("dentrycache_source")[0].Fields())
 	// Up to the root, where nothing has enough by itself.
 	for _, one := range choose(all, 1) {
@@ -162,7 +164,7 @@ func TestNamesWithAnyBytes(t *testing.T) {
 			chosen := choose(all, 1)
 			require.Len(t, chosen, 1)
 			acc := &collect.Metrics{}
-			emitSource(acc, chosen[0], 1, false)
+			emitSource(acc, chosen[0], containers.Owner{}, 1, false)
 			metrics := acc.Named("dentrycache_source")
 			line, err := serializer.SerializeBatch([]telegraf.Metric{metrics[0]})
 			require.NoError(t, err)

@@ -95,8 +95,9 @@ func (m *Mountstat) emitTasks(acc telegraf.Accumulator, g *taskGroup, now time.T
 		"longest_seconds": now.Sub(g.since).Seconds(),
 		"pid":             int64(g.sample),
 	}
-	if container := cgroups.Container(filepath.Join(m.host.Proc, strconv.Itoa(g.sample), "cgroup")); container != "" {
-		fields["container"] = container
+	if id := cgroups.Identify(filepath.Join(m.host.Proc, strconv.Itoa(g.sample), "cgroup")); id.Name != "" {
+		fields["container"] = id.Name
+		m.host.OwnerOf(id).AddTo(fields, "")
 	}
 	acc.AddGauge("mountstat_blocked", fields, tags)
 }

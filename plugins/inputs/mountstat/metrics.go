@@ -9,6 +9,7 @@ import (
 	"github.com/influxdata/telegraf"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/containers"
 	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
@@ -62,8 +63,12 @@ func (m *Mountstat) add(acc telegraf.Accumulator, t *target, f *finding, fields 
 	for _, mount := range t.Mounts {
 		own, code := fields, f.code
 		unexpected := m.expectations.readOnly[mount.Mountpoint]
-		if mount != t.Probed || unexpected != nil || mount.SourceDeleted() {
+		volume, ofKubelet := containers.VolumeAt(mount.Mountpoint)
+		if mount != t.Probed || unexpected != nil || mount.SourceDeleted() || ofKubelet {
 			own = maps.Clone(fields)
+		}
+		if ofKubelet {
+			volume.AddTo(own, mount.Source, m.host.OwnerOfPod(volume.PodUID))
 		}
 		if mount != t.Probed {
 			own["shared_with"] = mounts.Printable(t.Probed.Mountpoint)

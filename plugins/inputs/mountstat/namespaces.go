@@ -73,7 +73,7 @@ func (m *Mountstat) findNamespaces(now time.Time) bool {
 		if len(all) > 0 {
 			m.namespaces.found = append(m.namespaces.found, &namespace{
 				path:      filepath.Join(m.host.Proc, process.Name(), "ns", "mnt"),
-				container: cgroups.Container(filepath.Join(m.host.Proc, process.Name(), "cgroup")),
+				container: cgroups.Identify(filepath.Join(m.host.Proc, process.Name(), "cgroup")).Name,
 				network:   network != "" && network == link(process.Name(), "net"),
 				mounts:    all,
 			})

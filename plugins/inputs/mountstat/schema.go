@@ -48,6 +48,9 @@ func (*Mountstat) Schema() []schema.Measurement {
 				schema.Integers("FUSE requests that have no answer; where fusectl is mounted", "fuse_waiting"),
 				schema.Floats("time of the server's answer, see rpc_seconds of mountstat_server", "server_rpc_seconds"),
 				schema.Strings("why it had no answer; then instead of the time", "server_rpc_errno"),
+				schema.Strings("of a mount that kubelet has made: the PersistentVolume, or the volume in the pod", "volume_name"),
+				schema.Strings("its PersistentVolumeClaim, where the name of the exported directory has it", "pvc_name"),
+				schema.Strings("of the pod that it was mounted for, and of the container, if that has only a part of it", "namespace", "pod_name", "container_name"),
 				schema.Integers("since it was mounted", "nfs_age_seconds"),
 				schema.Counters("from and to the server", "nfs_read_bytes", "nfs_written_bytes"),
 				schema.Counters("calls sent again, calls begun anew", "nfs_retransmissions", "nfs_timeouts"),
@@ -84,6 +87,8 @@ func (*Mountstat) Schema() []schema.Measurement {
 				schema.Floats("since the first gather that saw the one which waits longest", "longest_seconds"),
 				schema.Integers("of that one", "pid"),
 				schema.Strings("of that one; if it is in one", "container"),
+				schema.Strings("of that one, in Kubernetes; where kubelet's or the runtime's files name it", "namespace", "pod_name"),
+				schema.Strings("likewise, also of Docker, Podman, CRI-O, containerd and Nomad", "container_name"),
 			},
 		},
 		{

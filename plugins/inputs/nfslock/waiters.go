@@ -184,7 +184,8 @@ func (n *Nfslock) blockedFields(t *target, fields map[string]any) {
 	if longest.Wchan != "" {
 		fields["blocked_wchan"] = longest.Wchan
 	}
-	if container := cgroups.Container(filepath.Join(n.host.Proc, strconv.Itoa(longest.PID), "cgroup")); container != "" {
-		fields["blocked_container"] = container
+	if id := cgroups.Identify(filepath.Join(n.host.Proc, strconv.Itoa(longest.PID), "cgroup")); id.Name != "" {
+		fields["blocked_container"] = id.Name
+		n.host.OwnerOf(id).AddTo(fields, "blocked_")
 	}
 }

@@ -1,0 +1,225 @@
+package host
+
+import (
+	"errors"
+	"path"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/cgroups"
+	"github.com/vfsprobe/vfsprobe/internal/containers"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+)
+
+const (
+	// ownersTimeout is for each helper that reads names.
+	ownersTimeout = 5 * time.Second
+	// ownersDelay passes between readings that new containers ask for, and ownersRetry
+	// before one that had no name is looked for again.
+	ownersDelay = 2 * time.Second
+	ownersRetry = time.Minute
+	// ownersKept is for how long a name is kept that nobody asks for.
+	ownersKept = 10 * time.Minute
+	// maxOwners bounds the containers and pods that are known, and maxNewOwners those whose
+	// own files are read at a time.
+	maxOwners    = 4096
+	maxNewOwners = 64
+	// maxOwnersFile bounds what is read of a file or a directory, in bytes.
+	maxOwnersFile = 1 << 20
+)
+
+// ownerKey is what an owner is known by: an id of a container, or the uid of a pod.
+type ownerKey struct{ id, podUID string }
+
+// ownership is what is known of a container or a pod.
+type ownership struct {
+	containers.Owner
+	asked, sought time.Time
+}
+
+// owners are the names of containers and pods. They are read when somebody asks for one that
+// is not known: once for each, and the answer comes with a later gather.
+type owners struct {
+	mu      sync.Mutex
+	known   map[ownerKey]*ownership
+	reading bool
+	next    time.Time // no reading before
+}
+
+// OwnerOf is whose a cgroup is, as far as that was read by now.
+func (h *Host) OwnerOf(id cgroups.Identity) containers.Owner {
+	h.owners.mu.Lock()
+	defer h.owners.mu.Unlock()
+	var o containers.Owner
+	for _, one := range id.IDs { // also of the container in which another runs
+		if !o.Known() {
+			o = h.ownerLocked(ownerKey{id: one})
+		}
+	}
+	if id.PodUID != "" && o.Pod == "" {
+		pod := h.ownerLocked(ownerKey{podUID: id.PodUID})
+		o.Namespace, o.Pod = pod.Namespace, pod.Pod
+	}
+	if id.Task != "" {
+		o.Container = id.Task
+	}
+	return o.Bounded()
+}
+
+// OwnerOfPod is the pod with that uid, as far as its name was read by now.
+func (h *Host) OwnerOfPod(uid string) containers.Owner {
+	if uid == "" {
+		return containers.Owner{}
+	}
+	h.owners.mu.Lock()
+	defer h.owners.mu.Unlock()
+	return h.ownerLocked(ownerKey{podUID: uid}).Bounded()
+}
+
+// ownerLocked is what is known; if nothing is, it has it read.
+func (h *Host) ownerLocked(key ownerKey) containers.Owner {
+	o, now := &h.owners, time.Now()
+	one := o.known[key]
+	if one == nil {
+		if len(o.known) >= maxOwners {
+			return containers.Owner{}
+		}
+		one = &ownership{}
+		o.known[key] = one
+	}
+	one.asked = now
+	if !one.Known() && now.Sub(one.sought) > ownersRetry && !o.reading && !now.Before(o.next) {
+		o.reading = true
+		go h.readOwners()
+	}
+	return one.Owner
+}
+
+// readOwners looks for all that are not known.
+func (h *Host) readOwners() {
+	o, now := &h.owners, time.Now()
+	var wanted []ownerKey
+	o.mu.Lock()
+	for key, one := range o.known {
+		if now.Sub(one.asked) > ownersKept {
+			delete(o.known, key)
+		} else if !one.Known() && now.Sub(one.sought) > ownersRetry && len(wanted) < maxNewOwners {
+			one.sought = now
+			wanted = append(wanted, key)
+		}
+	}
+	o.mu.Unlock()
+	search := ownerSearch{host: h, found: make(map[ownerKey]containers.Owner)}
+	search.look(wanted)
+	h.said.Info("names of containers", search.err)
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for key, owner := range search.found {
+		if one := o.known[key]; one != nil {
+			one.Owner = owner
+		}
+	}
+	o.reading, o.next = false, time.Now().Add(ownersDelay)
+}
+
+// ownerSearch is one reading.
+type ownerSearch struct {
+	host  *Host
+	found map[ownerKey]containers.Owner
+	err   error // the first
+}
+
+// files are helpers for files of one kind: those that hang cost the others nothing.
+func (s *ownerSearch) files(kind string) *Files {
+	s.host.mu.Lock()
+	defer s.host.mu.Unlock()
+	table := s.host.last
+	if table == nil {
+		table = mounts.NewSnapshot(nil)
+	}
+	return &Files{Host: s.host, Key: "names of " + kind, Timeout: ownersTimeout, Table: table}
+}
+
+// look asks kubelet's logs first, which name most, and then the files of the runtimes.
+func (s *ownerSearch) look(wanted []ownerKey) {
+	for _, name := range s.list("/var/log/containers") {
+		if id, o, ok := containers.ParseLog(name); ok {
+			s.found[ownerKey{id: id}] = o
+		}
+	}
+	for _, name := range s.list("/var/log/pods") {
+		if uid, o, ok := containers.ParsePodLogs(name); ok {
+			s.found[ownerKey{podUID: uid}] = o
+		}
+	}
+	const storage = "/var/lib/containers/storage" // Podman's and CRI-O's, containers-storage.conf(5)
+	if ids := s.missing(wanted); len(ids) > 0 {
+		for _, content := range s.read("podman", []string{storage + "/overlay-containers/containers.json", storage + "/overlay-containers/volatile-containers.json", storage + "/vfs-containers/containers.json"}) {
+			all, err := containers.ParseStorage(content.Output)
+			s.note(err, content)
+			for id, o := range all {
+				s.found[ownerKey{id: id}] = o
+			}
+		}
+	}
+	const tasks = "/run/containerd/io.containerd.runtime.v2.task"
+	s.each(s.missing(wanted), "docker", containers.ParseDocker, func(id string) string { return path.Join("/var/lib/docker/containers", id, "config.v2.json") })
+	s.each(s.missing(wanted), "containerd", containers.ParseBundle, func(id string) string { return path.Join(tasks, "k8s.io", id, "config.json") })
+	s.each(s.missing(wanted), "nerdctl", containers.ParseBundle, func(id string) string { return path.Join(tasks, "default", id, "config.json") })
+}
+
+// missing are the ids of containers without an owner yet.
+func (s *ownerSearch) missing(wanted []ownerKey) (ids []string) {
+	for _, key := range wanted {
+		if key.id != "" && !s.found[key].Known() {
+			ids = append(ids, key.id)
+		}
+	}
+	return ids
+}
+
+func (s *ownerSearch) list(directory string) []string {
+	listed, err := s.files(directory).List([]string{directory}, maxOwnersFile)
+	if err != nil {
+		s.note(err, Content{})
+		return nil
+	}
+	return listed[0].Names()
+}
+
+func (s *ownerSearch) read(kind string, files []string) []Content {
+	read, err := s.files(kind).Read(files, maxOwnersFile)
+	s.note(err, Content{})
+	return read
+}
+
+// each reads a file of each container.
+func (s *ownerSearch) each(ids []string, kind string, parse func([]byte) (containers.Owner, error), file func(id string) string) {
+	if len(ids) == 0 {
+		return
+	}
+	var names []string
+	for _, id := range ids {
+		names = append(names, file(id))
+	}
+	for i, content := range s.read(kind, names) {
+		o, err := parse(content.Output)
+		s.note(err, content)
+		if o.Known() {
+			s.found[ownerKey{id: ids[i]}] = o
+		}
+	}
+}
+
+// note keeps the first error but for those of a file that is not there, as most are not.
+func (s *ownerSearch) note(err error, of Content) {
+	if s.err != nil || of.Errno == unix.ENOENT || of.Errno == unix.ENOTDIR || err == nil {
+		return
+	}
+	if of.Errno != 0 {
+		err = of.Errno
+	}
+	s.err = errors.Join(errors.New("not all containers and pods have names"), err)
+}
