@@ -350,12 +350,15 @@ func (m *Mountstat) judge(t *target) finding {
 }
 
 // compareReadOnly notes whether the kernel has turned the file system read-only: statfs
-// says so, and a table that was read since does not.
+// says so, and a table that was read since does not. Below a prefix it may be the mount
+// which shows the host's files here that is read-only: there it must have been writable.
 func (m *Mountstat) compareReadOnly(t *target, st *unix.Statfs_t) {
 	if st == nil || t.namespace != nil || t.Probed.ID == 0 {
 		return
 	}
-	says := st.Flags&unix.ST_RDONLY != 0 && !t.Probed.ReadOnly()
+	readOnly := st.Flags&unix.ST_RDONLY != 0
+	t.seenWritable = t.seenWritable || !readOnly
+	says := readOnly && !t.Probed.ReadOnly() && (t.seenWritable || m.host.MountPrefix == "" || m.namespace != "")
 	if turned := says && t.saysReadOnly && m.view.Hindrance == nil; turned != t.turnedReadOnly {
 		t.turnedReadOnly = turned
 		m.compare()

@@ -36,6 +36,7 @@ type target struct {
 	// statfs says that it is read-only, and the table that it is not: in the last check,
 	// and in the one before as well. A table that has just changed is not read yet.
 	saysReadOnly, turnedReadOnly bool
+	seenWritable                 bool // by statfs, in some check
 	traffic                      traffic
 	disk                         disk
 	evidence                               // of its last check
