@@ -14,8 +14,10 @@ import (
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
+	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
 	"github.com/vfsprobe/vfsprobe/internal/doctor"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
@@ -59,6 +61,8 @@ func examine(arguments []string) int {
 	}
 	o.Proc, o.Sys = os.Getenv("HOST_PROC"), os.Getenv("HOST_SYS")
 	o.CheckConfig = checkConfig
+	o.SeccompRefuses = attribution.SeccompRefuses
+	o.Contained = new(host.Host).Container() == host.ApplicationContainer
 	report := doctor.Run(o)
 	var err error
 	if *asJSON {

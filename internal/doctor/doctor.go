@@ -26,6 +26,13 @@ type Options struct {
 	TelegrafConfig string // below Root; /etc/telegraf by default
 	Telegraf       string // its program; the one on PATH by default
 	Self           bool   // judge the privileges of this process, not of Telegraf's
+	// Contained says that this is an application's container. If a Telegraf is set up in
+	// it, that one is examined, whatever Root is.
+	Contained bool
+	// Own is where the container's own files are; "/" by default.
+	Own string
+	// SeccompRefuses names the system calls that a filter refuses this process; it may be nil.
+	SeccompRefuses func() []string
 	// CheckConfig is asked about the plugin's configuration file.
 	CheckConfig func(file string) error
 }
@@ -54,6 +61,9 @@ type patient struct {
 	Options
 	findings []Finding
 	own      bool // the plugin is a service of its own, for Telegraf
+	// contained: Telegraf runs in this container, which no systemd has started.
+	contained bool
+	serves    bool // the service runs in this container, too
 }
 
 func (p *patient) add(f Finding) { p.findings = append(p.findings, f) }
@@ -71,14 +81,21 @@ func Run(o Options) *Report {
 	p.Root = cmp.Or(p.Root, "/")
 	p.Proc, p.Sys, p.Dev = cmp.Or(p.Proc, "/proc"), cmp.Or(p.Sys, "/sys"), cmp.Or(p.Dev, "/dev")
 	p.TelegrafConfig = cmp.Or(p.TelegrafConfig, "/etc/telegraf")
+	p.lookAround()
 	all := p.readStanzas()
 	p.own = all.connects()
 	u := p.examineUnit()
 	p.examineTelegraf()
 	s := p.subject(u)
 	p.examineStanzas(all, s, u)
-	p.examineFeatures(s)
-	p.examineLocks()
+	if p.contained && p.own {
+		p.examineSocket(all)
+	}
+	if !p.contained || !p.own || p.serves { // else what it lacks, the service's doctor says
+		p.examineProfiles()
+		p.examineFeatures(s)
+		p.examineLocks()
+	}
 	r := &Report{Subject: s.name}
 	for i := range p.findings {
 		f := &p.findings[i]

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -56,6 +57,9 @@ func Features() []Feature {
 
 // grant is how to grant capabilities to the unit that runs the plugin.
 func (p *patient) grant(c Capabilities) string {
+	if p.contained {
+		return grantContainer(c)
+	}
 	if p.own {
 		return editOwn + "CapabilityBoundingSet=" + c.String() // as root
 	}
@@ -123,7 +127,7 @@ func (p *patient) examineKernel(h Host, s *subject) {
 	}
 
 	if _, err := os.Stat(filepath.Join(h.Dev, "kmsg")); err != nil {
-		lacks("kmsg", filepath.Join(h.Dev, "kmsg"), err.Error(), "nfslock_host and nfslock_server have no fields kernel_*, mountstat has no kernel_errors, and less evidence for causes", "show the host's /dev/kmsg in the container, or PrivateDevices=no")
+		lacks("kmsg", filepath.Join(h.Dev, "kmsg"), err.Error(), "nfslock_host and nfslock_server have no fields kernel_*, mountstat has no kernel_errors, and less evidence for causes", cmp.Or(p.inContainer("privileged: true, in the securityContext; with docker or podman: --device=/dev/kmsg"), "show the host's /dev/kmsg in the container, or PrivateDevices=no"))
 	} else {
 		p.fine("kernel.kmsg", filepath.Join(h.Dev, "kmsg"), "there")
 	}

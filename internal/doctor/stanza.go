@@ -327,6 +327,10 @@ func (p *patient) examineStanza(s *stanza, as *subject) bool {
 
 // telegraf is who runs Telegraf.
 func (p *patient) telegraf() *subject {
+	if s := p.process("self"); p.contained && s != nil {
+		p.describe(s)
+		return s
+	}
 	if u := p.readUnit(telegrafUnit); u != nil {
 		return p.ofUnit(u, false)
 	}

@@ -133,7 +133,11 @@ func (p *patient) describe(s *subject) string {
 // running looks for the plugin as a child of Telegraf's, or of process 1.
 func (p *patient) running() *subject {
 	parentName, who := "telegraf", "Telegraf"
-	if p.own {
+	served := p.own && p.contained // in this container, or elsewhere
+	switch {
+	case served:
+		who = "the container"
+	case p.own:
 		parentName, who = "systemd", "systemd"
 	}
 	entries, _ := os.ReadDir(p.Proc)
@@ -148,10 +152,11 @@ func (p *patient) running() *subject {
 		}
 		status, _ := os.ReadFile(filepath.Join(p.Proc, e.Name(), "status"))
 		parent, _ := os.ReadFile(filepath.Join(p.Proc, statusField(status, "PPid"), "comm"))
-		if !strings.HasPrefix(string(parent), parentName) {
+		if strings.HasPrefix(string(parent), parentName) == served || p.contained && !p.sharesMounts(e.Name()) {
 			continue
 		}
 		if s := p.process(e.Name()); s != nil {
+			p.serves = served
 			s.name = fmt.Sprintf("process %d, which %s runs as %s", pid, who, p.describe(s))
 			return s
 		}

@@ -84,6 +84,15 @@ func symptoms(t *testing.T) []Finding {
 		dev := t.TempDir()
 		take(Run(Options{Root: root, Proc: proc, Sys: sys, Dev: dev}), proc, "/proc", sys, "/sys", dev, "/dev", root+"/", "/")
 	}
+	// Containers, whose runtimes have profiles.
+	for _, content := range []string{"docker-default (enforce)\n", "system_u:system_r:container_t:s0:c1,c2\x00"} {
+		r, _ := inContainer(t, Stanza, map[string]string{"self/attr/current": content}, "bpf(2)")
+		take(&Report{Findings: slices.DeleteFunc(r.Findings, func(f Finding) bool {
+			return f.ID != "kernel.seccomp" && f.ID != "kernel.apparmor" && f.ID != "kernel.selinux"
+		})}, r.places...)
+	}
+	r, own := inContainer(t, ConnectStanza, nil)
+	take(&Report{Findings: slices.DeleteFunc(r.Findings, func(f Finding) bool { return f.ID != "vfsprobe.socket" })}, append(r.places, own, "")...)
 	slices.SortStableFunc(all, func(a, b Finding) int { return strings.Compare(a.ID, b.ID) })
 	return all
 }

@@ -179,6 +179,10 @@ func (p *patient) examineUnit() *unit {
 	if p.own {
 		name, id, restart = ownUnit, "vfsprobe.unit", editOwn
 	}
+	if p.contained {
+		p.fine(id, "this container", "it runs Telegraf; no unit does")
+		return nil
+	}
 	u := p.readUnit(name)
 	if u == nil && p.own {
 		p.add(Finding{ID: id, Status: checkup.Critical, Object: name, Says: "there is none, and Telegraf is to connect to it",

@@ -291,6 +291,11 @@ func explain(err error) error {
 		return err
 	case !hasCapabilities(unix.CAP_BPF, unix.CAP_PERFMON):
 		return fmt.Errorf("%w: it takes CAP_BPF and CAP_PERFMON (Linux 5.8), or CAP_SYS_ADMIN", unix.EPERM)
+	}
+	if refused := SeccompRefuses(); len(refused) > 0 {
+		return fmt.Errorf("%w, even with the capabilities: seccomp refuses %s", unix.EPERM, strings.Join(refused, " and "))
+	}
+	switch {
 	case !hasCapabilities(unix.CAP_SYS_ADMIN):
 		return fmt.Errorf("%w, even with CAP_BPF and CAP_PERFMON: kernel.perf_event_paranoid above 2 asks for CAP_SYS_ADMIN, or the kernel is in lockdown", unix.EPERM)
 	}

@@ -1,0 +1,105 @@
+package doctor
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/checkup"
+)
+
+// contained is a report, and the places in it that another run has elsewhere.
+type contained struct {
+	*Report
+	places []string
+}
+
+// inContainer examines a container in which Telegraf has the stanza, on a host that has none.
+func inContainer(t *testing.T, stanza string, proc map[string]string, refused ...string) (contained, string) {
+	t.Helper()
+	files := map[string]string{"usr/bin/vfsprobe": "", "usr/bin/telegraf": usual()["usr/bin/telegraf"], "etc/telegraf/telegraf.conf": stanza, ownConf: "[[inputs.mountstat]]\n"}
+	own, root := host(t, files), t.TempDir()
+	all := map[string]string{"sys/kernel/osrelease": "6.1.0\n", "sys/fs/dentry-state": "5\t4\t45\t0\t0\t0\n"}
+	for name, content := range proc {
+		all[name] = content
+	}
+	p := host(t, all)
+	return contained{Run(Options{Root: root, Proc: p, Own: own, Contained: true, Self: true, SeccompRefuses: func() []string { return refused }}), []string{p, "/proc"}}, own
+}
+
+func TestTheTelegrafOfTheContainerIsExamined(t *testing.T) {
+	r, own := inContainer(t, Stanza, nil, "bpf(2)", "perf_event_open(2)")
+	for _, f := range r.Findings {
+		if strings.HasPrefix(f.ID, "telegraf.") || strings.HasPrefix(f.ID, "vfsprobe.") {
+			assert.Equal(t, checkup.OK, f.Status, "%+v", f)
+		}
+		for _, ofSystemd := range []string{"systemctl edit", "AmbientCapabilities", "PrivateDevices"} {
+			assert.NotContains(t, strings.ReplaceAll(f.Cure, ", or PrivateDevices=no", ""), ofSystemd, "%+v", f)
+		}
+		assert.NotContains(t, f.Object, own+"/none")
+	}
+	f := find(r.Report, "kernel.seccomp")
+	require.NotNil(t, f)
+	assert.Equal(t, "it refuses bpf(2) and perf_event_open(2)", f.Says)
+	assert.Contains(t, f.Cure, "seccompProfile:\n    type: Unconfined")
+	assert.Contains(t, f.Cure, "--security-opt=seccomp=unconfined")
+	if f := find(r.Report, "kernel.kmsg"); f != nil {
+		assert.Contains(t, f.Cure, "--device=/dev/kmsg")
+	}
+	cure := grantContainer(BPF | Perfmon)
+	assert.Contains(t, cure, "    add:\n    - PERFMON\n    - BPF\n")
+	assert.Contains(t, cure, "--cap-add=PERFMON --cap-add=BPF")
+
+	r, _ = inContainer(t, Stanza, nil)
+	assert.Nil(t, find(r.Report, "kernel.seccomp"))
+}
+
+func TestAContainerThatConnects(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "socket")
+	stanza := strings.Replace(ConnectStanza, `"connect"`, `"connect", "-socket", "/socket"`, 1)
+	r, own := inContainer(t, stanza, nil)
+	f := find(r.Report, "vfsprobe.socket")
+	require.NotNil(t, f)
+	assert.Equal(t, checkup.Critical, f.Status)
+	assert.Contains(t, f.Cure, "--volume=/run/vfsprobe:/:ro")
+	assert.Nil(t, find(r.Report, "feature.owner"), "what the service lacks is not to be found out here")
+	assert.Nil(t, find(r.Report, "vfsprobe.unit"))
+
+	listener, err := net.Listen("unix", socket)
+	require.NoError(t, err)
+	defer listener.Close()
+	require.NoError(t, os.Symlink(socket, filepath.Join(own, "socket")))
+	r2 := Run(Options{Own: own, Contained: true, Self: true, Proc: t.TempDir()})
+	assert.Nil(t, find(r2, "vfsprobe.socket"))
+}
+
+func TestLabel(t *testing.T) {
+	for content, want := range map[string][2]string{
+		"unconfined\n":                               {},
+		"docker-default (enforce)\n":                 {"AppArmor", "docker-default"},
+		"cri-containerd.apparmor.d (enforce)\n":      {"AppArmor", "cri-containerd.apparmor.d"},
+		"telegraf (complain)\n":                      {},
+		"system_u:system_r:container_t:s0:c1,c2\x00": {"SELinux", "container_t"},
+		"system_u:system_r:spc_t:s0\x00":             {},
+		"system_u:system_r:unconfined_service_t:s0":  {},
+		"": {},
+	} {
+		module, name := label([]byte(content))
+		assert.Equal(t, want, [2]string{module, name}, content)
+	}
+}
+
+func FuzzLabel(f *testing.F) {
+	f.Add([]byte("docker-default (enforce)\n"))
+	f.Add([]byte("system_u:system_r:container_t:s0:c1,c2\x00"))
+	f.Fuzz(func(t *testing.T, content []byte) {
+		module, name := label(content)
+		require.Contains(t, string(content), name)
+		require.True(t, module != "" || name == "")
+	})
+}
