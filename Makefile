@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
 FUZZTIME ?= 1s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-long test-here test-machines test-fuzz test-nfs test-kernels test-arm64 package setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards record fleet pictures clean
+.PHONY: run build bpf check-bpf test test-long test-here test-machines test-fuzz test-containers test-nfs test-kernels test-arm64 package setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
 run: build
 	bin/vfsprobe -test
@@ -122,6 +122,7 @@ lint:
 	"$$($(GO) -C tools/lint tool -n staticcheck)" ./...
 	$(GO) mod tidy -diff
 	$(GO) -C tools/package vet . && $(GO) -C tools/package mod tidy -diff && $(GO) -C tools/package test .
+	$(GO) -C tools/kubernetes vet . && $(GO) -C tools/kubernetes mod tidy -diff && $(GO) -C tools/kubernetes test -count 1 .
 	tools/readme
 	$(GO) run ./tools/licences ./...
 	$(GO) run ./internal/dashboards/generate -check .
@@ -172,6 +173,10 @@ privileges: setup
 # Grafana's dashboards, the alert rules and their runbooks.
 dashboards:
 	$(GO) run ./internal/dashboards/generate .
+
+# The plain manifest and kustomize's, from the Helm chart.
+manifests: dashboards
+	$(GO) -C tools/kubernetes run . "$(CURDIR)"
 
 # Draws what the dashboards' queries return in their test, for the README.
 pictures: data := $(shell mktemp -u)

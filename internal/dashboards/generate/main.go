@@ -38,6 +38,11 @@ func run(root string, check bool) error {
 	if err := update(filepath.Join(root, "dashboards"), boards, check); err != nil {
 		return err
 	}
+	// Helm reads no files outside of a chart.
+	ofChart := map[string][]byte{"alerts.yml": boards["prometheus/vfsprobe-alerts.yml"], "telegraf-prometheus.conf": boards["prometheus/telegraf-prometheus.conf"]}
+	if err := update(filepath.Join(root, "packaging/kubernetes/chart/files"), ofChart, check); err != nil {
+		return err
+	}
 	return update(filepath.Join(root, "docs/runbooks"), alerts.Runbooks(), check)
 }
 

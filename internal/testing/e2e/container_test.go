@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -171,7 +172,8 @@ func (n *node) container(t *testing.T, m *manifest, ownPID bool) *process {
 	require.NoError(t, os.Mkdir(etc, 0o755))
 	for name, content := range m.Data {
 		if name == "telegraf.conf" {
-			content = strings.Replace(content, `interval = "10s"`, "interval = \"1s\"\nflush_interval = \"1s\"", 1)
+			content = strings.ReplaceAll(content, `interval = "10s"`, `interval = "1s"`)
+			content = strings.Replace(content, `max_time_between_metrics = "60s"`, `max_time_between_metrics = "5s"`, 1)
 		}
 		if name == "vfsprobe.toml" {
 			content = strings.Replace(content, "[[inputs.mountstat]]", "[[inputs.mountstat]]\n  timeout = \"500ms\"", 1)
@@ -253,6 +255,23 @@ func TestInAContainer(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return !strings.Contains(gatherOf(agent), "path="+later+" ")
 	}, patience, 10*time.Millisecond)
+
+	// What the manifest's probes ask: a gather that is stale is not ready.
+	ready := func(want int) {
+		require.EventuallyWithT(t, func(c *assert.CollectT) {
+			r, err := http.Get("http://127.0.0.1:9275")
+			require.NoError(c, err)
+			require.NoError(c, r.Body.Close())
+			assert.Equal(c, want, r.StatusCode)
+		}, patience, 100*time.Millisecond)
+	}
+	ready(http.StatusOK)
+	plugin := child(t, descendant(t, agent.Process.Pid, "telegraf"), "vfsprobe")
+	require.NoError(t, syscall.Kill(plugin, syscall.SIGSTOP))
+	t.Cleanup(func() { _ = syscall.Kill(plugin, syscall.SIGCONT) })
+	ready(http.StatusServiceUnavailable)
+	require.NoError(t, syscall.Kill(plugin, syscall.SIGCONT))
+	ready(http.StatusOK)
 
 	began := time.Now()
 	require.NoError(t, syscall.Kill(descendant(t, agent.Process.Pid, "telegraf"), syscall.SIGTERM))

@@ -28,9 +28,9 @@ func RacingVfsprobe() (string, error) {
 // Telegraf builds a slim Telegraf from the real one's sources.
 func Telegraf() (string, error) {
 	const version = "1.37.2"
-	return build("telegraf-"+version+"-starlark", "tools/telegraf", "github.com/influxdata/telegraf/cmd/telegraf",
+	return build("telegraf-"+version+"-health", "tools/telegraf", "github.com/influxdata/telegraf/cmd/telegraf",
 		"-s -w -X github.com/influxdata/telegraf/internal.Version="+version,
-		"custom,inputs.execd,inputs.disk,outputs.file,outputs.influxdb,outputs.prometheus_client,parsers.influx,processors.starlark,serializers.influx")
+		"custom,inputs.execd,inputs.disk,outputs.file,outputs.health,outputs.influxdb,outputs.prometheus_client,parsers.influx,processors.starlark,serializers.influx")
 }
 
 // EndToEndTests builds the end-to-end tests, for a machine that has no Go. The
