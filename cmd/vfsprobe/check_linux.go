@@ -19,7 +19,9 @@ const checkUsage = `Gathers once and tells what is at fault on this host, and wh
 Usage: vfsprobe check [flags]
 
 The exit code is 0 if all is well, 1 for a warning, 2 for a fault, and 3 if not
-everything could be looked at, or the configuration is bad.
+everything could be looked at, or the configuration is bad. With -problem it is that of
+a plugin of node-problem-detector: 0 if there is no fault, 1 if there is, and 2 if that
+is not known; and what is printed is one line.
 
 Flags:
 `
@@ -59,12 +61,17 @@ func check(arguments []string) int {
 	explain := flags.Bool("explain", false, "tell how to prove each cause, and all that can be done")
 	watch := flags.Bool("watch", false, "go on, and show it anew every -interval, until interrupted")
 	interval := flags.Duration("interval", 5*time.Second, "how often, with -watch")
+	problem := flags.Bool("problem", false, "print one line, and end as node-problem-detector asks for")
 	if code, done := parseFlags(flags, checkUsage, arguments); done {
 		return code
 	}
+	code := func(s checkup.Status) int { return int(s) }
+	if *problem {
+		code = problemCode
+	}
 	complain := func(err error) int {
 		fmt.Fprintf(os.Stderr, "vfsprobe check: %v\n", err)
-		return int(checkup.Unknown)
+		return code(checkup.Unknown)
 	}
 	if *timeout <= 0 || *interval <= 0 {
 		return complain(fmt.Errorf("-timeout %v, -interval %v: they must be more than 0", *timeout, *interval))
@@ -97,9 +104,12 @@ func check(arguments []string) int {
 	var content bytes.Buffer
 	for {
 		content.Reset()
-		if *asJSON {
+		switch {
+		case *problem:
+			_, err = fmt.Fprintln(&content, report.Summary)
+		case *asJSON:
 			err = report.JSON(&content)
-		} else {
+		default:
 			err = report.Text(&content, options)
 		}
 		if err != nil {
@@ -108,7 +118,7 @@ func check(arguments []string) int {
 		if !*watch {
 			// Who has read enough, or nothing, still gets the exit code.
 			_ = checkup.Deliver(os.Stdout, content.Bytes(), unread)
-			return report.Code
+			return code(report.Status)
 		}
 		if err := checkup.Paint(os.Stdout, content.Bytes()); err != nil {
 			return complain(err)
@@ -116,4 +126,16 @@ func check(arguments []string) int {
 		time.Sleep(*interval)
 		report = c.Report()
 	}
+}
+
+// problemCode is the exit code of a plugin of node-problem-detector's: 0 clears the
+// condition, 1 sets it, and others say that nothing is known.
+func problemCode(s checkup.Status) int {
+	switch s {
+	case checkup.OK, checkup.Warning:
+		return 0
+	case checkup.Critical:
+		return 1
+	}
+	return 2
 }

@@ -134,3 +134,65 @@ func TestCheckEndsThoughNobodyReads(t *testing.T) {
 	require.NoError(t, command.Run(), "EPIPE is no fault of a file system")
 	writer.Close()
 }
+
+// problemDetector is what matters of packaging/kubernetes/node-problem-detector/vfsprobe.json.
+type problemDetector struct {
+	Plugin       string
+	PluginConfig struct {
+		Timeout         string
+		MaxOutputLength int `json:"max_output_length"`
+	}
+	Conditions []struct{ Type, Reason, Message string }
+	Rules      []struct {
+		Type, Condition, Reason, Path string
+		Args                          []string
+		Timeout                       string
+	}
+}
+
+// node-problem-detector reads stdout to its end, within the timeout of the rule, shows as many
+// bytes as the configuration says, and takes 1 for a problem, 0 for none, and others for
+// "unknown": its pkg/custompluginmonitor/plugin.
+func TestANodeCondition(t *testing.T) {
+	faultfs.Require(t)
+	content, err := os.ReadFile(filepath.Join(repository(t), "packaging/kubernetes/node-problem-detector/vfsprobe.json"))
+	require.NoError(t, err)
+	var detector problemDetector
+	require.NoError(t, json.Unmarshal(content, &detector))
+	require.Equal(t, "custom", detector.Plugin)
+	require.Len(t, detector.Rules, 1)
+	rule := detector.Rules[0]
+	require.Equal(t, []string{"permanent", detector.Conditions[0].Type}, []string{rule.Type, rule.Condition})
+	require.NotEqual(t, detector.Conditions[0].Reason, rule.Reason)
+	timeout, err := time.ParseDuration(rule.Timeout)
+	require.NoError(t, err)
+	overall, err := time.ParseDuration(detector.PluginConfig.Timeout)
+	require.NoError(t, err)
+	require.LessOrEqual(t, timeout, overall, "else it is no valid configuration")
+
+	run := func(config string) (message string, code int) {
+		arguments := append([]string(nil), rule.Args...)
+		for i := range arguments {
+			arguments[i] = strings.Replace(arguments[i], "/etc/vfsprobe/vfsprobe.toml", config, 1)
+		}
+		began := time.Now()
+		stdout, _, code := output(t, arguments...)
+		assert.Less(t, time.Since(began), timeout)
+		message = strings.TrimSpace(stdout)
+		assert.NotContains(t, message, "\n")
+		return message[:min(len(message), detector.PluginConfig.MaxOutputLength)], code
+	}
+	config := quickConfig(t)
+	message, code := run(config)
+	assert.Zero(t, code, message)
+	hung := faultfs.New(t)
+	hung.Silence()
+	message, code = run(config)
+	assert.Equal(t, 1, code, message)
+	assert.Contains(t, message, hung.Dir+" stuck (fuse_daemon_silent)")
+	_, code = run("/nonexistent")
+	assert.Equal(t, 2, code)
+	hung.Heal()
+	message, code = run(config)
+	assert.Zero(t, code, message)
+}
