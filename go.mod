@@ -12,6 +12,12 @@ require (
 	golang.org/x/sys v0.49.0
 )
 
-require github.com/moby/sys/user v0.4.0
+require (
+	github.com/influxdata/toml v0.0.0-20251106153700-c381e153d076
+	github.com/moby/sys/user v0.4.0
+)
 
-require github.com/gobwas/glob v0.2.3 // indirect
+require (
+	github.com/gobwas/glob v0.2.3 // indirect
+	github.com/naoina/go-stringutil v0.1.0 // indirect
+)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"syscall"
 	"time"
@@ -43,13 +45,17 @@ const (
 // doctorEnds is how long that may take.
 const doctorEnds = 10 * time.Second
 
+// systemdTimeout is how long systemd may take to tell of a unit.
+const systemdTimeout = 3 * time.Second
+
 // examine is the subcommand doctor.
 func examine(arguments []string) int {
 	var o doctor.Options
 	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "print a JSON object")
 	flags.BoolVar(&o.Self, "self", false, "judge the privileges of this process, not of the one Telegraf runs")
-	flags.StringVar(&o.TelegrafConfig, "telegraf-config", "/etc/telegraf", "the `directory` of telegraf.conf and telegraf.d")
+	fix := flags.Bool("fix", false, "print the drop-in of systemd that grants what is missing; nothing is changed")
+	flags.StringVar(&o.TelegrafConfig, "telegraf-config", "", "a `directory` with telegraf.conf and telegraf.d, or a file; what Telegraf's unit names without it, or /etc/telegraf")
 	flags.StringVar(&o.Telegraf, "telegraf", "", "Telegraf's program, a `file`")
 	flags.StringVar(&o.Root, "root", "/", "the `directory` where the host's files are")
 	if code, done := parseFlags(flags, doctorUsage, arguments); done {
@@ -63,11 +69,20 @@ func examine(arguments []string) int {
 	o.CheckConfig = checkConfig
 	o.SeccompRefuses = attribution.SeccompRefuses
 	o.Contained = new(host.Host).Container() == host.ApplicationContainer
+	if o.Root == "/" {
+		o.ShowUnit = showUnit
+		if o.TelegrafConfig != "" {
+			o.TelegrafConfig, _ = filepath.Abs(o.TelegrafConfig)
+		}
+	}
 	report := doctor.Run(o)
 	var err error
-	if *asJSON {
+	switch {
+	case *fix:
+		err = report.Fix(os.Stdout)
+	case *asJSON:
 		err = report.JSON(os.Stdout)
-	} else {
+	default:
 		err = report.Text(os.Stdout, how == inColor)
 	}
 	if err != nil {
@@ -115,6 +130,16 @@ func leavable(arguments []string) int {
 		return int(checkup.Unknown)
 	}
 	return 0
+}
+
+// showUnit asks systemd about a unit, where it runs: sd_booted(3).
+func showUnit(name string) ([]byte, error) {
+	if _, err := os.Lstat("/run/systemd/system"); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), systemdTimeout)
+	defer cancel()
+	return exec.CommandContext(ctx, "systemctl", "show", name).Output()
 }
 
 // checkConfig reads a configuration as the plugin does at its start.

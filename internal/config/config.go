@@ -65,8 +65,11 @@ func Defaults(creators map[string]inputs.Creator) []Input {
 
 // Parse reads the content of a file, which is only named in errors. creators makes the
 // plugins by their names, lookup finds environment variables.
-func Parse(file string, content []byte, lookup func(string) (string, bool), creators map[string]inputs.Creator) ([]Input, error) {
-	content = []byte(Expand(string(content), lookup))
+func Parse(file string, content []byte, lookup Lookup, creators map[string]inputs.Creator) ([]Input, error) {
+	content, err := expanded(file, content, lookup)
+	if err != nil {
+		return nil, err
+	}
 	var anything map[string]any
 	if err := toml.Unmarshal(content, &anything); err != nil {
 		return nil, located(file, content, err)

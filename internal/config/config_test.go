@@ -535,7 +535,7 @@ func TestEnvironmentVariables(t *testing.T) {
 	assert.Equal(t, 7, d.Retries)
 	assert.Equal(t, config.Duration(time.Minute), d.Timeout)
 	assert.Equal(t, config.Duration(2*time.Second), d.Slow)
-	assert.Equal(t, []string{"nas", "${UNSET}", "$HOME", "$$", "${1}", "^foo$", "", "${SERVER"}, d.Paths)
+	assert.Equal(t, []string{"nas", "${UNSET}", "$HOME", "$", "${1}", "^foo$", "", "${SERVER"}, d.Paths)
 	assert.Equal(t, map[string]string{"nas": "nas-1"}, all[1].Tags)
 }
 

@@ -17,7 +17,7 @@ import (
 // for then.
 func (p *patient) lookAround() {
 	own := cmp.Or(p.Own, "/")
-	if info, err := os.Stat(filepath.Join(own, p.TelegrafConfig)); !p.Contained || err != nil || !info.IsDir() {
+	if info, err := os.Stat(filepath.Join(own, cmp.Or(p.TelegrafConfig, etcTelegraf))); !p.Contained || err != nil || p.TelegrafConfig == "" && !info.IsDir() {
 		return
 	}
 	p.contained, p.Root = true, own

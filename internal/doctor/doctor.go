@@ -11,11 +11,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"path/filepath"
+	"maps"
 	"slices"
 	"strings"
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/printable"
 )
 
@@ -23,7 +24,7 @@ import (
 type Options struct {
 	Root           string // of the host's files; "/" by default
 	Proc, Sys, Dev string // where these are mounted; /proc, /sys and /dev by default
-	TelegrafConfig string // below Root; /etc/telegraf by default
+	TelegrafConfig string // a directory or file below Root; what Telegraf's unit says by default
 	Telegraf       string // its program; the one on PATH by default
 	Self           bool   // judge the privileges of this process, not of Telegraf's
 	// Contained says that this is an application's container. If a Telegraf is set up in
@@ -35,6 +36,9 @@ type Options struct {
 	SeccompRefuses func() []string
 	// CheckConfig is asked about the plugin's configuration file.
 	CheckConfig func(file string) error
+	// ShowUnit asks systemd for all properties of a unit, as systemctl show prints them; nil
+	// where it does not run.
+	ShowUnit func(name string) ([]byte, error)
 }
 
 // Finding is one thing that was looked at. If its status is not OK, Symptom says
@@ -46,6 +50,7 @@ type Finding struct {
 	Says    string         `json:"says"`
 	Symptom string         `json:"symptom,omitempty"`
 	Cure    string         `json:"cure,omitempty"` // lines to type or to write
+	Setting *Setting       `json:"setting,omitempty"`
 }
 
 // Report is all that was found.
@@ -62,8 +67,10 @@ type patient struct {
 	findings []Finding
 	own      bool // the plugin is a service of its own, for Telegraf
 	// contained: Telegraf runs in this container, which no systemd has started.
-	contained bool
-	serves    bool // the service runs in this container, too
+	contained    bool
+	serves       bool // the service runs in this container, too
+	telegrafUnit *unit
+	table        mounts.View
 }
 
 func (p *patient) add(f Finding) { p.findings = append(p.findings, f) }
@@ -72,17 +79,17 @@ func (p *patient) fine(id, object, format string, arguments ...any) {
 	p.add(Finding{ID: id, Object: object, Says: fmt.Sprintf(format, arguments...)})
 }
 
-// host is where a file of the host is found from here.
-func (p *patient) host(name string) string { return filepath.Join(p.Root, name) }
-
 // Run examines. It does not fail: what can't be looked at is a finding.
 func Run(o Options) *Report {
 	p := &patient{Options: o}
 	p.Root = cmp.Or(p.Root, "/")
 	p.Proc, p.Sys, p.Dev = cmp.Or(p.Proc, "/proc"), cmp.Or(p.Sys, "/sys"), cmp.Or(p.Dev, "/dev")
-	p.TelegrafConfig = cmp.Or(p.TelegrafConfig, "/etc/telegraf")
 	p.lookAround()
-	all := p.readStanzas()
+	p.readMountTable()
+	if !p.contained {
+		p.telegrafUnit = p.readUnit(telegrafUnit)
+	}
+	all := p.readStanzas(p.sources(p.telegrafUnit))
 	p.own = all.connects()
 	u := p.examineUnit()
 	p.examineTelegraf()
@@ -114,6 +121,46 @@ func Run(o Options) *Report {
 	r.Subject = printable.Terminal(r.Subject)
 	r.Findings, r.Code = p.findings, int(r.Status)
 	return r
+}
+
+// Fix writes the drop-in that makes all the unit's settings which are missing, and what has
+// to be done by hand as comments. Nothing is changed.
+func (r *Report) Fix(w io.Writer) error {
+	unit, lines, byHand := "", []string{}, []string{}
+	capabilities := make(map[string]Capabilities)
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		switch {
+		case f.Status == checkup.OK || f.Cure == "" && f.Setting == nil:
+		case f.Setting == nil:
+			byHand = append(byHand, f.ID+": "+f.Object+": "+f.Says, "  "+f.Cure)
+		default:
+			unit = f.Setting.Unit
+			for _, line := range f.Setting.Lines {
+				if key, value, _ := strings.Cut(line, "="); strings.HasSuffix(key, "Capabilities") || key == "CapabilityBoundingSet" {
+					capabilities[key] |= parseCapabilities(value)
+				} else {
+					lines = append(lines, "# "+f.Symptom, line)
+				}
+			}
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(capabilities)) {
+		lines = append(lines, key+"="+capabilities[key].String())
+	}
+	var b strings.Builder
+	if len(lines) > 0 {
+		name := strings.TrimSuffix(unit, ".service")
+		fmt.Fprintf(&b, "# Nothing was changed. To apply this:\n#   mkdir -p /etc/systemd/system/%s.d\n#   vfsprobe doctor -fix >/etc/systemd/system/%s.d/zz-vfsprobe-doctor.conf\n#   systemctl daemon-reload && systemctl restart %s\n[Service]\n", unit, unit, name)
+		b.WriteString(strings.Join(lines, "\n") + "\n")
+	} else {
+		b.WriteString("# No unit lacks a setting.\n")
+	}
+	for _, line := range byHand {
+		b.WriteString("# by hand: " + strings.ReplaceAll(line, "\n", "\n#   ") + "\n")
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 // JSON writes the report as one JSON object.

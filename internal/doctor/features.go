@@ -55,15 +55,23 @@ func Features() []Feature {
 	}
 }
 
-// grant is how to grant capabilities to the unit that runs the plugin.
-func (p *patient) grant(c Capabilities) string {
+// grant completes a finding by how to grant capabilities to who runs the plugin: a unit, or
+// a container.
+func (p *patient) grant(f Finding, s *subject, c Capabilities) {
 	if p.contained {
-		return grantContainer(c)
+		f.Cure = grantContainer(c)
+		p.add(f)
+		return
 	}
 	if p.own {
-		return editOwn + "CapabilityBoundingSet=" + c.String() // as root
+		p.mend(f, ownUnit, "CapabilityBoundingSet="+c.String()) // as root
+		return
 	}
-	return editTelegraf + "AmbientCapabilities=" + c.String()
+	lines := []string{"AmbientCapabilities=" + c.String()}
+	if s.bound != 0 && !s.bound.Has(c) {
+		lines = append(lines, "CapabilityBoundingSet="+c.String())
+	}
+	p.mend(f, telegrafUnit, lines...)
 }
 
 // restrictsLog reads kernel.dmesg_restrict, sysctl/kernel.rst of the kernel's
@@ -85,8 +93,7 @@ func (p *patient) examineFeatures(s *subject) {
 		case missing == 0:
 			p.fine(id, f.Capabilities.String(), "granted")
 		default:
-			p.add(Finding{ID: id, Status: checkup.Warning, Object: missing.String(), Says: "not granted to " + s.user,
-				Symptom: f.Buys, Cure: p.grant(f.Capabilities)})
+			p.grant(Finding{ID: id, Status: checkup.Warning, Object: missing.String(), Says: "not granted to " + s.user, Symptom: f.Buys}, s, f.Capabilities)
 		}
 	}
 	p.examineKernel(h, s)
@@ -154,13 +161,19 @@ func (p *patient) examineHungTaskPanic(h Host) {
 		Cure:    "sysctl -w kernel.hung_task_panic=0, if no cluster software wants it so"})
 }
 
-// examineMountTable reads the table as the plugin does, and looks at the options of
-// /proc itself, proc(5).
-func (p *patient) examineMountTable(h Host, s *subject) {
+// readMountTable reads the table as the plugin does.
+func (p *patient) readMountTable() {
 	reader := prober.New(prober.Options{})
 	defer reader.Close()
+	watcher := mounts.NewWatcher(mounts.WatcherOptions{Prober: reader, Proc: p.Proc, PID: "self", Devices: mounts.Devices{Sys: p.Sys}})
+	defer watcher.Close()
+	p.table = watcher.View(1)
+}
+
+// examineMountTable looks at the table, and at the options of /proc itself, proc(5).
+func (p *patient) examineMountTable(h Host, s *subject) {
 	table := filepath.Join(h.Proc, "self/mountinfo")
-	view := readTable(h, reader)
+	view := p.table
 	if view.Snapshot == nil {
 		p.add(Finding{ID: "kernel.mount_table", Status: checkup.Warning, Object: table, Says: fmt.Sprint(view.Hindrance),
 			Symptom: "mountstat checks the root and what its configuration names, and nfslock nothing; a running vfsprobe goes on with the table that it has read last",
@@ -177,16 +190,8 @@ func (p *patient) examineMountTable(h Host, s *subject) {
 		p.fine("kernel.hidepid", h.Proc, "shows the processes of others")
 		return
 	}
-	p.add(Finding{ID: "kernel.hidepid", Status: checkup.Warning, Object: h.Proc, Says: "it is mounted with hidepid=, which hides processes of other users",
-		Symptom: "mountstat_blocked, and nfslock's waiters and blocked tasks, miss them",
-		Cure:    p.grant(SysPtrace)})
-}
-
-// readTable reads the mount table as the plugin does.
-func readTable(h Host, reader *prober.Prober) mounts.View {
-	watcher := mounts.NewWatcher(mounts.WatcherOptions{Prober: reader, Proc: h.Proc, PID: "self", Devices: mounts.Devices{Sys: h.Sys}})
-	defer watcher.Close()
-	return watcher.View(1)
+	p.grant(Finding{ID: "kernel.hidepid", Status: checkup.Warning, Object: h.Proc, Says: "it is mounted with hidepid=, which hides processes of other users",
+		Symptom: "mountstat_blocked, and nfslock's waiters and blocked tasks, miss them"}, s, SysPtrace)
 }
 
 // hidepid reads the options of a procfs. The group is -1 if none is exempt.

@@ -26,12 +26,11 @@ func (p *patient) examineLocks() {
 	defer reader.Close()
 	h := hosts.New(hosts.Options{Prober: reader, Roots: hosts.Roots{
 		Proc: p.Proc, Sys: p.Sys, Dev: p.Dev, Etc: filepath.Join(p.Root, "etc"), MountPrefix: strings.TrimRight(p.Root, "/"), PID: "self"}})
-	table := readTable(Host{p.Proc, p.Sys, p.Dev}, reader).Snapshot
-	if table == nil {
+	if p.table.Snapshot == nil {
 		p.add(Finding{ID: id, Status: checkup.Unknown, Object: object, Says: "without the mount table nobody knows what needs it"})
 		return
 	}
-	facts, err := (&lockready.Reader{Files: &hosts.Files{Host: h, Key: "doctor", Timeout: askTimeout, Table: table}, Proc: p.Proc}).Read()
+	facts, err := (&lockready.Reader{Files: &hosts.Files{Host: h, Key: "doctor", Timeout: askTimeout, Table: p.table.Snapshot}, Proc: p.Proc}).Read()
 	switch {
 	case facts == nil:
 		p.add(Finding{ID: id, Status: checkup.Unknown, Object: object, Says: err.Error()})

@@ -1,19 +1,17 @@
 package doctor
 
 import (
-	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
-	"github.com/pelletier/go-toml/v2"
+	"github.com/influxdata/toml"
+	"github.com/influxdata/toml/ast"
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	"github.com/vfsprobe/vfsprobe/internal/config"
@@ -38,6 +36,7 @@ type stanza struct {
 	kind    string // "inputs.execd"
 	table   map[string]any
 	command []string
+	hangs   *hangingInput
 }
 
 func (s *stanza) at() string { return fmt.Sprintf("%s:%d", s.file, s.line) }
@@ -47,10 +46,10 @@ func (s *stanza) connects() bool { return len(s.command) > 1 && s.command[1] == 
 
 // stanzas are all of Telegraf's configuration.
 type stanzas struct {
-	dir          string
+	*sources
 	all          []stanza
-	read, unread int // files
-	err          error
+	read, failed int       // files
+	unread       []Finding // stanzas where Telegraf does not look
 }
 
 // connects reports whether vfsprobe is a service, for Telegraf.
@@ -65,62 +64,125 @@ type found struct {
 	hanging []stanza // tables of Telegraf's inputs that a dead mount stops
 }
 
-// hangingInputs are inputs of Telegraf's that make calls on file systems in its own process
-// and wait for them, and what to do about each.
-func hangingInputs() map[string]string {
-	const elsewhere = "keep its paths off mounts that can hang, or run it by inputs.execd in a process of its own"
-	return map[string]string{
-		"inputs.disk":              "remove it: mountstat has total, free, used, used_percent and the inodes of each mount",
-		"inputs.directory_monitor": elsewhere, "inputs.file": elsewhere, "inputs.filecount": elsewhere, "inputs.filestat": elsewhere,
-		"inputs.tail": elsewhere, "inputs.zfs": elsewhere,
+// DiskStanza is what takes the place of inputs.disk, in the plugin's own configuration.
+const DiskStanza = `[[inputs.mountstat]]
+  disk_metrics = true`
+
+// A hangingInput is one of Telegraf's that makes calls on file systems in Telegraf's own
+// process, and waits for them.
+type hangingInput struct {
+	kind string
+	keys []string // of its paths
+	cure string
+}
+
+func hangingInputs() []hangingInput {
+	elsewhere := func(name string) string {
+		return "move it into a file of its own, and have a Telegraf of its own run that:\n[[inputs.execd]]\n  command = [\"/usr/bin/telegraf\", \"--config\", \"/etc/telegraf/" + name +
+			".conf\"]\n  signal = \"none\"\n  data_format = \"influx\"\nwith [[outputs.file]] files = [\"stdout\"] in that file; or keep its paths off mounts that can hang"
+	}
+	return []hangingInput{
+		{"inputs.disk", []string{"mount_points"}, "remove it, and write to /etc/vfsprobe/vfsprobe.toml, for the same measurement, tags and fields:\n" + DiskStanza},
+		{"inputs.directory_monitor", []string{"directory", "finished_directory", "error_directory"}, elsewhere("directory_monitor")},
+		{"inputs.file", []string{"files"}, elsewhere("file")},
+		{"inputs.filecount", []string{"directory", "directories"}, elsewhere("filecount")},
+		{"inputs.filestat", []string{"files"}, elsewhere("filestat")},
+		{"inputs.multifile", []string{"base_dir"}, elsewhere("multifile")},
+		{"inputs.tail", []string{"files"}, elsewhere("tail")},
+		{"inputs.zfs", []string{"kstatPath"}, elsewhere("zfs")},
 	}
 }
 
+// own are the plugin's inputs, of which Telegraf has none.
+func ownInputs() []string {
+	return []string{"inputs.mountstat", "inputs.dentrycache", "inputs.nfslock"}
+}
+
 // parseTelegraf finds the plugin in a file of Telegraf's.
-func parseTelegraf(file string, content []byte) (found, error) {
+func parseTelegraf(file string, content []byte, lookup config.Lookup) (found, error) {
 	var result found
-	content = bytes.TrimPrefix(content, []byte("\xef\xbb\xbf"))
-	var document map[string]any
-	if err := toml.Unmarshal([]byte(config.Expand(string(content), os.LookupEnv)), &document); err != nil {
-		line := 1
-		if decode, ok := errors.AsType[*toml.DecodeError](err); ok {
-			line, _ = decode.Position()
-		}
-		return result, fmt.Errorf("%s:%d: %s", file, line, strings.TrimPrefix(err.Error(), "toml: "))
+	text, err := config.Expand(string(content), lookup)
+	if err != nil {
+		return result, err
 	}
-	kinds := []string{"inputs.execd", "inputs.exec", "processors.execd", "outputs.execd", "inputs.mountstat", "inputs.dentrycache", "inputs.nfslock"}
+	document, err := parseTOML(text)
+	if err != nil {
+		return result, err
+	}
 	hanging := hangingInputs()
-	for _, kind := range append(kinds, slices.Sorted(maps.Keys(hanging))...) {
-		group, name, _ := strings.Cut(kind, ".")
-		plugins, _ := document[group].(map[string]any)
-		tables, _ := plugins[name].([]any)
-		if single, ok := plugins[name].(map[string]any); ok {
-			tables = []any{single}
-		}
-		for i, table := range tables {
-			s := stanza{file: file, line: headerLine(content, kind, i), kind: kind}
-			s.table, _ = table.(map[string]any)
-			switch {
-			case hanging[kind] != "":
-				result.hanging = append(result.hanging, s)
-			case !strings.HasSuffix(kind, "execd") && kind != "inputs.exec":
-				result.own = append(result.own, s)
-			case s.takeCommand():
-				result.stanzas = append(result.stanzas, s)
-			}
+	for _, s := range tables(file, document) {
+		i := slices.IndexFunc(hanging, func(h hangingInput) bool { return h.kind == s.kind })
+		runs := strings.HasSuffix(s.kind, ".execd") || s.kind == "inputs.exec"
+		switch {
+		case i >= 0:
+			s.hangs = &hanging[i]
+			result.hanging = append(result.hanging, s)
+		case slices.Contains(ownInputs(), s.kind):
+			result.own = append(result.own, s)
+		case runs && s.takeCommand():
+			result.stanzas = append(result.stanzas, s)
 		}
 	}
 	return result, nil
 }
 
-// headerLine is the line of the nth header of that name.
-func headerLine(content []byte, kind string, n int) int {
-	header := regexp.MustCompile(`(?m)^[ \t]*\[\[?[ \t]*` + strings.ReplaceAll(kind, ".", `[ \t]*\.[ \t]*`) + `[ \t]*\]`)
-	all := header.FindAllIndex(content, n+1)
-	if n >= len(all) {
-		return 1
+// parseTOML parses as Telegraf does: by its parser, which is not quite TOML's.
+func parseTOML(text string) (table *ast.Table, err error) {
+	defer func() {
+		if problem := recover(); problem != nil {
+			err = fmt.Errorf("parsing it: %v", problem)
+		}
+	}()
+	return toml.Parse([]byte(text))
+}
+
+// tables are the plugins' tables, in the order of their lines.
+func tables(file string, document *ast.Table) (all []stanza) {
+	for _, group := range []string{"inputs", "processors", "outputs"} {
+		plugins, _ := document.Fields[group].(*ast.Table)
+		if plugins == nil {
+			continue
+		}
+		for name, value := range plugins.Fields {
+			list, _ := value.([]*ast.Table)
+			if single, ok := value.(*ast.Table); ok {
+				list = []*ast.Table{single}
+			}
+			for _, table := range list {
+				all = append(all, stanza{file: file, line: table.Line, kind: group + "." + name, table: values(table)})
+			}
+		}
 	}
-	return 1 + bytes.Count(content[:all[n][0]], []byte("\n"))
+	slices.SortStableFunc(all, func(a, b stanza) int { return cmp.Or(cmp.Compare(a.line, b.line), strings.Compare(a.kind, b.kind)) })
+	return all
+}
+
+// values are strings, booleans, lists of these, and other values as they are written.
+func values(table *ast.Table) map[string]any {
+	all := make(map[string]any)
+	for key, field := range table.Fields {
+		if pair, ok := field.(*ast.KeyValue); ok {
+			all[key] = valueOf(pair.Value)
+		}
+	}
+	return all
+}
+
+func valueOf(value ast.Value) any {
+	switch v := value.(type) {
+	case *ast.String:
+		return v.Value
+	case *ast.Boolean:
+		return v.Value == "true"
+	case *ast.Array:
+		list := make([]any, len(v.Value))
+		for i, one := range v.Value {
+			list[i] = valueOf(one)
+		}
+		return list
+	default:
+		return value.Source()
+	}
 }
 
 // takeCommand reports whether the table runs vfsprobe.
@@ -150,52 +212,9 @@ func (s *stanza) takeCommand() bool {
 	})
 }
 
-// readStanzas looks for the plugin in Telegraf's configuration.
-func (p *patient) readStanzas() *stanzas {
-	dir := p.host(p.TelegrafConfig)
-	s := &stanzas{dir: dir}
-	s.err = filepath.WalkDir(dir, func(name string, entry fs.DirEntry, err error) error {
-		if err != nil {
-			if name == dir {
-				return err
-			}
-			s.unread++
-			p.add(Finding{ID: "telegraf.file", Status: checkup.Unknown, Object: name, Says: fmt.Sprintf("reading it: %v", err), Cure: "run vfsprobe doctor as root"})
-			return nil
-		}
-		if entry.IsDir() {
-			return nil
-		}
-		main := name == filepath.Join(dir, "telegraf.conf")
-		included := strings.HasPrefix(name, filepath.Join(dir, "telegraf.d")+"/")
-		if !main && !included {
-			return nil
-		}
-		content, err := os.ReadFile(name)
-		if err != nil {
-			s.unread++
-			p.add(Finding{ID: "telegraf.file", Status: checkup.Unknown, Object: name, Says: fmt.Sprintf("reading it: %v", err), Cure: "run vfsprobe doctor as root"})
-			return nil
-		}
-		s.read++
-		s.all = append(s.all, p.examineFile(name, content, main || filepath.Ext(name) == ".conf")...)
-		return nil
-	})
-	return s
-}
-
 // examineStanzas judges what was found, for the plugin's user and unit.
 func (p *patient) examineStanzas(found *stanzas, s *subject, u *unit) {
-	dir := found.dir
-	switch err := found.err; {
-	case errors.Is(err, fs.ErrNotExist):
-		p.add(Finding{ID: "telegraf.config", Status: checkup.Warning, Object: dir, Says: "there is no such directory", Symptom: "no Telegraf is set up here, or elsewhere",
-			Cure: "install Telegraf, or say where its configuration is with -telegraf-config DIR"})
-		return
-	case err != nil:
-		p.add(Finding{ID: "telegraf.config", Status: checkup.Unknown, Object: dir, Says: err.Error(), Cure: "run vfsprobe doctor as root"})
-		return
-	}
+	dir := found.object
 	running := 0
 	for i := range found.all {
 		if p.examineStanza(&found.all[i], s) {
@@ -207,55 +226,96 @@ func (p *patient) examineStanzas(found *stanzas, s *subject, u *unit) {
 		p.examineConfig(u.file, strings.Fields(start.value), s)
 	}
 	switch {
-	case len(found.all) == 0 && found.unread == 0:
+	case len(found.all) == 0 && len(found.unread) > 0:
+		p.findings = append(p.findings, found.unread...)
+	case len(found.all) == 0 && found.failed == 0:
 		p.add(Finding{ID: "telegraf.stanza", Status: checkup.Critical, Object: dir, Says: fmt.Sprintf("none of %d files runs vfsprobe", found.read),
-			Symptom: "no metrics of vfsprobe's", Cure: "write to " + filepath.Join(p.TelegrafConfig, "telegraf.d/vfsprobe.conf") + ", and restart Telegraf:\n" + Stanza})
+			Symptom: "no metrics of vfsprobe's", Cure: "write to " + filepath.Join(found.stanzaPlace(), "vfsprobe.conf") + ", and restart Telegraf:\n" + Stanza})
 	case running > 1:
 		p.add(Finding{ID: "telegraf.twice", Status: checkup.Warning, Object: dir, Says: fmt.Sprintf("%d stanzas run vfsprobe", running),
 			Symptom: "every metric comes as often, and every mount that hangs has as many stuck helpers", Cure: "remove all but one"})
 	}
 }
 
-// examineFile returns the stanzas of a file that Telegraf reads.
-func (p *patient) examineFile(name string, content []byte, read bool) []stanza {
-	found, err := parseTelegraf(name, content)
-	switch {
-	case err != nil && read:
-		p.add(Finding{ID: "telegraf.file", Status: checkup.Unknown, Object: name, Says: fmt.Sprintf("it is no TOML as it stands: %v", err),
-			Symptom: "unless an environment variable makes it whole, Telegraf does not start", Cure: "telegraf config check --config " + name})
-	case err != nil:
-	case !read:
-		for i := range found.stanzas {
-			p.add(Finding{ID: "telegraf.unread", Status: checkup.Critical, Object: found.stanzas[i].at(), Says: "a stanza for vfsprobe in a file that Telegraf does not read: its name does not end in .conf",
-				Symptom: "no metrics of vfsprobe's", Cure: "mv " + name + " " + strings.TrimSuffix(name, filepath.Ext(name)) + ".conf"})
-		}
-	default:
-		for i := range found.own {
-			o := &found.own[i]
-			p.add(Finding{ID: "telegraf.foreign", Status: checkup.Critical, Object: o.at(), Says: "[[" + o.kind + "]] is an input of vfsprobe's; Telegraf has none of that name",
-				Symptom: "Telegraf does not start: undefined but requested input: " + strings.TrimPrefix(o.kind, "inputs."),
-				Cure:    "move vfsprobe's configuration out of Telegraf's reach, and name it in the stanza:\nmv " + name + " /etc/vfsprobe/vfsprobe.toml\n" + Stanza})
-		}
-		for i := range found.hanging {
-			p.examineHanging(&found.hanging[i])
-		}
-		return found.stanzas
+// stanzaPlace is a directory from which Telegraf reads.
+func (s *sources) stanzaPlace() string {
+	if len(s.dirs) > 0 {
+		return s.dirs[0]
 	}
-	return nil
+	return etcTelegraf + "/telegraf.d"
+}
+
+// examineFile returns the stanzas of a file that Telegraf reads.
+func (p *patient) examineFile(name string, content []byte, lookup config.Lookup) []stanza {
+	found, err := parseTelegraf(name, content, lookup)
+	if err != nil {
+		p.add(Finding{ID: "telegraf.file", Status: checkup.Unknown, Object: name, Says: fmt.Sprintf("Telegraf can't parse it: %v", err),
+			Symptom: "unless Telegraf has an environment variable that is not known here, it does not start", Cure: "telegraf config check --config " + name})
+		return nil
+	}
+	for i := range found.own {
+		o := &found.own[i]
+		p.add(Finding{ID: "telegraf.foreign", Status: checkup.Critical, Object: o.at(), Says: "[[" + o.kind + "]] is an input of vfsprobe's; Telegraf has none of that name",
+			Symptom: "Telegraf does not start: undefined but requested input: " + strings.TrimPrefix(o.kind, "inputs."),
+			Cure:    "move vfsprobe's configuration out of Telegraf's reach, and name it in the stanza:\nmv " + name + " /etc/vfsprobe/vfsprobe.toml\n" + Stanza})
+	}
+	for i := range found.hanging {
+		p.examineHanging(&found.hanging[i])
+	}
+	return found.stanzas
 }
 
 // examineHanging reports an input of Telegraf's that waits for mounts. inputs.disk asks all of
 // them, unless it is told which.
 func (p *patient) examineHanging(s *stanza) {
 	status, asks := checkup.Warning, "the files that it is told"
+	paths := s.paths()
 	if s.kind == "inputs.disk" {
-		asks = "the mounts in mount_points"
-		if some, _ := s.table["mount_points"].([]any); len(some) == 0 {
+		if asks = "the mounts in mount_points"; len(paths) == 0 {
 			status, asks = checkup.Critical, "all mounts"
 		}
 	}
+	for _, name := range paths {
+		if m := p.canHang(name); m != "" {
+			status, asks = checkup.Critical, name+", on "+m+","
+			break
+		}
+	}
 	p.add(Finding{ID: "telegraf.hangs", Status: status, Object: s.at(), Says: fmt.Sprintf("[[%s]] asks %s within Telegraf, and waits", s.kind, asks),
-		Symptom: "when one of them hangs, its metrics end, and Telegraf can't be stopped", Cure: hangingInputs()[s.kind]})
+		Symptom: "when one of them hangs, its metrics end, and Telegraf can't be stopped", Cure: s.hangs.cure})
+}
+
+// paths are those that the input is told.
+func (s *stanza) paths() (all []string) {
+	for _, key := range s.hangs.keys {
+		switch value := s.table[key].(type) {
+		case string:
+			all = append(all, value)
+		case []any:
+			for _, one := range value {
+				if text, ok := one.(string); ok {
+					all = append(all, text)
+				}
+			}
+		}
+	}
+	return all
+}
+
+// canHang returns which mount of a server or a daemon the files of that pattern are on, or can
+// be on.
+func (p *patient) canHang(pattern string) string {
+	if p.table.Snapshot == nil || !filepath.IsAbs(pattern) {
+		return ""
+	}
+	name := pattern
+	if i := strings.IndexAny(pattern, "*?[{"); i >= 0 {
+		name = filepath.Dir(pattern[:i] + "x")
+	}
+	if m := p.table.Holding(filepath.Clean(name)); m != nil && (m.Network() || m.FUSE()) {
+		return m.Mountpoint
+	}
+	return ""
 }
 
 // examineStanza reports what is wrong with a stanza. It returns whether Telegraf
@@ -331,8 +391,8 @@ func (p *patient) telegraf() *subject {
 		p.describe(s)
 		return s
 	}
-	if u := p.readUnit(telegrafUnit); u != nil {
-		return p.ofUnit(u, false)
+	if p.telegrafUnit != nil {
+		return p.ofUnit(p.telegrafUnit, false)
 	}
 	return &subject{user: "root"}
 }
@@ -373,7 +433,9 @@ func (p *patient) examineConfig(at string, command []string, as *subject) {
 		wrong(fmt.Sprintf("%s may not read it (mode %04o)", as.user, info.Mode().Perm()))
 		return
 	}
-	if rel, err := filepath.Rel(p.host(p.TelegrafConfig), name); err == nil && strings.HasPrefix(rel, "telegraf.d/") && filepath.Ext(name) == ".conf" {
+	if slices.ContainsFunc(p.findings, func(f Finding) bool {
+		return f.ID == "telegraf.foreign" && strings.HasPrefix(f.Object, name+":")
+	}) {
 		return // said by examineFile
 	}
 	if p.CheckConfig == nil {

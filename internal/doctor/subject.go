@@ -69,10 +69,9 @@ func knownCapabilities() []capability {
 	}
 }
 
-// parseCapabilities reads a list of a unit's, systemd.exec(5). A "~" in front
-// inverts it. Names that are not known here are left out.
+// parseCapabilities reads the words of a list, systemd.exec(5). Names that are not known
+// here are left out.
 func parseCapabilities(list string) Capabilities {
-	list, inverted := strings.CutPrefix(strings.TrimSpace(list), "~")
 	var set Capabilities
 	for word := range strings.FieldsSeq(list) {
 		for _, known := range knownCapabilities() {
@@ -81,11 +80,11 @@ func parseCapabilities(list string) Capabilities {
 			}
 		}
 	}
-	if inverted {
-		return ^set
-	}
 	return set
 }
+
+// allCapabilities are those of root.
+const allCapabilities = 1<<(unix.CAP_LAST_CAP+1) - 1
 
 // subject is whose privileges are judged.
 type subject struct {
@@ -94,6 +93,7 @@ type subject struct {
 	uid    uint32
 	groups []uint32
 	caps   Capabilities
+	bound  Capabilities // which its unit can give it; 0: not known
 }
 
 // subject finds out under whom Telegraf runs the plugin: it shows where it runs,
@@ -117,8 +117,7 @@ func (p *patient) subject(u *unit) *subject {
 
 func (p *patient) describe(s *subject) string {
 	s.user = p.userName(s.uid)
-	const all = 1<<(unix.CAP_LAST_CAP+1) - 1
-	if s.uid == 0 && s.caps&all == all {
+	if s.uid == 0 && s.caps&allCapabilities == allCapabilities {
 		return s.user
 	}
 	if s.caps == 0 {
@@ -203,24 +202,14 @@ func parseStatus(status []byte) *subject {
 func (p *patient) ofUnit(u *unit, own bool) *subject {
 	s := &subject{}
 	user, found := u.value("User")
-	if found && user.value != "root" && user.value != "0" {
+	if !u.runsAsRoot() {
 		s.uid, s.groups = p.lookUp(user.value)
-		for _, a := range u.list("AmbientCapabilities") {
-			s.caps = join(s.caps, a.value)
-		}
+		s.caps = u.capabilities("AmbientCapabilities", 0)
 	} else {
-		s.caps = 1<<(unix.CAP_LAST_CAP+1) - 1
+		s.caps = allCapabilities
 	}
-	if bounds := u.list("CapabilityBoundingSet"); len(bounds) > 0 {
-		var bound Capabilities
-		for i, a := range bounds {
-			if i == 0 && strings.HasPrefix(a.value, "~") {
-				bound = ^Capabilities(0)
-			}
-			bound = join(bound, a.value)
-		}
-		s.caps &= bound
-	}
+	s.bound = u.capabilities("CapabilityBoundingSet", ^Capabilities(0))
+	s.caps &= s.bound
 	what := p.describe(s)
 	if found {
 		what = strings.Replace(what, s.user, user.value, 1)
@@ -232,15 +221,6 @@ func (p *patient) ofUnit(u *unit, own bool) *subject {
 	}
 	s.name = fmt.Sprintf("%s, which runs %s as %s", u.file, program, what)
 	return s
-}
-
-// join adds the words of a further assignment, or takes them away if it is
-// inverted, as systemd merges them.
-func join(set Capabilities, list string) Capabilities {
-	if strings.HasPrefix(strings.TrimSpace(list), "~") {
-		return set & parseCapabilities(list)
-	}
-	return set | parseCapabilities(list)
 }
 
 // account is a line of passwd(5).

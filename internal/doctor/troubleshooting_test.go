@@ -46,12 +46,20 @@ func symptoms(t *testing.T) []Finding {
 		take(r, root+"/", "/")
 	}
 
+	// Files of a unit that systemd has read before they were changed.
+	root := host(t, usual())
+	reloaded := Run(Options{Root: root, Proc: t.TempDir(), ShowUnit: func(string) ([]byte, error) {
+		return []byte("LoadState=loaded\nNeedDaemonReload=yes\nFragmentPath=" + filepath.Join(root, service) + "\n"), nil
+	}})
+	reloaded.Findings = slices.DeleteFunc(reloaded.Findings, func(f Finding) bool { return f.ID != "systemd.reload" })
+	take(reloaded)
+
 	// A unit that has every setting that costs something, and no capability.
 	var unit strings.Builder
 	unit.WriteString("[Service]\nUser=telegraf\n")
 	for _, r := range restrictions() {
-		values := []string{"yes", "pid", "invisible", "9"}
-		if strings.HasSuffix(r.key, "Paths") || r.key == "RootDirectory" || r.key == "TemporaryFileSystem" {
+		values := []string{"yes", "pid", "invisible", "9", "AF_UNIX"}
+		if strings.HasSuffix(r.key, "Paths") || r.key == "RootImage" || r.key == "RootDirectory" || r.key == "TemporaryFileSystem" {
 			values[0] = "/srv"
 		}
 		i := slices.IndexFunc(values, r.harmful)

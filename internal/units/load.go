@@ -277,7 +277,7 @@ func (l *loader) findDropIns() error {
 	var folders []string
 	of := make(map[string][]string) // unit's name: folders
 	for name := range l.paths {
-		for _, folder := range dropInFolders(name) {
+		for _, folder := range DropInFolders(name) {
 			of[name] = append(of[name], l.inPlaces(folder)...)
 		}
 		folders = append(folders, of[name]...)
@@ -308,9 +308,9 @@ func (l *loader) findDropIns() error {
 	return nil
 }
 
-// dropInFolders are the names of folders with drop-ins of a unit: of itself, of those whose
+// DropInFolders are the names of folders with drop-ins of a unit: of itself, of those whose
 // names begin as its does, up to a dash, and of its type.
-func dropInFolders(name string) []string {
+func DropInFolders(name string) []string {
 	stem, suffix := strings.TrimSuffix(name, path.Ext(name)), path.Ext(name)
 	folders := []string{name + ".d"}
 	for i := len(stem) - 2; i > 0; i-- {

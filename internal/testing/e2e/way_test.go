@@ -46,6 +46,7 @@ var oneWay = map[string]string{
 	"TestBadConfigurationEndsTheProgram":        "it starts vfsprobe in both ways itself",
 	"TestAConfigurationThatIsNotRead":           "it starts vfsprobe in both ways itself, at one time",
 	"TestEveryTestRunsInBothWays":               "it reads the tests",
+	"TestVariablesAreTelegrafs":                 "no vfsprobe runs: Telegraf's configuration",
 	"TestIntervalNeedsNoTrigger":                "a service gathers for those who ask: -interval is not for it",
 	"TestTelegrafIsStoppedForAWhile":            "a service gathers for those who ask: a Telegraf that is stopped does not. TestServer_AClientThatStallsCostsOnlyItself has one that asks and does not read",
 	"TestSignalsTriggerAndStop":                 "SIGHUP, SIGUSR1 and SIGUSR2 are execd's signals; TestService_KnowsAHangOverRestarts has the service's",
