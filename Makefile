@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
 FUZZTIME ?= 1s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-long test-here test-machines test-fuzz test-containers test-nfs test-kernels test-arm64 package setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
+.PHONY: run build bpf check-bpf test test-long test-here test-machines test-fuzz test-containers test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
 run: build
 	bin/vfsprobe -test
@@ -38,7 +38,7 @@ MACHINES = $(shell $(GO) list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImpor
 HERE     = $(filter-out $(MACHINES),$(shell $(GO) list ./...))
 
 # All parts run, also where one has failed. It ends with a table of where the minutes went.
-test: setup lint check-bpf
+test: setup lint check-bpf check-release
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
 	@tools/stage -new
 	@$(MAKE) --no-print-directory -k -j1 SUITES=bookworm SKIPPED=0 \
@@ -146,6 +146,19 @@ fuzz:
 ARCH ?= amd64,arm64
 package:
 	$(GO) -C tools/package run . -out "$(CURDIR)/dist" -arch $(ARCH)
+
+# A release, of a clean work tree: the changelog is cut, committed and tagged, and all files
+# made in dist, with a bill of materials and provenance. SIGN is a command that signs a file.
+release:
+	tools/release $(VERSION)
+
+# Proves that the sources of the tag make the same bytes.
+verify-release:
+	tools/release -verify $(VERSION)
+
+# Both, in a copy that is thrown away: what CI checks.
+check-release:
+	ARCH=amd64 tools/release -dry-run
 
 # Writes the tables of docs/FAULTS.md.
 faults: setup

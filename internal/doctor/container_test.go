@@ -2,7 +2,6 @@ package doctor
 
 import (
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"

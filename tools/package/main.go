@@ -4,10 +4,10 @@
 package main
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
+	"cmp"
 	"crypto/sha256"
+	"debug/buildinfo"
 	"errors"
 	"flag"
 	"fmt"
@@ -43,13 +43,23 @@ type release struct {
 	version string // as the binary says it
 	number  string // as packages have it: it begins with a digit
 	time    time.Time
+	commit  string
+
+	architectures []string
+	built         []built
 }
+
+const (
+	homepage   = "https://github.com/vfsprobe/vfsprobe"
+	maintainer = "The vfsprobe maintainers <vfsprobe@users.noreply.github.com>"
+)
 
 func run() error {
 	root := flag.String("root", "../..", "the sources, a `directory`")
 	out := flag.String("out", "../../dist", "where the packages go, a `directory`")
 	version := flag.String("version", "", "the version, instead of what git says")
 	architectures := flag.String("arch", "amd64,arm64", "for which `architectures`")
+	whole := flag.Bool("release", false, "make what a release has beside packages: an image, dashboards, charts, a bill of materials, provenance")
 	flag.Parse()
 	r := &release{version: *version}
 	var err error
@@ -71,13 +81,24 @@ func run() error {
 	if err := os.MkdirAll(r.out, 0o755); err != nil {
 		return err
 	}
+	if r.commit, err = r.git("rev-parse", "HEAD"); err != nil && *whole {
+		return err
+	}
+	r.architectures = strings.Split(*architectures, ",")
 	var made []string
-	for architecture := range strings.SplitSeq(*architectures, ",") {
+	for _, architecture := range r.architectures {
 		names, err := r.packages(architecture)
 		if err != nil {
 			return fmt.Errorf("%s: %w", architecture, err)
 		}
 		made = append(made, names...)
+	}
+	if *whole {
+		more, err := r.extras(made)
+		if err != nil {
+			return err
+		}
+		made = append(made, more...)
 	}
 	return r.checksums(made)
 }
@@ -154,6 +175,11 @@ func (r *release) packages(architecture string) (made []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	info, err := buildinfo.ReadFile(binary)
+	if err != nil {
+		return nil, err
+	}
+	r.built = append(r.built, built{architecture, all, info})
 	for _, format := range []struct {
 		name     string
 		packager nfpm.Packager
@@ -168,11 +194,8 @@ func (r *release) packages(architecture string) (made []string, err error) {
 		}
 		made = append(made, name)
 	}
-	archive := fmt.Sprintf("vfsprobe-%s-linux-%s.tar.gz", r.number, architecture)
-	if err := r.archive(archive, strings.TrimSuffix(archive, ".tar.gz"), all); err != nil {
-		return nil, err
-	}
-	return append(made, archive), nil
+	archive, err := r.pack(fmt.Sprintf("vfsprobe-%s-linux-%s", r.number, architecture), "tar.gz", all)
+	return append(made, archive...), err
 }
 
 func (r *release) source(name string) string { return filepath.Join(r.root, name) }
@@ -215,15 +238,9 @@ func (r *release) files(binary string) ([]file, error) {
 			return nil, err
 		}
 		if f.content = content; strings.HasSuffix(f.to, ".gz") {
-			var b bytes.Buffer
-			w, _ := gzip.NewWriterLevel(&b, gzip.BestCompression)
-			if _, err := w.Write(content); err != nil {
+			if f.content, err = compress(content); err != nil {
 				return nil, err
 			}
-			if err := w.Close(); err != nil {
-				return nil, err
-			}
-			f.content = b.Bytes()
 		}
 	}
 	return all, nil
@@ -236,8 +253,8 @@ const shared = "/usr/share/vfsprobe"
 func (r *release) nfpm(work, architecture string, packager nfpm.Packager, scripts nfpm.Scripts, all []file) (string, error) {
 	info := &nfpm.Info{
 		Name: "vfsprobe", Arch: architecture, Platform: "linux", Version: r.number, VersionSchema: "none", Release: "1",
-		Section: "admin", Priority: "optional", Maintainer: "The vfsprobe maintainers <vfsprobe@localhost>", License: "MIT", Vendor: "vfsprobe",
-		Homepage:        "https://github.com/vfsprobe/vfsprobe",
+		Section: "admin", Priority: "optional", Maintainer: maintainer, License: "MIT", Vendor: "vfsprobe",
+		Homepage:        homepage,
 		Description:     "finds file systems that hang, and NFS locks that do not work\n A plugin of Telegraf's that checks every mounted file system, the dentry cache\n and NFS locks, and never hangs itself.",
 		MTime:           r.time,
 		DisableGlobbing: true,
@@ -246,13 +263,27 @@ func (r *release) nfpm(work, architecture string, packager nfpm.Packager, script
 	info.Scripts = scripts
 	info.RPM.BuildHost = "localhost"
 	info.RPM.Group = "System Environment/Daemons"
-	info.RPM.Summary = "finds file systems that hang, and NFS locks that do not work"
+	info.RPM.Summary = "Finds file systems that hang, and NFS locks that do not work"
+	debian, changelog, err := r.changelogs(work)
+	if err != nil {
+		return "", err
+	}
+	kinds := map[string]string{}
+	if packager == deb.Default {
+		info.License = "" // a field that Debian does not have
+		if all, err = r.debian(all, debian); err != nil {
+			return "", err
+		}
+	} else {
+		info.Changelog = changelog
+		kinds = map[string]string{"copyright": files.TypeRPMDoc, "README.md": files.TypeRPMDoc, "CHANGELOG.md": files.TypeRPMDoc, "PRIVILEGES.md": files.TypeRPMDoc, "vfsprobe.8.gz": files.TypeRPMDoc}
+	}
 	for i, f := range all {
 		name := filepath.Join(work, strconv.Itoa(i))
 		if err := os.WriteFile(name, f.content, 0o600); err != nil {
 			return "", err
 		}
-		kind := files.TypeFile
+		kind := cmp.Or(kinds[path.Base(f.to)], files.TypeFile)
 		if f.config {
 			kind = files.TypeConfigNoReplace
 		}
@@ -279,27 +310,26 @@ func (r *release) nfpm(work, architecture string, packager nfpm.Packager, script
 	return name, os.WriteFile(filepath.Join(r.out, name), b.Bytes(), 0o644)
 }
 
-// archive makes a tar.gz, with the files where they belong below its directory.
-func (r *release) archive(name, top string, all []file) error {
-	var b bytes.Buffer
-	compressed, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+// debian is what a deb has otherwise: names, its changelog, and why lintian is wrong.
+func (r *release) debian(all []file, changelog []byte) ([]file, error) {
+	all = slices.Clone(all)
+	for i := range all {
+		f := &all[i]
+		if path.Base(f.to) == "CHANGELOG.md" {
+			compressed, err := compress(f.content)
+			if err != nil {
+				return nil, err
+			}
+			f.to, f.content = "/usr/share/doc/vfsprobe/changelog.gz", compressed
+		}
+	}
+	compressed, err := compress(changelog)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	w := tar.NewWriter(compressed)
-	for _, f := range all {
-		header := &tar.Header{Name: top + f.to, Mode: int64(f.mode), Size: int64(len(f.content)), ModTime: r.time, Uname: "root", Gname: "root", Format: tar.FormatPAX}
-		if err := w.WriteHeader(header); err != nil {
-			return err
-		}
-		if _, err := w.Write(f.content); err != nil {
-			return err
-		}
-	}
-	if err := errors.Join(w.Close(), compressed.Close()); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(r.out, name), b.Bytes(), 0o644)
+	overrides, err := os.ReadFile(r.source("packaging/deb/lintian-overrides"))
+	return append(all, file{to: "/usr/share/doc/vfsprobe/changelog.Debian.gz", mode: 0o644, content: compressed},
+		file{to: "/usr/share/lintian/overrides/vfsprobe", mode: 0o644, content: overrides}), err
 }
 
 // checksums writes SHA256SUMS, for sha256sum -c.
