@@ -44,6 +44,9 @@ func TestGrafanasQueriesFindTheHost(t *testing.T) {
 				continue // silent
 			}
 			line(at, "vfsprobe,HOST helpers_running=0i")
+			line(at, "mountstat_summary,HOST mounts=3i")
+			line(at, "dentrycache,HOST dentries=5i")
+			line(at, "nfslock_host,HOST mounts=0i")
 		}
 		line(2*time.Minute, "vfsprobe,HOST fork_server_restarts=0i")
 		line(30*time.Second, "vfsprobe,HOST helpers_stuck=%di,fork_server_restarts=%di", int(pick(16, 8)), int(pick(4, 1)))

@@ -121,6 +121,22 @@ func (f *Faults) command(c result.Cause) string {
 	return text
 }
 
+// silent is an alert on an input that has stopped while vfsprobe goes on.
+func silent(name, input, measurement, field string) Alert {
+	metric := measurement + "_" + field
+	return Alert{Name: name, For: 10 * time.Minute, Board: "fleet",
+		Summary: "{{ $labels.host }}: the input " + input + " has reported nothing for ten minutes, though vfsprobe runs",
+		Expr: fmt.Sprintf("count by (host) (%[1]s offset 1h) unless on (host) count by (host) (%[1]s) and on (host) count by (host) (vfsprobe_helpers_running)",
+			metric),
+		InfluxQL: fmt.Sprintf(`SELECT -1 * count(%q) FROM %q WHERE time > now() - 70m AND time < now() GROUP BY time(10m, now()), "host" fill(0)`, field, measurement), Above: -1,
+		Cause:    "its configuration was taken away, or it can't go on; the log says why",
+		Evidence: fmt.Sprintf(`count by (host) (%s{host="%%s"} offset 1h)`, metric),
+		Prove:    "journalctl -u vfsprobe -u telegraf | grep 'inputs." + input + "' | tail; vfsprobe doctor",
+		Fix:      "what the log says; systemctl restart vfsprobe, or telegraf where that runs it",
+		Page:     "Grafana's rule on InfluxDB can't ask whether vfsprobe goes on: there, VfsprobeSilent fires as well where it does not. An input that was taken out of the configuration on purpose is told of for an hour.",
+	}
+}
+
 // All returns the alerts.
 func All() []Alert {
 	all := []Alert{
@@ -245,6 +261,9 @@ func All() []Alert {
 			Evidence: `count by (host) (vfsprobe_helpers_running{host="%s"} offset 1h)`,
 			Prove:    "systemctl status telegraf; journalctl -u telegraf -n 50",
 			Fix:      "systemctl restart telegraf"},
+		silent("MountstatSilent", "mountstat", "mountstat_summary", "mounts"),
+		silent("DentrycacheSilent", "dentrycache", "dentrycache", "dentries"),
+		silent("NfslockSilent", "nfslock", "nfslock_host", "mounts"),
 		{Name: "VfsprobeHelpersStuck", For: 5 * time.Minute, Board: "host",
 			Summary:  "{{ $labels.host }}: {{ $value }} helper processes are stuck; further mounts may go unchecked",
 			Expr:     `max by (host) (vfsprobe_helpers_stuck) >= 16`,
