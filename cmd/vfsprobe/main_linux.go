@@ -413,7 +413,7 @@ func sampleConfig() string {
 // describeMetrics writes the file docs/METRICS.md in the repository.
 func describeMetrics(w io.Writer) error {
 	var all []schema.Measurement
-	fmt.Fprint(w, "# Metrics\n\nWhat `vfsprobe -metrics` prints. Any tag and any field may be absent: what does not\n"+
+	fmt.Fprint(w, "# Metrics\n\nFor whoever writes queries. It is what `vfsprobe -metrics` prints. Any tag and any field may be absent: what does not\n"+
 		"apply is left out. The READMEs of the inputs explain results, causes and diagnoses.\n")
 	section := func(name string, measurements []schema.Measurement) error {
 		all = append(all, measurements...)

@@ -89,6 +89,15 @@ func (t Tree) NameByMapping(name string) string {
 	return ""
 }
 
+// MappingOf returns the name that a device mapper's device was given: "vg-data" of dm-3.
+func (t Tree) MappingOf(name string) string {
+	if !strings.HasPrefix(name, "dm-") || strings.Contains(name, "/") {
+		return ""
+	}
+	mapping, _ := procfs.ReadText(filepath.Join(string(t), "block", name, "dm/name"))
+	return mapping
+}
+
 func (t Tree) find(link string, depth int) *Device {
 	target, err := os.Readlink(link)
 	if err != nil || depth > maxDepth {

@@ -114,7 +114,7 @@ func FuzzExpand(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		plain, err := Expand(text, environment(nil))
-		if err == nil && !strings.ContainsAny(text, "$#\ufeff\xfe\xff") {
+		if err == nil && !strings.ContainsAny(text, "$#") && !strings.HasPrefix(text, "\ufeff") {
 			assert.Equal(t, text, plain)
 		}
 		// A value is never read for more variables, and does not change what follows.

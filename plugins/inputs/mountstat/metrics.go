@@ -9,6 +9,7 @@ import (
 	"github.com/influxdata/telegraf"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/blockdev"
 	"github.com/vfsprobe/vfsprobe/internal/containers"
 	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
@@ -90,6 +91,9 @@ func (m *Mountstat) add(acc telegraf.Accumulator, t *target, f *finding, fields 
 		}
 		counts[code]++
 		acc.AddGauge("mountstat", own, tagsOf(t, mount))
+		if m.DiskMetrics && t.namespace == nil {
+			m.addDisk(acc, mount, own)
+		}
 	}
 }
 
@@ -153,6 +157,29 @@ func usage(fields map[string]any, st *unix.Statfs_t, image bool) {
 			fields["inodes_used_percent"] = percent(st.Files-st.Ffree, st.Ffree)
 		}
 	}
+}
+
+// addDisk adds a metric that is one of Telegraf's disk input, for a mount whose sizes are
+// among the fields.
+func (m *Mountstat) addDisk(acc telegraf.Accumulator, mount *mounts.Mount, fields map[string]any) {
+	sizes := make(map[string]any, 8)
+	for _, name := range [...]string{"total", "free", "used", "used_percent", "inodes_total", "inodes_free", "inodes_used", "inodes_used_percent"} {
+		if value, there := fields[name]; there {
+			sizes[name] = value
+		}
+	}
+	if len(sizes) == 0 {
+		return
+	}
+	tags := mountTags(mount)
+	delete(tags, "server")
+	if device, there := tags["device"]; there { // the disk input has it as the mount table does
+		tags["device"] = strings.ReplaceAll(device, " ", `\040`)
+	}
+	if label := blockdev.Tree(m.host.Sys).MappingOf(mount.Device); label != "" {
+		tags["label"] = label
+	}
+	acc.AddGauge("disk", sizes, tags)
 }
 
 func percent(used, free uint64) float64 {

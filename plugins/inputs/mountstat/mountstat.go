@@ -48,6 +48,7 @@ type Mountstat struct {
 	PerMount           bool            `toml:"per_mount"`
 	ProbeAutomounted   bool            `toml:"probe_automounted"`
 	LetDisksSleep      bool            `toml:"let_disks_sleep"`
+	DiskMetrics        bool            `toml:"disk_metrics"`
 	Fstab              string          `toml:"fstab"`
 	Units              bool            `toml:"units"`
 	Expected           []string        `toml:"expected"`

@@ -60,6 +60,20 @@ func (*Mountstat) Schema() []schema.Measurement {
 			},
 		},
 		{
+			Name:  "disk",
+			About: "with `disk_metrics`: the same sizes as Telegraf's disk input reports them",
+			Tags: []schema.Tag{
+				schema.T("path", ""), schema.T("device", ""), schema.T("fstype", ""), schema.T("mode", "rw or ro"),
+				schema.T("label", "the name that the device mapper's device was given; else absent"),
+			},
+			Fields: []schema.Fields{
+				schema.Integers("bytes", "total", "free", "used"),
+				schema.Floats("percent", "used_percent"),
+				schema.Integers("files", "inodes_total", "inodes_free", "inodes_used"),
+				schema.Floats("percent", "inodes_used_percent"),
+			},
+		},
+		{
 			Name: "mountstat_server",
 			Tags: []schema.Tag{
 				schema.T("server", ""),
