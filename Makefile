@@ -63,6 +63,7 @@ test-long: test
 	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(call gotest,long) -timeout 20m -run TestTelegrafIsStopped ./internal/testing/e2e
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 CGO_ENABLED=0 $(call gotest,long) -timeout 40m ./internal/testing/systemd
+	VFSPROBE_VICTORIAMETRICS=1 CGO_ENABLED=0 $(call gotest,long) -run TestRulesOnVictoriaMetrics ./internal/dashboards/alerts
 	VFSPROBE_FLEET=130s CGO_ENABLED=0 $(call gotest,long) ./internal/testing/fleet
 	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 	GATHERS=100000 $(GO) run ./internal/prober/bench idle

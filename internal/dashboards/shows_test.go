@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"syscall"
@@ -22,7 +23,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
-// From a fresh Debian: the package is installed beside a real Telegraf, which runs
+// From a fresh Debian, by the commands of docs/TUTORIAL.md: the package is installed beside a real Telegraf, which runs
 // as its own user; a mount hangs; its point is in InfluxDB and in Prometheus, the
 // dashboards that came with the package show it, and its alert fires.
 func TestFromThePackageToTheAlert(t *testing.T) {
@@ -61,11 +62,15 @@ func TestFromThePackageToTheAlert(t *testing.T) {
 	run("groupadd", "-r", "-g", "997", "telegraf")
 	run("useradd", "-r", "-M", "-u", "997", "-g", "telegraf", "-d", "/etc/telegraf", "telegraf")
 	write("/tmp/vfsprobe.deb", builtPackage(t), 0o644)
-	run("dpkg", "-i", "/tmp/vfsprobe.deb")
+	write("/usr/bin/systemctl", "#!/bin/sh\n", 0o755) // no systemd runs here
+	for _, step := range tutorial(t) {
+		run("PACKAGE=/tmp/vfsprobe.deb", "sh", "-euc", step)
+	}
+	assert.Contains(t, read("/etc/prometheus/prometheus.yml"), "127.0.0.1:9273")
 
-	const shared = "/usr/share/vfsprobe/dashboards"
-	write("/etc/telegraf/telegraf.d/prometheus.conf", listening(t, read(shared+"/prometheus/telegraf-prometheus.conf"), port), 0o644)
-	rules := read(shared + "/prometheus/vfsprobe-alerts.yml")
+	const shared, exported = "/usr/share/vfsprobe/dashboards", "/etc/telegraf/telegraf.d/telegraf-prometheus.conf"
+	write(exported, listening(t, read(exported), port), 0o644)
+	rules := read("/etc/prometheus/vfsprobe-alerts.yml")
 	write("/tmp/rules.yml", hasty([]byte(rules)), 0o644)
 	require.NoError(t, os.Mkdir(in("/srv/media"), 0o755))
 	fs := faultfs.NewAt(t, in("/srv/media"), "media")
@@ -112,6 +117,18 @@ func TestFromThePackageToTheAlert(t *testing.T) {
 	assert.Len(t, got, 1)
 	assert.Contains(t, got[alert].Annotations["evidence"], "/srv/media (statfs")
 	l.judgeCaptured(t, []byte(rules), []string{alert})
+}
+
+// tutorial returns the commands of docs/TUTORIAL.md, up to the fault.
+func tutorial(t *testing.T) (steps []string) {
+	t.Helper()
+	content, err := os.ReadFile(filepath.Join(repository(), "docs/TUTORIAL.md"))
+	require.NoError(t, err)
+	for _, step := range regexp.MustCompile("(?s)\n```sh\n(.*?)\n```").FindAllStringSubmatch(string(content), -1) {
+		steps = append(steps, step[1])
+	}
+	require.Len(t, steps, 4)
+	return steps
 }
 
 // debian is a fresh root, from an archive that is kept in the user's cache.

@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/stores"
 )
 
@@ -153,11 +154,10 @@ func rulesFile(t *testing.T) string {
 
 func TestPromtoolAcceptsTheRules(t *testing.T) { promtool(t, "check", "rules", rulesFile(t)) }
 
-func TestRules(t *testing.T) {
-	rules := rulesFile(t)
-	fired := make(map[string]bool)
+// situationTests are the situations as a file of promtool's, with the alerts that are to fire.
+func situationTests(t *testing.T) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: 10s\ntests:\n", rules)
+	fmt.Fprintf(&b, "rule_files: [%q]\nevaluation_interval: 10s\ntests:\n", rulesFile(t))
 	for _, s := range situations() {
 		at := s.at
 		if at == "" {
@@ -169,16 +169,50 @@ func TestRules(t *testing.T) {
 		}
 		fmt.Fprintf(&b, "  promql_expr_test:\n  - expr: count by (alertname) (ALERTS{alertstate=\"firing\"})\n    eval_time: %s\n    exp_samples:\n", at)
 		for alert, n := range s.want {
-			fired[alert] = true
 			fmt.Fprintf(&b, "    - {labels: '{alertname=%q}', value: %d}\n", alert, n)
 		}
 	}
+	return b.String()
+}
+
+func TestRules(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "test.yml")
-	require.NoError(t, os.WriteFile(file, []byte(b.String()), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte(situationTests(t)), 0o600))
 	promtool(t, "test", "rules", file)
+	fired := make(map[string]bool)
+	for _, s := range situations() {
+		for alert := range s.want {
+			fired[alert] = true
+		}
+	}
 	for _, a := range All() {
 		assert.True(t, fired[a.Name], "no situation makes %s fire", a.Name)
 	}
+}
+
+// VictoriaMetrics, whose language is not quite Prometheus's, raises the same alerts. It takes a
+// minute or two to build: part of make test-long.
+func TestRulesOnVictoriaMetrics(t *testing.T) {
+	if os.Getenv("VFSPROBE_VICTORIAMETRICS") == "" {
+		t.Skip("part of make test-long: VFSPROBE_VICTORIAMETRICS=1")
+	}
+	program, err := programs.VictoriaMetricsRules()
+	if err != nil {
+		t.Skip(err)
+	}
+	run := func(tests string) (string, error) {
+		file := filepath.Join(t.TempDir(), "test.yml")
+		require.NoError(t, os.WriteFile(file, []byte(strings.ReplaceAll(tests, "promql_expr_test", "metricsql_expr_test")), 0o600))
+		command := exec.Command(program, "unittest", "--files="+file)
+		command.Dir = t.TempDir() // of its storage
+		out, err := command.CombinedOutput()
+		return string(out), err
+	}
+	out, err := run(situationTests(t))
+	require.NoError(t, err, out)
+	assert.Contains(t, out, "SUCCESS")
+	out, err = run(fmt.Sprintf("rule_files: [%q]\ntests:\n- interval: 10s\n  promql_expr_test: [{expr: vector(1), eval_time: 1m, exp_samples: [{labels: '{}', value: 2}]}]\n", rulesFile(t)))
+	assert.Error(t, err, "it would say so: %s", out)
 }
 
 // command is what the annotation of that name must be where there is one cause.

@@ -33,6 +33,12 @@ func Telegraf() (string, error) {
 		"custom,inputs.execd,inputs.disk,outputs.file,outputs.health,outputs.influxdb,outputs.prometheus_client,parsers.influx,processors.starlark,serializers.influx")
 }
 
+// VictoriaMetricsRules builds the program that runs the tests of alert rules on
+// VictoriaMetrics.
+func VictoriaMetricsRules() (string, error) {
+	return build("vmalert-tool-1.140.0", "tools/victoriametrics", "github.com/VictoriaMetrics/VictoriaMetrics/app/vmalert-tool", "-s -w", "")
+}
+
 // EndToEndTests builds the end-to-end tests, for a machine that has no Go. The
 // second file is the configuration that they have in testdata.
 func EndToEndTests() (binary, configuration string, err error) {
