@@ -34,14 +34,23 @@ func (s *sources) lookup(name string) (string, bool) {
 // etcTelegraf is where Telegraf looks by itself.
 const etcTelegraf = "/etc/telegraf"
 
-// sources finds out what Telegraf reads: what the caller names, or else its unit's command
-// line, or else what it looks for by itself.
+// sources finds out what Telegraf reads: what the caller names, or else what its unit's
+// command line does, or without a unit that of the Telegraf that runs, or else what it looks
+// for by itself.
 func (p *patient) sources(u *unit) *sources {
 	s := &sources{}
 	var command []string
+	var object string
 	if u != nil {
 		s.environment = p.environment(u)
-		command = s.command(u)
+		command, object = s.command(u), u.file
+	} else if pid := p.telegrafProcess(); pid != "" {
+		s.environment = make(map[string]string)
+		for _, variable := range p.words(pid, "environ") {
+			name, value, _ := strings.Cut(variable, "=")
+			s.environment[name] = value
+		}
+		command, object = p.words(pid, "cmdline"), "process "+pid
 	}
 	if p.TelegrafConfig != "" {
 		s.object = p.host(p.TelegrafConfig)
@@ -54,7 +63,7 @@ func (p *patient) sources(u *unit) *sources {
 	}
 	s.files, s.dirs = flagValues(command, "config"), flagValues(command, "config-directory")
 	if len(s.files)+len(s.dirs) > 0 {
-		s.named, s.object = true, u.file
+		s.named, s.object = true, object
 		return s
 	}
 	s.object = p.host(etcTelegraf)
@@ -64,6 +73,29 @@ func (p *patient) sources(u *unit) *sources {
 	}
 	s.below(etcTelegraf)
 	return s
+}
+
+// telegrafProcess is the number of a Telegraf that runs, and sees the files that are seen
+// from here; that of another mount namespace means others by their names.
+func (p *patient) telegrafProcess() string {
+	namespace := func(pid string) string {
+		name, _ := os.Readlink(filepath.Join(p.Proc, pid, "ns/mnt"))
+		return name
+	}
+	entries, _ := os.ReadDir(p.Proc)
+	for _, e := range entries {
+		comm, _ := os.ReadFile(filepath.Join(p.Proc, e.Name(), "comm"))
+		if string(comm) == "telegraf\n" && e.Name() != "self" && e.Name() != "thread-self" && namespace(e.Name()) == namespace("self") {
+			return e.Name()
+		}
+	}
+	return ""
+}
+
+// words are those of a process's file cmdline or environ, proc(5).
+func (p *patient) words(pid, file string) []string {
+	content, _ := os.ReadFile(filepath.Join(p.Proc, pid, file))
+	return strings.FieldsFunc(string(content), func(r rune) bool { return r == 0 })
 }
 
 // below takes the usual places in a directory.

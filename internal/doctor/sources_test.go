@@ -86,7 +86,20 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// Telegraf itself agrees about which files it reads: see TestSources.
+// Without a unit, as in a container, the Telegraf that runs tells.
+func TestSourcesOfARunningTelegraf(t *testing.T) {
+	files := usual()
+	delete(files, service)
+	delete(files, included)
+	files["opt/t/x.conf"] = strings.Replace(Stanza, "STDIN", "${SIGNAL}", 1)
+	root := host(t, files)
+	proc := host(t, map[string]string{"sys/kernel/osrelease": "6.1.0\n", "7/comm": "telegraf\n", "7/cmdline": "telegraf\x00--config\x00/opt/t/x.conf\x00", "7/environ": "A=1\x00SIGNAL=STDIN\x00"})
+	r := Run(Options{Root: root, Proc: proc})
+	assert.True(t, slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.ID == "telegraf.stanza" && f.Status == checkup.OK }), "%+v", r.Findings)
+	link(t, proc, map[string]string{"7/ns/mnt": "mnt:[1]", "self/ns/mnt": "mnt:[2]"})
+	assert.NotNil(t, find(Run(Options{Root: root, Proc: proc}), "telegraf.stanza"), "it sees other files")
+}
+
 func TestFlagValues(t *testing.T) {
 	command := strings.Fields("telegraf -config a --config=b,c --config-directory d --config-url-watch-interval 5s --config")
 	assert.Equal(t, []string{"a", "b", "c"}, flagValues(command, "config"))
