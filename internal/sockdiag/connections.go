@@ -36,9 +36,9 @@ func (t *Table) To(server netip.AddrPort, limit time.Duration) Connections {
 	}
 	answer := make(chan Connections, 1)
 	go func() {
-		defer t.busy.Store(false)
 		found, err := connectionsTo(server)
 		found.Known = err == nil
+		t.busy.Store(false) // first: who has the answer may ask again
 		answer <- found
 	}()
 	select {
