@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
 FUZZTIME ?= 1s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-long test-here test-machines test-fuzz test-containers test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
+.PHONY: run build bpf check-bpf test test-long test-alone test-others test-loop test-machines test-fuzz test-containers test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
 run: build
 	bin/vfsprobe -test
@@ -28,39 +28,58 @@ check-bpf:
 	tools/bpf -check
 
 # Runs tests, and ends with a list of those that could not run here, and why.
-# $(call gotest,NAME) notes what each package takes, see tools/stage.
-gotest = "$$($(GO) -C tools/test tool -n gotestsum)" --format standard-quiet -- -count 1 -exec "$(CURDIR)/tools/stage $(1)/"
+# $(call gotest,NAME) notes what each package takes, see tools/stage. Packages that fork
+# helpers have PID namespaces of their own: stuck ones of one would be orphans for another.
+gotest = "$$($(GO) -C tools/test tool -n gotestsum)" --format standard-quiet -- -count 1 -p 1 -timeout 20m -exec "$(CURDIR)/tools/stage $(1)/"
 STAGE  = tools/stage $@
-MODULE = $(shell $(GO) list -m)
 
-# The packages whose tests start machines, and all others.
-MACHINES = $(shell $(GO) list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | grep '$(MODULE)/internal/testing/vm[] ]' | cut -d' ' -f1)
-HERE     = $(filter-out $(MACHINES),$(shell $(GO) list ./...))
+# The packages whose tests need the CPUs for themselves, those that start machines, those
+# with file systems on loop devices, which share the kernel's log and its counts of dentries,
+# and all others; and what is tested with the race detector.
+INTERNAL = $(shell $(GO) list -m)/internal
+testing  = $(shell $(GO) list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | grep '$(INTERNAL)/testing/$(1)[] ]' | cut -d' ' -f1)
+ALONE    = $(INTERNAL)/testing/fleet
+MACHINES = $(filter-out $(ALONE),$(call testing,vm))
+LOOP     = $(call testing,loopfs)
+OTHERS   = $(filter-out $(ALONE) $(MACHINES) $(LOOP),$(shell $(GO) list ./...))
+RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/...))
 
-# All parts run, also where one has failed. It ends with a table of where the minutes went.
+# Three at a time, since most tests wait most of the time. All run, also where one has failed.
+# It ends with a table of where the minutes went.
+LANES ?= 3
 test: setup lint check-bpf check-release
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
 	@tools/stage -new
-	@$(MAKE) --no-print-directory -k -j1 SUITES=bookworm SKIPPED=0 \
-		test-here test-machines test-nfs test-fuzz; code=$$?; tools/stage; exit $$code
+	@code=0; $(MAKE) --no-print-directory test-alone || code=$$?; \
+		$(MAKE) --no-print-directory -k -j$(LANES) SUITES=bookworm SKIPPED=0 test-machines test-loop test-others test-fuzz || code=$$?; \
+		tools/stage; exit $$code
 
-# One package at a time: stuck helpers of one are orphans for another.
-test-here:
-	CGO_ENABLED=0 $(call gotest,here) -p 1 -timeout 20m $(HERE)
-	$(MAKE) --no-print-directory race
+test-alone:
+	CGO_ENABLED=0 $(call gotest,alone) $(ALONE)
 
 test-machines:
-	CGO_ENABLED=0 $(call gotest,machines) -p 1 -timeout 20m $(MACHINES)
+	CGO_ENABLED=0 $(call gotest,machines) $(MACHINES)
+	$(MAKE) --no-print-directory test-nfs
+
+test-loop:
+	CGO_ENABLED=0 $(call gotest,loop) $(LOOP)
+	$(RACE) $(filter $(LOOP),$(RACED))
+
+test-others:
+	CGO_ENABLED=0 $(call gotest,others) $(OTHERS)
+	$(RACE) $(filter-out $(LOOP),$(RACED))
+	$(RACESOAK)
 	$(MAKE) --no-print-directory test-kernels
 
-# Each parser with few new inputs; go test has tried those of testdata.
+# Each parser with few new inputs, in what time the others leave; go test has tried those of
+# testdata.
 test-fuzz:
 	$(STAGE) chrt --idle 0 $(MAKE) --no-print-directory fuzz
 
 # And what takes hours: CI's long mode.
 test-long: test
 	$(MAKE) --no-print-directory soak
-	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(call gotest,long) -timeout 20m -run TestTelegrafIsStopped ./internal/testing/e2e
+	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(call gotest,long) -run TestTelegrafIsStopped ./internal/testing/e2e
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 CGO_ENABLED=0 $(call gotest,long) -timeout 40m ./internal/testing/systemd
 	VFSPROBE_VICTORIAMETRICS=1 CGO_ENABLED=0 $(call gotest,long) -run TestRulesOnVictoriaMetrics ./internal/dashboards/alerts
@@ -78,8 +97,7 @@ SKIPPED ?= 77
 VM_NEEDS_uml := user-mode-linux:linux.uml gcc
 VM_NEEDS_kvm := qemu-system-x86:qemu-system-x86_64 kmod:depmod
 VM_NEEDS_tcg := $(VM_NEEDS_kvm)
-# Two machines at once keep two CPUs so busy that helpers are too slow.
-VMS     ?= 1
+VMS     ?= 2
 NFSVM = bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '$(RUN)'
 
 test-nfs: bin/nfsvm
@@ -129,13 +147,15 @@ lint:
 	$(GO) run ./internal/dashboards/generate -check .
 	$(GO) -C tools/pictures vet ./...
 
-# The detector makes all slow. The end-to-end tests run programs: of them a soak, with a
-# plugin that looks for races. In this build helpers don't share the fork server's
-# memory: what they do there is not looked at.
+# The detector makes all slow. It looks at internal/testing/e2e by a soak, with a plugin that
+# looks for races, since those tests run programs, and not at what the kernel does alone. In
+# this build helpers don't share the fork server's memory: what they do there is not looked at.
 race:
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
-	VFSPROBE_TEST_TIMEOUT=1s CGO_ENABLED=1 $(call gotest,race) -race -p 1 -timeout 20m $$(CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/... | grep -v -e /e2e -e /testing/vm)
-	VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(call gotest,race) -timeout 10m -run TestSoak ./internal/testing/e2e
+	$(RACE) $(RACED)
+	$(RACESOAK)
+RACE     = VFSPROBE_TEST_TIMEOUT=1s CGO_ENABLED=1 $(call gotest,race) -race -skip ADirectoryOfSevenMillion
+RACESOAK = VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(call gotest,race) -run TestSoak $(INTERNAL)/testing/e2e
 
 # Every parser, for FUZZTIME each; FUZZTIME="-cpu 600" for ten minutes of CPU time
 # each, which is nine and a half hours of it.
