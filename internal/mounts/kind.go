@@ -1,6 +1,7 @@
 package mounts
 
 import (
+	"path"
 	"strings"
 )
 
@@ -32,6 +33,13 @@ func (m *Mount) Network() bool { return Network(m.FSType) }
 // FUSE reports whether a daemon on this host serves the file system.
 func (m *Mount) FUSE() bool {
 	return m.FSType == "fuse" || m.FSType == "fuseblk" || strings.HasPrefix(m.FSType, "fuse.")
+}
+
+// AppImage reports whether the file system is that of an AppImage, which is there while its
+// program runs, for its user alone, at another path each time: .mount_ and six characters of
+// chance below $TMPDIR (type2-runtime, runtime.c).
+func (m *Mount) AppImage() bool {
+	return m.FUSE() && m.ReadOnly() && strings.HasPrefix(path.Base(m.Mountpoint), ".mount_")
 }
 
 // ListingCosts reports whether to list a directory of the file system is a request for all

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,16 +20,44 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/document"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/sshhost"
 )
 
 // healthyKind is a mount that is well, of a kind that people have.
 type healthyKind struct {
 	name string
-	// make mounts it; without it the table says that it is one, of a tmpfs.
-	make func(t *testing.T) (path string)
-	// fstype, source, root and options are those of the table.
-	fstype, source, root, options string
-	want                          string // the result; "left out" if it has none
+	// make mounts it; without it, or the program that it takes, the table says that it is one.
+	make    func(t *testing.T) (path string)
+	program string
+	// fstype, source, root and options are those of the table, base the name of the mount
+	// point if that matters, and under what is there; else it is a tmpfs.
+	fstype, source, root, options, base string
+	under                               func(t *testing.T) (path string)
+	want                                string // the result; "left out" if it has none
+}
+
+// made reports whether the kind is mounted for real on this machine.
+func (k *healthyKind) made() bool {
+	if k.program == "" {
+		return k.make != nil
+	}
+	_, err := exec.LookPath(k.program)
+	return err == nil
+}
+
+// path is where a tmpfs is, or what is under the table's line.
+func (k *healthyKind) path(t *testing.T) string {
+	switch {
+	case k.under != nil:
+		return k.under(t)
+	case k.base == "":
+		return tmpfs(t, "", "mode=755")
+	}
+	dir := filepath.Join(t.TempDir(), k.base)
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	require.NoError(t, unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=755"))
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
 }
 
 func loop(fstype string, size int64, options string) func(*testing.T) string {
@@ -71,6 +100,34 @@ func overlay(t *testing.T) string {
 	return merged
 }
 
+// subvolume mounts a part of a btrfs.
+func subvolume(t *testing.T) string {
+	fs, dir := loopfs.New(t, "btrfs", 128<<20, ""), t.TempDir()
+	out, err := exec.Command("btrfs", "subvolume", "create", filepath.Join(fs.Dir, "home")).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	require.NoError(t, unix.Mount(fs.Device, dir, "btrfs", 0, "subvol=home"))
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+	return dir
+}
+
+// bySSHFS is sshfs, with a real sshd, or what a program shows of it.
+func bySSHFS(program string, arguments ...string) func(*testing.T) string {
+	return func(t *testing.T) string {
+		if program == "" {
+			return sshhost.New(t).Mount(t).Dir
+		}
+		path, _, _ := onTop(program, arguments...)(t)
+		return path
+	}
+}
+
+// noTicket is what NFS says to who has no ticket of Kerberos.
+func noTicket(t *testing.T) string {
+	fs := faultfs.New(t)
+	fs.Fail(unix.EACCES, faultfs.Statfs)
+	return fs.Dir
+}
+
 func unknownStatfs(t *testing.T) string {
 	fs := faultfs.New(t)
 	fs.Fail(unix.ENOSYS, faultfs.Statfs)
@@ -92,6 +149,10 @@ func healthyKinds() []healthyKind {
 		{name: "a bind mount of a file", make: boundFile},
 		{name: "tmpfs", make: func(t *testing.T) string { return tmpfs(t, "", "") }, want: "left out"},
 		{name: "overlay, as of a container", make: overlay, want: "left out"},
+		{name: "btrfs, a subvolume", program: "btrfs", make: subvolume, fstype: "btrfs", source: "/dev/sdz1", root: "/home", options: "rw,space_cache=v2,subvol=/home"},
+		{name: "sshfs", program: "sshfs", make: bySSHFS(""), fstype: "fuse.sshfs", source: "user@host:/srv", options: fuse},
+		{name: "bindfs", program: "bindfs", make: bySSHFS("bindfs", "-f"), fstype: "fuse.bindfs", source: "/srv/data", options: fuse},
+		{name: "mergerfs", program: "mergerfs", make: bySSHFS("mergerfs", "-f"), fstype: "fuse.mergerfs", source: "disk1:disk2", options: fuse},
 		{name: "FUSE for all", make: daemon(faultfs.Options{})},
 		{name: "FUSE that has no STATFS", make: unknownStatfs},
 		{name: "FUSE without a size", make: daemon(faultfs.Options{Type: "fuse.bucket"})},
@@ -120,6 +181,7 @@ func healthyKinds() []healthyKind {
 		{name: "NFS 4.2, read-only", fstype: "nfs4", source: "nas:/export", options: "ro" + strings.TrimPrefix(nfs("4.2", ""), "rw")},
 		{name: "NFS 4.2 over IPv6", fstype: "nfs4", source: "[::1]:/export", options: strings.NewReplacer("proto=tcp", "proto=tcp6", "127.0.0.1", "::1").Replace(nfs("4.2", ""))},
 		{name: "NFS 4.2, krb5p", fstype: "nfs4", source: "nas:/export", options: strings.Replace(nfs("4.2", ""), "sec=sys", "sec=krb5p", 1)},
+		{name: "NFS 4.2, krb5, without a ticket", under: noTicket, want: "unchecked", fstype: "nfs4", source: "nas:/export", options: strings.Replace(nfs("4.2", ""), "sec=sys", "sec=krb5", 1)},
 		{name: "NFS 4.2 over RDMA", fstype: "nfs4", source: "nas:/export", options: strings.Replace(nfs("4.2", ",port=20049"), "proto=tcp", "proto=rdma", 1)},
 		{name: "a directory of an NFS export", fstype: "nfs4", source: "nas:/export/pvc-1", options: nfs("4.2", "")},
 		{name: "NFS through pNFS's metadata server", fstype: "nfs4", source: "mds.example.org:/vol", options: nfs("4.1", ",nocto,fsc")},
@@ -128,6 +190,7 @@ func healthyKinds() []healthyKind {
 		{name: "SMB 3", fstype: "smb3", source: "//nas/share", options: "rw,vers=3.1.1,addr=127.0.0.1"},
 		{name: "9p of a virtual machine", fstype: "9p", source: "share", options: "rw,access=client,trans=virtio"},
 		{name: "9p of WSL 2", fstype: "9p", source: `C:\134`, options: "rw,aname=drvfs;path=C:\\\\;uid=0;gid=0;symlinkroot=/mnt/,cache=5,access=client,msize=65536,trans=fd,rfd=6,wfd=6"},
+		{name: "9p of WSL 2, the drivers", fstype: "9p", source: "drivers", options: "ro,aname=drivers;fmask=222;dmask=222,cache=5,access=client,msize=65536,trans=fd,rfd=8,wfd=8"},
 		{name: "virtiofs", fstype: "virtiofs", source: "share", options: "rw"},
 		{name: "CephFS", fstype: "ceph", source: "192.0.2.1:6789,192.0.2.2:6789:/", options: "rw,name=x,secret=<hidden>,acl"},
 		{name: "CephFS, new syntax", fstype: "ceph", source: "x@b3f1.fs=/", options: "rw,name=x,secret=<hidden>,mon_addr=192.0.2.1:6789"},
@@ -135,17 +198,19 @@ func healthyKinds() []healthyKind {
 		{name: "Lustre", fstype: "lustre", source: "192.0.2.1@tcp:/fs", options: "rw,checksum,flock,nouser_xattr,lruresize,lazystatfs"},
 		{name: "BeeGFS", fstype: "beegfs", source: "beegfs_nodev", options: "rw,cfgFile=/etc/beegfs/beegfs-client.conf"},
 		{name: "AFS", fstype: "afs", source: "AFS", options: "rw"},
-		{name: "sshfs", fstype: "fuse.sshfs", source: "user@host:/srv", options: fuse},
 		{name: "sshfs of another user alone", fstype: "fuse.sshfs", source: "user@host:", options: "rw,user_id=1000,group_id=1000"},
 		{name: "davfs2", fstype: "fuse", source: "https://dav.example.org/", options: fuse + ",max_read=16384"},
 		{name: "JuiceFS", fstype: "fuse.juicefs", source: "JuiceFS:volume", options: fuse + ",max_read=131072"},
-		{name: "mergerfs", fstype: "fuse.mergerfs", source: "disk1:disk2", options: fuse},
-		{name: "bindfs", fstype: "fuse.bindfs", source: "/srv/data", options: fuse},
 		{name: "gocryptfs", fstype: "fuse.gocryptfs", source: "/home/x/.cipher", options: fuse},
+		{name: "cryfs", fstype: "fuse.cryfs", source: "cryfs@/home/x/.vault", options: fuse},
+		{name: "unionfs-fuse", fstype: "fuse.unionfs", source: "unionfs", options: fuse},
+		{name: "curlftpfs", fstype: "fuse", source: "curlftpfs#ftp://ftp.example.org/", options: fuse},
+		{name: "squashfs by squashfuse", fstype: "fuse.squashfuse", source: "squashfuse", options: "ro,nosuid,nodev,user_id=0,group_id=0"},
+		{name: "mountpoint-s3", fstype: "fuse", source: "mountpoint-s3", options: fuse},
 		{name: "encfs", fstype: "fuse.encfs", source: "encfs", options: fuse},
 		{name: "lxcfs", fstype: "fuse.lxcfs", source: "lxcfs", options: fuse},
 		{name: "NTFS by ntfs-3g", fstype: "fuseblk", source: "/dev/sdz1", options: fuse + ",blksize=4096"},
-		{name: "an AppImage", fstype: "fuse.Tool.AppImage", source: "Tool.AppImage", options: "ro,nosuid,nodev,user_id=0,group_id=0"},
+		{name: "an AppImage", fstype: "fuse.Tool.AppImage", source: "Tool.AppImage", base: ".mount_Tool4a0bXY", options: "ro,nosuid,nodev,user_id=0,group_id=0", want: "left out"},
 		{name: "portal of a desktop", fstype: "fuse.portal", source: "portal", options: "rw,user_id=1000,group_id=1000", want: "left out"},
 		{name: "gvfs of a desktop", fstype: "fuse.gvfsd-fuse", source: "gvfsd-fuse", options: "rw,user_id=1000,group_id=1000", want: "left out"},
 		{name: "ecryptfs", fstype: "ecryptfs", source: "/home/.ecryptfs/x/.Private", options: "rw,ecryptfs_sig=0815,ecryptfs_cipher=aes"},
@@ -154,11 +219,18 @@ func healthyKinds() []healthyKind {
 		{name: "vfat of an EFI system partition", fstype: "vfat", source: "/dev/nvme-none", options: "rw,fmask=0077,dmask=0077,codepage=437,errors=remount-ro"},
 		{name: "exFAT", fstype: "exfat", source: "/dev/sdz1", options: "rw,iocharset=utf8,errors=remount-ro"},
 		{name: "f2fs", fstype: "f2fs", source: "/dev/mmcblk-none", options: "rw,lazytime,background_gc=on,gc_merge"},
+		{name: "ext4 on LVM", fstype: "ext4", source: "/dev/mapper/vg-home", options: "rw"},
+		{name: "xfs on LUKS", fstype: "xfs", source: "/dev/mapper/luks-0815", options: "rw,attr2,inode64,logbufs=8,noquota"},
+		{name: "xfs on multipath", fstype: "xfs", source: "/dev/mapper/mpatha", options: "rw,attr2,inode64,noquota"},
+		{name: "ext4 on md", fstype: "ext4", source: "/dev/md127", options: "rw,stripe=256"},
 		{name: "ext4 on LVM on LUKS", fstype: "ext4", source: "/dev/mapper/vg-none", options: "rw,stripe=32"},
 		{name: "ext4 as /dev/root", fstype: "ext4", source: "/dev/root", options: "rw"},
 		{name: "zram", fstype: "ext4", source: "/dev/zram-none", options: "rw,discard"},
 		{name: "ZFS", fstype: "zfs", source: "tank/home", options: "rw,xattr,posixacl,casesensitive"},
 		{name: "OSTree's root", fstype: "xfs", source: "/dev/mapper/vg-none", root: "/ostree/deploy/fedora/deploy/0815.0", options: "rw,attr2,inode64"},
+		{name: "OSTree's /sysroot", fstype: "xfs", source: "/dev/mapper/vg-none", options: "ro,attr2,inode64"},
+		{name: "OSTree's /var", fstype: "xfs", source: "/dev/mapper/vg-none", root: "/ostree/deploy/fedora/var", options: "rw,attr2,inode64"},
+		{name: "OSTree's root, by composefs", fstype: "overlay", source: "composefs", options: "ro,lowerdir+=/run/ostree/.private/cfsroot-lower,datadir+=/sysroot/ostree/repo/objects,redirect_dir=on", want: "left out"},
 		{name: "WSL 2's root", fstype: "ext4", source: "/dev/sdz", options: "rw,discard,errors=remount-ro,data=ordered"},
 		{name: "hugetlbfs", fstype: "hugetlbfs", source: "hugetlbfs", options: "rw,pagesize=2M", want: "left out"},
 	}
@@ -173,10 +245,10 @@ func TestHealthyKinds(t *testing.T) {
 	for _, k := range healthyKinds() {
 		t.Run(k.name, func(t *testing.T) {
 			how, path, directory := "mounted", "", ""
-			if k.make != nil {
+			if k.made() {
 				path = k.make(t)
 			} else {
-				how, path = "table only", tmpfs(t, "", "mode=755")
+				how, path = "table only", k.path(t)
 				directory = tableOf(t, path, cmp.Or(k.root, "/"), k.options[:2]+",relatime", k.fstype, k.source, k.options)
 				require.NoError(t, os.WriteFile(filepath.Join(directory, "mountstats"), nil, 0o600))
 			}

@@ -23,6 +23,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
 
@@ -290,6 +291,32 @@ func TestManyHungMountsHarmNoOther(t *testing.T) {
 	require.Eventually(t, func() bool { // a busy machine may not do 200 within half the short timeout
 		return summary(t, collect.Gather(t, m), "error") == n
 	}, 20*time.Second, 10*time.Millisecond)
+}
+
+// Each daemon has a fate of its own, and a disk's is none of theirs.
+func TestTwentyHungDaemonsCostADiskNothing(t *testing.T) {
+	faultfs.Require(t)
+	disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	var hung []*faultfs.FS
+	for i := range 20 {
+		fs := faultfs.NewAt(t, t.TempDir(), "daemon-"+strconv.Itoa(i))
+		fs.Silence()
+		hung = append(hung, fs)
+	}
+	m, _ := newInput(t, nil)
+	for range 6 {
+		g := collect.Gather(t, m)
+		metric := at(g, disk.Dir)
+		assert.Equal(t, "ok", text(metric, "result"))
+		assert.Positive(t, field(t, metric, "total"))
+		for _, fs := range hung {
+			assert.Equal(t, "stuck", text(at(g, fs.Dir), "result"))
+		}
+	}
+	for _, fs := range hung {
+		fs.Heal()
+	}
+	noneLeft(t, m)
 }
 
 // A host without a place for a helper says nothing new of a fault that is known, and its

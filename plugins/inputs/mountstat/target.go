@@ -126,7 +126,7 @@ func (m *Mountstat) ignored(mount *mounts.Mount) bool {
 	if mount.ID == 0 {
 		return false // it was named
 	}
-	if mounts.Pseudo(mount.FSType) || !m.selection.Fits(mount) {
+	if mounts.Pseudo(mount.FSType) || mount.AppImage() || !m.selection.Fits(mount) {
 		return true
 	}
 	return slices.ContainsFunc(m.IgnoreMountOpts, func(option string) bool {
