@@ -76,6 +76,14 @@ func (r *Roots) Where(path string) string {
 	return r.MountPrefix + path
 }
 
+// utab is where libmount's notes about the host's mounts show, if that is known.
+func (r *Roots) utab() string {
+	if r.OtherProc() && r.MountPrefix == "" {
+		return ""
+	}
+	return r.Where(mounts.Utab)
+}
+
 // Options of a Host.
 type Options struct {
 	Roots  Roots
@@ -116,7 +124,7 @@ func New(o Options) *Host {
 		Daemons: fusedaemon.NewFinder(o.Roots.Proc, files, tasks),
 		own:     &openfiles.Reader{Prober: o.Prober, Proc: ownProc},
 		table: mounts.NewWatcher(mounts.WatcherOptions{
-			Prober: o.Prober, Proc: o.Roots.Proc, PID: o.Roots.PID, Devices: mounts.Devices{Sys: o.Roots.Sys}}),
+			Prober: o.Prober, Proc: o.Roots.Proc, PID: o.Roots.PID, Devices: mounts.Devices{Sys: o.Roots.Sys}, Utab: o.Roots.utab()}),
 		log: o.Log, said: oncelog.New(o.Log), owners: owners{known: make(map[ownerKey]*ownership)}, joined: make(map[any]uint64), feeds: make(map[string]*kmsg.Feed),
 	}
 }

@@ -10,6 +10,7 @@ type reach struct {
 	byID   map[int]*Mount
 	at     map[site]int // the last mount there
 	ways   map[int]way  // by id: how it is to come from the root to the mount's parent
+	utab   map[string]utabEntry
 }
 
 // site is where a mount was put: a path, seen from its parent.
@@ -22,8 +23,8 @@ type site struct {
 type way struct{ hidden, onDemand bool }
 
 // markReach fills Hidden, OnDemand and Submount in.
-func markReach(all []Mount, byID map[int]*Mount) {
-	r := &reach{mounts: all, byID: byID, at: make(map[site]int, len(all)), ways: make(map[int]way, len(all))}
+func markReach(all []Mount, byID map[int]*Mount, utab map[string]utabEntry) {
+	r := &reach{mounts: all, byID: byID, utab: utab, at: make(map[site]int, len(all)), ways: make(map[int]way, len(all))}
 	for i := range all {
 		if m := &all[i]; m.ID != m.Parent {
 			r.at[site{m.Parent, m.Mountpoint}] = m.ID
@@ -32,10 +33,37 @@ func markReach(all []Mount, byID map[int]*Mount) {
 	for i := range all {
 		m := &all[i]
 		w := r.wayTo(m)
-		parent := byID[m.Parent]
-		m.Submount = parent != nil && m.submountOf(parent)
+		m.Submount = r.submount(m)
 		m.Hidden, m.OnDemand = w.hidden || r.covered(m, 0), w.onDemand || m.Submount
 	}
+}
+
+// likenessOf compares a mount with the one that it was put on.
+func (r *reach) likenessOf(m *Mount) likeness {
+	if parent := r.byID[m.Parent]; parent != nil {
+		return m.like(parent)
+	}
+	return unlike
+}
+
+// submount reports whether the kernel seems to have made a mount by itself. What libmount has
+// noted was made by hand; what looks like a referral was not if libmount has noted the mount
+// above, and nothing of this one.
+func (r *reach) submount(m *Mount) bool {
+	switch like := r.likenessOf(m); {
+	case like == unlike || r.utab[m.Mountpoint].notes(m):
+		return false
+	case like == sameTree:
+		return true
+	}
+	above := r.byID[m.Parent]
+	for range r.mounts { // a table that lies may be a ring
+		if r.likenessOf(above) == unlike {
+			break
+		}
+		above = r.byID[above.Parent]
+	}
+	return r.utab[above.Mountpoint].notes(above)
 }
 
 // wayTo follows the chain of parents up to one whose way is known. Parents usually

@@ -19,6 +19,8 @@ func TestMount_Servers(t *testing.T) {
 		{"nfs4", "nas:/data", "rw,vers=4.2,proto=tcp,addr=10.0.0.1", []string{"nfs 10.0.0.1:2049"}, map[string]string{"server": "10.0.0.1"}},
 		{"nfs", "nas:/data", "rw,vers=3,proto=udp,port=3049,addr=10.0.0.1", []string{"nfs 10.0.0.1:3049"},
 			map[string]string{"server": "10.0.0.1", "port": "3049", "proto": "udp"}},
+		{"nfs4", "127.0.0.1:/", "rw,vers=4.1,proto=tcp,port=20449,addr=127.0.0.1", []string{"nfs 127.0.0.1:20449"}, map[string]string{"server": "127.0.0.1", "port": "20449"}},
+		{"nfs4", "127.0.0.1:/", "rw,vers=4.1,proto=tcp,port=20450,addr=127.0.0.1", []string{"nfs 127.0.0.1:20450"}, map[string]string{"server": "127.0.0.1", "port": "20450"}},
 		{"cifs", "//nas/data", "rw,vers=3.1.1,soft,addr=10.0.0.2", []string{"smb 10.0.0.2:445"}, map[string]string{"server": "10.0.0.2", "service": "smb"}},
 		{"smb3", "//nas/data", "rw,addr=fe80::1%2", []string{"smb [fe80::1%2]:445"}, map[string]string{"server": "fe80::1%2", "service": "smb"}},
 		{"cifs", "//nas/data", "rw,rdma,addr=10.0.0.2", nil, nil},

@@ -45,7 +45,7 @@ func newSnapshot(infos []*mountinfo.Info, err error, devices Devices) *Snapshot 
 		s.Mounts[i].Device = devices.Tag(&s.Mounts[i])
 	}
 	s.index()
-	markReach(s.Mounts, s.byID)
+	markReach(s.Mounts, s.byID, nil)
 	s.locate()
 	return s
 }
@@ -218,6 +218,32 @@ func (s *Snapshot) Visible(keep func(*Mount) bool) []*Mount {
 		}
 	}
 	return slices.Clip(all)
+}
+
+// hasLikeSubmounts reports whether some mounts look like those that the kernel makes.
+func (s *Snapshot) hasLikeSubmounts() bool {
+	r := reach{byID: s.byID}
+	for i := range s.Mounts {
+		if r.likenessOf(&s.Mounts[i]) != unlike {
+			return true
+		}
+	}
+	return false
+}
+
+// told is the snapshot with the mounts by hand told from the kernel's, by what libmount has
+// noted: the same one if that makes no difference.
+func (s *Snapshot) told(utab map[string]utabEntry) *Snapshot {
+	other := &Snapshot{Mounts: slices.Clone(s.Mounts), Malformed: s.Malformed, Err: s.Err}
+	other.index()
+	markReach(other.Mounts, other.byID, utab)
+	other.locate()
+	for i := range s.Mounts {
+		if s.Mounts[i].Submount != other.Mounts[i].Submount {
+			return other
+		}
+	}
+	return s
 }
 
 // with is the snapshot with those mounts of an earlier one that it lacks: a reading

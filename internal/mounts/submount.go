@@ -1,24 +1,53 @@
 package mounts
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
-// submountOf reports whether, by all that the table tells, the kernel itself put the mount
-// on parent when somebody walked there, and unmounts it when it was not used for some time
-// (d_automount of a file system, mnt_set_expiry in fs/namespace.c). No option says so; who
-// mounts the same by hand, at the same path and with the same options, can't be told from
-// it.
-//
-// A referral of NFSv4 to another server is not recognized: an administrator's mount of that
-// server looks the same. Nor are the submounts of virtiofs, which don't expire.
-func (m *Mount) submountOf(parent *Mount) bool {
+// likeness is how much a mount looks like one that the kernel itself has put on another, when
+// somebody walked there, and unmounts when it was not used for some time (d_automount of a file
+// system, mnt_set_expiry in fs/namespace.c). No option says so: what somebody has mounted there
+// by hand, with the same options, looks the same.
+type likeness int
+
+const (
+	unlike   likeness = iota
+	sameTree          // the same place in the tree of the same server
+	referral          // to another server, as of NFSv4
+)
+
+// like compares the mount with the one that it was put on. The submounts of virtiofs don't
+// expire.
+func (m *Mount) like(parent *Mount) likeness {
 	below, found := strings.CutPrefix(m.Mountpoint, strings.TrimSuffix(parent.Mountpoint, "/"))
 	if !found || !strings.HasPrefix(below, "/") || m.FSType != parent.FSType {
-		return false
+		return unlike
 	}
 	inTree := m.Source == strings.TrimSuffix(parent.Source, "/")+below && m.Options == parent.Options
+	switch {
+	case inTree && m.NFS() && m.inheritsFrom(parent): // another file system of the server's, nfs_d_automount, fs/nfs/namespace.c
+		return sameTree
+	case m.NFS(): // nfs_do_refmount, fs/nfs/nfs4namespace.c
+		if m.FSType == "nfs4" && m.Options == parent.Options && m.inheritsFrom(parent, "addr", "clientaddr", "port") && m.host() != parent.host() {
+			return referral
+		}
+		return unlike
+	case m.inSameTree(parent, below, inTree):
+		return sameTree
+	}
+	return unlike
+}
+
+// host is the server that the source of an NFS mount names.
+func (m *Mount) host() string {
+	host, _, _ := strings.Cut(m.Source, ":/")
+	return host
+}
+
+// inSameTree is like of the other types.
+func (m *Mount) inSameTree(parent *Mount, below string, inTree bool) bool {
 	switch m.FSType {
-	case "nfs", "nfs4": // another file system of the server's, nfs_d_automount, fs/nfs/namespace.c
-		return inTree && m.inheritsFrom(parent)
 	case "cifs", "smb3": // a DFS link, cifs_d_automount, fs/smb/client/namespace.c
 		user, _ := m.Option("username")
 		others, _ := parent.Option("username")
@@ -33,25 +62,28 @@ func (m *Mount) submountOf(parent *Mount) bool {
 }
 
 // inheritsFrom reports whether an NFS mount has what the kernel gives those that it makes:
-// the options of the mount above (nfs_clone_server, fs/nfs/client.c), and none about mountd,
-// which it does not ask (nfs_show_mountd_options, fs/nfs/super.c).
-func (m *Mount) inheritsFrom(parent *Mount) bool {
+// the options of the mount above, but for some (nfs_clone_server, fs/nfs/client.c), and none
+// about mountd, which it does not ask (nfs_show_mountd_options, fs/nfs/super.c).
+func (m *Mount) inheritsFrom(parent *Mount, but ...string) bool {
 	if _, asked := m.Option("mountaddr"); asked {
 		return false
 	}
-	return inherited(m.VFSOptions) == inherited(parent.VFSOptions)
+	return inherited(m.VFSOptions, but) == inherited(parent.VFSOptions, but)
 }
 
 // inherited leaves out of an NFS mount's options what each file system of a server can have
-// of its own.
-func inherited(options string) string {
+// of its own, and some more.
+func inherited(options string, but []string) string {
 	var kept []string
 	for option := range strings.SplitSeq(options, ",") {
-		switch name, _, _ := strings.Cut(option, "="); name {
+		name, _, _ := strings.Cut(option, "=")
+		switch name {
 		case "ro", "rw", "sync", "rsize", "wsize", "bsize", "namlen", "sec",
 			"mountaddr", "mountvers", "mountport", "mountproto":
 		default:
-			kept = append(kept, option)
+			if !slices.Contains(but, name) {
+				kept = append(kept, option)
+			}
 		}
 	}
 	return strings.Join(kept, ",")

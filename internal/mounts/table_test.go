@@ -332,4 +332,10 @@ func TestWhatAMountShows(t *testing.T) {
 		}
 	}
 	assert.True(t, btrfs.Shows(&unix.Statx_t{Dev_minor: 99}), "a subvolume")
+	const ofBtrfs, ofExt4, ofBcachefs = 0x9123683e, 0xef53, 0xca451a4e // statfs(2)
+	assert.True(t, btrfs.ShowsType(&unix.Statfs_t{Type: ofBtrfs}))
+	assert.False(t, btrfs.ShowsType(&unix.Statfs_t{Type: ofExt4}), "another file system at the path")
+	bcachefs := &parse(t, "33 20 0:43 / /c rw - bcachefs /dev/sdc1:/dev/sdd1 rw\n")[0]
+	assert.True(t, bcachefs.ShowsType(&unix.Statfs_t{Type: ofBcachefs}))
+	assert.False(t, bcachefs.ShowsType(&unix.Statfs_t{Type: ofBtrfs}))
 }

@@ -38,6 +38,7 @@ type WatcherOptions struct {
 	Proc    string // where procfs is mounted
 	PID     string // whose table; "self" is this process's own
 	Devices Devices
+	Utab    string // where [Utab] of the host shows; empty: nowhere
 	// Patience is how long View waits for a table that is being read; 0: half a second.
 	Patience time.Duration
 }
@@ -61,6 +62,8 @@ type Watcher struct {
 	sum       uint64 // of what current was made from
 	current   *Snapshot
 	asOf      time.Time // when current was the kernel's
+	utab      *reading  // of what libmount has noted, under way
+	utabLooks int       // for how many more looks it is read
 
 	mu    sync.Mutex
 	round uint64
@@ -138,10 +141,12 @@ func (w *Watcher) update(patience time.Duration) View {
 	}
 	if !w.stale && w.current != nil {
 		w.asOf = time.Now()
+		w.tellSubmounts(patience)
 		return View{Snapshot: w.current}
 	}
 	w.stale = true
 	hindrance := w.read(patience)
+	w.tellSubmounts(patience)
 	view := View{Snapshot: w.current, Hindrance: hindrance}
 	if w.stale && w.current != nil {
 		view.Age = time.Since(w.asOf)
@@ -281,7 +286,36 @@ func (w *Watcher) take(r *prober.Report) error {
 		w.known = knownFrom(prober.Records(content))
 	}
 	w.current, w.sum = newSnapshot(infos, err, w.o.Devices), sum
+	w.utabLooks = 0
+	if w.o.Utab != "" && w.current.hasLikeSubmounts() {
+		w.utabLooks = 2 // it is noted after the mount was made, and the table read
+	}
 	return nil
+}
+
+// tellSubmounts tells mounts by hand from those that the kernel has made, by what libmount has
+// noted of them. For a reader that hangs since an earlier look it does not wait.
+func (w *Watcher) tellSubmounts(patience time.Duration) {
+	if w.utabLooks == 0 && w.utab == nil {
+		return
+	}
+	limit := time.Duration(0)
+	if w.utab == nil {
+		limit = patience
+		p := &prober.Plan{Timeout: readerTimeout}
+		p.SearchBelow(w.o.Utab)
+		p.ReadFile(w.o.Utab, maxUtab)
+		w.utab = w.start("host utab", p)
+	}
+	if !w.utab.wait(limit) {
+		return
+	}
+	r := &w.utab.report
+	w.utab = nil
+	w.utabLooks = max(0, w.utabLooks-1)
+	if content, err := contentOf(r); err == nil {
+		w.current = w.current.told(parseUtab(content))
+	}
 }
 
 // contentOf is what a plan has read that ends in ReadAll or StatMounts.
@@ -343,9 +377,11 @@ type reading struct {
 	outdated bool          // the table has changed since
 }
 
-func (w *Watcher) startReading(plan *prober.Plan) *reading {
+func (w *Watcher) startReading(plan *prober.Plan) *reading { return w.start(readerKey, plan) }
+
+func (w *Watcher) start(key string, plan *prober.Plan) *reading {
 	r := &reading{began: time.Now(), done: make(chan struct{})}
-	r.ticket = w.o.Prober.Submit(prober.Check{Key: readerKey, Group: readerKey, Trusted: true, Independent: true, Essential: true, Plan: plan},
+	r.ticket = w.o.Prober.Submit(prober.Check{Key: key, Group: key, Trusted: true, Independent: true, Essential: true, Plan: plan},
 		func(report prober.Report) {
 			r.report = report
 			close(r.done)

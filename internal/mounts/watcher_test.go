@@ -362,3 +362,28 @@ func TestWatcher_ALargeTable(t *testing.T) {
 	assert.Same(t, last, s.ByID(100+4998))
 	assert.Same(t, last, s.At(last.Mountpoint))
 }
+
+// Libmount notes a mount after it was made: the table is there before.
+func TestWatcher_TellsWhatLibmountNotesLater(t *testing.T) {
+	const table = "20 1 8:1 / / rw - ext4 /dev/sda1 rw\n" +
+		"30 20 0:40 / /nas rw - nfs4 nas:/ rw,addr=192.0.2.1\n31 30 0:41 / /nas/home rw - nfs4 nas:/home rw,addr=192.0.2.1\n"
+	proc, file := fixtureProc(t, table)
+	utab := filepath.Join(proc, "utab")
+	p := prober.New(prober.Options{})
+	t.Cleanup(p.Close)
+	w := mounts.NewWatcher(mounts.WatcherOptions{Prober: p, Proc: proc, PID: "1", Utab: utab, Patience: 10 * time.Second})
+	t.Cleanup(func() { _ = w.Close() })
+	first := look(t, w)
+	assert.True(t, first.At("/nas/home").Submount)
+	require.NoError(t, os.WriteFile(utab, []byte("SRC=nas:/home TARGET=/nas/home ROOT=/ ATTRS=addr=192.0.2.1\n"), 0o600))
+	second := look(t, w)
+	assert.False(t, second.At("/nas/home").Submount || second.At("/nas/home").OnDemand)
+	forked := p.Stats().Forked
+	assert.Same(t, second, look(t, w))
+	assert.Equal(t, forked, p.Stats().Forked, "nothing is read that has not changed")
+	require.NoError(t, os.WriteFile(file, []byte(smallTable), 0o600))
+	w.Invalidate()
+	look(t, w)
+	look(t, w)
+	assert.Equal(t, forked+1, p.Stats().Forked, "nothing is read that says nothing")
+}

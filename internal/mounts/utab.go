@@ -1,0 +1,54 @@
+package mounts
+
+import (
+	"bytes"
+	"strconv"
+	"strings"
+)
+
+// Utab is where libmount keeps what the kernel's mount table does not have of the mounts that
+// it has made. mount.nfs has libmount note each of its mounts there, with what it was given
+// (store_mount_options, utils/mount/mount_libmount.c of nfs-utils); who mounts without it, as
+// BusyBox does, notes nothing.
+const Utab = "/run/mount/utab"
+
+// maxUtab bounds it, in bytes: some 200 for a mount.
+const maxUtab = 16 << 20
+
+// A utabEntry is a mount that was noted.
+type utabEntry struct {
+	source, target string
+	id             int // its number in the table; 0: not told, as before util-linux 2.39
+}
+
+// parseUtab reads lines such as
+//
+//	ID=61 SRC=nas:/srv TARGET=/mnt/a\040b ROOT=/ ATTRS=vers=4.2,addr=192.0.2.1
+//
+// and leaves out those that it does not understand.
+func parseUtab(content []byte) map[string]utabEntry {
+	all := make(map[string]utabEntry)
+	for line := range bytes.Lines(content) {
+		var e utabEntry
+		for _, field := range strings.Fields(string(line)) {
+			switch key, value, _ := strings.Cut(field, "="); key {
+			case "ID":
+				e.id, _ = strconv.Atoi(value)
+			case "SRC":
+				e.source = unescapeOctal(value)
+			case "TARGET":
+				e.target = unescapeOctal(value)
+			}
+		}
+		if e.target != "" {
+			all[e.target] = e
+		}
+	}
+	return all
+}
+
+// notes reports whether an entry is about the mount, and not about one that was there before.
+func (e utabEntry) notes(m *Mount) bool {
+	return e.target == m.Mountpoint && (e.id == 0 || e.id == m.ID) &&
+		strings.TrimSuffix(e.source, "/") == strings.TrimSuffix(m.Source, "/")
+}
