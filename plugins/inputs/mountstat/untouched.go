@@ -21,10 +21,22 @@ func (m *Mountstat) judgeUntouched(t *target) finding {
 	} else if t.Probed.FUSE() {
 		m.judgeDaemon(t, &f)
 	}
-	if f.code.Fault() && !t.Probed.FUSE() {
+	switch {
+	case t.Probed.FUSE():
+	case f.code.Fault():
 		f.addReason(m.connectionsOf(t))
+	case m.unseen(t):
+		return t.found
 	}
 	return f
+}
+
+// unseen reports whether the evidence for the target's fault could not be had this time: its
+// connections, which a busy host does not tell in time.
+func (m *Mountstat) unseen(t *target) bool {
+	a := m.answerOf(t)
+	return t.found.code.Fault() && !t.Probed.NFS() && !a.Connections.Known && m.smbState(t) == smbclient.Unknown &&
+		(!a.Answered() || t.Probed.NineP())
 }
 
 // suspects reports whether a server of a target that must not be checked is to be asked, since
