@@ -25,7 +25,7 @@ func (m *Mountstat) judgeUntouched(t *target) finding {
 	case t.Probed.FUSE():
 	case f.code.Fault():
 		f.addReason(m.connectionsOf(t))
-	case m.unseen(t):
+	case t.unseen():
 		return t.found
 	}
 	return f
@@ -33,9 +33,9 @@ func (m *Mountstat) judgeUntouched(t *target) finding {
 
 // unseen reports whether the evidence for the target's fault could not be had this time: its
 // connections, which a busy host does not tell in time.
-func (m *Mountstat) unseen(t *target) bool {
-	a := m.answerOf(t)
-	return t.found.code.Fault() && !t.Probed.NFS() && !a.Connections.Known && m.smbState(t) == smbclient.Unknown &&
+func (t *target) unseen() bool {
+	a := &t.answer
+	return t.found.code.Fault() && !t.Probed.NFS() && !a.Connections.Known && t.share == smbclient.Unknown &&
 		(!a.Answered() || t.Probed.NineP())
 }
 
