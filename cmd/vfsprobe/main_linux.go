@@ -12,7 +12,6 @@ import (
 	"maps"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -53,6 +52,7 @@ NFS locks work. Telegraf runs it through [[inputs.execd]].
 Usage: vfsprobe [flags]
        vfsprobe connect [flags]  pass newlines and metrics to and from vfsprobe.service
        vfsprobe check [flags]    what is at fault on this host, and why
+       vfsprobe who MOUNT        who uses a mount, which may hang
        vfsprobe dentries [flags] which directories and processes fill the dentry cache
        vfsprobe doctor [flags]   what vfsprobe lacks here, and how to grant it
 
@@ -77,6 +77,8 @@ func run(arguments []string) int {
 			return connect(arguments[1:])
 		case "check":
 			return check(arguments[1:])
+		case "who":
+			return who(arguments[1:])
 		case "dentries":
 			return showDentries(arguments[1:])
 		case "doctor":
@@ -275,14 +277,9 @@ func selectInputs(h *host.Host, file string) ([]config.Input, error) {
 	if file == "" {
 		return config.Defaults(inputs.Inputs), nil
 	}
-	name := file
-	if !filepath.IsAbs(name) { // helpers work in another directory
-		var directory [unix.PathMax]byte
-		n, err := unix.Getcwd(directory[:]) // os.Getwd would look at the directory itself
-		if err != nil {
-			return nil, fmt.Errorf("finding the working directory, for %s: %w", file, err)
-		}
-		name = filepath.Join(string(directory[:n-1]), name)
+	name, err := absolute(file) // helpers work in another directory
+	if err != nil {
+		return nil, err
 	}
 	content, err := h.ReadFile(name, maxConfig, configTimeout)
 	if err != nil {

@@ -208,7 +208,7 @@ func (m *Monitor) inspect(task Task) Files {
 	}
 	infos, _ := m.files.Infos(names)
 	for _, info := range infos {
-		if id, found := mountID(info); found {
+		if id, found := openfiles.MountID(info); found {
 			files.MountIDs = append(files.MountIDs, id)
 		}
 	}

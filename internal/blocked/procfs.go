@@ -155,11 +155,3 @@ func contextSwitches(status []byte) (switches uint64, found bool) {
 	}
 	return switches, true
 }
-
-// mountID is that of an open file, by its fdinfo file.
-func mountID(info []byte) (id int, found bool) {
-	_, rest, ok := bytes.Cut(info, []byte("\nmnt_id:\t"))
-	line, _, _ := bytes.Cut(rest, []byte("\n"))
-	id, err := strconv.Atoi(string(line))
-	return id, ok && err == nil
-}

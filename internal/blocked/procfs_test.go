@@ -66,7 +66,6 @@ func FuzzStatusAndFdinfo(f *testing.F) {
 		if n, found := contextSwitches(content); !found {
 			require.Zero(t, n)
 		}
-		_, _ = mountID(content)
 		if n, ok := parseNumber(content); ok {
 			require.GreaterOrEqual(t, n, 0)
 		}

@@ -73,3 +73,22 @@ func (h *Host) LookUpGroup(name string) (uint32, error) {
 	}
 	return uint32(all[0].Gid), nil
 }
+
+// UserNames are the names of this system's users, as passwd(5) has them. A helper reads it.
+func (h *Host) UserNames() (map[uint32]string, error) {
+	content, err := h.ReadFile("/etc/passwd", maxUsers, usersTimeout)
+	if err != nil {
+		return nil, err
+	}
+	all, err := user.ParsePasswd(bytes.NewReader(content))
+	if err != nil {
+		return nil, fmt.Errorf("/etc/passwd: %w", err)
+	}
+	names := make(map[uint32]string, len(all))
+	for _, u := range all {
+		if _, known := names[uint32(u.Uid)]; !known {
+			names[uint32(u.Uid)] = u.Name
+		}
+	}
+	return names, nil
+}

@@ -4,9 +4,11 @@
 package openfiles
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -22,6 +24,7 @@ const (
 	// a command line waits for that process's memory, and keeps no others from looking.
 	readerKey      = "host open files"
 	commandLineKey = "host command lines"
+	mapsKey        = "host memory maps"
 	// readerTimeout is when a helper is given up.
 	readerTimeout = 2 * time.Second
 	// directoriesPerPlan and infosPerPlan are how many a helper looks at: each takes
@@ -31,6 +34,10 @@ const (
 	maxInfo            = 64 << 10 // bytes of an fdinfo file
 	maxStack           = 16 << 10 // bytes of a stack file
 	maxCommandLine     = 64 << 10 // bytes
+	maxMaps            = 8 << 20  // bytes of a maps file
+	// targetsPerPlan is how many links a helper reads: each takes two pages of the 16 that a
+	// plan can have.
+	targetsPerPlan = 7
 )
 
 // Reader looks at other processes' open files.
@@ -85,14 +92,45 @@ func linksOf(opened, read *prober.StepResult) Links {
 // Infos reads files below procfs such as PID/fdinfo/FD. What could not be read is nil.
 func (r *Reader) Infos(files []string) ([][]byte, error) { return r.files(readerKey, files, maxInfo) }
 
+// Targets reads links below procfs such as PID/cwd. Those that could not be read are empty.
+func (r *Reader) Targets(links []string) ([]string, error) {
+	all := make([]string, 0, len(links))
+	for some := range slices.Chunk(links, targetsPerPlan) {
+		p := r.plan()
+		for _, link := range some {
+			p.Add(prober.Readlink(prober.CWD(), filepath.Join(r.Proc, link)).Optional())
+		}
+		first := len(p.Steps) - len(some)
+		report, err := r.run(readerKey, p)
+		if err != nil {
+			return all, err
+		}
+		for i := range some {
+			all = append(all, string(contentOf(report.Step(first+i))))
+		}
+	}
+	return all, nil
+}
+
+// Maps reads what processes have mapped, proc_pid_maps(5), which waits for their memory. What
+// could not be read is nil.
+func (r *Reader) Maps(pids []int) ([][]byte, error) {
+	return r.files(mapsKey, filesOf(pids, "maps"), maxMaps)
+}
+
+// filesOf are the files of that name of processes, below procfs.
+func filesOf(pids []int, name string) []string {
+	files := make([]string, len(pids))
+	for i, pid := range pids {
+		files[i] = filepath.Join(strconv.Itoa(pid), name)
+	}
+	return files
+}
+
 // CommandLines reads the arguments of processes, proc_pid_cmdline(5). Those that could not
 // be read have none.
 func (r *Reader) CommandLines(pids []int) ([][]string, error) {
-	files := make([]string, len(pids))
-	for i, pid := range pids {
-		files[i] = filepath.Join(strconv.Itoa(pid), "cmdline")
-	}
-	contents, err := r.files(commandLineKey, files, maxCommandLine)
+	contents, err := r.files(commandLineKey, filesOf(pids, "cmdline"), maxCommandLine)
 	all := make([][]string, len(contents))
 	for i, content := range contents {
 		if len(content) > 0 {
@@ -163,4 +201,12 @@ func (r *Reader) run(key string, p *prober.Plan) (*prober.Report, error) {
 		return nil, errors.Join(fmt.Errorf("looking at other processes, %s: the helper process %d is %v", key, report.PID, report.Outcome), report.Err)
 	}
 	return &report, nil
+}
+
+// MountID is the number of the mount of an open file, by its fdinfo file.
+func MountID(info []byte) (id int, found bool) {
+	_, rest, ok := bytes.Cut(info, []byte("\nmnt_id:\t"))
+	line, _, _ := bytes.Cut(rest, []byte("\n"))
+	id, err := strconv.Atoi(string(line))
+	return id, ok && err == nil
 }

@@ -1,0 +1,47 @@
+package cgroups
+
+import "strings"
+
+// Owner is whom a process belongs to, as its control groups are named.
+type Owner struct {
+	Unit      string // of systemd: a service or a scope
+	Container string // see [Container]
+	Pod       string // the UID that Kubernetes has given it
+}
+
+// OwnerOf reads a file as /proc/PID/cgroup is, cgroups(7).
+func OwnerOf(content []byte) Owner {
+	var o Owner
+	for path := range paths(content) {
+		parts := strings.Split(path, "/")
+		if o.Container == "" {
+			o.Container = containerIn(parts)
+		}
+		for i := len(parts) - 1; i >= 0; i-- { // the innermost first
+			part := parts[i]
+			isUnit := strings.HasSuffix(part, ".service") || strings.HasSuffix(part, ".scope")
+			if isUnit && o.Unit == "" && (o.Container == "" || !strings.Contains(part, o.Container)) {
+				o.Unit = part
+			}
+			if o.Pod == "" {
+				o.Pod = podIn(part)
+			}
+		}
+	}
+	return o
+}
+
+// podIn is the UID of the pod that a part of a path is named after: pod and the UID, or, as
+// systemd has it, kubepods-burstable-podUID.slice with _ for -.
+func podIn(part string) string {
+	const length = 36 // of 8-4-4-4-12 digits
+	name, isSlice := strings.CutSuffix(part, ".slice")
+	if isSlice {
+		name = strings.ReplaceAll(name[strings.LastIndexByte(name, '-')+1:], "_", "-")
+	}
+	uid, found := strings.CutPrefix(name, "pod")
+	if !found || len(uid) != length || strings.Trim(uid, "0123456789abcdef-") != "" {
+		return ""
+	}
+	return uid
+}
