@@ -28,6 +28,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/drill"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/pages"
@@ -54,6 +55,7 @@ Usage: vfsprobe [flags]
        vfsprobe check [flags]    what is at fault on this host, and why
        vfsprobe who MOUNT        who uses a mount, which may hang
        vfsprobe dentries [flags] which directories and processes fill the dentry cache
+       vfsprobe drill [flags]    make a mount hang for a while, to test alerts
        vfsprobe doctor [flags]   what vfsprobe lacks here, and how to grant it
 
 Without flags it gathers whenever a newline comes on stdin, prints the metrics
@@ -68,7 +70,10 @@ const (
 	exitUsage   = 2
 )
 
-func main() { os.Exit(run(os.Args[1:])) }
+func main() {
+	drill.Guard()
+	os.Exit(run(os.Args[1:]))
+}
 
 func run(arguments []string) int {
 	if len(arguments) > 0 {
@@ -79,6 +84,8 @@ func run(arguments []string) int {
 			return check(arguments[1:])
 		case "who":
 			return who(arguments[1:])
+		case "drill":
+			return makeDrill(arguments[1:])
 		case "dentries":
 			return showDentries(arguments[1:])
 		case "doctor":
