@@ -12,6 +12,10 @@ import (
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
+	"github.com/vfsprobe/vfsprobe/internal/fault"
+	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/hostreport"
+	"github.com/vfsprobe/vfsprobe/internal/state"
 )
 
 const checkUsage = `Gathers once and tells what is at fault on this host, and why.
@@ -62,6 +66,8 @@ func check(arguments []string) int {
 	watch := flags.Bool("watch", false, "go on, and show it anew every -interval, until interrupted")
 	interval := flags.Duration("interval", 5*time.Second, "how often, with -watch")
 	problem := flags.Bool("problem", false, "print one line, and end as node-problem-detector asks for")
+	hostReport := flags.String("host-report", "", "write what a ticket about the faults should have to this `file`; - is stdout, in the place of the answer")
+	mask := flags.Bool("mask", false, "put words in the place of names and addresses in the -host-report")
 	if code, done := parseFlags(flags, checkUsage, arguments); done {
 		return code
 	}
@@ -87,6 +93,10 @@ func check(arguments []string) int {
 		return complain(err)
 	}
 	signal.Ignore(syscall.SIGPIPE)
+	faults := &hostreport.Collector{}
+	if *hostReport != "" {
+		h.Recorder = faults
+	}
 	progress := checkup.Show(os.Stderr, "checking", *timeout)
 	c, err := checkup.New(checkup.Options{Inputs: selected, Host: h, Timeout: *timeout, Arrived: func(rows int) {
 		progress.Update(fmt.Sprintf("checking: %d have answered", rows))
@@ -100,6 +110,14 @@ func check(arguments []string) int {
 	}
 	report := c.Report()
 	progress.Stop()
+	if *hostReport != "" {
+		if err := writeHostReport(h, *hostReport, report, faults.Faults(), *mask); err != nil {
+			return complain(err)
+		}
+		if *hostReport == "-" {
+			return report.Code
+		}
+	}
 	options := checkup.TextOptions{All: *all, Explain: *explain, Color: checkup.WantsColor(os.Stdout, os.LookupEnv)}
 	var content bytes.Buffer
 	for {
@@ -138,4 +156,39 @@ func problemCode(s checkup.Status) int {
 		return 1
 	}
 	return 2
+}
+
+// writeHostReport writes the file for a ticket: what check says, and what is behind it.
+func writeHostReport(h *host.Host, name string, said *checkup.Report, faults []*fault.Report, masked bool) error {
+	var mask *hostreport.Mask
+	if masked {
+		mask = hostreport.NewMask()
+		for i := range said.Metrics {
+			for tag, kind := range map[string]string{"path": "mount", "device": "device", "server": "server", "container": "container"} {
+				mask.Name(kind, said.Metrics[i].Tags[tag])
+			}
+		}
+	}
+	var content bytes.Buffer
+	if err := said.Text(&content, checkup.TextOptions{Explain: true}); err != nil {
+		return err
+	}
+	behind := hostreport.Text(h, faults, hostreport.Options{Version: buildVersion(), Mask: mask}) // from which the mask learns names
+	text := content.Bytes()
+	if masked {
+		text = mask.Apply(text)
+	}
+	text = append(append(text, '\n'), behind...)
+	if name == "-" {
+		return checkup.Deliver(os.Stdout, text, unread)
+	}
+	path, err := absolute(name)
+	if err != nil {
+		return err
+	}
+	if err := state.WriteFile(h.Prober, path, text); err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	fmt.Fprintf(os.Stderr, "the report for the ticket is %s\n", path)
+	return nil
 }

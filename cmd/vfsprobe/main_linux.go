@@ -12,6 +12,7 @@ import (
 	"maps"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"slices"
@@ -31,6 +32,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/drill"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/hostreport"
 	"github.com/vfsprobe/vfsprobe/internal/pages"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
@@ -104,7 +106,7 @@ func run(arguments []string) int {
 	interval := flags.Duration("interval", 0, "gather at this interval instead of on newlines, for execd's signal = \"none\"")
 	socket := flags.String("listen", "", "gather for those who connect to this `socket`, instead of on newlines on stdin")
 	group := flags.String("group", "telegraf", "the `name` of the group that may connect, beside root")
-	kept := flags.String("state", "", "keep in this `file` what is known of faults, over a restart")
+	kept := flags.String("state", "", "keep in this `file` what is known of faults, over a restart, and beside it what was known of each when it began")
 	options := proberFlags(flags)
 	sample := flags.Bool("sample-config", false, "print a documented configuration")
 	describe := flags.Bool("metrics", false, "print what the metrics mean, as Markdown")
@@ -158,6 +160,9 @@ func run(arguments []string) int {
 	}
 	o.State = state.Open(*kept, "/proc", p, own, h.ReadFile)
 	defer o.State.Close(stateTimeout)
+	if o.State.Keeps() {
+		h.Recorder = hostreport.NewFlight(h, filepath.Dir(*kept), buildVersion(), o.State.AtFault, own)
+	}
 	var server *service.Server
 	if *socket != "" && !*test {
 		server, err = service.Listen(*socket, service.ServerOptions{Log: own, Fan: fan, Inputs: len(selected),

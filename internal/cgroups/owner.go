@@ -5,7 +5,7 @@ import "strings"
 // Owner is whom a process belongs to, as its control groups are named.
 type Owner struct {
 	Unit      string // of systemd: a service or a scope
-	Container string // see [Container]
+	Container string // see [Identity]
 	Pod       string // the UID that Kubernetes has given it
 }
 
@@ -29,19 +29,4 @@ func OwnerOf(content []byte) Owner {
 		}
 	}
 	return o
-}
-
-// podIn is the UID of the pod that a part of a path is named after: pod and the UID, or, as
-// systemd has it, kubepods-burstable-podUID.slice with _ for -.
-func podIn(part string) string {
-	const length = 36 // of 8-4-4-4-12 digits
-	name, isSlice := strings.CutSuffix(part, ".slice")
-	if isSlice {
-		name = strings.ReplaceAll(name[strings.LastIndexByte(name, '-')+1:], "_", "-")
-	}
-	uid, found := strings.CutPrefix(name, "pod")
-	if !found || len(uid) != length || strings.Trim(uid, "0123456789abcdef-") != "" {
-		return ""
-	}
-	return uid
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/influxdata/telegraf"
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
@@ -100,6 +101,8 @@ type Host struct {
 	Tasks   *blocked.Monitor
 	Files   *openfiles.Reader // of the host's processes
 	Daemons *fusedaemon.Finder
+	// Recorder takes the faults that begin; nil: they are only reported.
+	Recorder fault.Recorder
 
 	own    *openfiles.Reader // of our own
 	table  *mounts.Watcher
@@ -193,6 +196,23 @@ func (h *Host) KernelLog(name string, member any) (news kmsg.News, readable bool
 	news, err := feed.Read(member)
 	h.said.Error(name, err)
 	return news, true
+}
+
+// RecentKernelLog returns all that the kernel's log still has of what the kernel itself has said.
+func (h *Host) RecentKernelLog(name string) ([]kmsg.Record, error) {
+	feed := h.feed(name)
+	if feed == nil {
+		return nil, fmt.Errorf("%s can't be read", name)
+	}
+	return feed.Recent()
+}
+
+// FaultBegan hands a fault to the Recorder. It returns the name of the file that will tell of it.
+func (h *Host) FaultBegan(r *fault.Report) (file string) {
+	if h.Recorder == nil {
+		return ""
+	}
+	return h.Recorder.Began(r)
 }
 
 // feed is that of a log, of which there is one for all inputs; nil if it can't be opened.

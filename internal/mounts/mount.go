@@ -31,6 +31,11 @@ type Mount struct {
 	Device string
 }
 
+// Line tells all of the mount, as for a report.
+func (m *Mount) Line() string {
+	return m.Source + " on " + m.Mountpoint + " (" + m.Root + "), " + m.FSType + ", " + m.Superblock() + ": " + m.Options + "; " + m.VFSOptions
+}
+
 // Superblock is the device number, as major:minor, which all mounts of one
 // file system instance share.
 func (m *Mount) Superblock() string { return strconv.Itoa(m.Major) + ":" + strconv.Itoa(m.Minor) }

@@ -199,6 +199,13 @@ func below(file, mount string) bool {
 	return mount == "/" || strings.HasPrefix(file, mount+"/")
 }
 
+// AtFault reports whether the mount that the file is on is at fault, as last seen.
+func (s *Store) AtFault() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.atFaultLocked()
+}
+
 // atFaultLocked reports whether the mount that the file is on is at fault, as last seen.
 func (s *Store) atFaultLocked() bool {
 	longest := ""
@@ -250,7 +257,7 @@ func (s *Store) saveLocked() <-chan struct{} {
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
-		err := s.write(content)
+		err := WriteFile(s.prober, s.path, content)
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.writing, s.written = false, time.Now()
@@ -267,9 +274,9 @@ func (s *Store) saveLocked() <-chan struct{} {
 	return written
 }
 
-// write has helpers write a file beside, and put it in the place of the old one.
-func (s *Store) write(content []byte) error {
-	beside := s.path + ".new"
+// WriteFile has helpers write a file beside, and put it in the place of the old one.
+func WriteFile(helpers *prober.Prober, path string, content []byte) error {
+	beside := path + ".new"
 	flags := unix.O_WRONLY | unix.O_CREAT | unix.O_TRUNC | unix.O_NOFOLLOW
 	for offset := 0; offset < len(content); offset += part {
 		p := &prober.Plan{Timeout: writeTimeout}
@@ -279,9 +286,9 @@ func (s *Store) write(content []byte) error {
 		p.Add(prober.Pwrite(file, content[offset:end], int64(offset)))
 		p.Add(prober.Close(file))
 		if end == len(content) {
-			p.Add(prober.Rename(beside, s.path))
+			p.Add(prober.Rename(beside, path))
 		}
-		r := s.prober.Run(prober.Check{Key: "state " + s.path, Group: "state", Trusted: true, Independent: true, Plan: p})
+		r := helpers.Run(prober.Check{Key: "state " + path, Group: "state", Trusted: true, Independent: true, Plan: p})
 		if failed := r.Failed(); failed != nil {
 			return &os.PathError{Op: failed.Name, Path: beside, Err: failed.Errno}
 		}

@@ -80,6 +80,23 @@ func TestCheckSaysWhatHangs(t *testing.T) {
 			}
 		}
 
+		ticket := filepath.Join(t.TempDir(), "ticket")
+		stdout, stderr, code = output(t, "check", "-config", config, "-host-report", ticket)
+		assert.Equal(t, 2, code)
+		assert.Contains(t, stdout, "vfsprobe CRITICAL")
+		assert.Contains(t, stderr, "the report for the ticket is "+ticket)
+		content, err := os.ReadFile(ticket)
+		require.NoError(t, err)
+		assert.Contains(t, string(content), "mountstat: "+hung.Dir+": stuck (fuse_daemon_silent)")
+		assert.Contains(t, string(content), "request_wait_answer")
+		stdout, _, _ = output(t, "check", "-config", config, "-host-report", "-", "-mask")
+		assert.NotContains(t, stdout, hung.Dir)
+		assert.Contains(t, stdout, "== Faults\n\nmountstat: mount-")
+		stdout, _, _ = output(t, "who", hung.Dir)
+		assert.Regexp(t, "^"+hung.Dir+` \(fuse\.faultfs on faultfs\): used by \d+ process(es)?, \d+ of them blocked\n`, stdout)
+		assert.Contains(t, stdout, "(vfsprobe's own)")
+		assert.NotContains(t, stdout, "kill ", "the helper ends with the mount")
+
 		hung.Abort()
 		stdout, _, code = output(t, "check", "-config", config)
 		assert.Equal(t, 2, code)

@@ -574,8 +574,8 @@ func TestNoFileDescriptorsIsSaidOnce(t *testing.T) {
 var mayOpen = regexp.MustCompile(`^(/proc|/proc/(self/)?(filesystems|loadavg|locks|meminfo|vmstat|slabinfo|cmdline|kallsyms)|/proc/sys/.*` +
 	`|/proc/self/(cgroup|maps|mountinfo|statm|status|uid_map|fdinfo/\d+)` +
 	`|(/proc/)?\d+(/task/\d+)?/(stat|comm|status|wchan|cgroup|uid_map|task)` +
-	`|/sys/fs/cgroup(/.*)?|/sys/fs/fuse/connections/\d+/waiting|/sys/fs/ext4/[^/]+/errors_count|/sys/fs/btrfs(/.*)?|/sys/dev/block/\d+:\d+|/sys/block/dm-\d+/dm/name` +
-	`|/sys/devices/.*/block/[^/]+(/[^/]+)?/(partition|slaves|stat|size|pid|(dm|md)/[a-z_]+|device/state|device/power/runtime_status)` +
+	`|/sys/fs/cgroup(/.*)?|/sys/fs/fuse/connections/\d+/waiting|/sys/fs/ext4/[^/]+/errors_count|/sys/fs/btrfs(/.*)?|/sys/dev/block/\d+:\d+|/sys/block|/sys/block/dm-\d+/dm/name` +
+	`|/sys/devices/.*/block/[^/]+(/[^/]+)?/(partition|slaves|loop/backing_file|stat|size|pid|(dm|md)/[a-z_]+|device/state|device/power/runtime_status)` +
 	`|/sys/kernel/(slab/dentry/.*|btf(/[^/]*)?|mm/transparent_hugepage/hpage_pmd_size|tracing(/.*)?|debug/tracing(/.*)?|security/lockdown)` +
 	`|/sys/bus/event_source/devices/.*|/sys/devices/system/cpu/.*|/dev/null|/dev/kmsg)$`)
 

@@ -58,6 +58,17 @@ func TestService_KnowsAHangOverRestarts(t *testing.T) {
 		return strings.Contains(string(content), "FaultSince")
 	}, patience, 10*time.Millisecond)
 
+	reports := func() []string {
+		files, err := filepath.Glob(filepath.Join(filepath.Dir(s.state), "fault-*.txt"))
+		require.NoError(t, err)
+		return files
+	}
+	require.Eventually(t, func() bool { return len(reports()) > 0 }, patience, 10*time.Millisecond)
+	report, err := os.ReadFile(reports()[0])
+	require.NoError(t, err)
+	assert.Contains(t, string(report), "mountstat: "+hung.Dir+": stuck (fuse_daemon_silent), since ")
+	assert.Contains(t, service.stderr.String(), "; what is known of it is kept in "+reports()[0]+"\n")
+
 	check := func(what string) {
 		t.Helper()
 		clear(t, metrics)
@@ -96,6 +107,7 @@ func TestService_KnowsAHangOverRestarts(t *testing.T) {
 	check("another configuration")
 	assert.True(t, running(service.Process.Pid), "the same process")
 
+	assert.Len(t, reports(), 1, "what was known of the fault is kept once, whatever is restarted")
 	hung.Heal()
 	clear(t, metrics)
 	line = tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="ok"`)

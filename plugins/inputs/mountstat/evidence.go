@@ -1,6 +1,12 @@
 package mountstat
 
 import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
@@ -47,4 +53,43 @@ func (m *Mountstat) collect(t *target) {
 	if r := t.report; r != nil && r.PID != 0 && r.Outcome != prober.Done {
 		t.waits = m.host.FunctionOf(r.PID)
 	}
+}
+
+// reportOf is what is known of a target's fault, which begins.
+func (m *Mountstat) reportOf(t *target) *fault.Report {
+	f := &t.found
+	r := &fault.Report{Input: "mountstat", Subject: t.Probed.Mountpoint, Began: t.FaultSince, Cause: string(f.cause), Fields: m.fieldsOf(t, f)}
+	for _, mount := range t.Mounts {
+		r.Add("mount", mount.Line())
+	}
+	if ns := t.namespace; ns != nil {
+		r.Add("container", ns.container)
+	}
+	for _, l := range layersOf(t) {
+		r.Add("lies on", l.what+" "+l.path)
+	}
+	if t.disk.device != nil {
+		r.Add("device", t.disk.describe())
+	}
+	for _, about := range t.messages {
+		for _, kind := range slices.Sorted(maps.Keys(about.last)) {
+			r.Add("the kernel, "+string(kind), about.last[kind].text)
+		}
+	}
+	for _, s := range t.servers {
+		a := m.host.Servers.Last(s.Question)
+		r.Add("server", fmt.Sprintf("%s %s: known %t, errno %q, reached %t, %v; %s", s.Service, s.Address, a.Known, a.Errno, a.Reached, a.Elapsed, t.connections(s.Address.String(), a)))
+		r.Servers = append(r.Servers, s.Address.Addr())
+	}
+	if d := t.daemon; d != nil {
+		r.Add("daemon", describeDaemon(d)+": "+strings.Join(d.Arguments, " "))
+		r.Processes = append(r.Processes, d.PID)
+		if address := d.ServerAddress(); address.IsValid() {
+			r.Servers = append(r.Servers, address.Addr())
+		}
+	}
+	if t.report != nil && f.hangs() {
+		r.Helper = t.report.PID
+	}
+	return r
 }

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
@@ -81,12 +82,23 @@ func TestMountstat_FollowsTheEvidenceOfAServer(t *testing.T) {
 	host := sshhost.New(t)
 	fs := host.Mount(t)
 	m, log := newInput(t, only(fs.Dir))
+	var kept recorder
+	m.host.Recorder = &kept
 	g := collect.Gather(t, m)
 	require.Equal(t, "ok", text(at(g, fs.Dir), "result"))
 	assert.Empty(t, serverRows(t, g))
+	assert.Empty(t, kept)
 	host.Pause()
 	g = collect.Gather(t, m)
 	metric := at(g, fs.Dir)
+	require.Len(t, kept, 1)
+	for _, name := range []string{"result", "cause", "reason", "hangs_in", "fuse_daemon_pid", "fuse_connection", "stuck_pid"} {
+		assert.Equal(t, field(t, metric, name), kept[0].Fields[name], "the report is made from what the metric is")
+	}
+	assert.Equal(t, []int{fs.Daemon.Pid}, kept[0].Processes)
+	assert.EqualValues(t, field(t, metric, "stuck_pid"), kept[0].Helper)
+	assert.NotEmpty(t, kept[0].Servers)
+	assert.Len(t, log.about("; what is known of it is kept in /kept/1"), 1)
 	assert.Equal(t, "stuck fuse_server_silent", text(metric, "result")+" "+text(metric, "cause"))
 	assert.Equal(t, int64(fs.Daemon.Pid), field(t, metric, "fuse_daemon_pid"))
 	assert.Equal(t, []string{"127.0.0.1 " + host.Port + " sshfs 1"}, serverRows(t, g), "its server is a row")
@@ -95,6 +107,7 @@ func TestMountstat_FollowsTheEvidenceOfAServer(t *testing.T) {
 	assert.Equal(t, "stuck fuse_daemon_silent", text(metric, "result")+" "+text(metric, "cause"))
 	assert.Contains(t, text(metric, "reason"), "is stopped: kill -CONT")
 	assert.Len(t, log.about("hangs"), 1, "it is said once")
+	assert.Len(t, kept, 1, "and kept once")
 	require.NoError(t, fs.Daemon.Signal(unix.SIGCONT))
 	host.Resume()
 	noneLeft(t, m)
@@ -131,6 +144,14 @@ func TestMountstat_NamesTheConnectionOfTheCulprit(t *testing.T) {
 	assert.Len(t, log.about(command), 2)
 	heal()
 	noneLeft(t, m)
+}
+
+// recorder is a fault.Recorder.
+type recorder []*fault.Report
+
+func (r *recorder) Began(f *fault.Report) string {
+	*r = append(*r, f)
+	return fmt.Sprint("/kept/", len(*r))
 }
 
 // stop stops a process, and waits until all of its threads are.

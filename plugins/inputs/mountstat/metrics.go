@@ -22,6 +22,11 @@ type counts [result.Count]int
 
 // emit makes one metric per mount of a target, from what its check found.
 func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts *counts) {
+	m.add(acc, t, f, m.fieldsOf(t, f), counts)
+}
+
+// fieldsOf are those that all mounts of a target have.
+func (m *Mountstat) fieldsOf(t *target, f *finding) map[string]any {
 	fields := map[string]any{"result": f.code.String(), "result_code": int64(f.code)}
 	t.AddTo(fields)
 	for _, text := range [...]struct{ name, value string }{
@@ -56,7 +61,7 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 	t.fsErrors.addTo(fields, "fs_errors")
 	t.kernelErrors.addTo(fields, "kernel_errors")
 	t.serverFields(fields)
-	m.add(acc, t, f, fields, counts)
+	return fields
 }
 
 // add makes one metric per mount of the target.

@@ -321,7 +321,8 @@ func (m *Mountstat) next(pending map[*target]struct{}) bool {
 	}
 }
 
-func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration) {
+// logChange logs what was found if it is another than before. file has what is known of a fault.
+func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration, file string) {
 	what := t.Probed.String()
 	if n := len(t.Mounts); n > 1 {
 		what += fmt.Sprintf(" and %d more mounts of it", n-1)
@@ -337,6 +338,7 @@ func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration) 
 	if f.hangs() {
 		why += m.commandsFor(culpritOf(t, f))
 	}
+	why += fault.KeptIn(file)
 	switch f.code {
 	case result.OK, result.Slow:
 		if before.code.Fault() {

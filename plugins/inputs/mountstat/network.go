@@ -84,9 +84,12 @@ func (m *Mountstat) connectionsOf(t *target) string {
 	if len(t.servers) == 0 {
 		return ""
 	}
-	a := m.host.Servers.Last(t.servers[0].Question)
+	return t.connections(t.servers[0].Address.String(), m.host.Servers.Last(t.servers[0].Question))
+}
+
+// connections says how those to a server are.
+func (t *target) connections(where string, a serverpool.Answer) string {
 	c := a.Connections
-	where := t.servers[0].Address.String()
 	switch {
 	case !c.Known:
 		return ""

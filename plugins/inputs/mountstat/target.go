@@ -205,10 +205,15 @@ func (m *Mountstat) settle(t *target, found finding) {
 	} else {
 		t.concluded = found
 	}
+	began := t.FaultSince.IsZero()
 	lasted := t.Observe(o)
 	t.found = found
+	file := ""
+	if began && found.code.Fault() {
+		file = m.host.FaultBegan(m.reportOf(t))
+	}
 	changed := !known || found.code != before.code || found.errno != before.errno || found.cause != before.cause
 	if changed && !t.onlyEvidenceChanged(&before) {
-		m.logChange(t, &before, lasted.Round(100*time.Millisecond))
+		m.logChange(t, &before, lasted.Round(100*time.Millisecond), file)
 	}
 }

@@ -273,13 +273,14 @@ func (n *Nfslock) emitPending(acc telegraf.Accumulator, t *target, locks *lockTa
 	}
 }
 
-func (n *Nfslock) logChange(t *target, before *finding, lasted time.Duration) {
+func (n *Nfslock) logChange(t *target, before *finding, lasted time.Duration, file string) {
 	f := &t.found
 	what := t.Probed.String()
 	why := string(f.diagnosis) + ": " + f.diagnosis.Meaning()
 	if f.reason != "" {
 		why += "; " + mounts.Printable(f.reason)
 	}
+	why += fault.KeptIn(file)
 	switch {
 	case f.code == result.Stuck:
 		n.Log.Warnf("%s: a lock hangs in %s, in which helper process %d waits%s: %s", what, f.call, f.report.PID, fault.Survival(f.report), why)

@@ -96,8 +96,13 @@ func (n *Nfslock) settle(t *target, f finding) {
 		o.Began = f.report.Since
 	}
 	before, known := t.concluded, t.Known
+	began := t.FaultSince.IsZero()
 	lasted := t.Observe(o)
 	t.found = f
+	file := ""
+	if began && f.code.Fault() {
+		file = n.host.FaultBegan(n.reportOf(t))
+	}
 	if f.refused && known && (f.diagnosis == unknown || f.diagnosis == before.diagnosis) {
 		return // it is one of those that are counted in one line, and nothing else is new
 	}
@@ -105,7 +110,7 @@ func (n *Nfslock) settle(t *target, f finding) {
 	changed := !known || f.code != before.code || f.errno != before.errno || f.diagnosis != before.diagnosis
 	if changed && !t.onlyEvidenceChanged(&before) {
 		t.said = f.diagnosis
-		n.logChange(t, &before, lasted.Round(100*time.Millisecond))
+		n.logChange(t, &before, lasted.Round(100*time.Millisecond), file)
 	}
 }
 
