@@ -182,6 +182,9 @@ func TestUnits(t *testing.T) {
 	for n, want := range map[int64]string{0: "0", 999: "999", 1000: "1,000", -1234567: "-1,234,567", -123: "-123"} {
 		assert.Equal(t, want, grouped(n))
 	}
+	assert.Equal(t, "time to memory share 2h44m33s", number("seconds_to_memory_share", 9873.4))
+	assert.Equal(t, "dentries per s 9,873", number("dentries_per_s", 9873.4))
+	assert.Equal(t, "hash load 0.0123", number("hash_load", 0.01234))
 	assert.Empty(t, number("reason", "text"))
 }
 

@@ -3,6 +3,7 @@ package checkup
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -148,10 +149,15 @@ func number(field string, value any) string {
 		return ""
 	case strings.HasSuffix(name, " seconds"):
 		return strings.TrimSuffix(name, " seconds") + " " + duration(n)
+	case strings.HasPrefix(name, "seconds to "):
+		return strings.Replace(name, "seconds", "time", 1) + " " + duration(n)
 	case strings.HasSuffix(name, " percent"):
 		return strings.TrimSuffix(name, " percent") + " " + percent(n)
 	case strings.HasSuffix(name, " share"), strings.HasSuffix(name, " ratio"):
 		return name + " " + percent(n*100)
+	}
+	if math.Abs(n) >= 1000 {
+		return name + " " + grouped(int64(math.Round(n)))
 	}
 	return fmt.Sprintf("%s %.3g", name, n)
 }
