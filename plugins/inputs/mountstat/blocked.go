@@ -38,6 +38,7 @@ type waitSite struct{ wchan, comm, path string }
 // taskGroup is the tasks of one site.
 type taskGroup struct {
 	waitSite
+	source string // of a mount program: what it mounts
 	count  int64
 	since  time.Time // of the one that waits longest
 	sample int       // its pid
@@ -50,12 +51,13 @@ func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any
 	m.said.Error("blocked tasks", err)
 	now := time.Now()
 	groups := make(map[waitSite]*taskGroup)
+	programs := m.mountPrograms(scan.Tasks)
 	resolver := mountResolver{m: m, namespace: m.host.MountNamespace(), foreign: make(map[string]*mounts.Snapshot)}
 	for _, task := range scan.Tasks {
-		site := waitSite{wchan: task.Wchan, comm: commonName(&task), path: resolver.mountOf(task)}
+		site := waitSite{wchan: task.Wchan, comm: commonName(&task), path: cmp.Or(programs[task.PID].path, resolver.mountOf(task))}
 		g := groups[site]
 		if g == nil {
-			g = &taskGroup{waitSite: site, since: now}
+			g = &taskGroup{waitSite: site, source: programs[task.PID].source, since: now}
 			groups[site] = g
 		}
 		g.add(1, task.Since, task.PID)
@@ -78,6 +80,42 @@ func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any
 	}
 }
 
+// maxMountPrograms is of how many mount programs the arguments are read in a gather.
+const maxMountPrograms = 64
+
+// mountProgram is what a program such as mount.nfs mounts, and where.
+type mountProgram struct{ source, path string }
+
+// mountPrograms are those among tasks, by their pids: an automounter's, for instance, whose
+// server does not answer, so that nothing is mounted yet.
+func (m *Mountstat) mountPrograms(tasks []blocked.Task) map[int]mountProgram {
+	var pids []int
+	for _, task := range tasks {
+		if strings.HasPrefix(task.Comm, "mount.") && len(pids) < maxMountPrograms && !slices.Contains(pids, task.PID) {
+			pids = append(pids, task.PID)
+		}
+	}
+	if len(pids) == 0 {
+		return nil
+	}
+	lines, err := m.host.Files.CommandLines(pids)
+	m.said.Error("arguments of mount programs", err)
+	programs := make(map[int]mountProgram)
+	for i, line := range lines {
+		programs[pids[i]] = parseMountProgram(line)
+	}
+	return programs
+}
+
+// parseMountProgram takes source and mount point from arguments, which come first, mount(8).
+// What follows may hold passwords.
+func parseMountProgram(arguments []string) (p mountProgram) {
+	if len(arguments) >= 3 && filepath.IsAbs(arguments[2]) {
+		p = mountProgram{arguments[1], filepath.Clean(arguments[2])}
+	}
+	return p
+}
+
 func (g *taskGroup) add(count int64, since time.Time, pid int) {
 	g.count += count
 	if since.Before(g.since) {
@@ -94,6 +132,9 @@ func (m *Mountstat) emitTasks(acc telegraf.Accumulator, g *taskGroup, now time.T
 		"count":           g.count,
 		"longest_seconds": now.Sub(g.since).Seconds(),
 		"pid":             int64(g.sample),
+	}
+	if g.source != "" {
+		fields["source"] = mounts.Printable(g.source)
 	}
 	if id := cgroups.Identify(filepath.Join(m.host.Proc, strconv.Itoa(g.sample), "cgroup")); id.Name != "" {
 		fields["container"] = id.Name

@@ -1,6 +1,8 @@
 package mountstat
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
@@ -70,6 +72,52 @@ func TestWhoWaitsForAFUSEDaemon(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return collect.Gather(t, m).Tagged("mountstat_blocked", "comm", "cat") == nil
 	}, 20*time.Second, 50*time.Millisecond)
+}
+
+// What an automounter calls waits for a server, so that nothing is mounted.
+func TestWhatAMountProgramWaitsFor(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newInput(t, only(fs.Dir))
+	cat, err := os.ReadFile("/bin/cat")
+	require.NoError(t, err)
+	name := filepath.Join(t.TempDir(), "mount.nfs")
+	require.NoError(t, os.WriteFile(name, cat, 0o755))
+	release := victim(t, t.TempDir(), "exec "+name+" /dev/null "+filepath.Join(fs.Dir, faultfs.FileName)+" password=secret")
+	fs.Silence()
+	release()
+	metric, g := awaitBlocked(t, m, "mount.nfs")
+	path, _ := metric.GetTag("path")
+	assert.Equal(t, filepath.Join(fs.Dir, faultfs.FileName), path)
+	assert.Equal(t, "/dev/null", text(metric, "source"))
+	for _, other := range g.Named("mountstat_blocked") {
+		assert.NotContains(t, fmt.Sprint(other.Tags(), other.Fields()), "secret")
+	}
+	fs.Heal()
+}
+
+func TestParseMountProgram(t *testing.T) {
+	for _, c := range []struct {
+		arguments []string
+		want      mountProgram
+	}{
+		{[]string{"/sbin/mount.nfs", "nas:/home", "/auto/home/", "-s", "-o", "rw"}, mountProgram{"nas:/home", "/auto/home"}},
+		{[]string{"mount.cifs", "//nas/data", "/auto/x", "-o", "user=u,pass=secret"}, mountProgram{"//nas/data", "/auto/x"}},
+		{[]string{"mount.nfs", "-o", "pass=x", "nas:/home", "/x"}, mountProgram{}},
+		{[]string{"mount.nfs", "nas:/home"}, mountProgram{}},
+		{nil, mountProgram{}},
+	} {
+		assert.Equal(t, c.want, parseMountProgram(c.arguments), c.arguments)
+	}
+}
+
+func FuzzParseMountProgram(f *testing.F) {
+	f.Add("nas:/home", "/auto/home")
+	f.Fuzz(func(t *testing.T, source, path string) {
+		if p := parseMountProgram([]string{"mount.nfs", source, path}); p.path != "" && !filepath.IsAbs(p.path) {
+			t.Error(p)
+		}
+	})
 }
 
 func TestWhoWaitsForAFrozenFileSystem(t *testing.T) {

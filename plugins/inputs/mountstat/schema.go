@@ -94,7 +94,7 @@ func (*Mountstat) Schema() []schema.Measurement {
 			Tags: []schema.Tag{
 				schema.T("wchan", "kernel function in which they sleep"),
 				schema.T("comm", "name of the task"),
-				schema.T("path", "mount they wait for, if an open file or the working directory tells"),
+				schema.T("path", "mount they wait for, if an open file or the working directory tells; of a program such as mount.nfs, where it mounts"),
 			},
 			Fields: []schema.Fields{
 				schema.Integers("tasks", "count"),
@@ -103,6 +103,7 @@ func (*Mountstat) Schema() []schema.Measurement {
 				schema.Strings("of that one; if it is in one", "container"),
 				schema.Strings("of that one, in Kubernetes; where kubelet's or the runtime's files name it", "namespace", "pod_name"),
 				schema.Strings("likewise, also of Docker, Podman, CRI-O, containerd and Nomad", "container_name"),
+				schema.Strings("of a program such as mount.nfs: what it mounts", "source"),
 			},
 		},
 		{
