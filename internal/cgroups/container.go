@@ -3,6 +3,7 @@ package cgroups
 
 import (
 	"bytes"
+	"cmp"
 	"iter"
 	"os"
 	"slices"
@@ -76,9 +77,8 @@ func paths(content []byte) iter.Seq[string] {
 }
 
 // IdentityOf reads the path of a cgroup. The runtimes write 64 hexadecimal digits into it:
-// docker-ID.scope, cri-containerd-ID.scope, crio-ID.scope, libpod-ID.scope and their
-// monitors' libpod-conmon-ID.scope, /docker/ID, /ecs/TASK/ID; kubelet the pod's uid:
-// /kubepods/…/podUID/ID, kubepods-…-podUID.slice; others a name of their own.
+// docker-ID.scope, cri-containerd-ID.scope, crio-ID.scope, libpod-ID.scope,
+// /docker/ID, /ecs/TASK/ID; kubelet the pod's uid: /kubepods/…/podUID/ID, kubepods-…-podUID.slice; others a name of their own.
 func IdentityOf(path string) Identity {
 	parts := strings.Split(path, "/")
 	id := Identity{Name: containerIn(parts)}
@@ -94,11 +94,20 @@ func IdentityOf(path string) Identity {
 		}
 	}
 	for i := len(parts) - 1; i >= 0 && id.Name == ""; i-- {
-		if strings.HasSuffix(parts[i], ".service") {
-			id.Name = strings.TrimSuffix(parts[i], ".service")
+		if service, found := strings.CutSuffix(parts[i], ".service"); found {
+			id.Name = cmp.Or(containerBelow(service, parts[i+1:]), service)
 		}
 	}
 	return id
+}
+
+// containerBelow returns the name of the container in the cgroup of a runtime's own service,
+// where it has names and not ids: containerd.service/NAMESPACE/NAME, garden.service/garden/NAME.
+func containerBelow(service string, parts []string) string {
+	if len(parts) < 2 || service != "containerd" && service != "garden" {
+		return ""
+	}
+	return parts[1]
 }
 
 // containerIn returns the name of the container of the innermost cgroup that is one's.
@@ -133,8 +142,12 @@ func containerIn(parts []string) string {
 	return ""
 }
 
-// idIn returns the id of 64 digits in the name of a cgroup; empty if there is none.
+// idIn returns the id of 64 digits in the name of a cgroup; empty if there is none, and for
+// a container's monitor, conmon, which is not in it.
 func idIn(part string) string {
+	if strings.Contains(part, "-conmon-") {
+		return ""
+	}
 	id := strings.TrimSuffix(part, ".scope")
 	if id = id[strings.LastIndexAny(id, "-:")+1:]; len(id) == idLength && strings.Trim(id, "0123456789abcdef") == "" {
 		return id

@@ -170,17 +170,22 @@ func parseBytes(content []byte) (int64, error) {
 	return n, nil
 }
 
-// Names returns the paths of the cgroups of version 2 by their ids, which are
-// those of bpf_get_current_cgroup_id(): the inode numbers of their directories.
+// Names returns the paths of the cgroups by their ids: the inode numbers of their
+// directories. They are those of the memory controller if that is of version 1, and otherwise
+// of version 2, as bpf_get_current_cgroup_id() has them.
 func (h *Hierarchies) Names() (map[uint64]string, error) {
 	names := make(map[uint64]string)
-	if h.Unified == "" {
+	root := h.Unified
+	if h.V1() {
+		root = h.Memory
+	}
+	if root == "" {
 		return names, nil
 	}
 	var problem error
 	var walk func(path string)
 	walk = func(path string) {
-		dir := filepath.Join(h.Unified, path)
+		dir := filepath.Join(root, path)
 		var st unix.Stat_t
 		if len(names) >= maxCgroups || unix.Lstat(dir, &st) != nil {
 			return
@@ -198,4 +203,67 @@ func (h *Hierarchies) Names() (map[uint64]string, error) {
 	}
 	walk("/")
 	return names, problem
+}
+
+// Usage is what a cgroup uses of its memory limit, in bytes. What is unknown is 0.
+type Usage struct {
+	Kernel     int64 // all of the kernel's memory: version 1, or Linux 5.18
+	WorkingSet int64 // all memory but inactive pages of files, as the kubelet has it
+	// Limit is the lowest level's of the cgroup and those above it that has one, and Used what
+	// is used of it there.
+	Limit, Used int64
+}
+
+// noLimit is the least number of bytes that means none. Version 1 has no word for it, but a
+// number of pages near 2^63 (PAGE_COUNTER_MAX).
+const noLimit = 1 << 60
+
+// ReadUsage reads how a cgroup's memory is used. It costs some 20 µs and never waits. A cgroup
+// that has gone uses nothing.
+func (h *Hierarchies) ReadUsage(path string) Usage {
+	usage, limit, inactive, kernel := "memory.current", "memory.max", "inactive_file", "kernel"
+	if h.V1() {
+		usage, limit, inactive, kernel = "memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file", ""
+	}
+	dir := filepath.Join(h.Memory, path)
+	var u Usage
+	if used := bytesIn(filepath.Join(dir, usage)); used > 0 {
+		stat, _ := os.ReadFile(filepath.Join(dir, "memory.stat"))
+		u.WorkingSet = max(used-keyedBytes(stat, inactive), 0)
+		u.Kernel = keyedBytes(stat, kernel)
+	}
+	if h.V1() {
+		u.Kernel = bytesIn(filepath.Join(dir, "memory.kmem.usage_in_bytes"))
+	}
+	for at := path; ; at = filepath.Dir(at) {
+		dir := filepath.Join(h.Memory, at)
+		if most := bytesIn(filepath.Join(dir, limit)); most > 0 && most < noLimit {
+			u.Limit, u.Used = most, bytesIn(filepath.Join(dir, usage))
+			return u
+		}
+		if at == "/" || at == "." {
+			return u
+		}
+	}
+}
+
+// bytesIn reads a file that holds a number. It is 0 where there is none, such as "max".
+func bytesIn(name string) int64 {
+	content, err := os.ReadFile(name)
+	if err != nil {
+		return 0
+	}
+	n, _ := parseBytes(content)
+	return n
+}
+
+// keyedBytes finds a number of a memory.stat; 0 if it is not there.
+func keyedBytes(content []byte, key string) int64 {
+	for line := range bytes.Lines(content) {
+		if name, value, found := bytes.Cut(line, []byte(" ")); found && key != "" && string(name) == key {
+			n, _ := parseBytes(value)
+			return n
+		}
+	}
+	return 0
 }

@@ -70,6 +70,47 @@ func TestVersion1(t *testing.T) {
 	assert.ElementsMatch(t, []Memory{{"/", 900, 600}, {"/docker", 300, 300}}, all)
 }
 
+func TestHierarchies_ReadUsage(t *testing.T) {
+	v2 := FindHierarchies(tree(t, map[string]string{
+		"cgroup.controllers":   "memory",
+		"pod/memory.max":       "1000\n",
+		"pod/memory.current":   "900\n",
+		"pod/a/memory.max":     "max\n",
+		"pod/a/memory.stat":    "anon 5\nkernel 300\ninactive_file 100\n",
+		"pod/a/memory.current": "700\n",
+	}))
+	assert.Equal(t, Usage{Kernel: 300, WorkingSet: 600, Limit: 1000, Used: 900}, v2.ReadUsage("/pod/a"))
+	assert.Equal(t, Usage{}, v2.ReadUsage("/gone"))
+	v1 := FindHierarchies(tree(t, map[string]string{
+		"memory/memory.kmem.usage_in_bytes":   "9000\n",
+		"memory/memory.limit_in_bytes":        "9223372036854771712\n",
+		"memory/a/memory.limit_in_bytes":      "800\n",
+		"memory/a/memory.usage_in_bytes":      "600\n",
+		"memory/a/memory.kmem.usage_in_bytes": "500\n",
+		"memory/a/memory.stat":                "inactive_file 7\ntotal_inactive_file 40\n",
+		"memory/b/memory.limit_in_bytes":      "9223372036854771712\n",
+	}))
+	assert.Equal(t, Usage{Kernel: 500, WorkingSet: 560, Limit: 800, Used: 600}, v1.ReadUsage("/a"))
+	assert.Equal(t, Usage{}, v1.ReadUsage("/b"), "no limit")
+}
+
+// TestHierarchies_V1Names: what a cgroup of version 1 is known by is the number of its
+// directory in the memory controller's hierarchy.
+func TestHierarchies_V1Names(t *testing.T) {
+	h := FindHierarchies(tree(t, map[string]string{
+		"unified/cgroup.controllers":               "\n",
+		"unified/x/cgroup.procs":                   "\n",
+		"memory/memory.kmem.usage_in_bytes":        "900\n",
+		"memory/docker/memory.kmem.usage_in_bytes": "300\n",
+	}))
+	names, err := h.Names()
+	require.NoError(t, err)
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(filepath.Join(h.Memory, "docker"), &st))
+	assert.Equal(t, "/docker", names[st.Ino])
+	assert.Len(t, names, 2)
+}
+
 func TestNoHierarchy(t *testing.T) {
 	h := FindHierarchies(t.TempDir())
 	assert.Equal(t, Hierarchies{}, h)
