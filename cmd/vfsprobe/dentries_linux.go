@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -20,6 +21,9 @@ import (
 const dentriesUsage = `vfsprobe dentries prints which directories and processes fill the dentry cache
 now. Rates are those of one interval. It takes root, or CAP_BPF, CAP_PERFMON and
 CAP_SYS_PTRACE.
+
+With -free it frees the names that do not exist in one directory, by reclaiming
+memory of the cgroup that holds them. It says what it will do, and asks first.
 
 Usage: vfsprobe dentries [flags]
 
@@ -39,6 +43,8 @@ func showDentries(arguments []string) int {
 	file := flags.String("config", "", "take the first [[inputs.dentrycache]] of this `file`")
 	watch := flags.Bool("watch", false, "go on until interrupted")
 	interval := flags.Duration("interval", 2*time.Second, "how long to count")
+	free := flags.String("free", "", "free the names that do not exist in this `directory`, after a question")
+	group := flags.String("cgroup", "", "with -free: the `cgroup` whose memory is reclaimed, instead of the one that holds most")
 	switch err := flags.Parse(arguments); {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Print(dentriesUsage)
@@ -51,6 +57,9 @@ func showDentries(arguments []string) int {
 	case flags.NArg() > 0:
 		own.Errorf("unknown argument %q; -help lists the flags", flags.Arg(0))
 		return exitUsage
+	case *free != "" && !filepath.IsAbs(*free), *free == "" && *group != "":
+		own.Error("-free takes an absolute path, and -cgroup belongs to it")
+		return exitUsage
 	case *interval <= 0:
 		own.Errorf("-interval %v: it must be more than 0", *interval)
 		return exitUsage
@@ -59,6 +68,16 @@ func showDentries(arguments []string) int {
 	defer p.Close()
 	h := newHost(p)
 	h.SetLog(own)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if *free != "" {
+		f := dentrycache.Freeing{Directory: filepath.Clean(*free), Cgroup: *group, Host: h, In: os.Stdin, Out: os.Stdout}
+		if err := f.Run(ctx); err != nil {
+			own.Error(err)
+			return exitFailure
+		}
+		return 0
+	}
 	input, err := dentriesInput(h, *file)
 	if err != nil {
 		logLines(own.Error, err)
@@ -70,8 +89,6 @@ func showDentries(arguments []string) int {
 		logLines(own.Error, err)
 		return exitFailure
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	if err := refresh(ctx, input, *interval, *watch); err != nil {
 		own.Error(err)
 		return exitFailure

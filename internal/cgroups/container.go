@@ -78,7 +78,8 @@ func paths(content []byte) iter.Seq[string] {
 
 // IdentityOf reads the path of a cgroup. The runtimes write 64 hexadecimal digits into it:
 // docker-ID.scope, cri-containerd-ID.scope, crio-ID.scope, libpod-ID.scope,
-// /docker/ID, /ecs/TASK/ID; kubelet the pod's uid: /kubepods/…/podUID/ID, kubepods-…-podUID.slice; others a name of their own.
+// /docker/ID, /ecs/TASK/ID; kubelet the pod's uid: /kubepods/…/podUID/ID,
+// kubepods-…-podUID.slice; others a name of their own.
 func IdentityOf(path string) Identity {
 	parts := strings.Split(path, "/")
 	id := Identity{Name: containerIn(parts)}

@@ -15,7 +15,8 @@ type Sysctls struct {
 	CachePressure      *int64 // vm.vfs_cache_pressure
 	CachePressureDenom *int64 // vm.vfs_cache_pressure_denom, since 6.16: what 100 % are
 	DentryNegative     *int64 // fs.dentry-negative: drop the dentries of removed files at once
-	NegativeLimit      *int64 // fs.negative-dentry-limit, of some distributions
+	NegativeLimit      *int64 // fs.negative-dentry-limit, of RHEL since 7.8: thousandths of the memory; 0: none
+	FSKLimit           *int64 // fs.dentry-fs-klimit, of RHEL 8 since 4.18.0-553.62.1: thousands of dentries in a file system; 0: none
 }
 
 // ReadSysctls reads them below the directory where procfs is mounted. The error
@@ -29,6 +30,7 @@ func ReadSysctls(proc string) (s Sysctls, err error) {
 		{"vm/vfs_cache_pressure_denom", &s.CachePressureDenom},
 		{"fs/dentry-negative", &s.DentryNegative},
 		{"fs/negative-dentry-limit", &s.NegativeLimit},
+		{"fs/dentry-fs-klimit", &s.FSKLimit},
 	} {
 		n, readErr := procfs.ReadNumber(filepath.Join(proc, "sys", file.name))
 		switch {

@@ -233,7 +233,7 @@ tests:
   - {series: 'mountstat_info_result_code{host="web-5",path="/mnt/s",device="u@filer:/a\"b\\c",fstype="fuse.sshfs",cause="fuse_server_silent",failed_check="statfs"}', values: '7x60'}
   - {series: 'dentrycache_memory_share{host="web-4"}', values: '0.1x900'}
   - {series: 'dentrycache_seconds_to_memory_share{host="web-4"}', values: '3600x900'}
-  - {series: 'dentrycache_source_created_per_s{host="web-4",comm="agent",directory="/spool",device="sda"}', values: '5000x900'}
+  - {series: 'dentrycache_source_negative_per_s{host="web-4",comm="agent",directory="/spool",device="sda"}', values: '5000x900'}
   alert_rule_test:
   - alertname: DentriesFillMemory
     eval_time: 90m

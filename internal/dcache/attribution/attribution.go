@@ -13,8 +13,9 @@ type Mode uint8
 const (
 	// None: nothing can be attributed. [Status.Refused] says why.
 	None Mode = iota
-	// ENOENT counts system calls that end with ENOENT, by the path in their
-	// arguments, while [Tracer.Watch] is on. Above [SampledAbove] it samples.
+	// ENOENT counts what a system call has made the kernel's count grow by, or calls that end
+	// with ENOENT, by the path in their arguments, while [Tracer.Watch] is on. Above
+	// [SampledAbove] it samples.
 	ENOENT
 	// Kprobe counts in the kernel's functions themselves, by kprobes.
 	Kprobe
@@ -45,6 +46,11 @@ type Options struct {
 	Timeout time.Duration
 	// Proc is where procfs is mounted. Default /proc.
 	Proc string
+	// MemoryV1: the memory controller is that of cgroups version 1, and [Source.CgroupID] is
+	// to be the id of the cgroup there.
+	MemoryV1 bool
+
+	skipExit int // of the programs for the mode ENOENT, the first ones
 }
 
 // A Refusal says why a mode is not used.
@@ -71,6 +77,9 @@ type Status struct {
 	// Watching says whether misses are being counted now: always in the modes
 	// Fentry and Kprobe, and as told by [Tracer.Watch] in the mode ENOENT.
 	Watching bool
+	// Counted: the mode ENOENT goes by the kernel's own count of negative dentries, and not
+	// by failed calls.
+	Counted bool
 	// EventsLost are those which were not counted in any row since the start:
 	// full maps, and programs that the kernel did not run.
 	EventsLost int64
@@ -109,18 +118,23 @@ type Place struct {
 	FromRoot bool
 }
 
+// Nowhere reports whether it is not known in which directory something happened: no system call
+// says so that takes a path.
+func (p *Place) Nowhere() bool { return p.Device == (Device{}) && p.Inode == 0 }
+
 // A Source is one row: a command in a cgroup with a directory. Counts are since
 // the row was made. Rows that have not been used for long make room for new
 // ones, so one that is missing in the next Read may come back with less.
 type Source struct {
 	// Comm is the command's name (comm), at most 15 bytes of any value but 0.
 	Comm string
-	// CgroupID is that of cgroup v2: the inode of the cgroup's directory.
+	// CgroupID is that of cgroup v2, or with [Options.MemoryV1] of the memory controller's: the
+	// inode of the cgroup's directory.
 	CgroupID uint64
 	Place    Place
-	// Created negative dentries. In the mode ENOENT: lookups that ended with
-	// ENOENT, repeated ones left out as far as they are remembered, and above
-	// SampledAbove an estimate.
+	// Created negative dentries. In the mode ENOENT above SampledAbove an estimate; without
+	// [Status.Counted] lookups that ended with ENOENT, repeated ones left out as far as they are
+	// remembered.
 	Created int64
 	// Converted are negative dentries which became files: each creation of a
 	// file first makes a negative one.

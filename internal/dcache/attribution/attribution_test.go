@@ -126,6 +126,84 @@ func in(t testing.TB, tracer *attribution.Tracer, dir string) (sum attribution.S
 	return sum
 }
 
+// inPath sums up the rows of a directory, as it was written by those who asked for it.
+func inPath(t testing.TB, tracer *attribution.Tracer, dir string) (sum attribution.Source) {
+	t.Helper()
+	sources, _, err := tracer.Read()
+	require.NoError(t, err)
+	for _, s := range sources {
+		if s.Place.FromRoot && s.Place.Relative == dir+"/" {
+			sum.Created += s.Created
+			sum.Converted += s.Converted
+			sum.Unlinked += s.Unlinked
+		}
+	}
+	return sum
+}
+
+// TestTracer_CountsWhatTheKernelKept: in the mode ENOENT only what is one negative dentry more
+// counts, where the kernel tells how many it has.
+func TestTracer_CountsWhatTheKernelKept(t *testing.T) {
+	const names = 300
+	tracer := inMode(t, attribution.ENOENT)
+	if !tracer.Status().Counted {
+		t.Skip("this kernel's count can't be read")
+	}
+	dir, memory := ext4(t), t.TempDir()
+	if err := unix.Mount("tmpfs", memory, "tmpfs", 0, ""); err != nil {
+		t.Skip(err)
+	}
+	defer func() { _ = unix.Unmount(memory, unix.MNT_DETACH) }()
+	for i := range names {
+		name := fmt.Sprintf("/x-%d", i)
+		for _, missing := range []string{memory + name, dir + "/none/below" + name, dir + "/none" + name} {
+			_, err := os.Lstat(missing)
+			require.ErrorIs(t, err, os.ErrNotExist)
+		}
+		file := dir + name
+		require.NoError(t, os.WriteFile(file, nil, 0o600))
+		require.NoError(t, os.Remove(file))
+		require.NoError(t, os.Mkdir(file, 0o700)) // which takes what the file has left
+		require.NoError(t, os.Rename(file, file+"-moved"))
+		require.NoError(t, os.Remove(file+"-moved"))
+	}
+	assert.Zero(t, inPath(t, tracer, memory).Created, "tmpfs keeps none")
+	// "none" itself is one, made by whoever came first.
+	assert.LessOrEqual(t, inPath(t, tracer, dir+"/none/below").Created, int64(1))
+	assert.Zero(t, inPath(t, tracer, dir+"/none").Created)
+	made := inPath(t, tracer, dir)
+	const preempted = names / 10 // at most, in between, on a busy machine
+	assert.InDelta(t, 2*names, made.Unlinked, preempted, "files and directories that were removed")
+	assert.InDelta(t, names, made.Created, preempted, "os.Rename looks whether the new name is there")
+	assert.InDelta(t, 2*names, made.Converted, preempted, "and each that was there has become a directory")
+}
+
+// TestTracer_WithoutTheKernelsCount: failed calls are counted where that can't be read.
+func TestTracer_WithoutTheKernelsCount(t *testing.T) {
+	const names = 300
+	options := attribution.Options{Prober: newProber(t), Modes: []attribution.Mode{attribution.ENOENT}, Timeout: 20 * time.Second}
+	options.WithoutCount()
+	tracer, err := attribution.Start(options)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, tracer.Close()) })
+	status := tracer.Status()
+	if status.Mode != attribution.ENOENT {
+		t.Skip(status.Refused[0].Err)
+	}
+	assert.False(t, status.Counted)
+	require.NoError(t, tracer.Watch(true))
+	dir := ext4(t)
+	for range 3 {
+		miss(t, dir, 0, names)
+	}
+	file := filepath.Join(dir, "file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	require.NoError(t, os.Remove(file))
+	s := in(t, tracer, dir)
+	assert.EqualValues(t, names, s.Created, "each once")
+	assert.Zero(t, inPath(t, tracer, dir).Unlinked)
+}
+
 // noneLost returns how many events were lost. A program that other tasks make a
 // kernel preempt may miss theirs, but no one else's, except by bad luck.
 func noneLost(t testing.TB, tracer *attribution.Tracer) int64 {
@@ -249,7 +327,7 @@ func TestStartInAFlood(t *testing.T) {
 	for i := range runtime.NumCPU() {
 		wait.Go(func() {
 			for n := 0; !stop.Load(); n++ {
-				_, _ = os.Lstat(filepath.Join(dir, fmt.Sprintf("missing-%d-%d", i, n%100_000)))
+				_, _ = os.Lstat(filepath.Join(dir, fmt.Sprintf("missing-%d-%d", i, n)))
 			}
 		})
 	}
@@ -266,10 +344,11 @@ func TestStartInAFlood(t *testing.T) {
 // TestAccount follows negative dentries through all that can become of them.
 func TestAccount(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
-		if mode == attribution.ENOENT {
+		tracer := inMode(t, mode)
+		counted := mode == attribution.ENOENT // by the kernel, which says how many more there are
+		if counted && !tracer.Status().Counted {
 			t.Skip("sees failed look-ups only")
 		}
-		tracer := inMode(t, mode)
 		dir := ext4(t)
 		miss(t, dir, 0, 1000)
 		for i := range 100 { // of those
@@ -285,6 +364,14 @@ func TestAccount(t *testing.T) {
 			require.NoError(t, os.Remove(filepath.Join(dir, fmt.Sprintf("missing-%08d", i))))
 		}
 		s := in(t, tracer, dir)
+		if counted {
+			written := inPath(t, tracer, dir) // the others were asked for by the whole path
+			assert.EqualValues(t, 1000, s.Created)
+			assert.InDelta(t, 40, written.Created, 2, "os.Rename looks whether the new name is there")
+			assert.InDelta(t, 100+40, written.Converted, 2, "what was new became a directory at once")
+			assert.InDelta(t, 30, written.Unlinked, 2)
+			return
+		}
 		assert.EqualValues(t, 1000+100+40, s.Created)
 		assert.EqualValues(t, 100+100+40, s.Converted)
 		assert.EqualValues(t, 30, s.Unlinked)

@@ -54,6 +54,8 @@ type dentryScratch struct {
 	_         structs.HostLayout
 	Began     uint64
 	Misses    uint64
+	Epoch     uint64
+	Negative  int64
 	Directory dentryDirectory
 	Overflow  [256]uint8
 	Asked     [256]uint8
@@ -145,7 +147,9 @@ type dentryProgramSpecs struct {
 	KprobeD_invalidate     *ebpf.ProgramSpec `ebpf:"kprobe_d_invalidate"`
 	KprobeD_move           *ebpf.ProgramSpec `ebpf:"kprobe_d_move"`
 	KprobeD_spliceAlias    *ebpf.ProgramSpec `ebpf:"kprobe_d_splice_alias"`
+	SchedSwitch            *ebpf.ProgramSpec `ebpf:"sched_switch"`
 	SysExit                *ebpf.ProgramSpec `ebpf:"sys_exit"`
+	SysExitCounted         *ebpf.ProgramSpec `ebpf:"sys_exit_counted"`
 	SysExitTyped           *ebpf.ProgramSpec `ebpf:"sys_exit_typed"`
 	WalkOn                 *ebpf.ProgramSpec `ebpf:"walk_on"`
 	WalkOpen               *ebpf.ProgramSpec `ebpf:"walk_open"`
@@ -167,8 +171,11 @@ type dentryMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type dentryVariableSpecs struct {
-	Second   *ebpf.VariableSpec `ebpf:"second"`
-	Syscalls *ebpf.VariableSpec `ebpf:"syscalls"`
+	CountFromRunqueue *ebpf.VariableSpec `ebpf:"count_from_runqueue"`
+	Epoch             *ebpf.VariableSpec `ebpf:"epoch"`
+	MemoryV1          *ebpf.VariableSpec `ebpf:"memory_v1"`
+	Second            *ebpf.VariableSpec `ebpf:"second"`
+	Syscalls          *ebpf.VariableSpec `ebpf:"syscalls"`
 }
 
 // dentryObjects contains all objects after they have been loaded into the kernel.
@@ -214,8 +221,11 @@ func (m *dentryMaps) Close() error {
 //
 // It can be passed to loadDentryObjects or ebpf.CollectionSpec.LoadAndAssign.
 type dentryVariables struct {
-	Second   *ebpf.Variable `ebpf:"second"`
-	Syscalls *ebpf.Variable `ebpf:"syscalls"`
+	CountFromRunqueue *ebpf.Variable `ebpf:"count_from_runqueue"`
+	Epoch             *ebpf.Variable `ebpf:"epoch"`
+	MemoryV1          *ebpf.Variable `ebpf:"memory_v1"`
+	Second            *ebpf.Variable `ebpf:"second"`
+	Syscalls          *ebpf.Variable `ebpf:"syscalls"`
 }
 
 // dentryPrograms contains all programs after they have been loaded into the kernel.
@@ -240,7 +250,9 @@ type dentryPrograms struct {
 	KprobeD_invalidate     *ebpf.Program `ebpf:"kprobe_d_invalidate"`
 	KprobeD_move           *ebpf.Program `ebpf:"kprobe_d_move"`
 	KprobeD_spliceAlias    *ebpf.Program `ebpf:"kprobe_d_splice_alias"`
+	SchedSwitch            *ebpf.Program `ebpf:"sched_switch"`
 	SysExit                *ebpf.Program `ebpf:"sys_exit"`
+	SysExitCounted         *ebpf.Program `ebpf:"sys_exit_counted"`
 	SysExitTyped           *ebpf.Program `ebpf:"sys_exit_typed"`
 	WalkOn                 *ebpf.Program `ebpf:"walk_on"`
 	WalkOpen               *ebpf.Program `ebpf:"walk_open"`
@@ -266,7 +278,9 @@ func (p *dentryPrograms) Close() error {
 		p.KprobeD_invalidate,
 		p.KprobeD_move,
 		p.KprobeD_spliceAlias,
+		p.SchedSwitch,
 		p.SysExit,
+		p.SysExitCounted,
 		p.SysExitTyped,
 		p.WalkOn,
 		p.WalkOpen,

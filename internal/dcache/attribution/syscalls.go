@@ -6,6 +6,8 @@ import "golang.org/x/sys/unix"
 const (
 	byPath              = 1 // the first argument
 	byDescriptorAndPath = 2 // the second one, as seen from the first
+	removes             = 4 // what is there; beside one of the first two
+	makes               = 8 // a name; likewise
 	syscallTableSize    = 512
 )
 
@@ -29,6 +31,13 @@ func pathSyscalls() (table [syscallTableSize]uint8) {
 		unix.SYS_STATX, unix.SYS_UNLINKAT, unix.SYS_UTIMENSAT, unix.SYS_RENAMEAT,
 	} {
 		table[number] = byDescriptorAndPath
+	}
+	for _, number := range append(oldRemovals, unix.SYS_UNLINKAT) {
+		table[number] |= removes
+	}
+	for _, number := range append(oldCreations, unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_MKDIRAT, unix.SYS_MKNODAT,
+		unix.SYS_LINKAT, unix.SYS_RENAMEAT, unix.SYS_RENAMEAT2) {
+		table[number] |= makes
 	}
 	return table
 }

@@ -123,14 +123,20 @@ func Start(options Options) (*Tracer, error) {
 // try begins to count in a mode. If there are maps of another mode, they are
 // used on.
 func (t *Tracer) try(mode Mode, spec *ebpf.CollectionSpec, types *btf.Spec) error {
-	err := t.load(mode, spec, types, dentryProgSysExitTyped)
-	if err != nil && mode == ENOENT {
-		err = t.load(mode, spec, types, dentryProgSysExit)
+	programs := [][]string{nil} // those of the hooks
+	if mode == ENOENT {
+		programs = exitPrograms[t.options.skipExit:]
+	}
+	var err error
+	for _, names := range programs {
+		if err = t.load(mode, spec, types, names); err == nil {
+			break
+		}
 	}
 	if err != nil {
 		return err
 	}
-	if err := t.attach(); err != nil {
+	if err := errors.Join(t.nextEpoch(), t.attach()); err != nil {
 		return err
 	}
 	test, err := t.selfTest(mode, &t.options)
@@ -139,8 +145,8 @@ func (t *Tracer) try(mode Mode, spec *ebpf.CollectionSpec, types *btf.Spec) erro
 	}
 	t.status.SelfTest = test
 	if mode == ENOENT {
-		_, typed := t.collection.Programs[dentryProgSysExitTyped]
-		second, err := secondOf(typed)
+		_, untyped := t.collection.Programs[dentryProgSysExit]
+		second, err := secondOf(!untyped)
 		if err != nil {
 			return err
 		}
@@ -166,16 +172,33 @@ func secondOf(typed bool) (uint64, error) {
 	return uint64(time.Second) / uint64(max(jiffy.Nano(), 1)), nil
 }
 
-// load loads the programs of one mode and their maps. Of those for sys_exit it is
-// the given one.
-func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Spec, exit string) error {
+// exitPrograms are those of the mode ENOENT, the best first: by the kernel's own count of
+// negative dentries, by what calls have failed, and the same before 5.11.
+var exitPrograms = [][]string{
+	{dentryProgSysExitCounted, dentryProgSchedSwitch}, {dentryProgSysExitTyped}, {dentryProgSysExit},
+}
+
+// load loads the programs of one mode and their maps. In the mode ENOENT it is the given ones.
+func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Spec, exit []string) error {
 	liftMemlock(t.options.Proc)
 	spec := all.Copy()
 	t.functions = map[string]string{}
 	wanted := map[string]bool{}
 	switch mode {
 	case ENOENT:
-		wanted[exit] = true
+		for _, name := range exit {
+			wanted[name] = true
+		}
+		if t.status.Counted = wanted[dentryProgSysExitCounted]; t.status.Counted {
+			delete(spec.Maps, dentryMapSeen)
+			distance, err := countFromRunqueue(types)
+			if err != nil {
+				return err
+			}
+			if err := spec.Variables[dentryVarCountFromRunqueue].Set(distance); err != nil {
+				return err
+			}
+		}
 		if err := spec.Variables[dentryVarSyscalls].Set(pathSyscalls()); err != nil {
 			return err
 		}
@@ -197,9 +220,12 @@ func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Spec, exit
 			}
 		}
 		delete(spec.Maps, dentryMapSeen)
-		delete(spec.Maps, ".rodata")
 		delete(spec.Maps, ".bss")
-		clear(spec.Variables)
+		delete(spec.Variables, dentryVarSecond)
+		delete(spec.Variables, dentryVarEpoch)
+	}
+	if err := spec.Variables[dentryVarMemoryV1].Set(t.options.MemoryV1); err != nil {
+		return err
 	}
 	delete(spec.Maps, dentryMapWalks)
 	for name := range spec.Programs {
@@ -209,7 +235,8 @@ func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Spec, exit
 	}
 	var options ebpf.CollectionOptions
 	if t.collection != nil {
-		options.MapReplacements = t.collection.Maps
+		options.MapReplacements = maps.Clone(t.collection.Maps)
+		maps.DeleteFunc(options.MapReplacements, func(name string, _ *ebpf.Map) bool { return strings.HasPrefix(name, ".") }) // variables
 	}
 	collection, err := ebpf.NewCollectionWithOptions(spec, options)
 	if err != nil {
@@ -226,6 +253,27 @@ func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Spec, exit
 		}
 	}
 	return nil
+}
+
+// countFromRunqueue returns how far the kernel's count of negative dentries is from the run
+// queue, as variables that each CPU has one of. Types of such variables are known where the
+// kernel was built with pahole from 1.22 on.
+func countFromRunqueue(types *btf.Spec) (int64, error) {
+	var perCPU *btf.Datasec
+	if err := types.TypeByName(".data..percpu", &perCPU); err != nil {
+		return 0, fmt.Errorf("the kernel's variables of each CPU: %w", err)
+	}
+	offset := func(name string) (int64, error) {
+		for _, variable := range perCPU.Vars {
+			if variable.Type.TypeName() == name {
+				return int64(variable.Offset), nil
+			}
+		}
+		return 0, fmt.Errorf("the kernel has no variable %s of each CPU", name)
+	}
+	count, err := offset("nr_dentry_negative")
+	queue, err2 := offset("runqueues")
+	return count - queue, errors.Join(err, err2)
 }
 
 // liftMemlock lets kernels before 5.11 account for maps, which they do by
@@ -434,7 +482,7 @@ func (t *Tracer) Watch(on bool) error {
 	}
 	var err error
 	if on {
-		err = t.attach()
+		err = errors.Join(t.nextEpoch(), t.attach())
 	} else {
 		err = t.detach()
 	}
@@ -442,6 +490,19 @@ func (t *Tracer) Watch(on bool) error {
 		t.status.Watching = on
 	}
 	return err
+}
+
+// nextEpoch makes nobody's work of what happened while nothing was counted.
+func (t *Tracer) nextEpoch() error {
+	if !t.status.Counted {
+		return nil
+	}
+	var epoch uint64
+	variable := t.collection.Variables[dentryVarEpoch]
+	if err := variable.Get(&epoch); err != nil {
+		return err
+	}
+	return variable.Set(epoch + 1)
 }
 
 // Close ends the counting and frees all it uses.

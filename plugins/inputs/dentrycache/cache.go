@@ -11,6 +11,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/dcache"
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
 const (
@@ -28,6 +29,11 @@ type cache struct {
 	kernel  dcache.Version
 	buckets int64  // of the hash table; 0: unknown
 	how     string // log or estimate
+
+	logged    bool // whether the kernel's log can be read
+	finder    kmsg.Stalls
+	stalls    int64 // that the kernel has reported, as far as its log goes
+	lastStall kmsg.Stall
 
 	before struct { // the last sample
 		at       time.Time
@@ -59,24 +65,50 @@ func (c *cache) grows(least float64) bool {
 	return c.rates.known && rate*min(c.rates.elapsed, 1) > least
 }
 
-// findHash finds out how large the kernel's hash table is. The kernel has said so
-// when it started.
-func (d *Dentrycache) findHash() {
+// readKernelLog takes what is new in the kernel's log: how large the hash table is, which it says
+// when it starts, and stalls that have happened.
+func (d *Dentrycache) readKernelLog() {
 	c := &d.cache
-	log, err := kmsg.Open(d.KernelLog)
-	if err == nil {
-		defer log.Close()
-		_ = log.Read(func(r kmsg.Record) { // records of others that make no sense are no matter
-			if n, found := dcache.HashMessage(r.Text); found && r.Facility == 0 {
-				c.buckets, c.how = n, "log"
-			}
-		})
+	var news kmsg.News
+	news, c.logged = d.host.KernelLog(d.KernelLog, d)
+	for _, record := range news.Records {
+		if n, found := dcache.HashMessage(record.Text); found {
+			c.buckets, c.how = n, "log"
+		}
+		if stall, found := c.finder.Next(record); found {
+			c.stalls++
+			c.lastStall = stall
+			d.Log.Warnf("the kernel has reported that it did not get on in %s%s: the stall has happened", mounts.Printable(stall.Function), ofProcess(stall.Comm))
+		}
 	}
 	if c.buckets != 0 {
 		return
 	}
 	if memory, err := dcache.ReadMemory(d.host.Proc); err == nil {
 		c.buckets, c.how = dcache.EstimateHash(d.host.Proc, memory.Total, pageSize()), "estimate"
+	}
+}
+
+func ofProcess(comm string) string {
+	if comm == "" {
+		return ""
+	}
+	return " (process " + mounts.Printable(comm) + ")"
+}
+
+// addStalls adds the stalls that the kernel has reported.
+func (c *cache) addStalls(fields map[string]any, now time.Time) {
+	if !c.logged {
+		return
+	}
+	fields["stall_reports"] = c.stalls
+	if c.stalls == 0 {
+		return
+	}
+	fields["last_stall_seconds_ago"] = max(now.Sub(c.lastStall.At).Seconds(), 0)
+	fields["last_stall_function"] = mounts.Printable(c.lastStall.Function)
+	if c.lastStall.Comm != "" {
+		fields["last_stall_comm"] = mounts.Printable(c.lastStall.Comm)
 	}
 }
 
@@ -106,6 +138,8 @@ func (d *Dentrycache) gatherHost(acc telegraf.Accumulator, now time.Time) error 
 	} else {
 		fields["inodes"], fields["inodes_unused"] = inodes.Inodes, inodes.Unused
 	}
+	d.readKernelLog()
+	c.addStalls(fields, now)
 	if c.buckets > 0 {
 		fields["hash_buckets"], fields["hash_buckets_source"] = c.buckets, c.how
 		fields["hash_load"] = float64(dentries.Dentries) / float64(c.buckets)
@@ -149,6 +183,7 @@ func (d *Dentrycache) addSettings(fields map[string]any, now time.Time) {
 		"vfs_cache_pressure_denom": sysctls.CachePressureDenom,
 		"dentry_negative":          sysctls.DentryNegative,
 		"negative_dentry_limit":    sysctls.NegativeLimit,
+		"dentry_fs_klimit":         sysctls.FSKLimit,
 	} {
 		if value != nil {
 			fields[name] = *value

@@ -20,8 +20,9 @@ type owners struct {
 	due         time.Time
 	at          time.Time // of the figures
 	all         []cgroups.Memory
-	before      map[string]int64 // bytes by path, at the walk before
-	elapsed     float64          // seconds between the walks
+	usage       map[string]cgroups.Usage // by path, of those that are reported
+	before      map[string]int64         // bytes by path, at the walk before
+	elapsed     float64                  // seconds between the walks
 
 	names    map[uint64]string // paths by id
 	namesDue time.Time
@@ -45,16 +46,44 @@ func (d *Dentrycache) gatherCgroups(acc telegraf.Accumulator, now time.Time) {
 		if id.Name != "" {
 			tags["container"] = mounts.Printable(id.Name)
 		}
+		if id.PodUID != "" {
+			tags["pod"] = id.PodUID
+		}
 		name := "slab_reclaimable"
 		if o.hierarchies.V1() {
 			name = "kernel_memory"
 		}
 		fields := map[string]any{name + "_bytes": c.Bytes, name + "_own_bytes": c.Own}
+		growth := 0.0
 		if before, known := o.before[c.Path]; known && o.elapsed > 0 {
-			fields[name+"_bytes_per_s"] = float64(c.Bytes-before) / o.elapsed
+			growth = float64(c.Bytes-before) / o.elapsed
+			fields[name+"_bytes_per_s"] = growth
 		}
+		addUsage(fields, o.usage[c.Path], c.Bytes, growth)
 		d.host.OwnerOf(id).AddTo(fields, "")
 		acc.AddGauge("dentrycache_cgroup", fields, tags)
+	}
+}
+
+// addUsage adds what a cgroup, which holds so many bytes and so many more per second, has of its
+// limit.
+func addUsage(fields map[string]any, u cgroups.Usage, held int64, growth float64) {
+	if u.Kernel > 0 {
+		fields["kernel_memory_bytes"] = u.Kernel
+	}
+	if u.WorkingSet > 0 {
+		fields["working_set_bytes"] = u.WorkingSet
+	}
+	if u.Limit == 0 {
+		return
+	}
+	fields["memory_limit_bytes"], fields["memory_limit_used_bytes"] = u.Limit, u.Used
+	fields["limit_share"] = float64(held) / float64(u.Limit)
+	switch left := u.Limit - u.Used; {
+	case left <= 0:
+		fields["seconds_to_limit"] = 0.0
+	case growth > 0:
+		fields["seconds_to_limit"] = float64(left) / growth
 	}
 }
 
@@ -73,6 +102,10 @@ func (d *Dentrycache) walkCgroups(now time.Time) {
 		return cmp.Or(cmp.Compare(b.Own, a.Own), cmp.Compare(a.Path, b.Path))
 	})
 	o.all, o.at = all, now
+	o.usage = make(map[string]cgroups.Usage, d.TopCgroups)
+	for _, c := range all[:min(len(all), d.TopCgroups)] {
+		o.usage[c.Path] = o.hierarchies.ReadUsage(c.Path)
+	}
 	o.due = now.Add(time.Duration(float64(time.Since(began)) / walkCgroupsShare))
 }
 
@@ -81,7 +114,7 @@ func (d *Dentrycache) walkCgroups(now time.Time) {
 func (d *Dentrycache) cgroupName(id uint64, now time.Time) string {
 	o := &d.owners
 	name, known := o.names[id]
-	if known || now.Before(o.namesDue) || o.hierarchies.Unified == "" {
+	if known || now.Before(o.namesDue) {
 		return name
 	}
 	began := time.Now()

@@ -121,7 +121,6 @@ func (d *Dentrycache) Init() error {
 		return fmt.Errorf("finding the kernel's version: %w", err)
 	}
 	d.cache.kernel = kernel
-	d.findHash()
 	d.owners.hierarchies = cgroups.FindHierarchies(d.host.Sys)
 	d.directories, d.refused = nil, make(map[string]time.Time)
 	for _, name := range d.Directories {
@@ -146,7 +145,7 @@ func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
 		d.mounts = view.Snapshot
 	}
 	d.gatherSources(acc, now)
-	d.watchMisses()
+	d.watchMisses(now)
 	d.forget(now)
 	d.startLooks(now)
 	d.scanWatches(now)

@@ -13,6 +13,7 @@ import (
 	"github.com/influxdata/telegraf/plugins/inputs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/host"
@@ -99,7 +100,7 @@ func TestKernels(t *testing.T) {
 		// 4.18, which does. Only its slabinfo has the slabs of all cgroups.
 		"rhel8": {
 			"dentries": int64(1093712), "unused": int64(1063200), "negative": int64(871032), "negative_ratio": 871032.0 / 1093712,
-			"inodes": int64(209418), "inodes_unused": int64(2217), "vfs_cache_pressure": int64(100), "drop_slab": int64(0),
+			"inodes": int64(209418), "inodes_unused": int64(2217), "dentry_fs_klimit": int64(500), "vfs_cache_pressure": int64(100), "drop_slab": int64(0),
 			"hash_buckets": int64(8 << 20), "hash_buckets_source": "estimate", "hash_load": 1093712.0 / (8 << 20),
 			"slab_reclaimable_bytes": int64(4012432 << 10), "dentry_slab_bytes": int64(52175 << 12), "memory_share": (52175 << 12) / float64(total8),
 		},
@@ -253,16 +254,54 @@ func TestCgroups(t *testing.T) {
 	assert.Equal(t, []any{"/system.slice/ssh.service", "ssh", int64(90), int64(90)}, fields(all[2]))
 	assert.Equal(t, []any{"/system.slice", "", int64(700), int64(10)}, fields(all[3]))
 
-	write(t, sys, "fs/cgroup/system.slice/ssh.service/memory.stat", "slab_reclaimable 690\n")
+	write(t, sys, "fs/cgroup/system.slice/ssh.service/memory.stat", "slab_reclaimable 690\nkernel 800\ninactive_file 200\n")
+	write(t, sys, "fs/cgroup/system.slice/ssh.service/memory.current", "1600\n")
+	write(t, sys, "fs/cgroup/system.slice/ssh.service/memory.max", "2200\n")
 	d.owners.due = time.Time{}
 	first := d.owners.at
 	d.owners.at = first.Add(-10 * time.Second)
 	ssh := collect.Gather(t, d).Tagged("dentrycache_cgroup", "container", "ssh")
 	rate, _ := ssh.GetField("slab_reclaimable_bytes_per_s")
 	assert.InDelta(t, 60, rate, 5)
+	for name, want := range map[string]int64{"kernel_memory_bytes": 800, "working_set_bytes": 1400, "memory_limit_bytes": 2200, "memory_limit_used_bytes": 1600} {
+		assert.Equal(t, want, number(ssh, name), name)
+	}
+	share, _ := ssh.GetField("limit_share")
+	assert.InDelta(t, 690.0/2200, share, 1e-9)
+	left, _ := ssh.GetField("seconds_to_limit")
+	assert.InDelta(t, 10, left, 1)
 
 	d, _ = newInput(t, func(d *Dentrycache) { d.TopCgroups = 0 })
 	assert.Empty(t, collect.Gather(t, d).Named("dentrycache_cgroup"))
+}
+
+// TestDentryCache_StallsThatHaveHappened: what the kernel reports of a walk is counted, once.
+func TestDentryCache_StallsThatHaveHappened(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "kmsg")
+	require.NoError(t, unix.Mkfifo(name, 0o600))
+	kernel, err := os.OpenFile(name, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer kernel.Close()
+	say := func(sequence, text string) {
+		_, err := kernel.WriteString("4," + sequence + ",1,-;" + text)
+		require.NoError(t, err)
+	}
+	d, log := newInput(t, func(d *Dentrycache) { d.KernelLog = name })
+	say("1", "Dentry cache hash table entries: 4096 (order: 3, 32768 bytes, linear)")
+	fields := gatherHost(t, d)
+	assert.EqualValues(t, 4096, fields["hash_buckets"])
+	assert.Equal(t, "log", fields["hash_buckets_source"])
+	assert.EqualValues(t, 0, fields["stall_reports"])
+	assert.NotContains(t, fields, "last_stall_seconds_ago")
+	say("2", "watchdog: BUG: soft lockup - CPU#1 stuck for 23s! [kubelet:77]")
+	gatherHost(t, d) // the report comes in pieces
+	say("3", "RIP: 0010:d_walk+0x9a/0x110")
+	for range 2 {
+		fields = gatherHost(t, d)
+		assert.EqualValues(t, 1, fields["stall_reports"])
+		assert.Equal(t, []any{"d_walk", "kubelet"}, []any{fields["last_stall_function"], fields["last_stall_comm"]})
+	}
+	assert.Len(t, log.About("the stall has happened"), 1)
 }
 
 func TestTheSampleConfigurationIsValid(t *testing.T) {

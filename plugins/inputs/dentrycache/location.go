@@ -22,6 +22,9 @@ func (l *location) on(m *mounts.Mount) { l.device, l.fstype = m.Device, m.FSType
 // locate finds the path of a directory that the kernel has named by its
 // superblock and the way from its root.
 func locate(table *mounts.Snapshot, p *attribution.Place) location {
+	if p.Nowhere() {
+		return location{}
+	}
 	inside := "/" + strings.Join(p.Path, "/")
 	found := location{path: inside, device: p.Device.String(), fstype: p.FSType}
 	mounted := table.ByDevice(int(p.Device.Major), int(p.Device.Minor))

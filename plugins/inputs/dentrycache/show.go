@@ -28,7 +28,7 @@ func (d *Dentrycache) Show(w io.Writer) error {
 		{"DIRECTORY", tag("directory")}, {"CHILDREN", field("children")}, {"NEGATIVE", field("negative_children")},
 		{"STALL", stall}, {"WATCHED", field("watched")}, {"DEVICE", tag("device")}, {"RESULT", field("result")}, {"NOTE", dirNote}})
 	all.table(&b, "dentrycache_source", []column{
-		{"CREATED/S", perSecond("created_per_s", "below_created_per_s")}, {"COMM", tag("comm")}, {"PID", field("pid")}, {"UID", field("uid")},
+		{"CREATED/S", perSecond("negative_per_s", "below_created_per_s")}, {"COMM", tag("comm")}, {"PID", field("pid")}, {"UID", field("uid")},
 		{"CONTAINER", owner}, {"DIRECTORY", tag("directory")}, {"CREATED", field("created")}, {"NOTE", sourceNote}})
 	all.table(&b, "dentrycache_cgroup", []column{
 		{"MEMORY", mebibytes("slab_reclaimable_own_bytes", "kernel_memory_own_bytes")}, {"CONTAINER", tag("container")}, {"CGROUP", tag("cgroup")}})

@@ -2,6 +2,7 @@ package dentrycache
 
 import (
 	"cmp"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -18,13 +19,42 @@ import (
 // calm is how many intervals without growth turn the mode ENOENT off.
 const calm = 3
 
+const (
+	// missedWatch is how long the mode ENOENT stays on after growth that was not seen: the
+	// next burst of a program that comes once a minute is. It is doubled up to
+	// maxMissedWatch while that does not help.
+	missedWatch    = 150 * time.Second
+	maxMissedWatch = 20 * time.Minute
+	// trickleWindow is the time over which slow growth is looked at.
+	trickleWindow = 10 * time.Minute
+	// bystander is the part of the growth that is not explained below which a source has
+	// nothing to do with it.
+	bystander = 0.1
+	// fewSamples are as many of those in the mode ENOENT as chance alone gives to somebody.
+	fewSamples = 4 * attribution.SampleWeight
+)
+
 // sources are who creates negative dentries.
 type sources struct {
 	before map[rowKey]counts // at the last read
 	read   time.Time         // or the start
 	totals attribution.Totals
 
-	calm int // intervals without growth
+	calm    int       // intervals without growth
+	until   time.Time // the mode ENOENT is on at least
+	hold    time.Duration
+	trickle trickle
+
+	watched     bool // all that came since the last read
+	known       bool // whether what follows is
+	explained   float64
+	unexplained float64 // per second, of the growth since the last read
+}
+
+// trickle is the state of the cache at the beginning of a trickleWindow.
+type trickle struct {
+	at    time.Time
+	count int64
 }
 
 // rowKey is what a row of the attribution's is known by.
@@ -51,6 +81,10 @@ func (c *counts) add(o counts) {
 	c.killed += o.killed
 }
 
+// grown is how many negative dentries there are more for it, those that were freed
+// left aside.
+func (c counts) grown() int64 { return max(c.created+c.unlinked-c.converted, 0) }
+
 // since is what was counted since before. A row that was dropped for another and
 // came back has begun at zero.
 func (c counts) since(before counts) counts {
@@ -68,9 +102,9 @@ type series struct {
 	recent counts // since the last read
 	pid    int32
 	uid    uint32
-	latest int64 // created by the row that pid and uid are of
+	latest int64 // grown by, of the row that pid and uid are of
 	// Of directories below that have created too little to be reported.
-	below       int64 // created since the last read
+	below       int64 // that they have become more by since the last read
 	directories int64
 }
 
@@ -87,19 +121,49 @@ func (d *Dentrycache) gatherSources(acc telegraf.Accumulator, now time.Time) {
 	if err != nil || elapsed <= 0 {
 		return
 	}
+	before := s.totals
 	s.read, s.totals = now, totals
 	all, growth := d.sumUp(rows, now)
+	d.explain(&before, elapsed)
+	chance := 0.0
+	if totals.Sampled > before.Sampled {
+		chance = fewSamples
+	}
+	chosen := choose(all, max(d.SourceThreshold*elapsed, s.unexplained*elapsed*bystander, chance, 1))
 	if d.FindDirectories {
+		maps.DeleteFunc(growth, func(_ string, grown float64) bool { return grown < chance })
 		for name := range growth {
 			growth[name] /= elapsed
 		}
+		for _, one := range chosen {
+			// Each of the many directories below may be a name in this one.
+			if one.below > 0 && strings.HasPrefix(one.key.directory, "/") {
+				growth[one.key.directory] += float64(one.below) / elapsed
+			}
+		}
 		d.foundGrowing(growth, now)
 	}
-	chosen := choose(all, max(d.SourceThreshold*elapsed, 1))
-	known := d.tracer.Status().Mode > attribution.ENOENT
+	status := d.tracer.Status()
 	for _, one := range chosen[:min(len(chosen), d.TopSources)] {
-		emitSource(acc, one, d.host.OwnerOf(one.owner), elapsed, known)
+		emitSource(acc, one, d.host.OwnerOf(one.owner), elapsed, &status)
 	}
+}
+
+// explain finds out how much of the growth since the last read has no source.
+func (d *Dentrycache) explain(before *attribution.Totals, elapsed float64) {
+	s, c := &d.sources, &d.cache
+	if s.known = c.rates.known && c.before.dentries.HasNegative; !s.known {
+		s.unexplained = 0
+		return
+	}
+	t := &s.totals
+	s.explained = 0
+	if s.watched {
+		made := t.Created - before.Created + t.Unlinked - before.Unlinked
+		gone := t.Converted - before.Converted + t.Killed - before.Killed
+		s.explained = float64(made-gone) / elapsed
+	}
+	s.unexplained = max(c.rates.negative-max(s.explained, 0), 0)
 }
 
 // sumUp makes one of the rows that the same tags would be given to. growth is by
@@ -145,8 +209,8 @@ func (d *Dentrycache) sumUp(rows []attribution.Source, now time.Time) (all map[s
 		killedInSeries[inSeries{one, where}] = true
 		one.total.add(total)
 		one.recent.add(recent)
-		if recent.created >= one.latest {
-			one.latest, one.pid, one.uid = recent.created, row.PID, row.UID
+		if grown := recent.grown(); grown >= one.latest {
+			one.latest, one.pid, one.uid = grown, row.PID, row.UID
 		}
 	}
 	return all, growth
@@ -174,14 +238,14 @@ func seriesOf(all map[seriesKey]*series, row *attribution.Source, at location, c
 	return one
 }
 
-// choose returns the series that have created at least so many, the greatest
-// first. What has created less counts for the directory above: a program that
+// choose returns the series by which there are at least so many more, the greatest
+// first. What has less counts for the directory above: a program that
 // makes directory after directory shows, and each series is worth its place in a
 // database.
 func choose(all map[seriesKey]*series, least float64) []*series {
 	byDepth := make([]map[seriesKey]*series, 1)
 	for _, one := range all {
-		if one.recent.created == 0 {
+		if one.recent.grown() == 0 {
 			continue
 		}
 		depth := depthOf(one.key.directory)
@@ -196,7 +260,7 @@ func choose(all map[seriesKey]*series, least float64) []*series {
 	var chosen []*series
 	for depth := len(byDepth) - 1; depth >= 0; depth-- {
 		for _, one := range byDepth[depth] {
-			if float64(one.recent.created+one.below) >= least {
+			if float64(one.recent.grown()+one.below) >= least {
 				chosen = append(chosen, one)
 			} else if depth > 0 {
 				if byDepth[depth-1] == nil {
@@ -207,7 +271,7 @@ func choose(all map[seriesKey]*series, least float64) []*series {
 		}
 	}
 	slices.SortFunc(chosen, func(a, b *series) int {
-		return cmp.Or(cmp.Compare(b.recent.created+b.below, a.recent.created+a.below),
+		return cmp.Or(cmp.Compare(b.recent.grown()+b.below, a.recent.grown()+a.below),
 			cmp.Compare(a.key.directory, b.key.directory), cmp.Compare(a.key.comm, b.key.comm))
 	})
 	return chosen
@@ -225,9 +289,9 @@ func raise(one *series, all, level map[seriesKey]*series) {
 		}
 		level[key] = above
 	}
-	above.below += one.recent.created + one.below
+	above.below += one.recent.grown() + one.below
 	above.directories += one.directories
-	if one.recent.created > 0 {
+	if one.recent.grown() > 0 {
 		above.directories++
 	}
 	if one.latest > above.latest {
@@ -243,9 +307,9 @@ func depthOf(directory string) int {
 	return strings.Count(directory, "/")
 }
 
-// emitSource reports a series. Where only look-ups are seen, what became of the
-// negative dentries is not known.
-func emitSource(acc telegraf.Accumulator, one *series, owner containers.Owner, elapsed float64, known bool) {
+// emitSource reports a series. In the mode ENOENT it is not known what became of the negative
+// dentries, and in some kernels not that files were made and removed.
+func emitSource(acc telegraf.Accumulator, one *series, owner containers.Owner, elapsed float64, status *attribution.Status) {
 	tags := make(map[string]string)
 	for name, value := range map[string]string{
 		"comm": one.key.comm, "cgroup": one.key.cgroup, "container": one.key.container,
@@ -257,10 +321,14 @@ func emitSource(acc telegraf.Accumulator, one *series, owner containers.Owner, e
 	}
 	fields := map[string]any{
 		"created": one.total.created, "created_per_s": float64(one.recent.created) / elapsed,
-		"pid": int64(one.pid), "uid": int64(one.uid),
+		"negative_per_s": float64(one.recent.grown()) / elapsed,
+		"pid":            int64(one.pid), "uid": int64(one.uid),
 	}
-	if known {
-		fields["converted"], fields["unlinked"], fields["killed_in_dir"] = one.total.converted, one.total.unlinked, one.total.killed
+	if status.Mode > attribution.ENOENT {
+		fields["killed_in_dir"] = one.total.killed
+	}
+	if status.Mode > attribution.ENOENT || status.Counted {
+		fields["converted"], fields["unlinked"] = one.total.converted, one.total.unlinked
 	}
 	if one.directories > 0 {
 		fields["below_created_per_s"], fields["below_directories"] = float64(one.below)/elapsed, one.directories
@@ -271,23 +339,55 @@ func emitSource(acc telegraf.Accumulator, one *series, owner containers.Owner, e
 
 // watchMisses turns the mode ENOENT on while negative dentries grow, and off
 // when they have not for some intervals: each system call costs more meanwhile.
-func (d *Dentrycache) watchMisses() {
+func (d *Dentrycache) watchMisses(now time.Time) {
 	s := &d.sources
+	s.watched = true
 	if d.tracer == nil || d.tracer.Status().Mode != attribution.ENOENT {
 		return
 	}
+	watching := d.tracer.Status().Watching
 	growing := d.eager || d.cache.grows(d.ENOENTThreshold)
+	s.expect(watching, growing, d.trickles(now), now)
 	if growing {
 		s.calm = 0
 	} else {
 		s.calm++
 	}
-	watching := d.tracer.Status().Watching
-	if want := growing || watching && s.calm < calm; want != watching {
+	if want := growing || now.Before(s.until) || watching && s.calm < calm; want != watching {
 		err := d.tracer.Watch(want)
 		d.said.Error("watching", err)
 		if want && err == nil {
 			s.read = time.Now() // what comes is counted from here on
 		}
+		s.watched = want && err == nil
+	} else {
+		s.watched = watching
 	}
+}
+
+// expect decides how long to wait for more of what has grown. A burst that was not watched
+// may come again; one that was, and is explained, need not be waited for.
+func (s *sources) expect(watching, growing, trickles bool, now time.Time) {
+	switch {
+	case watching && growing && s.explained >= s.unexplained:
+		s.hold, s.until = 0, time.Time{}
+	case !watching && growing:
+		s.hold = min(max(2*s.hold, missedWatch), maxMissedWatch)
+		s.until = now.Add(s.hold)
+	case !watching && trickles:
+		s.until = now.Add(missedWatch)
+	}
+}
+
+// trickles reports, once in a trickleWindow, whether the negative dentries have become more in
+// it by what source_threshold takes to be worth a look.
+func (d *Dentrycache) trickles(now time.Time) bool {
+	t, count := &d.sources.trickle, d.cache.before.dentries.Negative
+	if !t.at.IsZero() && now.Sub(t.at) < trickleWindow {
+		return false
+	}
+	before := *t
+	*t = trickle{now, count}
+	return !before.at.IsZero() && d.cache.before.dentries.HasNegative &&
+		float64(count-before.count) >= max(d.SourceThreshold*now.Sub(before.at).Seconds(), 1)
 }

@@ -2,6 +2,7 @@ package dentrycache
 
 import (
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -9,11 +10,13 @@ import (
 	"github.com/influxdata/telegraf/plugins/serializers/influx"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/containers"
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 )
 
 const table = `21 1 254:1 / / rw,relatime - ext4 /dev/vda1 rw
@@ -40,6 +43,7 @@ func TestLocate(t *testing.T) {
 		place p
 		want  location
 	}{
+		{p{}, location{}},
 		{p{Device: dev(254, 1)}, location{"/", true, "vda1", "ext4"}},
 		{p{Device: dev(254, 1), Path: []string{"usr", "lib"}}, location{"/usr/lib", true, "vda1", "ext4"}},
 		{p{Device: dev(254, 2)}, location{"/srv", true, "mapper/srv", "ext4"}},
@@ -126,9 +130,9 @@ func TestManyDirectoriesCountForTheOneAbove(t *testing.T) {
 	assert.Equal(t, "/tmp/build/7", seven.key.directory)
 	assert.Equal(t, []int64{200, 5, 1}, []int64{seven.recent.created, seven.below, seven.directories})
 	acc := &collect.Metrics{}
-	emitSource(acc, build, containers.Owner{Namespace: "shop", Pod: "web-0"}, 10, true)
+	emitSource(acc, build, containers.Owner{Namespace: "shop", Pod: "web-0"}, 10, &attribution.Status{Mode: attribution.Fentry})
 	assert.Equal(t, map[string]any{
-		"created": int64(60), "created_per_s": 6.0, "below_created_per_s": 499.5, "below_directories": int64(999),
+		"created": int64(60), "created_per_s": 6.0, "negative_per_s": 6.0, "below_created_per_s": 499.5, "below_directories": int64(999),
 		"converted": int64(0), "unlinked": int64(0), "killed_in_dir": int64(0), "pid": int64(60), "uid": int64(7),
 		"namespace": "shop", "pod_name": "web-0",
 	}, acc.Named("dentrycache_source")[0].Fields())
@@ -164,7 +168,7 @@ func TestNamesWithAnyBytes(t *testing.T) {
 			chosen := choose(all, 1)
 			require.Len(t, chosen, 1)
 			acc := &collect.Metrics{}
-			emitSource(acc, chosen[0], containers.Owner{}, 1, false)
+			emitSource(acc, chosen[0], containers.Owner{}, 1, &attribution.Status{Mode: attribution.ENOENT})
 			metrics := acc.Named("dentrycache_source")
 			line, err := serializer.SerializeBatch([]telegraf.Metric{metrics[0]})
 			require.NoError(t, err)
@@ -186,6 +190,128 @@ func TestTheModeENOENTIsOnWhileNegativesGrow(t *testing.T) {
 	assert.False(t, h.grows(100), "one more in 10 ms is nothing")
 	h.before.dentries.HasNegative, h.rates.elapsed = false, 10
 	assert.False(t, h.grows(0), "dentries have to do")
+}
+
+// TestSources_BurstsAreWaitedFor: the mode ENOENT is on when a program that comes once a minute
+// comes again, within a few minutes, and is off again when it does not.
+func TestSources_BurstsAreWaitedFor(t *testing.T) {
+	for _, every := range []time.Duration{time.Minute, 2 * time.Minute, 5 * time.Minute} {
+		const interval = 10 * time.Second
+		d := &Dentrycache{SourceThreshold: 10, ENOENTThreshold: 100}
+		s := &d.sources
+		now, start := time.Unix(1e9, 0), time.Unix(1e9, 0)
+		watching, seen := false, time.Duration(0)
+		for ; now.Sub(start) < 2*time.Hour; now = now.Add(interval) {
+			burst := now.Sub(start) > 0 && now.Sub(start)%every == 0 && now.Sub(start) < time.Hour
+			s.explained, s.unexplained = 0, 0
+			if burst && watching {
+				if s.explained = 2000; seen == 0 {
+					seen = now.Sub(start)
+				}
+			} else if burst {
+				s.unexplained = 2000
+			}
+			s.expect(watching, burst, false, now)
+			if s.calm++; burst {
+				s.calm = 0
+			}
+			watching = burst || now.Before(s.until) || watching && s.calm < calm
+		}
+		assert.NotZero(t, seen, "%v", every)
+		assert.LessOrEqual(t, seen, 5*every, "%v", every)
+		assert.False(t, watching, "%v: an hour after the last", every)
+	}
+}
+
+// TestDentryCache_Trickles: what is too slow to be seen in an interval is looked at once in a
+// while.
+func TestDentryCache_Trickles(t *testing.T) {
+	d := &Dentrycache{SourceThreshold: 10}
+	now := time.Unix(1e9, 0)
+	c := &d.cache.before.dentries
+	c.HasNegative = true
+	assert.False(t, d.trickles(now), "nothing is known yet")
+	c.Negative += 50 * 300
+	assert.False(t, d.trickles(now.Add(5*time.Minute)))
+	c.Negative += 50 * 300
+	assert.True(t, d.trickles(now.Add(trickleWindow)), "50 per second")
+	assert.False(t, d.trickles(now.Add(trickleWindow+time.Second)))
+	c.Negative += 5 * 600
+	assert.False(t, d.trickles(now.Add(2*trickleWindow)), "5 per second")
+}
+
+func TestDentryCache_Explains(t *testing.T) {
+	d := &Dentrycache{}
+	s := &d.sources
+	d.explain(&attribution.Totals{}, 10)
+	assert.False(t, s.known)
+	d.cache.rates.known, d.cache.rates.negative, d.cache.before.dentries.HasNegative = true, 1000, true
+	s.totals = attribution.Totals{Created: 6000, Unlinked: 2500, Converted: 500}
+	for _, c := range []struct {
+		watched bool
+		before  attribution.Totals
+		want    float64
+	}{
+		{true, attribution.Totals{}, 200},
+		{true, attribution.Totals{Created: 6000, Unlinked: 2500, Converted: 500}, 1000},
+		{true, attribution.Totals{Created: -10000}, 0}, // others were freed meanwhile
+		{false, attribution.Totals{}, 1000},
+	} {
+		s.watched = c.watched
+		d.explain(&c.before, 10)
+		assert.InDelta(t, c.want, s.unexplained, 1e-9, "%+v", c)
+	}
+}
+
+// TestDentryCache_NamesWhoGrows: whoever makes the cache grow is named, by look-ups or by files
+// that are removed, and not whoever looks for names that are not kept.
+func TestDentryCache_NamesWhoGrows(t *testing.T) {
+	const names = 4000
+	leak, memory := loopfs.New(t, "ext4", loopfs.DefaultSize, "").Dir, t.TempDir()
+	if err := unix.Mount("tmpfs", memory, "tmpfs", 0, ""); err != nil {
+		t.Skip(err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(memory, unix.MNT_DETACH) })
+	d, _ := newInput(t, func(d *Dentrycache) { d.Attribution, d.FindDirectories = "enoent", false })
+	d.eager = true
+	require.Eventually(t, func() bool {
+		collect.Gather(t, d)
+		return d.ready
+	}, 30*time.Second, 100*time.Millisecond)
+	if d.tracer == nil || !d.tracer.Status().Counted {
+		t.Skip("no BPF here, or this kernel's count can't be read")
+	}
+	collect.Gather(t, d)
+	for i := range names {
+		name := fmt.Sprintf("/random-%d", i)
+		for range 3 {
+			_, err := os.Lstat(memory + name) // by its whole path
+			require.ErrorIs(t, err, os.ErrNotExist)
+		}
+		_, err := os.Lstat(leak + "/none/below" + name)
+		require.ErrorIs(t, err, os.ErrNotExist)
+		require.NoError(t, os.WriteFile(leak+name, nil, 0o600))
+		require.NoError(t, os.Remove(leak+name))
+	}
+	acc := collect.Gather(t, d)
+	all := acc.Named("dentrycache_source")
+	require.NotEmpty(t, all)
+	assert.Equal(t, mounts.Printable(leak), all[0].Tags()["directory"], "the leak first")
+	assert.InDelta(t, names, number(all[0], "unlinked"), names/2) // sampled above 2000
+	grown, _ := mustFloat(all[0], "negative_per_s")
+	assert.Positive(t, grown)
+	assert.EqualValues(t, os.Getpid(), number(all[0], "pid"))
+	assert.Nil(t, acc.Tagged("dentrycache_source", "directory", mounts.Printable(memory)), "tmpfs keeps none")
+	assert.Nil(t, acc.Tagged("dentrycache_source", "directory", mounts.Printable(leak+"/none/below")), "nothing is below what does not exist")
+	growth, _ := mustFloat(acc.Named("dentrycache")[0], "negative_per_s")
+	unexplained, known := mustFloat(acc.Named("dentrycache_status")[0], "unexplained_per_s")
+	assert.True(t, known)
+	assert.Less(t, unexplained, growth/2)
+	if hierarchies := d.owners.hierarchies; hierarchies.V1() {
+		content, err := os.ReadFile("/proc/self/cgroup")
+		require.NoError(t, err)
+		assert.Contains(t, string(content), ":memory:"+all[0].Tags()["cgroup"]+"\n", "the one that holds them")
+	}
 }
 
 func TestFoundDirectories(t *testing.T) {

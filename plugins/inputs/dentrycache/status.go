@@ -21,7 +21,7 @@ func (d *Dentrycache) startAttribution() {
 		return
 	}
 	d.started = true
-	modes, p, timeout, count, proc := d.modes, d.host.Prober, d.timeout, d.CountChildren, d.host.Proc
+	modes, p, timeout, count, proc, v1 := d.modes, d.host.Prober, d.timeout, d.CountChildren, d.host.Proc, d.owners.hierarchies.V1()
 	if len(modes) == 0 && !count {
 		d.attributionStarted(nil, errOff, nil, nil)
 		return
@@ -36,7 +36,7 @@ func (d *Dentrycache) startAttribution() {
 		var tracer *attribution.Tracer
 		err := errOff
 		if len(modes) > 0 {
-			tracer, err = attribution.Start(attribution.Options{Prober: p, Modes: modes, Timeout: min(timeout, maxSelfTest), Proc: proc})
+			tracer, err = attribution.Start(attribution.Options{Prober: p, Modes: modes, Timeout: min(timeout, maxSelfTest), Proc: proc, MemoryV1: v1})
 		}
 		debug.FreeOSMemory() // the kernel's types took some 10 MB
 		d.mail.Post(func() { d.attributionStarted(tracer, err, walker, walkerErr) })
@@ -68,7 +68,7 @@ func (d *Dentrycache) attributionStarted(tracer *attribution.Tracer, err error, 
 	default:
 		d.tracer, d.sources.read = tracer, time.Now()
 		if d.eager {
-			d.watchMisses()
+			d.watchMisses(time.Now())
 		}
 		status := tracer.Status()
 		d.sayMode(&status)
@@ -125,7 +125,13 @@ func (d *Dentrycache) emitStatus(acc telegraf.Accumulator) {
 			fields["converted"], fields["unlinked"], fields["killed"] = t.Converted, t.Unlinked, t.Killed
 		} else {
 			fields["sampled"] = t.Sampled
+			if status.Counted {
+				fields["converted"], fields["unlinked"] = t.Converted, t.Unlinked
+			}
 		}
+	}
+	if d.sources.known {
+		fields["unexplained_per_s"] = d.sources.unexplained
 	}
 	acc.AddGauge("dentrycache_status", fields, nil)
 }

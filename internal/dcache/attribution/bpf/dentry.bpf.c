@@ -81,6 +81,8 @@ struct {
 struct scratch {
 	u64 began;  /* when failed look-ups were last counted from zero */
 	u64 misses; /* since then */
+	u64 epoch;  /* of what follows */
+	s64 negative; /* this CPU's part of the kernel's count, when it was last looked at */
 	struct directory directory;
 	u8 overflow[NAME]; /* the last name may begin at the end of path */
 	u8 asked[NAME];
@@ -180,6 +182,24 @@ INLINE struct row *row_of(const struct row_key *key)
 	return bpf_map_lookup_elem(&rows, key);
 }
 
+/* Whether the cgroups that hold memory are those of version 1. Filled in at the load. */
+const volatile bool memory_v1;
+
+/*
+ * The cgroup of the running task: of version 2, or the one of version 1 that the
+ * memory is charged to (since 5.5, as far as ids go). Ids are inode numbers.
+ */
+INLINE u64 current_cgroup(void)
+{
+	if (!memory_v1 || !field_exists(struct kernfs_node, id))
+		return bpf_get_current_cgroup_id();
+	struct css_set *set = READ((struct task_struct *)bpf_get_current_task(), cgroups);
+	struct cgroup_subsys_state *state = 0;
+	u32 which = enum_value(cgroup_subsys_id, memory_cgrp_id);
+	bpf_probe_read_kernel(&state, sizeof(state), (u8 *)set + field_offset(struct css_set, subsys) + which * sizeof(state));
+	return READ(READ(READ(state, cgroup), kn), id);
+}
+
 /* Counts an event, which stands for weight of its kind. */
 INLINE void count(u32 counter, u64 weight, struct row_key *key, struct dentry *dir, struct super_block *sb,
 		  const u8 *asked, u64 relative_size, bool from_root)
@@ -189,7 +209,7 @@ INLINE void count(u32 counter, u64 weight, struct row_key *key, struct dentry *d
 	/* The kernel leaves the bytes after the name as they are. */
 	__builtin_memset(key->comm, 0, sizeof(key->comm));
 	bpf_get_current_comm(key->comm, sizeof(key->comm));
-	key->cgroup = bpf_get_current_cgroup_id();
+	key->cgroup = current_cgroup();
 	total(counter, weight);
 	struct row *row = row_of(key);
 	if (!row) {
@@ -210,7 +230,7 @@ INLINE void count(u32 counter, u64 weight, struct row_key *key, struct dentry *d
 	row->pid = bpf_get_current_pid_tgid() >> 32;
 	row->uid = bpf_get_current_uid_gid();
 	/* Seldom, as it costs a look-up; but a directory in use must not be evicted. */
-	if (weight > 1 || !(n & 15))
+	if (dir && (weight > 1 || !(n & 15)))
 		know(&key->place, dir, sb, asked, relative_size, from_root);
 }
 
@@ -324,7 +344,7 @@ SEC("kprobe/d_delete") int kprobe_d_delete(struct pt_regs *context)
  * Failed look-ups, from what a system call was asked for and what came of it.
  */
 
-enum { BY_PATH = 1, BY_DESCRIPTOR_AND_PATH = 2, SYSCALLS = 512, AT_FDCWD = -100, ENOENT = 2 };
+enum { BY_PATH = 1, BY_DESCRIPTOR_AND_PATH = 2, REMOVES = 4, MAKES = 8, SYSCALLS = 512, AT_FDCWD = -100, ENOENT = 2 };
 
 /* Of what comes after the first EXACT in a second, on one CPU, one in WEIGHT is counted. */
 enum { EXACT = 2000, WEIGHT = 64 };
@@ -392,13 +412,28 @@ INLINE u64 weight_of(struct scratch *scratch, u64 now)
 	return bpf_get_prandom_u32() % WEIGHT ? 0 : WEIGHT;
 }
 
-INLINE int on_missing(struct pt_regs *regs, struct task_struct *task, bool typed)
+/* Counts what has no directory that is known. */
+INLINE void count_nowhere(u64 weight)
+{
+	struct row_key key = {};
+	count(CREATED, weight, &key, 0, 0, 0, 0, false);
+}
+
+/*
+ * A system call that has failed, or, where grown is not 0, after which there are so
+ * many negative dentries more. Fewer are there when names became files; but many
+ * that were freed for want of memory.
+ */
+INLINE int on_exit(struct pt_regs *regs, struct task_struct *task, bool typed, s64 result, s64 grown)
 {
 	u64 number = (u64)GET(typed, regs, SYSCALL_NUMBER);
-	if (number >= SYSCALLS)
+	u8 how = number < SYSCALLS ? syscalls[number] : 0;
+	if (!how || IS_COMPAT(typed, task)) {
+		if (grown > 0)
+			count_nowhere(grown);
 		return 0;
-	u8 how = syscalls[number];
-	if (!how || IS_COMPAT(typed, task))
+	}
+	if (grown < 0 && (!(how & MAKES) || result < 0 || grown < -2))
 		return 0;
 
 	u32 zero = 0;
@@ -409,8 +444,11 @@ INLINE int on_missing(struct pt_regs *regs, struct task_struct *task, bool typed
 	u64 weight = weight_of(scratch, typed ? bpf_jiffies64() : bpf_ktime_get_ns());
 	if (!weight)
 		return 0;
+	bool sampled = weight > 1;
+	if (grown)
+		weight *= grown < 0 ? -grown : grown;
 	u64 first = GET(typed, regs, SYSCALL_FIRST);
-	u64 asked = how == BY_PATH ? first : GET(typed, regs, SYSCALL_SECOND);
+	u64 asked = how & BY_PATH ? first : GET(typed, regs, SYSCALL_SECOND);
 	long n = bpf_probe_read_user_str(scratch->asked, NAME, (void *)asked);
 	if (n <= 1) { /* nothing, or not in memory any more */
 		if (n < 0)
@@ -423,7 +461,7 @@ INLINE int on_missing(struct pt_regs *regs, struct task_struct *task, bool typed
 	struct super_block *sb;
 	u64 magic;
 	bool from_root = scratch->asked[0] == '/';
-	if (from_root || how == BY_PATH || (s32)first == AT_FDCWD) {
+	if (from_root || how & BY_PATH || (s32)first == AT_FDCWD) {
 		struct fs_struct *fs = GET(typed, task, fs);
 		if (from_root)
 			base = GET(typed, fs, root.dentry);
@@ -459,25 +497,82 @@ INLINE int on_missing(struct pt_regs *regs, struct task_struct *task, bool typed
 		key.place.hash = (key.place.hash & ~slash) | (hash & slash);
 	}
 	relative_size &= NAME - 1; /* as older verifiers don't know */
-	if (relative_size == 0) {
-		if (magic == PROC_SUPER_MAGIC || magic == TMPFS_MAGIC)
+	if (!grown) {
+		if (relative_size == 0) {
+			if (magic == PROC_SUPER_MAGIC || magic == TMPFS_MAGIC)
+				return 0;
+		} else if (__builtin_memcmp(scratch->asked, "/proc/", 6) == 0) {
 			return 0;
-	} else if (__builtin_memcmp(scratch->asked, "/proc/", 6) == 0) {
-		return 0;
+		}
+		if (!is_first_miss(hash ^ key.place.device))
+			return 0;
 	}
-	if (!is_first_miss(hash ^ key.place.device))
-		return 0;
-	if (weight > 1)
+	if (sampled)
 		total(SAMPLED, 1);
-	count(CREATED, weight, &key, base, sb, scratch->asked, relative_size, from_root);
+	if (grown < 0)
+		count(CONVERTED, weight, &key, base, sb, scratch->asked, relative_size, from_root);
+	else if (how & REMOVES && result == 0)
+		count(UNLINKED, weight, &key, base, sb, scratch->asked, relative_size, from_root);
+	else
+		count(CREATED, weight, &key, base, sb, scratch->asked, relative_size, from_root);
 	return 0;
 }
+
+/*
+ * The same by the kernel's own count of negative dentries. Each CPU has a part of it,
+ * and what it has become more by since the last look is the work of the task that has
+ * the CPU. That sees files that are made and removed, and calls that hide what they met; and nothing
+ * where no dentry was kept.
+ *
+ * The part is as far from the CPU's run queue on each CPU, and there a task leads to.
+ * (bpf_this_cpu_ptr() takes CONFIG_KALLSYMS_ALL.)
+ */
+const volatile s64 count_from_runqueue;
+
+/* Which time it is that is counted: what was before is nobody's work. */
+volatile u64 epoch;
+
+INLINE s64 grown_here(void)
+{
+	u32 zero = 0;
+	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &zero);
+	if (!scratch)
+		return 0;
+	s64 now = 0;
+	bpf_probe_read_kernel(&now, sizeof(now), (void *)bpf_get_current_task_btf()->se.cfs_rq->rq + count_from_runqueue);
+	s64 grown = now - scratch->negative;
+	scratch->negative = now;
+	if (scratch->epoch != epoch) {
+		scratch->epoch = epoch;
+		return 0;
+	}
+	return grown;
+}
+
+SEC("tp_btf/sys_exit") int sys_exit_counted(u64 *context)
+{
+	s64 grown = grown_here();
+	if (!grown)
+		return 0;
+	return on_exit((struct pt_regs *)context[0], bpf_get_current_task_btf(), true, context[1], grown);
+}
+
+/* Kernel threads, and tasks that lose the CPU in a system call. */
+SEC("tp_btf/sched_switch") int sched_switch(u64 *context)
+{
+	s64 grown = grown_here();
+	if (grown > 0)
+		count_nowhere(grown);
+	return 0;
+}
+
+/* And without it, where the kernel does not tell. */
 
 SEC("raw_tracepoint/sys_exit") int sys_exit(u64 *context)
 {
 	if ((s64)context[1] != -ENOENT)
 		return 0;
-	return on_missing((struct pt_regs *)context[0], (struct task_struct *)bpf_get_current_task(), false);
+	return on_exit((struct pt_regs *)context[0], (struct task_struct *)bpf_get_current_task(), false, -ENOENT, 0);
 }
 
 /* The same with less effort, since 5.11. */
@@ -485,7 +580,7 @@ SEC("tp_btf/sys_exit") int sys_exit_typed(u64 *context)
 {
 	if ((s64)context[1] != -ENOENT)
 		return 0;
-	return on_missing((struct pt_regs *)context[0], bpf_get_current_task_btf(), true);
+	return on_exit((struct pt_regs *)context[0], bpf_get_current_task_btf(), true, -ENOENT, 0);
 }
 
 /*

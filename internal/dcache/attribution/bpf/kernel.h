@@ -158,10 +158,42 @@ struct thread_info {
 	u32 status;
 } CORE;
 
+struct kernfs_node {
+	u64 id;
+} CORE;
+
+struct cgroup {
+	struct kernfs_node *kn;
+} CORE;
+
+struct cgroup_subsys_state {
+	struct cgroup *cgroup;
+} CORE;
+
+enum cgroup_subsys_id { memory_cgrp_id = 4 };
+
+struct css_set {
+	struct cgroup_subsys_state *subsys[16];
+} CORE;
+
+struct rq {
+	u32 nr_running;
+} CORE;
+
+struct cfs_rq {
+	struct rq *rq;
+} CORE;
+
+struct sched_entity {
+	struct cfs_rq *cfs_rq;
+} CORE;
+
 struct task_struct {
 	struct thread_info thread_info;
+	struct sched_entity se;
 	struct fs_struct *fs;
 	struct files_struct *files;
+	struct css_set *cgroups;
 	struct hlist_node pid_links[4];
 } CORE;
 

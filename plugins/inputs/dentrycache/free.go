@@ -1,0 +1,141 @@
+package dentrycache
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/cgroups"
+	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+)
+
+// Freeing gives back the negative children of one directory, after a question.
+type Freeing struct {
+	Directory string
+	Cgroup    string // whose memory is reclaimed; empty: the one that holds most
+	Host      *host.Host
+	In        io.Reader // of who is asked
+	Out       io.Writer
+}
+
+const (
+	// reclaimStep is the least that is reclaimed at a time, some 70,000 dentries in 50 ms, and
+	// reclaimShare the part of what is left, as the children are counted after each step.
+	reclaimStep, reclaimShare = 16 << 20, 8
+	// dentryBytes is what a dentry takes of memory, and freeTime how long it takes to free one.
+	dentryBytes = 200
+	freeTime    = 650 * time.Nanosecond
+	// walkTimeout is how long the children may be counted.
+	walkTimeout = time.Minute
+	// uselessSteps is how many steps may free nothing of the directory before it ends.
+	uselessSteps = 3
+)
+
+// Run says what it will do, asks, and does it until ctx ends.
+func (f *Freeing) Run(ctx context.Context) error {
+	walker, err := attribution.OpenWalker(f.Host.Prober)
+	if err != nil {
+		return fmt.Errorf("the children of %s can't be counted: %w", f.Directory, err)
+	}
+	defer walker.Close()
+	before, err := f.count(walker)
+	if err != nil {
+		return err
+	}
+	name := mounts.Printable(f.Directory)
+	fmt.Fprintf(f.Out, "%s has %d children in the dentry cache, %d of them do not exist.\n", name, before.Children, before.Negative)
+	if before.Negative == 0 {
+		return errors.New("there is nothing to free")
+	}
+	hierarchies := cgroups.FindHierarchies(f.Host.Sys)
+	group, err := f.choose(&hierarchies)
+	if err != nil {
+		return err
+	}
+	f.explain(&hierarchies, group, before.Negative)
+	answer, _ := bufio.NewReader(f.In).ReadString('\n')
+	if answer != "y\n" && answer != "yes\n" {
+		return errors.New("nothing was done")
+	}
+	began := time.Now()
+	left, err := f.reclaim(ctx, walker, &hierarchies, group.Path, before.Negative)
+	fmt.Fprintf(f.Out, "%d of them are gone after %.1f s.\n", max(before.Negative-left, 0), time.Since(began).Seconds())
+	return err
+}
+
+func (f *Freeing) count(walker *attribution.Walker) (attribution.Directory, error) {
+	return walker.Walk(attribution.Request{
+		Path: f.Host.MountPrefix + f.Directory, Below: f.Host.MountPrefix, Timeout: walkTimeout,
+		Check: prober.Check{Key: "free " + f.Directory, Trusted: true},
+	})
+}
+
+// choose returns the cgroup whose memory is reclaimed.
+func (f *Freeing) choose(h *cgroups.Hierarchies) (group cgroups.Memory, err error) {
+	all, err := h.ReadMemory()
+	if len(all) == 0 {
+		return group, errors.Join(errors.New("no cgroup says what it holds"), err)
+	}
+	wanted := filepath.Clean("/" + f.Cgroup)
+	for _, c := range all {
+		if f.Cgroup != "" && c.Path == wanted || f.Cgroup == "" && c.Path != "/" && c.Own > group.Own {
+			group = c
+		}
+	}
+	if group.Path == "" {
+		return group, fmt.Errorf("there is no cgroup %s that holds dentries", wanted)
+	}
+	return group, h.CanReclaim(group.Path)
+}
+
+// explain says what will be done, and asks.
+func (f *Freeing) explain(h *cgroups.Hierarchies, group cgroups.Memory, negative int64) {
+	usage := h.ReadUsage(group.Path)
+	what, stop := "memory.reclaim, step by step", "Interrupt it to stop after a step of half a second at most."
+	if h.V1() {
+		what, stop = "memory.force_empty", "Of version 1 there are no steps: once begun it goes on to its end."
+	}
+	fmt.Fprintf(f.Out, `The kernel will be asked to free memory of the cgroup %s (%s).
+It holds %d MiB of dentries and the like, of %d MiB in use. If they are this directory's, it takes some %.1f s.
+With them goes what of files it has in memory and is not in use: it will be read again from where it is stored.
+No file is changed, and no lock is held for longer than it takes to free a few dentries. %s
+Go on? [y/N] `, mounts.Printable(group.Path), what, group.Bytes>>20, usage.WorkingSet>>20, (time.Duration(negative) * freeTime).Seconds(), stop)
+}
+
+// reclaim reclaims step by step until the directory is empty, nothing more comes of it, or ctx
+// ends. left are the negative children, of which others may have made a hundredth.
+func (f *Freeing) reclaim(ctx context.Context, walker *attribution.Walker, h *cgroups.Hierarchies, group string, negative int64) (left int64, err error) {
+	left = negative
+	for useless := 0; left > 0; {
+		if ctx.Err() != nil {
+			return left, errors.New("interrupted")
+		}
+		if err := h.Reclaim(group, max(reclaimStep, left*dentryBytes/reclaimShare)); err != nil {
+			return left, err
+		}
+		now, err := f.count(walker)
+		if err != nil {
+			return left, err
+		}
+		if useless++; now.Negative < left {
+			useless = 0
+		}
+		left = now.Negative
+		fmt.Fprintf(f.Out, "%d are left\n", left)
+		if useless < uselessSteps {
+			continue
+		}
+		if left > negative/100 {
+			return left, fmt.Errorf("the cgroup %s has no more of them to free: others hold the rest (-cgroup names one), or they come anew", mounts.Printable(group))
+		}
+		break
+	}
+	return left, nil
+}
