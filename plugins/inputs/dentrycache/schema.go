@@ -95,7 +95,7 @@ func (*Dentrycache) Schema() []schema.Measurement {
 			Tags: []schema.Tag{
 				schema.T("comm", "name of the process's thread"),
 				schema.T("container", "short id, or the name of a systemd service"),
-				schema.T("cgroup", "path in the hierarchy of version 2, if it is none"),
+				schema.T("cgroup", "its path, of version 2 or where the memory controller is of version 1 there, if it is none"),
 				schema.T("directory", "with … in front if its beginning is not known"),
 				schema.T("device", "as in Telegraf's disk input, or major:minor if no mount shows it"),
 				schema.T("fstype", ""),
