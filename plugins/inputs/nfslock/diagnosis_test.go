@@ -177,23 +177,30 @@ func TestLeaseState_KnowsARestartFromNone(t *testing.T) {
 		l.add(leaseSample{at: at(seconds), path: "/mnt", connects: connects, NFS4State: mounts.NFS4State{Identities: identities}})
 	}
 	var l leaseState
-	assert.Equal(t, restartUnknown, l.restarted())
+	assert.Equal(t, restartUnknown, l.restarted(time.Minute))
 	sample(&l, 0, 1, 1)
-	assert.Equal(t, restartUnknown, l.restarted(), "no lock was taken yet")
+	assert.Equal(t, restartUnknown, l.restarted(time.Minute), "no lock was taken yet")
 	l.lastOK = at(10)
-	assert.Equal(t, restartUnknown, l.restarted(), "nobody looked since")
+	assert.Equal(t, restartUnknown, l.restarted(time.Minute), "nobody looked since")
 	sample(&l, 20, 1, 1)
-	assert.Equal(t, notRestarted, l.restarted())
+	assert.Equal(t, notRestarted, l.restarted(time.Minute))
 	sample(&l, 30, 2, 1)
-	assert.Equal(t, restarted, l.restarted(), "it connected anew")
+	assert.Equal(t, restarted, l.restarted(time.Minute), "it connected anew")
 	l.lastOK = at(40)
 	sample(&l, 50, 2, 1)
-	assert.Equal(t, notRestarted, l.restarted(), "that was before the last lock")
+	assert.Equal(t, notRestarted, l.restarted(time.Minute), "that was before the last lock")
 	sample(&l, 60, 2, 1)
 	l.lastOK = at(55)
-	assert.Equal(t, notRestarted, l.restarted())
+	assert.Equal(t, notRestarted, l.restarted(time.Minute))
 	l.silent = at(58)
-	assert.Equal(t, restarted, l.restarted(), "it did not answer")
+	assert.Equal(t, restarted, l.restarted(time.Minute), "it did not answer")
+	l.silent = time.Time{}
+	sample(&l, 70, 3, 1)
+	assert.Equal(t, restarted, l.restarted(time.Minute))
+	sample(&l, 120, 3, 1)
+	assert.Equal(t, restarted, l.restarted(time.Minute))
+	sample(&l, 140, 3, 1)
+	assert.Equal(t, notRestarted, l.restarted(time.Minute), "no grace period lasts as long")
 }
 
 func TestLeaseState_KnowsHostsOfOneName(t *testing.T) {

@@ -38,7 +38,7 @@ func (n *Nfslock) watch(pending map[*target]struct{}) {
 		}
 		t.waits = placeOf(r.PID)
 		if w := waitOf(t.waits); w == waitDelay || w == waitRecovery {
-			n.readState(n.began) // whether the server was restarted
+			n.readState(time.Now().Add(-n.shortestTimeout() / 2)) // whether the server was restarted
 		}
 		if n.mayReturn(t, &r) && n.patientProbes() < maxPatient {
 			t.patient = n.host.Prober.SetDeadline(t.ticket, r.Since.Add(max(n.grace, t.policy.timeout)))

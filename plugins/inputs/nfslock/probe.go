@@ -309,7 +309,7 @@ func (n *Nfslock) evidenceOf(t *target, a *attempt) evidence {
 			n.kernel.read(n) // what was said meanwhile
 		}
 		l := &t.server.lease
-		e.restart, e.flaps = l.restarted(), l.flaps()
+		e.restart, e.flaps = l.restarted(n.grace), l.flaps()
 		e.refused, e.inUse = recent(l.refused), recent(l.inUse)
 		e.leaseExpired = t.lease.LeaseExpired > 0
 	}

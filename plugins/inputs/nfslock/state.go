@@ -107,24 +107,28 @@ func (l *leaseState) add(s leaseSample) {
 	l.samples = append(l.samples, s)
 }
 
-// restarted tells whether the server was restarted since it gave a lock: the client has
-// connected anew, or had no answer. A grace period begins with that.
-func (l *leaseState) restarted() restart {
-	switch {
-	case l.lastOK.IsZero() || len(l.samples) == 0:
+// restarted tells whether the server was restarted since it gave a lock, and no longer ago than
+// a grace period lasts: the client has connected anew, or had no answer.
+func (l *leaseState) restarted(grace time.Duration) restart {
+	if l.lastOK.IsZero() || len(l.samples) == 0 {
 		return restartUnknown
-	case l.silent.After(l.lastOK):
-		return restarted
 	}
 	newest := l.samples[len(l.samples)-1]
-	if !newest.at.After(l.lastOK) {
+	switch {
+	case l.silent.After(l.lastOK) && newest.at.Sub(l.silent) < grace:
+		return restarted
+	case !newest.at.After(l.lastOK):
 		return restartUnknown
 	}
+	connected := newest.at // when the connection of today was first seen
 	for i := len(l.samples) - 1; i >= 0; i-- {
-		if s := l.samples[i]; s.connects != newest.connects {
+		switch s := l.samples[i]; {
+		case s.connects != newest.connects && newest.at.Sub(connected) < grace:
 			return restarted
-		} else if s.at.Before(l.lastOK) {
+		case s.connects != newest.connects, s.at.Before(l.lastOK):
 			return notRestarted
+		default:
+			connected = s.at
 		}
 	}
 	return restartUnknown
