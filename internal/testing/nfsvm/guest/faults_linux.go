@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -88,46 +87,6 @@ func (l *lab) rpcbind(h *host, how string) error {
 		return errors.Join(h.signal("rpcbind", unix.SIGTERM), h.do("rm", "-r", rpcbindState), h.do("mv", rpcbindKnown, rpcbindState), h.do("rpcbind", "-w"))
 	}
 	return fmt.Errorf("rpcbind: unknown %q", how)
-}
-
-// delegate has another client hold a delegation of the lock file of a mount, and fall silent.
-// The plugin is stopped meanwhile: it would ask for it back at once.
-func (r *run) delegate(on, mount string) error {
-	observer := r.observer.command.Process
-	if err := observer.Signal(unix.SIGSTOP); err != nil {
-		return err
-	}
-	err := r.lab.on(on, func(h *host) error {
-		if err := h.mountAlike(mount); err != nil {
-			return err
-		}
-		// A server gives none before it has tried to call the client back.
-		err := poll(patience, func() error {
-			file := "lock-" + mount
-			if err := errors.Join(h.endHolders(), r.hold(h, asRead, "/mnt/"+mount+"/"+file)); err != nil {
-				return err
-			}
-			return delegated(file)
-		})
-		return errors.Join(err, r.lab.firewall(on, "", "DROP"))
-	})
-	return errors.Join(err, observer.Signal(unix.SIGCONT))
-}
-
-// delegated fails unless some client of the server has a delegation of the file.
-func delegated(file string) error {
-	states, _ := filepath.Glob("/proc/fs/nfsd/clients/*/states")
-	seen := ""
-	for _, name := range states {
-		content, _ := os.ReadFile(name)
-		seen += string(content)
-		for line := range strings.Lines(string(content)) {
-			if strings.Contains(line, "type: deleg") && strings.Contains(line, file) {
-				return nil
-			}
-		}
-	}
-	return fmt.Errorf("the server delegated %s to none of %d clients: %s", file, len(states), seen)
 }
 
 // twin has another client go by the name of the observed one, and mount what it has.

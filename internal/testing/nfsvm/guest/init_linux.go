@@ -19,7 +19,6 @@ const (
 	asTry    = "nfsvm-try"
 	asHold   = "nfsvm-hold"
 	asDirty  = "nfsvm-dirty"
-	asRead   = "nfsvm-read"
 	asProxy  = "nfsvm-proxy"
 	asRunner = "nfsvm-runner"
 	self     = "/init"
@@ -46,8 +45,6 @@ func Main() {
 		err = try(os.Args[2], os.Args[3])
 	case asHold:
 		err = hold(os.Args[2], os.Args[3])
-	case asRead:
-		err = read(os.Args[2])
 	case asProxy:
 		err = serveProxy(os.Args[2])
 	case asDirty:

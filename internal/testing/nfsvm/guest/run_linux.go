@@ -183,8 +183,6 @@ func (r *run) step(s scenario.Step) (err error) {
 		err = os.Remove(filepath.Join(a[0], "filler"))
 	case "lock":
 		err = r.lock(a[0], a[1], a[2])
-	case "delegate":
-		err = r.delegate(a[0], a[1])
 	case "twin":
 		err = r.twin(a[0], a[1])
 	case "proxy":

@@ -179,18 +179,6 @@ func hold(path, how string) error {
 	return sayReadyAndWait()
 }
 
-// read opens a file for reading, reads it, and keeps it open.
-func read(path string) error {
-	file, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	if _, err := io.Copy(io.Discard, file); err != nil {
-		return err
-	}
-	return sayReadyAndWait()
-}
-
 // dirty leaves a megabyte of dirty pages, which close would write back.
 func dirty(path string) error {
 	file, err := os.Create(path)

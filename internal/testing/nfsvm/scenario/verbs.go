@@ -47,7 +47,6 @@ func Verbs() []Verb {
 		{Name: "drain", Usage: "PATH", Min: 1, Max: 1, Does: "removes what fill wrote"},
 
 		{Name: "lock", Usage: "HOST NAME shared|exclusive|wanted", Min: 3, Max: 3, First: hosts[:2], Does: "locks the file `lock` of a mount and holds it, or with wanted waits for it; client2 mounts it for that as the client does"},
-		{Name: "delegate", Usage: "client2 NAME", Min: 2, Max: 2, First: hosts[1:2], Does: "client2 mounts it, and opens its lock file for reading, for which the server gives it a delegation; then it falls silent"},
 		{Name: "twin", Usage: "client2 NAME", Min: 2, Max: 2, First: hosts[1:2], Does: "client2 takes the client's name, and mounts it as well"},
 		{Name: "proxy", Usage: "client|client2 start|refuse|pass", Min: 2, Max: 2, First: hosts[:2], Does: "starts a proxy at its port 20049 that passes calls on to the server; or refuses each with an authentication error; or passes them on again"},
 		{Name: "clear", Usage: "PATH", Min: 1, Max: 1, Does: "drops all locks on an exported file system"},
