@@ -54,6 +54,12 @@ func symptoms(t *testing.T) []Finding {
 	reloaded.Findings = slices.DeleteFunc(reloaded.Findings, func(f Finding) bool { return f.ID != "systemd.reload" })
 	take(reloaded)
 
+	// A unit that is masked.
+	link(t, root, map[string]string{"etc/systemd/system/telegraf.service": os.DevNull})
+	masked := Run(Options{Root: root, Proc: t.TempDir()})
+	masked.Findings = slices.DeleteFunc(masked.Findings, func(f Finding) bool { return f.ID != "systemd.masked" })
+	take(masked, root+"/", "/")
+
 	// A unit that has every setting that costs something, and no capability.
 	var unit strings.Builder
 	unit.WriteString("[Service]\nUser=telegraf\n")

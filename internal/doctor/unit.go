@@ -132,12 +132,24 @@ func (p *patient) readUnit(name string) *unit {
 	if u == nil {
 		return nil
 	}
+	if p.masked(u.file) {
+		p.add(Finding{ID: "systemd.masked", Status: checkup.Warning, Object: u.file, Says: name + " is masked",
+			Symptom: "systemd does not start it", Cure: "systemctl unmask " + strings.TrimSuffix(name, ".service")})
+		return nil
+	}
 	for _, file := range files {
 		if content, err := os.ReadFile(p.follow(file)); err == nil {
 			u.settings = append(u.settings, parseUnit(file, content)...)
 		}
 	}
 	return u
+}
+
+// masked reports whether a unit's file stands for none: a link to /dev/null, or an empty one.
+func (p *patient) masked(file string) bool {
+	target, _ := os.Readlink(file)
+	info, err := os.Stat(p.follow(file))
+	return target == os.DevNull || err == nil && info.Size() == 0
 }
 
 // findUnit finds a unit's file, and the files that set it, in the order in which systemd
