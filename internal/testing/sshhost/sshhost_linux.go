@@ -123,7 +123,7 @@ func (h *Host) MountAt(t testing.TB, dir string, options ...string) *FS {
 	return fs
 }
 
-// Mount mounts it, again.
+// Mount mounts it, again, and waits until the host answers.
 func (fs *FS) Mount(t testing.TB, options ...string) {
 	t.Helper()
 	fs.unmount()
@@ -139,6 +139,10 @@ func (fs *FS) Mount(t testing.TB, options ...string) {
 	}
 	fs.Daemon = fs.sshfs.Process
 	AwaitMount(t, fs.Dir)
+	// The first answers are slow on a busy machine: the server starts.
+	if _, err := os.ReadDir(fs.Dir); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Kill ends the daemon, and waits for its end.
