@@ -5,10 +5,10 @@ import "strings"
 // Layers returns the absolute paths of the directories that the file system shows in another
 // way, as the mount table has them: those of an overlay (ovl_show_options,
 // fs/overlayfs/params.c), or the source of ecryptfs, bindfs and their like. A relative path
-// is left out: nobody knows what it was relative to.
+// is left out: nobody knows what it was relative to. An SMB server's //HOST/SHARE is none.
 func (m *Mount) Layers() []string {
 	if m.FSType != "overlay" {
-		if strings.HasPrefix(m.Source, "/") && !strings.HasPrefix(m.Source, "/dev/") {
+		if strings.HasPrefix(m.Source, "/") && !strings.HasPrefix(m.Source, "/dev/") && !m.SMB() {
 			return []string{m.Source}
 		}
 		return nil

@@ -21,6 +21,7 @@ func TestMount_Layers(t *testing.T) {
 		{"fuse.bindfs", "/mnt/nas", "rw,user_id=0", []string{"/mnt/nas"}},
 		{"fuse.mergerfs", "a:b", "rw,user_id=0", nil},
 		{"ext4", "/dev/loop0", "rw", nil},
+		{"cifs", "//nas/data", "rw,addr=192.0.2.1", nil},
 		{"nfs4", "nas:/export", "rw,addr=192.0.2.1", nil},
 	} {
 		m := Mount{Info: &mountinfo.Info{FSType: c.fstype, Source: c.source, VFSOptions: c.options}}

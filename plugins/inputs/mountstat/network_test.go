@@ -94,7 +94,8 @@ func TestTheCauseOfAHungNetworkMount(t *testing.T) {
 			fs := faultfs.New(t)
 			m, log := newPretendedNFS(t, nil)
 			networkMount(t, fs, c.fstype, c.server)(m)
-			if c.fstype != "smb3" && c.fstype != "cifs" || c.errno == "" {
+			// Where an SMB server refuses while the mount is well, it listens elsewhere.
+			if c.fstype != "smb3" && c.fstype != "cifs" || c.errno == "" || c.errno == "ETIMEDOUT" {
 				g := collect.Gather(t, m)
 				assert.Equal(t, "ok", text(at(g, fs.Dir), "result"))
 				server, _ := at(g, fs.Dir).GetTag("server")

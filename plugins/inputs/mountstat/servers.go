@@ -135,6 +135,7 @@ func (m *Mountstat) noteElsewhere(t *target, s *server) {
 	case s.Service != serverpool.SMB:
 	case a.Answered():
 		s.proven, s.elsewhere = true, false
+	case a.Reached && a.Errno == "ETIMEDOUT": // it may be slow
 	case a.Broken() && !s.proven && t.skipReason == "" && !t.underWay && t.found.code == result.OK:
 		s.elsewhere = true
 	}
