@@ -308,7 +308,7 @@ func TestTheCommandsForASilentFUSEDaemon(t *testing.T) {
 	require.NoError(t, err)
 	r, err := Run(Options{Inputs: all, Host: host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p}), Timeout: 30 * time.Second})
 	require.NoError(t, err)
-	text := render(t, r, TextOptions{})
+	text := render(t, r, TextOptions{Explain: true})
 	t.Log(text)
 	var st unix.Statx_t
 	require.NoError(t, unix.Statx(unix.AT_FDCWD, fs.Dir, unix.AT_STATX_DONT_SYNC, 0, &st))
