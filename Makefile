@@ -76,6 +76,11 @@ test-others:
 test-fuzz:
 	$(STAGE) chrt --idle 0 $(MAKE) --no-print-directory fuzz
 
+# The image under Podman, with each runtime that is there; a part of "make test".
+test-containers:
+	tools/setup podman crun runc
+	CGO_ENABLED=0 $(call gotest,containers) ./internal/testing/containers
+
 # And what takes hours: CI's long mode.
 test-long: test
 	$(MAKE) --no-print-directory soak
@@ -132,6 +137,7 @@ setup:
 	tools/setup gcc strace cpio mmdebstrap rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze iproute2:ip sshfs openssh-server:sshd bindfs mergerfs
 	-@tools/setup user-mode-linux:linux.uml
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
+	-@tools/setup podman crun runc
 	-@tools/stores
 
 lint:
