@@ -68,7 +68,8 @@ func examine(arguments []string) int {
 	o.Proc, o.Sys = os.Getenv("HOST_PROC"), os.Getenv("HOST_SYS")
 	o.CheckConfig = checkConfig
 	o.SeccompRefuses = attribution.SeccompRefuses
-	o.Contained = new(host.Host).Container() == host.ApplicationContainer
+	roots := host.FindRoots(os.Getenv)
+	o.Contained = new(host.Host).Container() == host.ApplicationContainer && (o.Root == "/" || filepath.Clean(o.Root) == roots.MountPrefix)
 	if o.Root == "/" {
 		o.ShowUnit = showUnit
 		if o.TelegrafConfig != "" {
