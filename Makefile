@@ -6,7 +6,7 @@ LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
 FUZZTIME ?= 1s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-long test-alone test-others test-loop test-machines test-fuzz test-containers test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
+.PHONY: run build bpf check-bpf test test-long test-alone test-others test-loop test-machines test-fuzz test-containers test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
 run: build
 	bin/vfsprobe -test
@@ -92,6 +92,7 @@ test-long: test
 	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 	VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStallStory|TestOrdinaryWork' ./internal/dashboards
 	GATHERS=100000 $(GO) run ./internal/prober/bench idle
+	$(MAKE) --no-print-directory test-vm FAMILIES="gluster webdav"
 	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"
 	-$(MAKE) --no-print-directory vuln
 
@@ -109,6 +110,18 @@ NFSVM = bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '$(RUN)'
 test-nfs: bin/nfsvm
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
 	@$(STAGE) $(NFSVM); code=$$?; [ $$code != 77 ] || { echo 'test-nfs: SKIPPED'; code=$(SKIPPED); }; exit $$code
+
+# Mounts of real file servers, and their faults: NFS, and SMB and 9P, in virtual machines,
+# GlusterFS and WebDAV on this host, whose tables FAULTS=docs/FAULTS.md writes. "make test"
+# has the first two.
+FAMILIES ?= nfs smb gluster webdav
+FAMILY_NEEDS := mmdebstrap user-mode-linux:linux.uml gcc iproute2:ip fuse3:fusermount3
+FAMILY_NEEDS_gluster := glusterfs-server:glusterd glusterfs-client:glusterfs
+FAMILY_NEEDS_webdav := rclone
+test-vm:
+	-@tools/setup $(FAMILY_NEEDS) $(foreach family,$(FAMILIES),$(FAMILY_NEEDS_$(family)))
+	VFSPROBE_FAMILIES="$(filter-out nfs,$(FAMILIES)) -" FAULTS="$(abspath $(FAULTS))" CGO_ENABLED=0 $(GO) test -count 1 -timeout 40m -v ./internal/testing/fileservers
+	$(if $(filter nfs,$(FAMILIES)),$(MAKE) --no-print-directory test-nfs)
 
 bin/nfsvm: $(SOURCES) $(shell find internal/testing/nfsvm internal/testing/vm -name '*.scenario' -o -name '*.c')
 	CGO_ENABLED=0 $(GO) build -o $@ ./internal/testing/nfsvm

@@ -1,15 +1,9 @@
 //go:build !race
 
-// Package fileservers tests what vfsprobe says of mounts of real SMB and 9P servers, Samba and
-// diod, whose faults are made for real in a virtual machine. NFS has nfsvm.
 package fileservers
 
 import (
 	"context"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -124,16 +118,10 @@ func brief(line string) string {
 
 func newMachine(t *testing.T) *machine {
 	t.Helper()
-	_, file, _, _ := runtime.Caller(0)
-	program := filepath.Join(t.TempDir(), "vfsprobe")
-	build := exec.Command("go", "build", "-o", program, "./cmd/vfsprobe")
-	build.Dir, build.Env = filepath.Join(filepath.Dir(file), "../../.."), append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
 	return &machine{vm.Start(t, vm.Config{Emulator: vm.UML(),
 		Base:    vm.Debian{Suite: "bookworm", Packages: []string{"samba", "diod", "cifs-utils", "kmod", "iproute2", "iptables", "procps", "sysvinit-utils"}},
 		Modules: strings.Fields(modules),
-		Files:   []vm.File{{From: program, Name: "usr/bin/vfsprobe"}}}), t}
+		Files:   []vm.File{{From: buildProgram(t), Name: "usr/bin/vfsprobe"}}}), t}
 }
 
 const (
@@ -142,6 +130,7 @@ const (
 )
 
 func TestTheCausesOfSMBAnd9PMounts(t *testing.T) {
+	family(t, "smb")
 	m := newMachine(t)
 	m.shell(setup)
 	well := func(paths ...string) {

@@ -1,0 +1,301 @@
+//go:build !race
+
+// Package fileservers tests what vfsprobe says of mounts of real file servers, whose faults
+// are made for real: Samba and diod in a virtual machine, Gluster and WebDAV in namespaces of
+// this host. NFS has nfsvm, and sshfs TestFaults of mountstat.
+package fileservers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/document"
+	"github.com/vfsprobe/vfsprobe/internal/testing/vm/agent"
+)
+
+// interval is that of gathers. A fault is to be reported within two.
+const interval = 5 * time.Second
+
+// family skips a test unless VFSPROBE_FAMILIES names its family of file systems. Where that
+// is not set, smb alone runs.
+func family(t *testing.T, name string) {
+	t.Helper()
+	families := strings.Fields(os.Getenv("VFSPROBE_FAMILIES"))
+	if len(families) == 0 {
+		families = []string{"smb"}
+	}
+	if !slices.Contains(families, name) {
+		t.Skipf("VFSPROBE_FAMILIES does not name %s; see make test-vm", name)
+	}
+}
+
+// lab is where servers, mounts of theirs and vfsprobe run: namespaces of this host.
+type lab struct {
+	t       *testing.T
+	run     func(ctx context.Context, script string) (agent.Result, error)
+	program string // vfsprobe
+	table   document.Table
+}
+
+// network has servers in a network namespace of their own, so that what is between them and the
+// client can be cut: "net drop" has the server lose all its answers.
+const network = `ip link set lo up
+ip netns add server
+ip link add client type veth peer name server netns server
+ip addr add 10.9.0.2/24 dev client && ip link set client up
+ip -n server addr add 10.9.0.1/24 dev server && ip -n server link set server up && ip -n server link set lo up
+cat >/run/net <<'X'
+#!/bin/sh
+case $1 in
+drop) ip -n server route add blackhole 10.9.0.2/32;;
+undrop) ip -n server route del blackhole 10.9.0.2/32;;
+esac
+X
+chmod +x /run/net
+`
+
+// gathers has vfsprobe gather whenever a line is written to /run/gathers.
+const gathers = `printf '%%s\n' '[[inputs.mountstat]]' 'mount_points = ["/mnt/*"]' 'timeout = "3s"' 'fstab = ""' >/run/vfsprobe.toml
+mkfifo /run/gathers
+sleep 1000000 >/run/gathers 2>/run/ignored &
+%s -config /run/vfsprobe.toml </run/gathers >/run/metrics 2>/run/log &
+`
+
+// buildProgram builds vfsprobe.
+func buildProgram(t *testing.T) string {
+	t.Helper()
+	_, file, _, _ := runtime.Caller(0)
+	program := filepath.Join(t.TempDir(), "vfsprobe")
+	build := exec.Command("go", "build", "-o", program, "./cmd/vfsprobe")
+	build.Dir, build.Env = filepath.Join(filepath.Dir(file), "../../.."), append(os.Environ(), "CGO_ENABLED=0")
+	out, err := build.CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return program
+}
+
+func newLab(t *testing.T, program string, run func(context.Context, string) (agent.Result, error)) *lab {
+	return &lab{t: t, run: run, program: program, table: document.Table{
+		Header: []string{"fault", "mount", "reported", "reason", "reported after", "recovered after"}}}
+}
+
+// onThisHost is a lab in namespaces of this host, whose kernel is newer. All that runs there
+// ends with the test.
+func onThisHost(t *testing.T, programs ...string) *lab {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("namespaces take root")
+	}
+	for _, name := range append(programs, "ip", "nsenter", "fusermount3") {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skipf("no %s here", name)
+		}
+	}
+	init := exec.Command("bash", "-c", "sleep infinity & wait") // which reaps orphans
+	init.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET | unix.CLONE_NEWNS | unix.CLONE_NEWPID, Pdeathsig: unix.SIGKILL}
+	require.NoError(t, init.Start())
+	t.Cleanup(func() {
+		_ = init.Process.Kill()
+		_ = init.Wait()
+	})
+	pid := strconv.Itoa(init.Process.Pid)
+	l := newLab(t, buildProgram(t), func(ctx context.Context, script string) (agent.Result, error) {
+		command := exec.CommandContext(ctx, "nsenter", "-t", pid, "-m", "-n", "-p", "sh", "-c", script)
+		command.WaitDelay = time.Second
+		out, err := command.CombinedOutput()
+		exit := new(exec.ExitError)
+		if err == nil || errors.Is(err, exec.ErrWaitDelay) || errors.As(err, &exit) {
+			return agent.Result{Output: string(out), Code: command.ProcessState.ExitCode()}, nil
+		}
+		return agent.Result{}, err
+	})
+	l.shell("mount --make-rprivate /; mount -t proc proc /proc; mount -t tmpfs none /run; mount -t tmpfs none /srv; mount -t tmpfs none /mnt\n" + network)
+	return l
+}
+
+func (l *lab) shell(script string) string {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
+	defer cancel()
+	result, err := l.run(ctx, script)
+	require.NoError(l.t, err)
+	require.NoError(l.t, result.Err(), script)
+	return strings.TrimSpace(result.Output)
+}
+
+// watch starts vfsprobe, which must find all the mounts well.
+func (l *lab) watch(paths ...string) {
+	l.t.Helper()
+	l.shell(fmt.Sprintf(gathers, l.program))
+	l.await("at first", patience, well(paths...))
+}
+
+// expected says which parts the metrics of mounts are to have.
+type expected map[string][]string
+
+// well expects mounts to be so.
+func well(paths ...string) expected {
+	all := make(expected)
+	for _, path := range paths {
+		all[path] = []string{`result="ok"`}
+	}
+	return all
+}
+
+// missing names a part that a line does not have; empty if it has all. What is parted by |
+// may be one of these.
+func missing(line string, parts []string) string {
+	for _, part := range parts {
+		if !slices.ContainsFunc(strings.Split(part, "|"), func(one string) bool { return strings.Contains(line, one) }) {
+			return part
+		}
+	}
+	return ""
+}
+
+// gather returns the lines of mounts, by their paths.
+func (l *lab) gather() map[string]string {
+	l.t.Helper()
+	out := l.shell(`before=$(grep -c "^mountstat_summary" /run/metrics || true); echo >/run/gathers
+		for i in $(seq 200); do [ "$(grep -c '^mountstat_summary' /run/metrics || true)" != "$before" ] && break; sleep 0.1; done
+		tail -n 60 /run/metrics | grep '^mountstat,' || true`)
+	lines := make(map[string]string)
+	for line := range strings.Lines(out) {
+		if _, rest, found := strings.Cut(line, ",path="); found {
+			path, _, _ := strings.Cut(rest, ",")
+			path, _, _ = strings.Cut(path, " ")
+			lines[path] = strings.TrimSpace(line)
+		}
+	}
+	return lines
+}
+
+// await gathers until all is as expected, and returns the lines and how long that took.
+func (l *lab) await(when string, limit time.Duration, all expected) (map[string]string, time.Duration) {
+	l.t.Helper()
+	began := time.Now()
+	for {
+		start := time.Now()
+		lines := l.gather()
+		wrong := ""
+		for path, parts := range all {
+			if part := missing(lines[path], parts); part != "" {
+				wrong = fmt.Sprintf("%s has not %s: %s", path, part, said(lines[path]))
+			}
+		}
+		took := time.Since(began)
+		if wrong == "" {
+			for path := range all {
+				l.t.Logf("%s: %s after %.1f s: %s", when, path, took.Seconds(), said(lines[path]))
+			}
+			return lines, took
+		}
+		l.t.Logf("%s, after %.1f s: %s", when, took.Seconds(), wrong)
+		if took > limit {
+			require.Fail(l.t, when+": "+wrong, "%s", l.shell("tail -n 20 /run/log; dmesg | tail -n 20"))
+		}
+		time.Sleep(time.Until(start.Add(interval)))
+	}
+}
+
+// value is a field of a line, without quotation marks.
+func value(line, field string) string {
+	_, rest, found := strings.Cut(line, ","+field+"=")
+	if !found {
+		_, rest, found = strings.Cut(line, " "+field+"=") // the first
+	}
+	if !found {
+		return ""
+	}
+	if quoted, isQuoted := strings.CutPrefix(rest, `"`); isQuoted {
+		text, _, _ := strings.Cut(quoted, `"`)
+		return text
+	}
+	text, _, _ := strings.Cut(rest, ",")
+	text, _, _ = strings.Cut(text, " ")
+	return text
+}
+
+// said is the part of a line that says what is at fault.
+func said(line string) string {
+	var kept []string
+	for _, field := range []string{"result", "errno", "hangs_in", "cause", "server_rpc_errno", "reason"} {
+		if text := value(line, field); text != "" {
+			kept = append(kept, field+"="+text)
+		}
+	}
+	return strings.Join(kept, " ")
+}
+
+// scenario is a fault that is made and undone by scripts.
+type scenario struct {
+	fault   string // as docs/FAULTS.md has it
+	inflict string
+	expect  expected
+	within  time.Duration // zero: two intervals
+	heal    string
+	after   expected // nil: all that was expected to be at fault is well
+}
+
+// try makes a fault and undoes it.
+func (l *lab) try(s scenario) {
+	l.t.Run(s.fault, func(t *testing.T) {
+		outer := l.t
+		l.t = t
+		defer func() { l.t = outer }()
+		healed := false
+		defer func() {
+			if !healed {
+				l.shell(s.heal)
+			}
+		}()
+		l.shell(s.inflict)
+		if s.within == 0 {
+			s.within = 2 * interval
+		}
+		lines, reported := l.await("at fault", s.within, s.expect)
+		l.shell(s.heal)
+		healed = true
+		if s.after == nil {
+			s.after = make(expected)
+			for path := range s.expect {
+				s.after[path] = []string{`result="ok"`}
+			}
+		}
+		later, recovered := l.await("afterwards", patience, s.after)
+		for _, path := range slices.Sorted(maps.Keys(s.expect)) {
+			then := fmt.Sprintf("%.1f s", recovered.Seconds())
+			if later := later[path]; value(later, "result") != "ok" {
+				then = "then " + summary(later)
+			}
+			l.table.Add(s.fault, path, summary(lines[path]), value(lines[path], "reason"), fmt.Sprintf("%.1f s", reported.Seconds()), then)
+		}
+	})
+}
+
+// summary is what is reported, in a table.
+func summary(line string) string {
+	parts := []string{value(line, "result"), value(line, "errno"), value(line, "cause")}
+	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ", ")
+}
+
+// write writes the table of a family to docs/FAULTS.md, if FAULTS names that.
+func (l *lab) write(name string) {
+	if file := os.Getenv("FAULTS"); file != "" && !l.t.Failed() {
+		require.NoError(l.t, l.table.Write(file, name))
+	}
+}
