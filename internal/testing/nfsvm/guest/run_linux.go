@@ -275,9 +275,10 @@ func (r *run) mount(name, source, options string) error {
 	return r.observer.host.mount(name, source, options)
 }
 
-// provideCanary makes the file that is locked on a mount of this name.
+// provideCanary makes the file that is locked on a mount of this name. One that lies in another
+// has none.
 func provideCanary(name, source string) error {
-	if !strings.HasPrefix(source, "server:/srv/data") {
+	if !strings.HasPrefix(source, "server:/srv/data") || strings.Contains(name, "/") {
 		return nil
 	}
 	file := "/srv/data/lock-" + name
@@ -286,8 +287,10 @@ func provideCanary(name, source string) error {
 
 func (h *host) mount(name, source, options string) error {
 	target := "/mnt/" + name
-	if err := os.MkdirAll(target, 0o755); err != nil {
-		return err
+	if !strings.Contains(name, "/") { // in another mount it is there
+		if err := os.MkdirAll(target, 0o755); err != nil {
+			return err
+		}
 	}
 	return h.do("mount", "-t", "nfs", "-o", options, source, target)
 }
