@@ -152,16 +152,17 @@ func TestAnAutomountedFUSEMountWhoseServerIsDead(t *testing.T) {
 		return text(metric, "result") + " " + text(metric, "cause")
 	}
 	require.Equal(t, "unchecked ", gather())
+	require.NoError(t, exec.Command("stat", "-f", child).Run(), "the session is there")
 	server.Pause()
 	for range 3 {
 		require.Equal(t, "unchecked ", gather(), "nobody waits for it")
 	}
+	time.Sleep(50 * time.Millisecond) // what is sent must be later than the last answer, by the kernel's clock
 	user := exec.Command("stat", "-f", child)
 	require.NoError(t, user.Start())
 	defer func() { _ = user.Wait() }()
 	defer server.Resume()
-	// On a busy host ssh may not be found in time, and is looked for again after a minute.
-	require.Eventually(t, func() bool { return gather() == "error fuse_server_silent" }, 90*time.Second, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return gather() == "error fuse_server_silent" }, 20*time.Second, 100*time.Millisecond)
 	metric := at(collect.Gather(t, m), child)
 	assert.Contains(t, text(metric, "reason"), fmt.Sprintf("its daemon sshfs (process %d) waits for its server", fs.Daemon.Pid))
 	server.Resume()
