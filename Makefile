@@ -112,8 +112,8 @@ test-nfs: bin/nfsvm
 	@$(STAGE) $(NFSVM); code=$$?; [ $$code != 77 ] || { echo 'test-nfs: SKIPPED'; code=$(SKIPPED); }; exit $$code
 
 # Mounts of real file servers, and their faults: NFS, and SMB and 9P, in virtual machines,
-# GlusterFS and WebDAV on this host, whose tables FAULTS=docs/FAULTS.md writes. "make test"
-# has the first two.
+# GlusterFS and WebDAV on this host. FAULTS=docs/FAULTS.md writes the tables of all but NFS.
+# "make test" has the first two.
 FAMILIES ?= nfs smb gluster webdav
 FAMILY_NEEDS := mmdebstrap user-mode-linux:linux.uml gcc iproute2:ip fuse3:fusermount3
 FAMILY_NEEDS_gluster := glusterfs-server:glusterd glusterfs-client:glusterfs

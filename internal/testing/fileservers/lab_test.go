@@ -1,8 +1,8 @@
 //go:build !race
 
 // Package fileservers tests what vfsprobe says of mounts of real file servers, whose faults
-// are made for real: Samba and diod in a virtual machine, Gluster and WebDAV in namespaces of
-// this host. NFS has nfsvm, and sshfs TestFaults of mountstat.
+// are made for real: Samba and diod in a virtual machine, Gluster and WebDAV in
+// namespaces of this host. NFS has nfsvm, and sshfs TestFaults of mountstat.
 package fileservers
 
 import (
@@ -25,11 +25,18 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/document"
+	"github.com/vfsprobe/vfsprobe/internal/testing/vm"
 	"github.com/vfsprobe/vfsprobe/internal/testing/vm/agent"
 )
 
-// interval is that of gathers. A fault is to be reported within two.
-const interval = 5 * time.Second
+const (
+	commandTimeout = time.Minute
+	// interval is that of gathers. A fault is to be reported within two.
+	interval = 5 * time.Second
+	// patience is for recoveries: what clients notice, SMB's tries each 2 s, TCP with its
+	// backoff.
+	patience = 90 * time.Second
+)
 
 // family skips a test unless VFSPROBE_FAMILIES names its family of file systems. Where that
 // is not set, smb alone runs.
@@ -44,11 +51,12 @@ func family(t *testing.T, name string) {
 	}
 }
 
-// lab is where servers, mounts of theirs and vfsprobe run: namespaces of this host.
+// lab is where servers, mounts of theirs and vfsprobe run.
 type lab struct {
 	t       *testing.T
 	run     func(ctx context.Context, script string) (agent.Result, error)
 	program string // vfsprobe
+	checks  string // that it makes, as TOML has them
 	table   document.Table
 }
 
@@ -70,7 +78,7 @@ chmod +x /run/net
 `
 
 // gathers has vfsprobe gather whenever a line is written to /run/gathers.
-const gathers = `printf '%%s\n' '[[inputs.mountstat]]' 'mount_points = ["/mnt/*"]' 'timeout = "3s"' 'fstab = ""' >/run/vfsprobe.toml
+const gathers = `printf '%%s\n' '[[inputs.mountstat]]' 'mount_points = ["/mnt/*"]' 'timeout = "3s"' 'fstab = ""' 'checks = [%s]' >/run/vfsprobe.toml
 mkfifo /run/gathers
 sleep 1000000 >/run/gathers 2>/run/ignored &
 %s -config /run/vfsprobe.toml </run/gathers >/run/metrics 2>/run/log &
@@ -89,8 +97,19 @@ func buildProgram(t *testing.T) string {
 }
 
 func newLab(t *testing.T, program string, run func(context.Context, string) (agent.Result, error)) *lab {
-	return &lab{t: t, run: run, program: program, table: document.Table{
+	return &lab{t: t, run: run, program: program, checks: `"statfs", "readdir"`, table: document.Table{
 		Header: []string{"fault", "mount", "reported", "reason", "reported after", "recovered after"}}}
+}
+
+// inMachine is a lab in a virtual machine of User Mode Linux.
+func inMachine(t *testing.T, base vm.Debian, modules string) *lab {
+	t.Helper()
+	base.Suite = "bookworm"
+	m := vm.Start(t, vm.Config{Emulator: vm.UML(), Base: base, Modules: strings.Fields(modules),
+		Files: []vm.File{{From: buildProgram(t), Name: "usr/bin/vfsprobe"}}})
+	l := newLab(t, "vfsprobe", m.Shell)
+	l.shell("mount -t tmpfs none /run; mkdir -p /run/lock; modprobe -a " + modules + " 2>&1 || true\n" + network)
+	return l
 }
 
 // onThisHost is a lab in namespaces of this host, whose kernel is newer. All that runs there
@@ -140,7 +159,7 @@ func (l *lab) shell(script string) string {
 // watch starts vfsprobe, which must find all the mounts well.
 func (l *lab) watch(paths ...string) {
 	l.t.Helper()
-	l.shell(fmt.Sprintf(gathers, l.program))
+	l.shell(fmt.Sprintf(gathers, l.checks, l.program))
 	l.await("at first", patience, well(paths...))
 }
 
@@ -194,19 +213,19 @@ func (l *lab) await(when string, limit time.Duration, all expected) (map[string]
 		wrong := ""
 		for path, parts := range all {
 			if part := missing(lines[path], parts); part != "" {
-				wrong = fmt.Sprintf("%s has not %s: %s", path, part, said(lines[path]))
+				wrong = fmt.Sprintf("%s has not %s: %s", path, part, brief(lines[path]))
 			}
 		}
 		took := time.Since(began)
 		if wrong == "" {
 			for path := range all {
-				l.t.Logf("%s: %s after %.1f s: %s", when, path, took.Seconds(), said(lines[path]))
+				l.t.Logf("%s: %s after %.1f s: %s", when, path, took.Seconds(), brief(lines[path]))
 			}
 			return lines, took
 		}
 		l.t.Logf("%s, after %.1f s: %s", when, took.Seconds(), wrong)
 		if took > limit {
-			require.Fail(l.t, when+": "+wrong, "%s", l.shell("tail -n 20 /run/log; dmesg | tail -n 20"))
+			require.Fail(l.t, when+": "+wrong, "%s", l.shell("tail -n 20 /run/log; dmesg | tail -n 20; head -n 60 /proc/fs/cifs/DebugData 2>/dev/null || true"))
 		}
 		time.Sleep(time.Until(start.Add(interval)))
 	}
@@ -230,8 +249,8 @@ func value(line, field string) string {
 	return text
 }
 
-// said is the part of a line that says what is at fault.
-func said(line string) string {
+// brief is the part of a line that says what is at fault.
+func brief(line string) string {
 	var kept []string
 	for _, field := range []string{"result", "errno", "hangs_in", "cause", "server_rpc_errno", "reason"} {
 		if text := value(line, field); text != "" {
