@@ -92,7 +92,7 @@ test-long: test
 	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 	VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStallStory|TestOrdinaryWork' ./internal/dashboards
 	GATHERS=100000 $(GO) run ./internal/prober/bench idle
-	$(MAKE) --no-print-directory test-vm FAMILIES="gluster webdav"
+	$(MAKE) --no-print-directory test-vm FAMILIES="ceph gluster webdav"
 	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"
 	-$(MAKE) --no-print-directory vuln
 
@@ -111,10 +111,10 @@ test-nfs: bin/nfsvm
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
 	@$(STAGE) $(NFSVM); code=$$?; [ $$code != 77 ] || { echo 'test-nfs: SKIPPED'; code=$(SKIPPED); }; exit $$code
 
-# Mounts of real file servers, and their faults: NFS, and SMB and 9P, in virtual machines,
+# Mounts of real file servers, and their faults: NFS, SMB and 9P, CephFS in virtual machines,
 # GlusterFS and WebDAV on this host. FAULTS=docs/FAULTS.md writes the tables of all but NFS.
 # "make test" has the first two.
-FAMILIES ?= nfs smb gluster webdav
+FAMILIES ?= nfs smb ceph gluster webdav
 FAMILY_NEEDS := mmdebstrap user-mode-linux:linux.uml gcc iproute2:ip fuse3:fusermount3
 FAMILY_NEEDS_gluster := glusterfs-server:glusterd glusterfs-client:glusterfs
 FAMILY_NEEDS_webdav := rclone

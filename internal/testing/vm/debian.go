@@ -22,6 +22,7 @@ type Debian struct {
 	Suite    string
 	Packages []string // beside the essential ones
 	Omit     []string // patterns of paths that are left out, beside documentation, translations, interpreters and package management
+	Python   bool     // its interpreter's library is kept
 	// Extract unpacks the packages and those they depend on, without configuring them or
 	// adding the essential ones: it needs no processor of their architecture.
 	Extract bool
@@ -57,6 +58,9 @@ func (d Debian) archive(ctx context.Context, arch string, logf func(string, ...a
 		return "", nil
 	}
 	d.Omit = append(omitted(), d.Omit...)
+	if d.Python {
+		d.Omit = slices.DeleteFunc(d.Omit, func(pattern string) bool { return strings.Contains(pattern, "/python") })
+	}
 	sum := sha256.Sum256(fmt.Appendf(nil, "%d %s %q", formatVersion, arch, []any{d.Suite, d.Packages, d.Omit, d.Extract, d.Under}))
 	return cached(ctx, fmt.Sprintf("%s-%s-%.8x.cpio", d.Suite, arch, sum), func(path string) error {
 		logf("building the root file system of %s: %s", d.Suite, strings.Join(d.Packages, " "))
