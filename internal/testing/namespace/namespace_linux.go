@@ -41,8 +41,8 @@ func Main(m *testing.M, flags uintptr, setUp func() error) {
 	run(m, flags|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID, setUp)
 }
 
-// MainOfHost is Main for tests that are told processes by the host's PIDs, as by BPF: they
-// have a mount namespace of their own only.
+// MainOfHost is Main for tests that are told processes by the host's PIDs, as by BPF, or
+// that a PID namespace would make a container of: they have a mount namespace of their own only.
 func MainOfHost(m *testing.M) { run(m, syscall.CLONE_NEWNS, nil) }
 
 func run(m *testing.M, flags uintptr, setUp func() error) {

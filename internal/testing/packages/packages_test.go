@@ -27,7 +27,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
-func TestMain(m *testing.M) { namespace.Main(m, 0, nil) }
+func TestMain(m *testing.M) { namespace.MainOfHost(m) }
 
 const patience = 30 * time.Second
 
