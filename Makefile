@@ -178,7 +178,7 @@ RACE     = VFSPROBE_TEST_TIMEOUT=1s CGO_ENABLED=1 $(call gotest,race) -race -ski
 RACESOAK = VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(call gotest,race) -run TestSoak $(INTERNAL)/testing/e2e
 
 # Every parser, for FUZZTIME each; FUZZTIME="-cpu 600" for ten minutes of CPU time
-# each, which is nine and a half hours of it.
+# each, which is some sixteen hours of it.
 fuzz:
 	tools/fuzz $(FUZZTIME)
 
