@@ -1,4 +1,5 @@
 # vfsprobe: `make run` shows it at work, `make test` runs everything that can run here.
+# `make help` lists what else there is: each target with its text after ##.
 
 GO       ?= go
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
@@ -6,12 +7,15 @@ LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
 FUZZTIME ?= 1s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: run build bpf check-bpf test test-long test-alone test-others test-loop test-machines test-fuzz test-containers test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
+.PHONY: help run build bpf check-bpf test test-long test-alone test-others test-loop test-machines test-fuzz test-containers test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
-run: build
+run: build ## build it, and print one gather on this machine
 	bin/vfsprobe -test
 
-build: bin/vfsprobe
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][-a-z0-9]*:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: bin/vfsprobe ## build bin/vfsprobe
 
 # Static and not position independent: the fork server's trimming is at its best so.
 bin/vfsprobe: $(SOURCES) .git/HEAD
@@ -19,11 +23,11 @@ bin/vfsprobe: $(SOURCES) .git/HEAD
 
 # Compiles the BPF programs. Their objects are committed: nothing else needs clang.
 BPF_NEEDS := clang-19 llvm-19:llvm-strip-19
-bpf:
+bpf: ## compile the BPF programs anew, whose objects are committed
 	tools/setup $(BPF_NEEDS)
 	tools/bpf
 
-check-bpf:
+check-bpf: ## compile them, and compare with what is committed
 	tools/setup $(BPF_NEEDS)
 	tools/bpf -check
 
@@ -47,7 +51,7 @@ RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -
 # Three at a time, since most tests wait most of the time. All run, also where one has failed.
 # It ends with a table of where the minutes went.
 LANES ?= 3
-test: setup lint check-bpf check-release
+test: setup lint check-bpf check-release ## all tests that can run here, and lint: what CI runs
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
 	@tools/stage -new
 	@code=0; $(MAKE) --no-print-directory test-alone || code=$$?; \
@@ -77,12 +81,12 @@ test-fuzz:
 	$(STAGE) chrt --idle 0 $(MAKE) --no-print-directory fuzz
 
 # The image under Podman, with each runtime that is there; a part of "make test".
-test-containers:
+test-containers: ## the image under Podman
 	tools/setup podman crun runc
 	CGO_ENABLED=0 $(call gotest,containers) ./internal/testing/containers
 
 # And what takes hours: CI's long mode.
-test-long: test
+test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	$(MAKE) --no-print-directory soak
 	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(call gotest,long) -run TestTelegrafIsStopped ./internal/testing/e2e
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
@@ -107,7 +111,7 @@ VM_NEEDS_tcg := $(VM_NEEDS_kvm)
 VMS     ?= 2
 NFSVM = bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '$(RUN)'
 
-test-nfs: bin/nfsvm
+test-nfs: bin/nfsvm ## NFS faults in virtual machines; RUN=EXPRESSION chooses scenarios
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
 	@$(STAGE) $(NFSVM); code=$$?; [ $$code != 77 ] || { echo 'test-nfs: SKIPPED'; code=$(SKIPPED); }; exit $$code
 
@@ -118,7 +122,7 @@ FAMILIES ?= nfs smb ceph gluster webdav
 FAMILY_NEEDS := mmdebstrap user-mode-linux:linux.uml gcc iproute2:ip fuse3:fusermount3
 FAMILY_NEEDS_gluster := glusterfs-server:glusterd glusterfs-client:glusterfs
 FAMILY_NEEDS_webdav := rclone
-test-vm:
+test-vm: ## faults of real file servers; FAMILIES="nfs smb gluster webdav" chooses
 	-@tools/setup $(FAMILY_NEEDS) $(foreach family,$(FAMILIES),$(FAMILY_NEEDS_$(family)))
 	VFSPROBE_FAMILIES="$(filter-out nfs,$(FAMILIES)) -" FAULTS="$(abspath $(FAULTS))" CGO_ENABLED=0 $(GO) test -count 1 -timeout 40m -v ./internal/testing/fileservers
 	$(if $(filter nfs,$(FAMILIES)),$(MAKE) --no-print-directory test-nfs)
@@ -131,13 +135,13 @@ SUITES ?= bullseye,bookworm,trixie,sid
 KERNEL_TESTS := ./internal/dcache/attribution,./plugins/inputs/dentrycache=TestBinary
 KERNEL_NEEDS := mmdebstrap kmod:depmod e2fsprogs:mkfs.ext4
 
-test-kernels: bin/kernels
+test-kernels: bin/kernels ## the BPF programs on Debian's kernels, in virtual machines
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	@$(STAGE) bin/kernels -suites $(SUITES) -package $(KERNEL_TESTS); code=$$?; [ $$code != 77 ] || { echo 'test-kernels: SKIPPED'; code=$(SKIPPED); }; exit $$code
 
 # On arm64, whose trampolines are newer: these, and the prober, which is told system
 # calls by their numbers.
-test-arm64: bin/kernels
+test-arm64: bin/kernels ## those and the prober on arm64
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-arm:qemu-system-aarch64
 	bin/kernels -arch arm64 -suites bookworm,trixie -timeout 15m \
 		-package $(KERNEL_TESTS),./internal/prober,./internal/prober/forkserver
@@ -146,14 +150,14 @@ bin/kernels: $(SOURCES)
 	$(GO) build -o $@ ./internal/testing/kernels
 
 # What the tests need beside Go.
-setup:
+setup: ## install what the tests need beside Go
 	tools/setup gcc strace cpio mmdebstrap rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze iproute2:ip sshfs openssh-server:sshd bindfs mergerfs
 	-@tools/setup user-mode-linux:linux.uml
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	-@tools/setup podman crun runc
 	-@tools/stores
 
-lint:
+lint: ## formatting, vet, staticcheck, generated files, licenses
 	@test -z "$$(gofmt -l cmd internal plugins)" || { gofmt -l cmd internal plugins; echo 'not gofmt-clean'; exit 1; }
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./...
@@ -170,7 +174,7 @@ lint:
 # The detector makes all slow. It looks at internal/testing/e2e by a soak, with a plugin that
 # looks for races, since those tests run programs, and not at what the kernel does alone. In
 # this build helpers don't share the fork server's memory: what they do there is not looked at.
-race:
+race: ## tests with the race detector
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
 	$(RACE) $(RACED)
 	$(RACESOAK)
@@ -179,30 +183,30 @@ RACESOAK = VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(call gotest,race) -
 
 # Every parser, for FUZZTIME each; FUZZTIME="-cpu 600" for ten minutes of CPU time
 # each, which is some sixteen hours of it.
-fuzz:
+fuzz: ## every parser, for FUZZTIME each
 	tools/fuzz $(FUZZTIME)
 
 # deb, rpm and tar.gz for amd64 and arm64, with checksums, in dist. The same
 # sources make the same bytes; ARCH=arm64 makes one.
 ARCH ?= amd64,arm64
-package:
+package: ## deb, rpm and tar.gz in dist; ARCH=amd64 makes one
 	$(GO) -C tools/package run . -out "$(CURDIR)/dist" -arch $(ARCH)
 
 # A release, of a clean work tree: the changelog is cut, committed and tagged, and all files
 # made in dist, with a bill of materials and provenance. SIGN is a command that signs a file.
-release:
+release: ## a release of a clean work tree: VERSION=1.2.3
 	tools/release $(VERSION)
 
 # Proves that the sources of the tag make the same bytes.
-verify-release:
+verify-release: ## make it again from its tag, and compare: VERSION=1.2.3
 	tools/release -verify $(VERSION)
 
 # Both, in a copy that is thrown away: what CI checks.
-check-release:
+check-release: ## both, in a copy that is thrown away
 	ARCH=amd64 tools/release -dry-run
 
 # Writes the tables of docs/FAULTS.md.
-faults: setup
+faults: setup ## write the tables of docs/FAULTS.md: local file systems and devices
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults|TestNoFault|TestHealthyKinds' ./plugins/inputs/mountstat
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults' ./plugins/inputs/dentrycache
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestASilentBtrfs' ./internal/testing/e2e
@@ -210,31 +214,31 @@ faults: setup
 
 # What the dashboards' tests replay: metrics of hosts with NFS faults.
 RECORDED = network-cut statd-killed nlm-dropped many-mounts rpcbind-stopped lock-held export-removed
-record: bin/nfsvm
+record: bin/nfsvm ## record what the dashboards' tests replay
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
 	bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '^($(subst $() ,|,$(RECORDED)))$$' -record internal/dashboards/testdata/nfs
 
-faults-nfs: bin/nfsvm
+faults-nfs: bin/nfsvm ## write those of NFS
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
 	@$(NFSVM) -table docs/FAULTS.md
 
 # Writes the table of docs/PRIVILEGES.md, the drop-in, and docs/TROUBLESHOOTING.md's
 # tables of what the doctor finds.
-privileges: setup
+privileges: setup ## write the tables of docs/PRIVILEGES.md and docs/TROUBLESHOOTING.md
 	PRIVILEGES=1 $(GO) test -count 1 -timeout 5m -v -run TestPrivileges ./internal/testing/e2e
 	PRIVILEGES=1 $(GO) test -count 1 -run 'TestPackaging|TestTroubleshooting' ./internal/doctor
 
 # Grafana's dashboards, the alert rules and their runbooks.
-dashboards:
+dashboards: ## write Grafana's dashboards, alert rules and runbooks
 	$(GO) run ./internal/dashboards/generate .
 
 # The plain manifest and kustomize's, from the Helm chart.
-manifests: dashboards
+manifests: dashboards ## write the Kubernetes manifests, from the Helm chart
 	$(GO) -C tools/kubernetes run . "$(CURDIR)"
 
 # Draws what the dashboards' queries return in their test, for the README.
 pictures: data := $(shell mktemp -u)
-pictures:
+pictures: ## draw the picture of the README
 	tools/stores
 	PICTURES=$(data) CGO_ENABLED=0 $(GO) test -count 1 -timeout 5m -run TestPanels ./internal/dashboards
 	mkdir -p docs/images
@@ -242,11 +246,11 @@ pictures:
 	rm -f $(data)
 
 # Writes the tables of docs/FLEET.md.
-fleet:
+fleet: ## write the tables of docs/FLEET.md
 	tools/stores
 	FLEET="$(CURDIR)/docs/FLEET.md" $(GO) test -count 1 -timeout 10m -v -run TestFleet ./internal/dashboards
 
-bench:
+bench: ## what checks and attribution cost
 	tools/setup gcc
 	$(GO) run ./internal/prober/bench
 	$(GO) test -count 1 -timeout 10m -run '^$$' -bench . ./internal/dcache/attribution
@@ -255,7 +259,7 @@ bench:
 # Whole gathers beside those of other programs, in ten minutes, and what vfsprobe
 # takes between them.
 gathers: raw := docs/images/gathers.csv
-gathers:
+gathers: ## draw what gathers cost beside those of other programs
 	-@tools/stores
 	mkdir -p docs/images
 	$(GO) run ./internal/prober/bench -raw $(raw) compare
@@ -265,14 +269,14 @@ gathers:
 # Half an hour of faults under Telegraf, at random. SOAK sets another time, and
 # VFSPROBE_SOAK_SEED what is drawn.
 SOAK ?= 30m
-soak: setup
+soak: setup ## half an hour of faults at random; SOAK=2h for longer
 	VFSPROBE_SOAK=$(SOAK) CGO_ENABLED=0 $(GO) test -count 1 -timeout 24h -v -run 'TestSoak' ./internal/testing/e2e
 
 # Known vulnerabilities in what is linked. VULNDB is a copy of the database, as
 # file:///DIRECTORY, where the one on the net can't be reached.
 VULNDB ?=
-vuln:
+vuln: ## known vulnerabilities in what is linked
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 $(if $(VULNDB),-db $(VULNDB)) ./...
 
-clean:
+clean: ## remove what was built
 	rm -rf bin dist
