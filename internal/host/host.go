@@ -174,6 +174,14 @@ func (h *Host) Mounts(round uint64) mounts.View {
 	return view
 }
 
+// LastMounts is the mount table that [Host.Mounts] has returned last; nil: none yet. It is for
+// who is no member of a round, and is not to have it read.
+func (h *Host) LastMounts() *mounts.Snapshot {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.last
+}
+
 // RereadMounts has the mount table read again in the next round, see
 // [mounts.Watcher.Invalidate].
 func (h *Host) RereadMounts() { h.table.Invalidate() }

@@ -82,12 +82,12 @@ func (h *Host) OwnerOfPod(uid string) containers.Owner {
 func (h *Host) ownerLocked(key ownerKey) containers.Owner {
 	o, now := &h.owners, time.Now()
 	one := o.known[key]
+	full := one == nil && len(o.known) >= maxOwners // a reading makes room
 	if one == nil {
-		if len(o.known) >= maxOwners {
-			return containers.Owner{}
-		}
 		one = &ownership{}
-		o.known[key] = one
+		if !full {
+			o.known[key] = one
+		}
 	}
 	one.asked = now
 	if !one.Known() && now.Sub(one.sought) > ownersRetry && !o.reading && !now.Before(o.next) {
@@ -121,7 +121,11 @@ func (h *Host) readOwners() {
 			one.Owner = owner
 		}
 	}
-	o.reading, o.next = false, time.Now().Add(ownersDelay)
+	delay := ownersDelay
+	if len(o.known) >= maxOwners {
+		delay = ownersRetry
+	}
+	o.reading, o.next = false, time.Now().Add(delay)
 }
 
 // ownerSearch is one reading.
@@ -133,9 +137,7 @@ type ownerSearch struct {
 
 // files are helpers for files of one kind: those that hang cost the others nothing.
 func (s *ownerSearch) files(kind string) *Files {
-	s.host.mu.Lock()
-	defer s.host.mu.Unlock()
-	table := s.host.last
+	table := s.host.LastMounts()
 	if table == nil {
 		table = mounts.NewSnapshot(nil)
 	}
