@@ -179,7 +179,7 @@ func (r *report) users(faults []*fault.Report) {
 	}
 	for _, path := range paths {
 		r.section("Users of " + printable.Terminal(path))
-		found, err := mountusers.Find(r.host, path, mountusers.Options{Timeout: usersTimeout, WithoutMaps: r.Brief})
+		found, err := mountusers.Find(r.host, path, mountusers.Options{Timeout: usersTimeout, Brief: r.Brief})
 		if err == nil {
 			r.nameUsers(found)
 			err = found.Text(&r.Buffer, false)

@@ -220,6 +220,12 @@ func (s *Snapshot) Visible(keep func(*Mount) bool) []*Mount {
 	return slices.Clip(all)
 }
 
+// AskForOptions reports whether there is a file system which may not answer when somebody reads
+// the table as text, of this namespace or of another one.
+func (s *Snapshot) AskForOptions() bool {
+	return slices.ContainsFunc(s.Mounts, func(m Mount) bool { return asksForOptions(m.FSType) })
+}
+
 // hasLikeSubmounts reports whether some mounts look like those that the kernel makes.
 func (s *Snapshot) hasLikeSubmounts() bool {
 	r := reach{byID: s.byID}

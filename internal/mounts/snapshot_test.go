@@ -154,6 +154,8 @@ func TestSnapshot_Paths(t *testing.T) {
 	}
 	assert.Nil(t, s.Holding("relative"))
 	assert.Nil(t, mounts.Parse(nil).Holding("/srv"))
+	assert.False(t, s.AskForOptions())
+	assert.True(t, mounts.Parse([]byte("20 1 0:30 / / rw - btrfs /dev/sda1 rw\n")).AskForOptions())
 	assert.Equal(t, 21, s.Above(s.ByID(22)).ID)
 	assert.Nil(t, s.Above(s.ByID(20)))
 	assert.Equal(t, "top", s.At("/srv").Source)

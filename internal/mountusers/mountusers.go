@@ -109,16 +109,16 @@ var ErrNoTable = errors.New("the mount table can't be read")
 type Options struct {
 	// Timeout is for how long it may take.
 	Timeout time.Duration
-	// WithoutMaps leaves mapped files out: who reads them takes a lock of each process, and
-	// most of the time.
-	WithoutMaps bool
+	// Brief leaves out mapped files, since who reads them takes a lock of each process, and most
+	// of the time. It leaves out the mount tables of other namespaces where a file system of the
+	// host's would be asked for its options: one that hangs would keep all others from mounting.
+	Brief bool
 }
 
 // Find looks for the users of the mount that an absolute path is on.
 func Find(h *host.Host, path string, o Options) (*Report, error) {
 	ends := time.Now().Add(o.Timeout)
-	h.AwaitMounts(o.Timeout / 2)
-	view := h.Mounts(h.Join(&Report{}))
+	view := tableOf(h, o.Timeout/2)
 	if view.Snapshot == nil {
 		return nil, errors.Join(ErrNoTable, view.Hindrance)
 	}
@@ -139,8 +139,18 @@ func Find(h *host.Host, path string, o Options) (*Report, error) {
 	if view.Hindrance != nil {
 		f.unseen("the mount table is that of %v ago", view.Age.Round(time.Second))
 	}
-	f.find(o.WithoutMaps)
+	f.find(o.Brief)
 	return f.Report, nil
+}
+
+// tableOf is the mount table: where inputs gather, the one that they have, so that none of them
+// waits for this.
+func tableOf(h *host.Host, timeout time.Duration) mounts.View {
+	if known := h.LastMounts(); known != nil {
+		return mounts.View{Snapshot: known}
+	}
+	h.AwaitMounts(timeout)
+	return h.Mounts(h.Join(&Report{}))
 }
 
 func (f *finder) unseen(format string, arguments ...any) {
@@ -150,13 +160,13 @@ func (f *finder) unseen(format string, arguments ...any) {
 // late reports whether there is no time left.
 func (f *finder) late() bool { return time.Now().After(f.ends) }
 
-func (f *finder) find(withoutMaps bool) {
+func (f *finder) find(brief bool) {
 	began := time.Now()
 	if _, err := f.scanner.Scan(began); err != nil {
 		f.unseen("who waits: %v", err)
 	}
 	processes := f.processes()
-	f.readTables(processes)
+	f.readTables(processes, brief && f.table.AskForOptions())
 	f.takeMounts()
 	f.takeDevices()
 	f.readFiles(processes)
@@ -165,7 +175,7 @@ func (f *finder) find(withoutMaps bool) {
 	now := time.Now()
 	tasks, _ := f.scanner.Scan(now)
 	tasks = slices.DeleteFunc(tasks, func(t blocked.Task) bool { return t.Kernel || !t.Since.Before(now) })
-	if withoutMaps {
+	if brief {
 		f.unseen("mapped files")
 	} else {
 		f.readMaps(processes, tasks)
@@ -225,12 +235,15 @@ func (f *finder) ofKernel(pid int) bool {
 	return err != nil || threads[0].Kernel
 }
 
-// readTables reads the mount table of each namespace once.
-func (f *finder) readTables(processes []*process) {
+// readTables reads the mount table of each namespace once; but for the known one, it may do harm.
+func (f *finder) readTables(processes []*process, harmful bool) {
 	f.tables[""], f.tables[f.host.MountNamespace()] = f.table, f.table
+	if harmful {
+		f.unseen("the mounts of other namespaces")
+	}
 	var failed error
 	for _, p := range processes {
-		if _, known := f.tables[p.ns]; !known {
+		if _, known := f.tables[p.ns]; !known && !harmful {
 			if len(f.tables) > maxNamespaces || f.late() {
 				f.unseen("the mounts of some namespaces: there are too many of these")
 				break
