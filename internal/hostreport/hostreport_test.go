@@ -2,11 +2,13 @@ package hostreport
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -112,6 +114,37 @@ func TestFlight_AtFaultMeanwhile(t *testing.T) {
 	files, err := os.ReadDir(dir)
 	require.NoError(t, err)
 	assert.Empty(t, files)
+}
+
+// One file is written at a time: faults that begin meanwhile share the next.
+func TestFlight_WritesOneFileAtATime(t *testing.T) {
+	var writes atomic.Int32
+	end, beginning := make(chan struct{}), true
+	f := NewFlight(nil, t.TempDir(), "", func() bool {
+		if beginning {
+			return false
+		}
+		writes.Add(1)
+		<-end
+		return true // nothing is written
+	}, execd.NewLog(io.Discard).Named("test"))
+	f.writing = true // so that nothing is by itself
+	require.NotEmpty(t, f.Began(faultOf("/one")))
+	beginning = false
+	go f.write()
+	require.Eventually(t, func() bool { return writes.Load() == 1 }, time.Minute, time.Millisecond)
+	f.mu.Lock()
+	f.open, f.faults = "next", []*fault.Report{faultOf("/two")}
+	f.mu.Unlock()
+	end <- struct{}{}
+	end <- struct{}{}
+	require.Eventually(t, func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return !f.writing && f.open == ""
+	}, time.Minute, time.Millisecond)
+	assert.EqualValues(t, 2, writes.Load())
+	assert.Empty(t, f.faults)
 }
 
 func TestCollector(t *testing.T) {

@@ -65,10 +65,11 @@ type Flight struct {
 	atFault func() bool
 	log     telegraf.Logger
 
-	mu     sync.Mutex
-	seen   map[string]time.Time // when a fault was taken, by what and why
-	open   string               // the file that takes faults; empty: none does
-	faults []*fault.Report      // that it is to tell of
+	mu      sync.Mutex
+	seen    map[string]time.Time // when a fault was taken, by what and why
+	open    string               // the file that takes faults; empty: none does
+	faults  []*fault.Report      // that it is to tell of
+	writing bool                 // one is being written; the open one has to wait
 }
 
 // NewFlight returns a Flight of a directory. atFault reports whether its file system is.
@@ -93,18 +94,31 @@ func (f *Flight) Began(r *fault.Report) string {
 	f.seen[id] = now
 	if f.open == "" {
 		f.open = filepath.Join(f.dir, prefix+now.UTC().Format("20060102T150405.000Z")+suffix)
-		time.AfterFunc(gatherFor, f.write)
+		if !f.writing {
+			time.AfterFunc(gatherFor, f.write)
+		}
 	}
-	f.faults = append(f.faults, r)
+	if len(f.faults) < maxRemembered {
+		f.faults = append(f.faults, r)
+	}
 	return f.open
 }
 
-// write writes the file that is open.
+// write writes the file that is open, and has the next one written if there is one by then.
 func (f *Flight) write() {
 	f.mu.Lock()
 	name, faults := f.open, f.faults
-	f.open, f.faults = "", nil
+	f.open, f.faults, f.writing = "", nil, true
 	f.mu.Unlock()
+	f.writeFile(name, faults)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.writing = false; f.open != "" {
+		time.AfterFunc(gatherFor, f.write)
+	}
+}
+
+func (f *Flight) writeFile(name string, faults []*fault.Report) {
 	if f.atFault() {
 		f.log.Warnf("%s is not written: its file system is at fault itself", name)
 		return
