@@ -20,13 +20,16 @@ type bcachefs struct {
 // can wait for the disk.
 func (m *Mountstat) readBcachefs(now time.Time) {
 	b := &m.bcachefs
+	if b.reading || now.Before(b.due) {
+		return
+	}
 	files := make(map[string][]string)
 	for _, t := range m.targets {
 		if t.Probed.FSType == "bcachefs" && t.disk.device != nil {
 			files[t.ID] = blockdev.BcachefsErrorFiles(blockdev.Tree(m.host.Sys).Bcachefs(t.disk.device.Name))
 		}
 	}
-	if len(files) == 0 || b.reading || now.Before(b.due) {
+	if len(files) == 0 {
 		return
 	}
 	b.reading, b.due = true, now.Add(sourcesEvery)
