@@ -71,15 +71,19 @@ func (d *Dentrycache) readKernelLog() {
 	c := &d.cache
 	var news kmsg.News
 	news, c.logged = d.host.KernelLog(d.KernelLog, d)
+	reported := int64(0)
 	for _, record := range news.Records {
 		if n, found := dcache.HashMessage(record.Text); found {
 			c.buckets, c.how = n, "log"
 		}
 		if stall, found := c.finder.Next(record); found {
-			c.stalls++
+			reported++
 			c.lastStall = stall
-			d.Log.Warnf("the kernel has reported that it did not get on in %s%s: the stall has happened", mounts.Printable(stall.Function), ofProcess(stall.Comm))
 		}
+	}
+	if c.stalls += reported; reported > 0 {
+		s := &c.lastStall
+		d.Log.Warnf("the kernel has reported that it did not get on in %s%s: the stall has happened%s", mounts.Printable(s.Function), ofProcess(s.Comm), moreStalls(reported-1))
 	}
 	if c.buckets != 0 {
 		return
@@ -94,6 +98,14 @@ func ofProcess(comm string) string {
 		return ""
 	}
 	return " (process " + mounts.Printable(comm) + ")"
+}
+
+// moreStalls says that there were others since the last look, as at the start.
+func moreStalls(n int64) string {
+	if n == 0 {
+		return ""
+	}
+	return fmt.Sprintf("; it is the last one, %d more were reported before", n)
 }
 
 // addStalls adds the stalls that the kernel has reported.
