@@ -86,23 +86,42 @@ const maxMountPrograms = 64
 // mountProgram is what a program such as mount.nfs mounts, and where.
 type mountProgram struct{ source, path string }
 
+// programID is a process, by its number and when it began, in ticks after boot.
+type programID struct {
+	pid   int
+	start uint64
+}
+
 // mountPrograms are those among tasks, by their pids: an automounter's, for instance, whose
-// server does not answer, so that nothing is mounted yet.
+// server does not answer, so that nothing is mounted yet. The arguments of each are read once,
+// also where they could not be: who waits for a process's memory keeps the gather waiting.
 func (m *Mountstat) mountPrograms(tasks []blocked.Task) map[int]mountProgram {
+	before := m.programs
+	m.programs = make(map[programID]mountProgram)
+	var news []programID
 	var pids []int
 	for _, task := range tasks {
-		if strings.HasPrefix(task.Comm, "mount.") && len(pids) < maxMountPrograms && !slices.Contains(pids, task.PID) {
-			pids = append(pids, task.PID)
+		id := programID{task.PID, task.Start}
+		program, known := before[id]
+		switch {
+		case !strings.HasPrefix(task.Comm, "mount."), slices.Contains(pids, task.PID):
+		case known:
+			m.programs[id] = program
+		case len(pids) < maxMountPrograms:
+			m.programs[id] = program
+			news, pids = append(news, id), append(pids, task.PID)
 		}
 	}
-	if len(pids) == 0 {
-		return nil
+	if len(pids) > 0 {
+		lines, err := m.host.Files.CommandLines(pids)
+		m.said.Error("arguments of mount programs", err)
+		for i, line := range lines {
+			m.programs[news[i]] = parseMountProgram(line)
+		}
 	}
-	lines, err := m.host.Files.CommandLines(pids)
-	m.said.Error("arguments of mount programs", err)
-	programs := make(map[int]mountProgram)
-	for i, line := range lines {
-		programs[pids[i]] = parseMountProgram(line)
+	programs := make(map[int]mountProgram, len(m.programs))
+	for id, program := range m.programs {
+		programs[id.pid] = program
 	}
 	return programs
 }

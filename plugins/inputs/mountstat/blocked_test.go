@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
@@ -109,6 +110,17 @@ func TestParseMountProgram(t *testing.T) {
 	} {
 		assert.Equal(t, c.want, parseMountProgram(c.arguments), c.arguments)
 	}
+}
+
+// The arguments of a program are read once: here there is nobody to read them.
+func TestMountstat_KnowsMountPrograms(t *testing.T) {
+	home := mountProgram{"nas:/home", "/auto/home"}
+	m := &Mountstat{programs: map[programID]mountProgram{{7, 100}: home, {8, 100}: home}}
+	tasks := []blocked.Task{{PID: 7, Start: 100, Comm: "mount.nfs"}, {PID: 9, Start: 100, Comm: "cat"}}
+	for range 2 {
+		assert.Equal(t, map[int]mountProgram{7: home}, m.mountPrograms(tasks))
+	}
+	assert.Len(t, m.programs, 1, "what has ended is forgotten")
 }
 
 func FuzzParseMountProgram(f *testing.F) {

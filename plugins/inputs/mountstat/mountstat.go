@@ -88,6 +88,7 @@ type Mountstat struct {
 	daemons       daemons
 	guards        guards
 	bcachefs      bcachefs
+	programs      map[programID]mountProgram // that wait
 
 	// Of the gather under way.
 	round   uint64
