@@ -23,18 +23,32 @@ const (
 	fewChecks   = 200 // of what costs ten times as much
 	concurrency = 8
 	checkedPath = "/"
+	// proberTarget is the target of the prober's time to the limit's.
+	proberTarget = "1.25"
 )
 
-//go:embed floor/floor.c floor/statfs.c
-var floorSource embed.FS
+// The calls of a check: statfs(2) alone, or open(2), getdents64(2) and close(2) of the
+// directory besides.
+const (
+	callStatfs  = "statfs"
+	callReaddir = "readdir"
+)
 
-// A contender is one way to make a system call in a process of its own.
+//go:embed floor/floor.c floor/statfs.c floor/limit.c
+var baselineSource embed.FS
+
+// baselines are the programs in C that checks are compared with: the floor, what it
+// executes, and the limit.
+type baselines struct{ floor, statfs, limit string }
+
+// A contender is one way to make system calls in a process of its own.
 type contender struct {
-	name      string
-	checks    int
-	command   func() *exec.Cmd
-	target    string
-	cpu, wall series // µs per check
+	name string
+	// measure returns the µs of CPU and of wall time per check.
+	measure func() (cpu, wall float64, err error)
+	// toFloor and toLimit are targets of its CPU time, as ratios.
+	toFloor, toLimit string
+	cpu, wall        series
 }
 
 // measureCPU compares the CPU time of checks. Each contender is a child of
@@ -42,7 +56,7 @@ type contender struct {
 // that were waited for: all of them, the fork server and its helpers included.
 // So are the starts and ends of all these processes.
 func measureCPU(dir string) error {
-	floor, statfs, err := buildFloor(dir)
+	c, err := buildBaselines(dir)
 	if err != nil {
 		return err
 	}
@@ -50,27 +64,33 @@ func measureCPU(dir string) error {
 	if err != nil {
 		return err
 	}
-	contenders := []*contender{
-		{name: "floor: C, vfork and exec, static ELF", checks: checks, target: "1", command: func() *exec.Cmd {
-			return exec.Command(floor, strconv.Itoa(checks), strconv.Itoa(concurrency), statfs, checkedPath)
-		}},
-		{name: "prober", checks: checks, target: "1", command: func() *exec.Cmd {
-			return self("prober", strconv.Itoa(checks), "trimmed", "shared")
-		}},
-		{name: "prober, apart", checks: checks, target: "1.5", command: func() *exec.Cmd {
-			return self("prober", strconv.Itoa(checks), "trimmed", "apart")
-		}},
-		{name: "prober, apart, untrimmed", checks: checks, target: "3", command: func() *exec.Cmd {
-			return self("prober", strconv.Itoa(checks), "untrimmed", "apart")
-		}},
-		{name: "exec of a minimal Go program", checks: fewChecks, command: func() *exec.Cmd {
-			return self("exec", strconv.Itoa(fewChecks), helper, checkedPath)
-		}},
-		{name: "timeout -s9 5 stat -f /", checks: fewChecks, command: func() *exec.Cmd {
-			return self("exec", strconv.Itoa(fewChecks), "timeout", "-s9", "5", "stat", "-f", checkedPath)
-		}},
+	checkedBy := func(memory, sharing string) func() (cpu, wall float64, err error) {
+		return byCommand(checks, func() *exec.Cmd {
+			return self("prober", strconv.Itoa(checks), memory, sharing, callStatfs, checkedPath)
+		})
 	}
-	// What a helper costs depends on whether there is an idle CPU to wake.
+	return onAllAndOneCPU(func(where string) error {
+		fmt.Printf("CPU time per check, user and system, of all processes, %s:\n"+
+			"statfs(%q), %d at once, %d checks a round (%d of the last two)\n\n", where, checkedPath, concurrency, checks, fewChecks)
+		return compare([]*contender{
+			c.measuredFloor(),
+			c.measuredLimit(checks, callStatfs, checkedPath),
+			{name: "prober", toFloor: "1", toLimit: proberTarget, measure: checkedBy("trimmed", "shared")},
+			{name: "prober, apart", toFloor: "1.5", toLimit: "2.5", measure: checkedBy("trimmed", "apart")},
+			{name: "prober, apart, untrimmed", toFloor: "3", measure: checkedBy("untrimmed", "apart")},
+			{name: "exec of a minimal Go program", measure: byCommand(fewChecks, func() *exec.Cmd {
+				return self("exec", strconv.Itoa(fewChecks), helper, checkedPath)
+			})},
+			{name: "timeout -s9 5 stat -f /", measure: byCommand(fewChecks, func() *exec.Cmd {
+				return self("exec", strconv.Itoa(fewChecks), "timeout", "-s9", "5", "stat", "-f", checkedPath)
+			})},
+		})
+	})
+}
+
+// onAllAndOneCPU calls measure with all CPUs, then with one: what a helper costs
+// depends on whether there is an idle CPU to wake.
+func onAllAndOneCPU(measure func(where string) error) error {
 	// Children inherit the CPUs of the thread that starts them.
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -79,13 +99,13 @@ func measureCPU(dir string) error {
 		return fmt.Errorf("listing the CPUs: %w", err)
 	}
 	defer func() { _ = unix.SchedSetaffinity(0, &every) }()
-	if err := compare(fmt.Sprintf("on %d CPUs", every.Count()), contenders); err != nil {
+	if err := measure(fmt.Sprintf("on %d CPUs", every.Count())); err != nil {
 		return err
 	}
 	if err := unix.SchedSetaffinity(0, firstOf(&every)); err != nil {
 		return fmt.Errorf("choosing one CPU: %w", err)
 	}
-	return compare("on 1 CPU", contenders)
+	return measure("on 1 CPU")
 }
 
 func firstOf(every *unix.CPUSet) *unix.CPUSet {
@@ -98,69 +118,92 @@ func firstOf(every *unix.CPUSet) *unix.CPUSet {
 	return &first
 }
 
-// compare measures the contenders in turn and prints the table.
-func compare(where string, contenders []*contender) error {
-	for _, c := range contenders {
-		c.cpu, c.wall = nil, nil
-	}
+// compare measures the contenders in turn and prints the table. The first is the
+// floor, the second the limit.
+func compare(contenders []*contender) error {
 	for range rounds {
 		for _, c := range contenders {
-			if err := c.measure(); err != nil {
+			cpu, wall, err := c.measure()
+			if err != nil {
 				return fmt.Errorf("%s: %w", c.name, err)
 			}
+			c.cpu, c.wall = append(c.cpu, cpu), append(c.wall, wall)
 		}
 	}
-	fmt.Printf("CPU time per check, user and system, of all processes, %s:\n"+
-		"statfs(%q), %d at once, %d checks a round (%d of the last two)\n\n", where, checkedPath, concurrency, checks, fewChecks)
-	printRow("", "  µs per check, by round", "ratio to the floor", "target")
+	floor, limit := contenders[0], contenders[1]
+	printRow("", "  µs per check or mount, by round", "ratio to the floor", "target", "ratio to the limit", "target")
 	for _, c := range contenders {
-		printRow(c.name, c.cpu.raw(), c.cpu.over(contenders[0].cpu).String(), c.target)
+		printRow(c.name, c.cpu.raw(), c.cpu.over(floor.cpu).String(), c.toFloor, c.cpu.over(limit.cpu).String(), c.toLimit)
 	}
-	printRow("Wall time, same runs", "", "", "")
+	printRow("Wall time, same runs", "")
 	for _, c := range contenders {
-		printRow(c.name, c.wall.raw(), c.wall.over(contenders[0].wall).String(), "")
+		printRow(c.name, c.wall.raw(), c.wall.over(floor.wall).String(), "", c.wall.over(limit.wall).String())
 	}
 	fmt.Println()
 	return nil
 }
 
-// buildFloor compiles the floor, and what it executes: a program as small as
-// can be, of one page and without libraries.
-func buildFloor(dir string) (floor, statfs string, err error) {
-	if dir, err = os.MkdirTemp(dir, "floor-"); err == nil {
-		err = os.CopyFS(dir, floorSource)
+// buildBaselines compiles the floor; what it executes, a program as small as can be,
+// of one page and without libraries; and the limit.
+func buildBaselines(dir string) (*baselines, error) {
+	dir, err := os.MkdirTemp(dir, "baselines-")
+	if err == nil {
+		err = os.CopyFS(dir, baselineSource)
 	}
 	if err != nil {
-		return "", "", fmt.Errorf("writing the floor's sources: %w", err)
+		return nil, fmt.Errorf("writing the sources of floor and limit: %w", err)
 	}
-	floor, statfs = filepath.Join(dir, "floor", "floor"), filepath.Join(dir, "floor", "statfs")
-	if err := run(exec.Command("gcc", "-O2", "-static", "-o", floor, floor+".c")); err != nil {
-		return "", "", err
+	dir = filepath.Join(dir, "floor")
+	b := &baselines{floor: filepath.Join(dir, "floor"), statfs: filepath.Join(dir, "statfs"), limit: filepath.Join(dir, "limit")}
+	for _, program := range []string{b.floor, b.limit} {
+		if err := run(exec.Command("gcc", "-O2", "-static", "-o", program, program+".c")); err != nil {
+			return nil, err
+		}
 	}
-	err = run(exec.Command("gcc", "-O2", "-nostdlib", "-static", "-s", "-fno-stack-protector",
+	return b, run(exec.Command("gcc", "-O2", "-nostdlib", "-static", "-s", "-fno-stack-protector",
 		"-fno-asynchronous-unwind-tables", "-fcf-protection=none",
-		"-Wl,--build-id=none,-z,noseparate-code", "-o", statfs, statfs+".c"))
-	return floor, statfs, err
+		"-Wl,--build-id=none,-z,noseparate-code", "-o", b.statfs, b.statfs+".c"))
 }
 
-func (c *contender) measure() error {
-	command := c.command()
-	command.Stderr = os.Stderr
-	began := time.Now()
-	if err := command.Run(); err != nil {
-		return err
+func (b *baselines) measuredFloor() *contender {
+	return &contender{name: "floor: C, vfork and exec, static ELF", toFloor: "1", measure: byCommand(checks, func() *exec.Cmd {
+		return exec.Command(b.floor, strconv.Itoa(checks), strconv.Itoa(concurrency), b.statfs, checkedPath)
+	})}
+}
+
+// measuredLimit is the limit of n checks of the paths.
+func (b *baselines) measuredLimit(n int, calls string, paths ...string) *contender {
+	return &contender{name: "limit: C, clone, memory shared", toLimit: "1", measure: byCommand(n, func() *exec.Cmd {
+		return exec.Command(b.limit, append([]string{strconv.Itoa(n), strconv.Itoa(concurrency), calls}, paths...)...)
+	})}
+}
+
+// byCommand measures a command that makes n checks, from its start to its end.
+func byCommand(n int, command func() *exec.Cmd) func() (cpu, wall float64, err error) {
+	return func() (cpu, wall float64, err error) {
+		c := command()
+		c.Stderr = os.Stderr
+		began := time.Now()
+		if err := c.Run(); err != nil {
+			return 0, 0, err
+		}
+		took := time.Since(began)
+		perCheck := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(n) }
+		return perCheck(c.ProcessState.UserTime() + c.ProcessState.SystemTime()), perCheck(took), nil
 	}
-	perCheck := func(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 / float64(c.checks) }
-	c.wall = append(c.wall, perCheck(time.Since(began)))
-	c.cpu = append(c.cpu, perCheck(command.ProcessState.UserTime()+command.ProcessState.SystemTime()))
-	return nil
 }
 
-// runProber is the role in which the prober makes the checks.
+// runProber is the role in which the prober makes the checks. The arguments are how
+// many, "trimmed" or not, "shared" or "apart", the calls, and the paths, which take
+// turns.
 func runProber(arguments []string) error {
 	n, err := strconv.Atoi(arguments[0])
 	if err != nil {
 		return fmt.Errorf("number of checks: %w", err)
+	}
+	plans := make([]*prober.Plan, len(arguments[4:]))
+	for i, path := range arguments[4:] {
+		plans[i] = checkPlan(arguments[3], path, arguments[2] == "apart")
 	}
 	p := prober.New(prober.Options{
 		Concurrency: concurrency,
@@ -171,13 +214,7 @@ func runProber(arguments []string) error {
 	sideBySide(n, func(i int) {
 		// A group shares its places, so each check has one of its own.
 		name := strconv.Itoa(i)
-		plan := statfsPlan(checkedPath, 5*time.Second)
-		if arguments[2] == "apart" {
-			// More memory than can be shared, of which nothing is touched.
-			null := plan.Add(prober.Open(prober.CWD(), os.DevNull, unix.O_RDONLY, 0).Silent())
-			plan.Add(prober.Read(prober.ResultOf(null), 32<<10).WithoutOutput().Silent())
-		}
-		r := p.Run(prober.Check{Key: name, Group: name, Plan: plan})
+		r := p.Run(prober.Check{Key: name, Group: name, Plan: plans[i%len(plans)]})
 		if r.Outcome != prober.Done || r.Failed() != nil {
 			failed.Store(&r)
 		}
@@ -191,6 +228,22 @@ func runProber(arguments []string) error {
 		time.Sleep(time.Millisecond)
 	}
 	return nil
+}
+
+// checkPlan makes the calls on the path, in memory that is shared or not.
+func checkPlan(calls, path string, apart bool) *prober.Plan {
+	plan := statfsPlan(path, 5*time.Second)
+	if calls == callReaddir { // as mountstat does it
+		directory := prober.ResultOf(plan.Add(prober.Open(prober.CWD(), path, unix.O_RDONLY|unix.O_DIRECTORY, 0).MergeWithNext()))
+		plan.Add(prober.Getdents(directory, 4096).WithoutOutput())
+		plan.Add(prober.Close(directory).Silent())
+	}
+	if apart {
+		// More memory than can be shared, of which nothing is touched.
+		null := plan.Add(prober.Open(prober.CWD(), os.DevNull, unix.O_RDONLY, 0).Silent())
+		plan.Add(prober.Read(prober.ResultOf(null), 32<<10).WithoutOutput().Silent())
+	}
+	return plan
 }
 
 func statfsPlan(path string, timeout time.Duration) *prober.Plan {

@@ -19,15 +19,16 @@ import (
 
 const (
 	gathersPerRound = 10
-	metricTarget    = 5 // µs per mount, beside 1.5 times the floor
+	mountChecks     = 10000 // by limit and prober: as often of each mount
+	gatherTarget    = "1.6" // times the limit
 	hungTimeout     = 2 * time.Second
 )
 
-// measureGather compares the CPU time of whole gathers of vfsprobe, per mount,
-// with the floor's time per check; and the time of gathers in which mounts hang
-// with the timeout.
+// measureGather compares the time of whole gathers of vfsprobe, per mount, with the
+// time per check of the floor, and of the limit and the prober on the same mounts; and
+// the time of gathers in which mounts hang with the timeout.
 func measureGather(dir string) error {
-	floor, statfs, err := buildFloor(dir)
+	c, err := buildBaselines(dir)
 	if err != nil {
 		return err
 	}
@@ -35,48 +36,60 @@ func measureGather(dir string) error {
 	if err != nil {
 		return err
 	}
-	root := filepath.Join(dir, "tmpfs")
-	mounted := 0
-	defer func() {
-		for i := range mounted {
-			_ = unix.Unmount(filepath.Join(root, strconv.Itoa(i)), unix.MNT_DETACH)
-		}
-	}()
-
-	fmt.Printf("CPU time of gathers, user and system, of all processes: N tmpfs mounts, each checked\n"+
-		"by statfs and readdir, medians of %d gathers with an unchanged mount table\n\n", gathersPerRound)
-	printRow("", "  µs per check or mount, by round", "ratio to the floor", "target")
-	for _, n := range []int{20, 200, 1000, 5000} {
-		for ; mounted < n; mounted++ {
-			path := filepath.Join(root, strconv.Itoa(mounted))
-			if err := os.MkdirAll(path, 0o755); err != nil {
-				return err
-			}
-			if err := unix.Mount("bench", path, "tmpfs", 0, "size=4k"); err != nil {
-				return fmt.Errorf("mount tmpfs on %s: %w", path, err)
+	err = onAllAndOneCPU(func(where string) error {
+		for _, n := range []int{20, 200, 1000, 5000} {
+			if err := measureMounts(c, vfsprobe, filepath.Join(dir, "tmpfs"), n, where); err != nil {
+				return fmt.Errorf("%d mounts: %w", n, err)
 			}
 		}
-		var floors, gathers series
-		for range rounds {
-			c := &contender{checks: checks, command: func() *exec.Cmd {
-				return exec.Command(floor, strconv.Itoa(checks), strconv.Itoa(concurrency), statfs, checkedPath)
-			}}
-			if err := c.measure(); err != nil {
-				return err
-			}
-			floors = append(floors, c.cpu...)
-			perGather, err := gatherCPU(vfsprobe, dir, root)
-			if err != nil {
-				return err
-			}
-			gathers = append(gathers, perGather*1e6/float64(n))
-		}
-		printRow("floor: a check", floors.raw(), "", "")
-		target := 1.5 + metricTarget/floors.median()
-		printRow(fmt.Sprintf("vfsprobe: a mount of %d", n), gathers.raw(), gathers.over(floors).String(), fmt.Sprintf("%.2f", target))
+		return nil
+	})
+	if err != nil {
+		return err
 	}
-	fmt.Println()
 	return measureHung(dir, vfsprobe)
+}
+
+// measureMounts compares gathers of n mounts below root.
+func measureMounts(c *baselines, vfsprobe, root string, n int, where string) error {
+	paths, unmount, err := mountTmpfs(root, n)
+	defer unmount()
+	if err != nil {
+		return err
+	}
+	fmt.Printf("A gather of %d tmpfs mounts, %s: CPU time, user and system, of all processes,\n"+
+		"medians of %d gathers with an unchanged mount table, and %d checks by limit and prober\n\n", n, where, gathersPerRound, mountChecks)
+	return compare([]*contender{
+		c.measuredFloor(),
+		c.measuredLimit(mountChecks, callReaddir, paths...),
+		{name: "prober", toLimit: proberTarget, measure: byCommand(mountChecks, func() *exec.Cmd {
+			return self("prober", append([]string{strconv.Itoa(mountChecks), "trimmed", "shared", callReaddir}, paths...)...)
+		})},
+		{name: "vfsprobe, a mount of a gather", toLimit: gatherTarget, measure: func() (cpu, wall float64, err error) {
+			cpu, wall, err = gatherTimes(vfsprobe, filepath.Dir(root), root)
+			return cpu * 1e6 / float64(n), wall * 1e6 / float64(n), err
+		}},
+	})
+}
+
+// mountTmpfs makes n mounts below root. unmount undoes what there is of them.
+func mountTmpfs(root string, n int) (paths []string, unmount func(), err error) {
+	unmount = func() {
+		for _, path := range paths {
+			_ = unix.Unmount(path, unix.MNT_DETACH)
+		}
+	}
+	for i := range n {
+		path := filepath.Join(root, strconv.Itoa(i))
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return paths, unmount, err
+		}
+		if err := unix.Mount("bench", path, "tmpfs", 0, "size=4k"); err != nil {
+			return paths, unmount, fmt.Errorf("mount tmpfs on %s: %w", path, err)
+		}
+		paths = append(paths, path)
+	}
+	return paths, unmount, nil
 }
 
 // session is a running vfsprobe which gathers when it is told to.
@@ -148,35 +161,38 @@ func number(line, field string) (float64, error) {
 	return strconv.ParseFloat(found[1], 64)
 }
 
-// gatherCPU returns the CPU seconds of a gather: of the process, the fork server and
-// the helpers. What vfsprobe tells of it is in hundredths of a second.
-func gatherCPU(vfsprobe, dir, root string) (spent float64, err error) {
+// gatherTimes returns the seconds of a gather: of CPU, by the process, the fork server
+// and the helpers, and from the trigger until its metrics have been read. What vfsprobe
+// tells of its CPU time is in hundredths of a second.
+func gatherTimes(vfsprobe, dir, root string) (cpu, wall float64, err error) {
 	group, err := newCgroup(dir)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer func() { err = errors.Join(err, group.remove()) }()
 	s, err := startSessionIn(group, vfsprobe, dir, fmt.Sprintf("[[inputs.mountstat]]\nmount_points = [%q]\nignore_fs = []\nfstab = \"\"\ntimeout = \"30s\"\n", root+"/*"))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer s.stop()
-	var all series
+	var spent, took series
 	var before time.Duration
 	for i := range gathersPerRound + 3 {
+		began := time.Now()
 		if _, _, err := s.gather(); err != nil {
-			return 0, err
+			return 0, 0, err
 		}
+		ended := time.Now()
 		now, err := group.cpu()
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
 		if i >= 3 { // the first ones read the table, and fill caches
-			all = append(all, (now - before).Seconds())
+			spent, took = append(spent, (now-before).Seconds()), append(took, ended.Sub(began).Seconds())
 		}
 		before = now
 	}
-	return all.median(), nil
+	return spent.median(), took.median(), nil
 }
 
 // measureHung hangs some of 520 mounts.

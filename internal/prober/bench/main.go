@@ -3,7 +3,8 @@
 // gathers, of other programs, too, what there is between gathers, and what the
 // binary is made of.
 // Times depend on the machine, so each is given as a ratio to a floor, which is
-// measured in the same run and interleaved with it.
+// measured in the same run and interleaved with it; those of checks also to the limit
+// of what shares memory.
 //
 // Usage: bench [-raw FILE] [cpu] [start] [memory] [gather] [size] [idle] [compare]
 //

@@ -43,7 +43,16 @@ func (s series) raw() string {
 }
 
 // printRow prints a row of a table: what was measured, the raw value of each
-// round, what they come to, and the target if there is one.
-func printRow(name, raw, result, target string) {
-	fmt.Println(strings.TrimRight(fmt.Sprintf("%-38s %-*s  %-20s %s", name, 8*rounds, raw, result, target), " "))
+// round, and by turns what they come to, and the target if there is one.
+func printRow(name, raw string, results ...string) {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%-38s %-*s ", name, 8*rounds, raw)
+	for i, r := range results {
+		width := 20
+		if i%2 == 1 {
+			width = 6
+		}
+		fmt.Fprintf(&b, " %-*s", width, r)
+	}
+	fmt.Println(strings.TrimRight(b.String(), " "))
 }
