@@ -18,10 +18,13 @@ import (
 )
 
 const (
-	gathersPerRound = 10
-	mountChecks     = 10000 // by limit and prober: as often of each mount
-	gatherTarget    = "1.6" // times the limit
-	hungTimeout     = 2 * time.Second
+	// mountChecks is how many checks of mounts there are in a round: of limit and prober,
+	// and about so many of gathers, but at most mostGathers and at least fewestGathers.
+	mountChecks                = 10000
+	fewestGathers, mostGathers = 3, 10
+
+	gatherTarget = "1.6" // times the limit
+	hungTimeout  = 2 * time.Second
 )
 
 // measureGather compares the time of whole gathers of vfsprobe, per mount, with the
@@ -57,8 +60,9 @@ func measureMounts(c *baselines, vfsprobe, root string, n int, where string) err
 	if err != nil {
 		return err
 	}
+	gathers := min(max(mountChecks/n, fewestGathers), mostGathers)
 	fmt.Printf("A gather of %d tmpfs mounts, %s: CPU time, user and system, of all processes,\n"+
-		"medians of %d gathers with an unchanged mount table, and %d checks by limit and prober\n\n", n, where, gathersPerRound, mountChecks)
+		"medians of %d gathers with an unchanged mount table, and %d checks by limit and prober\n\n", n, where, gathers, mountChecks)
 	return compare([]*contender{
 		c.measuredFloor(),
 		c.measuredLimit(mountChecks, callReaddir, paths...),
@@ -66,7 +70,7 @@ func measureMounts(c *baselines, vfsprobe, root string, n int, where string) err
 			return self("prober", append([]string{strconv.Itoa(mountChecks), "trimmed", "shared", callReaddir}, paths...)...)
 		})},
 		{name: "vfsprobe, a mount of a gather", toLimit: gatherTarget, measure: func() (cpu, wall float64, err error) {
-			cpu, wall, err = gatherTimes(vfsprobe, filepath.Dir(root), root)
+			cpu, wall, err = gatherTimes(vfsprobe, filepath.Dir(root), root, gathers)
 			return cpu * 1e6 / float64(n), wall * 1e6 / float64(n), err
 		}},
 	})
@@ -164,7 +168,7 @@ func number(line, field string) (float64, error) {
 // gatherTimes returns the seconds of a gather: of CPU, by the process, the fork server
 // and the helpers, and from the trigger until its metrics have been read. What vfsprobe
 // tells of its CPU time is in hundredths of a second.
-func gatherTimes(vfsprobe, dir, root string) (cpu, wall float64, err error) {
+func gatherTimes(vfsprobe, dir, root string, gathers int) (cpu, wall float64, err error) {
 	group, err := newCgroup(dir)
 	if err != nil {
 		return 0, 0, err
@@ -177,7 +181,7 @@ func gatherTimes(vfsprobe, dir, root string) (cpu, wall float64, err error) {
 	defer s.stop()
 	var spent, took series
 	var before time.Duration
-	for i := range gathersPerRound + 3 {
+	for i := range gathers + 3 {
 		began := time.Now()
 		if _, _, err := s.gather(); err != nil {
 			return 0, 0, err
