@@ -275,11 +275,12 @@ func TestFind_AHangingMount(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	file := filepath.Join(fs.Dir, faultfs.FileName)
-	cwd := exec.Command("sleep", "600")
-	cwd.Dir = fs.Dir
+	// The child goes there once it has another program: until then this process, which serves
+	// the mount, may wait for it.
+	cwd := exec.Command("sh", "-c", `cd "$0" && exec sleep 600`, fs.Dir)
 	users := map[string]int{"cwd": start(t, cwd)}
 	users["file"] = openFile(t, file)
-	await(t, "sleep", users["file"])
+	await(t, "sleep", users["file"], users["cwd"])
 	users["mapped"] = waitReady(t, "/proc/self/exe", file, nil)
 	fs.Silence()
 	t.Cleanup(fs.Abort)
