@@ -48,9 +48,9 @@ LOOP     = $(call testing,loopfs)
 OTHERS   = $(filter-out $(ALONE) $(MACHINES) $(LOOP),$(shell $(GO) list ./...))
 RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/...))
 
-# Three at a time, since most tests wait most of the time. All run, also where one has failed.
-# It ends with a table of where the minutes went.
-LANES ?= 3
+# Two at a time, since most tests wait most of the time; three make helpers too slow at
+# times. All run, also where one has failed. It ends with a table of where the minutes went.
+LANES ?= 2
 test: setup lint check-bpf check-release ## all tests that can run here, and lint: what CI runs
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
 	@tools/stage -new
