@@ -81,7 +81,8 @@ type loader struct {
 // reaches wants or requires them. The mount points of fstab are those that systemd mounts
 // for its sake. An error beside a result says what was left out. Without systemd nothing is
 // wanted. A unit is left out if systemd would refuse it, and if it has conditions that do not
-// hold, or are of another kind than ConditionPathExists=, or about what comes and goes.
+// hold, or are of another kind than ConditionPathExists=, or about what comes and goes or lies
+// on a mount.
 func Load(files *host.Files, fstab []string) (*Wanted, error) {
 	l := &loader{files: files, started: make(map[string]bool),
 		paths: make(map[string]string), dropIns: make(map[string][]string), contents: make(map[string][]byte)}
@@ -349,7 +350,7 @@ func (l *loader) look() error {
 	for name := range l.paths {
 		u, _ := l.unit(name, "/")
 		for _, c := range append(u.conditions, u.asserts...) {
-			if c.path != "" {
+			if l.mayAsk(&c) {
 				paths = append(paths, c.path)
 			}
 		}
@@ -367,6 +368,16 @@ func (l *loader) look() error {
 		}
 	}
 	return err
+}
+
+// mayAsk reports whether it is found out if a condition holds: not where a mount could hang that
+// nothing else here is read from.
+func (l *loader) mayAsk(c *condition) bool {
+	if c.path == "" {
+		return false
+	}
+	on := l.files.Table.Holding(c.path)
+	return on == nil || on.Independent()
 }
 
 // mounts returns what is mounted in the end.

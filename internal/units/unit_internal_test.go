@@ -9,6 +9,9 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
 func TestUnit_FilesAndDropInsAreReadAsSystemdDoes(t *testing.T) {
@@ -133,4 +136,15 @@ func FuzzNames(f *testing.F) {
 		require.True(t, utf8.ValidString(nameOf(point)))
 		require.Equal(t, point, pointOf(strings.TrimSuffix(nameOf(point), ".mount")))
 	})
+}
+
+// A mount that hangs must not keep the units from being read.
+func TestLoader_AsksNoMountForAConditionsPath(t *testing.T) {
+	l := &loader{files: &host.Files{Table: mounts.Parse([]byte(`1 0 8:1 / / rw - ext4 /dev/sda1 rw
+2 1 0:40 / /data rw - nfs4 nas:/data rw,addr=192.0.2.1
+3 1 8:2 / /home rw - ext4 /dev/sda2 rw
+`))}}
+	for path, want := range map[string]bool{"/etc/ready": true, "/data/ready": false, "/home/ready": false, "": false} {
+		assert.Equal(t, want, l.mayAsk(&condition{path: path}), path)
+	}
 }
