@@ -60,14 +60,28 @@ func (f *Freeing) Run(ctx context.Context) error {
 		return err
 	}
 	f.explain(&hierarchies, group, before.Negative)
-	answer, _ := bufio.NewReader(f.In).ReadString('\n')
-	if answer != "y\n" && answer != "yes\n" {
+	if !f.agreed(ctx) {
 		return errors.New("nothing was done")
 	}
 	began := time.Now()
 	left, err := f.reclaim(ctx, walker, &hierarchies, group.Path, before.Negative)
 	fmt.Fprintf(f.Out, "%d of them are gone after %.1f s.\n", max(before.Negative-left, 0), time.Since(began).Seconds())
 	return err
+}
+
+// agreed reports whether who is asked says yes before ctx ends.
+func (f *Freeing) agreed(ctx context.Context) bool {
+	answer := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(f.In).ReadString('\n')
+		answer <- line
+	}()
+	select {
+	case line := <-answer:
+		return line == "y\n" || line == "yes\n"
+	case <-ctx.Done():
+		return false
+	}
 }
 
 func (f *Freeing) count(walker *attribution.Walker) (attribution.Directory, error) {

@@ -2,6 +2,8 @@ package dentrycache
 
 import (
 	"bytes"
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -64,4 +66,14 @@ func TestFreeing_Run(t *testing.T) {
 	content, err := os.ReadFile(kept)
 	require.NoError(t, err)
 	assert.Equal(t, "it", string(content))
+}
+
+// Who interrupts the question has not agreed, and need not answer it.
+func TestFreeing_IsInterruptedWhileItAsks(t *testing.T) {
+	silent, end := io.Pipe()
+	defer end.Close()
+	ctx, interrupt := context.WithCancel(t.Context())
+	interrupt()
+	assert.False(t, (&Freeing{In: silent}).agreed(ctx))
+	assert.True(t, (&Freeing{In: strings.NewReader("yes\n")}).agreed(t.Context()))
 }
