@@ -4,7 +4,7 @@ import "strings"
 
 // Owner is whom a process belongs to, as its control groups are named.
 type Owner struct {
-	Unit      string // of systemd: a service or a scope
+	Unit      string // of systemd: a service or a scope, by a name that systemd would give
 	Container string // see [Identity]
 	Pod       string // the UID that Kubernetes has given it
 }
@@ -20,7 +20,7 @@ func OwnerOf(content []byte) Owner {
 		for i := len(parts) - 1; i >= 0; i-- { // the innermost first
 			part := parts[i]
 			isUnit := strings.HasSuffix(part, ".service") || strings.HasSuffix(part, ".scope")
-			if isUnit && o.Unit == "" && (o.Container == "" || !strings.Contains(part, o.Container)) {
+			if isUnit && plain(part) && o.Unit == "" && (o.Container == "" || !strings.Contains(part, o.Container)) {
 				o.Unit = part
 			}
 			if o.Pod == "" {

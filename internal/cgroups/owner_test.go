@@ -24,6 +24,8 @@ func TestOwnerOf(t *testing.T) {
 		"0::/kubepods.slice/kubepods-burstable.slice/" + slice + "/cri-containerd-" + id + "\n": {Container: id[:12], Pod: pod},
 		"4:memory:/kubepods/burstable/pod" + pod + "/" + id + "\n":                              {Container: id[:12], Pod: pod},
 		"1:name=systemd:/system.slice/a.service\n0::/system.slice/b.service\n":                  {Unit: "a.service"},
+		"0::/user.slice/a.service/x; reboot #.service\n":                                        {Unit: "a.service"}, // a cgroup that somebody has made
+		"0::/system.slice/a\\x2db.service\n":                                                    {Unit: `a\x2db.service`},
 		"0::/kubepods.slice/podless.slice\n":                                                    {},
 	} {
 		assert.Equal(t, want, cgroups.OwnerOf([]byte(content)), "%q", content)

@@ -125,13 +125,19 @@ func innermostUnit(parts []string) string {
 		case suffix != "service" && suffix != "mount":
 		case !plain(unit):
 			return "" // no name that systemd would give
-		case strings.Contains(unit, `\`):
-			return "'" + unit + "'"
 		default:
-			return unit
+			return Quoted(unit)
 		}
 	}
 	return ""
+}
+
+// Quoted is a unit's name for a shell.
+func Quoted(unit string) string {
+	if strings.Contains(unit, `\`) {
+		return "'" + unit + "'"
+	}
+	return unit
 }
 
 // plain reports whether a name has only those characters that systemd's units may have, and

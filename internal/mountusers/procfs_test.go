@@ -41,3 +41,10 @@ func FuzzProcfs(f *testing.F) {
 		uidOf(content)
 	})
 }
+
+func TestReport_Advice(t *testing.T) {
+	r := &Report{Path: "/data", Users: []User{{PID: 7, Unit: `a\x2db.service`}, {PID: 8, Unit: "session-3.scope"}}}
+	assert.Equal(t, "`systemctl stop 'a\\x2db.service'; kill 8; umount /data`", r.advice())
+	r.Users, r.Below = nil, []string{"/data/inner"}
+	assert.Equal(t, "`umount -R /data`", r.advice())
+}

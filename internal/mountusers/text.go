@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	"github.com/vfsprobe/vfsprobe/internal/printable"
 	"github.com/vfsprobe/vfsprobe/internal/result"
@@ -161,8 +162,8 @@ func (r *Report) advice() string {
 		switch u := &r.Users[i]; {
 		case u.Elsewhere != "", u.Helper: // which keep nobody from unmounting this one, or end with it
 		case strings.HasSuffix(u.Unit, ".service") && u.Container == "" && !strings.HasPrefix(u.Unit, "user@"):
-			if !slices.Contains(units, u.Unit) {
-				units = append(units, u.Unit)
+			if unit := cgroups.Quoted(u.Unit); !slices.Contains(units, unit) {
+				units = append(units, unit)
 			}
 		default:
 			pids = append(pids, fmt.Sprint(u.PID))
