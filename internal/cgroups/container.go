@@ -1,4 +1,5 @@
-// Package cgroups knows what the names of control groups tell about containers.
+// Package cgroups knows what the names of control groups tell about containers, pods and units,
+// what memory they hold, and how it is had back.
 package cgroups
 
 import (
