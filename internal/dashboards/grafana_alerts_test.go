@@ -49,6 +49,8 @@ func TestGrafanasQueriesFindTheHost(t *testing.T) {
 			line(at, "nfslock_host,HOST mounts=0i")
 		}
 		line(2*time.Minute, "vfsprobe,HOST fork_server_restarts=0i")
+		line(2*time.Minute, "nfslock_host,HOST kernel_lost_locks=7i,kernel_lost_opens=0i")
+		line(30*time.Second, "nfslock_host,HOST kernel_lost_locks=%di,kernel_lost_opens=0i", int(pick(9, 7)))
 		line(30*time.Second, "vfsprobe,HOST helpers_stuck=%di,fork_server_restarts=%di", int(pick(16, 8)), int(pick(4, 1)))
 	}
 	db.Write(t, strings.NewReader(b.String()))

@@ -19,12 +19,12 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/stores"
 )
 
-func TestMain(m *testing.M) { faultfs.Main(m) }
+func TestMain(m *testing.M) { namespace.MainOfHost(m) } // the doctor would take a PID namespace for a container
 
 // patience is how long the first data of a phase may take, on a busy machine.
 const patience = 40 * time.Second
