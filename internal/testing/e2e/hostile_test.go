@@ -375,6 +375,11 @@ func TestABlockedStderrBlocksNothing(t *testing.T) {
 				command := exec.Command(binary(t, vfsprobe), "-config", inputs(t))
 				command.Stderr = stderr
 				p := w.startCommand(t, command)
+				require.Eventually(t, func() bool { // on a busy host the mount table can come late
+					p.trigger()
+					return strings.Contains(p.until("^(mountstat,.*path="+hung.Dir+" |mountstat_summary )"), hung.Dir)
+				}, patience, 50*time.Millisecond)
+				p.until("^mountstat_summary ")
 
 				for i := range 3 {
 					hung.Silence()

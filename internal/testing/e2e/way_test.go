@@ -36,6 +36,7 @@ var ways = []way{direct, service}
 // oneWay lists the tests that do not run in both ways, and why.
 var oneWay = map[string]string{
 	"TestCheckDoesNotLookLikeAFaultWhenMisused": "no vfsprobe runs beside: flags of check",
+	"TestANodeCondition":                        "no vfsprobe runs beside: the output of check",
 	"TestCheckEndsThoughNobodyReads":            "no vfsprobe runs beside: the output of check",
 	"TestTheDoctorDoesNotHang":                  "no vfsprobe runs beside: files that the doctor reads",
 	"TestTheDoctorsFlags":                       "no vfsprobe runs beside: flags of doctor",

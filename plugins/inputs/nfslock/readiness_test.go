@@ -48,7 +48,7 @@ func TestReadiness_OfAHostWithFstab(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(etc, "fstab"), []byte("nas:/data /srv/data nfs noauto 0 0\n"), 0o600))
 	n, _ := newInput(t, nil)
 	withTable(t, n, "")
-	n.host.Etc = etc
+	n.host.Etc, n.host.MountPrefix = etc, "/" // what is below /etc counts in a container too, if it is the host's
 	all := collect.Gather(t, n).Named("nfslock_readiness")
 	require.Len(t, all, 1)
 	assert.Equal(t, "fstab", text(t, all[0], "needed_by"))
