@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,6 +85,10 @@ func TestRun_Killed(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, mounted(t, dir))
 	waiter, _ := waits(t, dir)
+	require.Eventually(t, func() bool {
+		wchan, _ := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", waiter.Process.Pid))
+		return string(wchan) == "request_wait_answer"
+	}, 30*time.Second, time.Millisecond, "it does not wait for the mount")
 	require.NoError(t, c.Process.Kill())
 	_ = c.Wait()
 	require.Error(t, waiter.Wait())
