@@ -482,10 +482,10 @@ func TestSoak(t *testing.T) {
 		require.NoError(t, os.WriteFile(inputs, fmt.Appendf(nil, "[[inputs.mountstat]]\n  timeout = %q\n[[inputs.dentrycache]]\n[[inputs.nfslock]]\n", soakTimeout), 0o600))
 		// Half of the plugin's descriptors are BPF's. The server has all that it needs from
 		// its beginning; of its memory the helpers use what an earlier one has used.
-		plugin, most, grown := vfsprobe, size{80 << 20, 64, 20 + runtime.NumCPU()}, size{4 << 20, 2, 2}
+		plugin, most, grown := vfsprobe, size{80 << 20, 64, 20 + runtime.NumCPU()}, size{4 << 20, 4, 2}
 		mostOfServer, serverGrown := size{4 << 20, 8, 1}, size{256 << 10, 0, 0}
 		if os.Getenv("VFSPROBE_RACE") != "" {
-			plugin, most, grown = racing, size{256 << 20, 64, 40 + runtime.NumCPU()}, size{32 << 20, 2, 2}
+			plugin, most, grown = racing, size{256 << 20, 64, 40 + runtime.NumCPU()}, size{32 << 20, 4, 2}
 			mostOfServer.resident *= 2
 		}
 		// Not the file in the cache, which another build may replace meanwhile.

@@ -102,7 +102,7 @@ func (r *run) always(since time.Time, mount, input, field string, good func(stri
 		if len(samples) == 0 {
 			return scenario.None, false
 		}
-		if quiet := time.Since(samples[len(samples)-1].at); quiet > silence {
+		if quiet := time.Since(samples[len(samples)-1].at); quiet > silence && !slices.Contains(r.gone, mount) {
 			return fmt.Sprintf("nothing for %.0f s", quiet.Seconds()), false
 		}
 	}

@@ -21,6 +21,7 @@ type run struct {
 	observer *observer
 	others   []*observer // on clients of a crowd
 	mounts   []string    // mount points' names, globs standing for many
+	gone     []string    // those that were unmounted
 	result   *report.Result
 	nevers   []never
 	// began is when the last thing was done: what is reported from then on is
@@ -125,6 +126,7 @@ func (r *run) step(s scenario.Step) (err error) {
 	case "umount":
 		err = r.observer.host.do("umount", "-i", "-f", "-l", "/mnt/"+a[0])
 		r.mounts = slices.DeleteFunc(r.mounts, func(m string) bool { return m == a[0] })
+		r.gone = append(r.gone, a[0])
 	case "walk":
 		err = r.walk(a[0])
 	case "expire":
