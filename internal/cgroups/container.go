@@ -11,8 +11,10 @@ import (
 	"strings"
 )
 
+// IDLength is that of the ids which runtimes give containers, in hexadecimal digits.
+const IDLength = 64
+
 const (
-	idLength    = 64
 	shortLength = 12 // as docker ps shows it
 	allocLength = 8  // as nomad status shows it
 	buildLength = 25 // of buildkit's ids
@@ -83,13 +85,10 @@ func paths(content []byte) iter.Seq[string] {
 // kubepods-…-podUID.slice; others a name of their own.
 func IdentityOf(path string) Identity {
 	parts := strings.Split(path, "/")
-	id := Identity{Name: containerIn(parts)}
+	id := Identity{Name: containerIn(parts), PodUID: podOf(parts)}
 	for _, part := range slices.Backward(parts) {
 		if full := idIn(part); full != "" {
 			id.IDs = append(id.IDs, full)
-		}
-		if uid := podIn(part); uid != "" && id.PodUID == "" {
-			id.PodUID = uid
 		}
 		if _, task := nomadIn(part); task != "" && id.Task == "" {
 			id.Task = task
@@ -151,7 +150,7 @@ func idIn(part string) string {
 		return ""
 	}
 	id := strings.TrimSuffix(part, ".scope")
-	if id = id[strings.LastIndexAny(id, "-:")+1:]; len(id) == idLength && strings.Trim(id, "0123456789abcdef") == "" {
+	if id = id[strings.LastIndexAny(id, "-:")+1:]; len(id) == IDLength && strings.Trim(id, "0123456789abcdef") == "" {
 		return id
 	}
 	return ""
@@ -160,6 +159,16 @@ func idIn(part string) string {
 // isBuild reports whether it is an id of buildkit's.
 func isBuild(id string) bool {
 	return len(id) == buildLength && strings.Trim(id, "0123456789abcdefghijklmnopqrstuvwxyz") == ""
+}
+
+// podOf returns the uid of the pod of the innermost cgroup that is one's.
+func podOf(parts []string) string {
+	for _, part := range slices.Backward(parts) {
+		if uid := podIn(part); uid != "" {
+			return uid
+		}
+	}
+	return ""
 }
 
 // podIn returns the uid of the pod in the name of a cgroup; empty if there is none. systemd's

@@ -1,6 +1,10 @@
 package cgroups
 
-import "strings"
+import (
+	"cmp"
+	"slices"
+	"strings"
+)
 
 // Owner is whom a process belongs to, as its control groups are named.
 type Owner struct {
@@ -14,17 +18,12 @@ func OwnerOf(content []byte) Owner {
 	var o Owner
 	for path := range paths(content) {
 		parts := strings.Split(path, "/")
-		if o.Container == "" {
-			o.Container = containerIn(parts)
-		}
-		for i := len(parts) - 1; i >= 0; i-- { // the innermost first
-			part := parts[i]
+		o.Container = cmp.Or(o.Container, containerIn(parts))
+		o.Pod = cmp.Or(o.Pod, podOf(parts))
+		for _, part := range slices.Backward(parts) { // the innermost first
 			isUnit := strings.HasSuffix(part, ".service") || strings.HasSuffix(part, ".scope")
 			if isUnit && plain(part) && o.Unit == "" && (o.Container == "" || !strings.Contains(part, o.Container)) {
 				o.Unit = part
-			}
-			if o.Pod == "" {
-				o.Pod = podIn(part)
 			}
 		}
 	}

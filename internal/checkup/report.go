@@ -234,8 +234,13 @@ func parenthesised(text string) string {
 
 // JSON writes the report as one JSON object.
 func (r *Report) JSON(w io.Writer) error {
+	return WriteJSON(w, r)
+}
+
+// WriteJSON writes a report as one JSON object, indented.
+func WriteJSON(w io.Writer, report any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(r)
+	return e.Encode(report)
 }

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"strings"
 
+	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/printable"
 )
 
@@ -44,13 +45,12 @@ func (o Owner) AddTo(fields map[string]any, prefix string) {
 // ParseLog reads the name of a link in /var/log/containers, which kubelet makes for each
 // container: POD_NAMESPACE_CONTAINER-ID.log (kubelet's kuberuntime/legacy.go).
 func ParseLog(name string) (id string, o Owner, ok bool) {
-	const idLength = 64
 	name, ok = strings.CutSuffix(name, ".log")
 	parts := strings.Split(name, "_")
 	if !ok || len(parts) != 3 {
 		return "", Owner{}, false
 	}
-	dash := len(parts[2]) - idLength - 1
+	dash := len(parts[2]) - cgroups.IDLength - 1
 	if dash < 1 || parts[2][dash] != '-' || parts[0] == "" || parts[1] == "" {
 		return "", Owner{}, false
 	}

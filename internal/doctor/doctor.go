@@ -8,7 +8,6 @@ package doctor
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -18,6 +17,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/printable"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
 // Options say where to look. The zero value but for CheckConfig is this host.
@@ -70,6 +70,7 @@ type patient struct {
 	contained    bool
 	serves       bool // the service runs in this container, too
 	telegrafUnit *unit
+	prober       *prober.Prober
 	table        mounts.View
 }
 
@@ -84,6 +85,8 @@ func Run(o Options) *Report {
 	p := &patient{Options: o}
 	p.Root = cmp.Or(p.Root, "/")
 	p.Proc, p.Sys, p.Dev = cmp.Or(p.Proc, "/proc"), cmp.Or(p.Sys, "/sys"), cmp.Or(p.Dev, "/dev")
+	p.prober = prober.New(prober.Options{})
+	defer p.prober.Close()
 	p.lookAround()
 	p.readMountTable()
 	if !p.contained {
@@ -164,12 +167,7 @@ func (r *Report) Fix(w io.Writer) error {
 }
 
 // JSON writes the report as one JSON object.
-func (r *Report) JSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
-}
+func (r *Report) JSON(w io.Writer) error { return checkup.WriteJSON(w, r) }
 
 // Text writes the report for a person, the worst first.
 func (r *Report) Text(w io.Writer, color bool) error {

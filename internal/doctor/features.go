@@ -14,7 +14,6 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	"github.com/vfsprobe/vfsprobe/internal/dcache"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
-	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
 // Feature is something the plugin can do only where it is let.
@@ -163,9 +162,7 @@ func (p *patient) examineHungTaskPanic(h Host) {
 
 // readMountTable reads the table as the plugin does.
 func (p *patient) readMountTable() {
-	reader := prober.New(prober.Options{})
-	defer reader.Close()
-	watcher := mounts.NewWatcher(mounts.WatcherOptions{Prober: reader, Proc: p.Proc, PID: "self", Devices: mounts.Devices{Sys: p.Sys}})
+	watcher := mounts.NewWatcher(mounts.WatcherOptions{Prober: p.prober, Proc: p.Proc, PID: "self", Devices: mounts.Devices{Sys: p.Sys}})
 	defer watcher.Close()
 	p.table = watcher.View(1)
 }

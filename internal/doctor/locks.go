@@ -9,7 +9,6 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	hosts "github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/lockready"
-	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
@@ -22,14 +21,12 @@ const askTimeout = 2 * time.Second
 // something on it needs one.
 func (p *patient) examineLocks() {
 	const id, object = "nfs.readiness", "rpc.statd"
-	reader := prober.New(prober.Options{})
-	defer reader.Close()
-	h := hosts.New(hosts.Options{Prober: reader, Roots: hosts.Roots{
-		Proc: p.Proc, Sys: p.Sys, Dev: p.Dev, Etc: filepath.Join(p.Root, "etc"), MountPrefix: strings.TrimRight(p.Root, "/"), PID: "self"}})
 	if p.table.Snapshot == nil {
 		p.add(Finding{ID: id, Status: checkup.Unknown, Object: object, Says: "without the mount table nobody knows what needs it"})
 		return
 	}
+	h := hosts.New(hosts.Options{Prober: p.prober, Roots: hosts.Roots{
+		Proc: p.Proc, Sys: p.Sys, Dev: p.Dev, Etc: filepath.Join(p.Root, "etc"), MountPrefix: strings.TrimRight(p.Root, "/"), PID: "self"}})
 	facts, err := (&lockready.Reader{Files: &hosts.Files{Host: h, Key: "doctor", Timeout: askTimeout, Table: p.table.Snapshot}, Proc: p.Proc}).Read()
 	switch {
 	case facts == nil:

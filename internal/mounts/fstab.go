@@ -50,12 +50,12 @@ func fstabEntry(fields []string) (FstabEntry, error) {
 	if len(fields) < 3 {
 		return FstabEntry{}, fmt.Errorf("%d fields, expected at least 3", len(fields))
 	}
-	entry := FstabEntry{Source: unescapeOctal(fields[0]), Mountpoint: unescapeOctal(fields[1]), FSType: unescapeOctal(fields[2])}
+	entry := FstabEntry{Source: UnescapeOctal(fields[0]), Mountpoint: UnescapeOctal(fields[1]), FSType: UnescapeOctal(fields[2])}
 	if strings.HasPrefix(entry.Mountpoint, "/") {
 		entry.Mountpoint = path.Clean(entry.Mountpoint)
 	}
 	if len(fields) > 3 {
-		entry.Options = unescapeOctal(fields[3])
+		entry.Options = UnescapeOctal(fields[3])
 	}
 	// fs_freq and fs_passno mean nothing here, but show a blank too many.
 	for _, field := range fields[min(4, len(fields)):min(6, len(fields))] {
@@ -69,8 +69,9 @@ func fstabEntry(fields []string) (FstabEntry, error) {
 	return entry, nil
 }
 
-// unescapeOctal decodes \040 and the like, and leaves what is none alone.
-func unescapeOctal(field string) string {
+// UnescapeOctal decodes \040 and the like, by which the kernel writes white space and backslashes
+// in paths (seq_path, fs/seq_file.c), and leaves what is none alone.
+func UnescapeOctal(field string) string {
 	if !strings.Contains(field, `\`) {
 		return field
 	}

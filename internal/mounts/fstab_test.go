@@ -231,3 +231,9 @@ func FuzzParseFstab(f *testing.F) {
 		}
 	})
 }
+
+func TestUnescapeOctal(t *testing.T) {
+	for escaped, want := range map[string]string{"": "", "/a": "/a", `/a\040b\134`: `/a b\`, `\04`: `\04`, `\999`: `\999`, `\`: `\`} {
+		assert.Equal(t, want, mounts.UnescapeOctal(escaped))
+	}
+}

@@ -17,9 +17,9 @@ func (m *Mount) Layers() []string {
 	for option := range strings.SplitSeq(m.VFSOptions, ",") {
 		switch key, value, _ := strings.Cut(option, "="); key {
 		case "lowerdir":
-			all = appendAbsolute(all, splitEscaped(unescapeOctal(value))...)
+			all = appendAbsolute(all, splitEscaped(UnescapeOctal(value))...)
 		case "lowerdir+", "datadir+", "upperdir": // the first two since Linux 6.7
-			all = appendAbsolute(all, unescapeOctal(value))
+			all = appendAbsolute(all, UnescapeOctal(value))
 		}
 	}
 	return all

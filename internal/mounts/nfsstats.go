@@ -142,7 +142,7 @@ func deviceLine(line []byte) (NFSStats, bool) {
 		return NFSStats{}, false
 	}
 	version, found := strings.CutPrefix(f[8], "statvers=")
-	return NFSStats{Device: unescapeOctal(f[1]), Mountpoint: unescapeOctal(f[4]), FSType: f[7], Version: version}, found
+	return NFSStats{Device: UnescapeOctal(f[1]), Mountpoint: UnescapeOctal(f[4]), FSType: f[7], Version: version}, found
 }
 
 // add counts one line, which is one of an operation or of the mount.

@@ -35,9 +35,9 @@ func parseUtab(content []byte) map[string]utabEntry {
 			case "ID":
 				e.id, _ = strconv.Atoi(value)
 			case "SRC":
-				e.source = unescapeOctal(value)
+				e.source = UnescapeOctal(value)
 			case "TARGET":
-				e.target = unescapeOctal(value)
+				e.target = UnescapeOctal(value)
 			}
 		}
 		if e.target != "" {

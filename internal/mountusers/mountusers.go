@@ -307,7 +307,7 @@ func (f *finder) takeDevices() {
 		return
 	}
 	for line := range strings.Lines(string(contents[0])) {
-		if path := unescape(strings.SplitN(line, " ", 2)[0]); f.holds(f.table, path) != nil && !strings.HasPrefix(path, "/dev/") {
+		if path := mounts.UnescapeOctal(strings.SplitN(line, " ", 2)[0]); f.holds(f.table, path) != nil && !strings.HasPrefix(path, "/dev/") {
 			f.Devices = append(f.Devices, "swap "+path)
 		}
 	}

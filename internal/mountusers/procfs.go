@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
 // What procfs says of a process that has ended.
@@ -39,31 +41,11 @@ func mappings(content []byte) iter.Seq[mapping] {
 			m, err := strconv.ParseUint(major, 16, 31)
 			n, err2 := strconv.ParseUint(minor, 16, 31)
 			if err == nil && err2 == nil && strings.HasPrefix(path, "/") &&
-				!yield(mapping{int(m), int(n), unescape(strings.TrimSuffix(path, deleted))}) {
+				!yield(mapping{int(m), int(n), mounts.UnescapeOctal(strings.TrimSuffix(path, deleted))}) {
 				return
 			}
 		}
 	}
-}
-
-// unescape reads paths in which the kernel has put octal numbers for white space and
-// backslashes (seq_path, fs/seq_file.c).
-func unescape(path string) string {
-	if !strings.Contains(path, `\`) {
-		return path
-	}
-	var b strings.Builder
-	for i := 0; i < len(path); i++ {
-		if path[i] == '\\' && i+4 <= len(path) {
-			if n, err := strconv.ParseUint(path[i+1:i+4], 8, 8); err == nil {
-				b.WriteByte(byte(n))
-				i += 3
-				continue
-			}
-		}
-		b.WriteByte(path[i])
-	}
-	return b.String()
 }
 
 // uidOf is the effective user of a process, by its status file.

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/assert"
+
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
 func TestMappings(t *testing.T) {
@@ -15,12 +17,6 @@ func TestMappings(t *testing.T) {
 		"7f04-7f05 r--s 00000000 00:2b 7                          /mnt/a\\040b\\012c (deleted)\n" +
 		"7f06-7f07 rw-s 00000000 00:01 33                         socket:[33]\n"
 	assert.Equal(t, []mapping{{0xfe, 0, "/usr/bin/cat"}, {0, 0x2b, "/mnt/a b\nc"}}, slices.Collect(mappings([]byte(content))))
-}
-
-func TestUnescape(t *testing.T) {
-	for escaped, want := range map[string]string{"": "", "/a": "/a", `/a\040b\134`: `/a b\`, `\04`: `\04`, `\999`: `\999`, `\`: `\`} {
-		assert.Equal(t, want, unescape(escaped))
-	}
 }
 
 func TestUIDOf(t *testing.T) {
@@ -37,7 +33,7 @@ func FuzzProcfs(f *testing.F) {
 			assert.GreaterOrEqual(t, min(m.major, m.minor), 0)
 			assert.True(t, strings.HasPrefix(m.path, "/"))
 		}
-		assert.LessOrEqual(t, len(unescape(string(content))), len(content))
+		assert.LessOrEqual(t, len(mounts.UnescapeOctal(string(content))), len(content))
 		uidOf(content)
 	})
 }

@@ -1,7 +1,6 @@
 package mountusers
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"slices"
@@ -24,12 +23,7 @@ func (r *Report) Blocked() (n int) {
 }
 
 // JSON writes the report as one JSON object.
-func (r *Report) JSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
-}
+func (r *Report) JSON(w io.Writer) error { return checkup.WriteJSON(w, r) }
 
 // Text writes the report for a person.
 func (r *Report) Text(w io.Writer, color bool) error {

@@ -104,7 +104,7 @@ func (t *target) hasWaited(now time.Time) bool {
 // wait proves nothing, since one may be for a lock that another host has: the daemon is
 // stopped, its server does not answer it, or it waits for another target that is at fault.
 func (m *Mountstat) judgeDaemon(t *target, f *finding) {
-	d := m.daemonOf(t)
+	d := t.daemon
 	if d == nil || !t.hasWaited(time.Now()) {
 		return
 	}

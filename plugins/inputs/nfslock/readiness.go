@@ -25,15 +25,15 @@ const readinessEvery = time.Minute
 type readiness struct {
 	facts   *lockready.Facts // nil: not known yet
 	reading bool             // a goroutine has the files read
-	awaited bool             // this gather waits for it: the first does
+	awaited bool             // this gather waits for it: nothing is known yet
 	due     time.Time
 
 	fault.History
 	said lockready.Verdict // in the log
 }
 
-// askReadiness has the host looked at when that is due. The first gather waits for it, but not
-// for longer than its probes may take.
+// askReadiness has the host looked at when that is due. A gather waits for it while nothing is
+// known, but not for longer than its probes may take.
 func (n *Nfslock) askReadiness() {
 	r := &n.readiness
 	if r.reading || n.began.Before(r.due) || n.table == nil || n.ExpectNFS != nil && !*n.ExpectNFS || !n.hostsNetwork() {
