@@ -14,27 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
+	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
 
 // serve answers each connection, and closes it.
 func serve(t *testing.T, answer func(net.Conn)) netip.AddrPort {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				answer(conn)
-			}()
-		}
-	}()
-	return netip.MustParseAddrPort(listener.Addr().String())
+	return rpchost.Serve(t, "127.0.0.1:0", answer)
 }
 
 func ask(service serverpool.Service, at netip.AddrPort, limit time.Duration) serverpool.Answer {

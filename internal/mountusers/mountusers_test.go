@@ -25,6 +25,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 )
 
 // mapFile has this program map the file of that name, and wait.
@@ -185,9 +186,7 @@ func TestFind_AgreesWithLsof(t *testing.T) {
 	base := t.TempDir()
 	mount := func(name, source, fstype string, flags uintptr, data string) string {
 		dir := filepath.Join(base, name)
-		require.NoError(t, os.MkdirAll(dir, 0o755))
-		require.NoError(t, unix.Mount(source, dir, fstype, flags, data), name)
-		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+		namespace.Mount(t, dir, source, fstype, flags, data)
 		return dir
 	}
 	var all []string

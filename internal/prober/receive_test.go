@@ -99,13 +99,19 @@ func TestAnAnswerIsWhatThePlanAsksFor(t *testing.T) {
 	assert.Empty(t, p.helpers)
 }
 
-// A container that was paused, or a machine, goes on where it was.
-func TestAHelperThatWasStoppedWithUsMayGoOn(t *testing.T) {
+// pretendStopped is pretend, with the helper forked, whose time was up while nobody ran.
+func pretendStopped(t *testing.T) (*pretended, *helper) {
 	p := pretend(t)
 	p.fork()
 	h := p.helpers[0]
 	h.timer = time.AfterFunc(time.Hour, func() { p.due(h) })
 	h.deadline = time.Now().Add(-time.Minute)
+	return p, h
+}
+
+// A container that was paused, or a machine, goes on where it was.
+func TestAHelperThatWasStoppedWithUsMayGoOn(t *testing.T) {
+	p, h := pretendStopped(t)
 	p.due(h)
 	require.Equal(t, waiting, h.stage, "not killed")
 	p.say(answered(0, unix.ENOENT, -1), nil)
@@ -115,11 +121,7 @@ func TestAHelperThatWasStoppedWithUsMayGoOn(t *testing.T) {
 }
 
 func TestAHelperHasItsTimeAnewOnce(t *testing.T) {
-	p := pretend(t)
-	p.fork()
-	h := p.helpers[0]
-	h.timer = time.AfterFunc(time.Hour, func() { p.due(h) })
-	h.deadline = time.Now().Add(-time.Minute)
+	p, h := pretendStopped(t)
 	p.due(h)
 	require.Equal(t, waiting, h.stage)
 	h.deadline = time.Now().Add(-time.Minute)
@@ -129,12 +131,9 @@ func TestAHelperHasItsTimeAnewOnce(t *testing.T) {
 
 // It makes no further step then.
 func TestAHelperThatMissedItsTimeWhileItWasStoppedIsForkedAgain(t *testing.T) {
-	p := pretend(t)
-	p.fork()
-	h := p.helpers[0]
+	p, h := pretendStopped(t)
 	h.check.Plan.OutlivesServer = true
 	p.options.Concurrency, p.options.MaxStuck, p.options.MaxAsleep, p.nextID = 1, 16, 16, 1
-	h.deadline = time.Now().Add(-time.Minute)
 	p.say(answered(0, 0, 0), make([]byte, unsafe.Sizeof(unix.Statx_t{})))
 	p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
 	assert.Empty(t, p.reports)

@@ -8,7 +8,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/blackhole"
 )
 
 const limit = 10 * time.Second
@@ -49,19 +50,8 @@ func TestTable_To(t *testing.T) {
 	}
 }
 
-// A backlog that is full drops connections, as a cut network does.
 func TestTable_SeesWhoConnects(t *testing.T) {
-	full, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	require.NoError(t, err)
-	defer unix.Close(full)
-	require.NoError(t, unix.Bind(full, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	require.NoError(t, unix.Listen(full, 0))
-	name, err := unix.Getsockname(full)
-	require.NoError(t, err)
-	server := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(name.(*unix.SockaddrInet4).Port))
-	filler, err := net.Dial("tcp", server.String())
-	require.NoError(t, err)
-	defer filler.Close()
+	server := blackhole.Listen(t)
 	go func() {
 		if conn, err := net.DialTimeout("tcp", server.String(), limit); err == nil {
 			_ = conn.Close()

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
+	"github.com/vfsprobe/vfsprobe/internal/testing/blackhole"
 )
 
 // xdr is a message of 32-bit numbers.
@@ -277,22 +278,10 @@ func TestASilentServer(t *testing.T) {
 	checkTimeout(t, err, sunrpc.Calling, start, short)
 }
 
-// A listener that accepts nothing, with a full queue, loses what asks for a
-// connection, as a firewall that drops does.
 func TestATCPBlackHole(t *testing.T) {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	require.NoError(t, err)
-	t.Cleanup(func() { unix.Close(fd) })
-	require.NoError(t, unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	require.NoError(t, unix.Listen(fd, 0))
-	name, err := unix.Getsockname(fd)
-	require.NoError(t, err)
-	server := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(name.(*unix.SockaddrInet4).Port))
-	filler, err := net.Dial("tcp", server.String())
-	require.NoError(t, err)
-	t.Cleanup(func() { filler.Close() })
+	server := blackhole.Listen(t)
 	start := time.Now()
-	_, err = sunrpc.Null(within(t, short), "tcp", server, 1, 1)
+	_, err := sunrpc.Null(within(t, short), "tcp", server, 1, 1)
 	checkTimeout(t, err, sunrpc.Connecting, start, short)
 }
 

@@ -3,7 +3,6 @@
 package devices
 
 import (
-	"context"
 	_ "embed"
 	"fmt"
 	"os"
@@ -59,12 +58,7 @@ func newHost(t *testing.T) *host {
 // shell returns what a script prints, which must succeed.
 func (h *host) shell(script string) string {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), commandTimeout)
-	defer cancel()
-	result, err := h.Shell(ctx, script)
-	require.NoError(h.t, err)
-	require.NoError(h.t, result.Err(), script)
-	return strings.TrimSpace(result.Output)
+	return vm.Output(h.t, h.Shell, commandTimeout, script)
 }
 
 // point is what a gather has reported of a mount.

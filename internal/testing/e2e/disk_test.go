@@ -20,6 +20,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 )
 
 // Both inputs look at the same 40 mounts, and every tag and field is compared.
@@ -31,9 +32,7 @@ func TestDiskMetricsAreTelegrafs(t *testing.T) {
 		base := t.TempDir()
 		mount := func(name, source, fstype string, flags uintptr, options string) string {
 			dir := filepath.Join(base, name)
-			require.NoError(t, os.MkdirAll(dir, 0o755))
-			require.NoError(t, unix.Mount(source, dir, fstype, flags, options), name)
-			t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+			namespace.Mount(t, dir, source, fstype, flags, options)
 			return dir
 		}
 		var made []string

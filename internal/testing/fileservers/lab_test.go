@@ -148,12 +148,7 @@ func onThisHost(t *testing.T, programs ...string) *lab {
 
 func (l *lab) shell(script string) string {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), commandTimeout)
-	defer cancel()
-	result, err := l.run(ctx, script)
-	require.NoError(l.t, err)
-	require.NoError(l.t, result.Err(), script)
-	return strings.TrimSpace(result.Output)
+	return vm.Output(l.t, l.run, commandTimeout, script)
 }
 
 // watch starts vfsprobe, which must find all the mounts well.

@@ -93,12 +93,7 @@ type fileServer struct {
 
 func (s *fileServer) shell(script string) string {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), commandLimit)
-	defer cancel()
-	result, err := s.Shell(ctx, script)
-	require.NoError(s.t, err)
-	require.NoError(s.t, result.Err(), result.Output)
-	return result.Output
+	return vm.Output(s.t, s.Shell, commandLimit, script)
 }
 
 // connects is how often the mounts have connected to the server, in all.

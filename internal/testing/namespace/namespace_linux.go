@@ -70,6 +70,18 @@ func run(m *testing.M, flags uintptr, setUp func() error) {
 	exit(code, err)
 }
 
+// Mount mounts on a directory that it makes, until the test ends. See mount(2).
+func Mount(t testing.TB, dir, source, fstype string, flags uintptr, options string) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount(source, dir, fstype, flags, options); err != nil {
+		t.Fatalf("mounting %s on %s: %v", source, dir, err)
+	}
+	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+}
+
 func exit(code int, err error) {
 	if err != nil {
 		fmt.Fprintf(os.Stderr, "running the tests in namespaces of their own: %v\n", err)

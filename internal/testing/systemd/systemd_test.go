@@ -3,7 +3,6 @@
 package systemd
 
 import (
-	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -124,12 +123,7 @@ func (h *host) install() {
 // shell returns what a script prints, which must succeed.
 func (h *host) shell(script string) string {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), commandTimeout)
-	defer cancel()
-	result, err := h.Shell(ctx, script)
-	require.NoError(h.t, err)
-	require.NoError(h.t, result.Err(), script)
-	return strings.TrimSpace(result.Output)
+	return vm.Output(h.t, h.Shell, commandTimeout, script)
 }
 
 // until waits for a line of metrics that has all of the parts, of what Telegraf writes from

@@ -20,8 +20,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/vm/agent"
 )
 
 // A Config says what a machine is made of.
@@ -143,6 +146,22 @@ func Start(t testing.TB, c Config) *Machine {
 		}
 	})
 	return machine
+}
+
+// Output returns what a script prints, without white space at its ends. shell runs it, as
+// [Machine.Shell] does; the script must succeed within the timeout.
+func Output(t testing.TB, shell func(context.Context, string) (agent.Result, error), timeout time.Duration, script string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	result, err := shell(ctx, script)
+	if err == nil {
+		err = result.Err()
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, script)
+	}
+	return strings.TrimSpace(result.Output)
 }
 
 func skipOrFail(t testing.TB, err error) {

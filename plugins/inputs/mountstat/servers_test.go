@@ -19,6 +19,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
+	"github.com/vfsprobe/vfsprobe/internal/testing/blackhole"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
@@ -44,19 +45,7 @@ func TestTheCauseOfAHungNFSMount(t *testing.T) {
 	require.NoError(t, err)
 	refusing := netip.MustParseAddrPort(closed.Addr().String())
 	closed.Close()
-	// A backlog that is full drops connections, as a cut network does.
-	full, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	require.NoError(t, err)
-	defer unix.Close(full)
-	require.NoError(t, unix.Bind(full, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}))
-	require.NoError(t, unix.Listen(full, 0))
-	name, err := unix.Getsockname(full)
-	require.NoError(t, err)
-	unreachable := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(name.(*unix.SockaddrInet4).Port))
-	filler, err := net.Dial("tcp", unreachable.String())
-	require.NoError(t, err)
-	defer filler.Close()
-
+	unreachable := blackhole.Listen(t)
 	for _, c := range []struct {
 		name   string
 		server netip.AddrPort
