@@ -69,8 +69,14 @@ func TestLocate(t *testing.T) {
 func FuzzLocate(f *testing.F) {
 	f.Add("a", "b", "c/d", uint32(254), uint32(1), false)
 	f.Add("", "..", "../..", uint32(0), uint32(40), true)
+	f.Add("a", "b", "c", uint32(0), uint32(0), false) // a system call without a path: no directory is known
 	f.Fuzz(func(t *testing.T, first, second, relative string, major, minor uint32, truncated bool) {
-		at := locate(mountTable(t), &attribution.Place{Device: attribution.Device{Major: major, Minor: minor}, Path: []string{first, second}, Relative: relative, Truncated: truncated})
+		place := attribution.Place{Device: attribution.Device{Major: major, Minor: minor}, Path: []string{first, second}, Relative: relative, Truncated: truncated}
+		at := locate(mountTable(t), &place)
+		if place.Nowhere() {
+			require.Zero(t, at)
+			return
+		}
 		require.NotEmpty(t, at.path)
 		require.NotEmpty(t, at.device)
 		require.False(t, truncated && at.real)
