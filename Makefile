@@ -236,13 +236,16 @@ dashboards: ## write Grafana's dashboards, alert rules and runbooks
 manifests: dashboards ## write the Kubernetes manifests, from the Helm chart
 	$(GO) -C tools/kubernetes run . "$(CURDIR)"
 
-# Draws what the dashboards' queries return in their test, for the README.
+# Draws what the dashboards' queries return in their test, and what "vfsprobe check" prints
+# while a mount hangs, for the README.
 pictures: data := $(shell mktemp -u)
-pictures: ## draw the picture of the README
+pictures: bin/vfsprobe ## draw the pictures of the README
 	tools/stores
 	PICTURES=$(data) CGO_ENABLED=0 $(GO) test -count 1 -timeout 5m -run TestPanels ./internal/dashboards
 	mkdir -p docs/images
 	CGO_ENABLED=0 $(GO) -C tools/pictures run . $(data) "$(CURDIR)/docs/images/dashboards.png"
+	tools/pictures/session bin/vfsprobe $(data)
+	CGO_ENABLED=0 $(GO) -C tools/pictures run . terminal $(data) "$(CURDIR)/docs/images/check.png"
 	rm -f $(data)
 
 # Writes the tables of docs/FLEET.md.

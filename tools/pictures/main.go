@@ -53,8 +53,11 @@ func rgb(v uint32) color.Color {
 
 func main() {
 	draw := run
-	if os.Args[1] == "gathers" {
+	switch os.Args[1] {
+	case "gathers":
 		draw, os.Args = gathers, os.Args[1:]
+	case "terminal":
+		draw, os.Args = terminal, os.Args[1:]
 	}
 	if err := draw(os.Args[1], os.Args[2]); err != nil {
 		fmt.Fprintln(os.Stderr, "pictures:", err)
