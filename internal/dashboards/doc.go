@@ -1,6 +1,6 @@
 // Package dashboards makes the Grafana dashboards from one description: each
 // panel's query is written once, in terms of measurements, fields and tags, and
-// put into InfluxQL and into PromQL. So the two sets show the same, and what they
+// put into InfluxQL, Flux and PromQL. So the sets show the same, and what they
 // ask for can be compared with what the inputs report.
 //
 // In Prometheus the fields are named as Telegraf's prometheus_client output

@@ -59,7 +59,7 @@ func (s store) board(d *Dashboard) board {
 		b.Panels = append(b.Panels, panel{
 			ID: i + 1, Type: string(p.Form), Title: p.Title, Description: p.Says, Datasource: s.datasource(),
 			GridPos: place{x, y, p.Width, p.Height}, TimeFrom: recent, Targets: s.targets(&p),
-			FieldConfig: p.config(), Options: p.options(), Transformations: s.transformations(&p),
+			FieldConfig: s.config(&p), Options: p.options(), Transformations: s.transformations(&p),
 		})
 		x += p.Width
 		height = max(height, p.Height)
@@ -72,8 +72,12 @@ func (s store) hosts() variable {
 	d := s.datasource()
 	v := variable{Name: "host", Label: "Host", Type: "query", Datasource: &d, Multi: true, Refresh: 2, Sort: 1,
 		Query: `label_values(mountstat_summary_mounts, host)`}
-	if s == influxDB {
+	switch s {
+	case influxDB:
 		v.Query = `SHOW TAG VALUES FROM "mountstat_summary" WITH KEY = "host"`
+	case fluxDB:
+		v.Query = `import "influxdata/influxdb/schema"
+schema.tagValues(bucket: v.defaultBucket, tag: "host", predicate: (r) => r._measurement == "mountstat_summary")`
 	}
 	return v
 }

@@ -63,7 +63,7 @@ func TestSeriesOfAHostWith100Mounts(t *testing.T) {
 		l.play(t, ill.healed().lines(thisHost))
 		l.await(t, float64(ill.count("mountstat", faulty)), `count(min_over_time(mountstat_fault_seconds{fstype=~"nfs.*"}[5m]) == 0)`)
 		l.await(t, 0, `count({__name__=~"(mountstat|nfslock)_(fault_seconds|hung_seconds|tasks_blocked|info_result_code)",fstype=~"nfs.*"}) or vector(0)`)
-		for _, s := range databases {
+		for _, s := range l.databases() {
 			rows := 0
 			for _, row := range l.ask(t, s, panelOf(t, "host", "Hung for"), thisHost) {
 				if strings.HasPrefix(fmt.Sprint(row["path"]), "/mnt/nfs-") {

@@ -102,12 +102,13 @@ type fieldConfig struct {
 }
 
 type fieldDefaults struct {
-	Unit       string         `json:"unit,omitempty"`
-	Min        *float64       `json:"min,omitempty"`
-	Mappings   []mapping      `json:"mappings,omitempty"`
-	Thresholds *thresholds    `json:"thresholds,omitempty"`
-	Color      map[string]any `json:"color,omitempty"`
-	Custom     map[string]any `json:"custom,omitempty"`
+	DisplayName string         `json:"displayName,omitempty"`
+	Unit        string         `json:"unit,omitempty"`
+	Min         *float64       `json:"min,omitempty"`
+	Mappings    []mapping      `json:"mappings,omitempty"`
+	Thresholds  *thresholds    `json:"thresholds,omitempty"`
+	Color       map[string]any `json:"color,omitempty"`
+	Custom      map[string]any `json:"custom,omitempty"`
 }
 
 type mapping struct {

@@ -34,8 +34,9 @@ const patience = 40 * time.Second
 type live struct {
 	influx     *stores.Influx
 	prometheus *stores.Prometheus
-	lines      string // a file with all that Telegraf has taken in
-	replay     string // a file that is taken in at each interval, when it is there
+	flux       *stores.Flux // nil: it is not run
+	lines      string       // a file with all that Telegraf has taken in
+	replay     string       // a file that is taken in at each interval, when it is there
 }
 
 // thisHost is the name of the one whose faults are made here.
@@ -89,7 +90,7 @@ func startLive(t *testing.T, inputs, rules string) *live {
 func startDatabases(t *testing.T) (l *live, outputs string, port int) {
 	t.Helper()
 	stores.Program(t, "prometheus") // skips early
-	l = &live{influx: stores.StartInflux(t)}
+	l = &live{influx: stores.StartInflux(t), flux: runnableFlux(t)}
 	return l, fmt.Sprintf(`[agent]
   interval = "1s"
   flush_interval = "1s"
@@ -129,6 +130,22 @@ func (l *live) runTelegraf(t *testing.T, agent *exec.Cmd) {
 			t.Logf("Telegraf said:\n%s", log.String())
 		}
 	})
+}
+
+// runnableFlux returns the program that runs scripts in Flux, which takes minutes to build,
+// if the environment says so: CI's long mode.
+func runnableFlux(t *testing.T) *stores.Flux {
+	if os.Getenv("VFSPROBE_FLUX") == "" {
+		return nil
+	}
+	program, err := programs.Flux()
+	require.NoError(t, err)
+	return stores.StartFlux(t, program)
+}
+
+// databases are those that can be asked.
+func (l *live) databases() []store {
+	return slices.DeleteFunc(slices.Clone(databases), func(s store) bool { return s == fluxDB && l.flux == nil })
 }
 
 func (l *live) startPrometheus(t *testing.T, rules string, port int) {
@@ -187,7 +204,8 @@ func (a answer) where(pairs ...string) answer {
 // ask runs a panel's queries as Grafana would.
 func (l *live) ask(t *testing.T, s store, p *Panel, host string) answer {
 	t.Helper()
-	replace := strings.NewReplacer("$timeFilter", "time > now() - 15s", "$__interval", "1s", "$host", host, "$__rate_interval", "5s")
+	const recent = "time > now() - 15s"
+	replace := strings.NewReplacer("$timeFilter", recent, "$__interval", "1s", "$host", host, "${host:regex}", "("+host+")", "$__rate_interval", "5s")
 	rows := make(map[string]map[string]any)
 	row := func(labels map[string]string, columns ...string) map[string]any {
 		key := ""
@@ -217,6 +235,9 @@ func (l *live) ask(t *testing.T, s store, p *Panel, host string) answer {
 		switch {
 		case s == influxDB:
 			got = l.influx.Query(t, replace.Replace(target.Query))
+		case s == fluxDB:
+			stored := l.influx.Query(t, fmt.Sprintf("SELECT %s FROM %q WHERE %s GROUP BY *", quoted(p.Query.Names().Fields), p.Query.From, recent))
+			got = l.flux.Query(t, replace.Replace(target.Query), p.Query.From, stored, by)
 		case target.Range:
 			got = l.prometheus.Over(t, replace.Replace(target.Expr), 15*time.Second, time.Second)
 		default:
@@ -233,7 +254,7 @@ func (l *live) ask(t *testing.T, s store, p *Panel, host string) answer {
 				switch {
 				case p.kind() != table:
 					name = "value"
-				case s == influxDB:
+				case s == influxDB || s == fluxDB:
 				case i < len(p.Query.Fields) && p.Query.Count == nil:
 					name = p.Query.Fields[i]
 				case p.Query.Count != nil:

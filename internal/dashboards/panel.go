@@ -74,8 +74,9 @@ type store struct {
 
 var (
 	influxDB   = store{"influxql", "influxdb", "InfluxQL"}
+	fluxDB     = store{"flux", "influxdb", "Flux"}
 	prometheus = store{"promql", "prometheus", "PromQL"}
-	databases  = []store{influxDB, prometheus}
+	databases  = []store{influxDB, fluxDB, prometheus}
 )
 
 func (s store) datasource() source { return source{s.source, "${datasource}"} }
@@ -95,7 +96,10 @@ func legend(q *Query, format func(tag string) string) string {
 // targets are the panel's queries.
 func (s store) targets(p *Panel) []target {
 	k := p.kind()
-	if s == influxDB {
+	switch s {
+	case fluxDB:
+		return []target{{RefID: "A", Datasource: s.datasource(), Query: p.Query.flux(k)}}
+	case influxDB:
 		t := target{RefID: "A", Datasource: s.datasource(), RawQuery: true, Query: p.Query.influxQL(k), ResultFormat: "time_series"}
 		if k == table {
 			t.ResultFormat = "table"
@@ -124,8 +128,8 @@ func (s store) targets(p *Panel) []target {
 
 // transformations make one table of the answers.
 func (s store) transformations(p *Panel) []transformation {
-	if p.kind() != table {
-		return nil
+	if p.kind() != table || s == fluxDB {
+		return nil // Flux returns the table as it is shown
 	}
 	hide := map[string]bool{"Time": true}
 	names := make(map[string]string)
@@ -149,8 +153,11 @@ func (s store) transformations(p *Panel) []transformation {
 	return []transformation{{"merge", map[string]any{}}, {"organize", map[string]any{"excludeByName": hide, "renameByName": names}}}
 }
 
-func (p *Panel) config() fieldConfig {
+func (s store) config(p *Panel) fieldConfig {
 	c := fieldConfig{Defaults: fieldDefaults{Unit: p.Unit, Custom: map[string]any{}}, Overrides: []override{}}
+	if s == fluxDB && p.kind() == overTime { // else the name of the column would be there, too
+		c.Defaults.DisplayName = legend(&p.Query, func(tag string) string { return "${__field.labels." + tag + "}" })
+	}
 	if len(p.Steps) > 0 {
 		t := &thresholds{Mode: "absolute", Steps: []step{{Color: "green"}}}
 		for _, s := range p.Steps {

@@ -135,7 +135,7 @@ func known(t *testing.T) map[string]Names {
 	return all
 }
 
-// Each panel, in both languages, against real databases which a real Telegraf
+// Each panel, in each language, against real databases which a real Telegraf
 // fills: first nothing is wrong, then much.
 func TestPanels(t *testing.T) {
 	faultfs.Require(t)
@@ -179,7 +179,7 @@ func TestPanels(t *testing.T) {
 				if host == "" {
 					host = thisHost
 				}
-				for _, s := range databases {
+				for _, s := range l.databases() {
 					t.Run(strings.ReplaceAll(state+"/"+s.name+"/"+d.Name+"/"+panel.Title, " ", "-"), func(t *testing.T) {
 						if panel.Query.From == "dentrycache_cgroup" && !slabPerCgroup() {
 							t.Skip("no cgroup hierarchy of version 2 with a memory controller here")

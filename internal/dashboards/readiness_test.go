@@ -33,7 +33,7 @@ func TestReadinessAlertFiresBeforeTheFirstMount(t *testing.T) {
 	require.Len(t, points, 1)
 	assert.Equal(t, "expect_nfs", points[0].Points[0].Values["needed_by"])
 	l.judgeCaptured(t, rules, []string{alert})
-	for _, s := range databases {
+	for _, s := range l.databases() {
 		has("host", thisHost, "needed_by", "expect_nfs", "result_code", "5")(t, l.ask(t, s, panelOf(t, "locks", "Not ready for locks of NFS 3"), thisHost))
 	}
 }

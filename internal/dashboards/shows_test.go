@@ -99,7 +99,7 @@ func TestFromThePackageToTheAlert(t *testing.T) {
 	require.Eventually(t, func() bool { return state(result.Stuck) }, patience, 200*time.Millisecond)
 
 	// What the installed dashboards ask for.
-	for _, s := range databases {
+	for _, s := range l.databases() {
 		var shown board
 		require.NoError(t, json.Unmarshal([]byte(read(shared+"/"+s.name+"/host.json")), &shown))
 		panel := panelOf(t, "host", "Faults and their causes")

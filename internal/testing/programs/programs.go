@@ -39,6 +39,9 @@ func VictoriaMetricsRules() (string, error) {
 	return build("vmalert-tool-1.140.0", "tools/victoriametrics", "github.com/VictoriaMetrics/VictoriaMetrics/app/vmalert-tool", "-s -w", "")
 }
 
+// Flux builds the program that runs scripts in Flux.
+func Flux() (string, error) { return build("flux", "tools/flux", ".", "-s -w", "") }
+
 // EndToEndTests builds the end-to-end tests, for a machine that has no Go. The
 // second file is the configuration that they have in testdata.
 func EndToEndTests() (binary, configuration string, err error) {
