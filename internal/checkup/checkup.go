@@ -62,15 +62,6 @@ func New(o Options) (*Checkup, error) {
 	return c, err
 }
 
-// Run gathers once, see [Checkup.Report].
-func Run(o Options) (*Report, error) {
-	c, err := New(o)
-	if err != nil {
-		return nil, err
-	}
-	return c.Report(), nil
-}
-
 // Report gathers. Where something hangs, it gathers a second time, after a second,
 // to learn who waits for it.
 func (c *Checkup) Report() *Report {

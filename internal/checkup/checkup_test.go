@@ -258,7 +258,7 @@ func TestAHungMount(t *testing.T) {
 	all, err := config.Parse("x", []byte("[[inputs.mountstat]]\n timeout = \"500ms\""), os.LookupEnv, inputs.Inputs)
 	require.NoError(t, err)
 	rows := 0
-	r, err := Run(Options{Inputs: all, Host: host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p}), Timeout: 30 * time.Second, Arrived: func(n int) { rows = n }})
+	r, err := run(Options{Inputs: all, Host: host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p}), Timeout: 30 * time.Second, Arrived: func(n int) { rows = n }})
 	require.NoError(t, err)
 	assert.Equal(t, Critical, r.Status)
 	assert.GreaterOrEqual(t, rows, 2)
@@ -306,7 +306,7 @@ func TestTheCommandsForASilentFUSEDaemon(t *testing.T) {
 	defer p.Close()
 	all, err := config.Parse("x", fmt.Appendf(nil, "[[inputs.mountstat]]\n timeout = \"500ms\"\n mount_points = [%q]", fs.Dir), os.LookupEnv, inputs.Inputs)
 	require.NoError(t, err)
-	r, err := Run(Options{Inputs: all, Host: host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p}), Timeout: 30 * time.Second})
+	r, err := run(Options{Inputs: all, Host: host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p}), Timeout: 30 * time.Second})
 	require.NoError(t, err)
 	text := render(t, r, TextOptions{Explain: true})
 	t.Log(text)
@@ -335,7 +335,7 @@ func TestTimeIsUp(t *testing.T) {
 	all, err := config.Parse("x", []byte("[[inputs.mountstat]]\n timeout = \"20s\""), os.LookupEnv, inputs.Inputs)
 	require.NoError(t, err)
 	began := time.Now()
-	r, err := Run(Options{Inputs: all, Host: host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p}), Timeout: 300 * time.Millisecond})
+	r, err := run(Options{Inputs: all, Host: host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p}), Timeout: 300 * time.Millisecond})
 	require.NoError(t, err)
 	assert.Less(t, time.Since(began), 10*time.Second)
 	assert.Equal(t, Unknown, r.Status)
@@ -349,4 +349,13 @@ func TestDeliverGivesUp(t *testing.T) {
 	defer writer.Close()
 	require.NoError(t, Deliver(writer, make([]byte, 600<<10), time.Second), "a pipe grows")
 	require.ErrorIs(t, Deliver(writer, make([]byte, 2<<20), 100*time.Millisecond), ErrNobodyReads)
+}
+
+// run gathers once.
+func run(o Options) (*Report, error) {
+	c, err := New(o)
+	if err != nil {
+		return nil, err
+	}
+	return c.Report(), nil
 }

@@ -26,10 +26,10 @@ const guarding = "VFSPROBE_DRILL_GUARD"
 // late is how long after its time the guard ends a drill whose first process does not.
 const late = 2 * time.Second
 
-// Source and FSType are the mount's, in the mount table.
+// source and fsType are the mount's, in the mount table.
 const (
-	Source = "vfsprobe-drill"
-	FSType = "fuse.vfsprobe-drill"
+	source = "vfsprobe-drill"
+	fsType = "fuse.vfsprobe-drill"
 )
 
 // Options of a drill.
@@ -149,7 +149,7 @@ func mount(dir string) (device *os.File, err error) {
 		}
 	}()
 	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=%d,group_id=%d", fd, os.Geteuid(), os.Getegid())
-	if err := unix.Mount(Source, dir, FSType, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
+	if err := unix.Mount(source, dir, fsType, unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, options); err != nil {
 		return nil, &os.PathError{Op: "mount", Path: dir, Err: err}
 	}
 	request := make([]byte, 1<<17) // FUSE_MIN_READ_BUFFER and more
