@@ -152,7 +152,7 @@ bin/kernels: $(SOURCES)
 
 # What the tests need beside Go.
 setup: ## install what the tests need beside Go
-	tools/setup gcc strace cpio mmdebstrap rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze iproute2:ip sshfs openssh-server:sshd bindfs mergerfs lsof
+	tools/setup gcc strace cpio mmdebstrap rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze iproute2:ip sshfs openssh-server:sshd bindfs mergerfs gocryptfs squashfuse squashfs-tools:mksquashfs erofs-utils:mkfs.erofs lsof
 	-@tools/setup user-mode-linux:linux.uml
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	-@tools/setup podman crun runc

@@ -321,6 +321,9 @@ func (m *Mountstat) judge(t *target) finding {
 			return f
 		}
 	}
+	if _, read := f.seconds[checkDevice]; read {
+		t.disk.answered = time.Now()
+	}
 	if before := &t.found; t.disk.rests {
 		f.code, f.errno, f.check, f.call = before.code, before.errno, before.check, before.call
 		return f

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/blockdev"
+	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
@@ -40,6 +41,8 @@ type disk struct {
 	counts   bool              // it does
 	hangs    int               // looks in a row at which it seemed to
 	state    blockdev.State    // what sysfs says
+	blamed   time.Time         // when the kernel last logged that it fails or does not answer
+	answered time.Time         // when it last answered a read
 	readDue  time.Time         // when one that has failed is read again
 	rests    bool              // it has failed, and is left alone
 	asleep   bool
@@ -60,7 +63,12 @@ func (m *Mountstat) lookAtDisks(now time.Time) {
 				t.disk.btrfs = tree.Btrfs(device.Name)
 			}
 		}
+		if device != nil {
+			t.disk.known = device
+		}
 		before := m.conditionOf(t)
+		t.messages = m.logOf(t)
+		t.disk.blamed = t.newest(kmsg.DeviceError, kmsg.DeviceTimeout).at
 		t.disk.counts = false
 		if errors := m.fsErrors(t); errors.known && device != nil {
 			t.disk.countErrors(errors.n, now)
@@ -72,7 +80,6 @@ func (m *Mountstat) lookAtDisks(now time.Time) {
 		if after := m.conditionOf(t); after != before {
 			t.policy, t.plan = m.policyFor(t.Probed, after), nil
 		}
-		t.messages = m.logOf(t)
 	}
 }
 
@@ -90,7 +97,8 @@ func (m *Mountstat) conditionOf(t *target) condition {
 }
 
 // look takes what is known of the device now. One that failed the last time is read until it
-// answers, now and then: nobody may be left who uses it. The kernel does not know of a disk that stops
+// answers, now and then: nobody may be left who uses it; so is one that the kernel has complained
+// about since it last answered. The kernel does not know of a disk that stops
 // by itself, after some time without requests (hdparm -S), that it sleeps: such a one is taken
 // to if it was given none since the last look.
 func (d *disk) look(device *blockdev.Device, failed, stopsByItself bool, now time.Time) {
@@ -99,7 +107,6 @@ func (d *disk) look(device *blockdev.Device, failed, stopsByItself bool, now tim
 		d.asleep, d.inUse, d.rests = false, false, false
 		return
 	}
-	d.known = device
 	requests, err := device.Requests()
 	if err == nil {
 		d.count(requests, now)
@@ -118,7 +125,14 @@ func (d *disk) look(device *blockdev.Device, failed, stopsByItself bool, now tim
 	}
 	recently := !d.used.IsZero() && now.Sub(d.used) < useInterval
 	d.rests = failed && now.Before(d.readDue)
-	d.inUse = !d.rests && (recently || requests.InFlight > 0 || failed || d.hangs > 0)
+	d.inUse = !d.rests && (recently || requests.InFlight > 0 || failed || d.hangs > 0 || d.suspected(now))
+}
+
+// suspected reports whether the kernel's log says that the device is in trouble, and no read
+// has said since that it is well: of an nbd that nobody uses, nothing else tells that its
+// server has gone (recv_work, drivers/block/nbd.c).
+func (d *disk) suspected(now time.Time) bool {
+	return d.blamed.After(d.answered) && now.Sub(d.blamed) < evidenceAge
 }
 
 // rest has the device left alone for a while that has failed since then.

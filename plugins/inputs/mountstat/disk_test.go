@@ -150,6 +150,50 @@ func TestDisk_CountErrors(t *testing.T) {
 	assert.False(t, look(4))
 }
 
+// What the kernel's log says of a device is looked into by one read, also if nobody uses it.
+func TestDisk_Suspected(t *testing.T) {
+	fake := sysfs.New(t)
+	fake.Disk("43:0", "virtual/block/nbd0")
+	device, now := blockdev.Tree(fake.Dir).ByNumber(43, 0), time.Now()
+	var d disk
+	read := func() bool {
+		d.look(device, false, false, now)
+		return d.inUse
+	}
+	assert.False(t, read(), "nobody uses it")
+	d.blamed = now
+	assert.True(t, read())
+	d.answered = now.Add(time.Second)
+	assert.False(t, read(), "it is well")
+	d.blamed = now.Add(2 * time.Second)
+	assert.True(t, read(), "there was another message")
+	now = now.Add(evidenceAge + time.Minute)
+	assert.False(t, read(), "of long ago")
+}
+
+// The field of mountstat and the tag of the disk input's metric are the same name.
+func TestMountstat_LabelOf(t *testing.T) {
+	fake := sysfs.New(t)
+	fake.Set(fake.Disk("253:3", "virtual/block/dm-3")+"/dm/name", "vg-home")
+	for source, want := range map[string]string{
+		"/dev/mapper/vg-home": "vg-home", "/dev/dm-3": "vg-home",
+		"/dev/mapper/other": "other", "/dev/sda1": "", "/dev/vg/home": "", "nas:/dev/mapper/x": "",
+	} {
+		dir := tmpfs(t, "", "")
+		m, _ := newInput(t, func(m *Mountstat) {
+			m.MountPoints, m.DiskMetrics, m.Checks, m.host.Sys = []string{dir}, true, []string{"statfs"}, fake.Dir
+		})
+		withTable(m, tableOf(t, dir, "/", "rw", "ext4", source, "rw"))
+		g := collect.Gather(t, m)
+		metric := at(g, dir)
+		require.NotNil(t, metric, source)
+		assert.Equal(t, want, text(metric, "device_label"), source)
+		require.Len(t, g.Named("disk"), 1)
+		label, _ := g.Named("disk")[0].GetTag("label")
+		assert.Equal(t, want, label, source)
+	}
+}
+
 // With the default checks, and nothing that anybody has made for them.
 func TestMountstat_SeesADeviceThatFailsOrHangs(t *testing.T) {
 	for _, c := range []struct {

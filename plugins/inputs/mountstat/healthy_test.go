@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -121,6 +122,62 @@ func bySSHFS(program string, arguments ...string) func(*testing.T) string {
 	}
 }
 
+// image has a program make an image of a directory with a file, by arguments in which IMAGE and
+// DIRECTORY stand for these. It returns the image's path.
+func image(t *testing.T, program string, arguments ...string) string {
+	dir, file := t.TempDir(), filepath.Join(t.TempDir(), "image")
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), make([]byte, 1<<20), 0o644))
+	for i, argument := range arguments {
+		arguments[i] = strings.NewReplacer("IMAGE", file, "DIRECTORY", dir).Replace(argument)
+	}
+	out, err := exec.Command(program, arguments...).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return file
+}
+
+// mountedImage mounts an image that a program makes, by a loop device.
+func mountedImage(fstype, program string, arguments ...string) func(*testing.T) string {
+	return func(t *testing.T) string {
+		file, dir := image(t, program, arguments...), t.TempDir()
+		if out, err := exec.Command("mount", "-t", fstype, "-o", "loop,ro", file, dir).CombinedOutput(); err != nil {
+			t.Skipf("mount -t %s: %s", fstype, out)
+		}
+		t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
+		return dir
+	}
+}
+
+// served is a FUSE mount by a program that stays in the foreground.
+func served(t *testing.T, program string, arguments ...string) string {
+	t.Helper()
+	dir := t.TempDir()
+	daemon := exec.Command(program, append(arguments, dir)...)
+	daemon.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	require.NoError(t, daemon.Start())
+	t.Cleanup(func() {
+		_ = unix.Unmount(dir, unix.MNT_DETACH)
+		_ = daemon.Process.Kill()
+		_ = daemon.Wait()
+	})
+	sshhost.AwaitMount(t, dir)
+	return dir
+}
+
+func squashFUSE(t *testing.T) string {
+	if _, err := exec.LookPath("mksquashfs"); err != nil {
+		t.Skip(err)
+	}
+	return served(t, "squashfuse", "-f", image(t, "mksquashfs", "DIRECTORY", "IMAGE", "-quiet", "-no-progress"))
+}
+
+func encrypted(t *testing.T) string {
+	cipher, password := t.TempDir(), filepath.Join(t.TempDir(), "password")
+	require.NoError(t, os.WriteFile(password, []byte("secret\n"), 0o600))
+	out, err := exec.Command("gocryptfs", "-q", "-init", "-scryptn", "10", "-passfile", password, cipher).CombinedOutput()
+	require.NoError(t, err, "%s", out)
+	return served(t, "gocryptfs", "-q", "-fg", "-allow_other", "-passfile", password, cipher)
+}
+
 // noTicket is what NFS says to who has no ticket of Kerberos.
 func noTicket(t *testing.T) string {
 	fs := faultfs.New(t)
@@ -201,11 +258,11 @@ func healthyKinds() []healthyKind {
 		{name: "sshfs of another user alone", fstype: "fuse.sshfs", source: "user@host:", options: "rw,user_id=1000,group_id=1000"},
 		{name: "davfs2", fstype: "fuse", source: "https://dav.example.org/", options: fuse + ",max_read=16384"},
 		{name: "JuiceFS", fstype: "fuse.juicefs", source: "JuiceFS:volume", options: fuse + ",max_read=131072"},
-		{name: "gocryptfs", fstype: "fuse.gocryptfs", source: "/home/x/.cipher", options: fuse},
+		{name: "gocryptfs", program: "gocryptfs", make: encrypted, fstype: "fuse.gocryptfs", source: "/home/x/.cipher", options: fuse},
 		{name: "cryfs", fstype: "fuse.cryfs", source: "cryfs@/home/x/.vault", options: fuse},
 		{name: "unionfs-fuse", fstype: "fuse.unionfs", source: "unionfs", options: fuse},
 		{name: "curlftpfs", fstype: "fuse", source: "curlftpfs#ftp://ftp.example.org/", options: fuse},
-		{name: "squashfs by squashfuse", fstype: "fuse.squashfuse", source: "squashfuse", options: "ro,nosuid,nodev,user_id=0,group_id=0"},
+		{name: "squashfs by squashfuse", program: "squashfuse", make: squashFUSE, fstype: "fuse.squashfuse", source: "squashfuse", options: "ro,nosuid,nodev,user_id=0,group_id=0"},
 		{name: "mountpoint-s3", fstype: "fuse", source: "mountpoint-s3", options: fuse},
 		{name: "encfs", fstype: "fuse.encfs", source: "encfs", options: fuse},
 		{name: "lxcfs", fstype: "fuse.lxcfs", source: "lxcfs", options: fuse},
@@ -214,7 +271,10 @@ func healthyKinds() []healthyKind {
 		{name: "portal of a desktop", fstype: "fuse.portal", source: "portal", options: "rw,user_id=1000,group_id=1000", want: "left out"},
 		{name: "gvfs of a desktop", fstype: "fuse.gvfsd-fuse", source: "gvfsd-fuse", options: "rw,user_id=1000,group_id=1000", want: "left out"},
 		{name: "ecryptfs", fstype: "ecryptfs", source: "/home/.ecryptfs/x/.Private", options: "rw,ecryptfs_sig=0815,ecryptfs_cipher=aes"},
+		{name: "erofs", program: "mkfs.erofs", make: mountedImage("erofs", "mkfs.erofs", "IMAGE", "DIRECTORY"), fstype: "erofs", source: "/dev/loop0", options: "ro,user_xattr,acl"},
 		{name: "erofs of a system image", fstype: "erofs", source: "/dev/loop-none", options: "ro,user_xattr,acl,cache_strategy=readaround"},
+		{name: "squashfs", program: "mksquashfs", make: mountedImage("squashfs", "mksquashfs", "DIRECTORY", "IMAGE", "-quiet", "-no-progress"), want: "left out",
+			fstype: "squashfs", source: "/dev/loop0", options: "ro,errors=continue"},
 		{name: "squashfs of a snap", fstype: "squashfs", source: "/dev/loop-none", options: "ro,errors=continue,threads=single", want: "left out"},
 		{name: "vfat of an EFI system partition", fstype: "vfat", source: "/dev/nvme-none", options: "rw,fmask=0077,dmask=0077,codepage=437,errors=remount-ro"},
 		{name: "exFAT", fstype: "exfat", source: "/dev/sdz1", options: "rw,iocharset=utf8,errors=remount-ro"},

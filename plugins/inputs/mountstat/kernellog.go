@@ -141,11 +141,13 @@ func (m *Mountstat) countMessages(t *target) count {
 	return c
 }
 
-// newest returns the last message of a kind about the target, or an empty one.
-func (t *target) newest(kind kmsg.DiskKind) (newest message) {
+// newest returns the last message of these kinds about the target, or an empty one.
+func (t *target) newest(kinds ...kmsg.DiskKind) (newest message) {
 	for _, d := range t.messages {
-		if said := d.last[kind]; said.at.After(newest.at) {
-			newest = said
+		for _, kind := range kinds {
+			if said := d.last[kind]; said.at.After(newest.at) {
+				newest = said
+			}
 		}
 	}
 	return newest

@@ -54,8 +54,8 @@ func (m *Mountstat) fieldsOf(t *target, f *finding) map[string]any {
 			m.guardFields(fields)
 		}
 	}
-	if name, mapped := strings.CutPrefix(t.Probed.Source, "/dev/mapper/"); mapped {
-		fields["device_label"] = mounts.Printable(name)
+	if label := m.labelOf(t.Probed); label != "" {
+		fields["device_label"] = label
 	}
 	t.requests.addTo(fields, "fuse_waiting")
 	t.fsErrors.addTo(fields, "fs_errors")
@@ -181,10 +181,23 @@ func (m *Mountstat) addDisk(acc telegraf.Accumulator, mount *mounts.Mount, field
 	if device, there := tags["device"]; there { // the disk input has it as the mount table does
 		tags["device"] = strings.ReplaceAll(device, " ", `\040`)
 	}
-	if label := blockdev.Tree(m.host.Sys).MappingOf(mount.Device); label != "" {
+	if label := m.labelOf(mount); label != "" {
 		tags["label"] = label
 	}
 	acc.AddGauge("disk", sizes, tags)
+}
+
+// labelOf is the name that a device of the device mapper was given, as sysfs has it, or else
+// the mount table; nothing of other devices.
+func (m *Mountstat) labelOf(mount *mounts.Mount) string {
+	if label := blockdev.Tree(m.host.Sys).MappingOf(mount.Device); label != "" {
+		return mounts.Printable(label)
+	}
+	label, mapped := strings.CutPrefix(mount.Source, "/dev/mapper/")
+	if !mapped {
+		return ""
+	}
+	return mounts.Printable(label)
 }
 
 func percent(used, free uint64) float64 {
