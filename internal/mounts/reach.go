@@ -10,7 +10,7 @@ type reach struct {
 	byID   map[int]*Mount
 	at     map[site]int // the last mount there
 	ways   map[int]way  // by id: how it is to come from the root to the mount's parent
-	utab   map[string]utabEntry
+	notes  *notes
 }
 
 // site is where a mount was put: a path, seen from its parent.
@@ -23,8 +23,8 @@ type site struct {
 type way struct{ hidden, onDemand bool }
 
 // markReach fills Hidden, OnDemand and Submount in.
-func markReach(all []Mount, byID map[int]*Mount, utab map[string]utabEntry) {
-	r := &reach{mounts: all, byID: byID, utab: utab, at: make(map[site]int, len(all)), ways: make(map[int]way, len(all))}
+func markReach(all []Mount, byID map[int]*Mount, n *notes) {
+	r := &reach{mounts: all, byID: byID, notes: n, at: make(map[site]int, len(all)), ways: make(map[int]way, len(all))}
 	for i := range all {
 		if m := &all[i]; m.ID != m.Parent {
 			r.at[site{m.Parent, m.Mountpoint}] = m.ID
@@ -46,12 +46,11 @@ func (r *reach) likenessOf(m *Mount) likeness {
 	return unlike
 }
 
-// submount reports whether the kernel seems to have made a mount by itself. What libmount has
-// noted was made by hand; what looks like a referral was not if libmount has noted the mount
-// above, and nothing of this one.
+// submount reports whether the kernel seems to have made a mount by itself. What looks like a
+// referral was made by it if libmount has noted the mount above, and nothing of this one.
 func (r *reach) submount(m *Mount) bool {
 	switch like := r.likenessOf(m); {
-	case like == unlike || r.utab[m.Mountpoint].notes(m):
+	case like == unlike || r.notes.byHand(m):
 		return false
 	case like == sameTree:
 		return true
@@ -63,7 +62,7 @@ func (r *reach) submount(m *Mount) bool {
 		}
 		above = r.byID[above.Parent]
 	}
-	return r.utab[above.Mountpoint].notes(above)
+	return r.notes.utab[above.Mountpoint].notes(above)
 }
 
 // wayTo follows the chain of parents up to one whose way is known. Parents usually

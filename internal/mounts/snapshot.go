@@ -45,7 +45,7 @@ func newSnapshot(infos []*mountinfo.Info, err error, devices Devices) *Snapshot 
 		s.Mounts[i].Device = devices.Tag(&s.Mounts[i])
 	}
 	s.index()
-	markReach(s.Mounts, s.byID, nil)
+	markReach(s.Mounts, s.byID, &notes{})
 	s.locate()
 	return s
 }
@@ -237,12 +237,12 @@ func (s *Snapshot) hasLikeSubmounts() bool {
 	return false
 }
 
-// told is the snapshot with the mounts by hand told from the kernel's, by what libmount has
-// noted: the same one if that makes no difference.
-func (s *Snapshot) told(utab map[string]utabEntry) *Snapshot {
+// told is the snapshot with the mounts by hand told from the kernel's, by notes: the same one
+// if they make no difference.
+func (s *Snapshot) told(n *notes) *Snapshot {
 	other := &Snapshot{Mounts: slices.Clone(s.Mounts), Malformed: s.Malformed, Err: s.Err}
 	other.index()
-	markReach(other.Mounts, other.byID, utab)
+	markReach(other.Mounts, other.byID, n)
 	other.locate()
 	for i := range s.Mounts {
 		if s.Mounts[i].Submount != other.Mounts[i].Submount {

@@ -18,22 +18,52 @@ const (
 )
 
 // like compares the mount with the one that it was put on. The submounts of virtiofs don't
-// expire.
+// expire (fuse_dentry_automount, fs/fuse/dir.c), nor does tracefs below debugfs, whose types
+// differ.
 func (m *Mount) like(parent *Mount) likeness {
 	below, found := strings.CutPrefix(m.Mountpoint, strings.TrimSuffix(parent.Mountpoint, "/"))
 	if !found || !strings.HasPrefix(below, "/") || m.FSType != parent.FSType {
 		return unlike
 	}
-	inTree := m.Source == strings.TrimSuffix(parent.Source, "/")+below && m.Options == parent.Options
-	switch {
-	case inTree && m.NFS() && m.inheritsFrom(parent): // another file system of the server's, nfs_d_automount, fs/nfs/namespace.c
-		return sameTree
-	case m.NFS(): // nfs_do_refmount, fs/nfs/nfs4namespace.c
-		if m.FSType == "nfs4" && m.Options == parent.Options && m.inheritsFrom(parent, "addr", "clientaddr", "port") && m.host() != parent.host() {
-			return referral
-		}
+	if m.FSType == "zfs" { // by a program, with options of its own
+		return m.likeSnapshot(parent, below)
+	}
+	if m.Options != parent.Options { // those of the mount above, finish_automount, fs/namespace.c
 		return unlike
-	case m.inSameTree(parent, below, inTree):
+	}
+	inTree := m.Source == strings.TrimSuffix(parent.Source, "/")+below
+	switch {
+	case m.NFS():
+		return m.likeNFS(parent, inTree)
+	case m.SMB() && inTree: // a DFS link, since Linux 5.0: cifs_do_automount, fs/smb/client/namespace.c
+		user, _ := m.Option("username")
+		others, _ := parent.Option("username")
+		if user == others {
+			return sameTree
+		}
+	case m.FSType == "afs": // a volume, afs_d_automount, fs/afs/mntpt.c
+		return sameTree
+	}
+	return unlike
+}
+
+// likeNFS is like of NFS.
+func (m *Mount) likeNFS(parent *Mount, inTree bool) likeness {
+	if inTree && m.inheritsFrom(parent) { // another file system of the server's, nfs_d_automount, fs/nfs/namespace.c
+		return sameTree
+	}
+	// nfs_do_refmount, fs/nfs/nfs4namespace.c
+	if m.FSType == "nfs4" && m.inheritsFrom(parent, "addr", "clientaddr", "port") && m.host() != parent.host() {
+		return referral
+	}
+	return unlike
+}
+
+// likeSnapshot is like of ZFS. Whoever walks to such a place has the kernel mount the snapshot,
+// also who wants to mount something there: nothing is mounted by hand there
+// (zfsctl_snapshot_mount, module/os/linux/zfs/zfs_ctldir.c of OpenZFS).
+func (m *Mount) likeSnapshot(parent *Mount, below string) likeness {
+	if snapshot, found := strings.CutPrefix(below, "/.zfs/snapshot/"); found && m.Source == parent.Source+"@"+snapshot {
 		return sameTree
 	}
 	return unlike
@@ -43,22 +73,6 @@ func (m *Mount) like(parent *Mount) likeness {
 func (m *Mount) host() string {
 	host, _, _ := strings.Cut(m.Source, ":/")
 	return host
-}
-
-// inSameTree is like of the other types.
-func (m *Mount) inSameTree(parent *Mount, below string, inTree bool) bool {
-	switch m.FSType {
-	case "cifs", "smb3": // a DFS link, cifs_d_automount, fs/smb/client/namespace.c
-		user, _ := m.Option("username")
-		others, _ := parent.Option("username")
-		return inTree && user == others
-	case "afs": // a volume, afs_d_automount, fs/afs/mntpt.c
-		return true
-	case "zfs": // a snapshot, zfsctl_snapshot_mount, module/os/linux/zfs/zfs_ctldir.c
-		snapshot, found := strings.CutPrefix(below, "/.zfs/snapshot/")
-		return found && m.Source == parent.Source+"@"+snapshot
-	}
-	return false
 }
 
 // inheritsFrom reports whether an NFS mount has what the kernel gives those that it makes:

@@ -7,14 +7,18 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// The lines of NFS are those of Linux 6.1 (scenario submount-expires); those of the others are
-// made up by what their sources print.
+// The lines of NFS and CIFS are those of Linux 6.1 (scenario submount-expires; TestDFS of
+// internal/testing/fileservers). Those of the others are made up by what their sources print:
+// afs_show_devname and afs_show_options (fs/afs/super.c, Linux 6.1), zpl_show_devname and
+// __zpl_show_options (module/os/linux/zfs/zpl_super.c, OpenZFS 2.1), fuse_show_options
+// (fs/fuse/inode.c) and tracefs_show_options (fs/tracefs/inode.c, Linux 6.1).
 const (
 	nfs3 = "vers=3,rsize=262144,wsize=262144,namlen=255,hard,proto=tcp,timeo=600,retrans=2,sec=sys,"
 	nfs4 = "vers=4.2,rsize=262144,wsize=262144,namlen=255,hard,proto=tcp,timeo=600,retrans=2,sec=sys,clientaddr=10.1.1.2,local_lock=none,addr=10.1.1.1"
 	// asked is what mountd had to do with.
 	asked = "mountaddr=10.1.1.1,mountvers=3,mountport=20048,mountproto=udp,"
 	local = "local_lock=none,addr=10.1.1.1"
+	cifs  = "rw,vers=3.1.1,cache=strict,username=root,uid=0,noforceuid,gid=0,noforcegid,addr=10.9.0.1,file_mode=0755,dir_mode=0755,soft,nounix,mapposix,rsize=4194304,wsize=4194304,bsize=1048576,echo_interval=5,actimeo=1,closetimeo=1"
 )
 
 func TestMount_Submount(t *testing.T) {
@@ -76,6 +80,30 @@ func TestMount_Submount(t *testing.T) {
 		"a volume of AFS": {
 			"/afs rw,relatime - afs none rw,dyn",
 			"/afs/example.org rw,relatime - afs #example.org:root.cell rw", true},
+		"a volume of AFS, in a volume": {
+			"/afs/example.org rw,relatime - afs #example.org:root.cell. rw",
+			"/afs/example.org/user rw,relatime - afs %example.org:user.readonly ro", true},
+		"AFS, noexec by hand": {
+			"/afs rw,relatime - afs none rw,dyn",
+			"/afs/example.org rw,noexec,relatime - afs #example.org:root.cell. rw", false},
+		"a link of DFS, of Samba": {
+			"/mnt/dfs rw,relatime - cifs //10.9.0.1/dfs " + cifs,
+			"/mnt/dfs/link rw,relatime - cifs //10.9.0.1/dfs/link " + cifs, true},
+		"a share, noexec by hand": {
+			"/mnt/dfs rw,relatime - cifs //10.9.0.1/dfs " + cifs,
+			"/mnt/dfs/link rw,noexec,relatime - cifs //10.9.0.1/dfs/link " + cifs, false},
+		"another share on a link of DFS": {
+			"/mnt/dfs/link rw,relatime - cifs //10.9.0.1/dfs/link " + cifs,
+			"/mnt/dfs/link rw,relatime - cifs //10.9.0.1/more " + cifs, false},
+		"a snapshot that has no set-user-ID programs, of a mount with atimes": {
+			"/tank/home rw,relatime - zfs tank/home rw,xattr,posixacl,casesensitive",
+			"/tank/home/.zfs/snapshot/a ro,nosuid,relatime - zfs tank/home@a ro,xattr,posixacl,casesensitive", true},
+		"virtiofs": {
+			"/mnt/host rw,relatime - virtiofs share rw",
+			"/mnt/host/disk rw,relatime - virtiofs share rw", false},
+		"tracefs below debugfs": {
+			"/sys/kernel/debug rw,nosuid,nodev,noexec,relatime - debugfs debugfs rw",
+			"/sys/kernel/debug/tracing rw,nosuid,nodev,noexec,relatime - tracefs tracefs rw", false},
 		"AFS itself": {
 			"/mnt rw,relatime - ext4 /dev/sdb rw",
 			"/mnt/afs rw,relatime - afs none rw,dyn", false},

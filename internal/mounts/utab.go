@@ -52,3 +52,45 @@ func (e utabEntry) notes(m *Mount) bool {
 	return e.target == m.Mountpoint && (e.id == 0 || e.id == m.ID) &&
 		strings.TrimSuffix(e.source, "/") == strings.TrimSuffix(m.Source, "/")
 }
+
+// dfsCache is where the SMB client lists the referrals of DFS that it knows, below /proc, since
+// Linux 5.0 (dfscache_proc_show, fs/smb/client/dfs_cache.c).
+const dfsCache = "fs/cifs/dfscache"
+
+// maxDFSCache bounds it, in bytes: the client keeps 1,024 paths with their targets.
+const maxDFSCache = 16 << 20
+
+// parseDFSLinks returns the paths of links, as dfsPath has them. It is nil where the content is
+// no such list. Lines are as
+//
+//	cache entry: path=\dom.example\dfs\team,type=link,ttl=600,etime=…
+func parseDFSLinks(content []byte) map[string]bool {
+	if !bytes.HasPrefix(content, []byte("DFS cache\n")) {
+		return nil
+	}
+	links := make(map[string]bool)
+	for line := range bytes.Lines(content) {
+		entry, found := strings.CutPrefix(string(line), "cache entry: path=")
+		if i := strings.LastIndex(entry, ",type=link,"); found && i > 0 {
+			links[dfsPath(entry[:i])] = true
+		}
+	}
+	return links
+}
+
+// dfsPath is a path of DFS, \dom\dfs\team or //dom/dfs/team, as //dom/dfs/team in lower case.
+func dfsPath(path string) string {
+	return "//" + strings.ToLower(strings.Trim(strings.ReplaceAll(path, `\`, "/"), "/"))
+}
+
+// notes are what is known, beside the mount table, of who has made mounts.
+type notes struct {
+	utab  map[string]utabEntry
+	links map[string]bool // of DFS; nil: they are not known
+}
+
+// byHand reports whether the kernel has not made a mount: libmount has noted it, or it is of
+// SMB, and no link of DFS.
+func (n *notes) byHand(m *Mount) bool {
+	return n.utab[m.Mountpoint].notes(m) || n.links != nil && m.SMB() && !n.links[dfsPath(m.Source)]
+}

@@ -61,9 +61,9 @@ type Watcher struct {
 	stale     bool   // the kernel has another table than current
 	sum       uint64 // of what current was made from
 	current   *Snapshot
-	asOf      time.Time // when current was the kernel's
-	utab      *reading  // of what libmount has noted, under way
-	utabLooks int       // for how many more looks it is read
+	asOf      time.Time     // when current was the kernel's
+	notes     *notesReading // under way
+	noteLooks int           // for how many more looks they are read
 
 	mu    sync.Mutex
 	round uint64
@@ -286,36 +286,51 @@ func (w *Watcher) take(r *prober.Report) error {
 		w.known = knownFrom(prober.Records(content))
 	}
 	w.current, w.sum = newSnapshot(infos, err, w.o.Devices), sum
-	w.utabLooks = 0
+	w.noteLooks = 0
 	if w.o.Utab != "" && w.current.hasLikeSubmounts() {
-		w.utabLooks = 2 // it is noted after the mount was made, and the table read
+		w.noteLooks = 2 // it is noted after the mount was made, and the table read
 	}
 	return nil
 }
 
+// A notesReading is one of what tells who has made mounts, by steps of its plan.
+type notesReading struct {
+	*reading
+	utab, links int
+}
+
 // tellSubmounts tells mounts by hand from those that the kernel has made, by what libmount has
-// noted of them. For a reader that hangs since an earlier look it does not wait.
+// noted of them, and the SMB client. For a reader that hangs since an earlier look it does not
+// wait.
 func (w *Watcher) tellSubmounts(patience time.Duration) {
-	if w.utabLooks == 0 && w.utab == nil {
+	if w.noteLooks == 0 && w.notes == nil {
 		return
 	}
 	limit := time.Duration(0)
-	if w.utab == nil {
+	if w.notes == nil {
 		limit = patience
 		p := &prober.Plan{Timeout: readerTimeout}
 		p.SearchBelow(w.o.Utab)
-		p.ReadFile(w.o.Utab, maxUtab)
-		w.utab = w.start("host utab", p)
+		utab, links := p.ReadFileIfAny(w.o.Utab, maxUtab), p.ReadFileIfAny(filepath.Join(w.o.Proc, dfsCache), maxDFSCache)
+		w.notes = &notesReading{w.start("host utab", p), utab, links}
 	}
-	if !w.utab.wait(limit) {
+	if !w.notes.wait(limit) {
 		return
 	}
-	r := &w.utab.report
-	w.utab = nil
-	w.utabLooks = max(0, w.utabLooks-1)
-	if content, err := contentOf(r); err == nil {
-		w.current = w.current.told(parseUtab(content))
+	read := w.notes
+	w.notes = nil
+	w.noteLooks = max(0, w.noteLooks-1)
+	if r := &read.report; r.Outcome == prober.Done {
+		w.current = w.current.told(&notes{utab: parseUtab(outputOf(r, read.utab)), links: parseDFSLinks(outputOf(r, read.links))})
 	}
+}
+
+// outputOf is what a step has read, or nothing.
+func outputOf(r *prober.Report, step int) []byte {
+	if s := r.Step(step); s != nil && s.Errno == 0 {
+		return s.Output
+	}
+	return nil
 }
 
 // contentOf is what a plan has read that ends in ReadAll or StatMounts.

@@ -122,13 +122,22 @@ func (l *lab) unexport(path string) error {
 // nest mounts another file system on a directory in an export, and exports it so that
 // clients can walk there: nohide in exports(5).
 func (l *lab) nest(path string) error {
+	return l.exportBelow(path, "rw,no_root_squash,no_subtree_check,nohide,fsid=9")
+}
+
+// refer does so with a referral of NFSv4: clients go to the second server there.
+func (l *lab) refer(path string) error {
+	return l.exportBelow(path, "ro,no_subtree_check,fsid=10,refer="+healthyExport().path+"@"+address(2, 1, 1))
+}
+
+func (l *lab) exportBelow(path, options string) error {
 	l.nested = append(l.nested, path)
 	return errors.Join(
 		os.MkdirAll(path, 0o755), l.server.do("mount", "-t", "tmpfs", "nested", path),
-		l.server.do("exportfs", "-o", "rw,no_root_squash,no_subtree_check,nohide,fsid=9", "*:"+path))
+		l.server.do("exportfs", "-o", options, "*:"+path))
 }
 
-// unnest undoes nest.
+// unnest undoes nest and refer.
 func (l *lab) unnest() error {
 	var errs []error
 	for _, path := range l.nested {

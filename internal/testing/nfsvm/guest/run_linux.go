@@ -175,6 +175,8 @@ func (r *run) step(s scenario.Step) (err error) {
 		err = os.RemoveAll(a[0]) // with the canaries in it
 	case "nest":
 		err = l.nest(a[0])
+	case "refer":
+		err = l.refer(a[0])
 	case "freeze":
 		err = l.freeze(a[0], fifreeze)
 	case "thaw":

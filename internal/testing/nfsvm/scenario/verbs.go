@@ -17,7 +17,7 @@ func Verbs() []Verb {
 	return []Verb{
 		{Name: "mount", Usage: "NAME [SERVER:PATH OPTIONS] | all", Min: 1, Max: 3, Does: "mounts on the client, at /mnt/NAME; `all`: v3, v3-soft, v3-nolock, v4 and v4-soft"},
 		{Name: "umount", Usage: "NAME", Min: 1, Max: 1, Does: "unmounts it"},
-		{Name: "walk", Usage: "NAME/PATH", Min: 1, Max: 1, Does: "lists a directory below a mount, where the kernel mounts what `nest` has made; that is a mount of this name then"},
+		{Name: "walk", Usage: "NAME/PATH", Min: 1, Max: 1, Does: "lists a directory below a mount, where the kernel mounts what `nest` or `refer` has made; that is a mount of this name then"},
 		{Name: "expire", Usage: "NAME/PATH", Min: 1, Max: 1, Does: "waits until the kernel has unmounted it, since nobody used it"},
 		{Name: "many", Usage: "COUNT NAME SERVER:PATH OPTIONS", Min: 4, Max: 4, Does: "mounts NAME-1 to NAME-COUNT, each with a superblock of its own"},
 		{Name: "crowd", Usage: "COUNT NAME SERVER:PATH OPTIONS", Min: 4, Max: 4, Does: "makes more clients, with three mounts NAME-N and a vfsprobe each, which all lock one canary"},
@@ -41,6 +41,7 @@ func Verbs() []Verb {
 		{Name: "mkdir", Usage: "PATH", Min: 1, Max: 1, Does: "makes a directory on the server"},
 		{Name: "rmdir", Usage: "PATH", Min: 1, Max: 1, Does: "removes a directory on the server"},
 		{Name: "nest", Usage: "PATH", Min: 1, Max: 1, Does: "mounts another file system on a directory in an export, and exports it with that: clients see it there"},
+		{Name: "refer", Usage: "PATH", Min: 1, Max: 1, Does: "exports a directory in an export as a referral of NFSv4 to the second server"},
 		{Name: "freeze", Usage: "PATH", Min: 1, Max: 1, Does: "freezes an exported file system"},
 		{Name: "thaw", Usage: "PATH", Min: 1, Max: 1, Does: "thaws it"},
 		{Name: "fill", Usage: "PATH", Min: 1, Max: 1, Does: "fills an exported file system"},
