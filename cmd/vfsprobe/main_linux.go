@@ -184,10 +184,9 @@ func run(arguments []string) int {
 	}
 
 	if !*test {
-		if err := lockProgram(); err != nil {
-			own.Infof("a root file system that hangs may stop vfsprobe when memory is short: %v", err)
-		}
+		time.AfterFunc(setUp, func() { prepare(own) })
 	}
+	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), maxAtWork))
 	// A closed stdout is an error to report, not a signal to die of.
 	signal.Ignore(syscall.SIGPIPE)
 	switch {
@@ -261,6 +260,18 @@ func newLog(w io.Writer) *execd.Log {
 	log.SetFlags(0)
 	log.SetOutput(lines)
 	return lines
+}
+
+// setUp is how long after the start what only worse times need is made ready: the first
+// metrics are out by then.
+const setUp = 100 * time.Millisecond
+
+// prepare makes ready for a host that lacks memory or processes.
+func prepare(log telegraf.Logger) {
+	threads.Reserve(runtime.GOMAXPROCS(0) + maxWaiting)
+	if err := lockProgram(); err != nil {
+		log.Infof("a root file system that hangs may stop vfsprobe when memory is short: %v", err)
+	}
 }
 
 // lockProgram keeps the program in memory, unless a sandbox kills who asks for that.
@@ -347,7 +358,6 @@ func serve(runner *execd.Runner, interval time.Duration) error {
 			stop()
 		}
 	}()
-	reserveThreads()
 	return runner.Run(ctx, triggers)
 }
 
@@ -372,7 +382,6 @@ func serveClients(runner *execd.Runner, server *service.Server, check func() err
 			end()
 		}
 	}()
-	reserveThreads()
 	err = runner.Run(ctx, server.Triggers())
 	return again.Load(), err
 }
@@ -388,12 +397,6 @@ func restart() error {
 	}
 	const own = "/proc/self/exe"
 	return &os.PathError{Op: "exec", Path: own, Err: unix.Exec(own, os.Args, os.Environ())}
-}
-
-func reserveThreads() {
-	processors := min(runtime.GOMAXPROCS(0), maxAtWork)
-	runtime.GOMAXPROCS(processors)
-	threads.Reserve(processors + maxWaiting)
 }
 
 func isPipe(f *os.File) bool {

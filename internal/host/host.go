@@ -206,6 +206,14 @@ func (h *Host) KernelLog(name string, member any) (news kmsg.News, readable bool
 	return news, true
 }
 
+// ExpectKernelLog announces a member that is going to ask for the kernel's log, so that it is
+// read once for all of them.
+func (h *Host) ExpectKernelLog(name string, member any) {
+	if feed := h.feed(name); feed != nil {
+		feed.Expect(member)
+	}
+}
+
 // RecentKernelLog returns all that the kernel's log still has of what the kernel itself has said.
 func (h *Host) RecentKernelLog(name string) ([]kmsg.Record, error) {
 	feed := h.feed(name)

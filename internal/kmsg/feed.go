@@ -47,6 +47,16 @@ func OpenFeed(name string) (*Feed, error) {
 // Close closes the device.
 func (f *Feed) Close() error { return f.log.Close() }
 
+// Expect announces a reader before anybody has read: the log, which can be long, is read once
+// for all that were announced.
+func (f *Feed) Expect(who any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.next == 0 && f.readers[who] == nil {
+		f.readers[who] = new(reader)
+	}
+}
+
 // Read returns what is new to a reader, which any comparable value may stand for; the first
 // time all that the kernel still has. It does not wait. The error is that of [Log.Read]; News
 // hold what could be read nevertheless.

@@ -69,6 +69,23 @@ func TestFeed_EachReaderGetsWhatIsNewToIt(t *testing.T) {
 	assert.Empty(t, read("b").Records)
 }
 
+// A FIFO can't be read twice.
+func TestFeed_ReadsOnceForAllThatWereAnnounced(t *testing.T) {
+	feed, put := fill(t)
+	feed.Expect("a")
+	feed.Expect("b")
+	put("6,7,1,-;before anybody has asked\n")
+	for _, who := range []string{"a", "b"} {
+		news, err := feed.Read(who)
+		require.NoError(t, err)
+		require.Equal(t, []string{"before anybody has asked"}, texts(news))
+	}
+	feed.Expect("too late")
+	news, err := feed.Read("too late")
+	require.NoError(t, err)
+	require.Empty(t, news.Records)
+}
+
 func TestFeed_BoundsWhatNobodyAsksFor(t *testing.T) {
 	feed, put := fill(t)
 	_, err := feed.Read("idle")

@@ -53,7 +53,7 @@ func testBinary(t *testing.T, binary, attributionSetting, mode string, walks boo
 	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, "[[inputs.dentrycache]]\n  attribution = %q\n  timeout = \"30s\"\n", attributionSetting), 0o600))
 	p := startBinary(t, binary, config)
 
-	status := p.gather().one(t, "dentrycache_status", "", "")
+	status := p.loaded()
 	require.Equal(t, mode, status.Fields["mode"], "%v", status.Fields)
 	assert.Equal(t, attributionSetting == "auto" && mode != "fentry", status.Fields["reason"] != "", "%v", status.Fields)
 	assert.Equal(t, strconv.FormatBool(walks), status.Fields["walker"], "%v", status.Fields)
@@ -166,6 +166,17 @@ func (p *started) gather() (found points) {
 	}
 	require.FailNow(p.t, "vfsprobe has ended")
 	return nil
+}
+
+// loaded gathers until the BPF programs are loaded, or are not to be had, which the first
+// gather does not wait for.
+func (p *started) loaded() (status influx.Point) {
+	p.t.Helper()
+	require.Eventually(p.t, func() bool {
+		status = p.gather().one(p.t, "dentrycache_status", "", "")
+		return status.Fields["mode"] != "starting"
+	}, time.Minute, 200*time.Millisecond)
+	return status
 }
 
 // end lets it end, as Telegraf does.

@@ -121,6 +121,7 @@ func (d *Dentrycache) Init() error {
 		return fmt.Errorf("finding the kernel's version: %w", err)
 	}
 	d.cache.kernel = kernel
+	d.host.ExpectKernelLog(d.KernelLog, d)
 	d.owners.hierarchies = cgroups.FindHierarchies(d.host.Sys)
 	d.directories, d.refused = nil, make(map[string]time.Time)
 	for _, name := range d.Directories {
@@ -154,8 +155,7 @@ func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
 	end := time.After(d.timeout + d.timeout/10)
 	for {
 		d.mail.Open()
-		// The first time what is known of watches and the attribution is waited for.
-		complete := d.ready && (!d.scanning || d.watches != nil)
+		complete := !d.waits() || d.ready && (!d.scanning || d.watches != nil)
 		if complete {
 			pending = slices.DeleteFunc(pending, func(dir *directory) bool {
 				done := !dir.underWay && !dir.walking

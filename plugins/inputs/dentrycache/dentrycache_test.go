@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 const timeout = 500 * time.Millisecond
 
 // newInput is an input on this host, without BPF programs and directories but for
-// those that change asks for.
+// those that change asks for. Its first gather waits for all that it can find out.
 func newInput(t testing.TB, change func(*Dentrycache)) (*Dentrycache, *journal.Journal) {
 	t.Helper()
 	d := inputs.Inputs["dentrycache"]().(*Dentrycache)
@@ -47,6 +47,7 @@ func newInput(t testing.TB, change func(*Dentrycache)) (*Dentrycache, *journal.J
 	if change != nil {
 		change(d)
 	}
+	d.host.Servers.AtOnce = true
 	require.NoError(t, d.Init())
 	t.Cleanup(d.Close)
 	return d, log

@@ -326,7 +326,7 @@ func (d *Dentrycache) scanWatches(now time.Time) {
 	d.scanning = true
 	delay := time.Duration(0)
 	if d.watches == nil {
-		delay = startDelay
+		delay = d.startDelay()
 	}
 	go func() {
 		time.Sleep(delay)

@@ -48,6 +48,24 @@ func needWalker(t testing.TB, d *Dentrycache) {
 	}
 }
 
+// Nobody waits for the BPF programs but who looks once: the first gather has all else.
+func TestTheFirstGatherIsNotHeldUp(t *testing.T) {
+	d, _ := newInput(t, func(d *Dentrycache) {
+		walking("/")(d)
+		d.Attribution = "auto"
+	})
+	d.host.Servers.AtOnce = false
+	acc := collect.Gather(t, d)
+	assert.Equal(t, "starting", text(t, acc.Named("dentrycache_status")[0], "mode"))
+	assert.Equal(t, "ok", text(t, at(acc, "/"), "result"))
+	require.Eventually(t, func() bool {
+		acc = collect.Gather(t, d)
+		return text(t, acc.Named("dentrycache_status")[0], "mode") != "starting"
+	}, time.Minute, 100*time.Millisecond)
+	needWalker(t, d)
+	assert.True(t, at(acc, "/").HasField("children"))
+}
+
 // tmpfs mounts one.
 func tmpfs(t testing.TB) string {
 	t.Helper()

@@ -15,7 +15,8 @@ import (
 var errOff = errors.New(`attribution = "none"`)
 
 // startAttribution starts the BPF programs at the first gather, in a goroutine of
-// its own: it can take seconds.
+// its own: it can take seconds. Unless somebody waits for them it begins when the first
+// metrics are out.
 func (d *Dentrycache) startAttribution() {
 	if d.started {
 		return
@@ -23,11 +24,12 @@ func (d *Dentrycache) startAttribution() {
 	d.started = true
 	modes, p, timeout, count, proc, v1 := d.modes, d.host.Prober, d.timeout, d.CountChildren, d.host.Proc, d.owners.hierarchies.V1()
 	if len(modes) == 0 && !count {
-		d.attributionStarted(nil, errOff, nil, nil)
+		d.attributionStarted(nil, errOff, nil, nil, time.Now())
 		return
 	}
+	delay := d.startDelay()
 	go func() {
-		time.Sleep(startDelay)
+		time.Sleep(delay)
 		var walker *attribution.Walker
 		var walkerErr error
 		if count {
@@ -38,13 +40,27 @@ func (d *Dentrycache) startAttribution() {
 		if len(modes) > 0 {
 			tracer, err = attribution.Start(attribution.Options{Prober: p, Modes: modes, Timeout: min(timeout, maxSelfTest), Proc: proc, MemoryV1: v1})
 		}
+		counts := time.Now()
 		debug.FreeOSMemory() // the kernel's types took some 10 MB
-		d.mail.Post(func() { d.attributionStarted(tracer, err, walker, walkerErr) })
+		d.mail.Post(func() { d.attributionStarted(tracer, err, walker, walkerErr, counts) })
 	}()
 }
 
-// attributionStarted takes what there is, and says once what there is not.
-func (d *Dentrycache) attributionStarted(tracer *attribution.Tracer, err error, walker *attribution.Walker, walkerErr error) {
+// waits reports whether a gather waits for what takes long the first time, the BPF programs
+// and the watches: for who looks once.
+func (d *Dentrycache) waits() bool { return d.eager || d.host.Servers.AtOnce }
+
+// startDelay is how much later than the first gather has begun that is started: the first
+// metrics come before. To load the programs takes 0.1 s of CPU time.
+func (d *Dentrycache) startDelay() time.Duration {
+	if d.waits() {
+		return 0
+	}
+	return 100 * time.Millisecond
+}
+
+// attributionStarted takes what there is, which counts since then, and says once what there is not.
+func (d *Dentrycache) attributionStarted(tracer *attribution.Tracer, err error, walker *attribution.Walker, walkerErr error, since time.Time) {
 	d.ready = true
 	switch {
 	case !d.CountChildren:
@@ -66,7 +82,7 @@ func (d *Dentrycache) attributionStarted(tracer *attribution.Tracer, err error, 
 		d.startErr = err.Error()
 		d.Log.Infof("who creates negative dentries can't be said: %v", err)
 	default:
-		d.tracer, d.sources.read = tracer, time.Now()
+		d.tracer, d.sources.read = tracer, since
 		if d.eager {
 			d.watchMisses(time.Now())
 		}
@@ -135,10 +151,6 @@ func (d *Dentrycache) emitStatus(acc telegraf.Accumulator) {
 	}
 	acc.AddGauge("dentrycache_status", fields, nil)
 }
-
-// startDelay is how much later than the first gather the BPF programs are loaded,
-// which takes 0.1 s of CPU time: the other inputs' first metrics come before.
-const startDelay = 100 * time.Millisecond
 
 // maxSelfTest is how long a self-test of the attribution may take.
 const maxSelfTest = 2 * time.Second

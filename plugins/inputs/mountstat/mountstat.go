@@ -132,6 +132,7 @@ func (m *Mountstat) Init() error {
 	if err := m.resolve(); err != nil {
 		return err
 	}
+	m.host.ExpectKernelLog(m.kernelLog.name, m)
 	m.expectations.wanted = m.configured()
 	if (m.policy.runAs.owner || m.policy.runAs.user) && !m.becomes {
 		m.Log.Infof("file systems are checked as this user, not as run_as says: that takes CAP_SETUID, CAP_SETGID and CAP_KILL")
