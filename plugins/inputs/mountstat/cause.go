@@ -36,13 +36,9 @@ const (
 
 // explain finds the cause of a fault, and what else there is to say of it.
 func (m *Mountstat) explain(t *target, f *finding) {
-	if f.code.Fault() && t.Probed.BlockDevice() {
-		m.readKernelLog() // the check may have it say something
-	}
-	m.collect(t)
 	f.cause = m.causeOf(t, f)
 	t.explainDisk(f)
-	m.explainNetwork(t, f)
+	t.explainNetwork(f)
 }
 
 // causeOf derives the cause of a fault from its kind, and from what can be

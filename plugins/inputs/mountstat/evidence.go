@@ -16,15 +16,16 @@ import (
 // evidence is what is known of a target beside what its check met, and without touching it. The
 // cause of a fault, what the log says of it, the fields of metrics and reports are made from it.
 type evidence struct {
-	answer       serverpool.Answer  // of its servers
-	share        smbclient.State    // what the SMB client last knew
-	waits        string             // the kernel function in which a helper waits
-	daemon       *fusedaemon.Daemon // who serves it by FUSE, if that was found out in this round
-	requests     count              // which its FUSE daemon has not answered
-	fsErrors     count              // that its file system has counted
-	kernelErrors count              // messages about it and its devices
-	messages     []*deviceLog       // about its devices
-	stopped      string             // where sysfs says that f2fs has
+	answers      []serverpool.Answer // of its servers, in their order
+	answer       serverpool.Answer   // of them together
+	share        smbclient.State     // what the SMB client last knew
+	waits        string              // the kernel function in which a helper waits
+	daemon       *fusedaemon.Daemon  // who serves it by FUSE, if that was found out in this round
+	requests     count               // which its FUSE daemon has not answered
+	fsErrors     count               // that its file system has counted
+	kernelErrors count               // messages about it and its devices
+	messages     []*deviceLog        // about its devices
+	stopped      string              // where sysfs says that f2fs has
 }
 
 // count is a number that can't be had everywhere.
@@ -43,16 +44,37 @@ func (c count) addTo(fields map[string]any, name string) {
 // collect gathers the evidence about a target.
 func (m *Mountstat) collect(t *target) {
 	t.evidence = evidence{
-		answer: m.answerOf(t), daemon: m.daemonOf(t), requests: m.fuseWaiting(t), fsErrors: count{n: t.disk.errors, known: t.disk.counts},
+		requests: m.fuseWaiting(t), fsErrors: count{n: t.disk.errors, known: t.disk.counts},
 		messages: m.logOf(t), stopped: m.stopped(t),
 	}
 	t.kernelErrors = m.countMessages(t)
+	for _, s := range t.servers {
+		t.answers = append(t.answers, s.answer)
+	}
+	t.answer = together(t.answers)
+	if t.Probed.FUSE() {
+		t.daemon = m.daemons.found[connectionTo(t)]
+	}
 	if t.Probed.SMB() {
 		t.share = smbclient.Of(m.smb.shares, t.Probed.Source)
 	}
 	if r := t.report; r != nil && r.PID != 0 && r.Outcome != prober.Done {
 		t.waits = m.host.FunctionOf(r.PID)
 	}
+}
+
+// together is what the answers of a target's servers say. Monitors of a Ceph cluster stand in
+// for each other: it is the best of their answers, once all are known.
+func together(answers []serverpool.Answer) (best serverpool.Answer) {
+	for i, a := range answers {
+		switch {
+		case a.Answered():
+			return a
+		case i == 0 || !a.Known || best.Known && a.Reached && !best.Reached:
+			best = a
+		}
+	}
+	return best
 }
 
 // reportOf is what is known of a target's fault, which begins.
@@ -76,9 +98,9 @@ func (m *Mountstat) reportOf(t *target) *fault.Report {
 			r.Add("the kernel, "+string(kind), about.last[kind].text)
 		}
 	}
-	for _, s := range t.servers {
-		a := m.host.Servers.Last(s.Question)
-		r.Add("server", fmt.Sprintf("%s %s: known %t, errno %q, reached %t, %v; %s", s.Service, s.Address, a.Known, a.Errno, a.Reached, a.Elapsed, t.connections(s.Address.String(), a)))
+	for i, a := range t.answers {
+		s := t.servers[i]
+		r.Add("server", fmt.Sprintf("%s %s: known %t, errno %q, reached %t, %v; %s", s.Service, s.Address, a.Known, a.Errno, a.Reached, a.Elapsed, t.connectionsTo(i)))
 		r.Servers = append(r.Servers, s.Address.Addr())
 	}
 	if d := t.daemon; d != nil {

@@ -48,21 +48,13 @@ func fuseKind(mount *mounts.Mount) string {
 	return kind
 }
 
-// daemonOf is who serves the target's file system, if that was found out in this round.
-func (m *Mountstat) daemonOf(t *target) *fusedaemon.Daemon {
-	if !t.Probed.FUSE() {
-		return nil
-	}
-	return m.daemons.found[connectionTo(t)]
-}
-
 // daemonFields says which connection it is that can be aborted, and which daemon can be
 // restarted, of a target at fault.
-func (m *Mountstat) daemonFields(t *target, fields map[string]any) {
+func (t *target) daemonFields(fields map[string]any) {
 	if connection, found := fuseConnection(t.Probed); found {
 		fields["fuse_connection"] = connection
 	}
-	if d := m.daemonOf(t); d != nil {
+	if d := t.daemon; d != nil {
 		fields["fuse_daemon_pid"] = int64(d.PID)
 		if d.Restart != "" {
 			fields["restart_command"] = d.Restart
@@ -70,13 +62,13 @@ func (m *Mountstat) daemonFields(t *target, fields map[string]any) {
 	}
 }
 
-// commandsFor are those that free who waits for a target which hangs, for the log.
-func (m *Mountstat) commandsFor(t *target) (text string) {
+// commands are those that free who waits for a target which hangs, for the log.
+func (t *target) commands() (text string) {
 	connection, found := fuseConnection(t.Probed)
 	if !found {
 		return ""
 	}
-	if d := m.daemonOf(t); d != nil && d.Restart != "" {
+	if d := t.daemon; d != nil && d.Restart != "" {
 		text = "; its daemon is restarted by: " + d.Restart
 	}
 	return text + fmt.Sprintf("; who waits is freed, and what was not written is lost, by: echo 1 >/sys/fs/fuse/connections/%d/abort", connection)
@@ -181,7 +173,7 @@ func (m *Mountstat) noteServersBehind(found map[fusedaemon.Connection]*fusedaemo
 // working directory, its arguments and the source of its mount, as bindfs and mergerfs have
 // what they show.
 func (m *Mountstat) usedByDaemon(t *target) []*target {
-	d := m.daemonOf(t)
+	d := t.daemon
 	if d == nil || t.namespace != nil || d.Files.MountNS != "" && d.Files.MountNS != m.host.MountNamespace() {
 		return nil
 	}

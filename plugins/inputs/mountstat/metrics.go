@@ -49,7 +49,7 @@ func (m *Mountstat) fieldsOf(t *target, f *finding) map[string]any {
 		}
 	}
 	if f.code.Fault() {
-		m.daemonFields(culpritOf(t, f), fields)
+		culpritOf(t, f).daemonFields(fields)
 		if f.cause == result.FanotifySilent {
 			m.guardFields(fields)
 		}

@@ -176,6 +176,10 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 				continue // it was unmounted meanwhile, or is not to be checked any more
 			}
 			found := m.judge(t)
+			if found.code.Fault() && t.Probed.BlockDevice() {
+				m.readKernelLog() // the check may have it say something
+			}
+			m.collect(t)
 			if found.code.Fault() && m.holdBack(t, &found) {
 				continue
 			}
@@ -293,7 +297,7 @@ func (m *Mountstat) reconsider() { m.arrived, m.held = append(m.arrived, m.held.
 // client was read.
 func (m *Mountstat) awaitsServers(t *target) (waits bool) {
 	for _, s := range t.servers {
-		if !m.host.Servers.Last(s.Question).At.After(t.report.Since) {
+		if !s.answer.At.After(t.report.Since) {
 			m.ask(s, true)
 			waits = waits || s.pending
 		}
@@ -338,7 +342,7 @@ func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration, 
 		why += "; " + printable.Text(f.reason)
 	}
 	if f.hangs() {
-		why += m.commandsFor(culpritOf(t, f))
+		why += culpritOf(t, f).commands()
 	}
 	why += fault.KeptIn(file)
 	switch f.code {

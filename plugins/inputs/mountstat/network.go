@@ -39,7 +39,7 @@ const loginInterval = time.Minute
 // the client knows is read meanwhile, and says when it has logged in.
 func (m *Mountstat) awaitsLogin(t *target) bool {
 	t.leftAlone = t.found.cause == result.LoginRefused && !t.underWay && t.report == nil &&
-		smbclient.Of(m.smb.shares, t.Probed.Source) == smbclient.NoSession && time.Since(t.submitted) < loginInterval
+		t.share == smbclient.NoSession && time.Since(t.submitted) < loginInterval
 	if t.leftAlone {
 		m.readSMBClient()
 	}
@@ -67,7 +67,7 @@ func (m *Mountstat) readSMBClient() {
 }
 
 // explainNetwork says what the network's part in a fault looks like.
-func (m *Mountstat) explainNetwork(t *target, f *finding) {
+func (t *target) explainNetwork(f *finding) {
 	switch f.cause {
 	case result.LoginRefused, result.ClientEvicted:
 		f.reason = "" // of the root's mode, which is not why
@@ -75,20 +75,21 @@ func (m *Mountstat) explainNetwork(t *target, f *finding) {
 		if t.report == nil || !f.code.Fault() {
 			return
 		}
-		f.addReason(m.connectionsOf(t))
+		f.addReason(t.connections())
 	}
 }
 
-// connectionsOf says how the connections to the target's first server are.
-func (m *Mountstat) connectionsOf(t *target) string {
-	if len(t.servers) == 0 {
+// connections says how those to the target's first server are.
+func (t *target) connections() string {
+	if len(t.answers) == 0 {
 		return ""
 	}
-	return t.connections(t.servers[0].Address.String(), m.host.Servers.Last(t.servers[0].Question))
+	return t.connectionsTo(0)
 }
 
-// connections says how those to a server are.
-func (t *target) connections(where string, a serverpool.Answer) string {
+// connectionsTo says how those to one of the target's servers are.
+func (t *target) connectionsTo(server int) string {
+	where, a := t.servers[server].Address.String(), &t.answers[server]
 	c := a.Connections
 	switch {
 	case !c.Known:

@@ -17,9 +17,10 @@ import (
 // server is a server of some targets.
 type server struct {
 	mounts.Server
-	timeout time.Duration // of its mounts, the shortest
-	asked   uint64        // the last round in which its answer was evidence
-	pending bool          // the answer is to come
+	timeout time.Duration     // of its mounts, the shortest
+	asked   uint64            // the last round in which its answer was evidence
+	pending bool              // the answer is to come
+	answer  serverpool.Answer // the last one, as of this gather
 	// proven and elsewhere say whether it is where it is asked: the mount table does not tell
 	// the port of SMB servers.
 	proven, elsewhere bool
@@ -58,6 +59,7 @@ func (m *Mountstat) linkServers(t *target, before map[serverpool.Question]*serve
 // askServers asks the servers whose answers are evidence, has the others asked by turns, and
 // does not wait for the answers.
 func (m *Mountstat) askServers() {
+	m.takeAnswers()
 	evidence := make(map[*server]bool, len(m.servers))
 	for _, t := range m.targets {
 		for _, s := range t.servers {
@@ -66,6 +68,13 @@ func (m *Mountstat) askServers() {
 	}
 	for _, s := range m.servers {
 		m.ask(s, evidence[s])
+	}
+}
+
+// takeAnswers takes what the servers have last answered to whoever asked.
+func (m *Mountstat) takeAnswers() {
+	for _, s := range m.servers {
+		s.answer = m.host.Servers.Last(s.Question)
 	}
 }
 
@@ -101,7 +110,7 @@ func (m *Mountstat) ask(s *server, evidence bool) {
 	wanted := serverpool.Wanted{Evidence: evidence, Ask: s.asker(), Timeout: s.timeout}
 	if !m.host.Servers.Ask(m.round, s.Question, wanted, func(serverpool.Answer) {
 		m.mail.Post(func() {
-			s.pending = false
+			s.pending, s.answer = false, m.host.Servers.Last(s.Question)
 			m.asking--
 			m.reconsider()
 		})
@@ -112,26 +121,10 @@ func (m *Mountstat) ask(s *server, evidence bool) {
 	m.asking++
 }
 
-// answerOf returns the last answer of the target's servers. Monitors of a Ceph cluster stand
-// in for each other: it is the best of their answers, once all are known.
-func (m *Mountstat) answerOf(t *target) serverpool.Answer {
-	var best serverpool.Answer
-	for i, s := range t.servers {
-		a := m.host.Servers.Last(s.Question)
-		switch {
-		case a.Answered():
-			return a
-		case i == 0 || !a.Known || best.Known && a.Reached && !best.Reached:
-			best = a
-		}
-	}
-	return best
-}
-
 // noteElsewhere notes whether an SMB server is where it is asked: it is once it has answered
 // there, and is not if a mount of it answers and it never did.
 func (m *Mountstat) noteElsewhere(t *target, s *server) {
-	switch a := m.host.Servers.Last(s.Question); {
+	switch a := s.answer; {
 	case s.Service != serverpool.SMB:
 	case a.Answered():
 		s.proven, s.elsewhere = true, false
@@ -223,7 +216,9 @@ func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 	}
 	for s, sums := range all {
 		fields := sums.Fields()
-		m.host.Servers.Last(s.Question).AddTo(fields, "rpc")
+		if asked := m.servers[s.Question]; asked != nil {
+			asked.answer.AddTo(fields, "rpc")
+		}
 		acc.AddGauge("mountstat_server", fields, s.Tags())
 	}
 }

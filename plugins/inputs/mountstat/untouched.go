@@ -12,7 +12,7 @@ import (
 // shows where its server, or its daemon, answers neither us nor those who use it.
 func (m *Mountstat) judgeUntouched(t *target) finding {
 	f := finding{code: result.Unchecked, reason: t.skipReason}
-	if c := m.causeAtServer(t); c != "" && m.missesAnswers(t) {
+	if c := m.causeAtServer(t); c != "" && t.missesAnswers() {
 		f.code, f.errno, f.cause = result.Error, t.answer.Errno, c
 	} else if t.Probed.NineP() && len(t.servers) > 0 {
 		if f.cause = m.causeAtNinePClient(t, &finding{code: result.Error}); f.cause != "" {
@@ -24,7 +24,7 @@ func (m *Mountstat) judgeUntouched(t *target) finding {
 	switch {
 	case t.Probed.FUSE():
 	case f.code.Fault():
-		f.addReason(m.connectionsOf(t))
+		f.addReason(t.connections())
 	case t.unseen():
 		return t.found
 	}
@@ -43,7 +43,7 @@ func (t *target) unseen() bool {
 // who uses that may have no answer. An SMB server that never answered may listen elsewhere: of
 // that the client is asked alone.
 func (m *Mountstat) suspects(t *target, s *server) bool {
-	switch broken := m.host.Servers.Last(s.Question).Broken(); {
+	switch broken := s.answer.Broken(); {
 	case t.Probed.NFS():
 		return t.traffic.unanswered() > 0
 	case t.Probed.SMB() && broken:
@@ -57,7 +57,7 @@ func (m *Mountstat) suspects(t *target, s *server) bool {
 // missesAnswers reports whether who uses the target gets no answer from its server: of NFS by
 // the counters of the mount, of others by this host's connections to the server, or by what the
 // SMB client knows.
-func (m *Mountstat) missesAnswers(t *target) bool {
+func (t *target) missesAnswers() bool {
 	if t.Probed.NFS() {
 		return t.traffic.unanswered() > 0
 	}
@@ -65,8 +65,8 @@ func (m *Mountstat) missesAnswers(t *target) bool {
 		return true
 	}
 	known, established, lost, proven := false, 0, 0, true
-	for _, s := range t.servers {
-		c := m.host.Servers.Last(s.Question).Connections
+	for i, s := range t.servers {
+		c := &t.answers[i].Connections
 		known = known || c.Known
 		established += c.Established
 		proven = proven && (s.proven || !t.Probed.SMB())
@@ -82,7 +82,7 @@ func (m *Mountstat) askDaemons(now time.Time) {
 		if t.skipReason == "" || !t.Probed.FUSE() {
 			continue
 		}
-		if m.fuseWaiting(t).n == 0 {
+		if m.collect(t); t.requests.n == 0 {
 			t.waitedSince = time.Time{}
 		} else if t.waitedSince.IsZero() {
 			t.waitedSince = now
