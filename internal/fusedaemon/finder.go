@@ -372,6 +372,33 @@ func (f *Finder) workerOf(daemon identity, sockets []uint32) identity {
 	return w.identity
 }
 
+// OfTheKernel returns those of the sockets with these inodes that no process has: a client of the
+// kernel's has them. The error says that not all processes could be seen, so that there is no
+// telling.
+func (f *Finder) OfTheKernel(inodes []uint32) ([]uint32, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	pids, err := f.processes()
+	if err != nil {
+		return nil, err
+	}
+	left, unseen := slices.Clone(inodes), 0
+	err = f.links(pids, socketPrefix, func(_ int, links openfiles.Links) {
+		if links.Errno == unix.EACCES || links.Errno == unix.EPERM || len(links.Links) >= maxLinks {
+			unseen++
+		}
+		held := socketInodes(links)
+		left = slices.DeleteFunc(left, func(inode uint32) bool { return slices.Contains(held, inode) })
+	})
+	if unseen > 0 {
+		err = errors.Join(err, fmt.Errorf("the sockets of %d processes could not be seen", unseen))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return left, nil
+}
+
 const socketPrefix = "socket:["
 
 // socketsOf returns the inodes of processes' sockets. Those that may not be seen have no entry.

@@ -104,6 +104,23 @@ func TestFinder_SeesThatAConnectionWasClosed(t *testing.T) {
 	assert.NotNil(t, found[b])
 }
 
+// A socket of some process is none of the kernel's.
+func TestFinder_OfTheKernel(t *testing.T) {
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	defer func() { _ = unix.Close(pair[0]); _ = unix.Close(pair[1]) }()
+	var st unix.Stat_t
+	require.NoError(t, unix.Fstat(pair[0], &st))
+	own := uint32(st.Ino)
+	require.NoError(t, unix.Fstat(pair[1], &st))
+	const nobodys = 0xfffffff0
+	left, err := newFinder(t).OfTheKernel([]uint32{own, nobodys, uint32(st.Ino)})
+	if err != nil {
+		t.Skip(err) // another user's processes can't be seen
+	}
+	assert.Equal(t, []uint32{nobodys}, left)
+}
+
 const asNobody = "VFSPROBE_TEST_CONNECTION"
 
 // Who may not see what a daemon holds guesses, and says so.

@@ -27,6 +27,13 @@ const (
 	SystemContainer
 )
 
+// SeesAllProcesses reports whether all processes of the host show, and not those of a container
+// alone. It is false where that may not be seen.
+func (h *Host) SeesAllProcesses() bool {
+	namespace, _ := os.Readlink(filepath.Join(h.Proc, h.PID, "ns/pid"))
+	return namespace == firstPIDNamespace
+}
+
 // Container tells what this process is in, by its namespaces and by its cgroup, which a
 // runtime has named.
 func (*Host) Container() Container {

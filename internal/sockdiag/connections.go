@@ -31,42 +31,71 @@ type Table struct{ busy atomic.Bool }
 // To returns the connections to an address and port, within a limit. They are not Known where
 // the kernel refuses, or takes longer.
 func (t *Table) To(server netip.AddrPort, limit time.Duration) Connections {
-	if !t.busy.CompareAndSwap(false, true) {
+	var found Connections
+	family := uint8(unix.AF_INET6)
+	if server.Addr().Unmap().Is4() {
+		family = unix.AF_INET
+	}
+	if !t.within(limit, func() error {
+		return eachConnection(family, server.Port(), func(s *TCP) { found.add(s, server) })
+	}) {
 		return Connections{}
 	}
-	answer := make(chan Connections, 1)
-	go func() {
-		found, err := connectionsTo(server)
-		found.Known = err == nil
-		t.busy.Store(false) // first: who has the answer may ask again
-		answer <- found
-	}()
-	select {
-	case found := <-answer:
-		if found.Known {
-			return found
-		}
-	case <-time.After(limit):
-	}
-	return Connections{}
+	found.Known = true
+	return found
 }
 
-// connectionsTo has the kernel list the sockets with the server's port. It leaves the others
-// out itself (inet_diag_dump_icsk, net/ipv4/inet_diag.c).
-func connectionsTo(server netip.AddrPort) (found Connections, err error) {
-	request := inetRequest{Family: unix.AF_INET6, Protocol: unix.IPPROTO_TCP, Extensions: infoWanted, States: 1<<Established | 1<<SynSent | 1<<CloseWait}
-	if server.Addr().Unmap().Is4() {
-		request.Family = unix.AF_INET
+// Search returns the connections which fit, within a limit: to a port of any server, or to all
+// ports for 0. known says whether the kernel has told.
+func (t *Table) Search(port uint16, fits func(*TCP) bool, limit time.Duration) (found []TCP, known bool) {
+	if !t.within(limit, func() error {
+		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
+			if err := eachConnection(family, port, func(s *TCP) {
+				if fits(s) {
+					found = append(found, *s)
+				}
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}) {
+		return nil, false
 	}
-	binary.BigEndian.PutUint16(request.ID[2:], server.Port()) // idiag_dport
-	err = ask(unix.NLM_F_DUMP, bytesOf(&request), func(payload []byte) error {
+	return found, true
+}
+
+// within has the kernel asked, and reports whether it has answered in time.
+func (t *Table) within(limit time.Duration, ask func() error) bool {
+	if !t.busy.CompareAndSwap(false, true) {
+		return false
+	}
+	answer := make(chan error, 1)
+	go func() {
+		err := ask()
+		t.busy.Store(false) // first: who has the answer may ask again
+		answer <- err
+	}()
+	select {
+	case err := <-answer:
+		return err == nil
+	case <-time.After(limit):
+		return false
+	}
+}
+
+// eachConnection has the kernel list the connections to a port; 0: to any. It leaves the others
+// out itself (inet_diag_dump_icsk, net/ipv4/inet_diag.c).
+func eachConnection(family uint8, port uint16, take func(*TCP)) error {
+	request := inetRequest{Family: family, Protocol: unix.IPPROTO_TCP, Extensions: infoWanted, States: 1<<Established | 1<<SynSent | 1<<CloseWait}
+	binary.BigEndian.PutUint16(request.ID[2:], port) // idiag_dport
+	return ask(unix.NLM_F_DUMP, bytesOf(&request), func(payload []byte) error {
 		socket, err := parseTCP(payload)
 		if err == nil {
-			found.add(&socket, server)
+			take(&socket)
 		}
 		return err
 	})
-	return found, err
 }
 
 // add takes a socket, if it is connected to the server.

@@ -50,6 +50,29 @@ func TestTable_To(t *testing.T) {
 	}
 }
 
+func TestTable_Search(t *testing.T) {
+	listener, server := listen(t, "127.0.0.1:0")
+	conn, err := net.Dial("tcp", server.String())
+	require.NoError(t, err)
+	defer conn.Close()
+	accepted, err := listener.Accept()
+	require.NoError(t, err)
+	defer accepted.Close()
+	var table Table
+	here := func(s *TCP) bool { return s.Peer == server }
+	for _, port := range []uint16{0, server.Port()} {
+		found, known := table.Search(port, here, limit)
+		if !known {
+			t.Skip("this kernel has no sock_diag")
+		}
+		require.Len(t, found, 1, "port %d", port)
+		assert.Equal(t, Established, found[0].State)
+		assert.NotZero(t, found[0].Inode)
+	}
+	found, _ := table.Search(server.Port(), func(*TCP) bool { return false }, limit)
+	assert.Empty(t, found)
+}
+
 func TestTable_SeesWhoConnects(t *testing.T) {
 	server := blackhole.Listen(t)
 	go func() {

@@ -21,13 +21,18 @@ const maxAutomounts = 1024
 
 // judgeAutomounts finds the mounts of autofs whose automounter is stopped or has ended: whoever
 // goes to what it has not mounted waits, or finds nothing. Of the others there is nothing to
-// say.
+// say, but of what they can't mount since its server is dead.
 func (m *Mountstat) judgeAutomounts() {
 	whys := make(map[string]string) // by process group
 	now, looked := make(map[string]*shortfall), 0
+	m.automounted = false
 	for i := range m.table.Mounts {
 		mount := &m.table.Mounts[i]
-		if mount.FSType != "autofs" || mount.Hidden || !m.selection.Fits(mount) || m.expectations.wants(mount.Mountpoint) {
+		if mount.FSType != "autofs" || mount.Hidden || !m.selection.Fits(mount) || strings.HasPrefix(mount.Mountpoint, "/proc/") {
+			continue // or it is binfmt_misc, which each host has
+		}
+		m.automounted = true
+		if m.expectations.wants(mount.Mountpoint) {
 			continue
 		}
 		if looked++; looked > maxAutomounts {
@@ -40,16 +45,12 @@ func (m *Mountstat) judgeAutomounts() {
 			whys[group] = why
 		}
 		if why != "" {
-			now[mount.Mountpoint] = &shortfall{expectation: expectation{path: mount.Mountpoint, source: mount.Source, fstype: mount.FSType}, why: why}
+			now[mount.Mountpoint] = &shortfall{expectation: expectation{path: mount.Mountpoint, source: mount.Source, fstype: mount.FSType},
+				cause: result.AutomounterStopped, why: why}
 		}
 	}
-	m.automounts = m.follow(m.automounts, now,
-		func(s *shortfall) {
-			m.Log.Warnf("nothing can be mounted at %s: %s; %s", mounts.Printable(s.path), result.AutomounterStopped, s.why)
-		},
-		func(s *shortfall) {
-			m.Log.Infof("the automounter of %s is there again, after %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
-		})
+	m.judgeDemands(now)
+	m.automounts = m.follow(m.automounts, now, m.sayUnmet, m.sayMet)
 }
 
 // automounterFails is why a process group can mount nothing, as the process tells that leads it
@@ -88,16 +89,21 @@ func processState(stat string) (comm string, state byte) {
 
 // emitAutomounts reports those that can mount nothing.
 func (m *Mountstat) emitAutomounts(acc telegraf.Accumulator, counts *counts) {
-	m.judgeAutomounts()
 	for _, s := range m.automounts {
 		counts[result.Error]++
-		acc.AddGauge("mountstat", map[string]any{
+		fields := map[string]any{
 			"result":        result.Error.String(),
 			"result_code":   int64(result.Error),
-			"cause":         string(result.AutomounterStopped),
+			"cause":         string(s.cause),
 			"reason":        s.why,
 			"hung_seconds":  0.0,
 			"fault_seconds": time.Since(s.since).Seconds(),
-		}, map[string]string{"path": mounts.Printable(s.path), "device": mounts.SourceTag(s.source), "fstype": mounts.Printable(s.fstype)})
+		}
+		s.answer.AddTo(fields, "server_rpc")
+		tags := map[string]string{"path": mounts.Printable(s.path), "device": mounts.SourceTag(s.source), "fstype": mounts.Printable(s.fstype)}
+		if s.server != "" {
+			tags["server"] = s.server
+		}
+		acc.AddGauge("mountstat", fields, tags)
 	}
 }

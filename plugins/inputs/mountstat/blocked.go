@@ -29,6 +29,9 @@ func (m *Mountstat) scanBlocked() (blocked.Scan, error) {
 			}
 		}
 	}
+	if m.automounted { // who waits for what is to be mounted is looked for while nothing else hangs
+		request.Waits = append(request.Waits, "autofs_wait")
+	}
 	return m.host.Tasks.Scan(request)
 }
 
@@ -52,12 +55,18 @@ func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any
 	now := time.Now()
 	groups := make(map[waitSite]*taskGroup)
 	programs := m.mountPrograms(scan.Tasks)
+	m.noteDemands(scan.Tasks, programs)
 	resolver := mountResolver{m: m, namespace: m.host.MountNamespace(), foreign: make(map[string]*mounts.Snapshot)}
 	for _, task := range scan.Tasks {
-		site := waitSite{wchan: task.Wchan, comm: commonName(&task), path: cmp.Or(programs[task.PID].path, resolver.mountOf(task))}
+		site, source := waitSite{wchan: task.Wchan, comm: commonName(&task)}, ""
+		if program := programs[task.PID]; program != nil {
+			site.path, source = program.Mountpoint, program.Source
+		} else {
+			site.path = resolver.mountOf(task)
+		}
 		g := groups[site]
 		if g == nil {
-			g = &taskGroup{waitSite: site, source: programs[task.PID].source, since: now}
+			g = &taskGroup{waitSite: site, source: source, since: now}
 			groups[site] = g
 		}
 		g.add(1, task.Since, task.PID)
@@ -83,9 +92,6 @@ func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any
 // maxMountPrograms is of how many mount programs the arguments are read in a gather.
 const maxMountPrograms = 64
 
-// mountProgram is what a program such as mount.nfs mounts, and where.
-type mountProgram struct{ source, path string }
-
 // programID is a process, by its number and when it began, in ticks after boot.
 type programID struct {
 	pid   int
@@ -95,16 +101,16 @@ type programID struct {
 // mountPrograms are those among tasks, by their pids: an automounter's, for instance, whose
 // server does not answer, so that nothing is mounted yet. The arguments of each are read once,
 // also where they could not be: who waits for a process's memory keeps the gather waiting.
-func (m *Mountstat) mountPrograms(tasks []blocked.Task) map[int]mountProgram {
+func (m *Mountstat) mountPrograms(tasks []blocked.Task) map[int]*mounts.Mount {
 	before := m.programs
-	m.programs = make(map[programID]mountProgram)
+	m.programs = make(map[programID]*mounts.Mount)
 	var news []programID
 	var pids []int
 	for _, task := range tasks {
 		id := programID{task.PID, task.Start}
 		program, known := before[id]
 		switch {
-		case !strings.HasPrefix(task.Comm, "mount."), slices.Contains(pids, task.PID):
+		case task.Comm != "mount" && !strings.HasPrefix(task.Comm, "mount."), slices.Contains(pids, task.PID):
 		case known:
 			m.programs[id] = program
 		case len(pids) < maxMountPrograms:
@@ -116,23 +122,14 @@ func (m *Mountstat) mountPrograms(tasks []blocked.Task) map[int]mountProgram {
 		lines, err := m.host.Files.CommandLines(pids)
 		m.said.Error("arguments of mount programs", err)
 		for i, line := range lines {
-			m.programs[news[i]] = parseMountProgram(line)
+			m.programs[news[i]] = mounts.ParseProgram(line)
 		}
 	}
-	programs := make(map[int]mountProgram, len(m.programs))
+	programs := make(map[int]*mounts.Mount, len(m.programs))
 	for id, program := range m.programs {
 		programs[id.pid] = program
 	}
 	return programs
-}
-
-// parseMountProgram takes source and mount point from arguments, which come first, mount(8).
-// What follows may hold passwords.
-func parseMountProgram(arguments []string) (p mountProgram) {
-	if len(arguments) >= 3 && filepath.IsAbs(arguments[2]) {
-		p = mountProgram{arguments[1], filepath.Clean(arguments[2])}
-	}
-	return p
 }
 
 func (g *taskGroup) add(count int64, since time.Time, pid int) {

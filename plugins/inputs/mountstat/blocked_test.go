@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
@@ -97,39 +98,15 @@ func TestWhatAMountProgramWaitsFor(t *testing.T) {
 	fs.Heal()
 }
 
-func TestParseMountProgram(t *testing.T) {
-	for _, c := range []struct {
-		arguments []string
-		want      mountProgram
-	}{
-		{[]string{"/sbin/mount.nfs", "nas:/home", "/auto/home/", "-s", "-o", "rw"}, mountProgram{"nas:/home", "/auto/home"}},
-		{[]string{"mount.cifs", "//nas/data", "/auto/x", "-o", "user=u,pass=secret"}, mountProgram{"//nas/data", "/auto/x"}},
-		{[]string{"mount.nfs", "-o", "pass=x", "nas:/home", "/x"}, mountProgram{}},
-		{[]string{"mount.nfs", "nas:/home"}, mountProgram{}},
-		{nil, mountProgram{}},
-	} {
-		assert.Equal(t, c.want, parseMountProgram(c.arguments), c.arguments)
-	}
-}
-
 // The arguments of a program are read once: here there is nobody to read them.
 func TestMountstat_KnowsMountPrograms(t *testing.T) {
-	home := mountProgram{"nas:/home", "/auto/home"}
-	m := &Mountstat{programs: map[programID]mountProgram{{7, 100}: home, {8, 100}: home}}
+	home := mounts.ParseProgram([]string{"mount.nfs", "nas:/home", "/auto/home"})
+	m := &Mountstat{programs: map[programID]*mounts.Mount{{7, 100}: home, {8, 100}: home}}
 	tasks := []blocked.Task{{PID: 7, Start: 100, Comm: "mount.nfs"}, {PID: 9, Start: 100, Comm: "cat"}}
 	for range 2 {
-		assert.Equal(t, map[int]mountProgram{7: home}, m.mountPrograms(tasks))
+		assert.Equal(t, map[int]*mounts.Mount{7: home}, m.mountPrograms(tasks))
 	}
 	assert.Len(t, m.programs, 1, "what has ended is forgotten")
-}
-
-func FuzzParseMountProgram(f *testing.F) {
-	f.Add("nas:/home", "/auto/home")
-	f.Fuzz(func(t *testing.T, source, path string) {
-		if p := parseMountProgram([]string{"mount.nfs", source, path}); p.path != "" && !filepath.IsAbs(p.path) {
-			t.Error(p)
-		}
-	})
 }
 
 func TestWhoWaitsForAFrozenFileSystem(t *testing.T) {

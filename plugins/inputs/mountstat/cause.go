@@ -171,10 +171,8 @@ func (m *Mountstat) causeAtServer(t *target) cause {
 	switch {
 	case !a.Known, t.servers[0].elsewhere:
 		return ""
-	case !a.Answered() && a.Reached:
-		return serviceDead(t.servers[0].Service)
 	case !a.Answered():
-		return serverUnreachable
+		return causeOfServer(t.servers[0].Service, a)
 	}
 	before := t.found.cause
 	if before != serviceDead(t.servers[0].Service) && before != serverUnreachable {

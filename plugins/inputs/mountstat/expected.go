@@ -11,6 +11,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 // expectation is a mount that should be there.
@@ -25,6 +26,10 @@ type shortfall struct {
 	expectation
 	since time.Time
 	why   string // of one that is read-only, if the kernel says so
+	cause cause  // of one that can't be mounted on demand
+	// answer is that of its server, if that is why.
+	answer serverpool.Answer
+	server string // its address
 }
 
 // expectations are what the sources and the configuration want, against the table.
@@ -200,6 +205,9 @@ func (m *Mountstat) emitMissing(acc telegraf.Accumulator, counts *counts) {
 		}, tags(&s.expectation))
 	}
 	for i := range m.expectations.untouched {
+		if m.automounts[m.expectations.untouched[i].path] != nil {
+			continue // it can't be mounted
+		}
 		counts[result.Unchecked]++
 		acc.AddGauge("mountstat", map[string]any{
 			"result":        result.Unchecked.String(),

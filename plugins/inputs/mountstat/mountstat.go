@@ -6,6 +6,7 @@ import (
 	"cmp"
 	_ "embed"
 	"fmt"
+	"net/netip"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -25,6 +26,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
+	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 )
 
 //go:embed sample.conf
@@ -72,6 +74,8 @@ type Mountstat struct {
 	byMount map[int]*target          // by the mount's number in the table
 	servers map[serverpool.Question]*server
 	smb     smbClient
+	// smbPorts are those of SMB servers that are not at the usual one.
+	smbPorts map[netip.Addr]uint16
 	// regrouped says that there were targets before.
 	regrouped bool
 	binds     bool      // some of the targets' mounts are such
@@ -84,11 +88,15 @@ type Mountstat struct {
 	kernelLog     kernelLog
 	namespaces    namespaces
 	expectations  expectations
-	automounts    map[string]*shortfall // that can mount nothing, by mount point
+	automounts    map[string]*shortfall // where nothing can be mounted
+	automounted   bool                  // there are mounts of autofs
+	demands       map[string]*demand    // by mount point
+	sockets       sockdiag.Table
+	allProcesses  bool // of the host show
 	daemons       daemons
 	guards        guards
 	bcachefs      bcachefs
-	programs      map[programID]mountProgram // that wait
+	programs      map[programID]*mounts.Mount // that wait
 
 	// Of the gather under way.
 	round   uint64
@@ -113,6 +121,8 @@ func init() {
 			BlockedTop:      10,
 			kernelLog:       kernelLog{name: kmsg.Device, devices: make(map[string]*deviceLog)},
 			mail:            mailbox.New(),
+			demands:         make(map[string]*demand),
+			smbPorts:        make(map[netip.Addr]uint16),
 		}
 	})
 }
@@ -129,6 +139,7 @@ func (m *Mountstat) Init() error {
 		m.host = host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: prober.New(prober.Options{Warnf: m.Log.Warnf}), Log: m.Log})
 	}
 	m.said = oncelog.New(m.Log)
+	m.allProcesses = m.host.SeesAllProcesses()
 	if err := m.resolve(); err != nil {
 		return err
 	}
@@ -161,6 +172,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	pending := m.submit()
 	m.daemons.begin()
 	m.askServers()
+	m.askDemands()
 	m.askDaemons(began)
 	defer m.askAboutLate(pending)()
 	m.reconsider() // what a gather that was cut short has left
@@ -212,6 +224,7 @@ func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{
 	}
 	m.sayRefused(refused)
 	m.expect(false)
+	m.judgeAutomounts()
 	m.emitMissing(acc, counts)
 	m.emitAutomounts(acc, counts)
 	m.emitServers(acc)

@@ -89,7 +89,15 @@ func (t *target) connections() string {
 
 // connectionsTo says how those to one of the target's servers are.
 func (t *target) connectionsTo(server int) string {
-	where, a := t.servers[server].Address.String(), &t.answers[server]
+	where, a := t.servers[server].Address.String(), t.answers[server]
+	if c := &a.Connections; c.Known && a.Errno != serverpool.Foreign && c.Unacknowledged+c.Connecting+c.CloseWait == 0 && c.Established > 0 && t.traffic.stats != nil && t.traffic.unanswered() == 0 {
+		return fmt.Sprintf("nothing was sent to %s since its last answer", where)
+	}
+	return describeConnections(where, a)
+}
+
+// describeConnections says how this host's connections to a server are.
+func describeConnections(where string, a serverpool.Answer) string {
 	c := a.Connections
 	switch {
 	case !c.Known:
@@ -104,8 +112,6 @@ func (t *target) connectionsTo(server int) string {
 		return fmt.Sprintf("%s has closed the connection", where)
 	case c.Established == 0:
 		return fmt.Sprintf("this host has no connection to %s", where)
-	case t.traffic.stats != nil && t.traffic.unanswered() == 0:
-		return fmt.Sprintf("nothing was sent to %s since its last answer", where)
 	}
 	return fmt.Sprintf("what was sent to %s is acknowledged, and not answered", where)
 }
@@ -185,6 +191,10 @@ func (t *target) causeOfRefusal(f *finding) cause {
 		return result.LoginRefused
 	case t.Probed.Ceph() && f.check != checkStatfs && t.worked[f.check]:
 		return result.ClientEvicted // EACCES of a rejected session (__do_request, fs/ceph/mds_client.c)
+	case t.Probed.FUSE() && t.Probed.ListingCosts() && t.worked[f.check]:
+		// Object stores have no owners and modes: s3fs says EPERM for HTTP's 403
+		// (S3fsCurl::RequestPerform, curl.cpp).
+		return result.LoginRefused
 	}
 	return permission
 }

@@ -193,6 +193,55 @@ func TestAnSMBMountWhosePortIsNotKnown(t *testing.T) {
 	assert.Equal(t, "unknown", text(at(collect.Gather(t, m), fs.Dir), "cause"))
 }
 
+// ofTheKernel connects to a server by a socket that no process has, as clients of the kernel's
+// do: it is on its way to one that never takes it.
+func ofTheKernel(t *testing.T, server netip.AddrPort) {
+	t.Helper()
+	conn, err := net.Dial("tcp", server.String())
+	require.NoError(t, err)
+	file, err := conn.(*net.TCPConn).File()
+	require.NoError(t, err)
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = unix.Close(pair[0]); _ = unix.Close(pair[1]) })
+	require.NoError(t, unix.Sendmsg(pair[0], []byte{0}, unix.UnixRights(int(file.Fd())), nil, 0))
+	require.NoError(t, file.Close())
+	require.NoError(t, conn.Close())
+}
+
+// The client's own connection says where a server listens that is not at the usual port.
+func TestAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	m.allProcesses = true // as where this process is in no PID namespace of its own
+	var silent atomic.Bool
+	server := rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
+		if !silent.Load() {
+			answerSMB(conn)
+		}
+		silence(conn)
+	})
+	others, err := net.Dial("tcp", rpchost.Serve(t, "127.0.0.1:0", silence).String())
+	require.NoError(t, err)
+	defer others.Close()
+	ofTheKernel(t, server)
+	withTable(m, tableOf(t, fs.Dir, "/", "rw", "cifs", "//nas/data", "rw,vers=3.1.1,addr=127.0.0.1"))
+	require.Eventually(t, func() bool {
+		g := collect.Gather(t, m)
+		port, _ := g.Named("mountstat_server")[0].GetTag("port")
+		return port == fmt.Sprint(server.Port())
+	}, 15*time.Second, 10*time.Millisecond, "it is asked there")
+	assert.Len(t, m.smbPorts, 1)
+	silent.Store(true)
+	fs.Pause()
+	metric := at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "timeout server_service_dead", text(metric, "result")+" "+text(metric, "cause"))
+	assert.Contains(t, text(metric, "reason"), server.String())
+	m.regroup()
+	assert.Equal(t, server, m.targets[0].servers[0].Address, "also by another table")
+}
+
 // A client takes a while to notice that its server is back.
 func TestAnSMBMountThatHasNotConnectedAgain(t *testing.T) {
 	faultfs.Require(t)

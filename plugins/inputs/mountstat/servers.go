@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -22,8 +23,9 @@ type server struct {
 	pending bool              // the answer is to come
 	answer  serverpool.Answer // the last one, as of this gather
 	// proven and elsewhere say whether it is where it is asked: the mount table does not tell
-	// the port of SMB servers.
+	// the port of SMB servers, see locateSMB.
 	proven, elsewhere bool
+	located           bool // it was looked for
 }
 
 // asker is how it is asked.
@@ -41,19 +43,27 @@ func (m *Mountstat) linkServers(t *target, before map[serverpool.Question]*serve
 		return // their addresses mean another network
 	}
 	for _, found := range t.Probed.Servers() {
-		s := m.servers[found.Question]
-		if s == nil {
-			if s = before[found.Question]; s == nil {
-				s = &server{}
-			}
-			s.Server, s.timeout = found, t.policy.timeout
-			m.servers[found.Question] = s
+		if port := m.smbPorts[found.Address.Addr()]; port != 0 && found.Service == serverpool.SMB && !tellsPort(t.Probed) {
+			found.Address = netip.AddrPortFrom(found.Address.Addr(), port)
 		}
-		s.timeout = min(s.timeout, t.policy.timeout)
-		if !slices.Contains(t.servers, s) {
+		if s := m.serverOf(found, t.policy.timeout, before); !slices.Contains(t.servers, s) {
 			t.servers = append(t.servers, s)
 		}
 	}
+}
+
+// serverOf is what is known of a server of mounts that have a timeout.
+func (m *Mountstat) serverOf(found mounts.Server, timeout time.Duration, before map[serverpool.Question]*server) *server {
+	s := m.servers[found.Question]
+	if s == nil {
+		if s = before[found.Question]; s == nil {
+			s = &server{}
+		}
+		s.Server, s.timeout = found, timeout
+		m.servers[found.Question] = s
+	}
+	s.timeout = min(s.timeout, timeout)
+	return s
 }
 
 // askServers asks the servers whose answers are evidence, has the others asked by turns, and
@@ -199,19 +209,28 @@ func (t *target) serverFields(fields map[string]any) {
 // common.
 func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 	all := make(map[mounts.Server]*fault.Sums, len(m.servers))
-	add := func(s mounts.Server, t *target) {
+	add := func(s mounts.Server, mounts int, superblock string, code result.Code, h *fault.History) {
 		if all[s] == nil {
 			all[s] = &fault.Sums{}
 		}
-		all[s].Add(len(t.Mounts), t.Probed.Superblock(), t.found.code, &t.History)
+		all[s].Add(mounts, superblock, code, h)
+	}
+	addTarget := func(s mounts.Server, t *target) {
+		add(s, len(t.Mounts), t.Probed.Superblock(), t.found.code, &t.History)
 	}
 	for _, t := range m.targets {
 		for _, s := range t.servers {
 			m.noteElsewhere(t, s)
-			add(s.Server, t)
+			m.locateSMB(t, s)
+			addTarget(s.Server, t)
 		}
 		if t.behindDaemon.Address.IsValid() {
-			add(t.behindDaemon, t)
+			addTarget(t.behindDaemon, t)
+		}
+	}
+	for path, d := range m.demands {
+		if d.unmet != nil && len(d.servers) > 0 {
+			add(d.servers[0].Server, 1, path, result.Error, &fault.History{})
 		}
 	}
 	for s, sums := range all {
