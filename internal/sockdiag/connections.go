@@ -48,11 +48,12 @@ func (t *Table) To(server netip.AddrPort, limit time.Duration) Connections {
 // Search returns the connections which fit, within a limit: to a port of any server, or to all
 // ports for 0. known says whether the kernel has told.
 func (t *Table) Search(port uint16, fits func(*TCP) bool, limit time.Duration) (found []TCP, known bool) {
+	var all []TCP // not found: it is written to after the limit, too
 	if !t.within(limit, func() error {
 		for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
 			if err := eachConnection(family, port, func(s *TCP) {
 				if fits(s) {
-					found = append(found, *s)
+					all = append(all, *s)
 				}
 			}); err != nil {
 				return err
@@ -62,7 +63,7 @@ func (t *Table) Search(port uint16, fits func(*TCP) bool, limit time.Duration) (
 	}) {
 		return nil, false
 	}
-	return found, true
+	return all, true
 }
 
 // within has the kernel asked, and reports whether it has answered in time.
