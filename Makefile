@@ -97,7 +97,8 @@ test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 	VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStallStory|TestOrdinaryWork' ./internal/dashboards
 	GATHERS=100000 $(GO) run ./internal/prober/bench idle
-	$(MAKE) --no-print-directory test-vm FAMILIES="ceph gluster webdav"
+	VFSPROBE_SOCKETS=100000 CGO_ENABLED=0 $(call gotest,long) -run TestTable_AmongManySockets ./internal/sockdiag
+	$(MAKE) --no-print-directory test-vm FAMILIES="autofs ceph gluster s3 webdav"
 	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"
 	-$(MAKE) --no-print-directory vuln
 
@@ -116,14 +117,15 @@ test-nfs: bin/nfsvm ## NFS faults in virtual machines; RUN=EXPRESSION chooses sc
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
 	@$(STAGE) $(NFSVM); code=$$?; [ $$code != 77 ] || { echo 'test-nfs: SKIPPED'; code=$(SKIPPED); }; exit $$code
 
-# Mounts of real file servers, and their faults: NFS, SMB and 9P, CephFS in virtual machines,
-# GlusterFS and WebDAV on this host. FAULTS=docs/FAULTS.md writes the tables of all but NFS.
+# Mounts of real file servers, and their faults: NFS, SMB and 9P, automounts of SMB and CephFS
+# in virtual machines, GlusterFS, S3 and WebDAV on this host. FAULTS=docs/FAULTS.md writes the tables of all but NFS.
 # "make test" has the first two.
-FAMILIES ?= nfs smb ceph gluster webdav
+FAMILIES ?= nfs smb autofs ceph gluster s3 webdav
 FAMILY_NEEDS := mmdebstrap user-mode-linux:linux.uml gcc iproute2:ip fuse3:fusermount3
 FAMILY_NEEDS_gluster := glusterfs-server:glusterd glusterfs-client:glusterfs
+FAMILY_NEEDS_s3 := s3fs
 FAMILY_NEEDS_webdav := rclone
-test-vm: ## faults of real file servers; FAMILIES="nfs smb gluster webdav" chooses
+test-vm: ## faults of real file servers; FAMILIES="nfs smb autofs ceph gluster s3 webdav" chooses
 	-@tools/setup $(FAMILY_NEEDS) $(foreach family,$(FAMILIES),$(FAMILY_NEEDS_$(family)))
 	VFSPROBE_FAMILIES="$(filter-out nfs,$(FAMILIES)) -" FAULTS="$(abspath $(FAULTS))" CGO_ENABLED=0 $(GO) test -count 1 -timeout 40m -v ./internal/testing/fileservers
 	$(if $(filter nfs,$(FAMILIES)),$(MAKE) --no-print-directory test-nfs)
@@ -166,6 +168,7 @@ lint: ## formatting, vet, staticcheck, generated files, licenses
 	"$$($(GO) -C tools/lint tool -n staticcheck)" ./...
 	$(GO) mod tidy -diff
 	$(GO) -C tools/package vet . && $(GO) -C tools/package mod tidy -diff && $(GO) -C tools/package test .
+	$(GO) -C tools/s3 vet . && $(GO) -C tools/s3 mod tidy -diff
 	$(GO) -C tools/kubernetes vet . && $(GO) -C tools/kubernetes mod tidy -diff && $(GO) -C tools/kubernetes test -count 1 .
 	tools/readme
 	$(GO) run ./tools/licences ./...

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strconv"
 	"testing"
 	"time"
 
@@ -97,6 +98,28 @@ func TestAsker_WhatAnswersMean(t *testing.T) {
 		assert.False(t, a.Answered(), service)
 	}
 	assert.Nil(t, Asker(serverpool.NFS))
+}
+
+// A link-local address means something with its zone alone, which the mount table has as a number.
+func TestAsker_OfAnAddressWithAZone(t *testing.T) {
+	links, err := net.Interfaces()
+	require.NoError(t, err)
+	for _, link := range links {
+		addresses, err := link.Addrs()
+		require.NoError(t, err)
+		for _, a := range addresses {
+			address, ok := netip.AddrFromSlice(a.(*net.IPNet).IP)
+			if !ok || !address.Is6() || !address.IsLinkLocalUnicast() || link.Flags&net.FlagUp == 0 {
+				continue
+			}
+			zoned := address.WithZone(strconv.Itoa(link.Index))
+			server := rpchost.Serve(t, netip.AddrPortFrom(zoned, 0).String(), says(smbRequest, "\x00\x00\x00\x40\xfeSMB"+string(make([]byte, 60))))
+			answer := ask(serverpool.SMB, netip.AddrPortFrom(zoned, server.Port()), 5*time.Second)
+			assert.True(t, answer.Answered(), "%v: %+v", zoned, answer)
+			return
+		}
+	}
+	t.Skip("this host has no link-local address")
 }
 
 // The request is that of MS-SMB2 2.2.3, and the one that a server was seen to answer.

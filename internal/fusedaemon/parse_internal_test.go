@@ -1,6 +1,8 @@
 package fusedaemon
 
 import (
+	"os/exec"
+	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/assert"
@@ -36,4 +38,24 @@ func FuzzSocketInodes(f *testing.F) {
 			t.Error(inodes)
 		}
 	})
+}
+
+// The sockets of a daemon in another network namespace are in no table of this one: that there
+// are none says nothing.
+func TestFinder_KnowsAnotherNetwork(t *testing.T) {
+	f := NewFinder("/proc", nil, nil)
+	here := exec.Command("sleep", "1000")
+	elsewhere := exec.Command("sleep", "1000")
+	elsewhere.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
+	for _, c := range []*exec.Cmd{here, elsewhere} {
+		if err := c.Start(); err != nil {
+			t.Skip(err) // without root
+		}
+		t.Cleanup(func() {
+			_ = c.Process.Kill()
+			_ = c.Wait()
+		})
+	}
+	assert.True(t, f.sameNetwork(here.Process.Pid))
+	assert.False(t, f.sameNetwork(elsewhere.Process.Pid))
 }

@@ -209,6 +209,20 @@ func ofTheKernel(t *testing.T, server netip.AddrPort) {
 	require.NoError(t, conn.Close())
 }
 
+// The addresses of mounts in another network namespace mean other hosts, or none.
+func TestMountsOfAnotherNetworkHaveNoServers(t *testing.T) {
+	m, _ := newPretendedNFS(t, nil)
+	mount := &mounts.Mount{Info: &mountinfo.Info{FSType: "cifs", Source: "//nas/data", VFSOptions: "rw,addr=10.0.0.2"}}
+	for _, c := range []struct {
+		namespace *namespace
+		servers   int
+	}{{nil, 1}, {&namespace{network: true}, 1}, {&namespace{}, 0}} {
+		of := &target{Unit: &mounts.Unit{Probed: mount}, policy: m.policy, namespace: c.namespace}
+		m.linkServers(of, nil)
+		assert.Len(t, of.servers, c.servers)
+	}
+}
+
 // The client's own connection says where a server listens that is not at the usual port.
 func TestAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 	faultfs.Require(t)
