@@ -53,11 +53,12 @@ func family(t *testing.T, name string) {
 
 // lab is where servers, mounts of theirs and vfsprobe run.
 type lab struct {
-	t       *testing.T
-	run     func(ctx context.Context, script string) (agent.Result, error)
-	program string // vfsprobe
-	checks  string // that it makes, as TOML has them
-	table   document.Table
+	t        *testing.T
+	run      func(ctx context.Context, script string) (agent.Result, error)
+	program  string // vfsprobe
+	checks   string // that it makes, as TOML has them
+	override string // settings of all mounts that only an override has; empty: none
+	table    document.Table
 }
 
 // network has servers in a network namespace of their own, so that what is between them and the
@@ -72,13 +73,15 @@ cat >/run/net <<'X'
 case $1 in
 drop) ip -n server route add blackhole 10.9.0.2/32;;
 undrop) ip -n server route del blackhole 10.9.0.2/32;;
+reject) ip netns exec server iptables-legacy -I INPUT -s 10.9.0.2 -j REJECT --reject-with icmp-admin-prohibited;;
+unreject) ip netns exec server iptables-legacy -D INPUT 1;;
 esac
 X
 chmod +x /run/net
 `
 
 // gathers has vfsprobe gather whenever a line is written to /run/gathers.
-const gathers = `printf '%%s\n' '[[inputs.mountstat]]' 'mount_points = ["/mnt/*"]' 'timeout = "3s"' 'fstab = ""' 'checks = [%s]' >/run/vfsprobe.toml
+const gathers = `printf '%%s\n' '[[inputs.mountstat]]' 'mount_points = ["/mnt/*"]' 'timeout = "3s"' 'fstab = ""' 'checks = [%s]' '%s' >/run/vfsprobe.toml
 mkfifo /run/gathers
 sleep 1000000 >/run/gathers 2>/run/ignored &
 %s -config /run/vfsprobe.toml </run/gathers >/run/metrics 2>/run/log &
@@ -154,8 +157,18 @@ func (l *lab) shell(script string) string {
 // watch starts vfsprobe, which must find all the mounts well.
 func (l *lab) watch(paths ...string) {
 	l.t.Helper()
-	l.shell(fmt.Sprintf(gathers, l.checks, l.program))
-	l.await("at first", patience, well(paths...))
+	l.watchFor(well(paths...))
+}
+
+// watchFor starts vfsprobe, which must find all as expected.
+func (l *lab) watchFor(all expected) {
+	l.t.Helper()
+	override := ""
+	if l.override != "" {
+		override = "[[inputs.mountstat.override]]\n" + l.override
+	}
+	l.shell(fmt.Sprintf(gathers, l.checks, override, l.program))
+	l.await("at first", patience, all)
 }
 
 // expected says which parts the metrics of mounts are to have.
@@ -170,11 +183,17 @@ func well(paths ...string) expected {
 	return all
 }
 
+// absent is the part of a mount that has no line.
+const absent = "no line"
+
+// gone expects that there is no line, or one with one of these parts.
+func gone(or ...string) []string { return []string{strings.Join(append([]string{absent}, or...), "|")} }
+
 // missing names a part that a line does not have; empty if it has all. What is parted by |
 // may be one of these.
 func missing(line string, parts []string) string {
 	for _, part := range parts {
-		if !slices.ContainsFunc(strings.Split(part, "|"), func(one string) bool { return strings.Contains(line, one) }) {
+		if !slices.ContainsFunc(strings.Split(part, "|"), func(one string) bool { return strings.Contains(line, one) || one == absent && line == "" }) {
 			return part
 		}
 	}
@@ -293,7 +312,7 @@ func (l *lab) try(s scenario) {
 		later, recovered := l.await("afterwards", patience, s.after)
 		for _, path := range slices.Sorted(maps.Keys(s.expect)) {
 			then := fmt.Sprintf("%.1f s", recovered.Seconds())
-			if later := later[path]; value(later, "result") != "ok" {
+			if later := later[path]; strings.Contains(later, "cause=") {
 				then = "then " + summary(later)
 			}
 			l.table.Add(s.fault, path, summary(lines[path]), value(lines[path], "reason"), fmt.Sprintf("%.1f s", reported.Seconds()), then)
