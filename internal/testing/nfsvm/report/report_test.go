@@ -38,15 +38,18 @@ func TestCount(t *testing.T) {
 func TestTable(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "FAULTS.md")
 	require.NoError(t, os.WriteFile(file, []byte("before\nafter\n"), 0o644))
-	require.ErrorContains(t, report.WriteTable(file, nil), "markers")
+	require.ErrorContains(t, report.WriteTable(file, nil, nil), "markers")
 
 	const begin, end = "<!-- nfs -->", "<!-- /nfs -->"
-	require.NoError(t, os.WriteFile(file, []byte("before\n"+begin+"\nold\n"+end+"\nafter\n"), 0o644))
-	require.NoError(t, report.WriteTable(file, []*report.Result{result()}))
+	const other = "| **away**: It is away. | v3 | x | x |  |  |  |\n|  | v4 | y | y |  |  |  |\n"
+	const gone = "| **gone**: No such scenario. | v3 | x | x |  |  |  |\n"
+	const former = "| **cut**: It was cut. | v3 | x | x |  |  |  |\n"
+	require.NoError(t, os.WriteFile(file, []byte("before\n"+begin+"\n| fault |\n|---|\n"+other+former+gone+end+"\nafter\n"), 0o644))
+	require.NoError(t, report.WriteTable(file, []*report.Result{result()}, []string{"away", "cut"}))
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
 	assert.Equal(t, "before\n"+begin+"\n"+
-		"| fault | mount | expected | reported | system calls | seconds to report | to recover |\n|---|---|---|---|---|---|---|\n"+
+		"| fault | mount | expected | reported | system calls | seconds to report | to recover |\n|---|---|---|---|---|---|---|\n"+other+
 		"| **cut**: The network is cut. | v3 | timeout or stuck, (server_unreachable), nfslock server_unreachable | timeout, (-), nfslock ok | statfs hangs, setlk hangs | 3 | 2 |\n"+
 		end+"\nafter\n", string(text))
 }

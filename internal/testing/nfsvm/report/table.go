@@ -2,6 +2,7 @@ package report
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -53,40 +54,61 @@ const (
 	tableEnd   = "<!-- /nfs -->"
 )
 
-// WriteTable writes the results into a Markdown file, between its markers.
-func WriteTable(file string, results []*Result) error {
+// WriteTable writes the results into a Markdown file, between its markers. Of scenarios that
+// were not run, and are among all that there are, it leaves what is there.
+func WriteTable(file string, results []*Result, all []string) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
 	before, rest, found := strings.Cut(string(text), tableBegin)
-	_, after, ended := strings.Cut(rest, tableEnd)
+	old, after, ended := strings.Cut(rest, tableEnd)
 	if !found || !ended {
 		return fmt.Errorf("%s: the markers %q and %q are needed", file, tableBegin, tableEnd)
 	}
-	return os.WriteFile(file, []byte(before+tableBegin+"\n"+Table(results)+tableEnd+after), 0o644)
-}
-
-// Table renders what was seen as Markdown.
-func Table(results []*Result) string {
+	rows := rowsByScenario(old)
+	maps.DeleteFunc(rows, func(name, _ string) bool { return !slices.Contains(all, name) })
+	for _, r := range results {
+		rows[r.Scenario] = r.rows()
+	}
 	var b strings.Builder
 	b.WriteString("| fault | mount | expected | reported | system calls | seconds to report | to recover |\n|---|---|---|---|---|---|---|\n")
-	results = slices.Clone(results)
-	slices.SortFunc(results, func(a, b *Result) int { return strings.Compare(a.Scenario, b.Scenario) })
-	for _, r := range results {
-		for i, row := range r.joined() {
-			title := ""
-			if i == 0 {
-				title = fmt.Sprintf("**%s**: %s", r.Scenario, r.Title)
-			}
-			mount := row.Mount
-			if row.After != "" {
-				mount += " after " + row.After
-			}
-			want, got := row.Summary()
-			fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n",
-				escape(title), escape(mount), escape(want), escape(got), row.Calls(), cell(row.Report), cell(row.Recover))
+	for _, name := range slices.Sorted(maps.Keys(rows)) {
+		b.WriteString(rows[name])
+	}
+	return os.WriteFile(file, []byte(before+tableBegin+"\n"+b.String()+tableEnd+after), 0o644)
+}
+
+// rowsByScenario are a table's rows, of which the first of each scenario has its name.
+func rowsByScenario(table string) map[string]string {
+	rows := make(map[string]string)
+	name := ""
+	for line := range strings.Lines(table) {
+		if title, begins := strings.CutPrefix(line, "| **"); begins {
+			name, _, _ = strings.Cut(title, "**")
 		}
+		if name != "" {
+			rows[name] += line
+		}
+	}
+	return rows
+}
+
+// rows renders what was seen as rows of the table.
+func (r *Result) rows() string {
+	var b strings.Builder
+	for i, row := range r.joined() {
+		title := ""
+		if i == 0 {
+			title = fmt.Sprintf("**%s**: %s", r.Scenario, r.Title)
+		}
+		mount := row.Mount
+		if row.After != "" {
+			mount += " after " + row.After
+		}
+		want, got := row.Summary()
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s |\n",
+			escape(title), escape(mount), escape(want), escape(got), row.Calls(), cell(row.Report), cell(row.Recover))
 	}
 	return b.String()
 }
