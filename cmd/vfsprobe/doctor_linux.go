@@ -21,6 +21,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/plugins/inputs/nfslock"
 )
 
 const doctorUsage = `Tells which capability, file or kernel feature vfsprobe lacks on this host, which
@@ -144,14 +145,20 @@ func showUnit(name string) ([]byte, error) {
 }
 
 // checkConfig reads a configuration as the plugin does at its start.
-func checkConfig(file string) error {
+func checkConfig(file string) (doctor.Configured, error) {
+	var configured doctor.Configured
 	p := prober.New(prober.Options{})
 	defer p.Close()
 	h := newHost(p)
 	selected, err := selectInputs(h, file)
 	if err != nil {
-		return err
+		return configured, err
+	}
+	for i := range selected {
+		if locks, is := selected[i].Plugin.(*nfslock.Nfslock); is && configured.ExpectNFS == nil {
+			configured.ExpectNFS = locks.ExpectNFS
+		}
 	}
 	_, err = execd.New(execd.Options{Inputs: selected, Host: h, Log: execd.NewLog(io.Discard), Stdout: io.Discard})
-	return err
+	return configured, err
 }

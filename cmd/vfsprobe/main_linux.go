@@ -195,7 +195,7 @@ func run(arguments []string) int {
 		err = runner.Once()
 	case server != nil:
 		var reload bool
-		if reload, err = serveClients(runner, server, func() error { return checkConfig(*file) }, own); reload {
+		if reload, err = serveClients(runner, server, func() error { _, err := checkConfig(*file); return err }, own); reload {
 			server.Close()
 			o.State.Close(stateTimeout)
 			p.Close()

@@ -35,10 +35,15 @@ type Options struct {
 	// SeccompRefuses names the system calls that a filter refuses this process; it may be nil.
 	SeccompRefuses func() []string
 	// CheckConfig is asked about the plugin's configuration file.
-	CheckConfig func(file string) error
+	CheckConfig func(file string) (Configured, error)
 	// ShowUnit asks systemd for all properties of a unit, as systemctl show prints them; nil
 	// where it does not run.
 	ShowUnit func(name string) ([]byte, error)
+}
+
+// Configured is what the plugin's configuration says of the host.
+type Configured struct {
+	ExpectNFS *bool // nfslock's expect_nfs; nil: as the host shows
 }
 
 // Finding is one thing that was looked at. If its status is not OK, Symptom says
@@ -72,6 +77,7 @@ type patient struct {
 	telegrafUnit *unit
 	prober       *prober.Prober
 	table        mounts.View
+	configured   Configured
 }
 
 func (p *patient) add(f Finding) { p.findings = append(p.findings, f) }

@@ -71,12 +71,15 @@ func examine(t *testing.T, changes map[string]string) (*Report, string) {
 	root := host(t, files)
 	proc := host(t, map[string]string{"sys/kernel/osrelease": "6.1.0\n", "sys/fs/dentry-state": "5\t4\t45\t0\t0\t0\n", // nothing runs here
 		"self/mountinfo": "1 0 0:1 / / rw - ext4 /dev/vda rw\n", "1/comm": "init\n"})
-	return Run(Options{Root: root, Proc: proc, CheckConfig: func(file string) error {
+	return Run(Options{Root: root, Proc: proc, CheckConfig: func(file string) (c Configured, err error) {
 		content, err := os.ReadFile(file)
 		if err == nil && bytes.Contains(content, []byte("tiemout")) {
 			err = errors.New(file + ":2: tiemout")
 		}
-		return err
+		if expects := bytes.Contains(content, []byte("expect_nfs = true")); expects || bytes.Contains(content, []byte("expect_nfs = false")) {
+			c.ExpectNFS = &expects
+		}
+		return c, err
 	}}), root
 }
 
@@ -180,6 +183,15 @@ func TestWrongStanzas(t *testing.T) {
 	}
 }
 
+// What the configuration says of NFS counts more than what shows.
+func TestExpectedNFS(t *testing.T) {
+	r, _ := examine(t, map[string]string{ownConf: "[[inputs.nfslock]]\nexpect_nfs = true\n", "usr/sbin/rpcbind": "x"})
+	f := find(r, "nfs.readiness")
+	require.NotNil(t, f)
+	assert.Equal(t, checkup.Critical, f.Status)
+	assert.Contains(t, f.Says, "not installed: rpc.statd; needed by expect_nfs")
+}
+
 func TestWhatIsFine(t *testing.T) {
 	for name, changes := range map[string]map[string]string{
 		"a signal":          {included: strings.Replace(Stanza, "STDIN", "SIGUSR1", 1)},
@@ -192,11 +204,12 @@ func TestWhatIsFine(t *testing.T) {
 		"variables":         {mainConf: "[agent]\n  hostname = \"${NOWHERE_SET}\"\n  interval = ${NOR_THIS:-\"10s\"}\n"},
 		"main file":         {included: "", mainConf: "[agent]\n" + Stanza},
 		"in a subdirectory": {included: "", "etc/telegraf/telegraf.d/hosts/a.conf": Stanza},
+		"unexpected NFS":    {"etc/fstab": "nas:/data /srv/data nfs noauto 0 0\n", ownConf: "[[inputs.nfslock]]\nexpect_nfs = false\n"},
 		"a backup":          {"etc/telegraf/telegraf.conf.bak": "[[inputs.mountstat]]"},
 	} {
 		r, _ := examine(t, changes)
 		for _, f := range r.Findings {
-			if strings.HasPrefix(f.ID, "telegraf.") || strings.HasPrefix(f.ID, "vfsprobe.") {
+			if strings.HasPrefix(f.ID, "telegraf.") || strings.HasPrefix(f.ID, "vfsprobe.") || f.ID == "nfs.readiness" {
 				assert.Equal(t, checkup.OK, f.Status, "%s: %+v", name, f)
 			}
 		}

@@ -21,13 +21,19 @@ const askTimeout = 2 * time.Second
 // something on it needs one.
 func (p *patient) examineLocks() {
 	const id, object = "nfs.readiness", "rpc.statd"
+	expected := p.configured.ExpectNFS != nil && *p.configured.ExpectNFS
+	if p.configured.ExpectNFS != nil && !expected {
+		p.fine(id, object, "nfslock is told that nothing on this host needs locks of NFS 3: expect_nfs = false")
+		return
+	}
 	if p.table.Snapshot == nil {
 		p.add(Finding{ID: id, Status: checkup.Unknown, Object: object, Says: "without the mount table nobody knows what needs it"})
 		return
 	}
 	h := hosts.New(hosts.Options{Prober: p.prober, Roots: hosts.Roots{
 		Proc: p.Proc, Sys: p.Sys, Dev: p.Dev, Etc: filepath.Join(p.Root, "etc"), MountPrefix: strings.TrimRight(p.Root, "/"), PID: "self"}})
-	facts, err := (&lockready.Reader{Files: &hosts.Files{Host: h, Key: "doctor", Timeout: askTimeout, Table: p.table.Snapshot}, Proc: p.Proc}).Read()
+	reader := lockready.Reader{Files: &hosts.Files{Host: h, Key: "doctor", Timeout: askTimeout, Table: p.table.Snapshot}, Proc: p.Proc, Expected: expected}
+	facts, err := reader.Read()
 	switch {
 	case facts == nil:
 		p.add(Finding{ID: id, Status: checkup.Unknown, Object: object, Says: err.Error()})

@@ -441,10 +441,12 @@ func (p *patient) examineConfig(at string, command []string, as *subject) {
 	if p.CheckConfig == nil {
 		return
 	}
-	if err := p.CheckConfig(name); err != nil {
+	configured, err := p.CheckConfig(name)
+	if err != nil {
 		wrong(strings.ReplaceAll(err.Error(), "\n", "; "))
 		return
 	}
+	p.configured = configured
 	p.fine("vfsprobe.config", name, "no errors")
 }
 

@@ -25,7 +25,7 @@ const (
 	maxMaps      = 50
 )
 
-// Reader looks at a host.
+// Reader looks at a host. One that looks again knows what it has seen before.
 type Reader struct {
 	Files *host.Files // with the mount table
 	Proc  string      // the host's
@@ -34,7 +34,23 @@ type Reader struct {
 	// Foreign says that the files are those of a container's image, which tell nothing.
 	Foreign bool
 
+	last     map[string]any // what each source said last
 	problems []error
+}
+
+// from returns what a source of files says, which helpers of its own read: one that hangs hides
+// no other. Where they don't answer it is what the source said last.
+func from[T any](r *Reader, source string, read func(*host.Files) (T, error)) T {
+	files := *r.Files
+	files.Key += " " + source
+	found, err := read(&files)
+	if err != nil {
+		r.problems = append(r.problems, fmt.Errorf("%s: %w", source, err))
+		found, _ = r.last[source].(T)
+		return found
+	}
+	r.last[source] = found
+	return found
 }
 
 // The units that start the two daemons, the usual one first.
@@ -53,9 +69,12 @@ func programs(name string) (paths []string) {
 }
 
 // Read looks for what needs locks of NFS 2 and 3, and if there is something, at the daemons.
-// An error beside facts says what could not be looked at.
+// An error beside facts says what could not be looked at. There are none if nothing could be.
 func (r *Reader) Read() (*Facts, error) {
 	r.problems = nil
+	if r.last == nil {
+		r.last = make(map[string]any)
+	}
 	table := r.Files.Table
 	f := &Facts{Statd: Service{Name: "rpc.statd", Installed: true}, RPCBind: Service{Name: "rpcbind", Installed: true}}
 	var maps []string
@@ -69,44 +88,72 @@ func (r *Reader) Read() (*Facts, error) {
 		}
 		return f, nil
 	}
-	needs, exports, err := r.configured(table, maps)
-	if err != nil {
-		return nil, err
+	f.Needs = append(f.Needs, r.configured(table, maps)...)
+	exports := from(r, "exports", r.exports)
+	if len(r.last) == 0 && !f.Needed() {
+		return nil, errors.Join(r.problems...)
 	}
-	f.Needs = append(f.Needs, needs...)
 	if !f.Needed() && exports == "" {
 		return f, errors.Join(r.problems...)
 	}
 	nfsd := r.findProcesses(f)
-	if exports != "" {
-		if err := r.addServer(f, exports, nfsd); err != nil {
-			return nil, err
-		}
+	if exports != "" && from(r, "nfsd", func(files *host.Files) (bool, error) { return r.serves(files, nfsd) }) {
+		f.Needs = append(f.Needs, Need{By: "exports", What: exports, Server: true, Running: nfsd})
 	}
 	if f.Needed() {
-		err = r.examineServices(f)
-	}
-	if err != nil {
-		return nil, err
+		r.examineServices(f)
 	}
 	return f, errors.Join(r.problems...)
 }
 
-// configured finds what this host's files need, and a directory that it exports.
-func (r *Reader) configured(table *mounts.Snapshot, maps []string) (needs []Need, exports string, err error) {
-	const fstab = "/etc/fstab"
-	names := []string{fstab, "/etc/exports", "/var/lib/nfs/etab"}
-	listed, err := r.Files.List([]string{"/etc/exports.d", kubelet + "/plugins_registry", kubelet + "/pods"}, maxDirectory)
+// configured finds what this host's files need.
+func (r *Reader) configured(table *mounts.Snapshot, maps []string) (needs []Need) {
+	entries := from(r, "fstab", r.fstab)
+	needs = ofEntries("fstab", entries, table)
+	needs = append(needs, from(r, "autofs", func(files *host.Files) ([]Need, error) { return r.maps(files, maps) })...)
+	wanted := from(r, "units", func(files *host.Files) ([]mounts.FstabEntry, error) { return r.wantedUnits(files, entries) })
+	needs = append(needs, ofEntries("unit", wanted, table)...)
+	return append(needs, from(r, "kubelet", func(files *host.Files) ([]Need, error) { return r.volumes(files, table) })...)
+}
+
+func (r *Reader) fstab(files *host.Files) ([]mounts.FstabEntry, error) {
+	contents, err := r.read(files, []string{"/etc/fstab"})
 	if err != nil {
-		return nil, "", err
+		return nil, err
+	}
+	entries, err := mounts.ParseFstab([]byte(contents[0]))
+	if err != nil {
+		r.problems = append(r.problems, err)
+	}
+	return entries, nil
+}
+
+// exports returns a directory that this host exports.
+func (r *Reader) exports(files *host.Files) (string, error) {
+	const folder = "/etc/exports.d"
+	names := []string{"/etc/exports", "/var/lib/nfs/etab"}
+	listed, err := files.List([]string{folder}, maxDirectory)
+	if err != nil {
+		return "", err
 	}
 	for _, name := range listed[0].Names() {
 		if path.Ext(name) == ".exports" {
-			names = append(names, path.Join("/etc/exports.d", name))
+			names = append(names, path.Join(folder, name))
 		}
 	}
-	exporting := len(names)
-	for _, source := range maps[:min(len(maps), maxMaps)] {
+	contents, err := r.read(files, names)
+	for _, content := range contents {
+		if directory := exported(content); directory != "" {
+			return directory, nil
+		}
+	}
+	return "", err
+}
+
+// maps are the needs of the automount maps that are served.
+func (r *Reader) maps(files *host.Files, sources []string) (needs []Need, err error) {
+	var names []string
+	for _, source := range sources[:min(len(sources), maxMaps)] {
 		name := strings.TrimPrefix(source, "file:")
 		switch {
 		case source == "-hosts":
@@ -117,40 +164,22 @@ func (r *Reader) configured(table *mounts.Snapshot, maps []string) (needs []Need
 			needs = append(needs, Need{By: "autofs", What: source}) // of a directory service: NFS is the usual type
 		}
 	}
-	contents, err := r.read(names)
-	if err != nil {
-		return nil, "", err
+	contents, err := r.read(files, names)
+	for i, content := range contents {
+		needs = append(needs, ofMap(names[i], content)...)
 	}
-	entries, err := mounts.ParseFstab([]byte(contents[0]))
-	if err != nil {
-		r.problems = append(r.problems, err)
-	}
-	needs = append(needs, ofEntries("fstab", entries, table)...)
-	for i := 1; i < exporting && exports == ""; i++ {
-		exports = exported(contents[i])
-	}
-	for i := exporting; i < len(names); i++ {
-		needs = append(needs, ofMap(names[i], contents[i])...)
-	}
-	wanted, err := r.wantedUnits(entries)
-	if err != nil {
-		return nil, "", err
-	}
-	needs = append(needs, ofEntries("unit", wanted, table)...)
-	needs = append(needs, ofDrivers(listed[1].Names(), table)...)
-	pods, err := r.pods(listed[2].Names(), table)
-	return append(needs, pods...), exports, err
+	return needs, err
 }
 
 // wantedUnits are the mounts that systemd makes by units of their own.
-func (r *Reader) wantedUnits(fstab []mounts.FstabEntry) ([]mounts.FstabEntry, error) {
+func (r *Reader) wantedUnits(files *host.Files, fstab []mounts.FstabEntry) ([]mounts.FstabEntry, error) {
 	var points []string
 	for i := range fstab {
 		if fstab[i].HasMountpoint() {
 			points = append(points, fstab[i].Mountpoint)
 		}
 	}
-	wanted, err := units.Load(r.Files, points)
+	wanted, err := units.Load(files, points)
 	if wanted == nil {
 		return nil, err
 	}
@@ -164,15 +193,19 @@ func (r *Reader) wantedUnits(fstab []mounts.FstabEntry) ([]mounts.FstabEntry, er
 	return entries, nil
 }
 
-// pods finds NFS volumes that are to be mounted.
-func (r *Reader) pods(names []string, table *mounts.Snapshot) ([]Need, error) {
-	names = names[:min(len(names), maxPods)]
-	folders := make([]string, len(names))
-	for i, name := range names {
-		folders[i] = path.Join(kubelet, "pods", name, "volumes")
+// volumes are the needs of the kubelet: its drivers, and volumes that are to be mounted.
+func (r *Reader) volumes(files *host.Files, table *mounts.Snapshot) ([]Need, error) {
+	listed, err := files.List([]string{kubelet + "/plugins_registry", kubelet + "/pods"}, maxDirectory)
+	if err != nil {
+		return nil, err
 	}
-	listed, err := r.Files.List(folders, maxDirectory)
-	var needs []Need
+	needs := ofDrivers(listed[0].Names(), table)
+	pods := listed[1].Names()
+	folders := make([]string, min(len(pods), maxPods))
+	for i := range folders {
+		folders[i] = path.Join(kubelet, "pods", pods[i], "volumes")
+	}
+	listed, err = files.List(folders, maxDirectory)
 	for i := range listed {
 		needs = append(needs, ofPod(path.Dir(folders[i]), listed[i].Names(), table)...)
 	}
@@ -180,8 +213,8 @@ func (r *Reader) pods(names []string, table *mounts.Snapshot) ([]Need, error) {
 }
 
 // read returns the contents of files; nothing of those that are not there.
-func (r *Reader) read(names []string) ([]string, error) {
-	found, err := r.Files.Read(names, maxFile)
+func (r *Reader) read(files *host.Files, names []string) ([]string, error) {
+	found, err := files.Read(names, maxFile)
 	if err != nil {
 		return nil, err
 	}
@@ -227,45 +260,41 @@ func (r *Reader) findProcesses(f *Facts) (nfsd bool) {
 	return nfsd
 }
 
-// addServer adds the need of a server of NFS 3. nfs-server.service wants rpc-statd.service, so
-// that rpc.statd has to run once nfsd does.
-func (r *Reader) addServer(f *Facts, exports string, nfsd bool) error {
-	own := *r.Files
-	own.Own = true
-	versions, err := own.Read([]string{filepath.Join(r.Proc, "fs/nfsd/versions")}, maxFile)
-	if err != nil {
-		return err
-	}
-	conf, err := r.read([]string{"/etc/nfs.conf"})
-	if err != nil {
-		return err
-	}
+// serves reports whether nfsd serves NFS 3, or would if it ran. nfs-server.service wants
+// rpc-statd.service, so that rpc.statd has to run once nfsd does.
+func (r *Reader) serves(files *host.Files, runs bool) (bool, error) {
 	shown := ""
-	if nfsd {
+	if runs {
+		own := *files
+		own.Own = true
+		versions, err := own.Read([]string{filepath.Join(r.Proc, "fs/nfsd/versions")}, maxFile)
+		if err != nil {
+			return false, err
+		}
 		shown = string(versions[0].Output)
 	}
-	if serves3(shown, conf[0]) {
-		f.Needs = append(f.Needs, Need{By: "exports", What: exports, Server: true, Running: nfsd})
+	conf, err := r.read(files, []string{"/etc/nfs.conf"})
+	if err != nil {
+		return false, err
 	}
-	return nil
+	return serves3(shown, conf[0]), nil
 }
 
 // examineServices looks whether the daemons are installed, and what systemd does with them.
-func (r *Reader) examineServices(f *Facts) error {
+func (r *Reader) examineServices(f *Facts) {
 	statd, rpcbind := programs("rpc.statd"), append(programs("rpcbind"), "/sbin/portmap")
-	links, err := r.Files.Links(slices.Concat(statd, rpcbind))
-	if err != nil {
-		return err
+	links := from(r, "programs", func(files *host.Files) ([]host.Link, error) { return files.Links(slices.Concat(statd, rpcbind)) })
+	if links != nil {
+		f.Statd.Installed = slices.ContainsFunc(links[:len(statd)], host.Link.Exists)
+		f.RPCBind.Installed = slices.ContainsFunc(links[len(statd):], host.Link.Exists)
 	}
-	f.Statd.Installed = slices.ContainsFunc(links[:len(statd)], host.Link.Exists)
-	f.RPCBind.Installed = slices.ContainsFunc(links[len(statd):], host.Link.Exists)
-	states, err := units.States(r.Files, []string{statdUnit, rpcbindUnit, rpcbindSocket})
-	if states == nil {
-		return err
-	}
-	if err != nil {
-		r.problems = append(r.problems, err)
-	}
+	states := from(r, "services", func(files *host.Files) (map[string]units.State, error) {
+		states, err := units.States(files, []string{statdUnit, rpcbindUnit, rpcbindSocket})
+		if states != nil && err != nil {
+			r.problems = append(r.problems, err)
+			err = nil
+		}
+		return states, err
+	})
 	f.Statd.Unit, f.RPCBind.Unit, f.RPCBind.Socket = states[statdUnit], states[rpcbindUnit], states[rpcbindSocket]
-	return nil
 }

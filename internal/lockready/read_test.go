@@ -20,10 +20,11 @@ import (
 
 func TestMain(m *testing.M) { faultfs.Main(m) }
 
-// read looks at a host that has these files; what begins with an arrow is a link.
-func read(t *testing.T, all map[string]string, change func(*lockready.Reader)) *lockready.Facts {
+// newReader looks at a host that has these files below a root; what begins with an arrow is a
+// link.
+func newReader(t *testing.T, all map[string]string) (r *lockready.Reader, root string) {
 	t.Helper()
-	root := t.TempDir()
+	root = t.TempDir()
 	for name, content := range all {
 		name = filepath.Join(root, name)
 		require.NoError(t, os.MkdirAll(filepath.Dir(name), 0o755))
@@ -38,7 +39,13 @@ func read(t *testing.T, all map[string]string, change func(*lockready.Reader)) *
 	h := host.New(host.Options{Prober: p, Roots: host.FindRoots(func(name string) string {
 		return map[string]string{"HOST_MOUNT_PREFIX": root, "HOST_ETC": filepath.Join(root, "etc")}[name]
 	})})
-	r := &lockready.Reader{Files: &host.Files{Host: h, Key: "test readiness", Timeout: 10 * time.Second, Table: mounts.NewSnapshot(nil)}, Proc: filepath.Join(root, "proc")}
+	return &lockready.Reader{Files: &host.Files{Host: h, Key: "test readiness", Timeout: 10 * time.Second, Table: mounts.NewSnapshot(nil)}, Proc: filepath.Join(root, "proc")}, root
+}
+
+// read looks at a host once.
+func read(t *testing.T, all map[string]string, change func(*lockready.Reader)) *lockready.Facts {
+	t.Helper()
+	r, _ := newReader(t, all)
 	if change != nil {
 		change(r)
 	}
@@ -129,4 +136,24 @@ func TestReader_KnowsWhatCantBeStarted(t *testing.T) {
 	delete(files, "/usr/sbin/rpc.statd")
 	delete(files, "/usr/lib/systemd/system/rpc-statd.service")
 	assert.Equal(t, "statd_missing", string(read(t, files, nil).Judge().Cause))
+}
+
+func TestReader_ASourceThatHangsHidesNoOther(t *testing.T) {
+	faultfs.Require(t)
+	const pods = "/var/lib/kubelet/pods"
+	r, root := newReader(t, debian(map[string]string{"/etc/fstab": "nas:/a /srv/a nfs rw 0 0\n", pods + "/a/volumes/kubernetes.io~nfs/data/.x": ""}))
+	facts, err := r.Read()
+	require.NoError(t, err)
+	assert.Equal(t, "fstab,kubelet", facts.By())
+
+	faultfs.NewAt(t, root+pods, "pods").Pause()
+	require.NoError(t, os.WriteFile(filepath.Join(root, "etc/exports"), []byte("/srv *(rw)\n"), 0o600))
+	r.Files.Timeout = 500 * time.Millisecond
+	for range 2 {
+		facts, err = r.Read()
+		require.ErrorContains(t, err, "kubelet: ")
+		require.NotNil(t, facts)
+		assert.Equal(t, "exports,fstab,kubelet", facts.By(), "of the kubelet what was seen before")
+	}
+	assert.Equal(t, units.Disabled, facts.Statd.Unit)
 }

@@ -87,8 +87,11 @@ func Load(files *host.Files, fstab []string) (*Wanted, error) {
 	l := &loader{files: files, started: make(map[string]bool),
 		paths: make(map[string]string), dropIns: make(map[string][]string), contents: make(map[string][]byte)}
 	runs, target, err := l.begin()
-	if err != nil || !runs {
-		return &Wanted{}, err
+	if err != nil {
+		return nil, err
+	}
+	if !runs {
+		return &Wanted{}, nil
 	}
 	if err := l.reach(append(bootTargets(), target)); err != nil {
 		return nil, err

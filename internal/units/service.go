@@ -28,8 +28,11 @@ func (s State) Startable() bool { return s == Disabled || s == Enabled }
 func States(files *host.Files, names []string) (map[string]State, error) {
 	l := &loader{files: files}
 	runs, _, err := l.begin()
-	if err != nil || !runs {
-		return map[string]State{}, err
+	if err != nil {
+		return nil, err
+	}
+	if !runs {
+		return map[string]State{}, nil
 	}
 	wanted, err := l.wantedByAny(names)
 	if err != nil {

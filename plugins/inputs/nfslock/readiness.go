@@ -23,34 +23,33 @@ const readinessEvery = time.Minute
 // readiness is whether this host could take a lock on an NFS mount of version 2 or 3, also
 // before it has one.
 type readiness struct {
+	reader  lockready.Reader
 	facts   *lockready.Facts // nil: not known yet
 	reading bool             // a goroutine has the files read
-	awaited bool             // this gather waits for it: nothing is known yet
+	awaited bool             // this gather waits for it, which is the first
 	due     time.Time
 
 	fault.History
 	said lockready.Verdict // in the log
 }
 
-// askReadiness has the host looked at when that is due. A gather waits for it while nothing is
-// known, but not for longer than its probes may take.
+// askReadiness has the host looked at when that is due. The first gather waits for it, but not
+// for longer than its probes may take.
 func (n *Nfslock) askReadiness() {
 	r := &n.readiness
 	if r.reading || n.began.Before(r.due) || n.table == nil || n.ExpectNFS != nil && !*n.ExpectNFS || !n.hostsNetwork() {
 		return
 	}
-	r.reading, r.due = true, n.began.Add(readinessEvery)
-	if r.awaited = r.facts == nil; r.awaited {
+	if r.awaited = r.due.IsZero(); r.awaited {
 		time.AfterFunc(n.timeout, func() { n.mail.Post(func() { r.awaited = false }) })
 	}
-	reader := &lockready.Reader{
-		Files:    &host.Files{Host: n.host, Key: "nfslock readiness", Timeout: n.timeout, Table: n.table},
-		Proc:     n.host.Proc,
-		Expected: n.ExpectNFS != nil,
-		Foreign:  n.host.MountPrefix == "" && n.host.Container() == host.ApplicationContainer,
-	}
+	r.reading, r.due = true, n.began.Add(readinessEvery)
+	r.reader.Files = &host.Files{Host: n.host, Key: "nfslock readiness", Timeout: n.timeout, Table: n.table}
+	r.reader.Proc = n.host.Proc
+	r.reader.Expected = n.ExpectNFS != nil
+	r.reader.Foreign = n.host.MountPrefix == "" && n.host.Container() == host.ApplicationContainer
 	go func() {
-		facts, err := reader.Read()
+		facts, err := r.reader.Read()
 		n.mail.Post(func() {
 			r.reading, r.awaited = false, false
 			if facts != nil {
