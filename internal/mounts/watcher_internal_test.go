@@ -177,7 +177,7 @@ func TestSnapshot_TimeIsLinear(t *testing.T) {
 				shortest := time.Hour
 				for range 3 {
 					before := threadTime(t)
-					markReach(s.Mounts, s.byID, nil)
+					markReach(s.Mounts, s.byID, &notes{})
 					shortest = min(shortest, threadTime(t)-before)
 				}
 				return shortest

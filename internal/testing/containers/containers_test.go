@@ -22,6 +22,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
@@ -315,6 +316,14 @@ func TestInOneContainer(t *testing.T) {
 		again("killed")
 		hung.Heal()
 		c.until("^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+
+		// What check says to do about a process of a container.
+		before := c.pid()
+		id, _ = e.podman("inspect", "--format", "{{.Id}}", c.name)
+		command := cgroups.Restart(fmt.Sprintf("/proc/%d/cgroup", before))
+		require.Equal(t, "podman restart "+id[:12], command)
+		e.podman(strings.Fields(command)[1:]...)
+		assert.NotEqual(t, before, c.pid())
 		e.podman("rm", "--force", "--time=0", "waits", c.name)
 	})
 }
