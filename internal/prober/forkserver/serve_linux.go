@@ -19,6 +19,8 @@ const (
 	signalSetSize   = 8
 	atFdCwd         = ^uintptr(100 - 1) // -100
 	cloneVM         = 0x100
+	cloneFS         = 0x200
+	cloneSighand    = 0x800
 	// linux/seccomp.h. Without the second, kernels before 5.16 make all of the
 	// process slower.
 	seccompSetModeFilter = 1
@@ -223,7 +225,7 @@ func forkHelper(header *RequestHeader, length uintptr) bool {
 		for k := uintptr(0); k < length; k += 8 {
 			*(*uint64)(unsafe.Add(s.request(), k)) = *(*uint64)(unsafe.Add(unsafe.Pointer(header), k))
 		}
-		pid, errno = spawn(cloneVM|uintptr(syscall.SIGCHLD), s.handOver())
+		pid, errno = spawn(sharing(header), s.handOver())
 		if errno == 0 {
 			memory.holders[i] = int32(pid)
 			memory.used = max(memory.used, i+1)
@@ -242,6 +244,20 @@ func forkHelper(header *RequestHeader, length uintptr) bool {
 	answer.Kind, answer.ID, answer.PID, answer.Errno = Forked, header.ID, int32(pid), uint32(errno)
 	send(answer)
 	return false
+}
+
+// sharing are the flags of clone(2) for a helper that shares the server's memory. The
+// table of signal handlers, which have none to call, is shared as well, and so are root
+// and working directory, which no plan changes but by setns(2): that refuses who shares them.
+//
+//go:nosplit
+//go:norace
+func sharing(header *RequestHeader) uintptr {
+	flags := uintptr(cloneVM | cloneSighand | uintptr(syscall.SIGCHLD))
+	if header.Capabilities&EnterNamespace == 0 {
+		flags |= cloneFS
+	}
+	return flags
 }
 
 // freeSlot is the first slot that no helper has: those that were used before take
