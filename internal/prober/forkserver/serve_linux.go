@@ -76,7 +76,7 @@ var memory struct {
 	root       [8]byte
 	noLimit    [2]uint64
 
-	capabilities uint64 // permitted
+	capabilities uint64 // in effect
 	mark         uint64
 
 	seccomp      uintptr // the number of the call
@@ -107,7 +107,7 @@ func serve() {
 	memory.server, _, _ = syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&memory.name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0)
-	restrict()
+	memory.capabilities = keepCapabilities(&memory.slot, Needed)
 	syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, syscall.RLIMIT_CORE, uintptr(unsafe.Pointer(&memory.noLimit)), 0, 0, 0)
 	// Whatever directory the prober was started in is nobody's to pin.
 	syscall.RawSyscall6(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(&memory.root)), 0, 0, 0, 0, 0)
@@ -303,9 +303,7 @@ func killHelper(pid uintptr) {
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_WAITID, idTypePID, pid, uintptr(unsafe.Pointer(&memory.signalInfo)),
 		waitExited|waitNoHang|waitNoWait, 0, 0)
 	if errno == 0 {
-		setCapabilities(&memory.slot, memory.capabilities&(Search|killOthers), memory.capabilities)
 		syscall.RawSyscall6(syscall.SYS_KILL, pid, uintptr(syscall.SIGKILL), 0, 0, 0, 0)
-		setCapabilities(&memory.slot, memory.capabilities&Search, memory.capabilities)
 	}
 }
 
