@@ -239,9 +239,10 @@ func (p *Plan) become(uid, gid Argument, groups []uint32) {
 
 // compiled is a Plan as the fork server takes it.
 type compiled struct {
-	request []byte
-	comm    string
-	steps   []Step
+	request  []byte
+	comm     string
+	steps    []Step
+	messages bool // its helper sends messages, also where it shares the server's memory
 }
 
 // compile turns the plan into a request. Errors are the caller's: too many
@@ -275,6 +276,9 @@ func (p *Plan) compile(id uint64, comm string, statx statxSupport) (*compiled, e
 	for i := range steps {
 		step, w := &steps[i], &wire[i]
 		w.Number = uint32(step.number)
+		if step.compound() {
+			header.Messages = 1
+		}
 		if step.optional {
 			w.Flags |= forkserver.ContinueOnError
 		}
@@ -352,7 +356,7 @@ func (p *Plan) compile(id uint64, comm string, statx statxSupport) (*compiled, e
 		request = append(request, forkserver.Bytes(&wire[i])...)
 	}
 	request = append(request, sent...)
-	return &compiled{request: request, comm: comm, steps: steps}, nil
+	return &compiled{request: request, comm: comm, steps: steps, messages: header.Messages != 0}, nil
 }
 
 // capabilities are those the helper needs, of those the plugin has.

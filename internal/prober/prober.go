@@ -163,6 +163,10 @@ type helper struct {
 	part        []byte     // of the output of the compound step that is under way
 	ended       bool       // by a step that failed
 	behind      []*pending // checks of the same key, which wait for its end
+
+	slot   *forkserver.Slot // where it leaves its answers; nil: it sends them, or has ended
+	read   uint32           // how many of the slot's answers
+	shares bool             // it was to share the server's memory
 }
 
 // New makes a Prober and begins to start its fork server.
@@ -258,13 +262,16 @@ func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 // found so far. It reports false where there is none. The Outcome means nothing yet.
 func (p *Prober) Progress(t Ticket) (Report, bool) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
+	defer p.unlock()
 	h := p.helperOfLocked(t)
 	if h == nil && t.check != nil {
 		h = t.check.ahead
 	}
 	if h == nil {
 		return Report{}, false
+	}
+	if p.server != nil {
+		p.readSlotLocked(p.server, h)
 	}
 	r := h.report
 	r.Steps = slices.Clone(r.Steps)
@@ -334,6 +341,7 @@ func (p *Prober) Stats() Stats {
 
 // unlock frees mu and makes the callbacks that became due while it was held.
 func (p *Prober) unlock() {
+	p.wakeServerLocked()
 	completed := p.completed
 	p.completed = nil
 	p.mu.Unlock()
@@ -378,6 +386,9 @@ func (p *Prober) giveUp(w *pending) {
 			w.timer.Reset(w.check.Plan.Timeout)
 			return
 		}
+		if p.server != nil {
+			p.readSlotLocked(p.server, h)
+		}
 		h.behind = slices.DeleteFunc(h.behind, func(o *pending) bool { return o == w })
 		p.decideLocked(w, w.outwaitedLocked(h, h.nextStepLocked()))
 		return
@@ -416,29 +427,21 @@ func (p *Prober) refuseLocked(w *pending) {
 	p.decideLocked(w, r)
 }
 
-// startLocked sends the request for one helper. It reports false if the socket is
-// full.
+// startLocked asks for one helper. It reports false if the socket is full.
 func (p *Prober) startLocked(w *pending) bool {
-	switch err := p.server.send(w.compiled.request); {
-	case errors.Is(err, unix.EAGAIN):
-		p.server.full = true
-		s := p.server
-		time.AfterFunc(fullSocketRetryDelay, func() {
-			p.mu.Lock()
-			defer p.unlock()
-			s.full = false
-			p.pumpLocked()
-		})
-		return false
-	case err != nil:
-		// The server is ending; its end will be noticed, and the queue kept.
+	s := p.server
+	slot := s.submitLocked(w)
+	if slot == nil && !p.sendLocked(w) {
 		return false
 	}
 	w.decided = true
 	if w.timer != nil {
 		w.timer.Stop()
 	}
-	h := &helper{pending: w, started: time.Now(), report: Report{HangsAt: -1}}
+	h := &helper{pending: w, started: time.Now(), report: Report{HangsAt: -1}, slot: slot, shares: slot != nil}
+	if slot != nil {
+		s.holders[s.slots.Index(slot)] = h
+	}
 	p.helpers[h.id] = h
 	p.byKey[w.check.Key] = h
 	p.countFreshLocked(h, 1)
@@ -446,6 +449,24 @@ func (p *Prober) startLocked(w *pending) bool {
 	p.stats.Forked++
 	h.timer = time.AfterFunc(min(freshFor, time.Until(w.deadline)), func() { p.due(h) })
 	return true
+}
+
+// sendLocked sends the request for a helper apart. It reports false if the socket is full.
+func (p *Prober) sendLocked(w *pending) bool {
+	s := p.server
+	// Where there is another error the server is ending; its end will be noticed, and
+	// the queue kept.
+	err := s.send(w.compiled.request)
+	if errors.Is(err, unix.EAGAIN) {
+		s.full = true
+		time.AfterFunc(fullSocketRetryDelay, func() {
+			p.mu.Lock()
+			defer p.unlock()
+			s.full = false
+			p.pumpLocked()
+		})
+	}
+	return err == nil
 }
 
 // countFreshLocked counts a helper that is at work, if it takes a place.
@@ -459,8 +480,14 @@ func (p *Prober) countFreshLocked(h *helper, change int) {
 func (p *Prober) due(h *helper) {
 	p.mu.Lock()
 	defer p.unlock()
-	if p.helpers[h.id] != h {
+	if p.helpers[h.id] != h || p.server == nil {
 		return
+	}
+	if h.stage == fresh && h.slot != nil {
+		h.slot.Tell()
+	}
+	if p.readSlotLocked(p.server, h); p.server.err != nil {
+		return // it ends all checks
 	}
 	switch h.stage {
 	case fresh:
@@ -674,6 +701,7 @@ func (p *Prober) removeLocked(h *helper) {
 	delete(p.helpers, h.id)
 	delete(p.byKey, h.check.Key)
 	delete(p.byPID, h.pid)
+	p.server.freeSlotLocked(h)
 	p.releaseLocked(h)
 }
 
@@ -705,7 +733,7 @@ func (p *Prober) receive(s *server, message []byte) {
 		p.distrustLocked(s, "a message that makes no sense")
 		return
 	}
-	if answer.Kind != forkserver.StepDone && answer.Kind != forkserver.StepPart {
+	if answer.Kind.OfServer() {
 		s.heard = time.Now()
 	}
 	switch answer.Kind {
@@ -725,11 +753,7 @@ func (p *Prober) receive(s *server, message []byte) {
 			return
 		}
 		if answer.Errno != 0 {
-			h.err = fmt.Errorf("forking a helper: %w", syscall.Errno(answer.Errno))
-			p.stats.Forked--
-			p.finishLocked(h, Unavailable)
-			p.removeLocked(h)
-			p.pumpLocked()
+			p.unforkableLocked(s, h, syscall.Errno(answer.Errno))
 			return
 		}
 		h.pid = int(answer.PID)
@@ -743,21 +767,30 @@ func (p *Prober) receive(s *server, message []byte) {
 		}
 	case forkserver.StepDone:
 		h := p.helpers[answer.ID]
-		if h == nil {
-			return
-		}
-		step := h.expectedStepLocked(&answer)
-		if step != nil {
-			h.lacksStatx = h.lacksStatx || p.noteStatxLocked(step.number, syscall.Errno(answer.Errno))
-		}
-		if !h.addResultLocked(step, &answer, output) {
+		if h != nil && !p.answeredLocked(h, &answer, output) {
 			p.distrustLocked(s, "an answer that its plan does not ask for")
 		}
+	case forkserver.Progressed:
+		if h := p.helpers[answer.ID]; h != nil {
+			p.readSlotLocked(s, h)
+		}
+	case forkserver.Ended:
+		p.endedLocked(s)
 	case forkserver.Exited:
 		if h := p.byPID[int(answer.PID)]; h != nil {
 			p.exitedLocked(h, syscall.WaitStatus(answer.Status))
 		}
 	}
+}
+
+// answeredLocked handles the end of a step. It reports false for what a helper with this
+// plan can't have said.
+func (p *Prober) answeredLocked(h *helper, answer *forkserver.Answer, output []byte) bool {
+	step := h.expectedStepLocked(answer)
+	if step != nil {
+		h.lacksStatx = h.lacksStatx || p.noteStatxLocked(step.number, syscall.Errno(answer.Errno))
+	}
+	return h.addResultLocked(step, answer, output)
 }
 
 // distrustLocked ends a server which has said, or one of its helpers, what no plan asks

@@ -207,6 +207,197 @@ func TestAForgedAnswerEndsTheServer(t *testing.T) {
 	}
 }
 
+// shares gives the helper a slot in memory which it shares with its server, that is the
+// test.
+func (p *pretended) shares(t testing.TB) *forkserver.Slot {
+	if !forkserver.Sharing {
+		t.Skip("helpers have memory of their own in this build")
+	}
+	var err error
+	s, h := p.server, p.helpers[0]
+	s.slots, err = forkserver.NewSlots()
+	require.NoError(t, err)
+	t.Cleanup(func() { h.slot = nil; s.closeSlots() })
+	s.holders = make([]*helper, forkserver.SharedSlots)
+	h.slot = s.submitLocked(h.pending)
+	require.NotNil(t, h.slot)
+	s.holders[s.slots.Index(h.slot)] = h
+	h.slot.PID = pretendedPID
+	p.say(forkserver.Answer{Kind: forkserver.Ready}, nil)
+	return h.slot
+}
+
+// leave leaves the results of so many steps in the slot.
+func leave(slot *forkserver.Slot, results ...forkserver.Outcome) {
+	slot.Answered = uint32(copy(slot.Results[:], results))
+}
+
+// end says that the slot's helper has ended.
+func (p *pretended) end(slot *forkserver.Slot) {
+	p.server.slots.End(slot)
+	p.say(forkserver.Answer{Kind: forkserver.Ended}, nil)
+}
+
+func TestWhatAHelperLeavesInItsSlotIsItsAnswer(t *testing.T) {
+	p := pretend(t)
+	slot := p.shares(t)
+	leave(slot, forkserver.Outcome{Nanoseconds: 42}, forkserver.Outcome{})
+	r, found := p.Progress(p.ticket)
+	require.True(t, found)
+	assert.Equal(t, pretendedPID, r.PID)
+	assert.Equal(t, "read", r.HangsIn)
+	require.Len(t, r.Steps, 1, "the other is silent")
+	assert.Len(t, r.Steps[0].Output, int(unsafe.Sizeof(unix.Statx_t{})))
+	assert.EqualValues(t, 42, r.Steps[0].Elapsed)
+	leave(slot, forkserver.Outcome{}, forkserver.Outcome{}, forkserver.Outcome{Result: 3})
+	p.end(slot)
+	r = <-p.reports
+	require.Equal(t, Done, r.Outcome, "%v", &r)
+	require.Len(t, r.Steps, 2)
+	assert.Len(t, r.Steps[1].Output, 3, "what was read, and no more")
+	assert.Empty(t, p.helpers)
+	again, _ := p.server.slots.Submit(forkserver.Bytes(&forkserver.RequestHeader{}))
+	assert.Equal(t, slot, again, "it is free")
+}
+
+func TestAFailedSilentStepInASlotEndsAPlan(t *testing.T) {
+	p := pretend(t)
+	slot := p.shares(t)
+	leave(slot, forkserver.Outcome{}, forkserver.Outcome{Errno: uint32(unix.EBADF)})
+	p.end(slot)
+	r := <-p.reports
+	require.Equal(t, Done, r.Outcome, "%v", &r)
+	assert.Equal(t, "close", r.Failed().Name)
+}
+
+// One that may hang for long tells of each step.
+func TestAHelperThatIsNotFreshAnyMoreIsToTellOfItsSteps(t *testing.T) {
+	p := pretend(t)
+	slot := p.shares(t)
+	h := p.helpers[0]
+	h.timer = time.AfterFunc(time.Hour, func() { p.due(h) })
+	p.due(h)
+	assert.EqualValues(t, 1, slot.Announce)
+	leave(slot, forkserver.Outcome{})
+	p.say(forkserver.Answer{Kind: forkserver.Progressed}, nil)
+	assert.Len(t, h.report.Steps, 1)
+}
+
+func TestAHelperThatCouldNotBeForkedIsUnavailable(t *testing.T) {
+	p := pretend(t)
+	slot := p.shares(t)
+	slot.PID, slot.Errno = 0, uint32(unix.EAGAIN)
+	p.end(slot)
+	r := <-p.reports
+	assert.Equal(t, Unavailable, r.Outcome, "%v", &r)
+	assert.ErrorIs(t, r.Err, unix.EAGAIN)
+}
+
+// As in a sandbox that refuses clone(2) with flags that it does not know.
+func TestWhereMemoryCanNotBeSharedAHelperIsForkedApart(t *testing.T) {
+	p := pretend(t)
+	slot := p.shares(t)
+	p.options.Concurrency, p.options.MaxStuck, p.options.MaxAsleep, p.nextID = 1, 16, 16, 1
+	p.helpers[0].shares = true
+	slot.PID, slot.Errno = 0, uint32(unix.EPERM)
+	p.end(slot)
+	require.Empty(t, p.reports)
+	require.Len(t, p.helpers, 1)
+	assert.Nil(t, p.helpers[1].slot)
+	message := make([]byte, forkserver.MaxRequest)
+	n, err := unix.Read(p.other, message)
+	require.NoError(t, err)
+	assert.Equal(t, p.helpers[1].compiled.request, message[:n], "it is sent")
+}
+
+func TestWhatIsForgedInASlotEndsTheServer(t *testing.T) {
+	done := forkserver.Outcome{}
+	for name, forge := range map[string]func(p *pretended, slot *forkserver.Slot){
+		"more steps than the plan has": func(_ *pretended, slot *forkserver.Slot) { leave(slot, done, done, done, done) },
+		"steps without number":         func(_ *pretended, slot *forkserver.Slot) { slot.Answered = math.MaxUint32 },
+		"fewer steps than before": func(p *pretended, slot *forkserver.Slot) {
+			leave(slot, done, done)
+			p.Progress(p.ticket)
+			leave(slot, done)
+		},
+		"the answer to another request": func(_ *pretended, slot *forkserver.Slot) { leave(slot, forkserver.Outcome{ID: 1}) },
+		"a step after the last":         func(_ *pretended, slot *forkserver.Slot) { leave(slot, forkserver.Outcome{Errno: 5}, done, done) },
+		"a negative length":             func(_ *pretended, slot *forkserver.Slot) { leave(slot, done, done, forkserver.Outcome{Result: -1}) },
+		"a length beyond the output":    func(_ *pretended, slot *forkserver.Slot) { leave(slot, done, done, forkserver.Outcome{Result: 9}) },
+		"another helper": func(p *pretended, slot *forkserver.Slot) {
+			p.Progress(p.ticket)
+			slot.PID++
+		},
+		"no helper any more": func(p *pretended, slot *forkserver.Slot) {
+			p.Progress(p.ticket)
+			slot.PID = 0
+		},
+		"a helper that can't be": func(_ *pretended, slot *forkserver.Slot) { slot.PID = -7 },
+		"an end before the plan's": func(p *pretended, slot *forkserver.Slot) {
+			leave(slot, done)
+			p.end(slot)
+		},
+		"an end twice": func(p *pretended, slot *forkserver.Slot) {
+			p.server.slots.End(slot)
+			leave(slot, forkserver.Outcome{Errno: 5})
+			p.end(slot)
+		},
+		"the end of another slot": func(p *pretended, slot *forkserver.Slot) {
+			other, _ := p.server.slots.Submit(forkserver.Bytes(&forkserver.RequestHeader{}))
+			p.end(other)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := pretend(t)
+			slot := p.shares(t)
+			forge(p, slot)
+			p.Progress(p.ticket)
+			require.Error(t, p.server.err)
+			if h := p.helpers[0]; h != nil {
+				steps := len(h.report.Steps)
+				leave(slot, done, done, forkserver.Outcome{Result: 3})
+				p.Progress(p.ticket)
+				assert.Len(t, h.report.Steps, steps, "nothing is believed any more")
+			}
+		})
+	}
+	p := pretend(t)
+	p.fork()
+	p.say(forkserver.Answer{Kind: forkserver.Ended}, nil)
+	assert.Error(t, p.server.err, "of a server without slots")
+}
+
+// Whatever is left there: no panic, no read out of bounds.
+func FuzzSlot(f *testing.F) {
+	f.Add(uint32(1), int32(7), uint64(0), int64(0), uint32(0), uint32(3), int64(8), uint32(9))
+	f.Add(uint32(3), int32(-1), uint64(1), int64(-1), uint32(5), uint32(2), int64(9), uint32(0))
+	f.Fuzz(func(t *testing.T, answered uint32, pid int32, id uint64, result int64, errno, then uint32, length int64, status uint32) {
+		p := pretend(t)
+		slot := p.shares(t)
+		slot.PID = pid
+		leave(slot, forkserver.Outcome{ID: id, Result: result, Errno: errno}, forkserver.Outcome{}, forkserver.Outcome{Result: length})
+		slot.Answered = answered
+		p.Progress(p.ticket)
+		slot.Answered, slot.Status = then, status
+		p.end(slot)
+		report := Report{}
+		select {
+		case report = <-p.reports:
+		default:
+			report, _ = p.Progress(p.ticket)
+		}
+		require.LessOrEqual(t, len(report.Steps), 3)
+		for i := range report.Steps {
+			if step := &report.Steps[i]; step.Name == "read" && step.Errno == 0 {
+				require.Len(t, step.Output, int(step.Result))
+			}
+		}
+		if len(p.helpers) == 0 && report.Outcome == Done && report.Failed() == nil {
+			require.Len(t, report.Steps, 2, "a plan without failure is whole")
+		}
+	})
+}
+
 func part(step uint32) forkserver.Answer {
 	return forkserver.Answer{Kind: forkserver.StepPart, Step: step}
 }

@@ -38,6 +38,11 @@ type server struct {
 	ended   bool  // it was killed
 	err     error // why it could not get ready, or is ended
 	full    bool  // the socket took no request; one is sent again soon
+
+	slots     *forkserver.Slots // of helpers that share its memory; nil: none do
+	holders   []*helper         // of the slots
+	apart     bool              // a sandbox refuses to share memory
+	submitted bool              // there is more in the slots than it may know of
 }
 
 // restartState says how the next fork server comes about.
@@ -134,9 +139,13 @@ func launch(trim, confine bool) (*server, error) {
 		if confine {
 			f = filter()
 		}
-		s.pid, err = forkserver.Start(pair[1], trim, f)
+		if s.slots, _ = forkserver.NewSlots(); s.slots != nil { // else all helpers are apart
+			s.holders = make([]*helper, forkserver.SharedSlots)
+		}
+		s.pid, err = forkserver.Start(pair[1], s.slots, trim, f)
 	}
 	if err != nil {
+		s.closeSlots()
 		s.conn.Close()
 		return nil, fmt.Errorf("starting the fork server: %w", err)
 	}
@@ -208,6 +217,11 @@ func (p *Prober) watchEnd(s *server) {
 	p.mu.Lock()
 	defer p.unlock()
 	p.server = nil
+	for _, h := range p.helpers {
+		p.readSlotLocked(s, h)
+		h.slot = nil
+	}
+	s.closeSlots()
 	status, used := s.reapLocked()
 	p.cpuBefore += time.Duration(used.Utime.Nano() + used.Stime.Nano())
 	if p.closed {

@@ -54,7 +54,7 @@ func ownCapabilities() uint64 {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func keepCapabilities(s *slot, keep uint64) uint64 {
+func keepCapabilities(s *Slot, keep uint64) uint64 {
 	left := memory.capabilities & keep
 	if left == memory.capabilities {
 		return left

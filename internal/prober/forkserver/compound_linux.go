@@ -49,7 +49,7 @@ type mountWork struct {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func compound(s *slot, step *Step) (result uintptr, errno syscall.Errno) {
+func compound(s *Slot, step *Step) (result uintptr, errno syscall.Errno) {
 	answer := &s.answer
 	answer.Errno, answer.Result, answer.Nanoseconds, answer.OutputLength = 0, 0, 0, 0
 	switch step.Number {
@@ -74,7 +74,7 @@ func compound(s *slot, step *Step) (result uintptr, errno syscall.Errno) {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func flush(s *slot) {
+func flush(s *Slot) {
 	if s.answer.OutputLength > 0 {
 		s.answer.Kind = StepPart
 		send(&s.answer)
@@ -87,7 +87,7 @@ func flush(s *slot) {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func readAll(s *slot, a *[6]uint64, call uintptr) (uintptr, syscall.Errno) {
+func readAll(s *Slot, a *[6]uint64, call uintptr) (uintptr, syscall.Errno) {
 	total, limit := uintptr(0), uintptr(a[1])
 	for {
 		n, _, errno := syscall.RawSyscall6(call, uintptr(a[0]), uintptr(unsafe.Pointer(&s.output)), MaxOutput, 0, 0, 0)
@@ -113,7 +113,7 @@ func readAll(s *slot, a *[6]uint64, call uintptr) (uintptr, syscall.Errno) {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func readLinks(s *slot, a *[6]uint64) (uintptr, syscall.Errno) {
+func readLinks(s *Slot, a *[6]uint64) (uintptr, syscall.Errno) {
 	reported := uint64(0)
 	for {
 		n, _, errno := syscall.RawSyscall6(syscall.SYS_GETDENTS64, uintptr(a[0]), uintptr(a[4]), DirectorySpace, 0, 0, 0)
@@ -153,7 +153,7 @@ func readLinks(s *slot, a *[6]uint64) (uintptr, syscall.Errno) {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func readLink(s *slot, a *[6]uint64, name unsafe.Pointer) syscall.Errno {
+func readLink(s *Slot, a *[6]uint64, name unsafe.Pointer) syscall.Errno {
 	if first := *(*byte)(name); first < '0' || first > '9' {
 		return syscall.ENOENT
 	}
@@ -185,7 +185,7 @@ func nameLength(name unsafe.Pointer) (length uintptr) {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func addLink(s *slot, a *[6]uint64, name unsafe.Pointer) syscall.Errno {
+func addLink(s *Slot, a *[6]uint64, name unsafe.Pointer) syscall.Errno {
 	length, n := nameLength(name), uintptr(s.answer.Result)
 	record := unsafe.Add(unsafe.Pointer(&s.output), s.answer.OutputLength)
 	size := linkHeader + length + n
@@ -227,7 +227,7 @@ func begins(target unsafe.Pointer, n uintptr, a *[6]uint64) bool {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func statMounts(s *slot, a *[6]uint64) (uintptr, syscall.Errno) {
+func statMounts(s *Slot, a *[6]uint64) (uintptr, syscall.Errno) {
 	work := (*mountWork)(pointer(a[4]))
 	work.request.size, work.request.spare, work.request.id = mountRequestSize, 0, 0
 	reported, total := uintptr(0), uint64(0)
@@ -279,7 +279,7 @@ func listMounts(work *mountWork) (uintptr, syscall.Errno) {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func mountRecord(s *slot, work *mountWork, errno syscall.Errno) (uint32, syscall.Errno) {
+func mountRecord(s *Slot, work *mountWork, errno syscall.Errno) (uint32, syscall.Errno) {
 	record := unsafe.Add(unsafe.Pointer(&s.output), s.answer.OutputLength)
 	switch errno {
 	case 0:
@@ -301,7 +301,7 @@ func mountRecord(s *slot, work *mountWork, errno syscall.Errno) (uint32, syscall
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func describeMount(s *slot, a *[6]uint64, mask uint64) syscall.Errno {
+func describeMount(s *Slot, a *[6]uint64, mask uint64) syscall.Errno {
 	work := (*mountWork)(pointer(a[4]))
 	record := unsafe.Add(unsafe.Pointer(&s.output), s.answer.OutputLength)
 	room := MaxOutput - uintptr(s.answer.OutputLength)

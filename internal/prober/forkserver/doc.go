@@ -14,7 +14,7 @@
 //
 // The server is thus a process without a Go runtime: one thread, no sysmon, no
 // garbage collector, no signal handlers, 30 kB of memory of its own beside the
-// slots. It sleeps in ppoll(2) until there is a request or a dead child, so it
+// slots. It sleeps in ppoll(2) until there is a message or a dead child, so it
 // causes no wake-ups while idle; it always forks from its main (only) thread,
 // which matters because PR_SET_PDEATHSIG fires when the forking thread ends; and
 // nothing in it can move the stack its children stand on.
@@ -25,14 +25,24 @@
 // that both sides write to, and the tearing down of all that at the exit. So a
 // helper shares the server's memory (CLONE_VM): it is a process of its own all the
 // same, killed, stuck and reaped alone, with descriptors, credentials and a name
-// of its own. It works on a slot: a stack and its request, a copy of what the server
-// has received. A slot is free again when its helper was reaped, so one that is
-// stuck keeps two or three pages, and no page tables.
+// of its own. It works on a [Slot]: a stack and its request. A slot is free again when its
+// helper was reaped, so one that is stuck keeps two or three pages, and no page tables.
 //
-// A helper gets memory of its own where its request is too large for a slot, and where
-// it becomes another user ([RequestHeader.Apart]), who may trace it and must not get at
-// the server. It stands on a copy of the server's stack then, and works on a copy of
-// its request. One that shares stays permitted all capabilities that the server has,
+// The [Slots] are in memory that the prober shares with the server as well. There it
+// puts requests, and wakes the server only if that sleeps; there a helper leaves what each
+// step has come to, and the server which of them have ended, of which it tells the prober
+// once for all until that looks. So where many checks are made at one time they take one
+// message there and one back. Each end writes its own words alone, but for the two
+// flags by which they wake each other, and what makes others valid last (Answered,
+// written): who dies before has said nothing. The prober reads what it asked for, where
+// its own copy of the request says that it is, and takes nothing for true because it is
+// in this memory.
+//
+// A helper gets memory of its own where its request is too large for a slot, where all
+// slots are taken, and where it becomes another user ([RequestHeader.Apart]), who may
+// trace it and must not get at the server, or at the slots. Its request and its answers
+// are messages. It stands on a copy of the server's stack, and works on a copy of its
+// request. One that shares stays permitted all capabilities that the server has,
 // and has in effect those it needs: whoever may not trace the server may not trace it.
 //
 // What shares memory shares one fate besides: who is killed by the kernel's OOM
@@ -42,7 +52,8 @@
 //
 // What takes a number of calls that nobody knows before, to read a file to its end for
 // instance, is one step: [ReadAll], [ReadDirectory], [ReadLinks] or [StatMounts]. It sends
-// what it finds in parts, as it comes: a helper that hangs has told what was before that.
+// what it finds in parts, as it comes, in messages: a helper that hangs has told what was
+// before that, and what it finds is more than a slot has room for.
 //
 // # The price
 //

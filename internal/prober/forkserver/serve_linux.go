@@ -1,6 +1,7 @@
 package forkserver
 
 import (
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 )
@@ -26,33 +27,6 @@ const (
 	seccompSetModeFilter = 1
 	seccompSpecAllow     = 1 << 2
 	sysCloseRange        = 436 // the same number on every architecture; Linux 5.9
-)
-
-// A slot is what one helper works on. The request follows it, and the memory that
-// the request names. The arrays are of words to be aligned for the structures laid
-// over them.
-type slot struct {
-	stack            [stackSize / 8]uintptr // of a helper that shares the server's memory
-	clock            [2]syscall.Timespec
-	capabilityHeader [2]uint32
-	capabilitySets   capabilitySets
-	results          [MaxSteps]uint64
-	answer           Answer
-	output           [MaxOutput / 8]uint64 // behind the answer
-}
-
-const (
-	// stackSize is more than the 800 bytes to which the linker holds what does not
-	// grow the stack: runSteps, which serve calls as well.
-	stackSize = 2 << 10
-	// sharedSize is the size of a slot with its request, in memory that is shared.
-	sharedSize = 16 << 10
-	// MaxShared is the size in bytes of the largest request, with the memory it
-	// works on, of a helper that shares the server's memory.
-	MaxShared = sharedSize - unsafe.Sizeof(slot{})
-	// sharedSlots is how many helpers can share it at one time. A slot that no
-	// helper has had yet takes no memory.
-	sharedSlots = 1024
 )
 
 // memory is all that the server and its helpers have beside the stack and the
@@ -83,13 +57,14 @@ var memory struct {
 	filter       program
 	instructions [MaxInstructions]Instruction
 
-	shared  uintptr            // address of the shared slots; 0: the host grants none
-	used    uintptr            // how many of them were ever used
-	holders [sharedSlots]int32 // the helper that has a slot
+	shared  *shared            // with the prober; nil: the host grants none
+	taken   uint32             // how many of the submitted slots
+	used    uintptr            // how many slots there are up to the last that was ever used
+	holders [SharedSlots]int32 // the helper that has a slot
 
 	// Where the server receives requests. A helper with memory of its own inherits
 	// this one, so that nothing needs to be copied.
-	slot    slot
+	slot    Slot
 	request [MaxRequest / 8]uint64
 }
 
@@ -115,9 +90,9 @@ func serve() {
 	if errno == 0 {
 		errno = watchChildren()
 	}
-	if memory.shared != 0 {
-		// Helpers with memory of their own do not need it.
-		syscall.RawSyscall6(syscall.SYS_MADVISE, memory.shared, sharedSlots*sharedSize, madvDontFork, 0, 0, 0)
+	if memory.shared != nil {
+		// Helpers with memory of their own must not see it.
+		syscall.RawSyscall6(syscall.SYS_MADVISE, uintptr(unsafe.Pointer(memory.shared)), sharedMemory, madvDontFork, 0, 0, 0)
 	}
 	if memory.seccomp != 0 {
 		// A kernel without it runs us without it.
@@ -132,32 +107,63 @@ func serve() {
 	}
 
 	for {
-		n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, memory.socket, uintptr(unsafe.Pointer(&memory.request)),
-			MaxRequest, syscall.MSG_DONTWAIT, 0, 0)
-		switch {
-		case errno == syscall.EAGAIN:
-			// Sleep for ever: the socket and dead children are all there is.
-			syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&memory.poll)), uintptr(len(memory.poll)), 0, 0, 0, 0)
-			if memory.poll[1].revents != 0 {
-				syscall.RawSyscall6(syscall.SYS_READ, memory.childSignals, uintptr(unsafe.Pointer(&memory.signalInfo)),
-					unsafe.Sizeof(memory.signalInfo), 0, 0, 0)
-				reap()
-			}
-		case errno == syscall.EINTR:
-		case errno != 0 || n == 0:
-			exit(0) // the prober is gone; the kernel kills the helpers now
-		default:
-			header := (*RequestHeader)(unsafe.Pointer(&memory.request))
-			switch header.Kind {
-			case Fork:
-				if forkHelper(header, n) {
-					return
-				}
-			case Kill:
-				killHelper(uintptr(header.PID))
-			}
+		sleep()
+		if memory.poll[1].revents != 0 {
+			syscall.RawSyscall6(syscall.SYS_READ, memory.childSignals, uintptr(unsafe.Pointer(&memory.signalInfo)),
+				unsafe.Sizeof(memory.signalInfo), 0, 0, 0)
+			reap()
+		}
+		if memory.poll[0].revents != 0 && receive() {
+			return
+		}
+		takeSubmitted()
+	}
+}
+
+// sleep waits for ever: the prober and dead children are all there is.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func sleep() {
+	m := memory.shared
+	memory.poll[0].revents, memory.poll[1].revents = 0, 0
+	if m != nil {
+		atomic.StoreUint32(&m.sleeps, 1)
+		if atomic.LoadUint32(&m.submitted.written) != memory.taken {
+			atomic.StoreUint32(&m.sleeps, 0)
+			return
 		}
 	}
+	syscall.RawSyscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&memory.poll)), uintptr(len(memory.poll)), 0, 0, 0, 0)
+	if m != nil {
+		atomic.StoreUint32(&m.sleeps, 0)
+	}
+}
+
+// receive handles one message of the prober's. It reports true in a helper, as forkApart
+// does.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func receive() bool {
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, memory.socket, uintptr(unsafe.Pointer(&memory.request)),
+		MaxRequest, syscall.MSG_DONTWAIT, 0, 0)
+	switch {
+	case errno == syscall.EAGAIN || errno == syscall.EINTR:
+		return false
+	case errno != 0 || n == 0:
+		exit(0) // the prober is gone; the kernel kills the helpers now
+	}
+	header := (*RequestHeader)(unsafe.Pointer(&memory.request))
+	switch header.Kind {
+	case Fork:
+		return forkApart(header)
+	case Kill:
+		killHelper(uintptr(header.PID))
+	}
+	return false
 }
 
 // keepSocketOnly leaves the socket open as descriptor 3, and /dev/null as 0
@@ -208,42 +214,71 @@ func watchChildren() syscall.Errno {
 	return errno
 }
 
-// forkHelper forks a helper for the request of the given length. It reports true in
-// the helper, if that has memory of its own.
+// forkApart forks a helper that has memory of its own, in which it reports true.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func forkHelper(header *RequestHeader, length uintptr) bool {
-	var pid, errno uintptr
-	i := uintptr(sharedSlots)
-	if header.Apart == 0 && length <= MaxShared {
-		i = freeSlot()
+func forkApart(header *RequestHeader) bool {
+	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
+	if errno == 0 && pid == 0 {
+		return true
 	}
-	if i < sharedSlots {
-		s := sharedSlot(i)
-		for k := uintptr(0); k < length; k += 8 {
-			*(*uint64)(unsafe.Add(s.request(), k)) = *(*uint64)(unsafe.Add(unsafe.Pointer(header), k))
-		}
-		pid, errno = spawn(sharing(header), s.handOver())
-		if errno == 0 {
-			memory.holders[i] = int32(pid)
-			memory.used = max(memory.used, i+1)
-		} else if errno != uintptr(syscall.EAGAIN) && errno != uintptr(syscall.ENOMEM) {
-			memory.shared, i = 0, sharedSlots // a sandbox that does not know of it
-		}
-	}
-	if i == sharedSlots {
-		var e syscall.Errno
-		pid, _, e = syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
-		if errno = uintptr(e); errno == 0 && pid == 0 {
-			return true
-		}
-	}
+	sayForked(header, pid, uintptr(errno))
+	return false
+}
+
+//go:nosplit
+//go:norace
+func sayForked(header *RequestHeader, pid, errno uintptr) {
 	answer := &memory.slot.answer
 	answer.Kind, answer.ID, answer.PID, answer.Errno = Forked, header.ID, int32(pid), uint32(errno)
 	send(answer)
-	return false
+}
+
+// takeSubmitted forks helpers that share the server's memory.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func takeSubmitted() {
+	m := memory.shared
+	if m == nil {
+		return
+	}
+	for memory.taken != atomic.LoadUint32(&m.submitted.written) {
+		i := uintptr(m.submitted.slots[memory.taken%SharedSlots]) % SharedSlots
+		memory.taken++
+		s := m.slot(i)
+		header := (*RequestHeader)(s.request())
+		pid, errno := spawn(sharing(header), s.handOver())
+		if errno == 0 {
+			memory.holders[i] = int32(pid)
+			memory.used = max(memory.used, i+1)
+			atomic.StoreInt32(&s.PID, int32(pid))
+		}
+		switch {
+		case header.Messages != 0:
+			sayForked(header, pid, errno)
+		case errno != 0:
+			s.Errno = uint32(errno)
+			m.ended.put(i)
+			sayEnded()
+		}
+	}
+}
+
+// sayEnded tells the prober to look at what has ended, unless it is going to.
+//
+//go:nosplit
+//go:norace
+func sayEnded() {
+	if atomic.LoadUint32(&memory.shared.told) == 0 {
+		atomic.StoreUint32(&memory.shared.told, 1)
+		answer := &memory.slot.answer
+		answer.Kind, answer.Errno = Ended, 0
+		send(answer)
+	}
 }
 
 // sharing are the flags of clone(2) for a helper that shares the server's memory. The
@@ -260,39 +295,6 @@ func sharing(header *RequestHeader) uintptr {
 	return flags
 }
 
-// freeSlot is the first slot that no helper has: those that were used before take
-// memory already.
-//
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func freeSlot() uintptr {
-	if memory.shared == 0 {
-		return sharedSlots
-	}
-	for i := uintptr(0); i < memory.used; i++ {
-		if memory.holders[i] == 0 {
-			return i
-		}
-	}
-	return memory.used
-}
-
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func sharedSlot(i uintptr) *slot {
-	address := memory.shared + i*sharedSize // the collector does not know this memory
-	return *(**slot)(unsafe.Pointer(&address))
-}
-
-// request is what follows the slot.
-//
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func (s *slot) request() unsafe.Pointer { return unsafe.Add(unsafe.Pointer(s), unsafe.Sizeof(*s)) }
-
 // killHelper asks first whether pid is a child that was not reaped, since a
 // number which was given back may belong to a stranger by now.
 //
@@ -307,24 +309,51 @@ func killHelper(pid uintptr) {
 	}
 }
 
+// reap says which helpers have ended.
+//
 //go:nosplit
 //go:norace
 //go:nocheckptr
 func reap() {
-	answer := &memory.slot.answer
+	answer, news := &memory.slot.answer, false
 	for {
 		pid, _, errno := syscall.RawSyscall6(syscall.SYS_WAIT4, ^uintptr(0), uintptr(unsafe.Pointer(&answer.Status)), waitNoHang, 0, 0, 0)
 		if errno != 0 || pid == 0 {
-			return
+			break
 		}
-		for i := uintptr(0); i < memory.used; i++ {
-			if memory.holders[i] == int32(pid) {
-				memory.holders[i] = 0
-			}
+		if endSlot(int32(pid), answer.Status) {
+			news = true
+			continue
 		}
 		answer.Kind, answer.PID, answer.Errno = Exited, int32(pid), 0
 		send(answer)
 	}
+	if news {
+		sayEnded()
+	}
+}
+
+// endSlot ends the slot of a helper, if it has one. It reports whether that is all that
+// the prober needs to be told.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func endSlot(pid int32, status uint32) bool {
+	for i := uintptr(0); i < memory.used; i++ {
+		if memory.holders[i] != pid {
+			continue
+		}
+		memory.holders[i] = 0
+		s := memory.shared.slot(i)
+		if (*RequestHeader)(s.request()).Messages != 0 {
+			return false
+		}
+		s.Status = status
+		memory.shared.ended.put(i)
+		return true
+	}
+	return false
 }
 
 // runSteps is the helper. It never returns.
@@ -332,7 +361,7 @@ func reap() {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func runSteps(s *slot) {
+func runSteps(s *Slot) {
 	base := s.request()
 	header := (*RequestHeader)(base)
 	keepCapabilities(s, header.Capabilities)
@@ -340,7 +369,7 @@ func runSteps(s *slot) {
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&header.Name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_CLOSE, memory.childSignals, 0, 0, 0, 0, 0)
 
-	answer := &s.answer
+	answer, silently := &s.answer, header.Messages == 0 && s != &memory.slot
 	merged := false // with the step before
 	for i := uint32(0); i < header.Steps && i < MaxSteps; i++ {
 		step := s.step(uintptr(i))
@@ -350,7 +379,7 @@ func runSteps(s *slot) {
 			case Address:
 				*argument += uint64(uintptr(base))
 			case ResultOf:
-				*argument = s.results[*argument%MaxSteps]
+				*argument = uint64(s.Results[*argument%MaxSteps].Result)
 			case Uint32At:
 				*argument = uint64(*(*uint32)(unsafe.Add(base, *argument%MaxRequest)))
 			}
@@ -377,25 +406,16 @@ func runSteps(s *slot) {
 			}
 		}
 		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&s.clock[1])), 0, 0, 0, 0)
-		s.results[i] = uint64(result)
+		s.Results[i].Result = int64(result)
 		if step.Flags&RearmDeathSignal != 0 {
 			armDeathSignal(header)
 		}
 
-		answer.Kind = StepDone
-		answer.Errno, answer.Result = uint32(errno), int64(result)
-		answer.Nanoseconds = (s.clock[1].Sec-s.clock[0].Sec)*1e9 + s.clock[1].Nsec - s.clock[0].Nsec
-		answer.OutputLength = 0
-		if errno == 0 {
-			answer.OutputLength = step.OutputLength % (MaxOutput + 1)
-			from := unsafe.Add(base, step.OutputOffset%MaxRequest)
-			to := unsafe.Pointer(&s.output)
-			for k := uintptr(0); k < uintptr(answer.OutputLength); k += 8 {
-				*(*uint64)(unsafe.Add(to, k)) = *(*uint64)(unsafe.Add(from, k))
-			}
-		}
-		if errno != 0 || step.Flags&Silent == 0 {
-			send(answer)
+		took := (s.clock[1].Sec-s.clock[0].Sec)*1e9 + s.clock[1].Nsec - s.clock[0].Nsec
+		if silently {
+			leaveResult(s, header, i, uint32(errno), took)
+		} else if errno != 0 || step.Flags&Silent == 0 {
+			sendResult(s, step, uint32(errno), took)
 		}
 		if errno != 0 && step.Flags&ContinueOnError == 0 {
 			break
@@ -407,10 +427,45 @@ func runSteps(s *slot) {
 	exit(0)
 }
 
+// leaveResult leaves what a step has come to in the slot. What it has written to memory
+// is there already.
+//
+//go:nosplit
+//go:norace
+func leaveResult(s *Slot, header *RequestHeader, i, errno uint32, took int64) {
+	o := &s.Results[i]
+	o.ID, o.Errno, o.Nanoseconds = header.ID, errno, took
+	atomic.StoreUint32(&s.Answered, i+1)
+	if atomic.LoadUint32(&s.Announce) != 0 {
+		s.answer.Kind, s.answer.Errno = Progressed, 0
+		send(&s.answer)
+	}
+}
+
+// sendResult sends what a step has come to.
+//
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func (s *slot) step(i uintptr) *Step {
+func sendResult(s *Slot, step *Step, errno uint32, took int64) {
+	answer := &s.answer
+	answer.Kind, answer.Errno, answer.Result, answer.Nanoseconds = StepDone, errno, s.Results[answer.Step].Result, took
+	answer.OutputLength = 0
+	if errno == 0 {
+		answer.OutputLength = step.OutputLength % (MaxOutput + 1)
+		from := unsafe.Add(s.request(), step.OutputOffset%MaxRequest)
+		to := unsafe.Pointer(&s.output)
+		for k := uintptr(0); k < uintptr(answer.OutputLength); k += 8 {
+			*(*uint64)(unsafe.Add(to, k)) = *(*uint64)(unsafe.Add(from, k))
+		}
+	}
+	send(answer)
+}
+
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func (s *Slot) step(i uintptr) *Step {
 	return (*Step)(unsafe.Add(s.request(), unsafe.Sizeof(RequestHeader{})+i*unsafe.Sizeof(Step{})))
 }
 
@@ -420,9 +475,9 @@ func (s *slot) step(i uintptr) *Step {
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func foundRegular(s *slot, i uintptr) bool {
+func foundRegular(s *Slot, i uintptr) bool {
 	mode := *(*uint16)(unsafe.Add(s.request(), (s.step(i).OutputOffset+uint32(s.step(i).ModeOffset))%MaxRequest))
-	return s.results[i] == 0 && mode&syscall.S_IFMT == syscall.S_IFREG
+	return s.Results[i].Result == 0 && mode&syscall.S_IFMT == syscall.S_IFREG
 }
 
 // armDeathSignal makes the kernel kill this helper when the server ends, unless it is to

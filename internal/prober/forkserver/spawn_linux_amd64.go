@@ -17,7 +17,7 @@ func spawn(flags, stack uintptr) (pid, errno uintptr)
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func (s *slot) handOver() (stack uintptr) {
+func (s *Slot) handOver() (stack uintptr) {
 	top := &s.stack[len(s.stack)-2]
 	*top = uintptr(unsafe.Pointer(s))
 	return uintptr(unsafe.Pointer(top))

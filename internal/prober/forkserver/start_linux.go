@@ -31,9 +31,11 @@ var starting sync.Mutex
 // build where they turn out to need more, they die of SIGSEGV or SIGBUS, the
 // server before it is ready: start it again without.
 //
+// The slots, which may be nil, are used by one server alone.
+//
 // The filter is in force when the server is ready. Without one the server makes no system
 // call that is newer than Linux 3.10, which a sandbox may kill it for.
-func Start(socket int, trim bool, filter Filter) (pid int, err error) {
+func Start(socket int, slots *Slots, trim bool, filter Filter) (pid int, err error) {
 	if len(filter.Program) > MaxInstructions {
 		return 0, fmt.Errorf("a filter of %d instructions: at most %d are possible", len(filter.Program), MaxInstructions)
 	}
@@ -49,7 +51,7 @@ func Start(socket int, trim bool, filter Filter) (pid int, err error) {
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
-			pid, err = Start(socket, trim, filter)
+			pid, err = Start(socket, slots, trim, filter)
 		}()
 		<-done
 		return pid, err
@@ -73,11 +75,14 @@ func Start(socket int, trim bool, filter Filter) (pid int, err error) {
 		advice = madvDoFork // an earlier start may have left its marks
 	}
 	advise(unneeded(), advice)
-	// Only the server uses the slots, but it must not look for a place itself: User
-	// Mode Linux lets a child see what its parent has where that is not forked.
-	memory.shared = reserve(sharedSlots * sharedSize)
+	memory.shared = nil
+	if slots != nil {
+		memory.shared = slots.memory
+	}
+	slots.inherit(madvDoFork)
 	pid, errno := fork(trim)
-	release(memory.shared, sharedSlots*sharedSize)
+	slots.inherit(madvDontFork) // they are nobody else's
+	memory.shared = nil         // the address may become one of the heap's
 	if errno != 0 {
 		return 0, fmt.Errorf("fork: %w", errno)
 	}
@@ -136,27 +141,6 @@ func setSignalMask(mask, before *uint64) {
 func cloneProcess() (int, syscall.Errno) {
 	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
 	return int(pid), errno
-}
-
-// reserve returns the address of memory that takes none until it is used, or 0.
-func reserve(size uintptr) uintptr {
-	if !Sharing {
-		return 0
-	}
-	address, _, errno := syscall.Syscall6(syscall.SYS_MMAP, 0, size, syscall.PROT_READ|syscall.PROT_WRITE,
-		syscall.MAP_PRIVATE|syscall.MAP_ANON|syscall.MAP_NORESERVE, ^uintptr(0), 0)
-	if errno != 0 {
-		return 0
-	}
-	// A huge page would be a hundred times what the first helper takes.
-	_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, address, size, madvNoHugePage)
-	return address
-}
-
-func release(address, size uintptr) {
-	if address != 0 {
-		_, _, _ = syscall.Syscall(syscall.SYS_MUNMAP, address, size, 0)
-	}
 }
 
 type memoryRange struct{ start, end uintptr }

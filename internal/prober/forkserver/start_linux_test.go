@@ -51,7 +51,7 @@ func startWithRestartableSequences() error {
 	if err != nil {
 		return fmt.Errorf("socketpair: %w", err)
 	}
-	pid, err := Start(pair[1], true, Filter{})
+	pid, err := Start(pair[1], nil, true, Filter{})
 	if err != nil {
 		return err
 	}

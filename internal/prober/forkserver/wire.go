@@ -18,10 +18,13 @@ const (
 type RequestKind uint32
 
 const (
-	// Fork a helper for the steps which follow the header.
+	// Fork a helper for the steps which follow the header. Sent as a message it has
+	// memory of its own.
 	Fork RequestKind = 1
 	// Kill the helper PID with SIGKILL, if it is still a child of the server.
 	Kill RequestKind = 2
+	// Look at what was submitted in [Slots]. It has no ID, and nothing follows.
+	Look RequestKind = 3
 )
 
 // RequestHeader begins every request. Both ends are the same executable, so
@@ -35,6 +38,10 @@ type RequestHeader struct {
 	// whose request takes more than [MaxShared], and those that become another
 	// user, who must not reach the server by them.
 	Apart uint32
+	// Messages (not 0) are what a helper sends that shares memory, instead of leaving
+	// its answers there: one that has compound steps.
+	Messages uint32
+	_        uint32
 	// Deadline, if not 0, is from when on the helper makes no further step, in nanoseconds
 	// of CLOCK_MONOTONIC. Such a helper is not killed when the server ends: it ends when
 	// its call returns.
@@ -174,7 +181,8 @@ type AnswerKind uint32
 const (
 	// Ready is the server's first word: PID is its own, Result is 1 if trimmed.
 	Ready AnswerKind = 1
-	// Forked says that a helper runs (PID), or could not be forked (Errno).
+	// Forked says that a helper runs (PID), or could not be forked (Errno). Of those that
+	// leave their answers in a slot, neither this nor Exited is said.
 	Forked AnswerKind = 2
 	// StepDone says how one step ended.
 	StepDone AnswerKind = 3
@@ -182,7 +190,14 @@ const (
 	Exited AnswerKind = 4
 	// StepPart carries some of what a compound step has found so far.
 	StepPart AnswerKind = 5
+	// Ended says that slots have ended since the prober has looked.
+	Ended AnswerKind = 6
+	// Progressed says that the helper of the ID has made a step. The answer is in its slot.
+	Progressed AnswerKind = 7
 )
+
+// OfServer reports whether it is the server that says so, and not a helper.
+func (k AnswerKind) OfServer() bool { return k != StepDone && k != StepPart && k != Progressed }
 
 // Answer is one message to the prober, from the server or from a helper.
 // OutputLength bytes of output follow it.
@@ -213,7 +228,7 @@ func ParseAnswer(message []byte) (answer Answer, output []byte, ok bool) {
 		ok = answer.Step < MaxSteps && int(answer.OutputLength) == len(output)
 	case StepPart:
 		ok = answer.Step < MaxSteps && int(answer.OutputLength) == len(output) && len(output) > 0 && len(output) <= MaxOutput
-	case Ready, Forked, Exited:
+	case Ready, Forked, Exited, Ended, Progressed:
 		ok = len(output) == 0
 	}
 	return answer, output, ok

@@ -1,0 +1,138 @@
+package prober
+
+import (
+	"fmt"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
+)
+
+// A helper that shares the server's memory leaves its answers there, in its slot, instead
+// of sending them. They are read when it has ended, when its time is up, and when somebody
+// asks for its progress; from when on it is not fresh any more, after each step.
+
+// submitLocked puts the check's request into a slot, of which the server is told by
+// wakeServerLocked. It returns nil where the helper is to be one apart.
+func (s *server) submitLocked(w *pending) *forkserver.Slot {
+	if s.slots == nil || s.apart {
+		return nil
+	}
+	slot, ok := s.slots.Submit(w.compiled.request)
+	if !ok {
+		return nil
+	}
+	s.submitted = true
+	return slot
+}
+
+// wakeServerLocked tells the server of what was submitted, if it sleeps.
+func (p *Prober) wakeServerLocked() {
+	s := p.server
+	if s == nil || !s.submitted {
+		return
+	}
+	s.submitted = false
+	if s.slots != nil && s.slots.Asleep() {
+		// Where the socket is full it wakes up, and looks, anyway.
+		_ = s.send(forkserver.Bytes(&forkserver.RequestHeader{Kind: forkserver.Look}))
+	}
+}
+
+// freeSlotLocked gives a helper's slot back: the helper has ended.
+func (s *server) freeSlotLocked(h *helper) {
+	if h.slot == nil || s == nil || s.slots == nil {
+		return
+	}
+	s.holders[s.slots.Index(h.slot)] = nil
+	s.slots.Free(h.slot)
+	h.slot = nil
+}
+
+func (s *server) closeSlots() {
+	if s.slots != nil {
+		s.slots.Close()
+		s.slots = nil
+	}
+}
+
+// endedLocked handles all slots that have ended.
+func (p *Prober) endedLocked(s *server) {
+	if s.slots == nil {
+		p.distrustLocked(s, "the end of slots that it hasn't")
+		return
+	}
+	s.slots.Listen()
+	for s.err == nil && p.server == s {
+		slot, ok := s.slots.NextEnded()
+		if slot == nil {
+			if !ok {
+				p.distrustLocked(s, "the end of a slot that it hasn't")
+			}
+			return
+		}
+		h := s.holders[s.slots.Index(slot)]
+		if h == nil {
+			p.distrustLocked(s, "the end of a helper that it hasn't")
+			return
+		}
+		if p.readSlotLocked(s, h); s.err != nil {
+			return
+		}
+		errno, status := syscall.Errno(slot.Errno), syscall.WaitStatus(slot.Status)
+		s.freeSlotLocked(h)
+		if errno != 0 {
+			p.unforkableLocked(s, h, errno)
+			continue
+		}
+		p.exitedLocked(h, status)
+	}
+}
+
+// unforkableLocked ends a helper that could not be forked. A sandbox may not know how to
+// share memory, and refuse it: then all helpers are apart from now on.
+func (p *Prober) unforkableLocked(s *server, h *helper, errno syscall.Errno) {
+	p.stats.Forked--
+	if h.shares && errno != unix.EAGAIN && errno != unix.ENOMEM {
+		s.apart = true
+		p.retryLocked(h)
+		p.pumpLocked()
+		return
+	}
+	h.err = fmt.Errorf("forking a helper: %w", errno)
+	p.finishLocked(h, Unavailable)
+	p.removeLocked(h)
+	p.pumpLocked()
+}
+
+// readSlotLocked reads what a helper has left in its slot since the last time.
+func (p *Prober) readSlotLocked(s *server, h *helper) {
+	if h.slot == nil || h.compiled.messages || h.compiled.request == nil || s.err != nil {
+		return
+	}
+	if pid := h.slot.Forked(); pid != h.pid {
+		if h.pid != 0 || pid < 0 {
+			p.distrustLocked(s, "a helper that can't have been forked")
+			return
+		}
+		h.pid = pid
+		s.heard = time.Now()
+	}
+	done := h.slot.Done()
+	if done < h.read || int(done) > len(h.compiled.steps) {
+		p.distrustLocked(s, "steps that a plan hasn't")
+		return
+	}
+	for ; h.read < done; h.read++ {
+		answer, output := h.slot.Answer(int(h.read), h.compiled.request)
+		if answer.Errno == 0 && h.compiled.steps[h.read].isSilent() {
+			continue
+		}
+		if answer.ID != h.id || !p.answeredLocked(h, &answer, output) {
+			p.distrustLocked(s, "an answer that its plan does not ask for")
+			return
+		}
+	}
+}
