@@ -370,7 +370,7 @@ func runSteps(s *Slot) {
 	syscall.RawSyscall6(syscall.SYS_CLOSE, memory.childSignals, 0, 0, 0, 0, 0)
 
 	answer, silently := &s.answer, header.Messages == 0 && s != &memory.slot
-	merged := false // with the step before
+	merged, began := false, false // with the step before; when that has ended
 	for i := uint32(0); i < header.Steps && i < MaxSteps; i++ {
 		step := s.step(uintptr(i))
 		for k := range step.Arguments {
@@ -387,8 +387,8 @@ func runSteps(s *Slot) {
 
 		a := &step.Arguments
 		answer.ID, answer.Step = header.ID, i
-		if !merged {
-			syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&s.clock[0])), 0, 0, 0, 0)
+		if !merged && !began {
+			readClock(&s.clock[0])
 		}
 		merged = step.Flags&MergeWithNext != 0
 		result, errno := ^uintptr(0), syscall.EBADF
@@ -405,16 +405,22 @@ func runSteps(s *Slot) {
 				}
 			}
 		}
-		syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(&s.clock[1])), 0, 0, 0, 0)
+		told := errno != 0 || step.Flags&Silent == 0
+		if told || header.Deadline != 0 { // of what is not told nobody asks how long it took
+			readClock(&s.clock[1])
+		}
 		s.Results[i].Result = int64(result)
 		if step.Flags&RearmDeathSignal != 0 {
 			armDeathSignal(header)
 		}
 
 		took := (s.clock[1].Sec-s.clock[0].Sec)*1e9 + s.clock[1].Nsec - s.clock[0].Nsec
+		began = false
 		if silently {
-			leaveResult(s, header, i, uint32(errno), took)
-		} else if errno != 0 || step.Flags&Silent == 0 {
+			if sent := leaveResult(s, header, i, uint32(errno), took); told && !merged && !sent {
+				s.clock[0], began = s.clock[1], true
+			}
+		} else if told {
 			sendResult(s, step, uint32(errno), took)
 		}
 		if errno != 0 && step.Flags&ContinueOnError == 0 {
@@ -427,19 +433,28 @@ func runSteps(s *Slot) {
 	exit(0)
 }
 
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func readClock(now *syscall.Timespec) {
+	syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(now)), 0, 0, 0, 0)
+}
+
 // leaveResult leaves what a step has come to in the slot. What it has written to memory
-// is there already.
+// is there already. It reports whether a message was sent, which can take a while.
 //
 //go:nosplit
 //go:norace
-func leaveResult(s *Slot, header *RequestHeader, i, errno uint32, took int64) {
+func leaveResult(s *Slot, header *RequestHeader, i, errno uint32, took int64) (sent bool) {
 	o := &s.Results[i]
 	o.ID, o.Errno, o.Nanoseconds = header.ID, errno, took
 	atomic.StoreUint32(&s.Answered, i+1)
-	if atomic.LoadUint32(&s.Announce) != 0 {
-		s.answer.Kind, s.answer.Errno = Progressed, 0
-		send(&s.answer)
+	if atomic.LoadUint32(&s.Announce) == 0 {
+		return false
 	}
+	s.answer.Kind, s.answer.Errno = Progressed, 0
+	send(&s.answer)
+	return true
 }
 
 // sendResult sends what a step has come to.
