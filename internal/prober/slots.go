@@ -107,9 +107,10 @@ func (p *Prober) unforkableLocked(s *server, h *helper, errno syscall.Errno) {
 	p.pumpLocked()
 }
 
-// readSlotLocked reads what a helper has left in its slot since the last time.
+// readSlotLocked reads what a helper has left in its slot since the last time. A server
+// that has not greeted has no helpers.
 func (p *Prober) readSlotLocked(s *server, h *helper) {
-	if h.slot == nil || h.compiled.messages || h.compiled.request == nil || s.err != nil {
+	if h.slot == nil || h.compiled.messages || h.compiled.request == nil || !s.ready || s.err != nil {
 		return
 	}
 	if pid := h.slot.Forked(); pid != h.pid {
