@@ -146,7 +146,7 @@ func TestHelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
-	look := func(plan *prober.Plan) string {
+	look := func(fs *faultfs.FS, plan *prober.Plan) string {
 		fs.Pause()
 		reports := make(chan prober.Report, 1)
 		ticket := p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(r prober.Report) { reports <- r })
@@ -175,25 +175,43 @@ func TestHelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
 		}
 		return alone
 	}
-	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("0000000000000006")+" CapEff: 0000000000000006", look(plain),
+	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("0000000000000006")+" CapEff: 0000000000000006", look(fs, plain),
 		"CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH")
-	assert.Equal(t, "0000000000000020 CapPrm: 0000000000000000 CapEff: 0000000000000000", look(statfsAs(4711, fs.Dir)))
+	assert.Equal(t, "0000000000000020 CapPrm: 0000000000000000 CapEff: 0000000000000000", look(fs, statfsAs(4711, fs.Dir)))
 	named := &prober.Plan{Timeout: timeout}
 	named.Add(prober.Statx(prober.CWD(), "/home/user/proc/1/root", 0, unix.STATX_TYPE).WithoutOutput().Optional())
 	reach(named, fs.Dir)
-	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("0000000000000006")+" CapEff: 0000000000000006", look(named), "a mount point can have any name")
+	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("0000000000000006")+" CapEff: 0000000000000006", look(fs, named), "a mount point can have any name")
 	below := &prober.Plan{Timeout: timeout}
 	below.SearchBelow("/proc/1/root")
 	reach(below, fs.Dir)
-	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("0000000000080006")+" CapEff: 0000000000080006", look(below), "and CAP_SYS_PTRACE")
+	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("0000000000080006")+" CapEff: 0000000000080006", look(fs, below), "and CAP_SYS_PTRACE")
 	other := &prober.Plan{Timeout: timeout}
 	other.EnterMountNS("/proc/self/ns/mnt")
 	reach(other, fs.Dir)
-	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("00000000002c0006")+" CapEff: 00000000002c0006", look(other),
+	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("00000000002c0006")+" CapEff: 00000000002c0006", look(fs, other),
 		"and CAP_SYS_CHROOT, CAP_SYS_PTRACE, CAP_SYS_ADMIN")
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", serverOf(t, os.Getpid())))
-	require.NoError(t, err)
-	assert.Contains(t, string(status), "CapEff:\t00000000002c00e6", "the server's: and CAP_KILL, CAP_SETGID, CAP_SETUID")
+	own := func() string {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", serverOf(t, os.Getpid())))
+		require.NoError(t, err)
+		_, rest, _ := strings.Cut(string(status), "CapPrm:")
+		sets, _, _ := strings.Cut(rest, "CapBnd:")
+		return strings.Join(strings.Fields(sets), " ")
+	}
+	if forkserver.Sharing {
+		assert.Equal(t, "00000000002c00e6 CapEff: 0000000000000006", own(), "the server's: permitted are CAP_KILL, CAP_SETGID, CAP_SETUID, too")
+	}
+	fs.Pause()
+	reports := make(chan prober.Report, 1)
+	ticket := p.Submit(patient(prober.Check{Key: fs.Dir, Plan: statfsAs(4711, fs.Dir)}), func(r prober.Report) { reports <- r })
+	eventually(t, "a helper of another user", func() bool { r, _ := p.Progress(ticket); return r.PID != 0 })
+	assert.Equal(t, "00000000002c00e6 CapEff: 0000000000000026", own(), "and in effect is CAP_KILL, to kill it")
+	beside := faultfs.New(t)
+	besides := &prober.Plan{Timeout: timeout}
+	reach(besides, beside.Dir)
+	assert.Equal(t, "0000000000000020 CapPrm: "+permitted("0000000000000006")+" CapEff: 0000000000000006", look(beside, besides), "not in those beside it")
+	fs.Heal()
+	<-reports
 }
 
 // A helper that shares the server's memory has less in effect than the server. What

@@ -20,7 +20,7 @@ const (
 	OtherProcesses uint64 = 1 << 19 // CAP_SYS_PTRACE
 
 	killOthers uint64 = 1 << 5 // CAP_KILL, to kill helpers of other users
-	// Needed is all that a server keeps.
+	// Needed is all that a server stays permitted.
 	Needed = Search | ChangeUser | EnterNamespace | KernelStacks | OtherProcesses | killOthers
 
 	// Mark is in the inheritable set of the server and all helpers, whoever they
@@ -46,27 +46,48 @@ func ownCapabilities() uint64 {
 	return uint64(sets[0].effective&sets[0].permitted) | uint64(sets[1].effective&sets[1].permitted)<<32
 }
 
-// keepCapabilities drops all others, and returns those that are left. A helper that
-// shares the server's memory drops them from what is in effect, but stays permitted
-// what the server is: by that the kernel judges who may trace it (ptrace(2)), and who
-// could otherwise get at the server, which may do more.
+// restrictServer has the server permitted what it needs, and in effect what helpers of
+// most plans have, which make no call for it then; and CAP_KILL while there are helpers
+// apart, to kill them, or to have the kernel do so at its own end (PR_SET_PDEATHSIG: it
+// asks whether the one that ends might): they may be other users.
 //
 //go:nosplit
 //go:norace
-//go:nocheckptr
-func keepCapabilities(s *Slot, keep uint64) uint64 {
-	left := memory.capabilities & keep
-	if left == memory.capabilities {
-		return left
+func restrictServer() {
+	effective := memory.capabilities & Search
+	if memory.apart > 0 {
+		effective |= memory.capabilities & killOthers
 	}
+	if effective != memory.effective {
+		memory.effective = effective
+		setCapabilities(&memory.slot, effective, memory.capabilities)
+	}
+}
+
+// keepCapabilities has those of the mask in effect. A helper that shares the server's
+// memory stays permitted what the server is: by that the kernel judges who may trace it
+// (ptrace(2)), and who could otherwise get at the server, which may do more.
+//
+//go:nosplit
+//go:norace
+func keepCapabilities(s *Slot, keep uint64) {
+	left := memory.capabilities & keep
+	switch {
+	case s == &memory.slot:
+		setCapabilities(s, left, left)
+	case left != memory.effective:
+		setCapabilities(s, left, memory.capabilities)
+	}
+}
+
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func setCapabilities(s *Slot, effective, permitted uint64) {
 	s.capabilityHeader[0], s.capabilityHeader[1] = capabilityVersion, 0
 	sets := &s.capabilitySets
-	sets[0].effective, sets[1].effective = uint32(left), uint32(left>>32)
-	sets[0].permitted, sets[1].permitted = sets[0].effective, sets[1].effective
-	if s != &memory.slot {
-		sets[0].permitted, sets[1].permitted = uint32(memory.capabilities), uint32(memory.capabilities>>32)
-	}
+	sets[0].effective, sets[1].effective = uint32(effective), uint32(effective>>32)
+	sets[0].permitted, sets[1].permitted = uint32(permitted), uint32(permitted>>32)
 	sets[0].inheritable, sets[1].inheritable = uint32(memory.mark), 0
 	syscall.RawSyscall6(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&s.capabilityHeader)), uintptr(unsafe.Pointer(sets)), 0, 0, 0, 0)
-	return left
 }

@@ -50,8 +50,10 @@ var memory struct {
 	root       [8]byte
 	noLimit    [2]uint64
 
-	capabilities uint64 // in effect
+	capabilities uint64 // permitted
+	effective    uint64
 	mark         uint64
+	apart        int // how many helpers there are that have memory of their own
 
 	seccomp      uintptr // the number of the call
 	filter       program
@@ -82,7 +84,9 @@ func serve() {
 	memory.server, _, _ = syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&memory.name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0)
-	memory.capabilities = keepCapabilities(&memory.slot, Needed)
+	memory.capabilities &= Needed
+	memory.effective = ^memory.capabilities
+	restrictServer()
 	syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, syscall.RLIMIT_CORE, uintptr(unsafe.Pointer(&memory.noLimit)), 0, 0, 0)
 	// Whatever directory the prober was started in is nobody's to pin.
 	syscall.RawSyscall6(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(&memory.root)), 0, 0, 0, 0, 0)
@@ -220,9 +224,14 @@ func watchChildren() syscall.Errno {
 //go:norace
 //go:nocheckptr
 func forkApart(header *RequestHeader) bool {
+	memory.apart++
+	restrictServer()
 	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno == 0 && pid == 0 {
 		return true
+	}
+	if errno != 0 {
+		memory.apart--
 	}
 	sayForked(header, pid, uintptr(errno))
 	return false
@@ -247,6 +256,7 @@ func takeSubmitted() {
 		return
 	}
 	for memory.taken != atomic.LoadUint32(&m.submitted.written) {
+		restrictServer()
 		i := uintptr(m.submitted.slots[memory.taken%SharedSlots]) % SharedSlots
 		memory.taken++
 		s := m.slot(i)
@@ -321,9 +331,13 @@ func reap() {
 		if errno != 0 || pid == 0 {
 			break
 		}
-		if endSlot(int32(pid), answer.Status) {
+		shared, left := endSlot(int32(pid), answer.Status)
+		if left {
 			news = true
 			continue
+		}
+		if !shared {
+			memory.apart--
 		}
 		answer.Kind, answer.PID, answer.Errno = Exited, int32(pid), 0
 		send(answer)
@@ -333,13 +347,13 @@ func reap() {
 	}
 }
 
-// endSlot ends the slot of a helper, if it has one. It reports whether that is all that
-// the prober needs to be told.
+// endSlot ends the slot of a helper, if it has one. It reports whether the end was left in
+// the slot, or is to be sent.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func endSlot(pid int32, status uint32) bool {
+func endSlot(pid int32, status uint32) (shared, left bool) {
 	for i := uintptr(0); i < memory.used; i++ {
 		if memory.holders[i] != pid {
 			continue
@@ -347,13 +361,13 @@ func endSlot(pid int32, status uint32) bool {
 		memory.holders[i] = 0
 		s := memory.shared.slot(i)
 		if (*RequestHeader)(s.request()).Messages != 0 {
-			return false
+			return true, false
 		}
 		s.Status = status
 		memory.shared.ended.put(i)
-		return true
+		return true, true
 	}
-	return false
+	return false, false
 }
 
 // runSteps is the helper. It never returns.
