@@ -7,7 +7,7 @@ LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
 FUZZTIME ?= 1s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: help run build bpf check-bpf test test-long test-alone test-others test-loop test-machines test-fuzz test-containers test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
+.PHONY: help quick run build bpf check-bpf test test-long test-alone test-others test-loop test-machines test-fuzz test-containers test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
 run: build ## build it, and print one gather on this machine
 	bin/vfsprobe -test
@@ -57,6 +57,9 @@ test: setup lint check-bpf check-release ## all tests that can run here, and lin
 	@code=0; $(MAKE) --no-print-directory test-alone || code=$$?; \
 		$(MAKE) --no-print-directory -k -j$(LANES) SUITES=bookworm SKIPPED=0 test-machines test-loop test-others test-fuzz || code=$$?; \
 		tools/stage; exit $$code
+
+quick: ## lint and the unit tests of what was changed, in two minutes
+	tools/quick
 
 test-alone:
 	CGO_ENABLED=0 $(call gotest,alone) $(ALONE)
