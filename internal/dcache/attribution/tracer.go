@@ -595,16 +595,20 @@ func (t *Tracer) totals() (Totals, error) {
 	}, nil
 }
 
-// readAll copies a whole hash map, in one system call if that is possible (5.6).
-// Entries which are made or evicted meanwhile may be left out.
+// batch is how many entries of a map are read by a system call. Those of a bucket of the hash
+// table must fit.
+const batch = 512
+
+// readAll copies a whole hash map, by batches (5.6). There is room made for those entries that
+// there are: mostly they are few. Entries which are made or evicted meanwhile may be left out.
 func readAll[K comparable, V any](m *ebpf.Map, keys *[]K, values *[]V) (int, error) {
 	size := int(m.MaxEntries())
-	if *keys == nil {
-		*keys, *values = make([]K, size), make([]V, size)
-	}
 	var cursor ebpf.MapBatchCursor
 	n := 0
 	for n < size {
+		if lacks := n + batch - len(*keys); lacks > 0 {
+			*keys, *values = append(*keys, make([]K, lacks)...), append(*values, make([]V, lacks)...)
+		}
 		got, err := m.BatchLookup(&cursor, (*keys)[n:], (*values)[n:], nil)
 		n += got
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
