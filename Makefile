@@ -7,7 +7,7 @@ LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
 FUZZTIME ?= 1s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: help quick run build bpf check-bpf test test-long test-alone test-others test-loop test-machines test-fuzz test-containers test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
+.PHONY: help quick run build bpf check-bpf test test-long compile-tests test-alone test-others test-race test-loop test-machines test-fuzz test-containers test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
 run: build ## build it, and print one gather on this machine
 	bin/vfsprobe -test
@@ -50,16 +50,23 @@ RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -
 
 # Two at a time, since most tests wait most of the time; three make helpers too slow at
 # times. All run, also where one has failed. It ends with a table of where the minutes went.
+# What takes longest begins first.
 LANES ?= 2
-test: setup lint check-bpf check-release ## all tests that can run here, and lint: what CI runs
-	$(GO) -C tools/test tool -n gotestsum >/dev/null
+test: setup lint check-bpf check-release compile-tests ## all tests that can run here, and lint: what CI runs
 	@tools/stage -new
 	@code=0; $(MAKE) --no-print-directory test-alone || code=$$?; \
-		$(MAKE) --no-print-directory -k -j$(LANES) SUITES=bookworm SKIPPED=0 test-machines test-loop test-others test-fuzz || code=$$?; \
+		$(MAKE) --no-print-directory -k -j$(LANES) SUITES=bookworm SKIPPED=0 test-machines test-loop test-others test-race test-kernels test-fuzz || code=$$?; \
 		tools/stage; exit $$code
 
 quick: ## lint and the unit tests of what was changed, in two minutes
 	tools/quick
+
+# Compiles all that tests are made of, without linking it: a compiler beside them takes the CPUs
+# from helpers that have their time.
+compile-tests: bin/nfsvm bin/kernels
+	$(GO) -C tools/test tool -n gotestsum >/dev/null
+	CGO_ENABLED=0 $(GO) list -test -deps -export ./... >/dev/null
+	CGO_ENABLED=1 $(GO) list -race -test -deps -export $(RACED) >/dev/null
 
 test-alone:
 	CGO_ENABLED=0 $(call gotest,alone) $(ALONE)
@@ -71,12 +78,13 @@ test-machines:
 test-loop:
 	CGO_ENABLED=0 $(call gotest,loop) $(LOOP)
 	$(RACE) $(filter $(LOOP),$(RACED))
+	$(RACESOAK)
 
 test-others:
 	CGO_ENABLED=0 $(call gotest,others) $(OTHERS)
+
+test-race:
 	$(RACE) $(filter-out $(LOOP),$(RACED))
-	$(RACESOAK)
-	$(MAKE) --no-print-directory test-kernels
 
 # Each parser with few new inputs, in what time the others leave; go test has tried those of
 # testdata.
