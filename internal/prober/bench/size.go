@@ -22,6 +22,27 @@ const (
 	functionTable = ".gopclntab" // what the runtime knows of each function
 )
 
+// buys is what each module is there for.
+var buys = map[string]string{
+	standardLibrary:                   "net: servers, the service's socket; json: state, reports; debug/elf, compress: BPF; regexp: doctor",
+	goRuntime:                         "",
+	module:                            "the inputs, and the commands check, who, dentries, drill, doctor",
+	"github.com/cilium/ebpf":          "loads BPF: who makes negative dentries, children of directories",
+	"github.com/pelletier/go-toml/v2": "vfsprobe.toml, with the line and the key of an error",
+	"github.com/gobwas/glob":          "patterns of mounts, as Telegraf's inputs have them",
+	"github.com/influxdata/toml":      "doctor: Telegraf's configuration, as Telegraf parses it",
+	"github.com/naoina/go-stringutil": "that parser needs it",
+	"github.com/influxdata/telegraf":  "metrics and line protocol",
+	"golang.org/x/sys":                "system calls",
+	"github.com/moby/sys/user":        "passwd(5) and group(5)",
+	"github.com/moby/sys/mountinfo":   "the mount table as text",
+}
+
+const (
+	standardLibrary = "Go's standard library"
+	goRuntime       = "Go's runtime"
+)
+
 // A part of the binary, in bytes.
 type part struct {
 	name               string
@@ -77,9 +98,9 @@ func modulesOf(program string) (map[string]string, error) {
 	for line := range strings.Lines(string(output)) {
 		name, of, _ := strings.Cut(strings.TrimSpace(line), " ")
 		if of == "" {
-			of = "Go's standard library"
+			of = standardLibrary
 			if name == "runtime" || strings.HasPrefix(name, "runtime/") || strings.HasPrefix(name, "internal/runtime/") {
-				of = "Go's runtime"
+				of = goRuntime
 			}
 		}
 		modules[name] = of
@@ -188,11 +209,12 @@ func printSize(total float64, byModule, byPackage map[string]*part, sections []*
 	const kB = 1000.0
 	bySize := func(a, b *part) int { return cmp.Or(cmp.Compare(b.sum(), a.sum()), cmp.Compare(a.name, b.name)) }
 	row := func(name, packages string, code, data, tables, sum float64) {
-		fmt.Printf("%-44s %8s %9.0f %9.0f %9.0f %9.0f %7.1f\n", name, packages, code/kB, data/kB, tables/kB, sum/kB, 100*sum/total)
+		line := fmt.Sprintf("%-38s %8s %6.0f %6.0f %6.0f %6.0f %6.1f  %s", name, packages, code/kB, data/kB, tables/kB, sum/kB, 100*sum/total, buys[name])
+		fmt.Println(strings.TrimRight(line, " "))
 	}
 	fmt.Printf("Size of the binary, by module: %.2f MB, target %s; kB\n\n", total/1e6, sizeTarget)
 	head := func(what, packages string) {
-		fmt.Printf("%-44s %8s %9s %9s %9s %9s %7s\n", what, packages, "code", "data", "tables", "sum", "%")
+		fmt.Printf("%-38s %8s %6s %6s %6s %6s %6s\n", what, packages, "code", "data", "tables", "sum", "%")
 	}
 	head("", "packages")
 	rest := total
