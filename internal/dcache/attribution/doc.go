@@ -56,12 +56,13 @@
 // that nobody uses becomes negative, or is put on the list of unused ones. Where it is, the
 // kernel's types say; its address is as far from the CPU's run queue, to which each task leads.
 // By how much it has grown since the last look is the work of the task that has the CPU: the
-// programs look at the end of each system call and when a task gives the CPU up. Names that
-// are known, that a file system does not keep, or that are below a missing directory, make
-// nothing grow; files that are removed do. What is not seen: what a task did that lost the CPU
-// between that and the end of its call, a kernel thread, io_uring and 32-bit programs make has
-// a command, but no directory ([Place.Nowhere]); if dentries are freed in the same call, it is
-// counted too low.
+// programs look at the end of each system call and when a task gives the CPU up. One that does
+// so in a system call, as a removal that waits for the journal, has its registers read where the
+// kernel keeps them (bpf_task_pt_regs(), 5.15), with the path that it was called with. Names
+// that are known, that a file system does not keep, or that are below a missing directory, make
+// nothing grow; files that are removed do. What a kernel thread, io_uring and 32-bit programs
+// make has a command, but no directory ([Place.Nowhere]); if dentries are freed in the same
+// call, it is counted too low.
 //
 // Other ways that a kernel in lockdown leaves were tried on 6.18. fanotify(7) tells of files that
 // are created, renamed and deleted, and of the process, but of no look-up; it takes a mark on

@@ -557,13 +557,18 @@ SEC("tp_btf/sys_exit") int sys_exit_counted(u64 *context)
 	return on_exit((struct pt_regs *)context[0], bpf_get_current_task_btf(), true, context[1], grown);
 }
 
-/* Kernel threads, and tasks that lose the CPU in a system call. */
+/*
+ * Tasks that lose the CPU in a system call, which is not over but has done what it was made for:
+ * a removal waits for the journal when the name is gone. And kernel threads, whose registers
+ * are of no call with a path.
+ */
 SEC("tp_btf/sched_switch") int sched_switch(u64 *context)
 {
 	s64 grown = grown_here();
-	if (grown > 0)
-		count_nowhere(grown);
-	return 0;
+	if (!grown)
+		return 0;
+	struct task_struct *task = bpf_get_current_task_btf();
+	return on_exit(bpf_task_pt_regs(task), task, true, 0, grown);
 }
 
 /* And without it, where the kernel does not tell. */

@@ -28,6 +28,7 @@ enum { MAP_TYPE_ARRAY = 2, MAP_TYPE_PERCPU_ARRAY = 6, MAP_TYPE_LRU_HASH = 9 };
 enum { BPF_ANY, BPF_NOEXIST };
 
 struct task_struct;
+struct pt_regs;
 
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value, u64 flags) = (void *)2;
@@ -43,6 +44,7 @@ static long (*const bpf_probe_read_user_str)(void *to, u32 size, const void *fro
 static long (*const bpf_probe_read_kernel_str)(void *to, u32 size, const void *from) = (void *)115;
 static u64 (*const bpf_jiffies64)(void) = (void *)118;
 static struct task_struct *(*const bpf_get_current_task_btf)(void) = (void *)158;
+static struct pt_regs *(*const bpf_task_pt_regs)(struct task_struct *task) = (void *)175;
 static long (*const bpf_loop)(u32 count, void *callback, void *context, u64 flags) = (void *)181;
 
 /* enum bpf_field_info_kind, bpf_enum_value_kind of libbpf's bpf_core_read.h */
