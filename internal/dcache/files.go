@@ -15,8 +15,14 @@ type Sysctls struct {
 	CachePressure      *int64 // vm.vfs_cache_pressure
 	CachePressureDenom *int64 // vm.vfs_cache_pressure_denom, since 6.16: what 100 % are
 	DentryNegative     *int64 // fs.dentry-negative: drop the dentries of removed files at once
-	NegativeLimit      *int64 // fs.negative-dentry-limit, of RHEL since 7.8: thousandths of the memory; 0: none
-	FSKLimit           *int64 // fs.dentry-fs-klimit, of RHEL 8 since 4.18.0-553.62.1: thousands of dentries in a file system; 0: none
+	// NegativeLimit is fs.negative-dentry-limit, of RHEL since 7.8: thousandths of the memory,
+	// 0: none (access.redhat.com/solutions/5777081).
+	NegativeLimit *int64
+	// FSKLimit is fs.dentry-fs-klimit, of RHEL 8 since 4.18.0-553.62.1: thousands of unused
+	// dentries of each file system, a soft limit by which negative ones are freed; 0: none
+	// (dentry_fs_klimit_sysctl in fs/dcache.c of github.com/ctrliq/kernel-src-tree, commit
+	// e252413ceae1).
+	FSKLimit *int64
 }
 
 // ReadSysctls reads them below the directory where procfs is mounted. The error

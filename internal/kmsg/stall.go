@@ -94,18 +94,22 @@ func commOf(text string) (comm string, found bool) {
 }
 
 // functionIn returns the function of a line of a stack: " d_walk+0x9d/0x2a0", of x86 also
-// "RIP: 0010:d_walk+0x9d/0x2a0", and of arm64 "pc : d_walk+0x9c/0x2a0". Lines with a question
+// "RIP: 0010:d_walk+0x9d/0x2a0" (under Xen with another segment), and of arm64
+// "pc : d_walk+0x9c/0x2a0". Before 4.10 the address is in front. Lines with a question
 // mark are what was left on the stack, and no call.
 func functionIn(text string) string {
 	name, _, found := strings.Cut(strings.TrimSpace(text), "+0x")
 	if !found {
 		return ""
 	}
-	for _, before := range []string{"RIP: 0010:", "pc : ", "lr : "} {
+	if pointer, found := strings.CutPrefix(name, "RIP: "); found {
+		_, name, _ = strings.Cut(pointer, ":")
+	}
+	for _, before := range []string{"pc : ", "lr : "} {
 		name = strings.TrimPrefix(name, before)
 	}
-	if strings.HasPrefix(name, "[<") { // before 4.10: the address
-		_, name, _ = strings.Cut(name, ">] ")
+	if strings.HasPrefix(name, "[<") {
+		name = name[strings.LastIndex(name, ">] ")+len(">] "):]
 	}
 	if strings.ContainsAny(name, " ?") {
 		return ""

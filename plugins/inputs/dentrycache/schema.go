@@ -25,7 +25,7 @@ func (*Dentrycache) Schema() []schema.Measurement {
 				schema.Integers("sysctls", "vfs_cache_pressure", "vfs_cache_pressure_denom"),
 				schema.Integers("sysctl fs.dentry-negative: whether removed files leave no negative dentries", "dentry_negative"),
 				schema.Integers("sysctl fs.negative-dentry-limit of RHEL from 7.8 on, in thousandths of the memory; 0: none", "negative_dentry_limit"),
-				schema.Integers("sysctl fs.dentry-fs-klimit of RHEL 8, in thousands of dentries of one file system; 0: none", "dentry_fs_klimit"),
+				schema.Integers("sysctl fs.dentry-fs-klimit of RHEL 8, in thousands of unused dentries of each file system; 0: none", "dentry_fs_klimit"),
 				schema.Counters("that the kernel has reported (soft lockups, RCU stalls, hung tasks) in a walk over a directory's children, as far as its log goes", "stall_reports"),
 				schema.Floats("since the last of them", "last_stall_seconds_ago"),
 				schema.Strings("the kernel's function and the process of the last of them", "last_stall_function", "last_stall_comm"),
