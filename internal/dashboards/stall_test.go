@@ -99,8 +99,8 @@ printf 'Package: perl-of-the-test\nVersion: %s\nArchitecture: all\nMaintainer: A
 	{"100 containers", "unshare", `mkdir upper work merged && for i in $(seq 100); do unshare -mpf sh -c 'mount -t tmpfs none upper && mkdir upper/u upper/w && mount -t overlay -o lowerdir=/,upperdir=upper/u,workdir=upper/w none merged && chroot merged /bin/sh -c "command -v nothing-of-that-name; ls /etc >/dev/null"'; done; rm -rf upper work merged`},
 	// crun takes no host with controllers in both versions of cgroups.
 	{"100 containers of Podman", "podman", `printf '[containers]\ndefault_ulimits = ["nofile=1000:1000", "nproc=1000:1000"]\n[engine]\ncgroup_manager = "cgroupfs"\nevents_logger = "file"\n' >conf
-CONTAINERS_CONF=$PWD/conf unshare -m sh -e -c '! mountpoint -q /sys/fs/cgroup/unified || umount -l /sys/fs/cgroup/unified; mount -t tmpfs locks /dev/shm; for i in $(seq 100); do podman --root "$PWD/storage" --runroot "$PWD/run" --tmpdir "$PWD/run/tmp" run --rm --network none --rootfs /:O /bin/sh -c "command -v nothing-of-that-name; ls /etc >/dev/null"; done'
-until rm -rf storage run conf; do sleep 1; done`}, // Podman cleans up when it has ended
+CONTAINERS_CONF=$PWD/conf unshare -m sh -e -c '! mountpoint -q /sys/fs/cgroup/unified || umount -l /sys/fs/cgroup/unified; mount -t tmpfs podman /dev/shm; for i in $(seq 100); do podman --root "$PWD/storage" --runroot /dev/shm/run --tmpdir /dev/shm/tmp run --rm --network none --rootfs /:O /bin/sh -c "command -v nothing-of-that-name; ls /etc >/dev/null"; done'
+until rm -rf storage conf; do sleep 1; done`}, // Podman cleans up when it has ended
 }
 
 // TestOrdinaryWorkRaisesNoAlert does what hosts do for as long as VFSPROBE_ORDINARY says; no
