@@ -6,8 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
@@ -34,12 +37,29 @@ const (
 	freeTime    = 650 * time.Nanosecond
 	// walkTimeout is how long the children may be counted.
 	walkTimeout = time.Minute
+	// reclaimTimeout is how long one step may take: with version 1, which has no other, hundreds
+	// of millions of dentries.
+	reclaimTimeout = 5 * time.Minute
 	// uselessSteps is how many steps may free nothing of the directory before it ends.
 	uselessSteps = 3
 )
 
-// Run says what it will do, asks, and does it until ctx ends.
+// Run says what it will do, asks, and does it. When ctx ends it returns at once; what waits for
+// the kernel then is left to itself, and no further step is begun.
 func (f *Freeing) Run(ctx context.Context) error {
+	done := make(chan error, 1)
+	go func() { done <- f.run(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return errInterrupted
+	}
+}
+
+var errInterrupted = errors.New("interrupted")
+
+func (f *Freeing) run(ctx context.Context) error {
 	walker, err := attribution.OpenWalker(f.Host.Prober)
 	if err != nil {
 		return fmt.Errorf("the children of %s can't be counted: %w", f.Directory, err)
@@ -60,28 +80,19 @@ func (f *Freeing) Run(ctx context.Context) error {
 		return err
 	}
 	f.explain(&hierarchies, group, before.Negative)
-	if !f.agreed(ctx) {
+	if !f.agreed() {
 		return errors.New("nothing was done")
 	}
 	began := time.Now()
-	left, err := f.reclaim(ctx, walker, &hierarchies, group.Path, before.Negative)
+	left, err := f.freeAll(ctx, walker, &hierarchies, group.Path, before.Negative)
 	fmt.Fprintf(f.Out, "%d of them are gone after %.1f s.\n", max(before.Negative-left, 0), time.Since(began).Seconds())
 	return err
 }
 
-// agreed reports whether who is asked says yes before ctx ends.
-func (f *Freeing) agreed(ctx context.Context) bool {
-	answer := make(chan string, 1)
-	go func() {
-		line, _ := bufio.NewReader(f.In).ReadString('\n')
-		answer <- line
-	}()
-	select {
-	case line := <-answer:
-		return line == "y\n" || line == "yes\n"
-	case <-ctx.Done():
-		return false
-	}
+// agreed reports whether who is asked says yes.
+func (f *Freeing) agreed() bool {
+	line, _ := bufio.NewReader(f.In).ReadString('\n')
+	return line == "y\n" || line == "yes\n"
 }
 
 func (f *Freeing) count(walker *attribution.Walker) (attribution.Directory, error) {
@@ -112,26 +123,26 @@ func (f *Freeing) choose(h *cgroups.Hierarchies) (group cgroups.Memory, err erro
 // explain says what will be done, and asks.
 func (f *Freeing) explain(h *cgroups.Hierarchies, group cgroups.Memory, negative int64) {
 	usage := h.ReadUsage(group.Path)
-	what, stop := "memory.reclaim, step by step", "Interrupt it to stop after a step of half a second at most."
+	what := "memory.reclaim, step by step"
 	if h.V1() {
-		what, stop = "memory.force_empty", "Of version 1 there are no steps: once begun it goes on to its end."
+		what = "memory.force_empty, all at once"
 	}
 	fmt.Fprintf(f.Out, `The kernel will be asked to free memory of the cgroup %s (%s).
 It holds %d MiB of dentries and the like, of %d MiB in use. If they are this directory's, it takes some %.1f s.
 With them goes what of files it has in memory and is not in use: it will be read again from where it is stored.
-No file is changed, and no lock is held for longer than it takes to free a few dentries. %s
-Go on? [y/N] `, mounts.Printable(group.Path), what, group.Bytes>>20, usage.WorkingSet>>20, (time.Duration(negative) * freeTime).Seconds(), stop)
+No file is changed, and no lock is held for longer than it takes to free a few dentries. Interrupt it to stop.
+Go on? [y/N] `, mounts.Printable(group.Path), what, group.Bytes>>20, usage.WorkingSet>>20, (time.Duration(negative) * freeTime).Seconds())
 }
 
-// reclaim reclaims step by step until the directory is empty, nothing more comes of it, or ctx
+// freeAll reclaims step by step until the directory is empty, nothing more comes of it, or ctx
 // ends. left are the negative children, of which others may have made a hundredth.
-func (f *Freeing) reclaim(ctx context.Context, walker *attribution.Walker, h *cgroups.Hierarchies, group string, negative int64) (left int64, err error) {
+func (f *Freeing) freeAll(ctx context.Context, walker *attribution.Walker, h *cgroups.Hierarchies, group string, negative int64) (left int64, err error) {
 	left = negative
 	for useless := 0; left > 0; {
 		if ctx.Err() != nil {
-			return left, errors.New("interrupted")
+			return left, errInterrupted
 		}
-		if err := h.Reclaim(group, max(reclaimStep, left*dentryBytes/reclaimShare)); err != nil {
+		if err := f.reclaim(h.Reclaim(group, max(reclaimStep, left*dentryBytes/reclaimShare))); err != nil {
 			return left, err
 		}
 		now, err := f.count(walker)
@@ -152,4 +163,26 @@ func (f *Freeing) reclaim(ctx context.Context, walker *attribution.Walker, h *cg
 		break
 	}
 	return left, nil
+}
+
+// reclaim makes one request, by a helper that can be abandoned.
+func (f *Freeing) reclaim(r cgroups.Reclaim) (err error) {
+	for _, request := range r.Requests {
+		plan := &prober.Plan{Timeout: reclaimTimeout}
+		file := prober.ResultOf(plan.Add(prober.Open(prober.CWD(), r.File, unix.O_WRONLY, 0)))
+		plan.Add(prober.Pwrite(file, []byte(request), 0))
+		report := f.Host.Prober.Run(prober.Check{Key: "reclaim " + r.File, Trusted: true, Independent: true, Plan: plan})
+		switch step := report.Failed(); {
+		case report.Outcome != prober.Done:
+			return fmt.Errorf("%s: %v", r.File, &report)
+		case step == nil || step.Errno == r.Partly:
+			return nil
+		default:
+			err = &os.PathError{Op: step.Name, Path: r.File, Err: step.Errno}
+			if step.Errno != unix.EINVAL {
+				return err
+			}
+		}
+	}
+	return err
 }
