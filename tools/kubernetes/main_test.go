@@ -150,6 +150,34 @@ func TestValues(t *testing.T) {
 	}
 }
 
+// Telegraf's own image has no vfsprobe: an init container brings it.
+func TestAnImageOfTelegrafsOwn(t *testing.T) {
+	values := map[string]any{"run": "containers", "telegrafImage": "telegraf:1.37"}
+	pod := daemonSet(t, values, kubernetesVersion).Spec.Template.Spec
+	bring, telegraf := pod.InitContainers[0], pod.Containers[0]
+	if telegraf.Image != "telegraf:1.37" || pod.Containers[1].Image == telegraf.Image || bring.Image != pod.Containers[1].Image {
+		t.Errorf("images: %s, %s, %s", bring.Image, telegraf.Image, pod.Containers[1].Image)
+	}
+	to := bring.Command[2]
+	mounted := func(c corev1.Container) bool {
+		return slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "program" && m.MountPath == filepath.Dir(to) })
+	}
+	if !mounted(bring) || !mounted(telegraf) || len(bring.SecurityContext.Capabilities.Add) > 0 {
+		t.Errorf("%v, %v", bring, telegraf)
+	}
+	rendered, err := render(root, values, kubernetesVersion)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(rendered["configmap.yaml"], `command = ["`+to+`", "connect"]`) {
+		t.Error(rendered["configmap.yaml"])
+	}
+	values["run"] = "telegraf"
+	if _, err := render(root, values, kubernetesVersion); err == nil {
+		t.Error("an image without vfsprobe is to run it")
+	}
+}
+
 func TestPrometheus(t *testing.T) {
 	rendered, err := render(root, map[string]any{"prometheus": map[string]any{"enabled": true, "serviceMonitor": true, "rules": true, "labels": map[string]any{"release": "prometheus"}}}, kubernetesVersion)
 	if err != nil {

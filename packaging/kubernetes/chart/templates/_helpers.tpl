@@ -13,6 +13,17 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}
 {{- end }}
 
+{{/* The path of vfsprobe in Telegraf's container. */}}
+{{- define "vfsprobe.program" -}}
+{{- if not .Values.telegrafImage -}}
+/usr/bin/vfsprobe
+{{- else if eq .Values.run "telegraf" -}}
+{{- fail "telegrafImage: with run: telegraf, vfsprobe is in Telegraf's container" -}}
+{{- else -}}
+/opt/vfsprobe/vfsprobe
+{{- end -}}
+{{- end }}
+
 {{/* The configuration of both programs, by file. */}}
 {{- define "vfsprobe.files" -}}
 telegraf.conf: |
@@ -23,9 +34,9 @@ telegraf.conf: |
 
   [[inputs.execd]]
     {{- if eq .Values.run "telegraf" }}
-    command = ["/usr/bin/vfsprobe", "-config", "/etc/telegraf/vfsprobe.toml"]
+    command = ["{{ include "vfsprobe.program" . }}", "-config", "/etc/telegraf/vfsprobe.toml"]
     {{- else }}
-    command = ["/usr/bin/vfsprobe", "connect"]
+    command = ["{{ include "vfsprobe.program" . }}", "connect"]
     {{- end }}
     signal = "STDIN"
     data_format = "influx"
@@ -50,6 +61,16 @@ vfsprobe.toml: |
   # vfsprobe's own: "vfsprobe -sample-config" prints all there is.
 {{ .Values.vfsprobe | trim | indent 2 }}
 {{- end }}
+{{- end }}
+
+{{/* Root without a right. */}}
+{{- define "vfsprobe.noPrivileges" -}}
+runAsUser: 0
+runAsGroup: 0
+readOnlyRootFilesystem: true
+allowPrivilegeEscalation: false
+seccompProfile:
+  type: RuntimeDefault
 {{- end }}
 
 {{/* The rights of who runs vfsprobe. */}}
