@@ -302,7 +302,7 @@ func (p *Prober) applyRulesLocked(w *pending) (verdict, Report) {
 		}
 		return refused, Report{Outcome: outcome, PID: h.pid, Since: h.started, Wait: p.waitLocked(h), HangsIn: h.report.HangsIn, HangsAt: -1}
 	}
-	if o, wait, ok := p.orphans.findLocked(p.options.Proc, w.compiled.comm); ok {
+	if o, wait, ok := p.orphans.findLocked(p.options.Proc, w.comm); ok {
 		return refused, Report{Outcome: Busy, PID: o.pid, Since: o.started, Wait: wait}
 	}
 	if c.Essential {
@@ -316,7 +316,7 @@ func (p *Prober) applyRulesLocked(w *pending) (verdict, Report) {
 	}
 
 	g := p.admission.groupLocked(c.Group)
-	before, beforeHere := p.orphans.countLocked(p.options.Proc), p.orphans.countLikeLocked(p.options.Proc, w.compiled.comm)
+	before, beforeHere := p.orphans.countLocked(p.options.Proc), p.orphans.countLikeLocked(p.options.Proc, w.comm)
 	asleepAll, asleepHere := p.admission.asleep+before.asleep, g.asleep+beforeHere.asleep
 	stuckAll, stuckHere := p.admission.stuck+before.stuck+max(0, asleepAll-p.options.MaxAsleep), g.stuck+beforeHere.stuck
 	free := p.options.MaxStuck - stuckAll

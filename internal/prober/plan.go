@@ -18,7 +18,8 @@ import (
 // A Plan is the short list of system calls one helper process makes, in order.
 // Put harmless steps first: each is reached only if the one before succeeded
 // (unless that one is [Step.Optional]), so a later step that could leave a process
-// stuck is risked only on a file system which has just answered.
+// stuck is risked only on a file system which has just answered. Once it was submitted, its
+// steps are not to be changed any more, and it is for one Prober.
 type Plan struct {
 	Steps []Step
 	// Timeout is how long the whole check may take, waiting for its turn
@@ -36,6 +37,8 @@ type Plan struct {
 
 	otherProcesses bool // it needs CAP_SYS_PTRACE
 	kernelStacks   bool // it needs CAP_SYS_ADMIN
+
+	cached *compiled
 }
 
 // grace is how long a helper has to disappear after SIGKILL before it counts as
@@ -237,17 +240,37 @@ func (p *Plan) become(uid, gid Argument, groups []uint32) {
 	)
 }
 
-// compiled is a Plan as the fork server takes it.
+// compiled is a Plan as the fork server takes it, which is the same for all its checks.
 type compiled struct {
-	request  []byte
-	comm     string
-	steps    []Step
-	messages bool // its helper sends messages, also where it shares the server's memory
+	header forkserver.RequestHeader // but for what tells one check from another
+	body   []byte                   // behind the header; nil: it is forgotten
+	steps  []Step
+	from   Plan // what it was made of
+	statx  statxSupport
 }
 
-// compile turns the plan into a request. Errors are the caller's: too many
+// compile returns what was made of the plan when it was last submitted, as long as that is
+// the same.
+func (p *Plan) compile(statx statxSupport) (*compiled, error) {
+	if c := p.cached; c != nil && c.from.asks(p) && (c.statx == statxLacking) == (statx == statxLacking) {
+		return c, nil
+	}
+	c, err := p.compileAnew(statx)
+	if err == nil {
+		p.cached = c
+	}
+	return c, err
+}
+
+// asks reports whether two plans have the very same steps, and need the same.
+func (p *Plan) asks(other *Plan) bool {
+	return len(p.Steps) == len(other.Steps) && unsafe.SliceData(p.Steps) == unsafe.SliceData(other.Steps) &&
+		p.otherProcesses == other.otherProcesses && p.kernelStacks == other.kernelStacks
+}
+
+// compileAnew turns the plan into a request. Errors are the caller's: too many
 // steps or arguments, or more data than a request holds.
-func (p *Plan) compile(id uint64, comm string, statx statxSupport) (*compiled, error) {
+func (p *Plan) compileAnew(statx statxSupport) (*compiled, error) {
 	steps := p.Steps
 	if statx == statxLacking {
 		steps = withoutStatx(steps)
@@ -259,8 +282,7 @@ func (p *Plan) compile(id uint64, comm string, statx statxSupport) (*compiled, e
 		return nil, err
 	}
 
-	header := forkserver.RequestHeader{Kind: forkserver.Fork, Steps: uint32(len(steps)), ID: id, Capabilities: p.capabilities()}
-	copy(header.Name[:len(header.Name)-1], comm)
+	header := forkserver.RequestHeader{Kind: forkserver.Fork, Steps: uint32(len(steps)), Capabilities: p.capabilities()}
 	var (
 		sent     []byte // behind the steps: inputs
 		wire     = make([]forkserver.Step, len(steps))
@@ -343,20 +365,32 @@ func (p *Plan) compile(id uint64, comm string, statx statxSupport) (*compiled, e
 		return nil, fmt.Errorf("plan of %d bytes: at most %d are possible", memoryEnd, forkserver.MaxRequest)
 	}
 
-	var now unix.Timespec
-	if p.OutlivesServer && unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) == nil {
-		header.Deadline = now.Nano() + int64(p.Timeout)
-	}
 	if header.Capabilities&forkserver.ChangeUser != 0 || memoryEnd > int(forkserver.MaxShared) {
 		header.Apart = 1
 	}
-	request := make([]byte, 0, inputEnd)
-	request = append(request, forkserver.Bytes(&header)...)
+	body := make([]byte, 0, inputEnd-int(unsafe.Sizeof(header)))
 	for i := range wire {
-		request = append(request, forkserver.Bytes(&wire[i])...)
+		body = append(body, forkserver.Bytes(&wire[i])...)
 	}
-	request = append(request, sent...)
-	return &compiled{request: request, comm: comm, steps: steps, messages: header.Messages != 0}, nil
+	return &compiled{header: header, body: append(body, sent...), steps: steps, from: *p, statx: statx}, nil
+}
+
+// request is the header of a check's request.
+func (w *pending) request() forkserver.RequestHeader {
+	header := w.compiled.header
+	header.ID = w.id
+	copy(header.Name[:len(header.Name)-1], w.comm)
+	var now unix.Timespec
+	if plan := w.check.Plan; plan.OutlivesServer && unix.ClockGettime(unix.CLOCK_MONOTONIC, &now) == nil {
+		header.Deadline = now.Nano() + max(0, int64(time.Until(w.deadline)))
+	}
+	return header
+}
+
+// message is the check's request as one message.
+func (w *pending) message() []byte {
+	header := w.request()
+	return append(append(make([]byte, 0, int(unsafe.Sizeof(header))+len(w.compiled.body)), forkserver.Bytes(&header)...), w.compiled.body...)
 }
 
 // capabilities are those the helper needs, of those the plugin has.
@@ -381,9 +415,13 @@ func (p *Plan) capabilities() uint64 {
 
 // same reports whether two plans make the same calls.
 func (c *compiled) same(other *compiled) bool {
-	const header = unsafe.Sizeof(forkserver.RequestHeader{})
-	return c.comm == other.comm && len(c.request) == len(other.request) && bytes.Equal(c.request[header:], other.request[header:]) &&
+	return c == other || bytes.Equal(c.body, other.body) &&
 		slices.EqualFunc(c.steps, other.steps, func(a, b Step) bool { return a.Name == b.Name })
+}
+
+// asksTheSame reports whether two checks are of the same key, and make the same calls.
+func (w *pending) asksTheSame(other *pending) bool {
+	return w.comm == other.comm && w.compiled.same(other.compiled)
 }
 
 // has reports whether a step of that name is part of the plan.

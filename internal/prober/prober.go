@@ -124,6 +124,7 @@ type Prober struct {
 type pending struct {
 	check    Check
 	id       uint64
+	comm     string // of its helper
 	compiled *compiled
 	done     func(Report)
 	deadline time.Time
@@ -235,10 +236,10 @@ func (p *Prober) Run(check Check) Report {
 func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 	p.mu.Lock()
 	defer p.unlock()
-	w := &pending{check: check, id: p.nextID, done: done, deadline: time.Now().Add(check.Plan.Timeout)}
+	w := &pending{check: check, id: p.nextID, comm: commOf(check.Key, check.Group), done: done, deadline: time.Now().Add(check.Plan.Timeout)}
 	p.nextID++
 	var err error
-	if w.compiled, err = check.Plan.compile(w.id, commOf(check.Key, check.Group), p.statx); err != nil {
+	if w.compiled, err = check.Plan.compile(p.statx); err != nil {
 		p.decideLocked(w, Report{Outcome: Unavailable, Err: err})
 		return Ticket{}
 	}
@@ -277,7 +278,7 @@ func (p *Prober) Progress(t Ticket) (Report, bool) {
 	r.Steps = slices.Clone(r.Steps)
 	r.PID, r.Since, r.Elapsed = h.pid, h.started, time.Since(h.started)
 	r.HangsIn, r.HangsAt, r.Partial = h.nextStepLocked(), -1, nil
-	if h.pending == t.check || t.check.compiled.same(h.compiled) {
+	if h.pending == t.check || t.check.asksTheSame(h.pending) {
 		r.HangsAt, r.Partial = h.nextIndexLocked(), slices.Clip(h.part)
 	}
 	return r, true
@@ -456,7 +457,7 @@ func (p *Prober) sendLocked(w *pending) bool {
 	s := p.server
 	// Where there is another error the server is ending; its end will be noticed, and
 	// the queue kept.
-	err := s.send(w.compiled.request)
+	err := s.send(w.message())
 	if errors.Is(err, unix.EAGAIN) {
 		s.full = true
 		time.AfterFunc(fullSocketRetryDelay, func() {
@@ -543,7 +544,8 @@ func (p *Prober) leaveLocked(h *helper, s stage, outcome Outcome) {
 	h.report.Wait = p.waitLocked(h)
 	h.noteHangLocked()
 	p.finishLocked(h, outcome)
-	h.compiled.request, h.part, h.report.Partial = nil, nil, nil
+	h.compiled, h.check.Plan.cached = &compiled{steps: h.compiled.steps}, nil
+	h.part, h.report.Partial = nil, nil
 	p.releaseLocked(h)
 	p.pumpLocked()
 }
@@ -640,7 +642,7 @@ func (p *Prober) finishLocked(h *helper, outcome Outcome) {
 	r.Err = h.err
 	p.completed = append(p.completed, func() { h.done(r) })
 	for _, w := range h.behind {
-		if !w.decided && outcome == Done && w.compiled.same(h.compiled) {
+		if !w.decided && outcome == Done && w.asksTheSame(h.pending) {
 			shared := r
 			shared.Steps = slices.Clone(r.Steps)
 			p.decideLocked(w, shared)
@@ -682,7 +684,7 @@ func (w *pending) outwaitedLocked(h *helper, hangsIn string) Report {
 	r.PID, r.Since, r.Elapsed, r.HangsIn, r.HangsAt = h.pid, h.started, elapsed, hangsIn, -1
 	if w.compiled.has(hangsIn) {
 		r.Outcome, r.Err = Expired, nil
-		if w.compiled.same(h.compiled) {
+		if w.asksTheSame(h.pending) {
 			r.HangsAt, r.Partial = h.nextIndexLocked(), slices.Clip(h.part)
 		}
 	} else {
@@ -713,7 +715,7 @@ func (p *Prober) retryLocked(h *helper) {
 	w.id, w.decided, w.overdue, w.ahead = p.nextID, false, false, nil
 	p.nextID++
 	var err error
-	if w.compiled, err = w.check.Plan.compile(w.id, h.compiled.comm, p.statx); err != nil {
+	if w.compiled, err = w.check.Plan.compile(p.statx); err != nil {
 		p.decideLocked(w, Report{Outcome: Unavailable, Err: err})
 		return
 	}

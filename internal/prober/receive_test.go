@@ -57,8 +57,8 @@ func pretendPlan(t testing.TB, plan *Plan) *pretended {
 		helpers: make(map[uint64]*helper), byPID: make(map[int]*helper), byKey: make(map[string]*helper),
 	}}
 	p.admission.groups = make(map[string]*group)
-	w := &pending{check: Check{Key: "key", Plan: plan}, deadline: time.Now().Add(time.Hour), done: func(r Report) { p.reports <- r }}
-	w.compiled, err = plan.compile(0, "vfsp:test", statxWorks)
+	w := &pending{check: Check{Key: "key", Plan: plan}, comm: "vfsp:test", deadline: time.Now().Add(time.Hour), done: func(r Report) { p.reports <- r }}
+	w.compiled, err = plan.compile(statxWorks)
 	require.NoError(t, err)
 	h := &helper{pending: w, started: time.Now(), report: Report{HangsAt: -1}, timer: time.NewTimer(time.Hour)}
 	p.helpers[0], p.byKey["key"] = h, h
@@ -148,7 +148,7 @@ func TestACheckThatWaitsForAHelperWhileWeAreStoppedGetsItsAnswer(t *testing.T) {
 	p.fork()
 	h := p.helpers[0]
 	reports := make(chan Report, 1)
-	w := &pending{check: h.check, compiled: h.compiled, deadline: time.Now().Add(-time.Minute), ahead: h, done: func(r Report) { reports <- r }}
+	w := &pending{check: h.check, comm: h.comm, compiled: h.compiled, deadline: time.Now().Add(-time.Minute), ahead: h, done: func(r Report) { reports <- r }}
 	w.timer = time.AfterFunc(time.Hour, func() { p.giveUp(w) })
 	h.behind = append(h.behind, w)
 	p.giveUp(w)
@@ -256,7 +256,7 @@ func TestWhatAHelperLeavesInItsSlotIsItsAnswer(t *testing.T) {
 	require.Len(t, r.Steps, 2)
 	assert.Len(t, r.Steps[1].Output, 3, "what was read, and no more")
 	assert.Empty(t, p.helpers)
-	again, _ := p.server.slots.Submit(forkserver.Bytes(&forkserver.RequestHeader{}))
+	again, _ := p.server.slots.Submit(&forkserver.RequestHeader{}, nil)
 	assert.Equal(t, slot, again, "it is free")
 }
 
@@ -307,7 +307,7 @@ func TestWhereMemoryCanNotBeSharedAHelperIsForkedApart(t *testing.T) {
 	message := make([]byte, forkserver.MaxRequest)
 	n, err := unix.Read(p.other, message)
 	require.NoError(t, err)
-	assert.Equal(t, p.helpers[1].compiled.request, message[:n], "it is sent")
+	assert.Equal(t, p.helpers[1].message(), message[:n], "it is sent")
 }
 
 func TestWhatIsForgedInASlotEndsTheServer(t *testing.T) {
@@ -343,7 +343,7 @@ func TestWhatIsForgedInASlotEndsTheServer(t *testing.T) {
 			p.end(slot)
 		},
 		"the end of another slot": func(p *pretended, slot *forkserver.Slot) {
-			other, _ := p.server.slots.Submit(forkserver.Bytes(&forkserver.RequestHeader{}))
+			other, _ := p.server.slots.Submit(&forkserver.RequestHeader{}, nil)
 			p.end(other)
 		},
 	} {

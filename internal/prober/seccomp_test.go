@@ -26,10 +26,12 @@ func TestAForbiddenCallKillsTheHelper(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { s.conn.Close(); s.reapLocked() }()
 	ask := func(number uint32) unix.WaitStatus {
-		c, err := (&Plan{Steps: []Step{Call("getpid", unix.SYS_GETPID)}}).compile(1, "vfsp:test", statxWorks)
+		w := &pending{comm: "vfsp:test", check: Check{Plan: &Plan{Steps: []Step{Call("getpid", unix.SYS_GETPID)}}}}
+		w.compiled, err = w.check.Plan.compile(statxWorks)
 		require.NoError(t, err)
-		binary.NativeEndian.PutUint32(c.request[unsafe.Sizeof(forkserver.RequestHeader{}):], number)
-		require.NoError(t, s.send(c.request))
+		request := w.message()
+		binary.NativeEndian.PutUint32(request[unsafe.Sizeof(forkserver.RequestHeader{}):], number)
+		require.NoError(t, s.send(request))
 		message := make([]byte, 4096)
 		for {
 			n, err := s.conn.Read(message)

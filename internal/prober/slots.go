@@ -20,7 +20,8 @@ func (s *server) submitLocked(w *pending) *forkserver.Slot {
 	if s.slots == nil || s.apart {
 		return nil
 	}
-	slot, ok := s.slots.Submit(w.compiled.request)
+	header := w.request()
+	slot, ok := s.slots.Submit(&header, w.compiled.body)
 	if !ok {
 		return nil
 	}
@@ -110,7 +111,7 @@ func (p *Prober) unforkableLocked(s *server, h *helper, errno syscall.Errno) {
 // readSlotLocked reads what a helper has left in its slot since the last time. A server
 // that has not greeted has no helpers.
 func (p *Prober) readSlotLocked(s *server, h *helper) {
-	if h.slot == nil || h.compiled.messages || h.compiled.request == nil || !s.ready || s.err != nil {
+	if h.slot == nil || h.compiled.header.Messages != 0 || h.compiled.body == nil || !s.ready || s.err != nil {
 		return
 	}
 	if pid := h.slot.Forked(); pid != h.pid {
@@ -127,7 +128,7 @@ func (p *Prober) readSlotLocked(s *server, h *helper) {
 		return
 	}
 	for ; h.read < done; h.read++ {
-		answer, output := h.slot.Answer(int(h.read), h.compiled.request)
+		answer, output := h.slot.Answer(int(h.read), h.compiled.body)
 		if answer.Errno == 0 && h.compiled.steps[h.read].isSilent() {
 			continue
 		}

@@ -140,15 +140,16 @@ func (s *Slots) inherit(advice uintptr) {
 
 // Submit puts a request into a free slot. It reports false where there is none, or the
 // request is for a helper apart.
-func (s *Slots) Submit(request []byte) (slot *Slot, ok bool) {
-	if len(s.free) == 0 || (*RequestHeader)(unsafe.Pointer(unsafe.SliceData(request))).Apart != 0 {
+func (s *Slots) Submit(header *RequestHeader, body []byte) (slot *Slot, ok bool) {
+	if len(s.free) == 0 || header.Apart != 0 {
 		return nil, false
 	}
 	i := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	slot = s.memory.slot(uintptr(i))
 	slot.PID, slot.Errno, slot.Status, slot.Answered, slot.Announce = 0, 0, 0, 0, 0
-	copy(unsafe.Slice((*byte)(slot.request()), MaxShared), request)
+	*(*RequestHeader)(slot.request()) = *header
+	copy(unsafe.Slice((*byte)(slot.request()), MaxShared)[unsafe.Sizeof(*header):], body)
 	s.memory.submitted.put(uintptr(i))
 	return slot, true
 }
@@ -196,14 +197,14 @@ func (s *Slot) Forked() int { return int(atomic.LoadInt32(&s.PID)) }
 func (s *Slot) Done() uint32 { return atomic.LoadUint32(&s.Answered) }
 
 // Answer is what the step at the index has come to, as a helper apart would send it, with
-// the output that the request asks for, which is the helper's memory still.
-func (s *Slot) Answer(i int, request []byte) (Answer, []byte) {
+// the output that the body of the request asks for, which is the helper's memory still.
+func (s *Slot) Answer(i int, body []byte) (Answer, []byte) {
 	o := &s.Results[i]
 	answer := Answer{Kind: StepDone, Step: uint32(i), ID: o.ID, Result: o.Result, Errno: o.Errno, Nanoseconds: o.Nanoseconds}
 	if answer.Errno != 0 {
 		return answer, nil
 	}
-	step := (*Step)(unsafe.Pointer(&request[unsafe.Sizeof(RequestHeader{})+uintptr(i)*unsafe.Sizeof(Step{})]))
+	step := (*Step)(unsafe.Pointer(&body[uintptr(i)*unsafe.Sizeof(Step{})]))
 	answer.OutputLength = step.OutputLength
 	return answer, unsafe.Slice((*byte)(unsafe.Add(s.request(), step.OutputOffset)), step.OutputLength)
 }

@@ -21,15 +21,15 @@ func newSlots(t *testing.T) *Slots {
 
 func TestSlots_EachIsSubmittedOnceUntilItIsFree(t *testing.T) {
 	s := newSlots(t)
-	request := Bytes(&RequestHeader{Kind: Fork, ID: 7})
+	request := &RequestHeader{Kind: Fork, ID: 7}
 	var all []*Slot
 	for range SharedSlots {
-		slot, ok := s.Submit(request)
+		slot, ok := s.Submit(request, nil)
 		require.True(t, ok)
 		assert.EqualValues(t, 7, (*RequestHeader)(slot.request()).ID)
 		all = append(all, slot)
 	}
-	_, ok := s.Submit(request)
+	_, ok := s.Submit(request, nil)
 	assert.False(t, ok, "there is none left")
 	for i, slot := range all {
 		assert.Equal(t, i, s.Index(slot))
@@ -37,13 +37,13 @@ func TestSlots_EachIsSubmittedOnceUntilItIsFree(t *testing.T) {
 	}
 	all[3].Answered, all[3].PID = 5, 4711
 	s.Free(all[3])
-	again, ok := s.Submit(request)
+	again, ok := s.Submit(request, nil)
 	require.True(t, ok)
 	assert.Equal(t, all[3], again)
 	assert.Zero(t, again.Done(), "what it has told of another request is gone")
 	assert.Zero(t, again.Forked())
 	assert.EqualValues(t, SharedSlots+1, s.memory.submitted.written)
-	_, ok = newSlots(t).Submit(Bytes(&RequestHeader{Apart: 1}))
+	_, ok = newSlots(t).Submit(&RequestHeader{Apart: 1}, nil)
 	assert.False(t, ok)
 }
 
