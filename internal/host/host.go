@@ -110,6 +110,9 @@ type Host struct {
 	said   *oncelog.Log
 	owners owners
 
+	reading sync.Mutex // guards nfs, also while it is read
+	nfs     NFSCounters
+
 	mu     sync.Mutex
 	last   *mounts.Snapshot // that [Host.Mounts] has returned; nil: none yet
 	round  uint64
@@ -189,8 +192,26 @@ func (h *Host) RereadMounts() { h.table.Invalidate() }
 // MountsOf reads the mount table of another process of the host.
 func (h *Host) MountsOf(process string) (*mounts.Snapshot, error) { return h.table.ReadOther(process) }
 
-// NFSStats reads the counters of the host's NFS mounts, see [mounts.NFSStats].
-func (h *Host) NFSStats() ([]mounts.NFSStats, error) { return h.table.ReadNFSStats() }
+// NFSCounters are those of the host's NFS mounts, see [mounts.NFSStats].
+type NFSCounters struct {
+	At  time.Time // when their reading began
+	All []mounts.NFSStats
+	Err error // why there are none, or some can't be understood
+
+	round uint64
+}
+
+// NFSStats returns the counters as they were read in a round, or what they were after since:
+// whoever asks first has them read, and others wait for that.
+func (h *Host) NFSStats(round uint64, since time.Time) NFSCounters {
+	h.reading.Lock()
+	defer h.reading.Unlock()
+	if h.nfs.At.IsZero() || h.nfs.round != round || h.nfs.At.Before(since) {
+		h.nfs = NFSCounters{At: time.Now(), round: round}
+		h.nfs.All, h.nfs.Err = h.table.ReadNFSStats()
+	}
+	return h.nfs
+}
 
 // KernelLog returns what the kernel has logged that is new to a member, an input: the first
 // time all that it still has. It is read as often as asked for, since what was read costs

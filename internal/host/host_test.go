@@ -240,9 +240,38 @@ func TestHost_OfThisProcess(t *testing.T) {
 	other, err := h.MountsOf("self")
 	require.NoError(t, err)
 	assert.Len(t, other.Mounts, len(view.Mounts))
-	_, err = h.NFSStats()
+	err = h.NFSStats(1, time.Time{}).Err
 	require.NoError(t, err)
 	assert.Empty(t, log.said())
+}
+
+// A reader of mountstats keeps others from mounting while it hangs: inputs share what it finds.
+func TestHost_NFSStatsAreReadOnceInARound(t *testing.T) {
+	proc := t.TempDir()
+	file := filepath.Join(proc, "1", "mountstats")
+	require.NoError(t, os.Mkdir(filepath.Dir(file), 0o700))
+	put := func(age int) {
+		const mount = "device s:/e mounted on /e with fstype nfs4 statvers=1.1\n\tage:\t%d\n"
+		require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, mount, age), 0o600))
+	}
+	h, _ := newHost(t, map[string]string{"HOST_PROC": proc})
+	ages := func(round uint64, since time.Time) (ages []int64) {
+		counters := h.NFSStats(round, since)
+		require.NoError(t, counters.Err)
+		for _, s := range counters.All {
+			ages = append(ages, s.Age)
+		}
+		return ages
+	}
+	put(1)
+	assert.Equal(t, []int64{1}, ages(1, time.Time{}))
+	first := h.NFSStats(1, time.Time{}).At
+	put(2)
+	assert.Equal(t, []int64{1}, ages(1, first), "by another input")
+	assert.Equal(t, []int64{2}, ages(1, first.Add(1)), "who needs to know what it is later")
+	put(3)
+	assert.Equal(t, []int64{2}, ages(1, time.Time{}))
+	assert.Equal(t, []int64{3}, ages(2, time.Time{}), "in the next round")
 }
 
 func TestHost_WaitOfAHelper(t *testing.T) {

@@ -157,11 +157,11 @@ func (m *Mountstat) readTraffic(now time.Time) {
 	if !slices.ContainsFunc(m.targets, func(t *target) bool { return t.Probed.NFS() }) {
 		return
 	}
-	all, err := m.host.NFSStats()
-	m.said.Error("mountstats", err)
-	at := make(map[string]*mounts.NFSStats, len(all))
-	for i := range all {
-		at[all[i].Mountpoint] = &all[i]
+	counters := m.host.NFSStats(m.round, time.Time{})
+	m.said.Error("mountstats", counters.Err)
+	at := make(map[string]*mounts.NFSStats, len(counters.All))
+	for i := range counters.All {
+		at[counters.All[i].Mountpoint] = &counters.All[i]
 	}
 	for _, t := range m.targets {
 		t.traffic.stats = nil

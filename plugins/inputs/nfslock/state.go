@@ -60,14 +60,14 @@ func (n *Nfslock) readState(due time.Time) {
 	}
 	n.stateReading = true
 	n.asking++
+	round := n.round
 	go func() {
-		at := time.Now()
-		all, err := n.host.NFSStats()
+		counters := n.host.NFSStats(round, due)
 		n.mail.Post(func() {
-			n.stateReading, n.stateRead = false, at
+			n.stateReading, n.stateRead = false, counters.At
 			n.asking--
-			n.said.Error("mountstats", err)
-			n.takeState(at, all)
+			n.said.Error("mountstats", counters.Err)
+			n.takeState(counters.At, counters.All)
 		})
 	}()
 }
