@@ -974,7 +974,11 @@ func TestHelpersShareTheServersMemoryUnlessTheyBecomeAnotherUser(t *testing.T) {
 			p.Submit(patient(prober.Check{Key: name, Plan: c.plan}), func(r prober.Report) { reports <- r })
 			server := serverOf(t, os.Getpid())
 			eventually(t, "a helper", func() bool { return len(children(t, server)) == 1 })
-			assert.Equal(t, c.shares, sharesMemory(t, server, children(t, server)[0]))
+			helper := children(t, server)[0]
+			assert.Equal(t, c.shares, sharesMemory(t, server, helper))
+			maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", helper))
+			require.NoError(t, err)
+			assert.Equal(t, c.shares, strings.Contains(string(maps), " rw-s "), "the slots, which the prober has, too")
 			fs.Heal()
 			r := <-reports
 			assert.Equal(t, prober.Done, r.Outcome, "%v", &r)

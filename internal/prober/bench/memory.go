@@ -35,7 +35,7 @@ const (
 var errDisturbed = errors.New("other processes were started meanwhile")
 
 // hostFields are the lines of /proc/meminfo that processes add to.
-var hostFields = []string{"AnonPages", "KernelStack", "PageTables", "SUnreclaim"}
+var hostFields = []string{"AnonPages", "Shmem", "KernelStack", "PageTables", "SUnreclaim"}
 
 // measureMemory lets helpers hang in silent FUSE mounts, and compares the
 // host's memory with that before. All else has happened before: the mounts, a
@@ -152,11 +152,13 @@ func measureStuck(p *prober.Prober, d *daemon, rows *memoryRows) error {
 		return err
 	}
 	private := float64(rollup["Private_Clean"]+rollup["Private_Dirty"]) / stuckHelpers
+	slots := float64(after.server["RssShmem"]) / stuckHelpers // which the prober has, too
 	tables := float64(after.server["VmPTE"]) / stuckHelpers
 	rows.add("server and helpers: private pages", "", private)
+	rows.add("server and helpers: slots", "", slots)
 	rows.add("server and helpers: page tables", "", tables)
 	rows.add("helper: kernel stack", "", kernelStack)
-	rows.add("server and helpers: sum", memoryTarget, private+tables+kernelStack)
+	rows.add("server and helpers: sum", memoryTarget, private+slots+tables+kernelStack)
 
 	rows.add("processes per stuck check", "1", float64(len(helpers))/stuckHelpers)
 	rows.add("threads of the prober's process: before", "", float64(before.own["Threads"]))
