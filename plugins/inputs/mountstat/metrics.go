@@ -27,7 +27,9 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 
 // fieldsOf are those that all mounts of a target have.
 func (m *Mountstat) fieldsOf(t *target, f *finding) map[string]any {
-	fields := map[string]any{"result": f.code.String(), "result_code": int64(f.code)}
+	const usual = 20 // how many a healthy mount has, and some more
+	fields := make(map[string]any, usual)
+	fields["result"], fields["result_code"] = f.code.String(), int64(f.code)
 	t.AddTo(fields)
 	for _, text := range [...]struct{ name, value string }{
 		{"errno", f.errno}, {"failed_check", string(f.check)}, {"cause", string(f.cause)}, {"reason", f.reason}, {"hangs_in", f.hangsIn()},
