@@ -245,6 +245,7 @@ type compiled struct {
 	header forkserver.RequestHeader // but for what tells one check from another
 	body   []byte                   // behind the header; nil: it is forgotten
 	steps  []Step
+	told   int  // how many of the steps are answered where all goes well
 	from   Plan // what it was made of
 	statx  statxSupport
 }
@@ -372,7 +373,13 @@ func (p *Plan) compileAnew(statx statxSupport) (*compiled, error) {
 	for i := range wire {
 		body = append(body, forkserver.Bytes(&wire[i])...)
 	}
-	return &compiled{header: header, body: append(body, sent...), steps: steps, from: *p, statx: statx}, nil
+	c := &compiled{header: header, body: append(body, sent...), steps: steps, from: *p, statx: statx}
+	for i := range steps {
+		if !steps[i].isSilent() {
+			c.told++
+		}
+	}
+	return c, nil
 }
 
 // request is the header of a check's request.

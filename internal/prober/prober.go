@@ -439,7 +439,8 @@ func (p *Prober) startLocked(w *pending) bool {
 	if w.timer != nil {
 		w.timer.Stop()
 	}
-	h := &helper{pending: w, started: time.Now(), report: Report{HangsAt: -1}, slot: slot, shares: slot != nil}
+	h := &helper{pending: w, started: time.Now(), slot: slot, shares: slot != nil}
+	h.report = Report{HangsAt: -1, Steps: make([]StepResult, 0, w.compiled.told)}
 	if slot != nil {
 		s.holders[s.slots.Index(slot)] = h
 	}
