@@ -146,6 +146,7 @@ func TestServer_AnswersEachNewline(t *testing.T) {
 // Two clients whose newlines are less than half an interval apart share gathers; what one
 // alone has asked for is for that one alone.
 func TestServer_SharesGathers(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	f := serve(t, filepath.Join(t.TempDir(), "socket"))
 	a, b := dial(t, f.socket), dial(t, f.socket)
 	eventually(t, "connections", func() bool { return a.isConnected() && b.isConnected() })
@@ -191,6 +192,7 @@ func TestServer_AClientThatStallsCostsOnlyItself(t *testing.T) {
 
 // Either side may come first, and come again: that is said once each time.
 func TestClient_WaitsForTheService(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	socket := filepath.Join(t.TempDir(), "socket")
 	c := dial(t, socket)
 	c.Trigger() // to nobody
