@@ -12,11 +12,15 @@ import (
 )
 
 const (
-	idleMounts  = 50
+	idleMounts  = 100
+	idleTarget  = 12 << 10 // kB, resident
 	idleTime    = 30 * time.Second
 	idleGathers = 10000
 	// settled is how long after a gather a process is at rest.
 	settled = time.Second
+	// started is how long after the start all that is loaded then has been, and the Go runtime
+	// has given back the memory that it took.
+	started = 15 * time.Second
 	// profiledFunctions is how many functions that allocate are listed.
 	profiledFunctions = 15
 )
@@ -99,6 +103,10 @@ func wakeUps(vfsprobe, dir, name, config string, change func() error) error {
 	if err != nil {
 		return err
 	}
+	time.Sleep(started)
+	if _, _, err := s.gather(); err != nil {
+		return err
+	}
 	time.Sleep(settled)
 	var all [2][2]switches // by process, before and after
 	var spent [2]time.Duration
@@ -156,7 +164,7 @@ func memoryAtRest(vfsprobe, dir, config string, d *daemon, gathers int) error {
 		return err
 	}
 	defer s.stop()
-	var rows [7]struct {
+	var rows [10]struct {
 		name   string
 		values []int
 	}
@@ -172,7 +180,7 @@ func memoryAtRest(vfsprobe, dir, config string, d *daemon, gathers int) error {
 		if err != nil {
 			return err
 		}
-		i := 0
+		i, resident := 0, 0
 		add := func(name string, value int) {
 			rows[i].name, rows[i].values = name, append(rows[i].values, value)
 			i++
@@ -188,8 +196,11 @@ func memoryAtRest(vfsprobe, dir, config string, d *daemon, gathers int) error {
 			}
 			add(of.name+": resident, kB", memory["Rss"])
 			add("  of that private", memory["Private_Clean"]+memory["Private_Dirty"])
+			add("  of that of no file", memory["Anonymous"])
 			add("  threads", status["Threads"])
+			resident += memory["Rss"]
 		}
+		add(fmt.Sprintf("both; target %d", idleTarget), resident)
 		add("helpers that hang", len(stuck))
 		return nil
 	}
