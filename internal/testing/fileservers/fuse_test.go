@@ -74,10 +74,12 @@ func TestTheCausesOfGluster(t *testing.T) {
 	l.write("gluster")
 }
 
-// setupWebDAV has rclone serve and mount a directory. Its own cache of directories, which lasts
-// five minutes, is short: it would hide what happens to the server.
+// setupWebDAV has rclone serve and mount a directory, twice. The cache of directories of one is
+// short; that of the other lasts five minutes, as by default, and hides what happens to the
+// server from all but who reads.
 const setupWebDAV = `set -e
-mkdir -p /srv/dav /mnt/dav
+mkdir -p /srv/dav /mnt/dav /mnt/cached
+echo canary >/srv/dav/.mountstat
 cat >/run/servers <<'X'
 #!/bin/sh
 # servers start|stop|freeze|thaw
@@ -95,23 +97,29 @@ chmod +x /run/servers
 /run/servers start
 `
 
-const mountWebDAV = `rclone mount :webdav: /mnt/dav --webdav-url http://10.9.0.1:8080 --dir-cache-time 1s --allow-other --daemon --config /run/rclone.conf >/run/mount.out 2>&1; ls /mnt/dav`
+const mountWebDAV = `umount -l /mnt/dav /mnt/cached 2>/dev/null
+rclone mount :webdav: /mnt/dav --webdav-url http://10.9.0.1:8080 --dir-cache-time 1s --allow-other --daemon --config /run/rclone.conf >/run/mount.out 2>&1
+rclone mount :webdav: /mnt/cached --webdav-url http://10.9.0.1:8080 --allow-other --daemon --config /run/rclone.conf >>/run/mount.out 2>&1
+ls /mnt/dav /mnt/cached`
 
 func TestTheCausesOfWebDAV(t *testing.T) {
 	family(t, "webdav")
 	l := onThisHost(t, "rclone")
-	const path = "/mnt/dav"
+	const path, cached = "/mnt/dav", "/mnt/cached"
 	l.shell(setupWebDAV)
 	l.shell(mountWebDAV)
-	l.watch(path)
-	fault := func(cause string) expected { return expected{path: {`cause="` + cause + `"`}} }
+	l.checks = `"statfs", "readdir", "read"`
+	l.watch(path, cached)
+	fault := func(cause string) expected {
+		return expected{path: {`cause="` + cause + `"`}, cached: {`cause="` + cause + `"`}}
+	}
 	const client = "$(pgrep -f '^[^ ]*rclone mount ')"
 	for _, s := range []scenario{
 		{fault: "the server is stopped with SIGSTOP", inflict: "/run/servers freeze", heal: "/run/servers thaw", expect: fault("fuse_server_silent")},
 		{fault: "packets from the server are dropped", inflict: "/run/net drop", heal: "/run/net undrop", expect: fault("fuse_server_unreachable")},
 		{fault: "the server is killed", inflict: "/run/servers stop", heal: "/run/servers start", expect: fault("fuse_server_unreachable")},
 		{fault: "the client is stopped with SIGSTOP", inflict: "kill -STOP " + client, heal: "kill -CONT " + client, expect: fault("fuse_daemon_silent")},
-		{fault: "the client is killed", inflict: "kill -KILL " + client, heal: "umount -l /mnt/dav; " + mountWebDAV, expect: fault("fuse_daemon_dead")},
+		{fault: "the client is killed", inflict: "kill -KILL " + client, heal: mountWebDAV, expect: fault("fuse_daemon_dead")},
 	} {
 		l.try(s)
 	}
