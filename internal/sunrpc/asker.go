@@ -28,36 +28,39 @@ func ServiceOf(program uint32) serverpool.Service {
 // Asker asks whether a program answers a NULL call, which is of the first of the versions
 // that is registered, or of the first where nothing is looked up.
 func Asker(program uint32, versions ...uint32) serverpool.Asker {
-	return func(q serverpool.Question, due time.Time, each time.Duration) serverpool.Answer {
-		return put(q, program, versions, due, each)
-	}
+	return asker(program, versions, null)
 }
 
-// put asks until it is due, in calls that take so long each at most.
-func put(q serverpool.Question, program uint32, versions []uint32, due time.Time, each time.Duration) serverpool.Answer {
-	call := func() (context.Context, context.CancelFunc) {
-		return context.WithTimeout(context.Background(), min(each, time.Until(due)))
-	}
-	if q.Address.Port() != 0 {
-		ctx, cancel := call()
-		defer cancel()
-		return null(ctx, q.Network, q.Address, program, versions[0])
-	}
-	rpcbind := netip.AddrPortFrom(q.Address.Addr(), PortRPCBind)
-	ctx, cancel := call()
-	defer cancel()
-	for _, version := range versions {
-		port, err := LookUp(ctx, q.Network, rpcbind, Service{Program: program, Version: version, Network: q.Network})
-		if err == nil {
+// ask makes one call to a program at an address.
+type ask func(ctx context.Context, network string, address netip.AddrPort, program, version uint32) serverpool.Answer
+
+// asker asks until it is due, in calls that take so long each at most.
+func asker(program uint32, versions []uint32, ask ask) serverpool.Asker {
+	return func(q serverpool.Question, due time.Time, each time.Duration) serverpool.Answer {
+		call := func() (context.Context, context.CancelFunc) {
+			return context.WithTimeout(context.Background(), min(each, time.Until(due)))
+		}
+		if q.Address.Port() != 0 {
 			ctx, cancel := call()
 			defer cancel()
-			return null(ctx, q.Network, netip.AddrPortFrom(q.Address.Addr(), port), program, version)
+			return ask(ctx, q.Network, q.Address, program, versions[0])
 		}
-		if refusal, ok := errors.AsType[*AnswerError](err); !ok || refusal.Status != NotRegistered {
-			return serverpool.Answer{} // that is rpcbind's fault: nothing is known of the program
+		rpcbind := netip.AddrPortFrom(q.Address.Addr(), PortRPCBind)
+		ctx, cancel := call()
+		defer cancel()
+		for _, version := range versions {
+			port, err := LookUp(ctx, q.Network, rpcbind, Service{Program: program, Version: version, Network: q.Network})
+			if err == nil {
+				ctx, cancel := call()
+				defer cancel()
+				return ask(ctx, q.Network, netip.AddrPortFrom(q.Address.Addr(), port), program, version)
+			}
+			if refusal, ok := errors.AsType[*AnswerError](err); !ok || refusal.Status != NotRegistered {
+				return serverpool.Answer{} // that is rpcbind's fault: nothing is known of the program
+			}
 		}
+		return serverpool.Answer{Known: true, Errno: serverpool.NotRegistered, Reached: true}
 	}
-	return serverpool.Answer{Known: true, Errno: serverpool.NotRegistered, Reached: true}
 }
 
 func null(ctx context.Context, network string, address netip.AddrPort, program, version uint32) serverpool.Answer {

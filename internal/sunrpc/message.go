@@ -14,6 +14,7 @@ const (
 	msgAccepted = 0
 	msgDenied   = 1
 	authNone    = 0
+	authSys     = 1
 
 	acceptSuccess      = 0
 	acceptProgUnavail  = 1
@@ -32,14 +33,29 @@ const (
 type call struct {
 	program, version, procedure uint32
 	arguments                   []byte // in XDR
+	asNobody                    bool   // with credentials of a user without rights
 }
 
-// message is the call as RFC 5531 writes it, without credentials.
+// message is the call as RFC 5531 writes it.
 func (c call) message(xid uint32) []byte {
-	message := words(nil, xid, typeCall, rpcVersion, c.program, c.version, c.procedure,
-		authNone, 0, authNone, 0) // credentials and verifier
-	return append(message, c.arguments...)
+	message := words(nil, xid, typeCall, rpcVersion, c.program, c.version, c.procedure)
+	if c.asNobody {
+		message = opaque(words(message, authSys), nobody())
+	} else {
+		message = words(message, authNone, 0)
+	}
+	return append(words(message, authNone, 0), c.arguments...) // the verifier is empty
 }
+
+// nobody are credentials of a user without rights: a stamp, a host's name, uid, gid and no
+// other groups (RFC 5531, appendix A).
+func nobody() []byte {
+	const id = 65534
+	return words(text(words(nil, 0), caller), id, id, 0)
+}
+
+// caller is what servers are told of who asks.
+const caller = "vfsprobe"
 
 func (c call) failed(network string, server netip.AddrPort, phase Phase, err error) *Error {
 	return &Error{Network: network, Server: server,
@@ -115,9 +131,12 @@ func words(message []byte, numbers ...uint32) []byte {
 }
 
 // text appends a string in XDR: its length, itself, and zeros to a multiple of 4.
-func text(message []byte, s string) []byte {
-	message = append(words(message, uint32(len(s))), s...)
-	return append(message, make([]byte, -len(s)&3)...)
+func text(message []byte, s string) []byte { return opaque(message, []byte(s)) }
+
+// opaque appends bytes of variable length in XDR, likewise.
+func opaque(message, content []byte) []byte {
+	message = append(words(message, uint32(len(content))), content...)
+	return append(message, make([]byte, -len(content)&3)...)
 }
 
 // reader takes XDR apart. short means that something was missing.

@@ -17,6 +17,8 @@ func FuzzReply(f *testing.F) {
 		text(words(nil, xid, typeReply, msgAccepted, 1, 4, 9, acceptSuccess), "192.0.2.1.8.1"),
 		words(nil, xid, typeReply, msgAccepted, authNone, 0, acceptProgMismatch, 2, 4),
 		words(nil, xid, typeReply, msgAccepted, authNone, 0xffffffff, 0),
+		words(nil, xid, typeReply, msgAccepted, authNone, 0, acceptSuccess, 0, nlmDeniedInGrace),
+		words(nil, xid, typeReply, msgAccepted, authNone, 0, acceptSuccess, nfsErrGrace, 0, 2),
 		words(nil, xid, typeReply, msgDenied, rejectAuthError, 5),
 		words(nil, xid, typeReply, msgDenied, rejectRPCMismatch, 3, 4),
 	} {
@@ -37,6 +39,8 @@ func FuzzReply(f *testing.F) {
 		require.True(t, known(err), "%v", err)
 		_, err = parseAddress(results)
 		require.True(t, known(err), "%v", err)
+		require.False(t, nlmInGrace(results) && len(results) < 8)
+		require.False(t, nfsInGrace(results) && len(results) < 4)
 
 		record, err := readRecord(bytes.NewReader(input), buffer)
 		require.True(t, known(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF), "%v", err)

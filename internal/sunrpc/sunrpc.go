@@ -1,6 +1,7 @@
 // Package sunrpc asks whether an ONC RPC service answers (RFC 5531), and at
 // which port (RFC 1833). It makes single calls with a deadline and nothing
-// more: no names are resolved, no connection is kept, no credentials are sent.
+// more: no names are resolved, no connection is kept, and no credentials are sent but
+// those of nobody.
 //
 // It opens sockets only, so it can't hang on a file system. An unprivileged
 // port suffices for all calls made here.

@@ -76,6 +76,8 @@ type evidence struct {
 	nlm    bool     // locks go by NLM, as those of NFS versions 2 and 3 do
 	local  services // of this host: rpcbind, nsm
 	server services
+	// inGrace: the server's lock service said so while the lock took long.
+	inGrace bool
 
 	// Of NFSv4: what is known of this client's state at the server.
 	restart      restart
@@ -92,6 +94,8 @@ func (e *evidence) diagnose() diagnosis {
 	switch {
 	case e.end == failed && e.errno == unix.ESTALE:
 		return staleExport
+	case e.end == failed && e.inUse && e.errno == unix.EPERM:
+		return clientIDInUse // and the state manager has failed with that error
 	case e.end == failed && e.refused && (e.errno == unix.EACCES || e.errno == unix.EPERM):
 		return leaseRefused
 	case e.end == failed && e.errno == unix.EDQUOT && e.stage >= locking:
@@ -138,7 +142,7 @@ func (e *evidence) broken() diagnosis {
 	switch {
 	case e.server.nfs.Broken():
 		return serverUnreachable
-	case e.waits == waitGrace:
+	case e.waits == waitGrace, e.inGrace && (e.stage > opening || !e.nlm && e.stage == opening):
 		return gracePeriod
 	case !e.nlm:
 		return e.state()
@@ -168,20 +172,20 @@ func (e *evidence) broken() diagnosis {
 // period as it does while it recalls a delegation.
 func (e *evidence) state() diagnosis {
 	switch {
-	case e.refused:
-		return leaseRefused
 	case e.inUse:
 		return clientIDInUse
+	case e.refused:
+		return leaseRefused
 	case e.flaps:
 		return clientNameShared
 	case e.waits != waitOther && e.restart == restarted:
 		return gracePeriod
+	case e.waits == waitRecovery && e.restart == notRestarted:
+		return stateManagerStuck // for which the lease expires, too
 	case e.leaseExpired:
 		return leaseExpired
 	case e.waits == waitDelay && e.restart == notRestarted:
 		return delegationRecall
-	case e.waits == waitRecovery && e.restart == notRestarted:
-		return stateManagerStuck
 	}
 	return ""
 }

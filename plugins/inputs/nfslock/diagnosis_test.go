@@ -1,6 +1,7 @@
 package nfslock
 
 import (
+	"net/netip"
 	"syscall"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
+	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
 var (
@@ -56,6 +58,7 @@ func noLocalBind(e *evidence)   { e.local = services{rpcbind: refused} }
 func inGrace(e *evidence)       { e.waits = waitGrace }
 func later(e *evidence)         { e.waits = waitDelay }
 func recovering(e *evidence)    { e.waits = waitRecovery }
+func saysGrace(e *evidence)     { e.inGrace = true }
 func reconnected(e *evidence)   { e.restart = restarted }
 func stayed(e *evidence)        { e.restart = notRestarted }
 func leaseDenied(e *evidence)   { e.refused = true }
@@ -103,6 +106,12 @@ func TestDiagnosis(t *testing.T) {
 		{"grace, v4", v4(hung, locking, 0, later, reconnected), gracePeriod, result.Unchecked},
 		{"grace, v4, which opens no file either", v4(hung, opening, 0, later, reconnected), gracePeriod, result.Unchecked},
 		{"grace, v4, and the client reclaims", v4(hung, opening, 0, recovering, reconnected), gracePeriod, result.Unchecked},
+		{"grace by the server's word, v3", v3(hung, asking, 0, saysGrace), gracePeriod, result.Unchecked},
+		{"grace, and statd is down, too", v3(hung, locking, 0, saysGrace, statdStopped), gracePeriod, result.Unchecked},
+		{"grace is nothing to an open of v3", v3(hung, opening, 0, saysGrace), unknown, result.Timeout},
+		{"grace by the server's word, v4, before the first lock", v4(hung, opening, 0, saysGrace, later), gracePeriod, result.Unchecked},
+		{"the same, where nobody may see what it waits for", v4(hung, locking, 0, saysGrace), gracePeriod, result.Unchecked},
+		{"grace is nothing to fstatfs", v4(hung, reaching, 0, saysGrace), unknown, result.Timeout},
 		{"a delegation is recalled", v4(hung, opening, 0, later, stayed), delegationRecall, result.Timeout},
 		{"a server says later, since nobody knows when", v4(hung, opening, 0, later), unknown, result.Timeout},
 		{"the state manager is stuck", v4(hung, opening, 0, recovering, stayed), stateManagerStuck, result.Timeout},
@@ -111,7 +120,9 @@ func TestDiagnosis(t *testing.T) {
 		{"the lease is refused, and all wait", v4(hung, opening, 0, leaseDenied, recovering, stayed), leaseRefused, result.Timeout},
 		{"EACCES without a word of the kernel's", v4(failed, reaching, unix.EACCES), denied, result.Denied},
 		{"the lease was refused, and works again", v4(passed, 0, 0, leaseDenied), healthy, result.OK},
+		{"the state manager is stuck until the lease has expired", v4(hung, opening, 0, recovering, stayed, expired), stateManagerStuck, result.Timeout},
 		{"client id in use", v4(hung, opening, 0, sameID), clientIDInUse, result.Timeout},
+		{"client id in use, which the state manager fails with", v4(failed, reaching, unix.EPERM, sameID, leaseDenied), clientIDInUse, result.Error},
 		{"another host of this name", v4(passed, 0, 0, sameName), clientNameShared, result.Error},
 		{"another host of this name, and locks hang", v4(hung, opening, 0, sameName, recovering, stayed), clientNameShared, result.Timeout},
 		{"the lease has expired", v4(failed, opening, unix.EIO, expired), leaseExpired, result.Error},
@@ -177,30 +188,31 @@ func TestLeaseState_KnowsARestartFromNone(t *testing.T) {
 		l.add(leaseSample{at: at(seconds), path: "/mnt", connects: connects, NFS4State: mounts.NFS4State{Identities: identities}})
 	}
 	var l leaseState
-	assert.Equal(t, restartUnknown, l.restarted(time.Minute))
+	assert.Equal(t, restartUnknown, l.restarted(time.Minute, time.Now()))
 	sample(&l, 0, 1, 1)
-	assert.Equal(t, restartUnknown, l.restarted(time.Minute), "no lock was taken yet")
+	assert.Equal(t, restartUnknown, l.restarted(time.Minute, time.Now()), "no lock was taken yet")
 	l.lastOK = at(10)
-	assert.Equal(t, restartUnknown, l.restarted(time.Minute), "nobody looked since")
+	assert.Equal(t, restartUnknown, l.restarted(time.Minute, time.Now()), "nobody looked since")
+	assert.Equal(t, notRestarted, l.restarted(time.Minute, at(5)), "it gave the lock to another mount, while this one hung")
 	sample(&l, 20, 1, 1)
-	assert.Equal(t, notRestarted, l.restarted(time.Minute))
+	assert.Equal(t, notRestarted, l.restarted(time.Minute, time.Now()))
 	sample(&l, 30, 2, 1)
-	assert.Equal(t, restarted, l.restarted(time.Minute), "it connected anew")
+	assert.Equal(t, restarted, l.restarted(time.Minute, time.Now()), "it connected anew")
 	l.lastOK = at(40)
 	sample(&l, 50, 2, 1)
-	assert.Equal(t, notRestarted, l.restarted(time.Minute), "that was before the last lock")
+	assert.Equal(t, notRestarted, l.restarted(time.Minute, time.Now()), "that was before the last lock")
 	sample(&l, 60, 2, 1)
 	l.lastOK = at(55)
-	assert.Equal(t, notRestarted, l.restarted(time.Minute))
+	assert.Equal(t, notRestarted, l.restarted(time.Minute, time.Now()))
 	l.silent = at(58)
-	assert.Equal(t, restarted, l.restarted(time.Minute), "it did not answer")
+	assert.Equal(t, restarted, l.restarted(time.Minute, time.Now()), "it did not answer")
 	l.silent = time.Time{}
 	sample(&l, 70, 3, 1)
-	assert.Equal(t, restarted, l.restarted(time.Minute))
+	assert.Equal(t, restarted, l.restarted(time.Minute, time.Now()))
 	sample(&l, 120, 3, 1)
-	assert.Equal(t, restarted, l.restarted(time.Minute))
+	assert.Equal(t, restarted, l.restarted(time.Minute, time.Now()))
 	sample(&l, 140, 3, 1)
-	assert.Equal(t, notRestarted, l.restarted(time.Minute), "no grace period lasts as long")
+	assert.Equal(t, notRestarted, l.restarted(time.Minute, time.Now()), "no grace period lasts as long")
 }
 
 func TestLeaseState_KnowsHostsOfOneName(t *testing.T) {
@@ -219,4 +231,34 @@ func TestLeaseState_KnowsHostsOfOneName(t *testing.T) {
 	assert.Len(t, l.samples, 1, "mounted anew")
 	add(&l, 20, 2, 9)
 	assert.Len(t, l.samples, 1, "what is old tells nothing")
+}
+
+func TestServices_GraceIsWhatTheLockServiceSaysNow(t *testing.T) {
+	began := time.Now()
+	said := serverpool.Answer{Known: true, Errno: sunrpc.InGrace, At: began.Add(time.Second)}
+	s := services{nlmGrace: said, nfsGrace: serverpool.Answer{Known: true, At: began.Add(time.Second)}}
+	assert.True(t, s.saidGrace(true, began))
+	assert.False(t, s.saidGrace(false, began), "NFSv4 says nothing of the kind")
+	assert.False(t, s.saidGrace(true, began.Add(time.Minute)), "that was before the lock")
+}
+
+func TestLeaseState_WhatWasSaidBeforeTheLastLockIsNoEvidence(t *testing.T) {
+	l := leaseState{inUse: time.Now().Add(-time.Minute)}
+	assert.True(t, l.holds(l.inUse))
+	assert.False(t, l.holds(l.refused), "it was not said")
+	l.lastOK = time.Now()
+	assert.False(t, l.holds(l.inUse))
+	l.inUse = time.Now().Add(time.Second)
+	assert.True(t, l.holds(l.inUse))
+	l = leaseState{inUse: time.Now().Add(-time.Hour)}
+	assert.False(t, l.holds(l.inUse))
+}
+
+func TestIsManager(t *testing.T) {
+	for comm, want := range map[string]bool{
+		"192.0.2.1-manager": true, "192.0.2.1-manag": true, "192.0.2.1-mana": false, "192.0.2.11-mana": false, "192.0.2.1": false, "nfsd": false,
+	} {
+		assert.Equal(t, want, isManager(comm, netip.MustParseAddr("192.0.2.1")), comm)
+	}
+	assert.True(t, isManager("192.168.100.100", netip.MustParseAddr("192.168.100.100")), "all that fits")
 }

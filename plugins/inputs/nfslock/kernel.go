@@ -2,6 +2,7 @@ package nfslock
 
 import (
 	"slices"
+	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
@@ -17,10 +18,22 @@ type kernel struct {
 	// unclaimed are those that name no server of this host's mounts, by the name: it may be
 	// that of one that is mounted again.
 	unclaimed map[string]map[kmsg.Kind]int64
+	doubtful  []doubtful
 }
 
-// maxNames bounds the names that are remembered.
-const maxNames = 1000
+// doubtful is a message about one of several servers of a name, none of which is known to be at
+// fault yet, or more than one.
+type doubtful struct {
+	kmsg.Message
+	at time.Time
+}
+
+// maxNames bounds the names that are remembered, and the messages in doubt; doubtFor is how long
+// these are.
+const (
+	maxNames = 1000
+	doubtFor = time.Minute
+)
 
 // read takes what is new in the log.
 func (k *kernel) read(n *Nfslock) {
@@ -44,6 +57,13 @@ func (k *kernel) read(n *Nfslock) {
 			delete(k.unclaimed, name)
 		}
 	}
+	before := k.doubtful
+	k.doubtful = nil
+	for _, d := range before {
+		if time.Since(d.at) < doubtFor {
+			k.claim(n, d.Message, d.at)
+		}
+	}
 	for _, r := range news.Records {
 		k.take(n, r)
 	}
@@ -54,24 +74,37 @@ func (k *kernel) take(n *Nfslock, r kmsg.Record) {
 	if !found {
 		return
 	}
-	count := int64(1)
-	if message.Kind == kmsg.LostLocks {
-		count = message.Number
+	k.total[message.Kind] += countOf(message)
+	if message.Server != "" && message.Program != "statd" {
+		k.claim(n, message, r.At)
 	}
-	k.total[message.Kind] += count
-	if message.Server == "" || message.Program == "statd" {
-		return
+}
+
+// countOf is what a message counts: of lost locks the locks.
+func countOf(m kmsg.Message) int64 {
+	if m.Kind == kmsg.LostLocks {
+		return m.Number
 	}
+	return 1
+}
+
+// claim counts a message for the server it is about. It has no port: of several servers of one
+// name it is about the one at fault, which may show only when their locks are tried next.
+func (k *kernel) claim(n *Nfslock, message kmsg.Message, at time.Time) {
+	count := countOf(message)
 	servers := n.named(message.Server)
-	if len(servers) > 1 {
+	several := len(servers) > 1
+	if several {
 		servers = slices.DeleteFunc(servers, func(s *lockServer) bool { return !n.atFault(s) })
 	}
 	switch {
 	case len(servers) == 1:
 		k.add(servers[0], message.Kind, count)
-		servers[0].lease.said(message, r.At)
-	case len(servers) > 1:
-		// The message has no port: several servers of one name could be meant.
+		servers[0].lease.said(message, at)
+	case several:
+		if len(k.doubtful) < maxNames {
+			k.doubtful = append(k.doubtful, doubtful{message, at})
+		}
 	case k.unclaimed[message.Server] != nil:
 		k.unclaimed[message.Server][message.Kind] += count
 	case len(k.unclaimed) < maxNames:

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -80,7 +81,7 @@ func TestKernel_CountsEachMessageForOneServer(t *testing.T) {
 		s.nfs = answer
 		return s
 	}
-	say := func(text string) { k.take(n, kmsg.Record{Text: text}) }
+	say := func(text string) { k.take(n, kmsg.Record{Text: text, At: time.Now()}) }
 	of := func(s *lockServer) int64 {
 		fields := make(map[string]any)
 		k.serverFields(s, fields)
@@ -96,4 +97,14 @@ func TestKernel_CountsEachMessageForOneServer(t *testing.T) {
 	say(message)
 	assert.Equal(t, []int64{0, 1, 0}, []int64{of(well), of(dead), of(alsoDead)}, "it may be either's")
 	assert.Equal(t, int64(3), k.total[kmsg.NotResponding])
+
+	alsoDead.nfs, dead.nfs = up, up
+	again := k.doubtful[0]
+	k.doubtful = nil
+	k.claim(n, again.Message, again.at)
+	require.Len(t, k.doubtful, 1, "none is at fault yet")
+	dead.nfs = silent
+	k.claim(n, again.Message, again.at)
+	assert.Equal(t, []int64{0, 2, 0}, []int64{of(well), of(dead), of(alsoDead)}, "now one is")
+	assert.Equal(t, int64(3), k.total[kmsg.NotResponding], "each is counted once")
 }

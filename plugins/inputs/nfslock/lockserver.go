@@ -12,15 +12,29 @@ import (
 )
 
 // services are those of one host that locks depend on, with what they said when they
-// were last asked.
-type services struct{ rpcbind, nfs, nlm, nsm serverpool.Answer }
+// were last asked; and whether those that give locks said that they do not yet.
+type services struct {
+	rpcbind, nfs, nlm, nsm serverpool.Answer
+	nfsGrace, nlmGrace     serverpool.Answer // of servers on which a lock takes long
+}
+
+// saidGrace reports whether the service that gives the locks has said after a time that its
+// grace period lasts.
+func (s *services) saidGrace(nlm bool, after time.Time) bool {
+	answer := s.nfsGrace
+	if nlm {
+		answer = s.nlmGrace
+	}
+	return answer.Errno == sunrpc.InGrace && answer.At.After(after)
+}
 
 // lockServer is what is known of a host whose services locks depend on.
 type lockServer struct {
 	mounts.NFSServer                 // Version 0: it is not asked for NFS
-	byNLM            bool            // mounts lock by NLM
+	byNLM, byNFS4    bool            // mounts lock by NLM, or by NFSv4
 	names            map[string]bool // under which the kernel's messages may name it
 	asked            uint64          // the last round in which the answers were evidence
+	graceAsked       uint64          // the last round in which a lock took long
 	asking           int             // answers to come
 	answered         time.Time       // when the last of them came; zero: they are not known yet
 	services
@@ -86,10 +100,10 @@ func (n *Nfslock) linkServers() {
 			if s = before[key]; s == nil {
 				s = &lockServer{}
 			}
-			s.NFSServer, s.byNLM, s.names = *found, false, map[string]bool{found.Address.Addr().String(): true}
+			s.NFSServer, s.byNLM, s.byNFS4, s.names = *found, false, false, map[string]bool{found.Address.Addr().String(): true}
 			n.servers[key] = s
 		}
-		s.byNLM = s.byNLM || t.nlm
+		s.byNLM, s.byNFS4 = s.byNLM || t.nlm, s.byNFS4 || t.Probed.FSType == "nfs4"
 		s.names[nameOf(t.Probed)] = true
 		t.server = s
 	}
@@ -125,6 +139,7 @@ func (n *Nfslock) askAboutLate(pending map[*target]struct{}) (stop func() bool) 
 			for t := range pending {
 				if t.server != nil && t.underWay {
 					n.ask(t.server, true)
+					n.askGrace(t.server)
 				}
 			}
 		})
@@ -138,23 +153,9 @@ func (n *Nfslock) ask(s *lockServer, evidence bool) {
 		return
 	}
 	put := func(answer *serverpool.Answer, port uint16, program uint32, versions ...uint32) {
-		q := serverpool.Question{Network: s.Network, Address: netip.AddrPortFrom(s.Address.Addr(), port), Service: sunrpc.ServiceOf(program)}
-		wanted := serverpool.Wanted{Evidence: evidence, Ask: sunrpc.Asker(program, versions...), Timeout: n.shortestTimeout()}
-		*answer = n.host.Servers.Last(q)
-		if !n.host.Servers.Ask(n.round, q, wanted, func(a serverpool.Answer) {
-			n.mail.Post(func() {
-				*answer = a
-				n.asking--
-				if s.asking--; s.asking == 0 {
-					s.answered = time.Now()
-				}
-			})
-		}) {
-			return
+		if n.put(s, answer, port, sunrpc.ServiceOf(program), sunrpc.Asker(program, versions...), evidence) {
+			s.asked = n.round
 		}
-		s.asked = n.round
-		s.asking++
-		n.asking++
 	}
 	if s.Version != 0 {
 		put(&s.nfs, s.Address.Port(), sunrpc.ProgramNFS, s.Version)
@@ -172,4 +173,42 @@ func (n *Nfslock) ask(s *lockServer, evidence bool) {
 	if s.byNLM || s == &n.local {
 		put(&s.nsm, 0, sunrpc.ProgramNSM, nsmVersion)
 	}
+}
+
+// askGrace asks a server on which a lock takes long whether it grants none yet, once in a round.
+func (n *Nfslock) askGrace(s *lockServer) {
+	if s.graceAsked == n.round {
+		return
+	}
+	s.graceAsked = n.round
+	put := func(answer *serverpool.Answer, port uint16, program uint32) {
+		n.put(s, answer, port, sunrpc.GraceServiceOf(program), sunrpc.GraceAsker(program), true)
+	}
+	if s.byNLM {
+		put(&s.nlmGrace, 0, sunrpc.ProgramNLM)
+	}
+	if s.byNFS4 && s.Version != 0 {
+		put(&s.nfsGrace, s.Address.Port(), sunrpc.ProgramNFS)
+	}
+}
+
+// put puts one question to a server. It reports whether the answer is to come, and not only
+// that of an earlier round.
+func (n *Nfslock) put(s *lockServer, answer *serverpool.Answer, port uint16, service serverpool.Service, ask serverpool.Asker, evidence bool) bool {
+	q := serverpool.Question{Network: s.Network, Address: netip.AddrPortFrom(s.Address.Addr(), port), Service: service}
+	*answer = n.host.Servers.Last(q)
+	if !n.host.Servers.Ask(n.round, q, serverpool.Wanted{Evidence: evidence, Ask: ask, Timeout: n.shortestTimeout()}, func(a serverpool.Answer) {
+		n.mail.Post(func() {
+			*answer = a
+			n.asking--
+			if s.asking--; s.asking == 0 {
+				s.answered = time.Now()
+			}
+		})
+	}) {
+		return false
+	}
+	s.asking++
+	n.asking++
+	return true
 }

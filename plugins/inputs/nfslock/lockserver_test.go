@@ -1,6 +1,7 @@
 package nfslock
 
 import (
+	"encoding/binary"
 	"fmt"
 	"io"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -271,4 +273,41 @@ func TestLockServer_IsWhereAMountsCallsGo(t *testing.T) {
 		}
 		assert.Equal(t, want, got, options)
 	}
+}
+
+// A server that was started before this host's first lock on it: nobody but the server itself
+// knows that it gives none yet.
+func TestAServerSaysThatItsGracePeriodLasts(t *testing.T) {
+	fs := daemon(t)
+	var lasts atomic.Bool
+	lasts.Store(true)
+	rpchost.Serve(t, "127.0.0.1:2049", func(conn net.Conn) {
+		call := make([]byte, 4096)
+		for {
+			n, err := conn.Read(call)
+			if err != nil || n < 28 {
+				return
+			}
+			reply := binary.BigEndian.AppendUint32(nil, 1<<31|36)
+			reply = append(reply, call[4:8]...) // xid
+			status := uint32(10022)             // NFS4ERR_STALE_CLIENTID
+			if lasts.Load() {
+				status = 10013 // NFS4ERR_GRACE
+			}
+			for _, word := range []uint32{1, 0, 0, 0, 0, status, 0, 0} {
+				reply = binary.BigEndian.AppendUint32(reply, word)
+			}
+			if _, err := conn.Write(reply); err != nil {
+				return
+			}
+		}
+	})
+	n, _ := newInput(t, on(fs.Dir))
+	var sx unix.Statx_t
+	require.NoError(t, unix.Statx(unix.AT_FDCWD, fs.Dir, unix.AT_STATX_DONT_SYNC, 0, &sx))
+	withTable(t, n, fmt.Sprintf("1001 1 %d:%d / %s rw - nfs4 nas:/export rw,%s\n", sx.Dev_major, sx.Dev_minor, fs.Dir, nfs4))
+	fs.FailLate(time.Hour, unix.EIO, faultfs.Getlk)
+	assert.Equal(t, "unchecked grace_period", verdict(t, at(collect.Gather(t, n), fs.Dir)))
+	lasts.Store(false)
+	assert.Equal(t, "timeout unknown", verdict(t, at(collect.Gather(t, n), fs.Dir)), "it says so no more")
 }

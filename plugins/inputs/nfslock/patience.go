@@ -36,9 +36,14 @@ func (n *Nfslock) watch(pending map[*target]struct{}) {
 		if time.Now().Before(enough) {
 			placeOf = n.host.WaitOf
 		}
-		t.waits = placeOf(r.PID)
-		if w := waitOf(t.waits); w == waitDelay || w == waitRecovery {
+		if waits := placeOf(r.PID); waits != "" { // it has not ended meanwhile
+			t.waits = waits
+		}
+		switch w := waitOf(t.waits); {
+		case w == waitDelay, w == waitRecovery:
 			n.readState(time.Now().Add(-n.shortestTimeout() / 2)) // whether the server was restarted
+		case t.v4():
+			n.readState(time.Now().Add(-stateEvery / 3)) // whether the lease has expired
 		}
 		if n.mayReturn(t, &r) && n.patientProbes() < maxPatient {
 			t.patient = n.host.Prober.SetDeadline(t.ticket, r.Since.Add(max(n.grace, t.policy.timeout)))
@@ -49,7 +54,8 @@ func (n *Nfslock) watch(pending map[*target]struct{}) {
 // mayReturn reports whether it is worth waiting for a helper: one that hangs in a
 // lock, and can be killed there. In a grace period a new one knows sooner.
 func (n *Nfslock) mayReturn(t *target, r *prober.Report) bool {
-	return t.killable && t.Probed.NFS() && t.plan.hangsAt(r) >= asking && waitOf(t.waits) == waitOther
+	explained := waitOf(t.waits) != waitOther || t.server != nil && t.server.saidGrace(t.nlm, r.Since)
+	return t.killable && t.Probed.NFS() && t.plan.hangsAt(r) >= asking && !explained
 }
 
 func (n *Nfslock) patientProbes() (count int) {

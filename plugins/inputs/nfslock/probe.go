@@ -303,14 +303,18 @@ func (n *Nfslock) evidenceOf(t *target, a *attempt) evidence {
 		waits: waitOf(t.waits)}
 	if t.server != nil {
 		e.server = t.server.services
+		e.inGrace = a.end == hung && t.server.saidGrace(t.nlm, a.report.Since)
 	}
 	if t.v4() {
 		if a.end == hung || a.end == failed {
 			n.kernel.read(n) // what was said meanwhile
 		}
 		l := &t.server.lease
-		e.restart, e.flaps = l.restarted(n.grace), l.flaps()
-		e.refused, e.inUse = recent(l.refused), recent(l.inUse)
+		e.restart, e.flaps = l.restarted(n.grace, t.hangsSince(a)), l.flaps()
+		e.refused, e.inUse = l.holds(l.refused), l.holds(l.inUse)
+		if a.end == hung && e.waits == waitOther && !l.managing.IsZero() && l.managing.Before(a.report.Since) {
+			e.waits = waitRecovery
+		}
 		e.leaseExpired = t.lease.LeaseExpired > 0
 	}
 	switch t.scope {
@@ -320,6 +324,15 @@ func (n *Nfslock) evidenceOf(t *target, a *attempt) evidence {
 		e.unproven = !a.flocked
 	}
 	return e
+}
+
+// hangsSince is when the first of the probes began that have not been answered, of which the
+// attempt is the last.
+func (t *target) hangsSince(a *attempt) time.Time {
+	if t.Hung() || a.report == nil {
+		return t.HungSince
+	}
+	return a.report.Since
 }
 
 // noteState keeps of a finding what later ones are judged by, and says what else is known.

@@ -30,6 +30,9 @@ func (n *Nfslock) reportOf(t *target) *fault.Report {
 	if t.server != nil {
 		t.server.addTo(r, "server "+t.server.Address.Addr().String())
 		r.Servers = append(r.Servers, t.server.Address.Addr())
+		if t.server.saidGrace(t.nlm, t.HungSince) {
+			r.Add("server "+t.server.Address.Addr().String(), "says that its grace period lasts")
+		}
 	}
 	n.local.addTo(r, "this host")
 	return r

@@ -2,9 +2,11 @@ package nfslock
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
+	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
@@ -29,6 +31,7 @@ type leaseState struct {
 
 	refused, inUse, failed time.Time // when the kernel last said so
 	failure                int64     // the error that it named
+	managing               time.Time // since when the state manager's thread waits; zero: it does not
 }
 
 // leaseSample is what the counters of one mount said at a time.
@@ -108,8 +111,9 @@ func (l *leaseState) add(s leaseSample) {
 }
 
 // restarted tells whether the server was restarted since it gave a lock, and no longer ago than
-// a grace period lasts: the client has connected anew, or had no answer.
-func (l *leaseState) restarted(grace time.Duration) restart {
+// a grace period lasts: the client has connected anew, or had no answer. One that has given a
+// lock on another mount since this one began to hang was not.
+func (l *leaseState) restarted(grace time.Duration, hangs time.Time) restart {
 	if l.lastOK.IsZero() || len(l.samples) == 0 {
 		return restartUnknown
 	}
@@ -117,6 +121,8 @@ func (l *leaseState) restarted(grace time.Duration) restart {
 	switch {
 	case l.silent.After(l.lastOK) && newest.at.Sub(l.silent) < grace:
 		return restarted
+	case !newest.at.After(l.lastOK) && l.lastOK.After(hangs):
+		return notRestarted
 	case !newest.at.After(l.lastOK):
 		return restartUnknown
 	}
@@ -162,7 +168,30 @@ func (l *leaseState) said(m kmsg.Message, at time.Time) {
 	}
 }
 
-func recent(at time.Time) bool { return !at.IsZero() && time.Since(at) < stateWindow }
+// holds reports whether what the kernel said is evidence still: no lock has worked since.
+func (l *leaseState) holds(said time.Time) bool {
+	return !said.IsZero() && time.Since(said) < stateWindow && said.After(l.lastOK)
+}
+
+// isManager reports whether a thread of the kernel's recovers the state at a server: its name
+// has 15 bytes before Linux 5.17 (nfs4_schedule_state_manager, fs/nfs/nfs4state.c).
+func isManager(comm string, server netip.Addr) bool {
+	const most = 15
+	name := server.String() + "-manager"
+	return comm == name || len(comm) == most && strings.HasPrefix(name, comm)
+}
+
+// noteManagers notes which servers' state managers wait.
+func (n *Nfslock) noteManagers(tasks []blocked.Task) {
+	for _, s := range n.servers {
+		s.lease.managing = time.Time{}
+		for i := range tasks {
+			if tasks[i].Kernel && isManager(tasks[i].Comm, s.Address.Addr()) {
+				s.lease.managing = tasks[i].Since
+			}
+		}
+	}
+}
 
 // wait is what a process waits for by its stack or wchan.
 type wait int
@@ -194,7 +223,7 @@ func (n *Nfslock) stateReason(t *target, d diagnosis) string {
 	case leaseExpired:
 		return fmt.Sprintf("the lease of %d s has expired %d s ago", t.lease.LeaseTime, t.lease.LeaseExpired)
 	case stateManagerStuck:
-		if recent(l.failed) {
+		if l.holds(l.failed) {
 			return fmt.Sprintf("the kernel's state manager failed with error %d", l.failure)
 		}
 	}

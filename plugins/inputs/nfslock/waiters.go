@@ -136,6 +136,7 @@ func (n *Nfslock) findBlocked() {
 	hangs := slices.ContainsFunc(n.targets, func(t *target) bool { return t.Hung() })
 	scan, err := n.host.Tasks.Scan(blocked.Request{Round: n.round, Asker: n, Urgent: hangs, Waits: lockWaits()})
 	n.said.Error("blocked tasks", err)
+	n.noteManagers(scan.Tasks)
 	for _, task := range scan.Tasks {
 		if task.Kernel || !n.waitsForLock(task) {
 			continue
