@@ -3,6 +3,7 @@ package e2e
 import (
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -13,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 )
 
 // server is vfsprobe as a service that is started and stopped at will.
@@ -135,4 +137,57 @@ func TestService_ServesTwoTelegrafs(t *testing.T) {
 		tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
 		tail(t, metrics, "^vfsprobe ", "helpers_asleep=1i", "helpers_stuck=0i")
 	}
+}
+
+// A directory that has so many negative dentries that it would stall the host is reported after
+// a restart, too, and though it grows no more, until they are gone.
+func TestService_KnowsADangerousDirectoryOverRestarts(t *testing.T) {
+	const dangerous, most = 560_000, 3_000_000 // children, of which the first take 50 ms
+	dir := filepath.Join(loopfs.New(t, "ext4", loopfs.DefaultSize, "").Dir, "srv")
+	require.NoError(t, os.Mkdir(dir, 0o755))
+	s := newServer(t)
+	require.NoError(t, os.WriteFile(s.config, []byte("[[inputs.dentrycache]]\n  directories = []\n"), 0o600))
+	config, metrics := s.configure()
+	start(t, binary(t, telegraf), "--config", config)
+	service := s.start()
+	if status := tail(t, metrics, "^dentrycache_status[, ]"); !strings.Contains(status, "walker=true") {
+		t.Skip(status)
+	}
+	reported := func() bool {
+		content, _ := os.ReadFile(metrics)
+		for line := range strings.Lines(string(content)) {
+			if matches(line, "^dentrycache_dir,", "directory="+dir+"[, ]", "configured=false", "children=") && field(t, line, "children") >= dangerous {
+				return true
+			}
+		}
+		return false
+	}
+	names := 0
+	require.Eventually(t, func() bool {
+		for end := names + 50_000; names < end && names < most; names++ {
+			require.Equal(t, unix.ENOENT, unix.Faccessat(unix.AT_FDCWD, dir+"/random-"+strconv.Itoa(names), 0, 0))
+		}
+		return reported()
+	}, 2*patience, 100*time.Millisecond, "it is found")
+	t.Logf("found after %d names", names)
+	require.Eventually(t, func() bool {
+		content, _ := os.ReadFile(s.state)
+		return strings.Contains(string(content), dir)
+	}, patience, 10*time.Millisecond)
+
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+		require.NoError(t, service.Process.Signal(signal))
+		service.exit()
+		clear(t, metrics)
+		service = s.start()
+		require.Eventually(t, reported, patience, 50*time.Millisecond, "after %v", signal)
+		tail(t, metrics, "^dentrycache_dir,", "directory="+dir+"[, ]", `predicted_stall_seconds=0\.0[5-9]|predicted_stall_seconds=0\.[1-9]`)
+	}
+	require.NoError(t, os.Remove(dir)) // which frees them
+	require.Eventually(t, func() bool {
+		clear(t, metrics)
+		tail(t, metrics, "^dentrycache ")
+		time.Sleep(100 * time.Millisecond)
+		return !reported()
+	}, patience, time.Second, "it is gone")
 }

@@ -247,7 +247,7 @@ func (d *Dentrycache) endWalk(dir *directory, found attribution.Directory, err e
 		return
 	}
 	dir.walk, dir.walked = found, time.Now()
-	if !found.KeepsNegatives && found.Negative == 0 {
+	if dir.configured && !found.KeepsNegatives && found.Negative == 0 {
 		d.said.Info("negatives of "+dir.path, fmt.Errorf("%s is on %s, which keeps no negative dentries", mounts.Printable(dir.path), found.FSType))
 	}
 }

@@ -229,6 +229,47 @@ func TestSources_BurstsAreWaitedFor(t *testing.T) {
 	}
 }
 
+// TestDentryCache_NamesBursts: a program that looks for 20,000 names at once and then rests is
+// named when it does so the second time, at the latest, in the mode that is on while negative
+// dentries grow.
+func TestDentryCache_NamesBursts(t *testing.T) {
+	const names, rest = 20_000, 8 // intervals, of which the mode would be on for three
+	dir := directoryOf(t, loopfs.New(t, "ext4", loopfs.DefaultSize, "").Dir, "bursts")
+	d, _ := newInput(t, func(d *Dentrycache) {
+		d.Attribution, d.FindDirectories = "enoent", false
+		d.ENOENTThreshold, d.SourceThreshold = names/2, 1000 // the rest of the host may be busy
+	})
+	require.Eventually(t, func() bool {
+		collect.Gather(t, d)
+		return d.ready
+	}, 30*time.Second, 100*time.Millisecond)
+	if d.tracer == nil || d.tracer.Status().Mode != attribution.ENOENT {
+		t.Skip("no BPF here")
+	}
+	f := startFlooder(t, dir)
+	interval := func() *collect.Metrics {
+		time.Sleep(time.Second)
+		return collect.Gather(t, d)
+	}
+	for range calm {
+		interval()
+	}
+	require.False(t, d.tracer.Status().Watching, "it is calm")
+	f.start(names)
+	f.wait()
+	assert.Nil(t, interval().Tagged("dentrycache_source", "directory", mounts.Printable(dir)), "the first came unseen")
+	for range rest {
+		interval()
+	}
+	require.True(t, d.tracer.Status().Watching, "the next is waited for")
+	f.start(names)
+	f.wait()
+	source := interval().Tagged("dentrycache_source", "directory", mounts.Printable(dir))
+	require.NotNil(t, source)
+	assert.Equal(t, mounts.Printable(floodComm), source.Tags()["comm"])
+	assert.InDelta(t, names, number(source, "created"), names/4, "sampled")
+}
+
 // TestDentryCache_Trickles: what is too slow to be seen in an interval is looked at once in a
 // while.
 func TestDentryCache_Trickles(t *testing.T) {
