@@ -146,7 +146,7 @@ bin/nfsvm: $(SOURCES) $(shell find internal/testing/nfsvm internal/testing/vm -n
 
 # The BPF programs on the kernels of Debian's suites, under QEMU.
 SUITES ?= bullseye,bookworm,trixie,sid
-KERNEL_TESTS := ./internal/dcache/attribution,./plugins/inputs/dentrycache=TestBinary
+KERNEL_TESTS := ./internal/dcache/attribution,'./plugins/inputs/dentrycache=TestBinary|TestFreeing_Run'
 KERNEL_NEEDS := mmdebstrap kmod:depmod e2fsprogs:mkfs.ext4
 
 test-kernels: bin/kernels ## the BPF programs on Debian's kernels, in virtual machines
