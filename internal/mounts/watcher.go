@@ -18,8 +18,14 @@ import (
 
 const (
 	// readerTimeout is when a reader is given up. Whether SIGKILL ends it is up to what
-	// it waits for.
-	readerTimeout = 5 * time.Second
+	// it waits for. One that was not done by then, and did not wait, has twice the time at
+	// its next try, up to maxReaderTimeout: of mounts that are stacked on one directory the
+	// kernel's time is quadratic (prepend_path, fs/d_path.c), some 3 s for 32,767.
+	readerTimeout    = 5 * time.Second
+	maxReaderTimeout = time.Minute
+	// rereadShare is the part of the time, one in so many, that may be spent on reading a
+	// table which the kernel has not said to have changed.
+	rereadShare = 100
 	// readerPatience is how long a gather waits for a table that is being read. One of
 	// 5,000 mounts takes some 20 ms on an idle machine.
 	readerPatience = 500 * time.Millisecond
@@ -62,6 +68,8 @@ type Watcher struct {
 	sum       uint64 // of what current was made from
 	current   *Snapshot
 	asOf      time.Time     // when current was the kernel's
+	took      time.Duration // to read it
+	timeout   time.Duration // of the next reader
 	notes     *notesReading // under way
 	noteLooks int           // for how many more looks they are read
 
@@ -83,7 +91,7 @@ func NewWatcher(o WatcherOptions) *Watcher {
 	if o.Patience == 0 {
 		o.Patience = readerPatience
 	}
-	return &Watcher{o: o, seed: maphash.MakeSeed(), cursor: kernelAtLeast(5, 8), known: newKnown(),
+	return &Watcher{o: o, seed: maphash.MakeSeed(), timeout: readerTimeout, cursor: kernelAtLeast(5, 8), known: newKnown(),
 		plainText: o.Proc != "/proc" || o.PID != "self" || !kernelAtLeast(6, 13) || !someAskForOptions(o.Proc)}
 }
 
@@ -169,16 +177,23 @@ func (w *Watcher) read(patience time.Duration) error {
 		r := w.reading
 		if !r.wait(time.Until(deadline)) {
 			progress, _ := w.o.Prober.Progress(r.ticket)
+			if r.goesOn(&progress) {
+				return r.slow()
+			}
 			return w.hang(&progress)
 		}
 		w.reading = nil
+		if grew := r.grew; r.report.Outcome == prober.Expired && (r.goesOn(&r.report) || grew) {
+			w.timeout = min(2*w.timeout, maxReaderTimeout)
+			return r.slow()
+		}
 		switch err := w.take(&r.report); {
 		case errors.Is(err, errRetry):
 			continue
 		case err != nil:
 			return err
 		}
-		w.asOf = r.began
+		w.asOf, w.took = r.began, r.took
 		if w.stale = w.changed() || r.outdated; !w.stale || w.cursor && !r.outdated {
 			return nil
 		}
@@ -193,11 +208,14 @@ func (w *Watcher) read(patience time.Duration) error {
 var errRetry = errors.New("statmount(2) can't be used")
 
 // Invalidate has the table read again although the kernel has announced no change: it
-// does not say that it has turned a file system read-only after an error.
+// does not say that it has turned a file system read-only after an error. A table that takes
+// long to read is read so seldom.
 func (w *Watcher) Invalidate() {
 	w.updating.Lock()
 	defer w.updating.Unlock()
-	w.outdate()
+	if time.Since(w.asOf) >= rereadShare*w.took || w.took < readerPatience {
+		w.outdate()
+	}
 }
 
 // outdate notes that neither what is known nor what a reader brings that was started
@@ -246,7 +264,7 @@ func (w *Watcher) changed() bool {
 // plan is what a helper does to read the table. Where that is possible it asks no file
 // system which may not answer.
 func (w *Watcher) plan() *prober.Plan {
-	p := &prober.Plan{Timeout: readerTimeout}
+	p := &prober.Plan{Timeout: w.timeout}
 	if w.plainText {
 		p.SearchBelow(w.o.Proc)
 		p.ReadFile(w.name("mountinfo"), maxTable)
@@ -389,7 +407,22 @@ type reading struct {
 	ticket   prober.Ticket
 	done     chan struct{}
 	report   prober.Report // once done is closed
+	took     time.Duration // until then
+	seen     int           // how much had been read at the last look, in bytes
+	grew     bool          // it was more than at the one before
 	outdated bool          // the table has changed since
+}
+
+// goesOn reports whether more was read since the last look.
+func (r *reading) goesOn(now *prober.Report) bool {
+	before := r.seen
+	r.seen = len(now.Partial)
+	r.grew = before > 0 && r.seen > before
+	return r.grew
+}
+
+func (r *reading) slow() error {
+	return fmt.Errorf("the mount table is being read for %v: it is large, or many mounts are stacked on one directory", time.Since(r.began).Round(100*time.Millisecond))
 }
 
 func (w *Watcher) startReading(plan *prober.Plan) *reading { return w.start(readerKey, plan) }
@@ -398,7 +431,7 @@ func (w *Watcher) start(key string, plan *prober.Plan) *reading {
 	r := &reading{began: time.Now(), done: make(chan struct{})}
 	r.ticket = w.o.Prober.Submit(prober.Check{Key: key, Group: key, Trusted: true, Independent: true, Essential: true, Plan: plan},
 		func(report prober.Report) {
-			r.report = report
+			r.report, r.took = report, time.Since(r.began)
 			close(r.done)
 		})
 	return r

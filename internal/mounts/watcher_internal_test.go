@@ -134,6 +134,41 @@ func TestSnapshot_With(t *testing.T) {
 	assert.Same(t, now, now.with(nil))
 }
 
+// A reader that reads for too long, and does not wait, has more time at its next try: one that
+// hangs has not. What takes long is read seldom where the kernel has announced nothing.
+func TestWatcher_GivesALargeTableMoreTime(t *testing.T) {
+	p := prober.New(prober.Options{})
+	t.Cleanup(p.Close)
+	w := NewWatcher(WatcherOptions{Prober: p, Proc: "/proc", PID: "self"})
+	t.Cleanup(func() { _ = w.Close() })
+	require.NoError(t, w.open())
+	try := func(before, after int) time.Duration {
+		w.reading = &reading{done: make(chan struct{}), seen: before,
+			report: prober.Report{Outcome: prober.Expired, PID: 1, Partial: make([]byte, after)}}
+		close(w.reading.done)
+		require.Error(t, w.read(0))
+		return w.timeout
+	}
+	assert.Equal(t, readerTimeout, try(0, 0), "it read nothing")
+	assert.Equal(t, readerTimeout, try(100, 100), "it waits")
+	assert.Equal(t, 2*readerTimeout, try(100, 200))
+	for range 10 {
+		try(100, 200)
+	}
+	assert.Equal(t, maxReaderTimeout, w.timeout)
+	require.NoError(t, w.read(time.Minute))
+
+	w.Invalidate()
+	assert.True(t, w.stale)
+	require.NoError(t, w.read(time.Minute))
+	w.stale, w.took = false, 2*time.Second
+	w.Invalidate()
+	assert.False(t, w.stale, "it would take a fifth of the time")
+	w.asOf = time.Now().Add(-201 * time.Second)
+	w.Invalidate()
+	assert.True(t, w.stale)
+}
+
 // stacked is a table of n mounts on one directory, each on the last.
 func stacked(n int, reversed bool) *Snapshot {
 	var b strings.Builder
