@@ -309,6 +309,29 @@ func TestSampling(t *testing.T) {
 	assert.Zero(t, tracer.Status().EventsLost)
 }
 
+// The rows are not read anew while nothing is counted.
+func TestTracer_ReadUnless(t *testing.T) {
+	tracer := inMode(t, attribution.ENOENT)
+	dir := ext4(t)
+	miss(t, dir, 0, 100)
+	require.NoError(t, tracer.Watch(false))
+	sources, totals, err := tracer.Read()
+	require.NoError(t, err)
+	require.NotEmpty(t, sources)
+	miss(t, dir, 100, 200)
+	sources, again, err := tracer.ReadUnless(totals)
+	require.NoError(t, err)
+	assert.Equal(t, totals, again)
+	assert.Nil(t, sources)
+	require.NoError(t, tracer.Watch(true))
+	miss(t, dir, 200, 300)
+	sources, again, err = tracer.ReadUnless(totals)
+	require.NoError(t, err)
+	assert.NotEqual(t, totals, again)
+	assert.NotEmpty(t, sources)
+	assert.Greater(t, in(t, tracer, dir).Created, int64(100), "those of before as well")
+}
+
 // TestSamplingOfRepeatedNames: names that are looked up over and over seem to be new
 // until one of their look-ups was counted, and no longer.
 func TestSamplingOfRepeatedNames(t *testing.T) {

@@ -521,7 +521,12 @@ func (t *Tracer) Close() error {
 // When the mode Fentry turns out to lose more than a thousandth of the events,
 // as it can on kernels that preempt (see the package's documentation), Read has
 // the mode changed to Kprobe, in the background and with the rows kept.
-func (t *Tracer) Read() ([]Source, Totals, error) {
+func (t *Tracer) Read() ([]Source, Totals, error) { return t.read(nil) }
+
+// ReadUnless is Read, without the sources where the totals are still the given ones.
+func (t *Tracer) ReadUnless(same Totals) ([]Source, Totals, error) { return t.read(&same) }
+
+func (t *Tracer) read(unless *Totals) ([]Source, Totals, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.collection == nil {
@@ -535,6 +540,10 @@ func (t *Tracer) Read() ([]Source, Totals, error) {
 		float64(t.notRun()) > max(selfTestLookups, tolerable*float64(totals.Created)) {
 		t.fellBack = true
 		go t.fallBack()
+	}
+	if unless != nil && totals == *unless {
+		t.rowKeys, t.rows, t.places, t.directories = nil, nil, nil, nil // they may not be needed for long
+		return nil, totals, nil
 	}
 	rows, err := readAll(t.collection.Maps[dentryMapRows], &t.rowKeys, &t.rows)
 	if err != nil {

@@ -39,6 +39,7 @@ type sources struct {
 	before map[rowKey]counts // at the last read
 	read   time.Time         // or the start
 	totals attribution.Totals
+	still  bool // they were the same in the last two reads: a row is counted after its total
 
 	calm    int       // intervals without growth
 	until   time.Time // the mode ENOENT is on at least
@@ -115,15 +116,21 @@ func (d *Dentrycache) gatherSources(acc telegraf.Accumulator, now time.Time) {
 	if d.tracer == nil {
 		return
 	}
-	rows, totals, err := d.tracer.Read()
+	rows, totals, err := d.readRows()
 	d.said.Error("sources", err)
 	elapsed := now.Sub(s.read).Seconds()
 	if err != nil || elapsed <= 0 {
 		return
 	}
 	before := s.totals
-	s.read, s.totals = now, totals
-	all, growth := d.sumUp(rows, now)
+	asBefore := totals == before
+	unread := asBefore && s.still
+	s.read, s.totals, s.still = now, totals, asBefore
+	var all map[seriesKey]*series
+	var growth map[string]float64
+	if !unread {
+		all, growth = d.sumUp(rows, now)
+	}
 	d.explain(&before, elapsed)
 	chance := 0.0
 	if totals.Sampled > before.Sampled {
@@ -147,6 +154,15 @@ func (d *Dentrycache) gatherSources(acc telegraf.Accumulator, now time.Time) {
 	for _, one := range chosen[:min(len(chosen), d.TopSources)] {
 		emitSource(acc, one, d.host.OwnerOf(one.owner), elapsed, &status)
 	}
+}
+
+// readRows reads the rows, unless they were read since they have last changed: mostly nothing is
+// counted in the mode ENOENT.
+func (d *Dentrycache) readRows() ([]attribution.Source, attribution.Totals, error) {
+	if d.sources.still {
+		return d.tracer.ReadUnless(d.sources.totals)
+	}
+	return d.tracer.Read()
 }
 
 // explain finds out how much of the growth since the last read has no source.
