@@ -237,7 +237,8 @@ func prepare(ctx context.Context, o options) (*vm.Image, error) {
 			"ip_tables", "iptable_filter", "ipt_REJECT", "xt_tcpudp"},
 		Init: vm.Program(own),
 		Files: []vm.File{{From: vfsprobe, Name: "opt/vfsprobe"}, {From: telegraf, Name: "opt/telegraf"},
-			{From: tests, Name: "opt/e2e.test"}, {From: testdata, Name: "opt/testdata/vfsprobe.toml"}},
+			{From: tests, Name: "opt/e2e.test"}, {From: testdata, Name: "opt/testdata/vfsprobe.toml"},
+			{From: filepath.Join(filepath.Dir(testdata), "../dashboards/prometheus/telegraf-prometheus.conf"), Name: "opt/telegraf-prometheus.conf"}},
 		Logf: func(format string, args ...any) { fmt.Printf("      "+format+"\n", args...) },
 	}
 	if o.verbose {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -94,6 +95,43 @@ func (r *run) twin(on, mount string) error {
 	return r.lab.on(on, func(h *host) error {
 		return errors.Join(h.do("sh", "-c", "echo "+r.observer.host.name+" >/proc/sys/kernel/hostname"), h.mountAlike(mount))
 	})
+}
+
+// forget has the server drop what it keeps of a client of NFSv4.
+func (l *lab) forget(client string) error {
+	return eachNFS4Client(func(directory, info string) error {
+		if !strings.Contains(info, fmt.Sprintf("name: \"Linux NFSv4.2 %s\"", client)) {
+			return nil
+		}
+		return os.WriteFile(filepath.Join(directory, "ctl"), []byte("expire\n"), 0)
+	})
+}
+
+// hasDelegation reports an error unless some client has a delegation of a file.
+func (l *lab) hasDelegation(file string) error {
+	found := false
+	err := eachNFS4Client(func(directory, _ string) error {
+		states, err := os.ReadFile(filepath.Join(directory, "states"))
+		for line := range strings.Lines(string(states)) {
+			found = found || strings.Contains(line, "type: deleg") && strings.Contains(line, fmt.Sprintf("filename: %q", file))
+		}
+		return err
+	})
+	if err == nil && !found {
+		err = fmt.Errorf("the server gave no delegation of %s", file)
+	}
+	return err
+}
+
+// eachNFS4Client calls do for each client that the server knows, with what it says of it.
+func eachNFS4Client(do func(directory, info string) error) error {
+	clients, err := filepath.Glob("/proc/fs/nfsd/clients/*")
+	errs := []error{err}
+	for _, directory := range clients {
+		info, err := os.ReadFile(filepath.Join(directory, "info"))
+		errs = append(errs, err, do(directory, string(info)))
+	}
+	return errors.Join(errs...)
 }
 
 // mountd freezes or thaws rpc.mountd, whom nfsd asks who may see an export;

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/report"
@@ -20,6 +21,7 @@ const (
 	asHold   = "nfsvm-hold"
 	asDirty  = "nfsvm-dirty"
 	asProxy  = "nfsvm-proxy"
+	asFetch  = "nfsvm-fetch"
 	asRunner = "nfsvm-runner"
 	self     = "/init"
 )
@@ -47,6 +49,8 @@ func Main() {
 		err = hold(os.Args[2], os.Args[3])
 	case asProxy:
 		err = serveProxy(os.Args[2])
+	case asFetch:
+		err = fetch(os.Args[2])
 	case asDirty:
 		err = dirty(os.Args[2])
 	default:
@@ -69,11 +73,14 @@ func initialize() {
 }
 
 // A Message goes to the machine outside: a scenario's result; or it will suspend and
-// must be woken after some time, and is awake again.
+// must be woken after some time, and is awake again; or what Prometheus is to scrape, or an
+// alert that is to fire there, which is answered by what is wrong, or nothing.
 type Message struct {
 	Result    *report.Result `json:"result,omitempty"`
 	WakeAfter time.Duration  `json:"wake_after,omitempty"`
 	Awake     bool           `json:"awake,omitempty"`
+	Scraped   string         `json:"scraped,omitempty"`
+	Alert     string         `json:"alert,omitempty"`
 }
 
 // serve runs the scenarios whose names come over the line to the machine outside.
@@ -83,16 +90,25 @@ func serve() error {
 		return err
 	}
 	defer line.Close()
-	lab, err := newLab(func(m Message) error { return line.Send(m) })
+	var sending sync.Mutex
+	lab, err := newLab(func(m Message) error {
+		sending.Lock()
+		defer sending.Unlock()
+		return line.Send(m)
+	})
 	if err := errors.Join(err, line.Ready(err)); err != nil {
 		return err
+	}
+	lab.hear = func() (answer string, err error) {
+		err = line.Receive(&answer)
+		return answer, err
 	}
 	for {
 		var name string
 		if err := line.Receive(&name); err != nil {
 			return err
 		}
-		if err := line.Send(Message{Result: lab.run(name)}); err != nil {
+		if err := lab.say(Message{Result: lab.run(name)}); err != nil {
 			return err
 		}
 	}

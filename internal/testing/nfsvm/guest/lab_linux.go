@@ -50,11 +50,12 @@ func healthyExport() export {
 type lab struct {
 	server, server2 *host
 	clients         map[string]*host
-	forgot          bool                // the server's rpcbind knows nothing of its services
-	nested          []string            // directories in exports on which another file system lies
-	graceEnds       time.Time           // of the server's lockd, and of the second one's NFSv4
-	wallClock       time.Duration       // how far scenarios have set it forwards
-	say             func(Message) error // to the machine outside
+	forgot          bool                   // the server's rpcbind knows nothing of its services
+	nested          []string               // directories in exports on which another file system lies
+	graceEnds       time.Time              // of the server's lockd, and of the second one's NFSv4
+	wallClock       time.Duration          // how far scenarios have set it forwards
+	say             func(Message) error    // to the machine outside
+	hear            func() (string, error) // from it
 }
 
 // Grace periods in seconds: one that is in the way, and one that is to be seen

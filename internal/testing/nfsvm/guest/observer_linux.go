@@ -25,7 +25,9 @@ const (
 	vfsprobeBinary = "/opt/vfsprobe"
 	telegrafBinary = "/opt/telegraf"
 	testBinary     = "/opt/e2e.test"
-	testRepository = "/opt" // with the tests' testdata
+	// prometheusConfig has what Telegraf shows to Prometheus at port 9273.
+	prometheusConfig = "/opt/telegraf-prometheus.conf"
+	testRepository   = "/opt" // with the tests' testdata
 )
 
 // A sample is a point and when it came.
@@ -38,11 +40,12 @@ type sample struct {
 // observer runs vfsprobe on the client, by itself or under Telegraf, and keeps
 // all it says.
 type observer struct {
-	host     *host
-	telegraf bool
-	options  map[string][]string // further lines of the inputs' tables
-	interval time.Duration
-	timeout  string // of both inputs
+	host       *host
+	telegraf   bool
+	prometheus bool                // Telegraf shows its metrics to Prometheus, too
+	options    map[string][]string // further lines of the inputs' tables
+	interval   time.Duration
+	timeout    string // of both inputs
 
 	command *exec.Cmd
 	stdin   io.WriteCloser
@@ -84,10 +87,10 @@ func (o *observer) configure() error {
 	for _, standard := range scenario.Standard() {
 		fmt.Fprintf(&text, "  [[inputs.nfslock.override]]\n    mount_points = [\"/mnt/%[1]s\"]\n    canary = \"lock-%[1]s\"\n", standard[0])
 	}
-	const telegraf = `[agent]
+	telegraf := `[agent]
   interval = "1s"
   flush_interval = "1s"
-  omit_hostname = true
+  ` + o.hostname() + `
 [[inputs.execd]]
   command = ["` + vfsprobeBinary + `", "-config", "/run/vfsprobe.toml"]
   signal = "STDIN"
@@ -95,10 +98,20 @@ func (o *observer) configure() error {
 [[outputs.file]]
   files = ["stdout"]
   data_format = "influx"
+  [outputs.file.tagdrop]
+    copy = ["prometheus"]
 `
 	return errors.Join(
 		o.host.write("/run/vfsprobe.toml", text.String()),
 		o.host.write("/run/telegraf.conf", telegraf))
+}
+
+// hostname is what Telegraf is told of its host's name.
+func (o *observer) hostname() string {
+	if o.prometheus {
+		return fmt.Sprintf("hostname = %q", o.host.name)
+	}
+	return "omit_hostname = true"
 }
 
 // write writes a file of the host.
@@ -109,7 +122,11 @@ func (h *host) write(path, text string) error {
 func (o *observer) start() error {
 	o.command = o.host.plain(vfsprobeBinary, "-config", "/run/vfsprobe.toml")
 	if o.telegraf {
-		o.command = o.host.plain(telegrafBinary, "--config", "/run/telegraf.conf")
+		arguments := []string{"--config", "/run/telegraf.conf"}
+		if o.prometheus {
+			arguments = append(arguments, "--config", prometheusConfig)
+		}
+		o.command = o.host.plain(telegrafBinary, arguments...)
 	}
 	stdin, err := o.command.StdinPipe()
 	if err != nil {

@@ -8,24 +8,33 @@ import (
 	"net"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 const (
 	proxyAddress = "127.0.0.1:20049"
-	proxyRefuses = "/run/proxy-refuses" // while it is there
+	proxyMode    = "/run/proxy-mode" // while it is there, the proxy does what it says
 )
 
-// proxy starts a client's proxy to the server, or has it refuse or pass on what it gets.
+// What a proxy does with calls other than NULL, but to pass them on.
+const (
+	refusing      = "refuse"        // answers each with an authentication error
+	stalling      = "stall"         // answers none
+	stallingState = "stall-state"   // answers none by which a client makes itself known
+	asAnother     = "as-other-user" // has those come from another user
+)
+
+// proxy starts a client's proxy to the server, or has it treat calls in some way.
 func (r *run) proxy(h *host, how string) error {
 	switch how {
 	case "start":
 		return r.hold(h, asProxy, address(1, number(h.name), 1)+":2049")
-	case "refuse":
-		return h.write(proxyRefuses, "")
+	case refusing, stalling, stallingState, asAnother:
+		return h.write(proxyMode, how)
 	case "pass":
-		return h.do("rm", proxyRefuses)
+		return h.do("rm", proxyMode)
 	}
 	return fmt.Errorf("proxy: unknown %q", how)
 }
@@ -81,20 +90,99 @@ func passOn(client net.Conn, server string) error {
 		if err != nil {
 			return nil
 		}
-		const call = 0
-		_, refuses := os.Stat(proxyRefuses)
-		if refuses != nil || len(record) < 12 || binary.BigEndian.Uint32(record[8:]) != call {
-			if _, err := upstream.Write(record); err != nil {
+		mode, _ := os.ReadFile(proxyMode)
+		c, isCall := parseCall(record)
+		switch how := string(mode); {
+		case !isCall || c.procedure == 0:
+		case how == refusing:
+			writing.Lock()
+			_, err = client.Write(refusal(record[4:8]))
+			writing.Unlock()
+			if err != nil {
 				return err
 			}
 			continue
+		case how == stalling, how == stallingState && c.ofState():
+			go endWhenPassing(client) // whose client sends again what was not answered
+			continue
+		case how == asAnother && c.ofState():
+			c.setUser(1)
 		}
-		writing.Lock()
-		_, err = client.Write(refusal(record[4:8]))
-		writing.Unlock()
-		if err != nil {
+		if _, err := upstream.Write(record); err != nil {
 			return err
 		}
+	}
+}
+
+// endWhenPassing closes a connection once the proxy passes everything on again.
+func endWhenPassing(client net.Conn) {
+	for {
+		if _, err := os.Stat(proxyMode); err != nil {
+			client.Close()
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// rpcCall is a call in a record, RFC 5531.
+type rpcCall struct {
+	procedure  uint32
+	credential []byte // its body
+	arguments  []byte
+}
+
+// parseCall reads the record of a call; of a reply it does not.
+func parseCall(record []byte) (c rpcCall, isCall bool) {
+	const call, header = 0, 28
+	if len(record) < header || binary.BigEndian.Uint32(record[8:]) != call {
+		return c, false
+	}
+	c.procedure = binary.BigEndian.Uint32(record[24:])
+	rest := record[header:]
+	for i := range 2 { // the credential and the verifier: flavor and body
+		if len(rest) < 8 {
+			return c, false
+		}
+		length := int(binary.BigEndian.Uint32(rest[4:]))
+		padded := (length + 3) &^ 3
+		if length > 400 || len(rest) < 8+padded {
+			return c, false
+		}
+		if i == 0 {
+			c.credential = rest[8 : 8+length]
+		}
+		rest = rest[8+padded:]
+	}
+	c.arguments = rest
+	return c, true
+}
+
+// ofState reports whether a COMPOUND begins with an operation by which a client makes itself
+// known to a server, RFC 8881.
+func (c *rpcCall) ofState() bool {
+	if len(c.arguments) < 4 {
+		return false
+	}
+	const minorAndCount = 8
+	first := 4 + (int(binary.BigEndian.Uint32(c.arguments))+3)&^3 + minorAndCount // after the tag
+	if first < 0 || len(c.arguments) < first+4 {
+		return false
+	}
+	switch binary.BigEndian.Uint32(c.arguments[first:]) {
+	case 35, 36, 42, 43: // SETCLIENTID and its confirmation, EXCHANGE_ID, CREATE_SESSION
+		return true
+	}
+	return false
+}
+
+// setUser changes the uid of an AUTH_SYS credential, which comes after a stamp and the host's name.
+func (c *rpcCall) setUser(uid uint32) {
+	if len(c.credential) < 8 {
+		return
+	}
+	if at := 8 + (int(binary.BigEndian.Uint32(c.credential[4:]))+3)&^3; at > 0 && at+4 <= len(c.credential) {
+		binary.BigEndian.PutUint32(c.credential[at:], uid)
 	}
 }
 

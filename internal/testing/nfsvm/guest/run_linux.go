@@ -135,7 +135,7 @@ func (r *run) step(s scenario.Step) (err error) {
 		r.observer.options[a[0]] = append(r.observer.options[a[0]], strings.Join(s.Arguments[1:], " "))
 		return nil
 	case "observe":
-		return r.observe(a[0] == "telegraf")
+		return r.observe(a[0])
 	case "restart":
 		err = r.restart(a[0])
 	case "cut", "drop":
@@ -191,6 +191,8 @@ func (r *run) step(s scenario.Step) (err error) {
 		err = r.twin(a[0], a[1])
 	case "proxy":
 		err = l.on(a[0], func(h *host) error { return r.proxy(h, a[1]) })
+	case "forget":
+		err = l.forget(a[0])
 	case "clear":
 		err = unlockFilesystem(a[0])
 	case "unlock":
@@ -210,6 +212,8 @@ func (r *run) step(s scenario.Step) (err error) {
 		return r.suspend(a[0])
 	case "tests":
 		return r.tests(a[0])
+	case "alert":
+		return r.alert(a[0])
 	case "wait":
 		var d time.Duration
 		if d, err = time.ParseDuration(a[0]); err == nil {
@@ -282,10 +286,13 @@ func (r *run) mount(name, source, options string) error {
 // provideCanary makes the file that is locked on a mount of this name. One that lies in another
 // has none.
 func provideCanary(name, source string) error {
-	if !strings.HasPrefix(source, "server:/srv/data") || strings.Contains(name, "/") {
+	if !strings.HasSuffix(source, ":/srv/data") && !strings.HasPrefix(source, "server:/srv/data/") || strings.Contains(name, "/") {
 		return nil
 	}
 	file := "/srv/data/lock-" + name
+	if _, err := os.Stat(file); err == nil {
+		return nil // a client may have a delegation of it, for which opening it would wait
+	}
 	return errors.Join(os.WriteFile(file, nil, 0o666), os.Chmod(file, 0o666))
 }
 
@@ -296,7 +303,11 @@ func (h *host) mount(name, source, options string) error {
 			return err
 		}
 	}
-	return h.do("mount", "-t", "nfs", "-o", options, source, target)
+	arguments := []string{"-t", "nfs", "-o", options, source, target}
+	if strings.Contains(options, "addr=") { // as in a container, where nobody starts rpc.statd
+		arguments = append([]string{"-i"}, arguments...)
+	}
+	return h.do("mount", arguments...)
 }
 
 // walk has the kernel mount what the server has there.
@@ -384,18 +395,26 @@ func paths(mount string) []string {
 	return found
 }
 
-func (r *run) observe(telegraf bool) error {
-	r.observer.telegraf = telegraf
+func (r *run) observe(how string) error {
+	r.observer.prometheus = how == "prometheus"
+	r.observer.telegraf = r.observer.prometheus || how == "telegraf"
 	if err := r.observer.configure(); err != nil {
 		return err
 	}
-	time.Sleep(time.Until(r.lab.graceEnds))
+	if how != "at-once" {
+		time.Sleep(time.Until(r.lab.graceEnds))
+	}
 	for _, o := range append(r.others, r.observer) {
 		r.observed = time.Now()
 		if err := o.start(); err != nil {
 			return err
 		}
 		time.Sleep(o.interval / 8)
+	}
+	if r.observer.prometheus {
+		if err := r.scrape(); err != nil {
+			return err
+		}
 	}
 	err := poll(deadline, func() error {
 		for _, mount := range r.mounts {
@@ -422,14 +441,18 @@ func (h *host) mountAlike(mount string) error {
 	return h.mount(mount, "server:/srv/data", options)
 }
 
-// lock takes a lock and holds it.
+// lock takes a lock and holds it, or opens the file to get a delegation.
 func (r *run) lock(on, mount, how string) error {
 	return r.lab.on(on, func(h *host) error {
 		if on == "client2" {
-			if err := h.mountAlike(mount); err != nil {
+			if err := errors.Join(provideCanary(mount, "server:/srv/data"), h.mountAlike(mount)); err != nil {
 				return err
 			}
 		}
-		return r.hold(h, asHold, "/mnt/"+mount+"/lock-"+mount, how)
+		err := r.hold(h, asHold, "/mnt/"+mount+"/lock-"+mount, how)
+		if how == "delegated" {
+			err = errors.Join(err, r.lab.hasDelegation("/lock-"+mount))
+		}
+		return err
 	})
 }

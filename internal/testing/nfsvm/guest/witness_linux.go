@@ -158,11 +158,18 @@ func lockCalls(call, path string) error {
 	return fmt.Errorf("unknown call %q", call)
 }
 
-// hold locks a file until it is killed.
+// hold locks a file, or only opens it to read, until it is killed.
 func hold(path, how string) error {
-	file, err := os.OpenFile(path, os.O_RDWR, 0)
+	flags := os.O_RDWR
+	if how == "delegated" {
+		flags = os.O_RDONLY
+	}
+	file, err := os.OpenFile(path, flags, 0)
 	if err != nil {
 		return err
+	}
+	if how == "delegated" {
+		return sayReadyAndWait()
 	}
 	region := unix.Flock_t{Type: unix.F_WRLCK}
 	if how == "shared" {

@@ -22,7 +22,7 @@ func Verbs() []Verb {
 		{Name: "many", Usage: "COUNT NAME SERVER:PATH OPTIONS", Min: 4, Max: 4, Does: "mounts NAME-1 to NAME-COUNT, each with a superblock of its own"},
 		{Name: "crowd", Usage: "COUNT NAME SERVER:PATH OPTIONS", Min: 4, Max: 4, Does: "makes more clients, with three mounts NAME-N and a vfsprobe each, which all lock one canary"},
 		{Name: "option", Usage: "INPUT KEY = VALUE", Min: 4, Max: 16, Does: "adds a line to an input's table of vfsprobe's configuration"},
-		{Name: "observe", Usage: "[telegraf]", Max: 1, First: nil, Does: "starts vfsprobe on the client, by itself or under Telegraf, and waits until all mounts are ok"},
+		{Name: "observe", Usage: "[telegraf|prometheus|at-once]", Max: 1, First: nil, Does: "starts vfsprobe on the client, by itself or under Telegraf, and waits until all mounts are ok; prometheus: under a Telegraf that a Prometheus outside scrapes; at-once: in the server's grace period, too"},
 		{Name: "restart", Usage: "plugin|telegraf", Min: 1, Max: 1, First: []string{"plugin", "telegraf"}, Does: "stops it as Telegraf or systemd does, which must take less than 10 s, and starts it again"},
 
 		{Name: "cut", Usage: "HOST", Min: 1, Max: 1, First: hosts[:2], Does: "drops all packets between the host and the server"},
@@ -47,9 +47,10 @@ func Verbs() []Verb {
 		{Name: "fill", Usage: "PATH", Min: 1, Max: 1, Does: "fills an exported file system"},
 		{Name: "drain", Usage: "PATH", Min: 1, Max: 1, Does: "removes what fill wrote"},
 
-		{Name: "lock", Usage: "HOST NAME shared|exclusive|wanted", Min: 3, Max: 3, First: hosts[:2], Does: "locks the file `lock` of a mount and holds it, or with wanted waits for it; client2 mounts it for that as the client does"},
+		{Name: "lock", Usage: "HOST NAME shared|exclusive|wanted|delegated", Min: 3, Max: 3, First: hosts[:2], Does: "locks the file `lock` of a mount and holds it, or with wanted waits for it, or with delegated opens it to read, for which the server must give a delegation; client2 mounts it for that as the client does"},
 		{Name: "twin", Usage: "client2 NAME", Min: 2, Max: 2, First: hosts[1:2], Does: "client2 takes the client's name, and mounts it as well"},
-		{Name: "proxy", Usage: "client|client2 start|refuse|pass", Min: 2, Max: 2, First: hosts[:2], Does: "starts a proxy at its port 20049 that passes calls on to the server; or refuses each with an authentication error; or passes them on again"},
+		{Name: "proxy", Usage: "client|client2 start|refuse|stall|stall-state|as-other-user|pass", Min: 2, Max: 2, First: hosts[:2], Does: "starts a proxy at its port 20049 that passes calls on to the server; or refuses each but NULL with an authentication error; or answers none; or none by which a client makes itself known; or has these come from another user; or passes all on again"},
+		{Name: "forget", Usage: "client|client2", Min: 1, Max: 1, First: hosts[:2], Does: "the server drops all that it keeps of the client for NFSv4"},
 		{Name: "clear", Usage: "PATH", Min: 1, Max: 1, Does: "drops all locks on an exported file system"},
 		{Name: "unlock", Usage: "HOST", Min: 1, Max: 1, First: hosts[:2], Does: "ends the holders"},
 		{Name: "crash", Usage: "client2", Min: 1, Max: 1, First: hosts[1:2], Does: "the host falls silent, and its lock holders are gone without an unlock"},
@@ -58,6 +59,7 @@ func Verbs() []Verb {
 		{Name: "clock", Usage: "+DURATION|-DURATION", Min: 1, Max: 1, Does: "sets the machine's wall clock forwards or backwards by so much; the scenario's end sets it right"},
 		{Name: "suspend", Usage: "DURATION", Min: 1, Max: 1, Does: "suspends the machine, and wakes it after that time"},
 		{Name: "tests", Usage: "EXPRESSION", Min: 1, Max: 1, Does: "runs the end-to-end tests of these names in the machine, whose cgroups are of version 2"},
+		{Name: "alert", Usage: "NAME", Min: 1, Max: 1, Does: "the alert must fire in the Prometheus outside; in stories only"},
 		{Name: "wait", Usage: "DURATION", Min: 1, Max: 1, Does: "waits"},
 		{Name: "recover", Usage: "", Does: "all mounts must become ok again, and no helper be left"},
 

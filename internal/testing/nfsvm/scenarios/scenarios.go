@@ -9,7 +9,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/scenario"
 )
 
-//go:embed *.scenario
+//go:embed *.scenario stories/*.scenario
 var files embed.FS
 
 const suffix = ".scenario"
@@ -23,7 +23,7 @@ func Names() ([]string, error) {
 	return entries, err
 }
 
-// Load reads one.
+// Load reads one, or a story: stories/NAME, which needs a Prometheus.
 func Load(name string) (*scenario.Scenario, error) {
 	text, err := files.ReadFile(name + suffix)
 	if err != nil {
