@@ -54,7 +54,9 @@ type dentryScratch struct {
 	_         structs.HostLayout
 	Began     uint64
 	Misses    uint64
+	Skip      uint64
 	Epoch     uint64
+	Count     uint64
 	Negative  int64
 	Directory dentryDirectory
 	Overflow  [256]uint8

@@ -87,9 +87,9 @@
 //
 // In the mode ENOENT each CPU looks at the first 2000 ([SampledAbove]) failed calls
 // of a second, which makes counts exact as long as there are no more. Of the others
-// it takes one in 64 ([SampleWeight]), by chance and before anything else is done, and
-// counts it as 64. So n of them are estimated with a standard deviation of
-// sqrt(63 n), which is 8/sqrt(n) of n: 8 % of 10,000, 2.5 % of 100,000, 0.8 % of a
+// it skips a random number, 63 on average, before anything else is done, and counts the
+// next as 64 ([SampleWeight]). So n of them are estimated with a standard deviation of
+// sqrt(63 n) at most, which is 8/sqrt(n) of n: 8 % of 10,000, 2.5 % of 100,000, 0.8 % of a
 // million. It is the same for each row and its n: one with less than some hundred may
 // be missing, or be much too large. [Totals.Sampled] says how many events stand for
 // 64; if they did not become more, all that came is exact.

@@ -82,6 +82,7 @@ func (g group) outOfMemory(t *testing.T, victim int) {
 func TestTheCgroupThatMakesNegativeDentriesIsNamed(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		const names, size = 20_000, 192 // bytes of a dentry
+		const limit = 64 << 20
 		g := cgroup(t, "memory")
 		dir := t.TempDir()
 		var fs unix.Statfs_t
@@ -97,10 +98,11 @@ func TestTheCgroupThatMakesNegativeDentriesIsNamed(t *testing.T) {
 		out, err := exec.Command("sh", "-c", `echo $$ >"$0/cgroup.procs"; i=0; while [ $i -lt "$2" ]; do [ -e "$1/missing-$i" ]; i=$((i+1)); done`,
 			g.dir, dir, strconv.Itoa(names)).CombinedOutput()
 		require.NoError(t, err, "%s", out)
-		figure, path := "kernel_memory", "/"+filepath.Base(g.dir)
+		figure, file, path := "kernel_memory", "memory.limit_in_bytes", "/"+filepath.Base(g.dir)
 		if g.unified {
-			figure = "slab_reclaimable"
+			figure, file = "slab_reclaimable", "memory.max"
 		}
+		write(t, g.dir, file, strconv.Itoa(limit))
 		var line string
 		require.Eventually(t, func() bool { // cgroups are walked at most for a hundredth of the time
 			p.trigger()
@@ -110,5 +112,9 @@ func TestTheCgroupThatMakesNegativeDentriesIsNamed(t *testing.T) {
 		t.Log(line)
 		assert.GreaterOrEqual(t, field(t, line, figure+"_own_bytes"), float64(names*size)*0.9)
 		assert.Positive(t, field(t, line, figure+"_bytes_per_s"))
+		assert.EqualValues(t, limit, field(t, line, "memory_limit_bytes"))
+		assert.InDelta(t, field(t, line, figure+"_bytes")/limit, field(t, line, "limit_share"), 1e-6)
+		assert.GreaterOrEqual(t, field(t, line, "memory_limit_used_bytes"), field(t, line, figure+"_bytes"))
+		assert.Positive(t, field(t, line, "seconds_to_limit"))
 	})
 }

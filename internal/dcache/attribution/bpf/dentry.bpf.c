@@ -81,8 +81,10 @@ struct {
 struct scratch {
 	u64 began;  /* when failed look-ups were last counted from zero */
 	u64 misses; /* since then */
+	u64 skip;   /* so many more before one is counted */
 	u64 epoch;  /* of what follows */
-	s64 negative; /* this CPU's part of the kernel's count, when it was last looked at */
+	u64 count;  /* address of this CPU's part of the kernel's count */
+	s64 negative; /* what that was when it was last looked at */
 	struct directory directory;
 	u8 overflow[NAME]; /* the last name may begin at the end of path */
 	u8 asked[NAME];
@@ -94,6 +96,12 @@ struct {
 	TYPE(key, u32);
 	TYPE(value, struct scratch);
 } scratches SEC(".maps");
+
+INLINE struct scratch *scratch_here(void)
+{
+	u32 zero = 0;
+	return bpf_map_lookup_elem(&scratches, &zero);
+}
 
 INLINE void total(u32 counter, u64 weight)
 {
@@ -144,11 +152,9 @@ INLINE void read_path(struct directory *directory, struct dentry *dentry)
 INLINE void know(const struct place *place, struct dentry *dentry, struct super_block *sb, const u8 *asked,
 		 u64 relative_size, bool from_root)
 {
-	u32 zero = 0;
-
 	if (bpf_map_lookup_elem(&directories, place))
 		return;
-	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &zero);
+	struct scratch *scratch = scratch_here();
 	if (!scratch)
 		return;
 	struct directory *directory = &scratch->directory;
@@ -346,7 +352,7 @@ SEC("kprobe/d_delete") int kprobe_d_delete(struct pt_regs *context)
 
 enum { BY_PATH = 1, BY_DESCRIPTOR_AND_PATH = 2, REMOVES = 4, MAKES = 8, SYSCALLS = 512, AT_FDCWD = -100, ENOENT = 2 };
 
-/* Of what comes after the first EXACT in a second, on one CPU, one in WEIGHT is counted. */
+/* Of what comes after the first EXACT in a second, on one CPU, one in WEIGHT is counted, by chance. */
 enum { EXACT = 2000, WEIGHT = 64 };
 
 /*
@@ -409,7 +415,16 @@ INLINE u64 weight_of(struct scratch *scratch, u64 now)
 		scratch->misses++;
 		return 1;
 	}
-	return bpf_get_prandom_u32() % WEIGHT ? 0 : WEIGHT;
+	if (scratch->misses == EXACT) {
+		scratch->misses++;
+		scratch->skip = bpf_get_prandom_u32() % WEIGHT;
+	}
+	if (scratch->skip) {
+		scratch->skip--;
+		return 0;
+	}
+	scratch->skip = bpf_get_prandom_u32() % (2 * WEIGHT - 1); /* WEIGHT - 1 on average */
+	return WEIGHT;
 }
 
 /* Counts what has no directory that is known. */
@@ -424,7 +439,8 @@ INLINE void count_nowhere(u64 weight)
  * many negative dentries more. Fewer are there when names became files; but many
  * that were freed for want of memory.
  */
-INLINE int on_exit(struct pt_regs *regs, struct task_struct *task, bool typed, s64 result, s64 grown)
+INLINE int on_exit(struct scratch *scratch, struct pt_regs *regs, struct task_struct *task, bool typed, s64 result,
+		   s64 grown)
 {
 	u64 number = (u64)GET(typed, regs, SYSCALL_NUMBER);
 	u8 how = number < SYSCALLS ? syscalls[number] : 0;
@@ -436,10 +452,6 @@ INLINE int on_exit(struct pt_regs *regs, struct task_struct *task, bool typed, s
 	if (grown < 0 && (!(how & MAKES) || result < 0 || grown < -2))
 		return 0;
 
-	u32 zero = 0;
-	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &zero);
-	if (!scratch)
-		return 0;
 	/* The latter costs ten times as much, but is there before 5.11, too. */
 	u64 weight = weight_of(scratch, typed ? bpf_jiffies64() : bpf_ktime_get_ns());
 	if (!weight)
@@ -532,14 +544,12 @@ const volatile s64 count_from_runqueue;
 /* Which time it is that is counted: what was before is nobody's work. */
 volatile u64 epoch;
 
-INLINE s64 grown_here(void)
+INLINE s64 grown_here(struct scratch *scratch)
 {
-	u32 zero = 0;
-	struct scratch *scratch = bpf_map_lookup_elem(&scratches, &zero);
-	if (!scratch)
-		return 0;
+	if (!scratch->count)
+		scratch->count = (u64)bpf_get_current_task_btf()->se.cfs_rq->rq + count_from_runqueue;
 	s64 now = 0;
-	bpf_probe_read_kernel(&now, sizeof(now), (void *)bpf_get_current_task_btf()->se.cfs_rq->rq + count_from_runqueue);
+	bpf_probe_read_kernel(&now, sizeof(now), (void *)scratch->count);
 	s64 grown = now - scratch->negative;
 	scratch->negative = now;
 	if (scratch->epoch != epoch) {
@@ -551,10 +561,11 @@ INLINE s64 grown_here(void)
 
 SEC("tp_btf/sys_exit") int sys_exit_counted(u64 *context)
 {
-	s64 grown = grown_here();
+	struct scratch *scratch = scratch_here();
+	s64 grown = scratch ? grown_here(scratch) : 0;
 	if (!grown)
 		return 0;
-	return on_exit((struct pt_regs *)context[0], bpf_get_current_task_btf(), true, context[1], grown);
+	return on_exit(scratch, (struct pt_regs *)context[0], bpf_get_current_task_btf(), true, context[1], grown);
 }
 
 /*
@@ -564,11 +575,12 @@ SEC("tp_btf/sys_exit") int sys_exit_counted(u64 *context)
  */
 SEC("tp_btf/sched_switch") int sched_switch(u64 *context)
 {
-	s64 grown = grown_here();
+	struct scratch *scratch = scratch_here();
+	s64 grown = scratch ? grown_here(scratch) : 0;
 	if (!grown)
 		return 0;
 	struct task_struct *task = bpf_get_current_task_btf();
-	return on_exit(bpf_task_pt_regs(task), task, true, 0, grown);
+	return on_exit(scratch, bpf_task_pt_regs(task), task, true, 0, grown);
 }
 
 /* And without it, where the kernel does not tell. */
@@ -577,7 +589,10 @@ SEC("raw_tracepoint/sys_exit") int sys_exit(u64 *context)
 {
 	if ((s64)context[1] != -ENOENT)
 		return 0;
-	return on_exit((struct pt_regs *)context[0], (struct task_struct *)bpf_get_current_task(), false, -ENOENT, 0);
+	struct scratch *scratch = scratch_here();
+	if (!scratch)
+		return 0;
+	return on_exit(scratch, (struct pt_regs *)context[0], (struct task_struct *)bpf_get_current_task(), false, -ENOENT, 0);
 }
 
 /* The same with less effort, since 5.11. */
@@ -585,7 +600,10 @@ SEC("tp_btf/sys_exit") int sys_exit_typed(u64 *context)
 {
 	if ((s64)context[1] != -ENOENT)
 		return 0;
-	return on_exit((struct pt_regs *)context[0], bpf_get_current_task_btf(), true, -ENOENT, 0);
+	struct scratch *scratch = scratch_here();
+	if (!scratch)
+		return 0;
+	return on_exit(scratch, (struct pt_regs *)context[0], bpf_get_current_task_btf(), true, -ENOENT, 0);
 }
 
 /*
