@@ -7,7 +7,7 @@ LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
 FUZZTIME ?= 1s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: help quick run build bpf check-bpf test test-long compile-tests test-alone test-others test-race test-loop test-machines test-fuzz test-containers test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
+.PHONY: help quick run build bpf check-bpf test test-long compile-tests test-alone test-others test-race test-loop test-machines test-fuzz test-containers test-kubernetes test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
 run: build ## build it, and print one gather on this machine
 	bin/vfsprobe -test
@@ -104,6 +104,7 @@ test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 CGO_ENABLED=0 $(call gotest,long) -timeout 40m ./internal/testing/systemd
 	VFSPROBE_VICTORIAMETRICS=1 CGO_ENABLED=0 $(call gotest,long) -run TestRulesOnVictoriaMetrics ./internal/dashboards/alerts
 	VFSPROBE_FLUX=1 CGO_ENABLED=0 $(call gotest,long) -run TestPanels ./internal/dashboards
+	$(MAKE) --no-print-directory test-kubernetes
 	VFSPROBE_FLEET=130s CGO_ENABLED=0 $(call gotest,long) ./internal/testing/fleet
 	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 	VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStallStory|TestOrdinaryWork' ./internal/dashboards
@@ -112,6 +113,12 @@ test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	$(MAKE) --no-print-directory test-vm FAMILIES="autofs ceph gluster s3 webdav"
 	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"
 	-$(MAKE) --no-print-directory vuln
+
+# The chart in a cluster of one node; a part of "make test-long". Kubernetes is built from its
+# sources, which takes minutes the first time.
+test-kubernetes: ## the chart in a real cluster
+	tools/setup containerd etcd-server:etcd gcc iproute2:ip libseccomp-dev:/usr/include/seccomp.h pkg-config runc
+	VFSPROBE_KUBERNETES=1 CGO_ENABLED=0 $(call gotest,kubernetes) -timeout 30m ./internal/testing/kubernetes
 
 # Real NFS faults, in virtual machines: User Mode Linux, or QEMU with ACCEL=kvm
 # or ACCEL=tcg. RUN=expression selects scenarios. Where no machine can be started

@@ -1,9 +1,11 @@
 // Command kubernetes writes the manifests that are made from the Helm chart: the plain one,
-// and those of kustomize. With -check it tells which of these files differ.
+// and those of kustomize. With -check it tells which of these files differ. With -values,
+// in JSON, it prints what the chart makes of them, as helm template does.
 package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -31,8 +33,15 @@ func ways() []string { return []string{"service", "containers", "telegraf"} }
 
 func main() {
 	check := flag.Bool("check", false, "write nothing, fail where files differ")
+	values := flag.String("values", "", "print what the chart makes of these")
 	flag.Parse()
-	if err := run(flag.Arg(0), *check); err != nil {
+	var err error
+	if *values != "" {
+		err = printChart(os.Stdout, flag.Arg(0), *values)
+	} else {
+		err = run(flag.Arg(0), *check)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -59,6 +68,26 @@ func run(root string, check bool) error {
 			return err
 		}
 		if err := os.WriteFile(path, files[name], 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func printChart(w io.Writer, root, values string) error {
+	var parsed map[string]any
+	if err := json.Unmarshal([]byte(values), &parsed); err != nil {
+		return fmt.Errorf("the values: %w", err)
+	}
+	rendered, err := render(root, parsed, kubernetesVersion)
+	if err != nil {
+		return err
+	}
+	for _, name := range []string{"configmap.yaml", "daemonset.yaml", "prometheus.yaml"} {
+		if strings.TrimSpace(rendered[name]) == "" {
+			continue
+		}
+		if _, err := fmt.Fprintf(w, "---\n%s", rendered[name]); err != nil {
 			return err
 		}
 	}

@@ -226,3 +226,17 @@ func TestKustomize(t *testing.T) {
 		}
 	}
 }
+
+func TestPrintChart(t *testing.T) {
+	var out bytes.Buffer
+	if err := printChart(&out, root, `{"run": "service", "prometheus": {"enabled": true, "serviceMonitor": true}}`); err != nil {
+		t.Fatal(err)
+	}
+	all, others := objects(t, out.String())
+	if len(all) != 3 || !maps.Equal(others, map[string]int{"ServiceMonitor": 1}) {
+		t.Errorf("%d objects, %v:\n%s", len(all), others, out.String())
+	}
+	if err := printChart(&out, root, `{"run": "elsewhere"}`); err == nil {
+		t.Error("a way that does not exist is taken")
+	}
+}
