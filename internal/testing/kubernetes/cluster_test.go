@@ -52,8 +52,8 @@ type cluster struct {
 // newCluster starts all parts, with that containerd, and waits for the node to be ready.
 func newCluster(t *testing.T, engine func() (dir string, err error)) *cluster {
 	faultfs.Require(t)
-	if os.Getenv("VFSPROBE_KUBERNETES") == "" {
-		t.Skip("part of make test-long: VFSPROBE_KUBERNETES=1")
+	if os.Getenv(wanted) == "" {
+		t.Skip("part of make test-long: " + wanted + "=1")
 	}
 	binaries, err := programs.Kubernetes()
 	require.NoError(t, err)

@@ -25,6 +25,9 @@ const (
 	roleRead     = "read"  // lists a directory again and again
 )
 
+// wanted is set where a cluster is to be made.
+const wanted = "VFSPROBE_KUBERNETES"
+
 // address is that of the node, and of the API server.
 const address = "10.99.0.1"
 
@@ -41,6 +44,9 @@ func TestMain(m *testing.M) {
 			time.Sleep(100 * time.Millisecond)
 		}
 	default:
+		if os.Getenv(wanted) == "" {
+			os.Exit(m.Run()) // which skips all
+		}
 		namespace.Main(m, unix.CLONE_NEWNET, setUp)
 	}
 }
