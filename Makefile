@@ -91,10 +91,12 @@ test-race:
 test-fuzz:
 	$(STAGE) chrt --idle 0 $(MAKE) --no-print-directory fuzz
 
-# The image under Podman, with each runtime that is there; a part of "make test".
-test-containers: ## the image under Podman
-	tools/setup podman crun runc
-	CGO_ENABLED=0 $(call gotest,containers) ./internal/testing/containers
+# The image under Podman, Docker and containerd, with all runtimes and both versions of
+# cgroups. "make test" has one of each kind.
+test-containers: ## the image under Podman, Docker and containerd
+	tools/setup podman crun runc gcc qemu-user:qemu-aarch64
+	tools/engines
+	VFSPROBE_RUNTIMES=all CGO_ENABLED=0 $(call gotest,containers) -timeout 40m ./internal/testing/containers
 
 # And what takes hours: CI's long mode.
 test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
@@ -110,6 +112,7 @@ test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStallStory|TestOrdinaryWork' ./internal/dashboards
 	GATHERS=100000 $(GO) run ./internal/prober/bench idle
 	VFSPROBE_SOCKETS=100000 CGO_ENABLED=0 $(call gotest,long) -run TestTable_AmongManySockets ./internal/sockdiag
+	$(MAKE) --no-print-directory test-containers
 	$(MAKE) --no-print-directory test-vm FAMILIES="autofs ceph gluster s3 webdav"
 	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"
 	-$(MAKE) --no-print-directory vuln
@@ -176,6 +179,7 @@ setup: ## install what the tests need beside Go
 	-@tools/setup user-mode-linux:linux.uml
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	-@tools/setup podman crun runc
+	-@tools/engines
 	-@tools/stores
 
 lint: ## formatting, vet, staticcheck, generated files, licenses

@@ -3,10 +3,12 @@
 package containers
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
@@ -22,10 +24,13 @@ const (
 	roleTests    = "tests"
 	roleOpen     = "open" // opens files for writing
 	roleRead     = "read" // lists a directory again and again
+	roleEat      = "eat"  // takes memory, in a cgroup
 )
 
 func TestMain(m *testing.M) {
 	switch role := os.Getenv(roleVariable); {
+	case filepath.Base(os.Args[0]) == "cp": // as the images of Telegraf have it
+		os.Exit(codeOf(copyProgram(os.Args[1], os.Args[2])))
 	case role == roleOpen:
 		for _, name := range os.Args[1:] {
 			file, err := os.OpenFile(name, os.O_WRONLY, 0)
@@ -39,6 +44,15 @@ func TestMain(m *testing.M) {
 			_, _ = os.ReadDir(os.Args[1])
 			time.Sleep(100 * time.Millisecond)
 		}
+	case role == roleEat:
+		if err := os.WriteFile(os.Args[1], []byte("0"), 0); err != nil {
+			fmt.Println(err)
+		}
+		var eaten [][]byte
+		for range 1024 {
+			eaten = append(eaten, bytes.Repeat([]byte{1}, 1<<20))
+		}
+		fmt.Println("there is enough memory:", len(eaten))
 	case role == roleInit:
 		os.Exit(asInit())
 	case role == roleTests, os.Geteuid() != 0:
@@ -48,6 +62,14 @@ func TestMain(m *testing.M) {
 		command.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS, Cloneflags: unix.CLONE_NEWPID, Pdeathsig: syscall.SIGKILL}
 		os.Exit(codeOf(command.Run()))
 	}
+}
+
+func copyProgram(from, to string) error {
+	content, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, content, 0o755)
 }
 
 func self(role string) *exec.Cmd {
@@ -68,21 +90,76 @@ func codeOf(err error) int {
 	return 0
 }
 
-// asInit sets the namespaces up, and reaps until the tests have ended.
+// asInit sets the namespaces up, and runs the tests.
 func asInit() int {
 	err := errors.Join(
 		unix.Mount("", "/", "", unix.MS_REC|unix.MS_SHARED, ""),
 		unix.Mount("proc", "/proc", "proc", 0, ""))
-	for _, dir := range []string{"/var/lib/containers", "/run/containers", "/run/libpod"} {
+	for _, dir := range []string{"/var/lib/containers", "/run/containers", "/run/libpod", "/var/lib/docker", "/run/docker", "/var/lib/containerd", "/run/containerd"} {
 		err = errors.Join(err, os.MkdirAll(dir, 0o755), unix.Mount("containers", dir, "tmpfs", 0, "mode=755"))
 	}
 	if err != nil {
 		return codeOf(fmt.Errorf("setting up the tests' namespaces: %w", err))
 	}
-	// crun takes no host with controllers in both versions of cgroups.
-	if err := unix.Unmount("/sys/fs/cgroup/unified", unix.MNT_DETACH); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
-		return codeOf(err)
+	// Where tools/engines unpacks Docker and containerd.
+	if cache, err := os.UserCacheDir(); err == nil {
+		engines := filepath.Join(cache, "vfsprobe/engines")
+		os.Setenv("PATH", engines+"/usr/sbin:"+engines+"/usr/bin:"+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	}
+	code := 0
+	for _, setUp := range cgroupSetUps() {
+		if err := setUp(); err != nil {
+			return codeOf(fmt.Errorf("setting up the tests' cgroups: %w", err))
+		}
+		code = max(code, runTests())
+	}
+	return code
+}
+
+// everything has all engines with all runtimes tested, in both versions of cgroups;
+// otherwise one of each kind.
+var everything = os.Getenv("VFSPROBE_RUNTIMES") == "all"
+
+// cgroupSetUps are what set up the versions in which the tests are run; VFSPROBE_CGROUPS is 1 or 2
+// for one of them.
+func cgroupSetUps() []func() error {
+	switch version := os.Getenv("VFSPROBE_CGROUPS"); {
+	case version == "2":
+		return []func() error{version2}
+	case version == "" && everything:
+		return []func() error{hostsVersion, version2}
+	default:
+		return []func() error{hostsVersion}
+	}
+}
+
+// hostsVersion leaves the host's, but for version 2 beside controllers in version 1, which crun
+// takes for a host with both.
+func hostsVersion() error {
+	err := unix.Unmount("/sys/fs/cgroup/unified", unix.MNT_DETACH)
+	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return err
+}
+
+// version2 mounts that alone, without the controllers that the host has in version 1.
+func version2() error {
+	for {
+		err := unix.Unmount("/sys/fs/cgroup", unix.MNT_DETACH)
+		if errors.Is(err, unix.EINVAL) { // no more
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	fmt.Println("cgroups of version 2:")
+	return unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, "")
+}
+
+// runTests reaps until the tests have ended.
+func runTests() int {
 	command := self(roleTests)
 	if err := command.Start(); err != nil {
 		return codeOf(err)

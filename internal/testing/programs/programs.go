@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -20,9 +19,14 @@ func Vfsprobe() (string, error) {
 	return build("vfsprobe", ".", "./cmd/vfsprobe", "-s -w -E vfsprobe_start", "")
 }
 
+// VfsprobeFor builds it for another architecture, by Go's name.
+func VfsprobeFor(architecture string) (string, error) {
+	return buildWith([]string{"CGO_ENABLED=0", "GOARCH=" + architecture}, architecture+"/vfsprobe", ".", "./cmd/vfsprobe", "-s -w -E vfsprobe_start", "")
+}
+
 // RacingVfsprobe builds one with the race detector, which takes a C compiler.
 func RacingVfsprobe() (string, error) {
-	return build("race/vfsprobe", ".", "./cmd/vfsprobe", "-s -w", "", "-race")
+	return buildWith([]string{"CGO_ENABLED=1"}, "race/vfsprobe", ".", "./cmd/vfsprobe", "-s -w", "", "-race")
 }
 
 // Telegraf builds a slim Telegraf from the real one's sources.
@@ -31,6 +35,13 @@ func Telegraf() (string, error) {
 	return build("telegraf-"+version+"-health", "tools/telegraf", "github.com/influxdata/telegraf/cmd/telegraf",
 		"-s -w -X github.com/influxdata/telegraf/internal.Version="+version,
 		"custom,inputs.execd,inputs.disk,outputs.file,outputs.health,outputs.influxdb,outputs.prometheus_client,parsers.influx,processors.starlark,serializers.influx")
+}
+
+// Runc builds a container runtime that is newer than Debian's, without seccomp, which
+// would take a library. It takes a C compiler.
+func Runc() (string, error) {
+	const version = "1.3.7"
+	return buildWith([]string{"CGO_ENABLED=1"}, "runc-"+version, "tools/runc", "github.com/opencontainers/runc", "-s -w -X main.version="+version, "")
 }
 
 // VictoriaMetricsRules builds the program that runs the tests of alert rules on
@@ -75,7 +86,11 @@ func repository() string {
 	return filepath.Join(filepath.Dir(file), "../../..")
 }
 
-func build(name, module, target, ldflags, tags string, more ...string) (string, error) {
+func build(name, module, target, ldflags, tags string) (string, error) {
+	return buildWith([]string{"CGO_ENABLED=0"}, name, module, target, ldflags, tags)
+}
+
+func buildWith(environment []string, name, module, target, ldflags, tags string, more ...string) (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {
 		return "", err
@@ -89,10 +104,7 @@ func build(name, module, target, ldflags, tags string, more ...string) (string, 
 	defer unlock()
 	command := exec.Command("go", append(arguments, target)...)
 	command.Dir = filepath.Join(repository(), module)
-	command.Env = append(os.Environ(), "GOWORK=off", "CGO_ENABLED=0")
-	if slices.Contains(more, "-race") {
-		command.Env = append(command.Env, "CGO_ENABLED=1")
-	}
+	command.Env = append(append(os.Environ(), "GOWORK=off"), environment...)
 	if out, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %s: %w\n%s", target, err, out)
 	}
