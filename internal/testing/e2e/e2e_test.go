@@ -433,7 +433,7 @@ func TestTheForkServerIsKilledInMidGather(t *testing.T) {
 // A distribution may build position independent executables.
 func TestAPositionIndependentBuildWorks(t *testing.T) {
 	pie := filepath.Join(t.TempDir(), "vfsprobe")
-	command := exec.Command("go", "build", "-buildmode=pie", "-o", pie, "./cmd/vfsprobe")
+	command := exec.Command("go", "build", "-buildmode=pie", "-ldflags", "-s -w", "-o", pie, "./cmd/vfsprobe")
 	command.Dir = repository(t)
 	command.Env = append(os.Environ(), "CGO_ENABLED=0")
 	out, err := command.CombinedOutput()
@@ -691,7 +691,7 @@ func publicCopy(t testing.TB, file string) string {
 func TestBesideTheDiskInput(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
-		const seconds = 8
+		const seconds = 4
 		fs := faultfs.New(t)
 		agent := w.telegraf(t, func(s *setup) { s.more = "\n[[inputs.disk]]\n  mount_points = [\"/\", \"" + fs.Dir + "\"]\n" })
 		metrics := agent.metrics

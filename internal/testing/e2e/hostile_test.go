@@ -459,14 +459,18 @@ func TestUpgradeAndDowngradeWhileHelpersAreStuck(t *testing.T) {
 		faultfs.Require(t)
 		dir := t.TempDir()
 		installed := filepath.Join(dir, "vfsprobe")
-		install := func(version string) {
-			built := filepath.Join(dir, "vfsprobe.new")
-			command := exec.Command("go", "build", "-ldflags", "-X main.version="+version, "-o", built, "./cmd/vfsprobe")
+		for _, version := range []string{"1", "2"} {
+			command := exec.Command("go", "build", "-ldflags", "-s -w -X main.version="+version, "-o", filepath.Join(dir, version), "./cmd/vfsprobe")
 			command.Dir = repository(t)
 			command.Env = append(os.Environ(), "CGO_ENABLED=0")
 			out, err := command.CombinedOutput()
 			require.NoError(t, err, "%s", out)
-			require.NoError(t, os.Rename(built, installed))
+		}
+		install := func(version string) {
+			unpacked := installed + ".new"
+			out, err := exec.Command("cp", filepath.Join(dir, version), unpacked).CombinedOutput()
+			require.NoError(t, err, "%s", out)
+			require.NoError(t, os.Rename(unpacked, installed))
 		}
 		install("1")
 		hung := faultfs.New(t)

@@ -155,25 +155,35 @@ func (w *ward) check(t *testing.T, capabilities doctor.Capabilities) *seen {
 // misses is how many negative dentries the watched directory has.
 const misses = 50
 
-// gathers is after how many, 0.25 s apart, dentrycache has loaded its programs and
-// found the watches, if it can.
-const gathers = 12
+const (
+	// gathers is after how many, 0.25 s apart, dentrycache has loaded its programs and
+	// found the watches at the latest, if it can.
+	gathers = 12
+	// gathersAfter is how many there are after it has said whether it could load them: what
+	// is found by them and beside them shows by then.
+	gathersAfter = 3
+)
 
 // count runs dentrycache with just the capabilities, and returns the last line of
 // each of its measurements.
 func (w *ward) count(t *testing.T, capabilities doctor.Capabilities) map[string]string {
 	t.Helper()
 	p := startCommand(t, unprivileged(exec.Command(w.binary, "-config", w.dentries), capabilities))
-	go func() {
-		for range gathers {
-			p.trigger()
-			time.Sleep(250 * time.Millisecond)
-		}
-		_ = p.stdin.Close()
-	}()
 	last := make(map[string]string)
+	note := func(line string) { last[line[:strings.IndexAny(line, ", ")]] = line }
+	for i, after := 0, 0; i < gathers && after < gathersAfter; i++ {
+		p.trigger()
+		time.Sleep(250 * time.Millisecond)
+		for len(p.lines) > 0 {
+			note(<-p.lines)
+		}
+		if status := last["dentrycache_status"]; status != "" && !strings.Contains(status, `mode="starting"`) {
+			after++
+		}
+	}
+	_ = p.stdin.Close()
 	for line := range p.lines {
-		last[line[:strings.IndexAny(line, ", ")]] = line
+		note(line)
 	}
 	return last
 }
