@@ -110,7 +110,7 @@ test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	VFSPROBE_FLEET=130s CGO_ENABLED=0 $(call gotest,long) ./internal/testing/fleet
 	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 	VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStallStory|TestOrdinaryWork' ./internal/dashboards
-	GATHERS=100000 $(GO) run ./internal/prober/bench idle
+	GATHERS=100000 $(GO) run ./tools/bench idle
 	VFSPROBE_SOCKETS=100000 CGO_ENABLED=0 $(call gotest,long) -run TestTable_AmongManySockets ./internal/sockdiag
 	$(MAKE) --no-print-directory test-containers
 	$(MAKE) --no-print-directory test-vm FAMILIES="autofs ceph gluster s3 webdav"
@@ -183,7 +183,7 @@ setup: ## install what the tests need beside Go
 	-@tools/stores
 
 lint: ## formatting, vet, staticcheck, generated files, licenses
-	@test -z "$$(gofmt -l cmd internal plugins)" || { gofmt -l cmd internal plugins; echo 'not gofmt-clean'; exit 1; }
+	@test -z "$$(gofmt -l cmd internal plugins tools)" || { gofmt -l cmd internal plugins tools; echo 'not gofmt-clean'; exit 1; }
 	$(GO) vet ./...
 	GOARCH=arm64 $(GO) vet ./...
 	$(GO) -C tools/lint tool -n staticcheck >/dev/null
@@ -281,7 +281,7 @@ fleet: ## write the tables of docs/FLEET.md
 
 bench: ## what checks and attribution cost
 	tools/setup gcc
-	$(GO) run ./internal/prober/bench
+	$(GO) run ./tools/bench
 	$(GO) test -count 1 -timeout 10m -run '^$$' -bench . ./internal/dcache/attribution
 	GATHERS=10000 $(GO) test -count 1 -timeout 30m -v -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
 
@@ -291,9 +291,9 @@ gathers: raw := docs/images/gathers.csv
 gathers: ## draw what gathers cost beside those of other programs
 	-@tools/stores
 	mkdir -p docs/images
-	$(GO) run ./internal/prober/bench -raw $(raw) compare
+	$(GO) run ./tools/bench -raw $(raw) compare
 	CGO_ENABLED=0 $(GO) -C tools/pictures run . gathers "$(CURDIR)/$(raw)" "$(CURDIR)/docs/images/gathers.png"
-	$(GO) run ./internal/prober/bench idle
+	$(GO) run ./tools/bench idle
 
 # Half an hour of faults under Telegraf, at random. SOAK sets another time, and
 # VFSPROBE_SOAK_SEED what is drawn.

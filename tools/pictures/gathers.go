@@ -20,7 +20,7 @@ import (
 
 // gathers draws the CPU time of gathers over the number of mounts, of each program
 // its rounds and a line through their medians, from the raw values of
-// internal/prober/bench.
+// tools/bench.
 func gathers(data, png string) error {
 	file, err := os.Open(data)
 	if err != nil {

@@ -60,7 +60,7 @@ func measureCPU(dir string) error {
 	if err != nil {
 		return err
 	}
-	helper, err := build(dir, "internal/prober/bench/helper")
+	helper, err := build(dir, "tools/bench/helper")
 	if err != nil {
 		return err
 	}
