@@ -104,12 +104,12 @@ test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(call gotest,long) -run TestTelegrafIsStopped ./internal/testing/e2e
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 CGO_ENABLED=0 $(call gotest,long) -timeout 40m ./internal/testing/systemd
-	VFSPROBE_VICTORIAMETRICS=1 CGO_ENABLED=0 $(call gotest,long) -run TestRulesOnVictoriaMetrics ./internal/dashboards/alerts
-	VFSPROBE_FLUX=1 CGO_ENABLED=0 $(call gotest,long) -run TestPanels ./internal/dashboards
+	VFSPROBE_VICTORIAMETRICS=1 CGO_ENABLED=0 $(call gotest,long) -run TestRulesOnVictoriaMetrics ./tools/dashboards/alerts
+	VFSPROBE_FLUX=1 CGO_ENABLED=0 $(call gotest,long) -run TestPanels ./tools/dashboards
 	$(MAKE) --no-print-directory test-kubernetes
 	VFSPROBE_FLEET=130s CGO_ENABLED=0 $(call gotest,long) ./internal/testing/fleet
 	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
-	VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStallStory|TestOrdinaryWork' ./internal/dashboards
+	VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStallStory|TestOrdinaryWork' ./tools/dashboards
 	GATHERS=100000 $(GO) run ./tools/bench idle
 	VFSPROBE_SOCKETS=100000 CGO_ENABLED=0 $(call gotest,long) -run TestTable_AmongManySockets ./internal/sockdiag
 	$(MAKE) --no-print-directory test-containers
@@ -194,7 +194,7 @@ lint: ## formatting, vet, staticcheck, generated files, licenses
 	$(GO) -C tools/kubernetes vet . && $(GO) -C tools/kubernetes mod tidy -diff && $(GO) -C tools/kubernetes test -count 1 .
 	tools/readme
 	$(GO) run ./tools/licences ./...
-	$(GO) run ./internal/dashboards/generate -check .
+	$(GO) run ./tools/dashboards/generate -check .
 	$(GO) -C tools/pictures vet ./...
 
 # The detector makes all slow. It looks at internal/testing/e2e by a soak, with a plugin that
@@ -242,7 +242,7 @@ faults: setup ## write the tables of docs/FAULTS.md: local file systems and devi
 RECORDED = network-cut statd-killed nlm-dropped many-mounts rpcbind-stopped lock-held export-removed
 record: bin/nfsvm ## record what the dashboards' tests replay
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
-	bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '^($(subst $() ,|,$(RECORDED)))$$' -record internal/dashboards/testdata/nfs
+	bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '^($(subst $() ,|,$(RECORDED)))$$' -record tools/dashboards/testdata/nfs
 
 faults-nfs: bin/nfsvm ## write those of NFS
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
@@ -256,7 +256,7 @@ privileges: setup ## write the tables of docs/PRIVILEGES.md and docs/TROUBLESHOO
 
 # Grafana's dashboards, the alert rules and their runbooks.
 dashboards: ## write Grafana's dashboards, alert rules and runbooks
-	$(GO) run ./internal/dashboards/generate .
+	$(GO) run ./tools/dashboards/generate .
 
 # The plain manifest and kustomize's, from the Helm chart.
 manifests: dashboards ## write the Kubernetes manifests, from the Helm chart
@@ -267,7 +267,7 @@ manifests: dashboards ## write the Kubernetes manifests, from the Helm chart
 pictures: data := $(shell mktemp -u)
 pictures: bin/vfsprobe ## draw the pictures of the README
 	tools/stores
-	PICTURES=$(data) CGO_ENABLED=0 $(GO) test -count 1 -timeout 5m -run TestPanels ./internal/dashboards
+	PICTURES=$(data) CGO_ENABLED=0 $(GO) test -count 1 -timeout 5m -run TestPanels ./tools/dashboards
 	mkdir -p docs/images
 	CGO_ENABLED=0 $(GO) -C tools/pictures run . $(data) "$(CURDIR)/docs/images/dashboards.png"
 	tools/pictures/session bin/vfsprobe $(data)
@@ -277,7 +277,7 @@ pictures: bin/vfsprobe ## draw the pictures of the README
 # Writes the tables of docs/FLEET.md.
 fleet: ## write the tables of docs/FLEET.md
 	tools/stores
-	FLEET="$(CURDIR)/docs/FLEET.md" $(GO) test -count 1 -timeout 10m -v -run TestFleet ./internal/dashboards
+	FLEET="$(CURDIR)/docs/FLEET.md" $(GO) test -count 1 -timeout 10m -v -run TestFleet ./tools/dashboards
 
 bench: ## what checks and attribution cost
 	tools/setup gcc

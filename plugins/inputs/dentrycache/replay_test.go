@@ -16,12 +16,12 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/document"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/tools/dashboards/alerts"
 )
 
 // replayed is the flood of a test. The small one is for every run of the tests.

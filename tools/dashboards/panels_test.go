@@ -15,8 +15,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/tools/dashboards/alerts"
 )
 
 // replayed are the hosts whose metrics were recorded, and their faults.

@@ -16,8 +16,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/tools/dashboards/alerts"
 )
 
 // firingOf returns the alert of that name about a directory, if it fires.

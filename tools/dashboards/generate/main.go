@@ -13,8 +13,8 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/vfsprobe/vfsprobe/internal/dashboards"
-	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
+	"github.com/vfsprobe/vfsprobe/tools/dashboards"
+	"github.com/vfsprobe/vfsprobe/tools/dashboards/alerts"
 )
 
 func main() {

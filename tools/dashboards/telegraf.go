@@ -7,7 +7,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
+	"github.com/vfsprobe/vfsprobe/tools/dashboards/alerts"
 )
 
 // An Info says which string fields of a measurement become labels in

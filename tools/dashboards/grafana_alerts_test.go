@@ -11,9 +11,9 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/stores"
+	"github.com/vfsprobe/vfsprobe/tools/dashboards/alerts"
 )
 
 // The queries of Grafana's rules that are not about faults of mounts and locks

@@ -20,8 +20,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/stores"
+	"github.com/vfsprobe/vfsprobe/tools/dashboards/alerts"
 )
 
 // hasty are the shipped rules, but nothing must last for minutes.

@@ -12,8 +12,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/vfsprobe/vfsprobe/internal/dashboards/alerts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/influx"
+	"github.com/vfsprobe/vfsprobe/tools/dashboards/alerts"
 )
 
 // documented reads the list of metrics in an input's README.
