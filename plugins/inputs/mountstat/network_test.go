@@ -212,6 +212,7 @@ func ofTheKernel(t *testing.T, server netip.AddrPort) {
 // The addresses of mounts in another network namespace mean other hosts, or none.
 func TestMountsOfAnotherNetworkHaveNoServers(t *testing.T) {
 	m, _ := newPretendedNFS(t, nil)
+	m.servers = make(map[serverpool.Question]*server)
 	mount := &mounts.Mount{Info: &mountinfo.Info{FSType: "cifs", Source: "//nas/data", VFSOptions: "rw,addr=10.0.0.2"}}
 	for _, c := range []struct {
 		namespace *namespace
