@@ -42,12 +42,17 @@ type Task struct {
 // Scanner looks for tasks that wait, again and again. It is not safe for
 // concurrent use.
 type Scanner struct {
-	proc    int // the open directory
-	waits   []string
-	waiting map[identity]sleep // of the last scan
-	path    []byte
-	content [64 << 10]byte    // a status file with thousands of groups
-	entries [2][32 << 10]byte // of the processes, and of a process's threads
+	proc     int // the open directory
+	waits    []string
+	programs bool                   // that mount are noted
+	waiting  map[identity]sleep     // of the last scan
+	living   map[identity]time.Time // programs that mount, and the first scan that saw them
+	path     []byte
+	content  [64 << 10]byte // a status file with thousands of groups
+	// Mounting are the programs that mount something, of the last scan, with
+	// [Scanner.SetPrograms]. Since is the time of the first scan that saw them.
+	Mounting []Task
+	entries  [2][32 << 10]byte // of the processes, and of a process's threads
 }
 
 type identity struct {
@@ -103,6 +108,18 @@ func NewScanner(proc string, waits ...string) (*Scanner, error) {
 // another look at every sleeping task, a scan costs about twice as much with any.
 func (s *Scanner) SetWaits(waits ...string) { s.waits = waits }
 
+// SetPrograms says whether programs that mount something are noted, whatever they wait in: one
+// that connects to a server sleeps interruptibly.
+func (s *Scanner) SetPrograms(noted bool) { s.programs = noted }
+
+// mounts reports whether a stat file, proc_pid_stat(5), is of mount(8), or of a program such as
+// mount.nfs that it calls.
+func mounts(stat []byte) bool {
+	_, rest, _ := bytes.Cut(stat, []byte("("))
+	name, is := bytes.CutPrefix(rest, []byte("mount"))
+	return is && len(name) > 0 && (name[0] == '.' || name[0] == ')')
+}
+
 // FUSEWaits are the functions in which tasks wait for a FUSE server. They show
 // S, not D, until they get a signal (fs/fuse/dev.c). The compiler decides which
 // of them appears.
@@ -117,7 +134,7 @@ func (s *Scanner) Close() error { return unix.Close(s.proc) }
 // now is the time of the scan. Tasks that may not be looked at are left out. An
 // error that comes with tasks says that some others could not be looked at.
 func (s *Scanner) Scan(now time.Time) ([]Task, error) {
-	scan := scan{Scanner: s, now: now, waiting: make(map[identity]sleep)}
+	scan := scan{Scanner: s, now: now, waiting: make(map[identity]sleep), living: make(map[identity]time.Time)}
 	if _, err := unix.Seek(s.proc, 0, unix.SEEK_SET); err != nil {
 		return nil, fmt.Errorf("rewind the directory of processes: %w", err)
 	}
@@ -128,7 +145,7 @@ func (s *Scanner) Scan(now time.Time) ([]Task, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list the processes: %w", err)
 	}
-	s.waiting = scan.waiting
+	s.waiting, s.living, s.Mounting = scan.waiting, scan.living, scan.mounting
 	return scan.tasks, errors.Join(scan.problems...)
 }
 
@@ -183,7 +200,9 @@ type scan struct {
 	*Scanner
 	now      time.Time
 	waiting  map[identity]sleep
+	living   map[identity]time.Time
 	tasks    []Task
+	mounting []Task
 	problems []error
 }
 
@@ -219,6 +238,9 @@ func (s *scan) look(pid, tid int, file []byte) (stat, bool) {
 		s.note(err)
 		return stat{}, false
 	}
+	if s.programs && tid == pid && mounts(content) {
+		s.noteProgram(pid, st)
+	}
 	switch st.state {
 	case 'D':
 		s.take(pid, tid, st, s.wchan(pid, tid))
@@ -232,6 +254,16 @@ func (s *scan) look(pid, tid int, file []byte) (stat, bool) {
 		}
 	}
 	return st, true
+}
+
+// noteProgram takes down a program that mounts.
+func (s *scan) noteProgram(pid int, st stat) {
+	id, since := identity{pid, st.start}, s.now
+	if first, known := s.Scanner.living[id]; known {
+		since = first
+	}
+	s.living[id] = since
+	s.mounting = append(s.mounting, Task{PID: pid, TID: pid, State: st.state, Start: st.start, Since: since, Comm: s.comm(pid, pid)})
 }
 
 func (s *scan) take(pid, tid int, st stat, function []byte) {

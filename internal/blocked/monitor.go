@@ -54,6 +54,7 @@ type Monitor struct {
 // waits are functions that somebody asks for, see [Request].
 type waits struct {
 	functions []string
+	programs  bool
 	round     uint64 // the last in which they were asked for
 }
 
@@ -62,6 +63,8 @@ type Scan struct {
 	At      time.Time // zero: nobody has looked
 	Tasks   []Task    // that have waited since an earlier scan
 	Helpers int64     // helpers of vfsprobe's that wait
+	// Mounting are programs that mount something since an earlier scan, if they were asked for.
+	Mounting []Task
 }
 
 // Request is who asks for blocked tasks, and why.
@@ -72,6 +75,8 @@ type Request struct {
 	Urgent bool
 	// Waits are functions in which tasks in state S count, too; see [Scanner.SetWaits].
 	Waits []string
+	// Programs asks for those that mount something; see [Scanner.SetPrograms].
+	Programs bool
 }
 
 // NewMonitor returns a Monitor of all processes below the directory where procfs is
@@ -93,7 +98,7 @@ func (m *Monitor) Scan(r Request) (Scan, error) {
 		return m.last, m.err
 	}
 	now := time.Now()
-	if !r.Urgent && len(m.last.Tasks) == 0 && m.rests(now) {
+	if !r.Urgent && len(m.last.Tasks)+len(m.last.Mounting) == 0 && m.rests(now) {
 		return m.last, nil
 	}
 	m.round = r.Round
@@ -106,11 +111,12 @@ func (m *Monitor) Scan(r Request) (Scan, error) {
 // asked for lately. It reports whether they are news.
 func (m *Monitor) remember(r Request) (news bool) {
 	maps.DeleteFunc(m.waits, func(_ any, w waits) bool { return w.round+maxUnasked < r.Round })
-	news = !slices.Equal(m.waits[r.Asker].functions, r.Waits)
-	if len(r.Waits) == 0 {
+	before := m.waits[r.Asker]
+	news = !slices.Equal(before.functions, r.Waits) || r.Programs && !before.programs
+	if len(r.Waits) == 0 && !r.Programs {
 		delete(m.waits, r.Asker)
 	} else {
-		m.waits[r.Asker] = waits{functions: r.Waits, round: r.Round}
+		m.waits[r.Asker] = waits{functions: r.Waits, programs: r.Programs, round: r.Round}
 	}
 	return news
 }
@@ -144,10 +150,13 @@ func (m *Monitor) scan(now time.Time) error {
 		m.scanner = scanner
 	}
 	var functions []string
+	programs := false
 	for _, some := range m.waits {
 		functions = append(functions, some.functions...)
+		programs = programs || some.programs
 	}
 	m.scanner.SetWaits(functions...)
+	m.scanner.SetPrograms(programs)
 	tasks, err := m.scanner.Scan(now)
 	m.last = Scan{At: now}
 	m.inspected, m.stacks = make(map[identity]Files), make(map[identity]string)
@@ -158,6 +167,11 @@ func (m *Monitor) scan(now time.Time) error {
 		case !task.Since.Before(now), task.PID == m.own, m.helpers.IsServer(task.PID):
 		default:
 			m.last.Tasks = append(m.last.Tasks, task)
+		}
+	}
+	for _, task := range m.scanner.Mounting {
+		if task.Since.Before(now) {
+			m.last.Mounting = append(m.last.Mounting, task)
 		}
 	}
 	return err

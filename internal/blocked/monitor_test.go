@@ -54,6 +54,32 @@ func TestScanner_BlockedMeansBlocked(t *testing.T) {
 	}
 }
 
+// A program that connects to a server sleeps as others do.
+func TestMonitor_NotesWhatMounts(t *testing.T) {
+	m, proc := fixtureMonitor(t, "0.00")
+	for pid, comm := range map[int]string{7: "mount.nfs", 8: "mount", 9: "mountpoint", 10: "x(mount.nfs", 11: "umount.nfs"} {
+		task := fakeTask{pid: pid, tid: pid, comm: comm, state: 'S', threads: 1, start: 5, wchan: "wait_woken", switches: pid}
+		task.write(t, proc)
+	}
+	var names []string
+	for round := uint64(1); round <= 3; round++ {
+		found, err := m.Scan(blocked.Request{Round: round, Asker: t, Urgent: true, Programs: round > 1})
+		require.NoError(t, err)
+		assert.Empty(t, found.Tasks)
+		names = nil
+		for _, task := range found.Mounting {
+			names = append(names, task.Comm)
+		}
+		if round < 3 {
+			assert.Empty(t, names, "they may have begun just now")
+		}
+	}
+	assert.ElementsMatch(t, []string{"mount.nfs", "mount"}, names)
+	found, err := m.Scan(blocked.Request{Round: 4, Asker: t, Urgent: true})
+	require.NoError(t, err)
+	assert.Empty(t, found.Mounting, "nobody asks for them")
+}
+
 // fixtureMonitor is one of a procfs made of ordinary files, on a host that is not idle.
 func fixtureMonitor(t *testing.T, load string) (m *blocked.Monitor, proc string) {
 	t.Helper()

@@ -29,9 +29,7 @@ func (m *Mountstat) scanBlocked() (blocked.Scan, error) {
 			}
 		}
 	}
-	if m.automounted { // who waits for what is to be mounted is looked for while nothing else hangs
-		request.Waits = append(request.Waits, "autofs_wait")
-	}
+	request.Programs = m.automounted // that an automounter has called
 	return m.host.Tasks.Scan(request)
 }
 
@@ -54,8 +52,8 @@ func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any
 	m.said.Error("blocked tasks", err)
 	now := time.Now()
 	groups := make(map[waitSite]*taskGroup)
-	programs := m.mountPrograms(scan.Tasks)
-	m.noteDemands(scan.Tasks, programs)
+	programs := m.mountPrograms(slices.Concat(scan.Tasks, scan.Mounting))
+	m.noteDemands(scan.Mounting, programs)
 	resolver := mountResolver{m: m, namespace: m.host.MountNamespace(), foreign: make(map[string]*mounts.Snapshot)}
 	for _, task := range scan.Tasks {
 		site, source := waitSite{wchan: task.Wchan, comm: commonName(&task)}, ""

@@ -34,7 +34,8 @@ type demand struct {
 	unmet     *shortfall // its server is dead; nil: not that is known
 }
 
-// noteDemands notes what programs wait to mount on demand, and asks their servers.
+// noteDemands notes what programs have been about to mount on demand for some time, and asks
+// their servers.
 func (m *Mountstat) noteDemands(tasks []blocked.Task, programs map[int]*mounts.Mount) {
 	for _, d := range m.demands {
 		d.waits = false
@@ -52,7 +53,10 @@ func (m *Mountstat) noteDemands(tasks []blocked.Task, programs map[int]*mounts.M
 			d = &demand{mount: mount, found: mount.Servers()}
 			m.demands[mount.Mountpoint] = d
 		}
-		d.waits, d.seen, d.program = true, time.Now(), tasks[i].Comm
+		d.waits, d.seen = true, time.Now()
+		if d.program == "" || tasks[i].Comm != "mount" { // which waits for mount.nfs, say
+			d.program = tasks[i].Comm
+		}
 	}
 	m.askDemands()
 }
