@@ -74,8 +74,7 @@ type Mountstat struct {
 	byMount map[int]*target          // by the mount's number in the table
 	servers map[serverpool.Question]*server
 	smb     smbClient
-	// smbPorts are those of SMB servers that are not at the usual one.
-	smbPorts map[netip.Addr]uint16
+	smbAt   smbLocations
 	// regrouped says that there were targets before.
 	regrouped bool
 	binds     bool      // some of the targets' mounts are such
@@ -122,7 +121,7 @@ func init() {
 			kernelLog:       kernelLog{name: kmsg.Device, devices: make(map[string]*deviceLog)},
 			mail:            mailbox.New(),
 			demands:         make(map[string]*demand),
-			smbPorts:        make(map[netip.Addr]uint16),
+			smbAt:           smbLocations{ports: make(map[netip.Addr]uint16)},
 		}
 	})
 }
@@ -228,6 +227,7 @@ func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{
 	m.emitMissing(acc, counts)
 	m.emitAutomounts(acc, counts)
 	m.emitServers(acc)
+	m.locateSMB()
 }
 
 // Hurry makes a Gather under way return. What still hangs then is reported by

@@ -148,6 +148,9 @@ func (t *target) causeAtSMBClient(f *finding) cause {
 // connects again (p9_conn_cancel, net/9p/trans_fd.c).
 func (m *Mountstat) causeAtNinePClient(t *target, f *finding) cause {
 	c := t.answer.Connections
+	if f.errno == "ENOENT" {
+		return staleExport // of the root, which is there while its directory is exported
+	}
 	if f.code != result.Error || !c.Known || !t.answer.Answered() {
 		return ""
 	}

@@ -182,6 +182,30 @@ func TestAnSMBMountWhoseLoginIsRefusedIsLeftAlone(t *testing.T) {
 	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"), "a minute has passed")
 }
 
+// A soft mount gives up with EHOSTDOWN or EAGAIN, whatever its server's fault is.
+func TestTheCauseOfASoftSMBMountWhoseServerIsDead(t *testing.T) {
+	faultfs.Require(t)
+	var dead atomic.Bool
+	server := rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
+		if !dead.Load() {
+			answerSMB(conn)
+		}
+		silence(conn)
+	})
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	networkMount(t, fs, "cifs", server)(m)
+	require.Eventually(t, func() bool { // until it was seen to be there
+		return text(at(collect.Gather(t, m), fs.Dir), "result") == "ok" && m.targets[0].servers[0].proven
+	}, 15*time.Second, 10*time.Millisecond)
+	dead.Store(true)
+	for _, errno := range []unix.Errno{unix.EHOSTDOWN, unix.EAGAIN, unix.EIO} {
+		fs.Fail(errno, faultfs.Statfs)
+		metric := at(collect.Gather(t, m), fs.Dir)
+		assert.Equal(t, "error server_service_dead", text(metric, "result")+" "+text(metric, "cause"), errno)
+	}
+}
+
 // EHOSTDOWN says that a soft mount gave up, and not why.
 func TestAnSMBMountWhosePortIsNotKnown(t *testing.T) {
 	faultfs.Require(t)
@@ -247,7 +271,7 @@ func TestAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 		port, _ := g.Named("mountstat_server")[0].GetTag("port")
 		return port == fmt.Sprint(server.Port())
 	}, 15*time.Second, 10*time.Millisecond, "it is asked there")
-	assert.Len(t, m.smbPorts, 1)
+	assert.Len(t, m.smbAt.ports, 1)
 	silent.Store(true)
 	fs.Pause()
 	metric := at(collect.Gather(t, m), fs.Dir)
@@ -284,6 +308,8 @@ func TestTheCauseOfA9PMountThatFails(t *testing.T) {
 	conn, err := net.Dial("tcp", server.String())
 	require.NoError(t, err)
 	own = append(own, conn)
+	fs.Fail(unix.ENOENT, faultfs.Statfs)
+	assert.Equal(t, "stale_export", text(at(collect.Gather(t, m), fs.Dir), "cause"), "the exported directory was removed")
 	fs.Fail(unix.EIO, faultfs.Statfs)
 	metric := at(collect.Gather(t, m), fs.Dir)
 	assert.Equal(t, "io_error", text(metric, "cause"), "its connection is well")

@@ -43,7 +43,7 @@ func (m *Mountstat) linkServers(t *target, before map[serverpool.Question]*serve
 		return // their addresses mean another network
 	}
 	for _, found := range t.Probed.Servers() {
-		if port := m.smbPorts[found.Address.Addr()]; port != 0 && found.Service == serverpool.SMB && !tellsPort(t.Probed) {
+		if port := m.smbAt.ports[found.Address.Addr()]; port != 0 && found.Service == serverpool.SMB && !tellsPort(t.Probed) {
 			found.Address = netip.AddrPortFrom(found.Address.Addr(), port)
 		}
 		if s := m.serverOf(found, t.policy.timeout, before); !slices.Contains(t.servers, s) {
@@ -221,7 +221,6 @@ func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 	for _, t := range m.targets {
 		for _, s := range t.servers {
 			m.noteElsewhere(t, s)
-			m.locateSMB(t, s)
 			addTarget(s.Server, t)
 		}
 		if t.behindDaemon.Address.IsValid() {

@@ -13,33 +13,70 @@ import (
 // maxSMBPorts is how many ports of a host are tried as that of its SMB server.
 const maxSMBPorts = 4
 
-// locateSMB finds out, once, where an SMB server listens that a mount which is well belongs to:
-// neither the mount table nor the client tell the port (cifs_show_options, fs/smb/client/cifsfs.c;
-// DebugData of Linux 3.10 to 7.0 has none). The client's own connection does: it is one to the
-// server's address that no process has. Whether it is of SMB, the server itself tells.
-func (m *Mountstat) locateSMB(t *target, s *server) {
-	if s.Service != serverpool.SMB || s.located || t.namespace != nil || t.skipReason != "" || t.underWay || t.found.code != result.OK || tellsPort(t.Probed) {
+// smbLocations are where SMB servers listen that are not at the usual port.
+type smbLocations struct {
+	ports    map[netip.Addr]uint16
+	sockets  sockdiag.Table
+	underWay bool // they are looked for
+}
+
+// locateSMB finds out, once for each, where the SMB servers listen that mounts which are well
+// belong to: neither the mount table nor the client tell the port (cifs_show_options,
+// fs/smb/client/cifsfs.c; DebugData of Linux 3.10 to 7.0 has none). The client's own connection
+// does: it is one to the server's address that no process has. Whether it is of SMB, the server
+// itself tells.
+func (m *Mountstat) locateSMB() {
+	all := m.unlocated()
+	if len(all) == 0 || m.smbAt.underWay {
 		return
 	}
-	s.located = true
-	address := s.Address.Addr()
-	known := m.portsAt(address)
+	m.smbAt.underWay = true
+	known := make(map[*server][]uint16)
+	for _, s := range all {
+		s.located, known[s] = true, m.portsAt(s.Address.Addr())
+	}
 	go func() {
-		found, _ := m.sockets.Search(0, func(c *sockdiag.TCP) bool {
-			return c.State == sockdiag.Established && c.Peer.Addr() == address.Unmap().WithZone("")
+		found, _ := m.smbAt.sockets.Search(0, func(c *sockdiag.TCP) bool {
+			return c.State == sockdiag.Established && slices.ContainsFunc(all, func(s *server) bool { return s.hasPeer(c) })
 		}, searchLimit)
-		here := slices.ContainsFunc(found, func(c sockdiag.TCP) bool { return c.Peer.Port() == s.Address.Port() })
-		var ports []uint16
-		if !here {
-			ports = m.portsOfTheKernel(found, known)
+		here, ports := make(map[*server]bool), make(map[*server][]uint16)
+		for _, s := range all {
+			own := slices.DeleteFunc(slices.Clone(found), func(c sockdiag.TCP) bool { return !s.hasPeer(&c) })
+			here[s] = slices.ContainsFunc(own, func(c sockdiag.TCP) bool { return c.Peer.Port() == s.Address.Port() })
+			if !here[s] {
+				ports[s] = m.portsOfTheKernel(own, known[s])
+			}
 		}
 		m.mail.Post(func() {
-			s.proven = s.proven || here
-			for _, port := range ports {
-				m.trySMB(s, port)
+			m.smbAt.underWay = false
+			for _, s := range all {
+				s.proven = s.proven || here[s]
+				for _, port := range ports[s] {
+					m.trySMB(s, port)
+				}
 			}
 		})
 	}()
+}
+
+// unlocated are the SMB servers of mounts that are well which were not looked for.
+func (m *Mountstat) unlocated() (all []*server) {
+	for _, t := range m.targets {
+		if t.namespace != nil || t.skipReason != "" || t.underWay || t.found.code != result.OK || tellsPort(t.Probed) {
+			continue
+		}
+		for _, s := range t.servers {
+			if s.Service == serverpool.SMB && !s.located && !slices.Contains(all, s) {
+				all = append(all, s)
+			}
+		}
+	}
+	return all
+}
+
+// hasPeer reports whether a connection is to the server's host.
+func (s *server) hasPeer(c *sockdiag.TCP) bool {
+	return c.Peer.Addr() == s.Address.Addr().Unmap().WithZone("")
 }
 
 // tellsPort reports whether the mount table has the port of an SMB mount's server.
@@ -93,7 +130,7 @@ func (m *Mountstat) trySMB(s *server, port uint16) {
 				return
 			}
 			other.proven, other.located, other.answer = true, true, a
-			m.smbPorts[s.Address.Addr()] = port
+			m.smbAt.ports[s.Address.Addr()] = port
 			m.servers[there.Question] = other
 			delete(m.servers, s.Question)
 			for _, t := range m.targets {
