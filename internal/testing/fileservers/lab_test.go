@@ -205,9 +205,14 @@ func (l *lab) gather() map[string]string {
 	l.t.Helper()
 	out := l.shell(`before=$(grep -c "^mountstat_summary" /run/metrics || true); echo >/run/gathers
 		for i in $(seq 200); do [ "$(grep -c '^mountstat_summary' /run/metrics || true)" != "$before" ] && break; sleep 0.1; done
-		tail -n 60 /run/metrics | grep '^mountstat,' || true`)
+		tail -n 60 /run/metrics | grep -E '^mountstat(_summary)?[, ]' || true`)
+	timestamp := func(line string) string { return line[strings.LastIndexByte(line, ' ')+1:] }
+	last := timestamp(strings.TrimSpace(out)) // of this gather, and of none before
 	lines := make(map[string]string)
 	for line := range strings.Lines(out) {
+		if timestamp(strings.TrimSpace(line)) != last {
+			continue
+		}
 		if _, rest, found := strings.Cut(line, ",path="); found {
 			path, _, _ := strings.Cut(rest, ",")
 			path, _, _ = strings.Cut(path, " ")
