@@ -115,7 +115,6 @@ func (e *engine) runtimePath() string {
 func (e *engine) open() {
 	t := e.t
 	t.Helper()
-	t.Cleanup(removeCgroups)
 	command, err := exec.LookPath(map[string]string{"podman": "podman", "docker": "dockerd", "containerd": "containerd"}[e.program])
 	if err != nil {
 		t.Skip(err, ": make test-containers brings it")

@@ -112,6 +112,8 @@ func asInit() int {
 			return codeOf(fmt.Errorf("setting up the tests' cgroups: %w", err))
 		}
 		code = max(code, runTests())
+		endOthers()
+		removeCgroups()
 	}
 	return code
 }
@@ -156,6 +158,19 @@ func version2() error {
 	}
 	fmt.Println("cgroups of version 2:")
 	return unix.Mount("cgroup2", "/sys/fs/cgroup", "cgroup2", 0, "")
+}
+
+// endOthers ends what the engines have left in this process's namespace.
+func endOthers() {
+	if os.Getpid() != 1 {
+		return
+	}
+	_ = unix.Kill(-1, unix.SIGKILL)
+	for {
+		if _, err := unix.Wait4(-1, nil, 0, nil); err != nil && !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
 }
 
 // runTests reaps until the tests have ended.
