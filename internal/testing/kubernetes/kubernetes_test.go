@@ -166,29 +166,35 @@ func (c *cluster) testReplacement(runtime string, w way, mayBeHeld bool) {
 	assert.Less(t, c.found(began, "rollout restart: it reports the hang"), reports)
 	c.notReady(pod)
 
+	// One more, whose helper is the new pod's own.
+	also := faultfs.New(t)
+	c.until(next, 0, reported(also, "ok")...)
+	also.Silence()
+	c.hangs(next, 0, hung, also)
 	mark := len(logs(next, "telegraf"))
 	began = time.Now()
 	c.kill(next, "telegraf", syscall.SIGKILL)
 	if mayBeHeld {
 		var line string
-		if ok, _ := within(reports, printed(&line, next, mark, reported(hung, "stuck")...)); !ok {
+		if ok, _ := within(reports, printed(&line, next, mark, reported(also, "stuck")...)); !ok {
 			c.found(began, "Telegraf killed: not restarted")
 			began = c.force(next)
 			next, _ = c.readyPod(reports, next)
 			mark = 0
 		}
 	}
-	c.hangs(next, mark, hung)
+	c.hangs(next, mark, hung, also)
 	assert.Less(t, c.found(began, "Telegraf killed: the hang is reported again"), reports)
 
 	began = time.Now()
 	hung.Heal()
+	also.Heal()
 	var last object
 	c.wait("one pod that is ready", time.Minute, func() (bool, string) {
 		ok, seen := c.isReady(&last)()
 		return ok && len(c.pods()) == 1, seen
 	})
-	c.found(began, "the mount answers: one pod is left")
+	c.found(began, "the mounts answer: one pod is left")
 	c.until(last, 0, reported(hung, "ok")...)
 	c.wait("no helper hangs", reports, func() (bool, string) {
 		left := helpers(t)
@@ -196,11 +202,13 @@ func (c *cluster) testReplacement(runtime string, w way, mayBeHeld bool) {
 	})
 }
 
-// hangs waits for the report of a mount that hangs, for which there is one helper.
-func (c *cluster) hangs(pod object, after int, hung *faultfs.FS) {
+// hangs waits for the reports of mounts that hang, for each of which there is one helper.
+func (c *cluster) hangs(pod object, after int, all ...*faultfs.FS) {
 	c.t.Helper()
-	c.until(pod, after, reported(hung, "stuck")...)
-	assert.Len(c.t, helpers(c.t), 1)
+	for _, hung := range all {
+		c.until(pod, after, reported(hung, "stuck")...)
+	}
+	assert.Len(c.t, helpers(c.t), len(all))
 }
 
 // notReady waits until a pod is gone, or not ready.
