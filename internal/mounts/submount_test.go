@@ -7,8 +7,8 @@ import (
 	"github.com/stretchr/testify/assert"
 )
 
-// The lines of NFS and CIFS are those of Linux 6.1 (scenario submount-expires; TestDFS of
-// internal/testing/fileservers). Those of the others are made up by what their sources print:
+// The lines of NFS and CIFS are those of Linux 6.1 (scenario submount-expires; Samba 4.17 with
+// a link of DFS). Those of the others are made up by what their sources print:
 // afs_show_devname and afs_show_options (fs/afs/super.c, Linux 6.1), zpl_show_devname and
 // __zpl_show_options (module/os/linux/zfs/zpl_super.c, OpenZFS 2.1), fuse_show_options
 // (fs/fuse/inode.c) and tracefs_show_options (fs/tracefs/inode.c, Linux 6.1).

@@ -87,7 +87,7 @@ func FuzzParseDFSLinks(f *testing.F) {
 }
 
 // What the SMB client has mounted is a link of DFS, and it lists these. The mounts are as Linux
-// 6.1 has them (TestDFS of internal/testing/fileservers).
+// 6.1 has them.
 func TestSnapshot_TellsLinksOfDFSFromMountsByHand(t *testing.T) {
 	const options = "rw,vers=3.1.1,cache=strict,username=root,uid=0,noforceuid,gid=0,noforcegid,addr=10.9.0.1,soft,nounix,mapposix"
 	s := Parse([]byte(strings.ReplaceAll(`20 1 8:1 / / rw - ext4 /dev/sda1 rw
