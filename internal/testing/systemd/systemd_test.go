@@ -3,6 +3,7 @@
 package systemd
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -288,4 +289,57 @@ func TestSystemd_MissesWhatAMountUnitMounts(t *testing.T) {
 	h.until("mountstat_summary", "missing=3i", "faults=3i")
 	h.shell("systemctl start srv-data.mount srv-auto.automount")
 	h.until("mountstat_summary", "missing=1i", "faults=1i")
+}
+
+// What the doctor says of the unit when it asks systemd is what it makes of the unit's files by
+// itself, as in an image or on another host's root.
+func TestSystemd_DoctorReadsUnitsAlike(t *testing.T) {
+	if os.Getenv("VFSPROBE_HANG") == "" {
+		t.Skip("it takes two minutes: make test-long")
+	}
+	h := newHost(t, "uml")
+	h.install()
+	h.shell("systemctl stop vfsprobe") // else the process that runs is judged
+	examine := func(arguments string) (found []string) {
+		var report struct {
+			Findings []struct{ ID, Status, Object string }
+		}
+		out := h.shell("vfsprobe doctor -json " + arguments + " || [ $? -le 3 ]")
+		require.NoError(t, json.Unmarshal([]byte(out), &report), out)
+		for _, f := range report.Findings {
+			if f.Status != "ok" && !strings.HasPrefix(f.ID, "kernel.") {
+				found = append(found, f.ID+" "+f.Object)
+			}
+		}
+		return found
+	}
+	for settings, want := range map[string]string{
+		"":                        "",
+		"CapabilityBoundingSet=":  "feature.owner ",
+		"CapabilityBoundingSet=~": "",
+		"CapabilityBoundingSet=~CAP_SYSLOG CAP_KILL":                                                       "feature.owner CAP_KILL",
+		"CapabilityBoundingSet=\nCapabilityBoundingSet=CAP_KILL\nCapabilityBoundingSet=CAP_SETUID":         "feature.owner CAP_SETGID",
+		"User=telegraf\nAmbientCapabilities=CAP_KILL CAP_SETGID CAP_SETUID\nAmbientCapabilities=~CAP_KILL": "feature.owner CAP_KILL",
+		"PrivateDevices=t\nProtectHome=y\nPrivateNetwork=n":                                                "vfsprobe.unit.ProtectHome ",
+		"ProtectSystem=\\\n# comment\n strict":                                                             "vfsprobe.unit.ProtectSystem ",
+		"RestrictNamespaces=~mnt":                                                                          "vfsprobe.unit.RestrictNamespaces ",
+		"RestrictNamespaces=mnt":                                                                           "",
+		"RestrictAddressFamilies=\nRestrictAddressFamilies=AF_UNIX":                                        "vfsprobe.unit.RestrictAddressFamilies ",
+		"DynamicUser=yes":                                 "vfsprobe.unit.DynamicUser ",
+		"SystemCallFilter=~@reboot @swap":                 "",
+		"SystemCallFilter=~@privileged":                   "vfsprobe.unit.SystemCallFilter ",
+		"SystemCallFilter=@system-service":                "vfsprobe.unit.SystemCallFilter ",
+		"ReadOnlyPaths=/srv\nReadOnlyPaths=\nTasksMax=50": "vfsprobe.unit.TasksMax ",
+	} {
+		for _, folder := range []string{"vfsprobe.service.d", "service.d"} {
+			if folder == "service.d" && settings != "DynamicUser=yes" {
+				continue // one is enough to see that it is read
+			}
+			h.shell("mkdir -p /etc/systemd/system/" + folder + " && cat >/etc/systemd/system/" + folder + "/zz.conf <<'END'\n[Service]\n" + settings + "\nEND\nsystemctl daemon-reload")
+			asked, read := examine(""), examine("-root /.")
+			assert.Equal(t, asked, read, "%s: %s", folder, settings)
+			assert.True(t, want == "" || slices.ContainsFunc(asked, func(f string) bool { return strings.HasPrefix(f, want) }), "%s: %v", settings, asked)
+			h.shell("rm /etc/systemd/system/" + folder + "/zz.conf")
+		}
+	}
 }
