@@ -208,7 +208,7 @@ func newProber(options Options) *Prober {
 }
 
 // Close ends the fork server, and with it all helpers that can be killed.
-// Checks that are under way are not reported any more.
+// Checks that are under way are not reported any more; those submitted later are Unavailable.
 func (p *Prober) Close() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -217,6 +217,8 @@ func (p *Prober) Close() {
 		p.server.conn.Close()
 	}
 }
+
+var errClosed = errors.New("the prober is closed")
 
 // Run submits the check and waits for its report.
 func (p *Prober) Run(check Check) Report {
@@ -241,6 +243,10 @@ func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 	var err error
 	if w.compiled, err = check.Plan.compile(p.statx); err != nil {
 		p.decideLocked(w, Report{Outcome: Unavailable, Err: err})
+		return Ticket{}
+	}
+	if p.closed {
+		p.decideLocked(w, Report{Outcome: Unavailable, Err: errClosed})
 		return Ticket{}
 	}
 	if !p.restart.under && p.server == nil && time.Now().After(p.restart.next) {

@@ -1238,3 +1238,13 @@ func BenchmarkManyWaitingChecks(b *testing.B) {
 		})
 	}
 }
+
+func TestProber_ACheckAfterCloseIsUnavailable(t *testing.T) {
+	p := start(t, prober.Options{})
+	check := prober.Check{Key: "/", Group: "/", Plan: statfs("/")}
+	require.Equal(t, prober.Done, p.Run(check).Outcome)
+	p.Close()
+	r := p.Run(check)
+	require.Equal(t, prober.Unavailable, r.Outcome)
+	require.ErrorContains(t, r.Err, "closed")
+}
