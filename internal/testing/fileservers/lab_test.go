@@ -108,8 +108,10 @@ func newLab(t *testing.T, program string, run func(context.Context, string) (age
 func inMachine(t *testing.T, base vm.Debian, modules string) *lab {
 	t.Helper()
 	base.Suite = "bookworm"
+	own, err := os.Executable()
+	require.NoError(t, err)
 	m := vm.Start(t, vm.Config{Emulator: vm.UML(), Base: base, Modules: strings.Fields(modules),
-		Files: []vm.File{{From: buildProgram(t), Name: "usr/bin/vfsprobe"}}})
+		Files: []vm.File{{From: buildProgram(t), Name: "usr/bin/vfsprobe"}, {From: own, Name: "usr/bin/tests"}}})
 	l := newLab(t, "vfsprobe", m.Shell)
 	l.shell("mount -t tmpfs none /run; mkdir -p /run/lock; modprobe -a " + modules + " 2>&1 || true\n" + network)
 	return l

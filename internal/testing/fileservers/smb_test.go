@@ -3,8 +3,16 @@
 package fileservers
 
 import (
+	"errors"
+	"fmt"
+	"os"
+	"strings"
 	"testing"
 	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/vm"
 )
@@ -13,12 +21,14 @@ import (
 const smbModules = "ip_tables iptable_filter ipt_REJECT cifs ecb cmac gcm ghash-generic ccm md4 arc4 aes_generic sha512_generic sha256_generic hmac md5 ctr 9p 9pnet 9pnet_fd veth tcp_diag"
 
 const setupSMB = `set -e
-mkdir -p /run/smb /srv/data /srv/more /srv/nine /mnt/bind /mnt/smb /mnt/hard /mnt/more /mnt/9p /var/log/samba /var/lib/samba/private /var/cache/samba
+mkdir -p /run/smb /run/mount /srv/dfs/plain /mnt/dfs /srv/data /srv/more /srv/nine /mnt/bind /mnt/smb /mnt/hard /mnt/more /mnt/9p /var/log/samba /var/lib/samba/private /var/cache/samba
 chmod 755 /srv/data /srv/more /srv/nine
 ip -n server addr add 10.9.0.3/24 dev server
 printf '%s\n' '10.9.0.1 server' '10.9.0.2 client' >>/etc/hosts # diod looks its clients up
 printf '%s\n' '[global]' 'server role = standalone server' 'smb ports = 445 4450' 'map to guest = never' 'load printers = no' \
-	'bind interfaces only = yes' 'interfaces = 10.9.0.1 10.9.0.3' '[more]' 'path = /srv/more' 'read only = no' >/srv/base.conf
+	'bind interfaces only = yes' 'interfaces = 10.9.0.1 10.9.0.3' 'host msdfs = yes' \
+	'[more]' 'path = /srv/more' 'read only = no' '[dfs]' 'path = /srv/dfs' 'msdfs root = yes' 'read only = no' >/srv/base.conf
+ln -s 'msdfs:10.9.0.1\more' /srv/dfs/link
 printf '%s\n' '[data]' 'path = /srv/data' 'read only = no' | cat /srv/base.conf - >/srv/smb.conf
 printf 'right\nright\n' | smbpasswd -c /srv/smb.conf -s -a root
 cat >/run/servers <<'X'
@@ -40,6 +50,7 @@ mount.cifs //10.9.0.1/data /mnt/smb -o user=root,pass=right,echo_interval=5
 mount.cifs //10.9.0.3/data /mnt/hard -o port=4450,hard,user=root,pass=right,nosharesock,echo_interval=5
 mount.cifs //10.9.0.1/more /mnt/more -o user=root,pass=right,nosharesock,echo_interval=5
 mount --bind /mnt/smb /mnt/bind
+mount -t cifs //10.9.0.1/dfs /mnt/dfs -o username=root,pass=right,nosharesock,echo_interval=5
 `
 
 // smbBase is a machine with Samba, diod and their clients.
@@ -57,7 +68,8 @@ func TestTheCausesOfSMBAnd9PMounts(t *testing.T) {
 	family(t, "smb")
 	l := inMachine(t, smbBase(), smbModules)
 	l.shell(setupSMB + mount9P)
-	l.watch(smb, hard, more, nineP, bind)
+	l.watch(smb, hard, more, nineP, bind, "/mnt/dfs")
+	t.Run("DFS", func(t *testing.T) { l.leaveLinksAlone(t) })
 	for range 3 { // until it is known where the server of hard is, by the client's connection
 		l.gather()
 		time.Sleep(time.Second)
@@ -94,4 +106,46 @@ func TestTheCausesOfSMBAnd9PMounts(t *testing.T) {
 		l.try(s)
 	}
 	l.write("smb")
+}
+
+// leaveLinksAlone sees that what the kernel mounts at a link of DFS is not kept mounted, and
+// missed by nobody; and that what somebody mounts at a directory there is checked.
+func (l *lab) leaveLinksAlone(t *testing.T) {
+	outer := l.t
+	l.t = t
+	defer func() { l.t = outer }()
+	l.shell(`ls /mnt/dfs/link/; mount -t cifs //10.9.0.1/dfs/plain /mnt/dfs/plain -o username=root,pass=right,nosharesock,echo_interval=5`)
+	l.await("mounted", patience, expected{"/mnt/dfs/link": {`result="unchecked"`}, "/mnt/dfs/plain": {`result="ok"`}, "/mnt/dfs": {`result="ok"`}})
+
+	const expire = "EXPIRE=/mnt/dfs/link tests -test.run '^TestExpire$' -test.v"
+	require.Contains(t, l.shell(expire), "busy")
+	for range 3 {
+		assert.Empty(t, missing(l.gather()["/mnt/dfs/link"], []string{`result="unchecked"`}))
+	}
+	require.Contains(t, l.shell(expire), "expired", "nobody has used it")
+	before := strings.TrimSpace(l.shell("stat -c %s /run/metrics"))
+	for range 3 {
+		assert.Contains(t, l.gather()["/mnt/dfs"], `result="ok"`)
+	}
+	assert.NotContains(t, l.shell("tail -c +"+before+" /run/metrics"), "/mnt/dfs/link")
+	assert.NotContains(t, l.shell("grep 'W! ' /run/log || true"), "/mnt/dfs")
+	// Until the server's processes for these have ended.
+	l.shell(`umount /mnt/dfs/plain /mnt/dfs; until [ "$(pidof smbd)" = "$before" ]; do before=$(pidof smbd); sleep 1; done`)
+}
+
+// TestExpire is run in a machine. As the kernel does with its own mounts, it unmounts one that
+// nobody has used since it was asked to before (MNT_EXPIRE, umount(2)).
+func TestExpire(t *testing.T) {
+	path := os.Getenv("EXPIRE")
+	if path == "" {
+		t.Skip("for the use of other tests")
+	}
+	switch err := unix.Unmount(path, unix.MNT_EXPIRE); {
+	case err == nil:
+		fmt.Println("expired")
+	case errors.Is(err, unix.EAGAIN):
+		fmt.Println("busy, or used")
+	default:
+		t.Fatal(err)
+	}
 }
