@@ -102,6 +102,9 @@ func TestTheCausesOfSMBAnd9PMounts(t *testing.T) {
 		{fault: "a share is removed, and 9P mounted anew",
 			inflict: "umount -l /mnt/9p; " + mount9P + "; cp /srv/base.conf /srv/smb.conf; smbcontrol -s /srv/smb.conf smbd reload-config; smbcontrol -s /srv/smb.conf smbd close-share data",
 			expect:  expected{smb: {`cause="share_gone"`}, nineP: {`result="ok"`}}, heal: "true", after: well(more)},
+		{fault: "the 9P server is stopped with SIGSTOP, killed while a gather waits for it, and started again",
+			inflict: "pid=$(pidof diod); kill -STOP $pid; echo >/run/gathers; sleep 5; kill -KILL $pid; while pidof diod >/dev/null; do sleep 0.1; done",
+			expect:  expected{nineP: {`cause="server_service_dead"`}}, heal: "/run/servers start-diod", after: expected{nineP: {`cause="mount_needs_remount"`}}},
 	} {
 		l.try(s)
 	}
