@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/doctor"
+	"github.com/vfsprobe/vfsprobe/internal/testing/containers"
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/vm"
 )
@@ -83,7 +84,7 @@ const vfsprobeConf = `[[inputs.mountstat]]
 `
 
 // newHost boots a machine that has the package beside, and starts nothing.
-func newHost(t *testing.T, emulatorName string) *host {
+func newHost(t *testing.T, emulatorName string, packages ...string) *host {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, content string) string {
@@ -99,12 +100,16 @@ func newHost(t *testing.T, emulatorName string) *host {
 	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
 	require.NoError(t, err)
 	require.Len(t, debs, 1)
+	archives, err := filepath.Glob(filepath.Join(dir, "*.tar.gz"))
+	require.NoError(t, err)
+	require.Len(t, archives, 1)
 	guest := filepath.Join(dir, "guest")
 	run(t, ".", "go", "build", "-o", guest, "./internal/testing/systemd/guest")
 	sources := run(t, "tools/telegraf", "go", "list", "-m", "-f", "{{.Dir}}", "github.com/influxdata/telegraf")
-	m := vm.Start(t, vm.Config{Emulator: emulator, Base: vm.SystemdBase("e2fsprogs", "procps", "passwd", "nfs-kernel-server"), Init: vm.Systemd(),
-		Modules: []string{"fuse", "ext4", "loop", "crc32c_generic", "lockd", "nfs", "nfsv3", "nfsv4", "nfsd"},
+	m := vm.Start(t, vm.Config{Emulator: emulator, Base: vm.SystemdBase(append([]string{"e2fsprogs", "procps", "passwd", "nfs-kernel-server"}, packages...)...), Init: vm.Systemd(),
+		Modules: []string{"fuse", "ext4", "loop", "crc32c_generic", "lockd", "nfs", "nfsv3", "nfsv4", "nfsd", "overlay"},
 		Files: []vm.File{{From: telegraf, Name: "usr/bin/telegraf"}, {From: debs[0], Name: "srv/vfsprobe.deb"}, {From: guest, Name: "usr/bin/guest"},
+			{From: archives[0], Name: "srv/package.tar.gz"}, {From: containers.Containerfile(), Name: "srv/Containerfile"},
 			{From: filepath.Join(sources, "scripts/telegraf.service"), Name: "usr/lib/systemd/system/telegraf.service"},
 			{From: write("telegraf.conf", telegrafConf), Name: "etc/telegraf/telegraf.conf"},
 			{From: write("vfsprobe.toml", vfsprobeConf), Name: "srv/vfsprobe.toml"}}})
