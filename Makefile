@@ -97,6 +97,8 @@ test-containers: ## the image under Podman, Docker and containerd
 	tools/setup podman crun runc gcc qemu-user:qemu-aarch64
 	tools/engines
 	VFSPROBE_RUNTIMES=all CGO_ENABLED=0 $(call gotest,containers) -timeout 40m ./internal/testing/containers
+	-@tools/setup mmdebstrap user-mode-linux:linux.uml
+	VFSPROBE_RUNTIMES=all CGO_ENABLED=0 $(call gotest,containers) -run TestSystemd_Containers ./internal/testing/systemd
 
 # And what takes hours: CI's long mode.
 test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
