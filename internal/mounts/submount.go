@@ -53,7 +53,7 @@ func (m *Mount) likeNFS(parent *Mount, inTree bool) likeness {
 		return sameTree
 	}
 	// nfs_do_refmount, fs/nfs/nfs4namespace.c
-	if m.FSType == "nfs4" && m.inheritsFrom(parent, "addr", "clientaddr", "port") && m.host() != parent.host() {
+	if m.FSType == "nfs4" && m.inheritsFrom(parent, "addr", "clientaddr", "port") && m.Host() != parent.Host() {
 		return referral
 	}
 	return unlike
@@ -67,12 +67,6 @@ func (m *Mount) likeSnapshot(parent *Mount, below string) likeness {
 		return sameTree
 	}
 	return unlike
-}
-
-// host is the server that the source of an NFS mount names.
-func (m *Mount) host() string {
-	host, _, _ := strings.Cut(m.Source, ":/")
-	return host
 }
 
 // inheritsFrom reports whether an NFS mount has what the kernel gives those that it makes:
