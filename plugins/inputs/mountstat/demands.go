@@ -154,14 +154,6 @@ func (m *Mountstat) judgeDemands(now map[string]*shortfall) {
 	}
 }
 
-// causeOfServer is what is wrong with a server that was asked in vain.
-func causeOfServer(service serverpool.Service, a serverpool.Answer) cause {
-	if a.Reached {
-		return serviceDead(service)
-	}
-	return serverUnreachable
-}
-
 // sayUnmet logs that nothing can be mounted at a path.
 func (m *Mountstat) sayUnmet(s *shortfall) {
 	m.Log.Warnf("nothing can be mounted at %s: %s; %s", mounts.Printable(s.path), s.cause, s.why)

@@ -23,6 +23,14 @@ func serviceDead(service serverpool.Service) cause {
 	return result.ServerServiceDead
 }
 
+// causeOfServer is what is wrong with a server that was asked in vain.
+func causeOfServer(service serverpool.Service, a serverpool.Answer) cause {
+	if a.Reached {
+		return serviceDead(service)
+	}
+	return serverUnreachable
+}
+
 // smbClient is what the kernel's SMB client was last read to know.
 type smbClient struct {
 	shares  []smbclient.Share
