@@ -84,37 +84,14 @@ func annotated(measurement string, points []Row) string {
 	table := 0
 	for _, series := range points {
 		tags := slices.Sorted(maps.Keys(series.Labels))
-		fields := make(map[string]bool)
+		fields := make(map[string]any) // by name, with one of the values
 		for _, p := range series.Points {
-			for field := range p.Values {
-				fields[field] = true
-			}
+			maps.Copy(fields, p.Values)
 		}
 		for _, field := range slices.Sorted(maps.Keys(fields)) {
-			for i, p := range series.Points {
+			lines := head(fluxType(fields[field]), tags)
+			for _, p := range series.Points {
 				value, there := p.Values[field]
-				if i == 0 {
-					kind := "string"
-					for _, p := range series.Points {
-						switch p.Values[field].(type) {
-						case float64:
-							kind = "double"
-						case bool:
-							kind = "boolean"
-						}
-					}
-					types := []string{"#datatype", "string", "long", "dateTime:RFC3339Nano", kind, "string", "string"}
-					groups := []string{"#group", "false", "false", "false", "false", "true", "true"}
-					names := []string{"", "result", "table", "_time", "_value", "_field", "_measurement"}
-					for _, tag := range tags {
-						types, groups, names = append(types, "string"), append(groups, "true"), append(names, tag)
-					}
-					defaults := make([]string, len(names))
-					defaults[0], defaults[1] = "#default", "_result"
-					for _, line := range [][]string{types, groups, defaults, names} {
-						_ = w.Write(line) // to memory
-					}
-				}
 				if !there {
 					continue
 				}
@@ -122,14 +99,37 @@ func annotated(measurement string, points []Row) string {
 				for _, tag := range tags {
 					line = append(line, series.Labels[tag])
 				}
-				_ = w.Write(line)
+				lines = append(lines, line)
 			}
-			w.Flush()
+			_ = w.WriteAll(lines) // to memory
 			b.WriteString("\r\n")
 			table++
 		}
 	}
 	return b.String()
+}
+
+func fluxType(value any) string {
+	switch value.(type) {
+	case float64:
+		return "double"
+	case bool:
+		return "boolean"
+	}
+	return "string"
+}
+
+// head begins a table of values of that type.
+func head(valueType string, tags []string) [][]string {
+	types := []string{"#datatype", "string", "long", "dateTime:RFC3339Nano", valueType, "string", "string"}
+	groups := []string{"#group", "false", "false", "false", "false", "true", "true"}
+	names := []string{"", "result", "table", "_time", "_value", "_field", "_measurement"}
+	for _, tag := range tags {
+		types, groups, names = append(types, "string"), append(groups, "true"), append(names, tag)
+	}
+	defaults := make([]string, len(names))
+	defaults[0], defaults[1] = "#default", "_result"
+	return [][]string{types, groups, defaults, names}
 }
 
 // parseAnnotated reads the tables of an answer: each line is a Row, of a table's lines those
