@@ -111,6 +111,8 @@ func ParseMountStats(content []byte) ([]NFSStats, error) {
 			line, content = cutLine(content)
 			key, values, found := bytes.Cut(bytes.TrimSpace(line), []byte(":"))
 			switch {
+			case string(key) == "impl_id":
+				content = skipName(line, content)
 			case problem != nil:
 			case !found:
 				operations = operations || string(key) == "per-op statistics"
@@ -127,6 +129,15 @@ func ParseMountStats(content []byte) ([]NFSStats, error) {
 		}
 	}
 	return all, errors.Join(problems...)
+}
+
+// skipName skips what is left of the server's name after its first line, as those of FreeBSD have
+// more of them: name='…',domain='…',date='…' (show_implementation_id, fs/nfs/super.c).
+func skipName(line, content []byte) []byte {
+	for !bytes.Contains(line, []byte(",date='")) && len(content) > 0 && !bytes.HasPrefix(content, []byte("device ")) {
+		line, content = cutLine(content)
+	}
+	return content
 }
 
 func cutLine(content []byte) (line, rest []byte) {
@@ -244,15 +255,22 @@ func (t *NFSTransport) add(values []byte) error {
 }
 
 // columns reads numbers, of which there must be so many at least. What is
-// beyond the array is skipped, what is missing stays zero.
+// beyond the array is skipped, what is missing stays zero. A time below zero, which the kernel
+// prints as if it had no sign (rpc_clnt_show_stats, net/sunrpc/stats.c), is zero.
 func columns(text []byte, numbers []int64, atLeast int) (count int, err error) {
 	for field := range bytes.FieldsSeq(text) {
 		if count == len(numbers) {
 			break
 		}
-		if numbers[count], err = strconv.ParseInt(string(field), 10, 64); err != nil {
+		number, err := strconv.ParseInt(string(field), 10, 64)
+		if errors.Is(err, strconv.ErrRange) {
+			_, err = strconv.ParseUint(string(field), 10, 64)
+			number = 0
+		}
+		if err != nil {
 			return count, err
 		}
+		numbers[count] = max(0, number)
 		count++
 	}
 	if count < atLeast {

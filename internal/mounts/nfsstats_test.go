@@ -45,6 +45,17 @@ func TestNFSStats(t *testing.T) {
 			Transport:  mounts.NFSTransport{Protocol: "rdma", Connections: 1, Connects: 1, Idle: 5, Sends: 11, Receives: 10, Backlog: 3},
 			Operations: mounts.NFSOperations{Count: 1, Transmissions: 1, BytesSent: 44, BytesReceived: 24, HasErrors: true},
 		}},
+		"freebsd": {{
+			Device: "tank:/mnt/tank/k8s", Mountpoint: "/srv", FSType: "nfs4", Version: "1.1", Age: 120,
+			Bytes: mounts.NFSBytes{NormalRead: 1, NormalWritten: 2, DirectRead: 3, DirectWritten: 4, ServerRead: 5, ServerWritten: 6},
+			Transport: mounts.NFSTransport{Protocol: "tcp", Connections: 1, Connects: 2, Idle: 7, Sends: 100, Receives: 99,
+				Backlog: 1, Pending: 20},
+			Operations: mounts.NFSOperations{Count: 60, Transmissions: 60, BytesSent: 10020, BytesReceived: 60020,
+				Queue: 2, RoundTrip: 34, Execute: 40, HasErrors: true},
+			State: mounts.NFS4State{HasLease: true, LeaseTime: 120, Renewals: 9, Identities: 1},
+		}, {
+			Device: "nas:/next", Mountpoint: "/next", FSType: "nfs", Version: "1.1", Age: 7,
+		}},
 		"old": {{
 			Device: "server:/old", Mountpoint: "/old", FSType: "nfs", Version: "1.0", Age: 5,
 			Bytes:     mounts.NFSBytes{NormalRead: 10, NormalWritten: 20, DirectRead: 30, DirectWritten: 40, ServerRead: 50, ServerWritten: 60},
@@ -117,7 +128,7 @@ func TestWatcher_ReadNFSStats(t *testing.T) {
 }
 
 func FuzzParseMountStats(f *testing.F) {
-	for _, name := range []string{"rhel8", "debian12", "old", "future", "malformed"} {
+	for _, name := range []string{"rhel8", "debian12", "freebsd", "old", "future", "malformed"} {
 		f.Add(mountStats(f, name))
 	}
 	f.Fuzz(func(t *testing.T, content []byte) {
