@@ -83,7 +83,7 @@ func measureCompare(arguments []string) error {
 }
 
 func (c *comparison) findPrograms() error {
-	vfsprobe, err := build(c.dir, "cmd/vfsprobe")
+	vfsprobe, err := programs.Vfsprobe()
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
 const (
@@ -35,7 +37,7 @@ func measureGather(dir string) error {
 	if err != nil {
 		return err
 	}
-	vfsprobe, err := build(dir, "cmd/vfsprobe")
+	vfsprobe, err := programs.Vfsprobe()
 	if err != nil {
 		return err
 	}

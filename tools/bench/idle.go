@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
 const (
@@ -35,7 +37,7 @@ func measureIdle(dir string) error {
 			return fmt.Errorf("GATHERS=%s is no number of gathers", text)
 		}
 	}
-	vfsprobe, err := build(dir, linked)
+	vfsprobe, err := programs.Vfsprobe()
 	if err != nil {
 		return err
 	}

@@ -149,8 +149,8 @@ func withOwnProc(role func(arguments []string) error) func(arguments []string) e
 	}
 }
 
-// build builds a program of this module as a release is built, and returns its
-// path.
+// build builds a small program of this module that vfsprobe is compared with, and returns
+// its path.
 func build(dir, name string) (string, error) {
 	output := filepath.Join(dir, filepath.Base(name))
 	c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", output, module+"/"+name)

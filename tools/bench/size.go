@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
 const (
@@ -56,7 +58,7 @@ func (p *part) sum() float64 { return p.code + p.data + p.tables }
 // is not stripped. Function tables have no symbols: each module is given a part of
 // them that is in proportion to its code.
 func measureSize(dir string) error {
-	stripped, err := build(dir, linked)
+	stripped, err := programs.Vfsprobe()
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"strings"
 	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
 const (
@@ -25,7 +27,7 @@ func measureStart(dir string) error {
 	if err != nil {
 		return err
 	}
-	vfsprobe, err := build(dir, "cmd/vfsprobe")
+	vfsprobe, err := programs.Vfsprobe()
 	if err != nil {
 		return err
 	}
