@@ -41,6 +41,8 @@ type Mapping struct {
 	Start, End uintptr
 	// Constant says that it is of a file and nobody writes to it: code, or constants.
 	Constant bool
+	// Shared says that what is written to it others can see, MAP_SHARED in mmap(2).
+	Shared bool
 }
 
 // ParseMaps reads a proc_pid_maps(5). Memory that is only reserved is among the mappings, and
@@ -60,7 +62,8 @@ func ParseMaps(maps []byte) []Mapping {
 		end, err2 := strconv.ParseUint(string(last), 16, 64)
 		if err == nil && err2 == nil && start < end {
 			constant := bytes.HasPrefix(fields[1], []byte("r-")) && string(fields[4]) != "0" // an inode
-			all = append(all, Mapping{uintptr(start), uintptr(end), constant})
+			shared := bytes.HasSuffix(fields[1], []byte("s"))
+			all = append(all, Mapping{uintptr(start), uintptr(end), constant, shared})
 		}
 	}
 	return all

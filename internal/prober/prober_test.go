@@ -1182,6 +1182,28 @@ func TestUntrimmed(t *testing.T) {
 	assert.Equal(t, prober.Done, report.Outcome, "%v", &report)
 }
 
+// The memory that a server has in common with one prober is nobody else's.
+func TestUntrimmed_AServerHasNoSlotsOfAnother(t *testing.T) {
+	if !forkserver.Sharing {
+		t.Skip("helpers have memory of their own in this build")
+	}
+	first := prober.New(prober.Options{Untrimmed: true})
+	defer first.Close()
+	for _, p := range []*prober.Prober{first, start(t, prober.Options{Untrimmed: true})} {
+		require.Equal(t, prober.Done, p.Run(patient(check("/"))).Outcome)
+	}
+	servers := 0
+	for _, pid := range children(t, os.Getpid()) {
+		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+		require.NoError(t, err)
+		if comms(t)[pid] == "vfsprobe-server" {
+			servers++
+			assert.Equal(t, 1, strings.Count(string(maps), " rw-s "), "%s", maps)
+		}
+	}
+	assert.Equal(t, 2, servers)
+}
+
 func TestAnImpossiblePlanIsRefused(t *testing.T) {
 	p := start(t, prober.Options{})
 	for name, steps := range map[string][]prober.Step{

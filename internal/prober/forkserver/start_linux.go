@@ -70,11 +70,7 @@ func Start(socket int, slots *Slots, trim bool, filter Filter) (pid int, err err
 	memory.filter.length = uint16(copy(memory.instructions[:], filter.Program))
 	memory.capabilities = ownCapabilities()
 	memory.mark = memory.capabilities & Mark
-	advice := uintptr(madvDontFork)
-	if !trim {
-		advice = madvDoFork // an earlier start may have left its marks
-	}
-	advise(unneeded(), advice)
+	advise(unneeded(), trim)
 	memory.shared = nil
 	if slots != nil {
 		memory.shared = slots.memory
@@ -143,10 +139,19 @@ func cloneProcess() (int, syscall.Errno) {
 	return int(pid), errno
 }
 
-type memoryRange struct{ start, end uintptr }
+type memoryRange struct {
+	start, end uintptr
+	shared     bool
+}
 
-func advise(ranges []memoryRange, advice uintptr) {
+// advise says what the next child inherits: not what it can do without, or all that is this
+// process's alone. What is shared is with somebody else, another server for instance.
+func advise(ranges []memoryRange, trim bool) {
 	for _, r := range ranges {
+		advice := uintptr(madvDoFork) // an earlier start may have left its marks
+		if trim || r.shared {
+			advice = madvDontFork
+		}
 		// Special mappings refuse. They cost a fork next to nothing.
 		_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, r.start, r.end-r.start, advice)
 	}
@@ -161,8 +166,8 @@ func unneeded() []memoryRange {
 	}
 	start := uintptr(unsafe.Pointer(&memory))
 	keep := memoryRange{
-		start &^ (memory.pageSize - 1),
-		(start + unsafe.Sizeof(memory) + memory.pageSize - 1) &^ (memory.pageSize - 1),
+		start: start &^ (memory.pageSize - 1),
+		end:   (start + unsafe.Sizeof(memory) + memory.pageSize - 1) &^ (memory.pageSize - 1),
 	}
 	var rest []memoryRange
 	for _, m := range variables(maps) {
@@ -171,10 +176,10 @@ func unneeded() []memoryRange {
 			continue
 		}
 		if m.start < keep.start {
-			rest = append(rest, memoryRange{m.start, keep.start})
+			rest = append(rest, memoryRange{start: m.start, end: keep.start})
 		}
 		if m.end > keep.end {
-			rest = append(rest, memoryRange{keep.end, m.end})
+			rest = append(rest, memoryRange{start: keep.end, end: m.end})
 		}
 	}
 	return rest
@@ -186,7 +191,7 @@ func variables(maps []byte) []memoryRange {
 	var ranges []memoryRange
 	for _, m := range pages.ParseMaps(maps) {
 		if !m.Constant {
-			ranges = append(ranges, memoryRange{m.Start, m.End})
+			ranges = append(ranges, memoryRange{m.Start, m.End, m.Shared})
 		}
 	}
 	return ranges
