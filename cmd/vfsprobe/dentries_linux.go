@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
+	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/plugins/inputs/dentrycache"
@@ -84,7 +85,7 @@ func showDentries(arguments []string) int {
 		return exitFailure
 	}
 	input.UseHost(h)
-	input.Log = lines.Named("inputs.dentrycache")
+	input.Log, input.Eager = lines.Named("inputs.dentrycache"), true
 	if err := input.Init(); err != nil {
 		logLines(own.Error, err)
 		return exitFailure
@@ -113,7 +114,7 @@ func dentriesInput(h *host.Host, file string) (*dentrycache.Dentrycache, error) 
 // refresh prints once, or with watch until ctx ends. What comes first is not
 // shown: it has no rates.
 func refresh(ctx context.Context, d *dentrycache.Dentrycache, interval time.Duration, watch bool) error {
-	if err := d.Show(io.Discard); err != nil {
+	if _, _, err := execd.Collect(d); err != nil {
 		return err
 	}
 	tick := time.NewTicker(interval)
@@ -127,7 +128,11 @@ func refresh(ctx context.Context, d *dentrycache.Dentrycache, interval time.Dura
 		if watch && checkup.IsTerminal(os.Stdout) {
 			fmt.Print(clear)
 		}
-		if err := d.Show(os.Stdout); err != nil || !watch {
+		metrics, problems, err := execd.Collect(d)
+		if err != nil {
+			return err
+		}
+		if err := checkup.WriteDentries(os.Stdout, metrics, problems); err != nil || !watch {
 			return err
 		}
 		fmt.Println()

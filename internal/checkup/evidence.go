@@ -55,7 +55,7 @@ func evidence(m *Metric) string {
 		add("%s", strings.TrimSpace(call+" "+errno))
 	}
 	if code, _ := m.code(); code == result.Slow && m.text("failed_check") != "" {
-		add("%s took %s", m.text("failed_check"), duration(m.seconds(m.text("failed_check")+"_seconds")))
+		add("%s took %s", m.text("failed_check"), duration(m.float(m.text("failed_check")+"_seconds")))
 	}
 	if pid := m.integer("stuck_pid"); pid != 0 {
 		where := ""
@@ -72,7 +72,7 @@ func evidence(m *Metric) string {
 		add("the server's port: %s", errno)
 	}
 	if _, asked := m.Fields["server_rpc_seconds"]; asked {
-		add("the server answers in %s", duration(m.seconds("server_rpc_seconds")))
+		add("the server answers in %s", duration(m.float("server_rpc_seconds")))
 	}
 	if waiting := m.integer("fuse_waiting"); waiting > 0 {
 		add("%d FUSE requests wait", waiting)

@@ -53,9 +53,17 @@ func (m *Metric) text(field string) string {
 	return text
 }
 
-func (m *Metric) seconds(field string) float64 {
-	seconds, _ := m.Fields[field].(float64)
-	return seconds
+func (m *Metric) float(field string) float64 {
+	number, _ := m.Fields[field].(float64)
+	return number
+}
+
+// shown is a field's value as text, or nothing.
+func (m *Metric) shown(field string) string {
+	if value, found := m.Fields[field]; found {
+		return fmt.Sprint(value)
+	}
+	return ""
 }
 
 func (m *Metric) integer(field string) int64 {
@@ -174,7 +182,7 @@ func (p *Problem) compare(other *Problem) int {
 		}
 		return 0
 	}
-	return cmp.Or(cmp.Compare(hangs(p), hangs(other)), cmp.Compare(p.metric.seconds("fault_seconds"), other.metric.seconds("fault_seconds")))
+	return cmp.Or(cmp.Compare(hangs(p), hangs(other)), cmp.Compare(p.metric.float("fault_seconds"), other.metric.float("fault_seconds")))
 }
 
 // conclude sets the status and the summary.

@@ -178,7 +178,7 @@ func on(m *Metric) string {
 
 func cells(m *Metric) []string {
 	since, used := "", ""
-	if seconds := m.seconds("fault_seconds"); seconds > 0 {
+	if seconds := m.float("fault_seconds"); seconds > 0 {
 		since = duration(seconds)
 	}
 	if share, found := m.Fields["used_percent"].(float64); found {
@@ -237,7 +237,7 @@ func (r *Report) capacity(t *Text) {
 	var filling []*Metric
 	for i := range r.Metrics {
 		m := &r.Metrics[i]
-		fills := max(m.seconds("used_percent"), m.seconds("inodes_used_percent")) >= full
+		fills := max(m.float("used_percent"), m.float("inodes_used_percent")) >= full
 		same := m.place() + " " + fmt.Sprint(m.integer("total"), m.integer("free"))
 		if m.Name == "mountstat" && fills && !seen[same] && m.Tags["mode"] != "ro" {
 			seen[same] = true
@@ -245,7 +245,7 @@ func (r *Report) capacity(t *Text) {
 		}
 	}
 	slices.SortStableFunc(filling, func(a, b *Metric) int {
-		return cmp.Compare(max(b.seconds("used_percent"), b.seconds("inodes_used_percent")), max(a.seconds("used_percent"), a.seconds("inodes_used_percent")))
+		return cmp.Compare(max(b.float("used_percent"), b.float("inodes_used_percent")), max(a.float("used_percent"), a.float("inodes_used_percent")))
 	})
 	table := [][]string{{"USED", "OF", "FREE", "INODES", "WHAT"}}
 	for _, m := range filling[:min(len(filling), fullest)] {
@@ -253,7 +253,7 @@ func (r *Report) capacity(t *Text) {
 		if share, found := m.Fields["inodes_used_percent"].(float64); found {
 			inodes = percent(share)
 		}
-		table = append(table, []string{percent(m.seconds("used_percent")), size(m.integer("total")), size(m.integer("free")), inodes, m.subject()})
+		table = append(table, []string{percent(m.float("used_percent")), size(m.integer("total")), size(m.integer("free")), inodes, m.subject()})
 	}
 	t.section("Filling up", table, make([]Status, len(table)))
 }
@@ -273,7 +273,7 @@ func (r *Report) servers(t *Text) {
 					return errno
 				}
 				if _, answered := m.Fields[name+"_seconds"]; answered {
-					return duration(m.seconds(name + "_seconds"))
+					return duration(m.float(name + "_seconds"))
 				}
 			}
 			return ""
@@ -297,7 +297,7 @@ func (r *Report) blocked(t *Text) {
 		if container := m.text("container"); container != "" {
 			pid += " in " + container
 		}
-		table = append(table, []string{fmt.Sprint(m.integer("count")), "> " + duration(m.seconds("longest_seconds")), m.Tags["comm"],
+		table = append(table, []string{fmt.Sprint(m.integer("count")), "> " + duration(m.float("longest_seconds")), m.Tags["comm"],
 			m.Tags["wchan"], pid, m.Tags["path"]})
 		states = append(states, Warning)
 	}
@@ -346,9 +346,10 @@ func (r *Report) notes(t *Text) {
 
 // Text writes lines in colours, and remembers the first error.
 type Text struct {
-	w     io.Writer
-	color bool
-	err   error
+	w      io.Writer
+	color  bool
+	indent string // of tables
+	err    error
 }
 
 // SGR parameters, ECMA-48 8.3.117.
@@ -369,7 +370,7 @@ func (t *Text) write(sgr, line string) {
 }
 
 // NewText returns a Text that writes to w, without colours unless color is set.
-func NewText(w io.Writer, color bool) *Text { return &Text{w: w, color: color} }
+func NewText(w io.Writer, color bool) *Text { return &Text{w: w, color: color, indent: "  "} }
 
 // Err is the first error of writing.
 func (t *Text) Err() error { return t.err }
@@ -412,11 +413,13 @@ func (t *Text) rows(rows [][]string, states []Status, after func(row int)) {
 	}
 	for i, row := range rows {
 		var b strings.Builder
+		space := t.indent
 		for column, cell := range row {
 			if widths[column] == 0 {
 				continue
 			}
-			b.WriteString("  " + cell)
+			b.WriteString(space + cell)
+			space = "  "
 			if column != last {
 				b.WriteString(strings.Repeat(" ", widths[column]-utf8.RuneCountInString(cell)))
 			}

@@ -12,9 +12,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -144,6 +146,14 @@ func (r *Runner) Round(ctx context.Context) bool {
 	case <-time.After(time.Second):
 	}
 	return false
+}
+
+// Collect gathers from one input that no Runner has. Errors are those that it has reported
+// beside its metrics, sorted.
+func Collect(plugin telegraf.Input) (metrics []telegraf.Metric, errors []string, err error) {
+	in, all := &input{plugin: plugin}, &round{time: time.Now()}
+	err = plugin.Gather(&accumulator{input: in, round: all})
+	return all.metrics, slices.Sorted(maps.Keys(in.errors)), err
 }
 
 // Run gathers at each trigger until ctx ends, which is no error, or stdout can

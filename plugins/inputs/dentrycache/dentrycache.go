@@ -50,7 +50,8 @@ type Dentrycache struct {
 	Timeout         config.Duration `toml:"timeout"`
 	KernelLog       string          `toml:"kernel_log"`
 
-	Log telegraf.Logger `toml:"-"`
+	Log   telegraf.Logger `toml:"-"`
+	Eager bool            `toml:"-"` // count what the mode ENOENT can at once: somebody is looking
 
 	settings
 	host   *host.Host
@@ -77,7 +78,6 @@ type Dentrycache struct {
 
 	mail    *mailbox.Mailbox
 	hurried atomic.Bool
-	eager   bool // count what the mode ENOENT can at once: somebody is looking
 }
 
 func init() {

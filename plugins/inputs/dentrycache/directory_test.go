@@ -509,3 +509,9 @@ func FuzzChooseName(f *testing.F) {
 		require.NotContains(t, []string{".", "..", missingName}, name)
 	})
 }
+
+func number(m telegraf.Metric, name string) int64 {
+	v, _ := m.GetField(name)
+	n, _ := v.(int64)
+	return n
+}

@@ -1,8 +1,6 @@
 package dentrycache
 
 import (
-	"bytes"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -10,14 +8,26 @@ import (
 	"testing"
 	"time"
 
-	"github.com/influxdata/telegraf"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 )
+
+// show gathers, and returns what "vfsprobe dentries" would print.
+func show(d *Dentrycache) (string, error) {
+	metrics, problems, err := execd.Collect(d)
+	if err != nil {
+		return "", err
+	}
+	var b strings.Builder
+	err = checkup.WriteDentries(&b, metrics, problems)
+	return b.String(), err
+}
 
 func TestShow(t *testing.T) {
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
@@ -25,22 +35,23 @@ func TestShow(t *testing.T) {
 	d, _ := newInput(t, func(d *Dentrycache) {
 		d.Directories, d.Attribution, d.CountChildren = []string{"/", missing}, "auto", true
 		d.Timeout *= 10
+		d.Eager = true
 	})
-	require.NoError(t, d.Show(io.Discard))
+	_, err := show(d)
+	require.NoError(t, err)
 	mode := d.tracerMode()
 	f := startFlooder(t, fs.Dir)
-	var b bytes.Buffer
+	var shown string
 	for range 4 { // the mode enoent has to see the growth first
 		f.start(20_000)
 		f.wait()
 		time.Sleep(100 * time.Millisecond)
-		b.Reset()
 		if dir := d.directoryAt(fs.Dir); dir != nil {
 			dir.walkDue = time.Time{}
 		}
-		require.NoError(t, d.Show(&b))
+		shown, err = show(d)
+		require.NoError(t, err)
 	}
-	shown := b.String()
 	t.Log("\n" + shown)
 	assert.Regexp(t, `(?m)^\d+ dentries, \d+ of them negative \(\+\d+/s\); [\d.]+ % of the memory; hash load [\d.]+$`, shown)
 	assert.Regexp(t, `(?m)^attribution: `+mode.String(), shown)
@@ -60,28 +71,11 @@ func TestShowOfABrokenHost(t *testing.T) {
 	proc := t.TempDir()
 	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
 	d, _ := newInput(t, files(proc))
-	require.ErrorIs(t, d.Show(io.Discard), os.ErrNotExist)
+	_, err := show(d)
+	require.ErrorIs(t, err, os.ErrNotExist)
 	write(t, proc, "sys/fs/dentry-state", "5\t4\t45\t0\t0\t0\n")
-	var b bytes.Buffer
-	require.NoError(t, d.Show(&b))
-	assert.Contains(t, b.String(), "5 dentries, 0 of them negative\n")
-	assert.Contains(t, b.String(), "reading the inode cache's state: open", "errors are shown")
-}
-
-func TestColumns(t *testing.T) {
-	var all gathered
-	all.AddGauge("dentrycache_dir", map[string]any{"children": int64(5), "predicted_stall_seconds": 0.0125, "complete": false, "incomplete_reason": "max_children"}, map[string]string{"directory": "/a"})
-	all.AddCounter("dentrycache_dir", map[string]any{"children": int64(50), "predicted_stall_seconds": 0.5, "complete": true}, map[string]string{"directory": "/b"})
-	all.AddFields("dentrycache_source", map[string]any{"created_per_s": 10.0, "below_created_per_s": 5.0, "below_directories": int64(3)}, map[string]string{"comm": "c", "container": "abc"})
-	columns := []column{{"DIRECTORY", tag("directory")}, {"NEVER", field("x")}, {"STALL", stall}, {"NOTE", dirNote}}
-	var b bytes.Buffer
-	all.table(&b, "dentrycache_dir", columns)
-	assert.Equal(t, "\nDIRECTORY  STALL      NOTE\n/b         500.0 ms\n/a         > 12.5 ms  max_children\n", b.String())
-	var source telegraf.Metric = all.named("dentrycache_source")[0]
-	assert.Equal(t, "15", perSecond("created_per_s", "below_created_per_s")(source))
-	assert.Equal(t, "abc", owner(source))
-	assert.Equal(t, "5/s of it in 3 directories below", sourceNote(source))
-	b.Reset()
-	all.table(&b, "dentrycache_cgroup", columns)
-	assert.Empty(t, b.String())
+	shown, err := show(d)
+	require.NoError(t, err)
+	assert.Contains(t, shown, "5 dentries, 0 of them negative\n")
+	assert.Contains(t, shown, "reading the inode cache's state: open", "errors are shown")
 }

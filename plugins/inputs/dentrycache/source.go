@@ -362,7 +362,7 @@ func (d *Dentrycache) watchMisses(now time.Time) {
 		return
 	}
 	watching := d.tracer.Status().Watching
-	growing := d.eager || d.cache.grows(d.ENOENTThreshold)
+	growing := d.Eager || d.cache.grows(d.ENOENTThreshold)
 	s.expect(watching, growing, d.trickles(now), now)
 	if growing {
 		s.calm = 0

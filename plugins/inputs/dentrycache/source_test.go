@@ -320,7 +320,7 @@ func TestDentryCache_NamesWhoGrows(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = unix.Unmount(memory, unix.MNT_DETACH) })
 	d, _ := newInput(t, func(d *Dentrycache) { d.Attribution, d.FindDirectories = "enoent", false })
-	d.eager = true
+	d.Eager = true
 	require.Eventually(t, func() bool {
 		collect.Gather(t, d)
 		return d.ready

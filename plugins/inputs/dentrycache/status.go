@@ -48,7 +48,7 @@ func (d *Dentrycache) startAttribution() {
 
 // waits reports whether a gather waits for what takes long the first time, the BPF programs
 // and the watches: for who looks once.
-func (d *Dentrycache) waits() bool { return d.eager || d.host.Servers.AtOnce }
+func (d *Dentrycache) waits() bool { return d.Eager || d.host.Servers.AtOnce }
 
 // startDelay is how much later than the first gather has begun that is started: the first
 // metrics come before. To load the programs takes 0.1 s of CPU time.
@@ -83,7 +83,7 @@ func (d *Dentrycache) attributionStarted(tracer *attribution.Tracer, err error, 
 		d.Log.Infof("who creates negative dentries can't be said: %v", err)
 	default:
 		d.tracer, d.sources.read = tracer, since
-		if d.eager {
+		if d.Eager {
 			d.watchMisses(time.Now())
 		}
 		status := tracer.Status()
