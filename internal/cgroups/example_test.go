@@ -21,8 +21,3 @@ func ExampleIdentityOf() {
 	// "3f5f9d5a3c1f" 1 ""
 	// "3f5f9d5a3c1f" 1 "1a2b3c4d-0000-1111-2222-333344445555"
 }
-
-func ExampleRestartOf() {
-	fmt.Println(cgroups.RestartOf("/system.slice/sshfs@media.service"))
-	// Output: systemctl restart sshfs@media.service
-}

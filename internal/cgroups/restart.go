@@ -14,15 +14,15 @@ func Restart(file string) string {
 		return ""
 	}
 	for path := range paths(content) {
-		if command := RestartOf(path); command != "" {
+		if command := restartOf(path); command != "" {
 			return command
 		}
 	}
 	return ""
 }
 
-// RestartOf is [Restart] for a cgroup's path.
-func RestartOf(path string) string {
+// restartOf is [Restart] for a cgroup's path.
+func restartOf(path string) string {
 	parts := strings.Split(path, "/")
 	for i := len(parts) - 1; i >= 0; i-- { // the innermost first
 		part := parts[i]

@@ -13,7 +13,14 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 )
 
-func TestRestartOf(t *testing.T) {
+// restartOf is what restarts a process in this cgroup.
+func restartOf(t *testing.T, cgroup string) string {
+	file := filepath.Join(t.TempDir(), "cgroup")
+	require.NoError(t, os.WriteFile(file, []byte("0::"+cgroup+"\n"), 0o600))
+	return cgroups.Restart(file)
+}
+
+func TestRestart_OfACgroup(t *testing.T) {
 	short := id[:12]
 	for path, want := range map[string]string{
 		"/":                              "",
@@ -51,11 +58,11 @@ func TestRestartOf(t *testing.T) {
 		"/system.slice/$(id).service":                                                  "",
 		"/system.slice/-x.service":                                                     "",
 	} {
-		assert.Equal(t, want, cgroups.RestartOf(path), path)
+		assert.Equal(t, want, restartOf(t, path), path)
 	}
 }
 
-func TestRestart(t *testing.T) {
+func TestRestart_OfAProcess(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "cgroup")
 	assert.Empty(t, cgroups.Restart(file), "the process has ended")
 	require.NoError(t, os.WriteFile(file, []byte("12:pids:/\n1:name=systemd:/system.slice/rclone.service\n"), 0o600))
@@ -63,12 +70,12 @@ func TestRestart(t *testing.T) {
 }
 
 // Whatever somebody calls a cgroup, a shell runs what is meant.
-func FuzzRestartOf(f *testing.F) {
+func FuzzRestart(f *testing.F) {
 	f.Add(`/system.slice/mnt-a\x2db.mount`)
 	f.Add("/user@1.service/x;y.service")
 	f.Add("/machine-a'b.scope/payload/`id`.service")
 	f.Fuzz(func(t *testing.T, path string) {
-		command := cgroups.RestartOf(path)
+		command := restartOf(t, path)
 		if command == "" {
 			return
 		}

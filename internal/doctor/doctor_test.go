@@ -549,11 +549,11 @@ func FuzzParseUnit(f *testing.F) {
 func TestPackaging(t *testing.T) {
 	file := "../../packaging/telegraf.service.d/vfsprobe.conf"
 	if os.Getenv("PRIVILEGES") != "" {
-		require.NoError(t, os.WriteFile(file, []byte(DropIn()), 0o644))
+		require.NoError(t, os.WriteFile(file, []byte(dropIn()), 0o644))
 	}
-	dropIn, err := os.ReadFile(file)
+	packaged, err := os.ReadFile(file)
 	require.NoError(t, err)
-	assert.Equal(t, DropIn(), string(dropIn), "make privileges writes it anew")
+	assert.Equal(t, dropIn(), string(packaged), "make privileges writes it anew")
 	stanza, err := os.ReadFile("../../packaging/telegraf.d/vfsprobe.conf")
 	require.NoError(t, err)
 	assert.Contains(t, string(stanza), ConnectStanza)
@@ -568,9 +568,9 @@ func TestPackaging(t *testing.T) {
 	assert.Equal(t, all.String(), bound.value, "what all metrics take, and no more")
 
 	// As shipped it grants nothing; with each block uncommented, everything.
-	r, _ := examine(t, map[string]string{"etc/systemd/system/telegraf.service.d/vfsprobe.conf": DropIn()})
+	r, _ := examine(t, map[string]string{"etc/systemd/system/telegraf.service.d/vfsprobe.conf": dropIn()})
 	assert.NotNil(t, find(r, "feature.owner"))
-	r, _ = examine(t, map[string]string{"etc/systemd/system/telegraf.service.d/vfsprobe.conf": strings.ReplaceAll(DropIn(), "# Ambient", "Ambient")})
+	r, _ = examine(t, map[string]string{"etc/systemd/system/telegraf.service.d/vfsprobe.conf": strings.ReplaceAll(dropIn(), "# Ambient", "Ambient")})
 	for _, f := range Features() {
 		assert.Nil(t, find(r, "feature."+f.ID))
 	}

@@ -27,11 +27,6 @@ const (
 	Mounted DiskKind = "mounted"
 )
 
-// DiskKinds returns all kinds.
-func DiskKinds() []DiskKind {
-	return []DiskKind{DeviceError, DeviceTimeout, FSError, JournalAborted, FSShutdown, TurnedReadOnly, Mounted}
-}
-
 // DiskMessage is what the kernel says about a block device or a file system on it.
 type DiskMessage struct {
 	Kind DiskKind

@@ -29,12 +29,12 @@ nas:/home /home nfs noauto,x-systemd.automount,nofail
 //nas/my\040data /srv/data cifs guest
 `))
 	for _, e := range entries {
-		fmt.Println(e.Line, e.Mountpoint, e.MountedType(), e.Network(), e.Automount())
+		fmt.Println(e.Line, e.Mountpoint, e.MountedType(), e.Automount())
 	}
 	fmt.Println(entries[0].Device(), err)
 	// Output:
-	// 1 /boot vfat false false
-	// 2 /home nfs4 true true
-	// 3 /srv/data cifs true false
+	// 1 /boot vfat false
+	// 2 /home nfs4 true
+	// 3 /srv/data cifs false
 	// /dev/disk/by-uuid/1234-ABCD <nil>
 }

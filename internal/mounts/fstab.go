@@ -117,9 +117,6 @@ func (e *FstabEntry) Automount() bool {
 	return e.last("x-systemd.automount", "comment=systemd.automount") != ""
 }
 
-// Bind reports whether the source is a directory, or a file, shown elsewhere.
-func (e *FstabEntry) Bind() bool { return e.last("bind", "rbind") != "" }
-
 // ReadOnly reports whether writing is to be refused. It does not know that a
 // file system may be unable to write, as iso9660 is.
 func (e *FstabEntry) ReadOnly() bool { return e.last("ro", "rw") == "ro" }
@@ -130,10 +127,6 @@ func (e *FstabEntry) Swap() bool { return e.FSType == "swap" }
 // HasMountpoint reports whether the entry is to be mounted somewhere: it is not
 // swap space, and its mount point is not "none" or some other word.
 func (e *FstabEntry) HasMountpoint() bool { return !e.Swap() && strings.HasPrefix(e.Mountpoint, "/") }
-
-// Network reports whether the file system needs the network: by its type, or
-// because _netdev says so, as for iSCSI.
-func (e *FstabEntry) Network() bool { return Network(e.FSType) || e.last("_netdev") != "" }
 
 // last is the last of the entry's options that is one of the words; with
 // mount(8), it wins.

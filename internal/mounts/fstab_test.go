@@ -37,8 +37,8 @@ func fstab(t *testing.T, name string) map[string]mounts.FstabEntry {
 func said(e mounts.FstabEntry) string {
 	var words []string
 	for word, is := range map[string]bool{
-		"noauto": e.NoAuto(), "nofail": e.NoFail(), "automount": e.Automount(), "bind": e.Bind(),
-		"swap": e.Swap(), "nowhere": !e.HasMountpoint(), "ro": e.ReadOnly(), "network": e.Network(),
+		"noauto": e.NoAuto(), "nofail": e.NoFail(), "automount": e.Automount(),
+		"swap": e.Swap(), "nowhere": !e.HasMountpoint(), "ro": e.ReadOnly(),
 	} {
 		if is {
 			words = append(words, word)
@@ -76,18 +76,18 @@ func TestAnRHELFstab(t *testing.T) {
 		"/":                 "",
 		"/boot":             "",
 		"none":              "nowhere swap",
-		"/srv/iscsi":        "network",
-		"/home":             "network",
-		"/scratch":          "automount network noauto ro",
-		"/archive/old/2019": "network nofail",
-		"/mnt/team":         "network",
-		"/ceph":             "network",
-		"/gluster":          "automount network",
-		"/lustre":           "network",
-		"/mnt/ssh":          "network noauto",
-		"/srv/shared":       "bind ro",
-		"/mnt/srv":          "bind",
-		"/mnt/host":         "network",
+		"/srv/iscsi":        "",
+		"/home":             "",
+		"/scratch":          "automount noauto ro",
+		"/archive/old/2019": "nofail",
+		"/mnt/team":         "",
+		"/ceph":             "",
+		"/gluster":          "automount",
+		"/lustre":           "",
+		"/mnt/ssh":          "noauto",
+		"/srv/shared":       "ro",
+		"/mnt/srv":          "",
+		"/mnt/host":         "",
 	} {
 		require.Contains(t, at, point)
 		assert.Equal(t, want, said(at[point]), point)

@@ -17,18 +17,15 @@ func Pseudo(fstype string) bool {
 	return false
 }
 
-// Network reports whether a server stands behind file systems of the type.
-func Network(fstype string) bool {
-	switch strings.TrimPrefix(fstype, "fuse.") {
+// Network reports whether a server stands behind the file system.
+func (m *Mount) Network() bool {
+	switch strings.TrimPrefix(m.FSType, "fuse.") {
 	case "9p", "afs", "beegfs", "ceph", "cifs", "curlftpfs", "davfs", "davfs2", "gfs2", "glusterfs", "gpfs", "lustre",
 		"ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "pvfs2", "s3fs", "smb3", "smbfs", "sshfs", "virtiofs":
 		return true
 	}
 	return false
 }
-
-// Network reports whether a server stands behind the file system.
-func (m *Mount) Network() bool { return Network(m.FSType) }
 
 // FUSE reports whether a daemon on this host serves the file system.
 func (m *Mount) FUSE() bool {

@@ -102,9 +102,6 @@ type finder struct {
 	found   map[int]*User
 }
 
-// ErrNoTable says that the mount table can't be read.
-var ErrNoTable = errors.New("the mount table can't be read")
-
 // Options of a search.
 type Options struct {
 	// Timeout is for how long it may take.
@@ -120,7 +117,7 @@ func Find(h *host.Host, path string, o Options) (*Report, error) {
 	ends := time.Now().Add(o.Timeout)
 	view := tableOf(h, o.Timeout/2)
 	if view.Snapshot == nil {
-		return nil, errors.Join(ErrNoTable, view.Hindrance)
+		return nil, errors.Join(errors.New("the mount table can't be read"), view.Hindrance)
 	}
 	mount := view.Snapshot.Holding(filepath.Clean(path))
 	if mount == nil {

@@ -323,14 +323,6 @@ func (r *StepResult) Names() []string {
 	return names
 }
 
-// Records returns what [StatMounts] has found, as [Records] does.
-func (r *StepResult) Records() iter.Seq[[]byte] {
-	if r == nil {
-		return Records(nil)
-	}
-	return Records(r.Output)
-}
-
 // Records splits the output of [StatMounts], or what there is of it in Report.Partial.
 // Each record is the first [forkserver.MountMembers] bytes of a struct statmount, of
 // linux/mount.h, and its strings; but one with no

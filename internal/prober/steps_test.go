@@ -294,7 +294,7 @@ func statMounts(t testing.TB, p *prober.Prober, magics ...uint64) (all []mount) 
 		t.Skip("statmount(2) is of Linux 6.8")
 	}
 	require.Nil(t, report.Failed(), "%v", &report)
-	for record := range report.Step(0).Records() {
+	for record := range prober.Records(report.Step(0).Output) {
 		require.Greater(t, len(record), int(unsafe.Sizeof(forkserver.MissingMount{})))
 		all = append(all, mountOf(record))
 	}
@@ -385,7 +385,7 @@ func TestStatMounts_AMountThatDoesNotFitIsTold(t *testing.T) {
 			t.Skip("statmount(2) is of Linux 6.8")
 		}
 		var got []forkserver.MissingMount
-		for record := range report.Step(0).Records() {
+		for record := range prober.Records(report.Step(0).Output) {
 			if len(record) == int(unsafe.Sizeof(forkserver.MissingMount{})) {
 				got = append(got, *(*forkserver.MissingMount)(unsafe.Pointer(unsafe.SliceData(record))))
 			}
@@ -450,9 +450,6 @@ func TestSteps_OfEachCall(t *testing.T) {
 	assert.NotContains(t, string(r.Step(list).Output), "file\x00")
 	assert.Nil(t, r.Step(100).Statx())
 	assert.Empty(t, r.Step(100).Links())
-	for range r.Step(100).Records() {
-		t.Error("a record of no step")
-	}
 }
 
 func TestSteps_ACompoundStepWithoutLimitIsRefused(t *testing.T) {

@@ -6,10 +6,7 @@ package schema
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strings"
-
-	"github.com/influxdata/telegraf"
 )
 
 // Describer is an input that says what it emits.
@@ -77,54 +74,6 @@ func Strings(about string, names ...string) Fields {
 // Booleans are fields of that kind.
 func Booleans(about string, names ...string) Fields {
 	return Fields{Names: names, Kind: Boolean, About: about}
-}
-
-// field returns the description of one field.
-func (m *Measurement) field(name string) (Fields, bool) {
-	i := slices.IndexFunc(m.Fields, func(f Fields) bool { return slices.Contains(f.Names, name) })
-	if i < 0 {
-		return Fields{}, false
-	}
-	return m.Fields[i], true
-}
-
-// Check reports what a metric has that is not described. All may lack tags and
-// fields.
-func Check(all []Measurement, metric telegraf.Metric) error {
-	i := slices.IndexFunc(all, func(m Measurement) bool { return m.Name == metric.Name() })
-	if i < 0 {
-		return fmt.Errorf("measurement %s is not described", metric.Name())
-	}
-	m := &all[i]
-	for _, tag := range metric.TagList() {
-		if !slices.ContainsFunc(m.Tags, func(t Tag) bool { return t.Name == tag.Key }) {
-			return fmt.Errorf("%s: tag %s is not described", m.Name, tag.Key)
-		}
-	}
-	for _, field := range metric.FieldList() {
-		f, found := m.field(field.Key)
-		if !found {
-			return fmt.Errorf("%s: field %s is not described", m.Name, field.Key)
-		}
-		if got := kindOf(field.Value); got != f.Kind {
-			return fmt.Errorf("%s: field %s is described as %s, and is %s (%v)", m.Name, field.Key, f.Kind, got, field.Value)
-		}
-	}
-	return nil
-}
-
-func kindOf(value any) Kind {
-	switch value.(type) {
-	case int64:
-		return Integer
-	case float64:
-		return Float
-	case string:
-		return String
-	case bool:
-		return Boolean
-	}
-	return Kind(fmt.Sprintf("%T", value))
 }
 
 // WriteList writes the measurements as a Markdown list, in the form of Telegraf's

@@ -18,7 +18,6 @@ import (
 const (
 	ProgramRPCBind = 100000 // rpcbind, portmapper
 	ProgramNFS     = 100003
-	ProgramMount   = 100005 // mountd
 	ProgramNLM     = 100021 // lockd
 	ProgramNSM     = 100024 // statd, registered as "status"
 )

@@ -32,7 +32,7 @@ func Gather(t testing.TB, input telegraf.Input) *Metrics {
 	}
 	if described, ok := input.(schema.Describer); ok {
 		for _, metric := range m.all {
-			if err := schema.Check(described.Schema(), metric); err != nil {
+			if err := check(described.Schema(), metric); err != nil {
 				t.Error(err)
 			}
 		}
