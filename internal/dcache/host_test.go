@@ -24,7 +24,7 @@ func TestMemoryOfKernels(t *testing.T) {
 		sysctls map[string]int64
 	}{
 		"ubuntu1804": {dcache.Memory{Total: 8167848 << 10, SlabReclaimable: 298012 << 10}, 17, dcache.Slab{}, map[string]int64{"pressure": 100}},
-		"rhel8":      {dcache.Memory{Total: 65806544 << 10, SlabReclaimable: 4012432 << 10}, 0, dcache.Slab{Bytes: 52175 * page, SlabSize: page, Objects: 1095675, ObjectSize: 192}, map[string]int64{"pressure": 100}},
+		"rhel8":      {dcache.Memory{Total: 65806544 << 10, SlabReclaimable: 4012432 << 10}, 0, dcache.Slab{Bytes: 52175 * page, SlabSize: page, Objects: 1095675, ObjectSize: 192}, map[string]int64{"pressure": 100, "limit": 20, "klimit": 500}},
 		"v6":         {dcache.Memory{Total: 24684084 << 10, SlabReclaimable: 190092 << 10}, 2, dcache.Slab{Bytes: 5651 * page, SlabSize: page, Objects: 118671, ObjectSize: 192}, map[string]int64{"pressure": 100, "denom": 100, "negative": 0}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -45,7 +45,7 @@ func TestMemoryOfKernels(t *testing.T) {
 			sysctls, err := dcache.ReadSysctls(proc)
 			require.NoError(t, err)
 			got := make(map[string]int64)
-			for key, value := range map[string]*int64{"pressure": sysctls.CachePressure, "denom": sysctls.CachePressureDenom, "negative": sysctls.DentryNegative, "limit": sysctls.NegativeLimit} {
+			for key, value := range map[string]*int64{"pressure": sysctls.CachePressure, "denom": sysctls.CachePressureDenom, "negative": sysctls.DentryNegative, "limit": sysctls.NegativeLimit, "klimit": sysctls.FSKLimit} {
 				if value != nil {
 					got[key] = *value
 				}

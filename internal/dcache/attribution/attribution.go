@@ -126,6 +126,8 @@ func (p *Place) Nowhere() bool { return p.Device == (Device{}) && p.Inode == 0 }
 // the row was made. Rows that have not been used for long make room for new
 // ones, so one that is missing in the next Read may come back with less.
 type Source struct {
+	// ID tells the row from the others of its Tracer.
+	ID uint64
 	// Comm is the command's name (comm), at most 15 bytes of any value but 0.
 	Comm string
 	// CgroupID is that of cgroup v2, or with [Options.MemoryV1] of the memory controller's: the

@@ -62,18 +62,14 @@ func (t *Tracer) lookUp(directory string, options *Options) (int64, error) {
 			return 0, fmt.Errorf("lookup in %s: %v instead of ENOENT", directory, step.Errno)
 		}
 	}
-	count, err := readAll(t.collection.Maps[dentryMapRows], &t.rowKeys, &t.rows)
-	if err != nil {
-		return 0, err
-	}
+	rows := t.collection.Maps[dentryMapRows]
 	var sum int64
-	for i, row := range t.rows[:count] {
-		if string(cString(t.rowKeys[i].Comm[:])) != prober.HelperName(key) {
-			continue
+	err := each(rows, func(row *dentryRowKey, counts *dentryRow) {
+		if string(cString(row.Comm[:])) == prober.HelperName(key) {
+			sum += int64(counts.Created)
+			// It is nobody's concern. The totals keep it, as its dentries exist.
+			_ = rows.Delete(row)
 		}
-		sum += int64(row.Created)
-		// It is nobody's concern. The totals keep it, as its dentries exist.
-		_ = t.collection.Maps[dentryMapRows].Delete(&t.rowKeys[i])
-	}
-	return sum, nil
+	})
+	return sum, err
 }

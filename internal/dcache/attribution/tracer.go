@@ -2,8 +2,10 @@ package attribution
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"os"
 	"slices"
@@ -63,13 +65,8 @@ type Tracer struct {
 	collection *ebpf.Collection
 	functions  map[string]string // that programs are attached to
 	links      []link.Link       // of programs that are attached
-
-	// Room for reading whole maps, kept from one Read to the next.
-	rowKeys     []dentryRowKey
-	rows        []dentryRow
-	places      []dentryPlace
-	directories []dentryDirectory
-	closed      bool
+	ids        maphash.Seed
+	closed     bool
 }
 
 // Start begins to count in the best mode that works here, which can be None.
@@ -95,7 +92,7 @@ func Start(options Options) (*Tracer, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &Tracer{options: options}
+	t := &Tracer{options: options, ids: maphash.MakeSeed()}
 	types, err := kernelTypes()
 	if err != nil {
 		for _, mode := range options.Modes {
@@ -542,49 +539,52 @@ func (t *Tracer) read(unless *Totals) ([]Source, Totals, error) {
 		go t.fallBack()
 	}
 	if unless != nil && totals == *unless {
-		t.rowKeys, t.rows, t.places, t.directories = nil, nil, nil, nil // they may not be needed for long
 		return nil, totals, nil
 	}
-	rows, err := readAll(t.collection.Maps[dentryMapRows], &t.rowKeys, &t.rows)
+	sources, err := t.sources()
+	return sources, totals, err
+}
+
+// sources reads the rows, with their directories.
+func (t *Tracer) sources() ([]Source, error) {
+	type described struct {
+		Place
+		killed int64
+	}
+	known := make(map[dentryPlace]*described)
+	names := make(texts)
+	err := each(t.collection.Maps[dentryMapDirectories], func(place *dentryPlace, d *dentryDirectory) {
+		known[*place] = &described{Place{
+			FSType:    names.text(cString(d.Fstype[:])),
+			Path:      parsePath(d.Path[:min(int(d.PathSize), len(d.Path))], names.text),
+			Truncated: d.Truncated != 0,
+			FromRoot:  d.FromRoot != 0,
+			Relative:  string(d.Relative[:min(int(d.RelativeSize), len(d.Relative))]),
+		}, int64(d.Killed)}
+	})
 	if err != nil {
-		return nil, totals, err
+		return nil, err
 	}
-	directories, err := readAll(t.collection.Maps[dentryMapDirectories], &t.places, &t.directories)
-	if err != nil {
-		return nil, totals, err
-	}
-	byPlace := make(map[dentryPlace]int, directories)
-	for i, place := range t.places[:directories] {
-		byPlace[place] = i
-	}
-	paths := newPaths()
-	sources := make([]Source, rows)
-	for i := range sources {
-		key, row := &t.rowKeys[i], &t.rows[i]
+	var sources []Source
+	unknown := &described{Place: Place{Truncated: true}}
+	err = each(t.collection.Maps[dentryMapRows], func(key *dentryRowKey, row *dentryRow) {
+		directory := cmp.Or(known[key.Place], unknown)
 		s := Source{
-			Comm:      string(cString(key.Comm[:])),
-			CgroupID:  key.Cgroup,
-			Place:     Place{Device: deviceOf(key.Place.Device), Inode: key.Place.Inode},
-			Created:   int64(row.Created),
-			Converted: int64(row.Converted),
-			Unlinked:  int64(row.Unlinked),
-			PID:       int32(row.Pid),
-			UID:       row.Uid,
+			ID:          maphash.Comparable(t.ids, *key),
+			Comm:        names.text(cString(key.Comm[:])),
+			CgroupID:    key.Cgroup,
+			Place:       directory.Place,
+			Created:     int64(row.Created),
+			Converted:   int64(row.Converted),
+			Unlinked:    int64(row.Unlinked),
+			KilledInDir: directory.killed,
+			PID:         int32(row.Pid),
+			UID:         row.Uid,
 		}
-		if d, ok := byPlace[key.Place]; ok {
-			directory := &t.directories[d]
-			s.KilledInDir = int64(directory.Killed)
-			s.Place.FSType = paths.text(cString(directory.Fstype[:]))
-			s.Place.Path = paths.components(d, directory)
-			s.Place.Truncated = directory.Truncated != 0
-			s.Place.FromRoot = directory.FromRoot != 0
-			s.Place.Relative = string(directory.Relative[:min(int(directory.RelativeSize), len(directory.Relative))])
-		} else {
-			s.Place.Truncated = true
-		}
-		sources[i] = s
-	}
-	return sources, totals, nil
+		s.Place.Device, s.Place.Inode = deviceOf(key.Place.Device), key.Place.Inode
+		sources = append(sources, s)
+	})
+	return sources, err
 }
 
 func (t *Tracer) totals() (Totals, error) {
@@ -608,55 +608,39 @@ func (t *Tracer) totals() (Totals, error) {
 // table must fit.
 const batch = 512
 
-// readAll copies a whole hash map, by batches (5.6). There is room made for those entries that
-// there are: mostly they are few. Entries which are made or evicted meanwhile may be left out.
-func readAll[K comparable, V any](m *ebpf.Map, keys *[]K, values *[]V) (int, error) {
-	size := int(m.MaxEntries())
+// each calls a function for all entries of a hash map, which it reads by batches (5.6): the
+// memory of all is not needed at once. Entries which are made or evicted meanwhile may be left
+// out.
+func each[K comparable, V any](m *ebpf.Map, do func(*K, *V)) error {
+	keys, values := make([]K, batch), make([]V, batch)
 	var cursor ebpf.MapBatchCursor
-	n := 0
-	for n < size {
-		if lacks := n + batch - len(*keys); lacks > 0 {
-			*keys, *values = append(*keys, make([]K, lacks)...), append(*values, make([]V, lacks)...)
+	for n := 0; n < int(m.MaxEntries()); {
+		got, err := m.BatchLookup(&cursor, keys, values, nil)
+		for i := range got {
+			do(&keys[i], &values[i])
 		}
-		got, err := m.BatchLookup(&cursor, (*keys)[n:], (*values)[n:], nil)
 		n += got
 		if errors.Is(err, ebpf.ErrKeyNotExist) {
 			break
 		}
 		if err != nil {
-			return n, fmt.Errorf("read %s: %w", m, err)
+			return fmt.Errorf("read %s: %w", m, err)
 		}
 	}
-	return n, nil
+	return nil
 }
 
-// paths makes strings of names, each only once: many rows have directories in
-// common, and many directories their parents' names.
-type paths struct {
-	names map[string]string
-	done  map[int][]string // by directory
-}
+// texts makes strings, each only once: many rows have commands and directories in common, and
+// many directories their parents' names.
+type texts map[string]string
 
-func newPaths() *paths {
-	return &paths{names: make(map[string]string), done: make(map[int][]string)}
-}
-
-func (p *paths) text(name []byte) string {
-	s, ok := p.names[string(name)]
+func (t texts) text(name []byte) string {
+	s, ok := t[string(name)]
 	if !ok {
 		s = string(name)
-		p.names[s] = s
+		t[s] = s
 	}
 	return s
-}
-
-func (p *paths) components(index int, d *dentryDirectory) []string {
-	if done, ok := p.done[index]; ok {
-		return done
-	}
-	path := parsePath(d.Path[:min(int(d.PathSize), len(d.Path))], p.text)
-	p.done[index] = path
-	return path
 }
 
 // parsePath splits the names of a directory and its parents, the directory's own

@@ -101,7 +101,7 @@ func TestKernels(t *testing.T) {
 		// 4.18, which does. Only its slabinfo has the slabs of all cgroups.
 		"rhel8": {
 			"dentries": int64(1093712), "unused": int64(1063200), "negative": int64(871032), "negative_ratio": 871032.0 / 1093712,
-			"inodes": int64(209418), "inodes_unused": int64(2217), "dentry_fs_klimit": int64(500), "vfs_cache_pressure": int64(100), "drop_slab": int64(0),
+			"inodes": int64(209418), "inodes_unused": int64(2217), "negative_dentry_limit": int64(20), "dentry_fs_klimit": int64(500), "vfs_cache_pressure": int64(100), "drop_slab": int64(0),
 			"hash_buckets": int64(8 << 20), "hash_buckets_source": "estimate", "hash_load": 1093712.0 / (8 << 20),
 			"slab_reclaimable_bytes": int64(4012432 << 10), "dentry_slab_bytes": int64(52175 << 12), "memory_share": (52175 << 12) / float64(total8),
 		},

@@ -36,8 +36,9 @@ const (
 
 // sources are who creates negative dentries.
 type sources struct {
-	before map[rowKey]counts // at the last read
-	read   time.Time         // or the start
+	before map[uint64]counted // rows by their id
+	reads  int
+	read   time.Time // the last one, or the start
 	totals attribution.Totals
 	still  bool // they were the same in the last two reads: a row is counted after its total
 
@@ -58,14 +59,22 @@ type trickle struct {
 	count int64
 }
 
-// rowKey is what a row of the attribution's is known by.
-type rowKey struct {
-	comm     string
-	cgroup   uint64
+// counted is what a row has said in a read.
+type counted struct {
+	counts
+	read int
+}
+
+// placeKey is what the directory of a row is known by.
+type placeKey struct {
 	device   attribution.Device
 	inode    uint64
 	relative string
 	absolute bool
+}
+
+func keyOf(p *attribution.Place) placeKey {
+	return placeKey{p.Device, p.Inode, p.Relative, p.FromRoot}
 }
 
 // seriesKey is what a series is known by: its tags.
@@ -86,13 +95,17 @@ func (c *counts) add(o counts) {
 // left aside.
 func (c counts) grown() int64 { return max(c.created+c.unlinked-c.converted, 0) }
 
-// since is what was counted since before. A row that was dropped for another and
-// came back has begun at zero.
+// since is what was counted since before. A row that was dropped for another and came back has
+// begun at zero, and so has a directory: it is kept apart from its rows.
 func (c counts) since(before counts) counts {
-	if c.created < before.created || c.converted < before.converted || c.unlinked < before.unlinked || c.killed < before.killed {
-		return c
+	recent := counts{c.created - before.created, c.converted - before.converted, c.unlinked - before.unlinked, c.killed - before.killed}
+	if min(recent.created, recent.converted, recent.unlinked) < 0 {
+		recent.created, recent.converted, recent.unlinked = c.created, c.converted, c.unlinked
 	}
-	return counts{c.created - before.created, c.converted - before.converted, c.unlinked - before.unlinked, c.killed - before.killed}
+	if recent.killed < 0 {
+		recent.killed = c.killed
+	}
+	return recent
 }
 
 // series is one that may be reported.
@@ -126,18 +139,18 @@ func (d *Dentrycache) gatherSources(acc telegraf.Accumulator, now time.Time) {
 	asBefore := totals == before
 	unread := asBefore && s.still
 	s.read, s.totals, s.still = now, totals, asBefore
-	var all map[seriesKey]*series
-	var growth map[string]float64
+	var sum sums
 	if !unread {
-		all, growth = d.sumUp(rows, now)
+		sum = d.sumUp(rows, now)
 	}
 	d.explain(&before, elapsed)
 	chance := 0.0
 	if totals.Sampled > before.Sampled {
 		chance = fewSamples
 	}
-	chosen := choose(all, max(d.SourceThreshold*elapsed, s.unexplained*elapsed*bystander, chance, 1))
+	chosen := choose(sum.all, max(d.SourceThreshold*elapsed, s.unexplained*elapsed*bystander, chance, 1))
 	if d.FindDirectories {
+		growth := sum.growth
 		maps.DeleteFunc(growth, func(_ string, grown float64) bool { return grown < chance })
 		for name := range growth {
 			growth[name] /= elapsed
@@ -150,8 +163,10 @@ func (d *Dentrycache) gatherSources(acc telegraf.Accumulator, now time.Time) {
 		}
 		d.foundGrowing(growth, now)
 	}
+	chosen = chosen[:min(len(chosen), d.TopSources)]
+	d.addUnchanged(&sum, chosen, now)
 	status := d.tracer.Status()
-	for _, one := range chosen[:min(len(chosen), d.TopSources)] {
+	for _, one := range chosen {
 		emitSource(acc, one, d.host.OwnerOf(one.owner), elapsed, &status)
 	}
 }
@@ -182,76 +197,133 @@ func (d *Dentrycache) explain(before *attribution.Totals, elapsed float64) {
 	s.unexplained = max(c.rates.negative-max(s.explained, 0), 0)
 }
 
-// sumUp makes one of the rows that the same tags would be given to. growth is by
-// how much the negative dentries of each directory that can be looked at have
-// become more since the last read.
-func (d *Dentrycache) sumUp(rows []attribution.Source, now time.Time) (all map[seriesKey]*series, growth map[string]float64) {
-	s := &d.sources
-	before := s.before
-	s.before = make(map[rowKey]counts, len(rows))
-	all, growth = make(map[seriesKey]*series), make(map[string]float64)
-	locations := make(map[rowKey]location)
+// sums are what the rows have in common that the same tags would be given to.
+type sums struct {
+	all map[seriesKey]*series // that have changed since the last read
+	// growth is by how much the negative dentries of each directory that can be looked at
+	// have become more since then.
+	growth    map[string]float64
+	unchanged []*attribution.Source
 	// The rows of one directory have those that were killed in common.
-	killed := make(map[rowKey]bool)
-	type inSeries struct {
-		*series
-		where rowKey
+	killed map[killedIn]bool
+}
+
+// killedIn is a directory of which a series has those that were killed.
+type killedIn struct {
+	*series
+	placeKey
+}
+
+// killedOnce reports whether a series is to have those that were killed in a directory: not
+// twice.
+func (s *sums) killedOnce(one *series, place placeKey) bool {
+	at := killedIn{one, place}
+	again := s.killed[at]
+	s.killed[at] = true
+	return !again
+}
+
+// sumUp sums up the rows that have changed. There can be thousands of others.
+func (d *Dentrycache) sumUp(rows []attribution.Source, now time.Time) sums {
+	sum := sums{all: make(map[seriesKey]*series), growth: make(map[string]float64), killed: make(map[killedIn]bool)}
+	type place struct {
+		location
+		killed int64 // that its growth is less by
 	}
-	killedInSeries := make(map[inSeries]bool)
+	places := make(map[placeKey]*place)
+	d.sources.reads++
 	for i := range rows {
 		row := &rows[i]
-		key := rowKey{row.Comm, row.CgroupID, row.Place.Device, row.Place.Inode, row.Place.Relative, row.Place.FromRoot}
-		total := counts{row.Created, row.Converted, row.Unlinked, row.KilledInDir}
-		s.before[key] = total
-		recent := total.since(before[key])
-		where := key
-		where.comm, where.cgroup = "", 0
-		at, known := locations[where]
-		if !known {
-			at = locate(d.mounts, &row.Place)
-			locations[where] = at
+		total, recent := d.sources.count(row)
+		if recent == (counts{}) {
+			sum.unchanged = append(sum.unchanged, row)
+			continue
 		}
-		if at.real {
-			growth[at.path] += float64(recent.created + recent.unlinked - recent.converted)
-			if !killed[where] {
-				growth[at.path] -= float64(recent.killed)
-			}
-			killed[where] = true
+		at := keyOf(&row.Place)
+		in := places[at]
+		if in == nil {
+			in = &place{location: locate(d.mounts, &row.Place)}
+			places[at] = in
 		}
-		one := seriesOf(all, row, at, d.cgroupName(row.CgroupID, now))
-		if killedInSeries[inSeries{one, where}] {
+		if in.real {
+			killed := max(recent.killed-in.killed, 0)
+			in.killed += killed
+			sum.growth[in.path] += float64(recent.created + recent.unlinked - recent.converted - killed)
+		}
+		key, owner := d.seriesOf(row, in.location, now)
+		one := sum.all[key]
+		if one == nil {
+			one = &series{key: key, owner: owner}
+			sum.all[key] = one
+		}
+		if !sum.killedOnce(one, at) {
 			total.killed, recent.killed = 0, 0
 		}
-		killedInSeries[inSeries{one, where}] = true
 		one.total.add(total)
 		one.recent.add(recent)
 		if grown := recent.grown(); grown >= one.latest {
 			one.latest, one.pid, one.uid = grown, row.PID, row.UID
 		}
 	}
-	return all, growth
+	maps.DeleteFunc(d.sources.before, func(_ uint64, c counted) bool { return c.read != d.sources.reads })
+	return sum
 }
 
-// seriesOf finds or makes the series of a row.
-func seriesOf(all map[seriesKey]*series, row *attribution.Source, at location, cgroup string) *series {
+// count notes what a row says, and returns it with what came since the last read. The directory of
+// a new row may be an old one: when those were killed is not known.
+func (s *sources) count(row *attribution.Source) (total, recent counts) {
+	if s.before == nil {
+		s.before = make(map[uint64]counted)
+	}
+	total = counts{row.Created, row.Converted, row.Unlinked, row.KilledInDir}
+	before, known := s.before[row.ID]
+	recent = total.since(before.counts)
+	if !known {
+		recent.killed = 0
+	}
+	s.before[row.ID] = counted{total, s.reads}
+	return total, recent
+}
+
+// addUnchanged adds the rows that have not changed to the totals of the series that are reported.
+func (d *Dentrycache) addUnchanged(sum *sums, reported []*series, now time.Time) {
+	comms, byKey := make(map[string]bool), make(map[seriesKey]*series)
+	for _, one := range reported {
+		comms[one.key.comm], byKey[one.key] = true, one
+	}
+	for _, row := range sum.unchanged {
+		if !comms[mounts.Printable(row.Comm)] {
+			continue
+		}
+		key, _ := d.seriesOf(row, locate(d.mounts, &row.Place), now)
+		one := byKey[key]
+		if one == nil {
+			continue
+		}
+		total := counts{row.Created, row.Converted, row.Unlinked, row.KilledInDir}
+		if !sum.killedOnce(one, keyOf(&row.Place)) {
+			total.killed = 0
+		}
+		one.total.add(total)
+	}
+}
+
+// seriesOf returns which series a row belongs to, and whose it is.
+func (d *Dentrycache) seriesOf(row *attribution.Source, at location, now time.Time) (seriesKey, cgroups.Identity) {
 	key := seriesKey{
 		comm:      mounts.Printable(row.Comm),
 		directory: mounts.Printable(at.path),
 		device:    at.device,
 		fstype:    at.fstype,
 	}
+	cgroup := d.cgroupName(row.CgroupID, now)
 	id := cgroups.IdentityOf(cgroup)
 	if id.Name != "" {
 		key.container = mounts.Printable(id.Name)
 	} else {
 		key.cgroup = mounts.Printable(cgroup)
 	}
-	one := all[key]
-	if one == nil {
-		one = &series{key: key, owner: id}
-		all[key] = one
-	}
-	return one
+	return key, id
 }
 
 // choose returns the series by which there are at least so many more, the greatest

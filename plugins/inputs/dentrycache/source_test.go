@@ -2,7 +2,9 @@ package dentrycache
 
 import (
 	"fmt"
+	"hash/fnv"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -85,7 +87,9 @@ func FuzzLocate(f *testing.F) {
 
 // row is one of the attribution's on the root file system.
 func row(comm, directory string, created int64) attribution.Source {
-	return attribution.Source{Comm: comm, Place: attribution.Place{Device: attribution.Device{Major: 254, Minor: 1}, Relative: directory[1:], FromRoot: true},
+	id := fnv.New64a()
+	id.Write([]byte(comm + directory))
+	return attribution.Source{ID: id.Sum64(), Comm: comm, Place: attribution.Place{Device: attribution.Device{Major: 254, Minor: 1}, Relative: directory[1:], FromRoot: true},
 		Created: created, PID: int32(created % 1000), UID: 7}
 }
 
@@ -98,12 +102,12 @@ func TestSourcesAreSummedUp(t *testing.T) {
 	rows[0].Place.Inode, rows[2].Place.Inode = 2, 3
 	// Another row of the same directory, from a cgroup with no name.
 	twin := rows[0]
-	twin.CgroupID, twin.Created = 12345, 700
+	twin.ID, twin.CgroupID, twin.Created = 1, 12345, 700
 	rows = append(rows, twin)
-	all, growth := d.sumUp(rows, now)
-	require.Len(t, all, 3)
-	assert.EqualValues(t, 5000+700+2*(20-10)-30, growth["/srv/x"], "what was killed in it counts once")
-	chosen := choose(all, 100)
+	sum := d.sumUp(rows, now)
+	require.Len(t, sum.all, 3)
+	assert.EqualValues(t, 5000+700+2*(20-10), sum.growth["/srv/x"], "when those were killed is not known")
+	chosen := choose(sum.all, 100)
 	require.Len(t, chosen, 2)
 	assert.Equal(t, seriesKey{comm: "busy", directory: "/srv/x", device: "mapper/srv", fstype: "ext4"}, chosen[0].key)
 	assert.Equal(t, counts{5700, 20, 40, 30}, chosen[0].total)
@@ -111,12 +115,44 @@ func TestSourcesAreSummedUp(t *testing.T) {
 	// The rows that were there before count by what came since; one that was
 	// dropped and made anew from zero.
 	rows[0].Created, rows[2].Created = 5500, 40
-	all, growth = d.sumUp(rows, now)
-	chosen = choose(all, 1)
+	sum = d.sumUp(rows, now)
+	chosen = choose(sum.all, 1)
 	require.Len(t, chosen, 2)
 	assert.Equal(t, counts{created: 500}, chosen[0].recent)
 	assert.Equal(t, counts{created: 40}, chosen[1].recent)
-	assert.EqualValues(t, 500, growth["/srv/x"])
+	assert.EqualValues(t, 500, sum.growth["/srv/x"])
+	assert.Len(t, sum.unchanged, 2)
+	d.addUnchanged(&sum, chosen, now)
+	assert.Equal(t, counts{6200, 20, 40, 30}, chosen[0].total, "the twin, which rests, counts for all that there are")
+
+	// What is killed counts once.
+	rows[0].KilledInDir, rows[3].KilledInDir = 37, 37
+	sum = d.sumUp(rows, now)
+	assert.EqualValues(t, -7, sum.growth["/srv/x"])
+	assert.Len(t, sum.unchanged, 2)
+}
+
+// TestSumUp_LeavesWhatRests: thousands of rows that have not changed take no memory to speak of.
+func TestSumUp_LeavesWhatRests(t *testing.T) {
+	const all, most = 8192, 1 << 20
+	d, _ := newInput(t, nil)
+	d.mounts = mountTable(t)
+	rows := make([]attribution.Source, all)
+	for i := range rows {
+		rows[i] = row("builder", fmt.Sprintf("/tmp/build/%d/out", i), 5)
+	}
+	require.Len(t, d.sumUp(rows, time.Now()).all, all)
+	rows[7].Created += 100
+	allocated := func() (bytes uint64) {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		sum := d.sumUp(rows, time.Now())
+		runtime.ReadMemStats(&after)
+		require.Len(t, sum.all, 1)
+		require.Len(t, sum.unchanged, all-1)
+		return after.TotalAlloc - before.TotalAlloc
+	}
+	assert.Less(t, allocated(), uint64(most))
 }
 
 func TestManyDirectoriesCountForTheOneAbove(t *testing.T) {
@@ -127,7 +163,7 @@ func TestManyDirectoriesCountForTheOneAbove(t *testing.T) {
 		rows = append(rows, row("builder", fmt.Sprintf("/tmp/build/%d/out", i), 5))
 	}
 	rows = append(rows, row("builder", "/tmp/build", 60), row("builder", "/tmp/build/7", 200), row("other", "/opt/a", 5), row("other", "/opt/b", 4), row("third", "/", 3))
-	all, _ := d.sumUp(rows, time.Now())
+	all := d.sumUp(rows, time.Now()).all
 	chosen := choose(all, 100)
 	require.Len(t, chosen, 2)
 	build, seven := chosen[0], chosen[1]
@@ -148,12 +184,12 @@ func TestManyDirectoriesCountForTheOneAbove(t *testing.T) {
 			assert.Contains(t, []string{"/opt/a", "/opt/b"}, one.key.directory)
 		}
 	}
-	all, _ = d.sumUp([]attribution.Source{row("other", "/opt/a", 10), row("other", "/opt/b", 9)}, time.Now())
+	all = d.sumUp([]attribution.Source{row("other", "/opt/a", 10), row("other", "/opt/b", 9)}, time.Now()).all
 	chosen = choose(all, 6)
 	require.Len(t, chosen, 1, "5 and 5 more than before, together")
 	assert.Equal(t, "/opt", chosen[0].key.directory)
 	assert.EqualValues(t, 10, chosen[0].below)
-	all, _ = d.sumUp([]attribution.Source{row("other", "/opt/a", 12), row("other", "/opt/b", 11)}, time.Now())
+	all = d.sumUp([]attribution.Source{row("other", "/opt/a", 12), row("other", "/opt/b", 11)}, time.Now()).all
 	assert.Empty(t, choose(all, 5))
 }
 
@@ -169,7 +205,7 @@ func TestNamesWithAnyBytes(t *testing.T) {
 		for _, comm := range []string{comm, raw, string([]byte{byte(b)})} {
 			source := row(comm, "/tmp", 10)
 			source.Place.Relative = "x" + string([]byte{byte(b)}) + "y"
-			all, _ := d.sumUp([]attribution.Source{source}, time.Now())
+			all := d.sumUp([]attribution.Source{source}, time.Now()).all
 			d.sources.before = nil
 			chosen := choose(all, 1)
 			require.Len(t, chosen, 1)
