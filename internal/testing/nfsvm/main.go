@@ -5,6 +5,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -81,7 +82,21 @@ func parse() (options, error) {
 	if o.all = all; len(o.names) == 0 || o.vms < 1 {
 		return o, errors.New("nothing to run")
 	}
-	return o, nil
+	return o, longestFirst(o.names)
+}
+
+// longestFirst sorts scenarios, so that no machine has a long one left when the others end.
+func longestFirst(names []string) error {
+	takes := make(map[string]time.Duration)
+	for _, name := range names {
+		s, err := scenarios.Load(name)
+		if err != nil {
+			return err
+		}
+		takes[name] = s.Takes()
+	}
+	slices.SortStableFunc(names, func(a, b string) int { return cmp.Compare(takes[b], takes[a]) })
+	return nil
 }
 
 // maxAgain is how many scenarios may fail to be run again.

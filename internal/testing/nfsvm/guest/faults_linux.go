@@ -157,6 +157,22 @@ func (l *lab) unexport(path string) error {
 	return errors.Join(l.server.do("exportfs", "-u", "*:"+path), l.server.do("exportfs", "-f"))
 }
 
+// mkdir makes a directory on the server.
+func (l *lab) mkdir(path string) error {
+	l.made = append(l.made, path)
+	return os.MkdirAll(path, 0o755)
+}
+
+// unmake removes what mkdir has made, with the canaries in it, and makes what there is always.
+func (l *lab) unmake() error {
+	var errs []error
+	for _, path := range l.made {
+		errs = append(errs, os.RemoveAll(path))
+	}
+	l.made = nil
+	return errors.Join(append(errs, os.MkdirAll("/srv/data/sub", 0o755))...)
+}
+
 // nest mounts another file system on a directory in an export, and exports it so that
 // clients can walk there: nohide in exports(5).
 func (l *lab) nest(path string) error {

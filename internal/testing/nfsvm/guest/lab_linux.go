@@ -52,6 +52,7 @@ type lab struct {
 	clients         map[string]*host
 	forgot          bool                   // the server's rpcbind knows nothing of its services
 	nested          []string               // directories in exports on which another file system lies
+	made            []string               // directories that the scenario has made on the server
 	graceEnds       time.Time              // of the server's lockd, and of the second one's NFSv4
 	wallClock       time.Duration          // how far scenarios have set it forwards
 	say             func(Message) error    // to the machine outside
@@ -234,7 +235,7 @@ func (l *lab) reset() error {
 		errs = append(errs, h.umountAll(), h.end())
 	}
 	clear(l.clients)
-	errs = append(errs, l.unnest())
+	errs = append(errs, l.unnest(), l.unmake())
 	// Nobody holds a lock any more.
 	for _, e := range l.exports() {
 		_ = unlockFilesystem(e.path)
@@ -281,8 +282,7 @@ func (l *lab) revive() error {
 		errs = append(errs, l.server.startNFSD(shortGrace))
 		l.graceEnds = graceEnd(shortGrace)
 	}
-	errs = append(errs, os.MkdirAll("/srv/data/sub", 0o755), os.RemoveAll("/srv/data/filler"))
-	return errors.Join(errs...)
+	return errors.Join(append(errs, os.RemoveAll("/srv/data/filler"))...)
 }
 
 // umountAll unmounts a client's NFS mounts, those that hang too.

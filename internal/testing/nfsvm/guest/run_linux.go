@@ -170,7 +170,7 @@ func (r *run) step(s scenario.Step) (err error) {
 	case "fsid":
 		err = l.exportAs(a[0], ",fsid="+a[1])
 	case "mkdir":
-		err = os.MkdirAll(a[0], 0o755)
+		err = l.mkdir(a[0])
 	case "rmdir":
 		err = os.RemoveAll(a[0]) // with the canaries in it
 	case "nest":

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // A Scenario is one file.
@@ -17,6 +18,22 @@ type Scenario struct {
 	Name  string
 	Title string // the first comment
 	Steps []Step
+}
+
+// Takes is about how long it takes, to begin with the longest: what its lines wait for, and a
+// second for each line. The kernel needs some 20 s to unmount what nobody uses.
+func (s *Scenario) Takes() (sum time.Duration) {
+	for _, step := range s.Steps {
+		sum += time.Second
+		switch step.Verb {
+		case "wait":
+			d, _ := time.ParseDuration(step.Arguments[0])
+			sum += d
+		case "expire":
+			sum += 20 * time.Second
+		}
+	}
+	return sum
 }
 
 // A Step is one line: something to do, or something to hold.

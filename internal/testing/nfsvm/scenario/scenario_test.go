@@ -3,6 +3,7 @@ package scenario_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -31,6 +32,10 @@ func TestParse(t *testing.T) {
 	assert.Equal(t, "cut", s.Name)
 	assert.Equal(t, "What happens.", s.Title)
 	require.Len(t, s.Steps, 9)
+	assert.Equal(t, 9*time.Second, s.Takes())
+	long, err := scenario.Parse("long", complete+"wait 1m\nexpire v3/nested\n")
+	require.NoError(t, err)
+	assert.Equal(t, 91*time.Second, long.Takes())
 	assert.Equal(t, scenario.Step{Line: 8, Verb: "cut", Arguments: []string{"client"}}, s.Steps[3])
 	assert.Equal(t, &scenario.Statement{
 		Mounts: []string{"v3", "other"}, Input: "mountstat", Field: "result", Values: []string{"timeout", "stuck"},
