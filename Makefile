@@ -7,7 +7,7 @@ LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
 FUZZTIME ?= 1s
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: help quick run build bpf check-bpf test test-long compile-tests test-alone test-others test-race test-loop test-machines test-fuzz test-containers test-kubernetes test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
+.PHONY: help quick run build bpf check-bpf test test-long compile-tests test-alone test-others test-race test-loop test-machines test-containers test-kubernetes test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
 run: build ## build it, and print one gather on this machine
 	bin/vfsprobe -test
@@ -39,31 +39,34 @@ STAGE  = tools/stage $@
 
 # The packages whose tests need the CPUs for themselves, those that start machines, those
 # with file systems on loop devices, which share the kernel's log and its counts of dentries,
-# and all others; and what is tested with the race detector.
+# and all others; and what is tested with the race detector: where goroutines are started,
+# if only by the tests.
 INTERNAL = $(shell $(GO) list -m)/internal
 testing  = $(shell $(GO) list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | grep '$(INTERNAL)/testing/$(1)[] ]' | cut -d' ' -f1)
 ALONE    = $(INTERNAL)/testing/fleet
 MACHINES = $(filter-out $(ALONE),$(call testing,vm))
 LOOP     = $(call testing,loopfs)
 OTHERS   = $(filter-out $(ALONE) $(MACHINES) $(LOOP),$(shell $(GO) list ./...))
-RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -race ./internal/... ./plugins/...))
+RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -race -f '{{.ImportPath}} {{.Dir}}' ./internal/... ./plugins/... | \
+	while read -r package dir; do ! grep -qE '^\s*go |\.Go\W|AfterFunc|t\.Parallel' "$$dir"/*.go || echo "$$package"; done))
 
-# Two at a time, since most tests wait most of the time; three make helpers too slow at
-# times. All run, also where one has failed. It ends with a table of where the minutes went.
-# What takes longest begins first.
-LANES ?= 2
+# Three at a time, since most tests wait most of the time. All run, also where one has failed.
+# It ends with a table of where the minutes went. What takes longest begins first. New inputs of
+# fuzz tests are test-long's: go test tries those of testdata.
+LANES ?= 3
 test: setup lint check-bpf check-release compile-tests ## all tests that can run here, and lint: what CI runs
 	@tools/stage -new
 	@code=0; $(MAKE) --no-print-directory test-alone || code=$$?; \
-		$(MAKE) --no-print-directory -k -j$(LANES) SUITES=bookworm SKIPPED=0 test-machines test-loop test-others test-race test-kernels test-fuzz || code=$$?; \
+		$(MAKE) --no-print-directory -k -j$(LANES) SUITES=bookworm SKIPPED=0 test-loop test-nfs test-machines test-others test-race test-kernels || code=$$?; \
 		tools/stage; exit $$code
 
 quick: ## lint and the unit tests of what was changed, in two minutes
 	tools/quick
 
-# Compiles all that tests are made of, without linking it: a compiler beside them takes the CPUs
-# from helpers that have their time.
+# Compiles all that tests are made of, without linking it, and builds the programs that they run:
+# a compiler beside them takes the CPUs from helpers that have their time.
 compile-tests: bin/nfsvm bin/kernels
+	-$(GO) run ./internal/testing/programs/all
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
 	CGO_ENABLED=0 $(GO) list -test -deps -export ./... >/dev/null
 	CGO_ENABLED=1 $(GO) list -race -test -deps -export $(RACED) >/dev/null
@@ -73,23 +76,17 @@ test-alone:
 
 test-machines:
 	CGO_ENABLED=0 $(call gotest,machines) $(MACHINES)
-	$(MAKE) --no-print-directory test-nfs
 
 test-loop:
 	CGO_ENABLED=0 $(call gotest,loop) $(LOOP)
 	$(RACE) $(filter $(LOOP),$(RACED))
-	$(RACESOAK)
 
 test-others:
 	CGO_ENABLED=0 $(call gotest,others) $(OTHERS)
 
 test-race:
 	$(RACE) $(filter-out $(LOOP),$(RACED))
-
-# Each parser with few new inputs, in what time the others leave; go test has tried those of
-# testdata.
-test-fuzz:
-	$(STAGE) chrt --idle 0 $(MAKE) --no-print-directory fuzz
+	$(RACESOAK)
 
 # The image under Podman, Docker and containerd, with all runtimes and both versions of
 # cgroups. "make test" has one of each kind.
@@ -133,7 +130,7 @@ SKIPPED ?= 77
 VM_NEEDS_uml := user-mode-linux:linux.uml gcc
 VM_NEEDS_kvm := qemu-system-x86:qemu-system-x86_64 kmod:depmod
 VM_NEEDS_tcg := $(VM_NEEDS_kvm)
-VMS     ?= 2
+VMS     ?= 3
 NFSVM = bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '$(RUN)'
 
 test-nfs: bin/nfsvm ## NFS faults in virtual machines; RUN=EXPRESSION chooses scenarios

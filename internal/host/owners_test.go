@@ -49,10 +49,14 @@ func TestHost_OwnerOf(t *testing.T) {
 		"run/containerd/io.containerd.runtime.v2.task/default/" + nerdctl + "/config.json": `{"annotations":{"nerdctl/name":"job"}}`,
 	})
 	h, log := newHost(t, map[string]string{"HOST_MOUNT_PREFIX": root})
-	for id, want := range map[string]containers.Owner{
+	owners := map[string]containers.Owner{
 		kubelet: {Namespace: "shop", Pod: "web-0", Container: "nginx"}, docker: {Container: "db"}, podman: {Container: "cache"},
 		cri: {Namespace: "shop", Pod: "web-0"}, nerdctl: {Container: "job"},
-	} {
+	}
+	for id := range owners { // so that one reading is for all
+		h.OwnerOf(cgroups.Identity{IDs: []string{id}})
+	}
+	for id, want := range owners {
 		ownerOf(t, h, cgroups.Identity{IDs: []string{id}}, want)
 	}
 	// Docker in the pod: of the inner container nobody here knows the name.
