@@ -228,7 +228,8 @@ verify-release: ## make it again from its tag, and compare: VERSION=1.2.3
 
 # Both, in a copy that is thrown away: what CI checks.
 check-release: ## both, in a copy that is thrown away
-	ARCH=amd64 tools/release -dry-run
+	-@tools/setup lintian rpmlint rpm2cpio cpio
+	tools/release -dry-run
 
 # Writes the tables of docs/FAULTS.md.
 faults: setup ## write the tables of docs/FAULTS.md: local file systems and devices

@@ -49,6 +49,10 @@ type release struct {
 	built         []built
 }
 
+// description is the longer one of the packages, after their summary.
+const description = `A plugin of Telegraf's that checks every mounted file system, the dentry cache
+and NFS locks, and never hangs itself.`
+
 const (
 	homepage   = "https://github.com/vfsprobe/vfsprobe"
 	maintainer = "The vfsprobe maintainers <vfsprobe@users.noreply.github.com>"
@@ -255,7 +259,7 @@ func (r *release) nfpm(work, architecture string, packager nfpm.Packager, script
 		Name: "vfsprobe", Arch: architecture, Platform: "linux", Version: r.number, VersionSchema: "none", Release: "1",
 		Section: "admin", Priority: "optional", Maintainer: maintainer, License: "MIT", Vendor: "vfsprobe",
 		Homepage:        homepage,
-		Description:     "finds file systems that hang, and NFS locks that do not work\n A plugin of Telegraf's that checks every mounted file system, the dentry cache\n and NFS locks, and never hangs itself.",
+		Description:     "finds file systems that hang, and NFS locks that do not work\n " + strings.ReplaceAll(description, "\n", "\n "),
 		MTime:           r.time,
 		DisableGlobbing: true,
 	}
@@ -275,7 +279,7 @@ func (r *release) nfpm(work, architecture string, packager nfpm.Packager, script
 			return "", err
 		}
 	} else {
-		info.Changelog = changelog
+		info.Changelog, info.Description = changelog, description // its summary is another field
 		kinds = map[string]string{"copyright": files.TypeRPMDoc, "README.md": files.TypeRPMDoc, "CHANGELOG.md": files.TypeRPMDoc, "PRIVILEGES.md": files.TypeRPMDoc, "vfsprobe.8.gz": files.TypeRPMDoc}
 	}
 	for i, f := range all {
