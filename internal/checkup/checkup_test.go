@@ -100,7 +100,7 @@ func TestManyMountsOfOneServer(t *testing.T) {
 	assert.Greater(t, strings.Count(render(t, r, TextOptions{All: true}), "\n"), 300)
 }
 
-func TestColours(t *testing.T) {
+func TestColors(t *testing.T) {
 	r := reportOf(nil, row("mountstat", "/x", "stuck", 7, nil))
 	assert.NotContains(t, render(t, r, TextOptions{}), "\x1b")
 	assert.Contains(t, render(t, r, TextOptions{Color: true}), "\x1b[1;31m")

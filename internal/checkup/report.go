@@ -195,7 +195,7 @@ func (r *Report) conclude() {
 		}
 		const most = 3
 		if i < most {
-			reasons = append(reasons, strings.TrimSpace(p.Subject+" "+p.Result+" "+parenthesised(string(p.Cause))))
+			reasons = append(reasons, strings.TrimSpace(p.Subject+" "+p.Result+" "+parenthesized(string(p.Cause))))
 		} else if i == most {
 			reasons = append(reasons, fmt.Sprintf("%d more", len(r.Problems)-most))
 		}
@@ -233,7 +233,7 @@ func (r *Report) limits() []LogLine {
 	return slices.DeleteFunc(slices.Clone(r.Log), func(l LogLine) bool { return l.Level != "I" })
 }
 
-func parenthesised(text string) string {
+func parenthesized(text string) string {
 	if text == "" {
 		return ""
 	}

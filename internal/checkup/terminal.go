@@ -19,7 +19,7 @@ func IsTerminal(f *os.File) bool {
 	return err == nil
 }
 
-// WantsColor reports whether what is written to the file may have colours:
+// WantsColor reports whether what is written to the file may have colors:
 // a terminal that knows some, and nobody who has set NO_COLOR
 // (https://no-color.org).
 func WantsColor(f *os.File, lookup func(string) (string, bool)) bool {

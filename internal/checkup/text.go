@@ -121,7 +121,7 @@ func (r *Report) rows(t *Text, measurement string, o TextOptions) {
 	t.rows(table, states, func(row int) { t.wrapped("    ", evidences[row]) })
 	for _, kind := range kinds {
 		if n := shown[kind] - alike; n > 0 && !o.All {
-			t.Line(OK, fmt.Sprintf("  and %d more: %s on %s %s", n, kind[0], cmp.Or(kind[1], "the same"), parenthesised(kind[2])))
+			t.Line(OK, fmt.Sprintf("  and %d more: %s on %s %s", n, kind[0], cmp.Or(kind[1], "the same"), parenthesized(kind[2])))
 		}
 	}
 	for _, cause := range causes {
@@ -173,7 +173,7 @@ func joined(place, evidence string) string {
 
 // on is what something is on: a server or a device, and the kind of file system.
 func on(m *Metric) string {
-	return strings.TrimSpace(m.place() + " " + parenthesised(m.Tags["fstype"]))
+	return strings.TrimSpace(m.place() + " " + parenthesized(m.Tags["fstype"]))
 }
 
 func cells(m *Metric) []string {
@@ -278,7 +278,7 @@ func (r *Report) servers(t *Text) {
 			}
 			return ""
 		}
-		table = append(table, []string{strings.TrimSpace(m.Tags["server"] + " " + parenthesised(m.Tags["service"])), fmt.Sprint(m.integer("mounts")), fmt.Sprint(m.integer("faults")),
+		table = append(table, []string{strings.TrimSpace(m.Tags["server"] + " " + parenthesized(m.Tags["service"])), fmt.Sprint(m.integer("mounts")), fmt.Sprint(m.integer("faults")),
 			answer("rpc", "nfs"), answer("rpcbind"), answer("nlm"), answer("nsm")})
 		states = append(states, Critical)
 	}
@@ -344,7 +344,7 @@ func (r *Report) notes(t *Text) {
 	}
 }
 
-// Text writes lines in colours, and remembers the first error.
+// Text writes lines in colors, and remembers the first error.
 type Text struct {
 	w      io.Writer
 	color  bool
@@ -369,13 +369,13 @@ func (t *Text) write(sgr, line string) {
 	}
 }
 
-// NewText returns a Text that writes to w, without colours unless color is set.
+// NewText returns a Text that writes to w, without colors unless color is set.
 func NewText(w io.Writer, color bool) *Text { return &Text{w: w, color: color, indent: "  "} }
 
 // Err is the first error of writing.
 func (t *Text) Err() error { return t.err }
 
-// Line writes a line in the colour of the status.
+// Line writes a line in the color of the status.
 func (t *Text) Line(s Status, line string) {
 	t.write([...]string{OK: "", Warning: yellow, Critical: red, Unknown: purple}[s], line)
 }

@@ -29,7 +29,7 @@ type Input struct {
 	Options
 }
 
-// Options are Telegraf's options for every input which are honoured here.
+// Options are Telegraf's options for every input which are honored here.
 type Options struct {
 	Alias        string            `toml:"alias"`
 	NameOverride string            `toml:"name_override"`
@@ -38,7 +38,7 @@ type Options struct {
 	Tags         map[string]string `toml:"tags"`
 }
 
-func honoured(key string) bool {
+func honored(key string) bool {
 	return slices.Contains([]string{"alias", "name_override", "name_prefix", "name_suffix", "tags"}, key)
 }
 
@@ -121,7 +121,7 @@ func unknownKeys(file string, s section, err error) []error {
 		atLine, atColumn := position(s.document, e.Key())
 		option := line == atLine && column == atColumn
 		switch {
-		case option && honoured(e.Key()[0]):
+		case option && honored(e.Key()[0]):
 		case option && telegrafs(e.Key()[0]):
 			problems = append(problems, fmt.Errorf("%s:%d: key %q of [[inputs.%s]] is for Telegraf to act on: put it into the [[inputs.execd]] table in telegraf.conf which runs vfsprobe",
 				file, line, key, s.name))

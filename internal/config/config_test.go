@@ -197,7 +197,7 @@ func TestTablesWithinAnInput(t *testing.T) {
 	assert.Equal(t, map[string]string{"a.b": "c"}, second.Labels)
 }
 
-func TestTelegrafsOptionsThatAreHonoured(t *testing.T) {
+func TestTelegrafsOptionsThatAreHonored(t *testing.T) {
 	all, err := parse(lines(
 		`[[inputs.disk]]`,
 		`  alias = "a"`,

@@ -126,7 +126,7 @@ func wrongs() map[string]wrong {
 		"a comment only":      {map[string]string{included: "# " + strings.ReplaceAll(Stanza, "\n", "\n# ")}, "telegraf.stanza", checkup.Critical, "none of 2 files", "no metrics", "[[inputs.execd]]"},
 		"no signal":           {stanza("  signal = \"STDIN\"\n", ""), "telegraf.signal", checkup.Critical, "signal is missing", "no metrics and no error", `signal = "STDIN"`},
 		"signal none":         {stanza("STDIN", "none"), "telegraf.signal", checkup.Critical, `signal = "none"`, "no metrics and no error", `signal = "STDIN"`},
-		"signal misspelt":     {stanza("STDIN", "stdin"), "telegraf.signal", checkup.Critical, `"stdin"`, "invalid signal", `signal = "STDIN"`},
+		"signal misspelled":   {stanza("STDIN", "stdin"), "telegraf.signal", checkup.Critical, `"stdin"`, "invalid signal", `signal = "STDIN"`},
 		"both":                {stanza(`"-config"`, `"-interval", "5s", "-config"`), "telegraf.signal", checkup.Warning, "-interval", "does nothing", "remove"},
 		"format":              {stanza("influx", "json"), "telegraf.data_format", checkup.Critical, "json", "an error for every line", `"influx"`},
 		"path":                {stanza("/usr/bin", "/opt"), "telegraf.path", checkup.Critical, "no such file", "no such file", "command -v"},

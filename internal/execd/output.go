@@ -38,7 +38,7 @@ type Output struct {
 	waiting    []batch
 	round      int64 // that was triggered last
 	serializer influx.Serializer
-	refused    map[string]struct{} // serialisation errors that were logged
+	refused    map[string]struct{} // serialization errors that were logged
 	dropping   bool
 	closed     bool
 }
@@ -147,8 +147,8 @@ func (o *Output) Begin() {
 	o.round++
 }
 
-// Write serialises the metrics and queues them. A metric that can't be
-// serialised costs itself alone, and is said once.
+// Write serializes the metrics and queues them. A metric that can't be
+// serialized costs itself alone, and is said once.
 func (o *Output) Write(metrics []telegraf.Metric) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

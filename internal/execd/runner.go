@@ -71,7 +71,7 @@ type Runner struct {
 	gathers sync.WaitGroup // each input's part of each round
 }
 
-// New initialises the inputs. Its error is about the configuration.
+// New initializes the inputs. Its error is about the configuration.
 func New(o Options) (*Runner, error) {
 	own := o.Log.Named("vfsprobe")
 	o.Host.SetLog(own)

@@ -242,7 +242,7 @@ func TestAnErrorIsLoggedOnceAndItsEndToo(t *testing.T) {
 	assert.Contains(t, r.said(), "I! [inputs.x] gathers without errors again")
 }
 
-func TestAMetricThatCannotBeSerialisedCostsItselfAlone(t *testing.T) {
+func TestAMetricThatCannotBeSerializedCostsItselfAlone(t *testing.T) {
 	r := run(t, named("x", func(acc telegraf.Accumulator) error {
 		acc.AddFields("empty", map[string]any{"nan": math.NaN()}, nil)
 		point(acc, "full")

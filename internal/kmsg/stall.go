@@ -59,7 +59,7 @@ func (s *Stalls) Next(r Record) (Stall, bool) {
 	return Stall{}, false
 }
 
-// stallOf recognises the first line of a report (kernel/watchdog.c, kernel/hung_task.c,
+// stallOf recognizes the first line of a report (kernel/watchdog.c, kernel/hung_task.c,
 // kernel/rcu/tree_stall.h):
 //
 //	watchdog: BUG: soft lockup - CPU#3 stuck for 23s! [telegraf:1234]

@@ -15,7 +15,7 @@ type Panel struct {
 	Query Query
 	Form  Form
 	Unit  string // one of Grafana's; of the numbers
-	Steps []Step // colours by value
+	Steps []Step // colors by value
 	// States are result codes, shown by name.
 	States bool
 	Recent string // a table shows this time at most; "2m" if empty
@@ -36,7 +36,7 @@ const (
 	Heatmap       Form = "heatmap"
 )
 
-// A Step is the colour of values from a number on.
+// A Step is the color of values from a number on.
 type Step struct {
 	From  float64
 	Color string
@@ -58,7 +58,7 @@ var colors = [result.Count]string{
 	result.Error: "red", result.Timeout: "dark-red", result.Stuck: "#5c0011", result.Unchecked: "text",
 }
 
-// states maps result codes to their names and colours.
+// states maps result codes to their names and colors.
 func states() mapping {
 	options := make(map[string]mapped, result.Count)
 	for code := range result.Count {
@@ -185,7 +185,7 @@ func (s store) config(p *Panel) fieldConfig {
 	return c
 }
 
-// columns colours a table: states by name, errnos as what they are, and links
+// columns colors a table: states by name, errnos as what they are, and links
 // of a chain that answer.
 func (p *Panel) columns() []override {
 	background := property{"custom.cellOptions", map[string]any{"type": "color-background"}}

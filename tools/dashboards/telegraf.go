@@ -186,12 +186,12 @@ def apply(metric):
     carrier, labels = info.get(name, ("", []))
     value = metric.fields.get(carrier)
     if value != None and not (carrier == "result_code" and value == 0):
-        labelled = copy(metric)
-        labelled.fields[name + "_info_" + carrier] = value
+        labeled = copy(metric)
+        labeled.fields[name + "_info_" + carrier] = value
         for label in labels:
             if label in metric.fields:
-                labelled.tags[label] = str(metric.fields[label])
-        made.append(labelled)
+                labeled.tags[label] = str(metric.fields[label])
+        made.append(labeled)
     return made
 '''
 `)

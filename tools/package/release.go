@@ -233,7 +233,7 @@ func purl(name, version string) string { return "pkg:golang/" + name + "@" + ver
 
 // licenses are those of the modules, by their SPDX identifiers.
 func (r *release) licenses() (map[string]string, error) {
-	command := exec.Command("go", "run", "./tools/licences", "./...")
+	command := exec.Command("go", "run", "./tools/licenses", "./...")
 	command.Dir = r.root
 	command.Env = append(os.Environ(), "GOWORK=off", "GOFLAGS=")
 	out, err := command.Output()

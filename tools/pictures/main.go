@@ -1,5 +1,5 @@
 // Command pictures draws what the dashboards' queries have returned from a real
-// InfluxDB, as a PNG. It is no Grafana, which could not be had: colours and forms
+// InfluxDB, as a PNG. It is no Grafana, which could not be had: colors and forms
 // are like its, the data are the same. See "make pictures". With the word gathers in
 // front it draws what gathers cost: see "make gathers".
 package main
@@ -38,7 +38,7 @@ type Series struct {
 	Points [][2]float64
 }
 
-// Names and colours of result codes, as in the dashboards.
+// Names and colors of result codes, as in the dashboards.
 var states = []struct {
 	name  string
 	color color.Color

@@ -137,7 +137,7 @@
 // for each architecture, and committed; a build needs no clang, and "make test"
 // compiles and compares them. They declare the members of the kernel's structures that
 // they use, and are adapted to the kernel's real ones when they are loaded (CO-RE).
-// Reading kernel memory is for programs whose licence is compatible with the GPL:
+// Reading kernel memory is for programs whose license is compatible with the GPL:
 // bpf/dentry.bpf.c is under MIT or GPL-2.0, at the user's choice.
 //
 // "make test-kernels" runs this package's tests on Debian's kernels.

@@ -53,7 +53,7 @@ func TestTheDoctorsSymptomsAreTelegrafs(t *testing.T) {
 		}{
 			"good":        {good, "", "", true, true},
 			"no signal":   {strings.Replace(good, "signal", "# signal", 1), "telegraf.signal", "", true, false},
-			"misspelt":    {strings.Replace(good, "STDIN", "stdin", 1), "telegraf.signal", "invalid signal", true, false},
+			"misspelled":  {strings.Replace(good, "STDIN", "stdin", 1), "telegraf.signal", "invalid signal", true, false},
 			"format":      {strings.Replace(good, `"influx"`, `"value"`, 1), "telegraf.data_format", "", true, false},
 			"path":        {strings.Replace(good, "/vfsprobe\"", "/nowhere/vfsprobe\"", 1), "telegraf.path", "no such file or directory", true, false},
 			"one string":  {strings.Replace(good, "/vfsprobe\"", "/vfsprobe -config x\"", 1), "telegraf.path", "no such file or directory", true, false},

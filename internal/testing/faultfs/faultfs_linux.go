@@ -28,7 +28,7 @@ import (
 // An Op is a FUSE request's opcode.
 type Op uint32
 
-// The operations whose behaviour can be switched; linux/fuse.h.
+// The operations whose behavior can be switched; linux/fuse.h.
 const (
 	Lookup  Op = 1
 	Getattr Op = 3
@@ -44,7 +44,7 @@ const (
 
 	forget      Op = 2
 	release     Op = 18
-	initialise  Op = 26
+	initialize  Op = 26
 	releasedir  Op = 29
 	interrupt   Op = 36
 	destroy     Op = 38
@@ -72,7 +72,7 @@ const (
 	bufferSize    = 1 << 20
 )
 
-type behaviour struct {
+type behavior struct {
 	silent bool
 	delay  time.Duration
 	errno  unix.Errno
@@ -104,7 +104,7 @@ type FS struct {
 	content []byte // of the file
 
 	mu         sync.Mutex
-	behaviours map[Op]behaviour
+	behaviors  map[Op]behavior
 	changed    *sync.Cond // of the next three
 	paused     bool
 	resting    bool // the reader has noticed
@@ -144,7 +144,7 @@ func Mount(dir string, o Options) (*FS, error) {
 		return nil, fmt.Errorf("mount faultfs on %q: %w", dir, err)
 	}
 	f := &FS{Dir: dir, options: o, content: make([]byte, o.Size),
-		device: os.NewFile(uintptr(fd), "/dev/fuse"), behaviours: make(map[Op]behaviour),
+		device: os.NewFile(uintptr(fd), "/dev/fuse"), behaviors: make(map[Op]behavior),
 		delayed: make(map[[8]byte]func())}
 	f.changed = sync.NewCond(&f.mu)
 	// The kernel's greeting comes first: until it is answered, every request
@@ -185,28 +185,28 @@ func NewWith(t testing.TB, dir string, o Options) *FS {
 
 // Silence makes the daemon read these requests and never answer: whoever made
 // one can't be killed. Without arguments it silences all.
-func (f *FS) Silence(ops ...Op) { f.behave(behaviour{silent: true}, ops) }
+func (f *FS) Silence(ops ...Op) { f.behave(behavior{silent: true}, ops) }
 
 // Fail answers these requests with errno.
-func (f *FS) Fail(errno unix.Errno, ops ...Op) { f.behave(behaviour{errno: errno}, ops) }
+func (f *FS) Fail(errno unix.Errno, ops ...Op) { f.behave(behavior{errno: errno}, ops) }
 
 // FailLate answers these requests with errno, but not soon. Whoever made one can
 // be killed.
 func (f *FS) FailLate(d time.Duration, errno unix.Errno, ops ...Op) {
-	f.behave(behaviour{delay: d, errno: errno}, ops)
+	f.behave(behavior{delay: d, errno: errno}, ops)
 }
 
 // Delay answers these requests late. Whoever made one can be killed.
-func (f *FS) Delay(d time.Duration, ops ...Op) { f.behave(behaviour{delay: d}, ops) }
+func (f *FS) Delay(d time.Duration, ops ...Op) { f.behave(behavior{delay: d}, ops) }
 
-func (f *FS) behave(b behaviour, ops []Op) {
+func (f *FS) behave(b behavior, ops []Op) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if len(ops) == 0 {
 		ops = []Op{Lookup, Getattr, Open, Read, Write, Statfs, Flush, Opendir, Readdir, Getlk, Setlk}
 	}
 	for _, op := range ops {
-		f.behaviours[op] = b
+		f.behaviors[op] = b
 	}
 }
 
@@ -232,7 +232,7 @@ func (f *FS) Unanswered() int {
 // Heal makes all operations work, and answers the requests that wait.
 func (f *FS) Heal() {
 	f.mu.Lock()
-	f.behaviours = make(map[Op]behaviour)
+	f.behaviors = make(map[Op]behavior)
 	f.paused = false
 	waiting := f.unanswered
 	f.unanswered = nil
@@ -290,7 +290,7 @@ func (f *FS) serve() {
 func (f *FS) handle(request []byte) {
 	op := Op(binary.NativeEndian.Uint32(request[4:]))
 	f.mu.Lock()
-	b := f.behaviours[op]
+	b := f.behaviors[op]
 	if b.silent {
 		f.unanswered = append(f.unanswered, request)
 	}
@@ -341,7 +341,7 @@ func (f *FS) answer(request []byte, op Op) {
 	node := binary.NativeEndian.Uint64(request[16:])
 	body := request[inHeaderSize:]
 	switch op {
-	case initialise:
+	case initialize:
 		var flags uint32
 		if f.options.Locks {
 			flags = posixLocks | flockLocks

@@ -316,7 +316,7 @@ func (l *lab) try(s scenario) {
 				s.after[path] = []string{`result="ok"`}
 			}
 		}
-		later, recovered := l.await("afterwards", patience, s.after)
+		later, recovered := l.await("afterward", patience, s.after)
 		for _, path := range slices.Sorted(maps.Keys(s.expect)) {
 			then := fmt.Sprintf("%.1f s", recovered.Seconds())
 			if later := later[path]; strings.Contains(later, "cause=") {

@@ -1,5 +1,5 @@
 // Package dentrycache is a Telegraf input which tells whether the dentry cache
-// grows towards the stall that freezes hosts, how long that would last by now,
+// grows toward the stall that freezes hosts, how long that would last by now,
 // and which process and directory cause it.
 package dentrycache
 

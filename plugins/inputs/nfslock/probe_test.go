@@ -160,7 +160,7 @@ func TestTheRangeIsThisHostsOwn(t *testing.T) {
 	}
 }
 
-// What is no file is recognised before anything is opened or locked: also what was
+// What is no file is recognized before anything is opened or locked: also what was
 // put in the place of a canary that was good, or of the file for flock.
 func TestACanaryThatIsNone(t *testing.T) {
 	for _, c := range []struct {

@@ -19,7 +19,7 @@ import (
 const stampLimit = 5 * time.Second
 
 // clocksGoApart begins to judge what is reported, or goes on to: what is done to
-// the clocks between two judgements is judged together.
+// the clocks between two judgments is judged together.
 func (r *run) clocksGoApart(by string) {
 	r.after = by
 	if !r.clocked {

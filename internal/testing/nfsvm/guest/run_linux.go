@@ -27,7 +27,7 @@ type run struct {
 	// began is when the last thing was done: what is reported from then on is
 	// judged.
 	began, observed time.Time
-	clocked         bool // something was done to the clocks since the last judgement
+	clocked         bool // something was done to the clocks since the last judgment
 	checkRepeated   bool // and ever
 	phase           int
 	after           string // what was done last that is no fault of a mount

@@ -1,8 +1,8 @@
-// Command licences lists the licence of each module that the packages named as
+// Command licenses lists the license of each module that the packages named as
 // arguments are built from, tests included, and fails where it finds none, or one
 // that this project may not be distributed with.
 //
-// Usage: licences [packages]
+// Usage: licenses [packages]
 package main
 
 import (
@@ -18,16 +18,16 @@ import (
 	"text/tabwriter"
 )
 
-// licence is one that is accepted, by sentences of its text: each has some that
+// license is one that is accepted, by sentences of its text: each has some that
 // no other one has.
-type licence struct {
+type license struct {
 	name      string
 	sentences []string
 }
 
-// accepted permits a static binary under another licence, with a notice at most.
+// accepted permits a static binary under another license, with a notice at most.
 // MPL-2.0 asks for the changed source of its own files besides; there are none.
-var accepted = []licence{
+var accepted = []license{
 	{"Apache-2.0", []string{"apache license", "version 2.0"}},
 	{"MPL-2.0", []string{"mozilla public license", "2.0"}},
 	{"BSD-3-Clause", []string{"redistribution and use in source and binary forms", "neither the name of"}},
@@ -42,7 +42,7 @@ var refused = []string{"gnu general public license", "gnu affero", "gnu lesser",
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {
-		fmt.Fprintln(os.Stderr, "licences:", err)
+		fmt.Fprintln(os.Stderr, "licenses:", err)
 		os.Exit(1)
 	}
 }
@@ -67,7 +67,7 @@ func run(packages []string) error {
 	for _, module := range slices.Compact(modules) {
 		path, rest, _ := strings.Cut(module, "\t")
 		version, dir, _ := strings.Cut(rest, "\t")
-		names, err := licencesIn(dir)
+		names, err := licensesIn(dir)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s %s: %w", path, version, err))
 		}
@@ -76,8 +76,8 @@ func run(packages []string) error {
 	return errors.Join(append(problems, table.Flush())...)
 }
 
-// licencesIn reads the licence files in a module's top directory.
-func licencesIn(dir string) (names []string, err error) {
+// licensesIn reads the license files in a module's top directory.
+func licensesIn(dir string) (names []string, err error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err
@@ -98,13 +98,13 @@ func licencesIn(dir string) (names []string, err error) {
 		names = append(names, name)
 	}
 	if len(names) == 0 {
-		return nil, errors.New("no licence file")
+		return nil, errors.New("no license file")
 	}
 	slices.Sort(names)
 	return slices.Compact(names), nil
 }
 
-// classify names the licence whose sentences are all in the text, whatever its
+// classify names the license whose sentences are all in the text, whatever its
 // line breaks.
 func classify(text []byte) (string, error) {
 	scanner := bufio.NewScanner(bytes.NewReader(text))
@@ -125,7 +125,7 @@ func classify(text []byte) (string, error) {
 			break
 		}
 	}
-	if found != "MPL-2.0" { // which names the GNU licences as secondary ones
+	if found != "MPL-2.0" { // which names the GNU licenses as secondary ones
 		for _, sentence := range refused {
 			if strings.Contains(plain, sentence) {
 				return "", fmt.Errorf("it names the %q", sentence)
@@ -133,7 +133,7 @@ func classify(text []byte) (string, error) {
 		}
 	}
 	if found == "" {
-		return "", errors.New("not a licence that is accepted")
+		return "", errors.New("not a license that is accepted")
 	}
 	return found, nil
 }
