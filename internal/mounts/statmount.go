@@ -7,6 +7,8 @@ import (
 	"iter"
 	"math"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
@@ -193,18 +195,27 @@ func superOptions(flags uint32, own string) string {
 	return strings.Join(words, ",")
 }
 
-// someAskForOptions reports whether the kernel has file systems which asksForOptions
-// holds for, by proc_filesystems(5).
-func someAskForOptions(proc string) bool {
+// someAskForOptions reports whether a file system may be mounted which asksForOptions holds
+// for: where the kernel has its type, by proc_filesystems(5), and sysfs does not say that there
+// is none.
+func someAskForOptions(proc, sys string) bool {
 	content, err := os.ReadFile(proc + "/filesystems")
 	if err != nil {
 		return true
 	}
 	for line := range strings.Lines(string(content)) {
 		fields := strings.Fields(line)
-		if len(fields) > 0 && asksForOptions(fields[len(fields)-1]) {
+		if len(fields) > 0 && asksForOptions(fields[len(fields)-1]) && mayBeMounted(sys, fields[len(fields)-1]) {
 			return true
 		}
 	}
 	return false
+}
+
+// mayBeMounted reports whether file systems of a type may be mounted. btrfs and bcachefs have a
+// directory for each that is, beside the one of the kernel's features (btrfs_sysfs_add_mounted,
+// fs/btrfs/sysfs.c; bch2_fs_online, fs/bcachefs/super.c); ZFS has none.
+func mayBeMounted(sys, fstype string) bool {
+	entries, err := os.ReadDir(filepath.Join(sys, "fs", fstype))
+	return sys == "" || err != nil || slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() != "features" })
 }

@@ -148,15 +148,18 @@ func sameMounts(t *testing.T, text, records *Snapshot) {
 	}
 }
 
+// always is for watchers of whose mounts some may be asked for their options.
+func always() bool { return true }
+
 // bothWays reads the table in both ways.
 func bothWays(t *testing.T) (text, records *Snapshot) {
 	t.Helper()
 	read := func(plain bool) *Snapshot {
 		w := watcher(t)
-		w.plainText = plain
+		w.plainText, w.anyAsks = plain, always
 		view := w.View(1)
 		require.NoError(t, view.Hindrance)
-		require.Equal(t, plain, w.plainText, "it was read in another way")
+		require.Equal(t, plain, w.asText, "it was read in another way")
 		return view.Snapshot
 	}
 	return read(true), read(false)
@@ -212,7 +215,7 @@ func TestWatcher_TextWhereStatmountTellsTooLittle(t *testing.T) {
 	long := filepath.Join(append([]string{t.TempDir()}, slices.Repeat([]string{strings.Repeat("x", 240)}, 15)...)...)
 	mount(t, "deep", long, "tmpfs", 0, "")
 	w := watcher(t)
-	w.plainText = false
+	w.plainText, w.anyAsks = false, always
 	view := w.View(1)
 	require.NoError(t, view.Hindrance)
 	require.NoError(t, view.Err)
@@ -234,11 +237,43 @@ func TestWatcher_StatmountOfBtrfs(t *testing.T) {
 	assert.True(t, records.At(bind).ReadOnly(), "the superblock is")
 	assert.Equal(t, "ro", records.At(bind).VFSOptions, "it is not asked")
 	assert.Contains(t, text.At(bind).VFSOptions, "subvol=")
+	assert.True(t, someAskForOptions("/proc", "/sys"))
+}
+
+// The text takes the kernel less, and hangs only where such a file system is mounted.
+func TestWatcher_TextWhereNothingIsAsked(t *testing.T) {
+	w := watcher(t)
+	w.anyAsks = func() bool { return false }
+	require.NoError(t, w.View(1).Hindrance)
+	assert.True(t, w.asText)
+	assert.Equal(t, maxReaderTimeout, w.plan().Timeout, "it can't hang")
+	w.plainText, w.anyAsks = true, always
+	assert.Equal(t, readerTimeout, w.plan().Timeout)
+}
+
+func TestSomeAskForOptions(t *testing.T) {
+	root := t.TempDir()
+	sys := made(t, filepath.Join(root, "sys"))
+	ask := func(filesystems string) bool {
+		require.NoError(t, os.WriteFile(filepath.Join(root, "filesystems"), []byte(filesystems), 0o600))
+		return someAskForOptions(root, sys)
+	}
+	const btrfs, zfs = "nodev\tproc\n\text4\n\tbtrfs\n", "nodev\tproc\nnodev\tzfs\n"
+	assert.False(t, ask("nodev\tproc\n\text4\n"))
+	assert.True(t, ask(btrfs), "sysfs does not say")
+	made(t, filepath.Join(sys, "fs/btrfs/features"))
+	assert.False(t, ask(btrfs))
+	assert.True(t, ask(btrfs+zfs), "ZFS has no directory")
+	made(t, filepath.Join(sys, "fs/btrfs/0a4e1b2c-0000-4000-8000-000000000000"))
+	assert.True(t, ask(btrfs))
+	assert.True(t, someAskForOptions(root, ""), "sysfs is not known")
+	assert.True(t, someAskForOptions(filepath.Join(root, "none"), sys))
 }
 
 func TestWatcher_TextWhereStatmountCannotBeUsed(t *testing.T) {
 	w := watcher(t)
-	w.plainText = false
+	w.plainText, w.anyAsks = false, always
+	w.plan()
 	failed := prober.Report{Outcome: prober.Done, Steps: []prober.StepResult{{Name: "statmount", Errno: unix.ENOSYS}}}
 	require.ErrorIs(t, w.take(&failed), errRetry)
 	assert.True(t, w.plainText)

@@ -17,12 +17,16 @@ import (
 )
 
 const (
-	// readerTimeout is when a reader is given up. Whether SIGKILL ends it is up to what
-	// it waits for. One that was not done by then, and did not wait, has twice the time at
-	// its next try, up to maxReaderTimeout: of mounts that are stacked on one directory the
-	// kernel's time is quadratic (prepend_path, fs/d_path.c), some 3 s for 32,767.
+	// readerTimeout is when a reader is given up that may wait for a file system. Whether
+	// SIGKILL ends it is up to what it waits for. One that was not done by then, and did not
+	// wait, has twice the time at its next try, up to maxReaderTimeout, which one has at once
+	// that asks no file system: of mounts that are stacked on one directory the kernel's time
+	// is quadratic (prepend_path, fs/d_path.c), some 5 s for 32,767.
 	readerTimeout    = 5 * time.Second
 	maxReaderTimeout = time.Minute
+	// maxStatsTime is the longest that a table may take of whose mounts the counters are read,
+	// which takes as long, in each round.
+	maxStatsTime = readerTimeout / 2
 	// rereadShare is the part of the time, one in so many, that may be spent on reading a
 	// table which the kernel has not said to have changed.
 	rereadShare = 100
@@ -62,6 +66,8 @@ type Watcher struct {
 	file      *os.File // polled only
 	reading   *reading // under way
 	plainText bool     // statmount(2) can't be used
+	asText    bool     // it is not, by the last reader
+	anyAsks   func() bool
 	known     *prober.KnownMounts
 	cursor    bool   // the kernel skips no lines of a table that changes
 	stale     bool   // the kernel has another table than current
@@ -92,7 +98,8 @@ func NewWatcher(o WatcherOptions) *Watcher {
 		o.Patience = readerPatience
 	}
 	return &Watcher{o: o, seed: maphash.MakeSeed(), timeout: readerTimeout, cursor: kernelAtLeast(5, 8), known: newKnown(),
-		plainText: o.Proc != "/proc" || o.PID != "self" || !kernelAtLeast(6, 13) || !someAskForOptions(o.Proc)}
+		plainText: o.Proc != "/proc" || o.PID != "self" || !kernelAtLeast(6, 13),
+		anyAsks:   func() bool { return someAskForOptions(o.Proc, o.Devices.Sys) }}
 }
 
 // kernelAtLeast reports whether the running kernel is of that version or a later one;
@@ -262,10 +269,16 @@ func (w *Watcher) changed() bool {
 }
 
 // plan is what a helper does to read the table. Where that is possible it asks no file
-// system which may not answer.
+// system which may not answer; where there is none, the text is what takes the kernel least:
+// statmount(2) follows a mount's parents up to the root more than once.
 func (w *Watcher) plan() *prober.Plan {
-	p := &prober.Plan{Timeout: w.timeout}
-	if w.plainText {
+	asks := w.anyAsks()
+	w.asText = w.plainText || !asks
+	p := &prober.Plan{Timeout: maxReaderTimeout}
+	if w.asText && asks {
+		p.Timeout = w.timeout
+	}
+	if w.asText {
 		p.SearchBelow(w.o.Proc)
 		p.ReadFile(w.name("mountinfo"), maxTable)
 	} else {
@@ -280,7 +293,7 @@ func (w *Watcher) take(r *prober.Report) error {
 	if r.Outcome == prober.Stuck || r.Outcome == prober.Busy || r.Outcome == prober.Expired {
 		return w.hang(r)
 	}
-	if !w.plainText && (r.Failed() != nil || r.Signal == unix.SIGSYS) {
+	if !w.asText && (r.Failed() != nil || r.Signal == unix.SIGSYS) {
 		w.plainText = true // a sandbox that does not know of it, or a kernel that lacks a part of it
 		return errRetry
 	}
@@ -292,7 +305,7 @@ func (w *Watcher) take(r *prober.Report) error {
 		return nil
 	}
 	parse := func() ([]*mountinfo.Info, error) { return parseText(content) }
-	if !w.plainText {
+	if !w.asText {
 		parse = func() ([]*mountinfo.Info, error) { return parseRecords(prober.Records(content)) }
 	}
 	infos, err := parse()
@@ -300,7 +313,7 @@ func (w *Watcher) take(r *prober.Report) error {
 		w.plainText = true
 		return errRetry
 	}
-	if !w.plainText {
+	if !w.asText {
 		w.known = knownFrom(prober.Records(content))
 	}
 	w.current, w.sum = newSnapshot(infos, err, w.o.Devices), sum
@@ -389,7 +402,7 @@ func (w *Watcher) hang(r *prober.Report) error {
 // the line after the last of a text. The last lines that it has made are not in the
 // text yet, so it is one that follows and can wait.
 func (w *Watcher) asked(text []byte) *Mount {
-	if w.current == nil || !w.plainText {
+	if w.current == nil || !w.asText {
 		return nil
 	}
 	delivered := bytes.Count(text, []byte("\n"))
@@ -472,11 +485,21 @@ func (w *Watcher) ReadOther(process string) (*Snapshot, error) {
 // ReadNFSStats reads the counters of all NFS mounts of the namespace. An error that
 // comes with counters is about lines which could not be understood.
 func (w *Watcher) ReadNFSStats() ([]NFSStats, error) {
+	if took := w.tableTook(); took > maxStatsTime {
+		return nil, fmt.Errorf("the counters of NFS mounts are not read: the kernel takes as long for them as for the mount table, %v", took.Round(100*time.Millisecond))
+	}
 	content, err := w.readFile(w.name("mountstats"))
 	if err != nil {
 		return nil, err
 	}
 	return ParseMountStats(content)
+}
+
+// tableTook is how long the table took to read.
+func (w *Watcher) tableTook() time.Duration {
+	w.updating.Lock()
+	defer w.updating.Unlock()
+	return w.took
 }
 
 // readFile has a helper read a table, unless one hangs already.

@@ -23,7 +23,7 @@ func TestWatcher_AReaderThatWasOvertaken(t *testing.T) {
 	faultfs.Require(t)
 	for _, plain := range []bool{true, false} {
 		w := watcher(t)
-		w.plainText = plain
+		w.plainText, w.anyAsks = plain, always
 		require.NoError(t, w.View(1).Hindrance)
 		r := w.startReading(w.plan())
 		require.True(t, r.wait(10*time.Second))
