@@ -46,7 +46,7 @@ func (m *Mountstat) explain(t *target, f *finding) {
 func (m *Mountstat) causeOf(t *target, f *finding) cause {
 	switch f.code {
 	case result.Denied:
-		return t.causeOfRefusal(f)
+		return m.causeOfRefusal(t, f)
 	case result.Stale:
 		if t.Probed.Network() {
 			return staleExport

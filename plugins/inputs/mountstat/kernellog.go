@@ -33,6 +33,7 @@ type kernelLog struct {
 	lost        uint64                // records, so far
 	hungHelpers int64                 // reports of hung tasks that are helpers
 	devices     map[string]*deviceLog // by the name in the messages
+	leases      map[string]leaseLog   // by the name of the NFSv4 server
 }
 
 // deviceLog are the messages about one device, and the file system on it.
@@ -45,6 +46,11 @@ type deviceLog struct {
 type message struct {
 	text string
 	at   time.Time
+}
+
+// quoted is the message as a reason.
+func (m message) quoted() string {
+	return "the kernel: " + printable.Text(m.text[:min(len(m.text), maxQuote)])
 }
 
 // readKernelLog takes what is new in the kernel's log. No message but that of a journal makes
@@ -63,6 +69,8 @@ func (m *Mountstat) readKernelLog() {
 	for _, r := range news.Records {
 		if comm, found := kmsg.ParseHungTask(r.Text); found && strings.HasPrefix(comm, prober.HelperPrefix) {
 			l.hungHelpers++
+		} else if said, found := kmsg.Parse(r.Text); found {
+			l.takeLease(said, message{r.Text, r.At})
 		} else if about, found := kmsg.ParseDisk(r); found {
 			l.take(about, message{r.Text, r.At})
 			if !first && about.Kind == kmsg.TurnedReadOnly && m.isTarget(about.Device) {
@@ -164,7 +172,7 @@ func (t *target) quote(kinds ...kmsg.DiskKind) string {
 		newest := t.newest(kind)
 		lasting := kind == kmsg.FSShutdown || kind == kmsg.TurnedReadOnly || kind == kmsg.JournalAborted
 		if newest.text != "" && (lasting || newest.at.After(since.Add(-evidenceAge))) {
-			return "the kernel: " + printable.Text(newest.text[:min(len(newest.text), maxQuote)])
+			return newest.quoted()
 		}
 	}
 	return ""

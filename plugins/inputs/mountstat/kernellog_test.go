@@ -223,3 +223,51 @@ func TestMountstat_SeesAnAbortedJournal(t *testing.T) {
 	require.NoError(t, unix.Mount(fs.Device, fs.Dir, "ext4", unix.MS_NOATIME, ""))
 	assert.Equal(t, "ok", verdict())
 }
+
+// Without a lease a server's refusal says nothing of the modes of files: the kernel names why.
+func TestMountstat_NamesWhyAnNFS4MountHasNoLease(t *testing.T) {
+	faultfs.Require(t)
+	name := filepath.Join(t.TempDir(), "kmsg")
+	require.NoError(t, unix.Mkfifo(name, 0o600))
+	kernel, err := os.OpenFile(name, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer kernel.Close()
+	sequence := 0
+	say := func(text string) {
+		sequence++
+		var now unix.Timespec
+		require.NoError(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
+		_, err := fmt.Fprintf(kernel, "4,%d,%d,-;%s\n", sequence, now.Nano()/1000, text)
+		require.NoError(t, err)
+	}
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, func(m *Mountstat) {
+		withTable(m, tableOf(t, fs.Dir, "/", "rw", "nfs4", "nas:/data", "rw,vers=4.2,addr=127.0.0.1"))
+		m.kernelLog.name = name
+	})
+	verdict := func(errno unix.Errno) string {
+		t.Helper()
+		fs.Fail(errno, faultfs.Statfs)
+		metric := at(collect.Gather(t, m), fs.Dir)
+		fs.Heal()
+		return strings.Join([]string{text(metric, "result"), text(metric, "cause"), text(metric, "reason")}, " ")
+	}
+	const inUse, refused = "NFS: Server nas reports our clientid is in use", "NFS: state manager: check lease failed on NFSv4 server nas with error 13"
+	well := func() {
+		t.Helper()
+		require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	}
+	well()
+	say("NFS: Server other reports our clientid is in use")
+	assert.Regexp(t, "^denied permission ", verdict(unix.EPERM), "another server's")
+	well()
+	say(inUse)
+	assert.Equal(t, "denied client_id_in_use the kernel: "+inUse, verdict(unix.EPERM))
+	assert.Regexp(t, "^denied permission ", verdict(unix.EACCES), "the state manager's error is another")
+	well()
+	assert.Regexp(t, "^denied permission ", verdict(unix.EPERM), "it was well since")
+	say(refused)
+	assert.Equal(t, "denied lease_refused the kernel: "+refused, verdict(unix.EACCES))
+	say("NFS: state manager failed on NFSv4 server nas with error 5")
+	assert.Equal(t, "denied lease_refused the kernel: "+refused, verdict(unix.EACCES), "what was said before")
+}

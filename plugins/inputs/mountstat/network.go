@@ -130,6 +130,8 @@ func (m *Mountstat) causeAtClient(t *target, f *finding) cause {
 		return ""
 	}
 	switch {
+	case t.Probed.NFS():
+		return m.causeOfLease(t, f)
 	case t.Probed.SMB():
 		return t.causeAtSMBClient(f)
 	case t.Probed.NineP():
@@ -196,7 +198,10 @@ func (t *target) causeInCeph(f *finding) cause {
 }
 
 // causeOfRefusal is why this host may not look.
-func (t *target) causeOfRefusal(f *finding) cause {
+func (m *Mountstat) causeOfRefusal(t *target, f *finding) cause {
+	if c := m.causeOfLease(t, f); c != "" {
+		return c
+	}
 	switch {
 	case t.Probed.SMB() && t.causeAtSMBClient(f) == result.LoginRefused:
 		return result.LoginRefused
