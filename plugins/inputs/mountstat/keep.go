@@ -2,6 +2,7 @@ package mountstat
 
 import (
 	"encoding/json"
+	"maps"
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/fault"
@@ -12,14 +13,18 @@ var _ state.Keeper = (*Mountstat)(nil)
 
 // kept is what is known over a restart.
 type kept struct {
-	Units    map[string]fault.History `json:"units,omitempty"`     // by their ids
-	Missing  map[string]time.Time     `json:"missing,omitempty"`   // since when, by mount point
-	ReadOnly map[string]time.Time     `json:"read_only,omitempty"` // the same
+	Units   map[string]fault.History `json:"units,omitempty"`   // by their ids
+	Missing map[string]time.Time     `json:"missing,omitempty"` // since when, by mount point
+	// Tags are those that the missing ones had while they were mounted: their series goes on.
+	Tags     map[string]map[string]string `json:"tags,omitempty"`
+	ReadOnly map[string]time.Time         `json:"read_only,omitempty"` // the same
 }
 
 // Keep implements state.Keeper.
 func (m *Mountstat) Keep() any {
-	k := kept{Units: make(map[string]fault.History), Missing: sinceWhen(m.expectations.missing), ReadOnly: sinceWhen(m.expectations.readOnly)}
+	k := kept{Units: make(map[string]fault.History), Missing: sinceWhen(m.expectations.missing), ReadOnly: sinceWhen(m.expectations.readOnly),
+		Tags: maps.Clone(m.expectations.tags)}
+	maps.DeleteFunc(k.Tags, func(path string, _ map[string]string) bool { return m.expectations.missing[path] == nil })
 	for _, t := range m.targets {
 		if t.Notable() {
 			k.Units[t.ID] = t.Kept()
@@ -37,7 +42,7 @@ func (m *Mountstat) Restore(content json.RawMessage) error {
 	if err := json.Unmarshal(content, &k); err != nil {
 		return err
 	}
-	m.kept = k.Units
+	m.kept, m.expectations.tags = k.Units, k.Tags
 	m.expectations.missing, m.expectations.readOnly = shortfalls(k.Missing), shortfalls(k.ReadOnly)
 	return nil
 }

@@ -47,3 +47,28 @@ func TestMountstat_KeepsWhatIsKnown(t *testing.T) {
 
 	require.Error(t, m.Restore(json.RawMessage("7")))
 }
+
+// A mount that is missing has the series that it had, also after a restart: what the
+// configuration expects has no source of its own.
+func TestMountstat_KeepsTheSeriesOfAMissingMount(t *testing.T) {
+	faultfs.Require(t)
+	dir := tmpfs(t, "", "")
+	change := func(m *Mountstat) {
+		only(dir)(m)
+		m.Expected = []string{dir}
+	}
+	m, _ := newInput(t, change)
+	collect.Gather(t, m)
+	before := at(collect.Gather(t, m), dir)
+	require.Equal(t, "ok", text(before, "result"))
+	assert.Nil(t, m.Keep(), "all is well")
+	require.NoError(t, unix.Unmount(dir, 0))
+	require.Equal(t, "missing", text(at(collect.Gather(t, m), dir), "result"))
+	content, err := json.Marshal(m.Keep())
+	require.NoError(t, err)
+	m, _ = newInput(t, change)
+	require.NoError(t, m.Restore(content))
+	after := at(collect.Gather(t, m), dir)
+	require.Equal(t, "missing", text(after, "result"))
+	assert.Equal(t, before.Tags(), after.Tags())
+}
