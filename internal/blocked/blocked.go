@@ -22,9 +22,11 @@ import (
 
 // Task is a thread that waits.
 type Task struct {
-	PID  int    // of the process
-	TID  int    // of the thread; equal to PID for the first one
-	Comm string // the thread's name, raw bytes
+	PID int // of the process
+	TID int // of the thread; equal to PID for the first one
+	// Parent is the process's, of what [Scanner.Threads] returns.
+	Parent int
+	Comm   string // the thread's name, raw bytes
 	// State is D, or S with [Scanner.SetWaits].
 	State byte
 	// Wchan is the kernel function in which the task sleeps. It is empty without
@@ -181,7 +183,7 @@ func (s *Scanner) task(pid, tid int) (Task, error) {
 	if err != nil {
 		return Task{}, err
 	}
-	task := Task{PID: pid, TID: tid, State: st.state, Kernel: st.kernel, Start: st.start, Wchan: string(s.wchan(pid, tid))}
+	task := Task{PID: pid, TID: tid, Parent: st.parent, State: st.state, Kernel: st.kernel, Start: st.start, Wchan: string(s.wchan(pid, tid))}
 	task.Comm = s.comm(pid, tid)
 	return task, nil
 }

@@ -165,7 +165,7 @@ func stateOf(s *sockdiag.TCP) ServerState {
 		return Unconnected // one end has closed it
 	case s.Unread > 0:
 		return Unread
-	case s.Sent < s.Received, s.Unsent > 0:
+	case s.Sent < s.Received, s.Unsent > 0, s.NeverAnswered:
 		return Silent
 	}
 	return Answered

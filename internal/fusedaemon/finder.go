@@ -91,12 +91,8 @@ func NewFinder(proc string, files *openfiles.Reader, tasks *blocked.Monitor) *Fi
 func (f *Finder) Find(connections []Connection) (map[Connection]*Daemon, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.scanner == nil {
-		scanner, err := blocked.NewScanner(f.proc)
-		if err != nil {
-			return nil, err
-		}
-		f.scanner = scanner
+	if err := f.open(); err != nil {
+		return nil, err
 	}
 	problem := f.confirm(connections)
 	if unknown := f.unknown(connections, time.Now()); len(unknown) > 0 {
@@ -117,6 +113,65 @@ func (f *Finder) Find(connections []Connection) (map[Connection]*Daemon, error) 
 		}
 	}
 	return found, errors.Join(problem, f.findSockets(daemons))
+}
+
+// OfProgram returns which process of a program that mounts something, the program itself or one
+// it has called, has a connection to a server, or tries to: that is what it waits for, before there
+// is a mount. It is nil if none has, or that may not be seen.
+func (f *Finder) OfProgram(pid int) (*Daemon, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.open(); err != nil {
+		return nil, err
+	}
+	pids, err := f.processes()
+	if err != nil {
+		return nil, err
+	}
+	daemons := make(map[identity]*Daemon)
+	for _, pid := range f.descendants(pid, pids) {
+		h := holder{identity: f.identityOf(pid)}
+		if d := f.look(h); d != nil {
+			d.Guessed = false
+			daemons[h.identity] = d
+		}
+	}
+	err = f.findSockets(daemons)
+	var found *Daemon
+	for _, d := range daemons {
+		if len(d.Sockets) > 0 && (found == nil || d.PID < found.PID) {
+			found = d
+		}
+	}
+	return found, err
+}
+
+// maxDescendants is how many processes of a mount program are looked at.
+const maxDescendants = 64
+
+// descendants are a process and those that it, or one of them, has called, among all.
+func (f *Finder) descendants(pid int, all []int) []int {
+	children := make(map[int][]int)
+	for _, other := range all {
+		if threads, err := f.scanner.Threads(other, 1); err == nil {
+			children[threads[0].Parent] = append(children[threads[0].Parent], other)
+		}
+	}
+	found := []int{pid}
+	for i := 0; i < len(found) && len(found) < maxDescendants; i++ {
+		found = append(found, children[found[i]]...)
+	}
+	return found[:min(len(found), maxDescendants)]
+}
+
+// open opens the directory of processes, unless it is.
+func (f *Finder) open() error {
+	if f.scanner != nil {
+		return nil
+	}
+	scanner, err := blocked.NewScanner(f.proc)
+	f.scanner = scanner
+	return err
 }
 
 // confirm forgets holders that are gone, or hold the connection no longer.

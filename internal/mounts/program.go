@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/moby/sys/mountinfo"
+
+	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
 // ParseProgram returns the mount that a program such as mount(8), mount.nfs(8) or mount.cifs(8)
@@ -45,7 +47,11 @@ func ParseProgram(arguments []string) *Mount {
 	if len(places) < 2 || !filepath.IsAbs(places[1]) {
 		return nil
 	}
-	m := &Mount{Info: &mountinfo.Info{FSType: fstype, Source: places[0], Mountpoint: filepath.Clean(places[1])}}
+	source := places[0]
+	if kind, rest, found := strings.Cut(source, "#"); found && fstype == "fuse" { // mount.fuse(8)
+		fstype, source = "fuse."+kind, rest
+	}
+	m := &Mount{Info: &mountinfo.Info{FSType: fstype, Source: source, Mountpoint: filepath.Clean(places[1])}}
 	m.VFSOptions = serverOptions(options)
 	if _, found := m.Option("addr"); found {
 		return m
@@ -94,4 +100,20 @@ func (m *Mount) ServersAt(address netip.Addr) []Server {
 	named := *m.Info
 	named.VFSOptions += ",addr=" + address.String()
 	return (&Mount{Info: &named}).Servers()
+}
+
+// PortsAskedFirst are those to which the client of an SMB or NFS mount connects before it is
+// mounted: that of its server, and those which it tries as well. Without an option SMB's goes on
+// to NetBIOS (ip_connect, fs/smb/client/connect.c); NFS 3 asks rpcbind.
+func (m *Mount) PortsAskedFirst() (ports []uint16) {
+	for _, s := range m.ServersAt(netip.IPv4Unspecified()) {
+		ports = append(ports, s.Address.Port())
+	}
+	switch {
+	case m.SMB() && slices.Equal(ports, []uint16{smbPort}):
+		ports = append(ports, netBIOSPort)
+	case m.NFS():
+		ports = append(ports, sunrpc.PortRPCBind)
+	}
+	return slices.DeleteFunc(ports, func(port uint16) bool { return port == 0 })
 }

@@ -25,6 +25,7 @@ func TestParseProgram(t *testing.T) {
 		{"mount.smb3 //fe80::1%2/data /auto/x", "smb3", "//fe80::1%2/data", "/auto/x", "smb [fe80::1%2]:445"},
 		{"/bin/mount -n -t 9p -s -o trans=tcp,port=5640 10.0.0.3 /auto/nine", "9p", "10.0.0.3", "/auto/nine", "9p 10.0.0.3:5640"},
 		{"mount.ceph 10.0.0.4:6789:/ /auto/ceph -o name=admin,secret=secret", "ceph", "10.0.0.4:6789:/", "/auto/ceph", "ceph 10.0.0.4:6789"},
+		{"mount -t fuse -o rw,secret sshfs#nas:/home /auto/ssh", "fuse.sshfs", "nas:/home", "/auto/ssh", ""},
 		{"mount -o pass=secret /dev/sdb1 /x", "mount", "/dev/sdb1", "/x", ""},
 	} {
 		m := mounts.ParseProgram(strings.Fields(c.arguments))
@@ -50,6 +51,18 @@ func TestMount_ServersAt(t *testing.T) {
 	assert.Equal(t, "10.0.0.1:2049", all[0].Address.String())
 	assert.Equal(t, uint32(3), all[0].Version)
 	assert.Empty(t, m.Servers(), "it is as it was")
+}
+
+func TestMount_PortsAskedFirst(t *testing.T) {
+	for arguments, want := range map[string][]uint16{
+		"mount.cifs //nas/data /x":                  {445, 139},
+		"mount.cifs //nas/data /x -o port=4450":     {4450},
+		"mount.nfs nas:/home /x":                    {2049, 111},
+		"mount.nfs nas:/home /x -o port=20490":      {20490, 111},
+		"mount -t fuse sshfs#nas:/home /x -o port=": nil,
+	} {
+		assert.Equal(t, want, mounts.ParseProgram(strings.Fields(arguments)).PortsAskedFirst(), arguments)
+	}
 }
 
 func FuzzParseProgram(f *testing.F) {

@@ -17,6 +17,7 @@ type Server struct {
 // Where services listen unless an option says otherwise.
 const (
 	smbPort       = 445
+	netBIOSPort   = 139
 	ninePPort     = 564  // P9_PORT, net/9p/trans_fd.c
 	cephMonPort   = 6789 // CEPH_MON_PORT, include/linux/ceph/msgr.h
 	cephMonV2Port = 3300 // IANA; by the protocol of Ceph Nautilus and later

@@ -97,8 +97,8 @@ func (a Answer) AddTo(fields map[string]any, name string) {
 type Pool struct {
 	// AtOnce is for those who look once, and wait: no moment is waited for.
 	AtOnce bool
-
-	sockets sockdiag.Table
+	// Sockets tells of this host's connections. Others may ask it, too.
+	Sockets *sockdiag.Table
 
 	seed     maphash.Seed  // of the host's own moments
 	interval time.Duration // how often a question is put whose answer is no evidence
@@ -132,7 +132,7 @@ type line struct {
 
 // NewPool returns a Pool that has asked nothing.
 func NewPool() *Pool {
-	return &Pool{seed: maphash.MakeSeed(), interval: time.Minute, known: make(map[Question]*asked), lines: make(map[line][]chan struct{})}
+	return &Pool{Sockets: sockdiag.NewTable(), seed: maphash.MakeSeed(), interval: time.Minute, known: make(map[Question]*asked), lines: make(map[line][]chan struct{})}
 }
 
 // keptRounds is for how many rounds an answer is kept that nobody asks for.
@@ -292,7 +292,7 @@ func (p *Pool) look(q Question, a *asked, answer *Answer, limit time.Duration) {
 	evidence := a.evidence
 	p.mu.Unlock()
 	if evidence && answer.Known && q.Network == "tcp" {
-		answer.Connections = p.sockets.To(q.Address, limit)
+		answer.Connections = p.Sockets.To(q.Address, limit)
 	}
 }
 

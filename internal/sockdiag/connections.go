@@ -3,7 +3,6 @@ package sockdiag
 import (
 	"encoding/binary"
 	"net/netip"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +25,11 @@ type Connections struct {
 
 // Table asks the kernel. To ask can have it load a module, which takes a program from a file
 // system: so it is asked by a goroutine that can be left alone, of which there is one at most.
-type Table struct{ busy atomic.Bool }
+// Who asks meanwhile waits for its turn, within its limit.
+type Table struct{ turn chan struct{} }
+
+// NewTable returns a Table.
+func NewTable() *Table { return &Table{turn: make(chan struct{}, 1)} }
 
 // To returns the connections to an address and port, within a limit. They are not Known where
 // the kernel refuses, or takes longer.
@@ -68,19 +71,22 @@ func (t *Table) Search(port uint16, fits func(*TCP) bool, limit time.Duration) (
 
 // within has the kernel asked, and reports whether it has answered in time.
 func (t *Table) within(limit time.Duration, ask func() error) bool {
-	if !t.busy.CompareAndSwap(false, true) {
+	late := time.After(limit)
+	select {
+	case t.turn <- struct{}{}:
+	case <-late:
 		return false
 	}
 	answer := make(chan error, 1)
 	go func() {
 		err := ask()
-		t.busy.Store(false) // first: who has the answer may ask again
+		<-t.turn
 		answer <- err
 	}()
 	select {
 	case err := <-answer:
 		return err == nil
-	case <-time.After(limit):
+	case <-late:
 		return false
 	}
 }

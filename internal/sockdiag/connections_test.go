@@ -28,7 +28,7 @@ func TestTable_To(t *testing.T) {
 	for _, address := range []string{"127.0.0.1:0", "[::1]:0"} {
 		t.Run(address, func(t *testing.T) {
 			listener, server := listen(t, address)
-			var table Table
+			table := NewTable()
 			none := table.To(server, limit)
 			if !none.Known {
 				t.Skip("this kernel has no sock_diag")
@@ -58,7 +58,7 @@ func TestTable_Search(t *testing.T) {
 	accepted, err := listener.Accept()
 	require.NoError(t, err)
 	defer accepted.Close()
-	var table Table
+	table := NewTable()
 	here := func(s *TCP) bool { return s.Peer == server }
 	for _, port := range []uint16{0, server.Port()} {
 		found, known := table.Search(port, here, limit)
@@ -68,7 +68,14 @@ func TestTable_Search(t *testing.T) {
 		require.Len(t, found, 1, "port %d", port)
 		assert.Equal(t, Established, found[0].State)
 		assert.NotZero(t, found[0].Inode)
+		assert.True(t, found[0].NeverAnswered)
 	}
+	_, err = accepted.Write([]byte("hello"))
+	require.NoError(t, err)
+	assert.Eventually(t, func() bool {
+		found, _ := table.Search(server.Port(), here, limit)
+		return len(found) == 1 && !found[0].NeverAnswered
+	}, limit, 10*time.Millisecond)
 	found, _ := table.Search(server.Port(), func(*TCP) bool { return false }, limit)
 	assert.Empty(t, found)
 }
@@ -80,7 +87,7 @@ func TestTable_SeesWhoConnects(t *testing.T) {
 			_ = conn.Close()
 		}
 	}()
-	var table Table
+	table := NewTable()
 	if !table.To(server, limit).Known {
 		t.Skip("this kernel has no sock_diag")
 	}
@@ -88,9 +95,14 @@ func TestTable_SeesWhoConnects(t *testing.T) {
 }
 
 func TestTable_AsksOnceAtATime(t *testing.T) {
-	var table Table
-	table.busy.Store(true)
-	assert.Equal(t, Connections{}, table.To(netip.MustParseAddrPort("192.0.2.1:445"), limit))
+	table, server := NewTable(), netip.MustParseAddrPort("192.0.2.1:445")
+	if !table.To(server, limit).Known {
+		t.Skip("this kernel has no sock_diag")
+	}
+	table.turn <- struct{}{} // as somebody does whose answer is still to come
+	assert.Equal(t, Connections{}, table.To(server, time.Millisecond))
+	time.AfterFunc(50*time.Millisecond, func() { <-table.turn })
+	assert.True(t, table.To(server, limit).Known, "it waits for its turn")
 }
 
 func TestConnections_Add(t *testing.T) {

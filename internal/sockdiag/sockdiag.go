@@ -55,6 +55,9 @@ type TCP struct {
 	// Sent and Received are how long ago the last data was; zero in a state other than
 	// established.
 	Sent, Received time.Duration
+	// NeverAnswered says that nothing has ever come on a connection. Kernels before 4.1 do not
+	// tell.
+	NeverAnswered bool
 }
 
 const (
@@ -227,6 +230,8 @@ func parseTCP(payload []byte) (TCP, error) {
 	if err == nil && s.State == Established {
 		s.Sent = milliseconds(info, unsafe.Offsetof(unix.TCPInfo{}.Last_data_sent))
 		s.Received = milliseconds(info, unsafe.Offsetof(unix.TCPInfo{}.Last_data_recv))
+		const received = unsafe.Offsetof(unix.TCPInfo{}.Bytes_received)
+		s.NeverAnswered = uintptr(len(info)) >= received+8 && binary.NativeEndian.Uint64(info[received:]) == 0
 	}
 	return s, err
 }

@@ -169,7 +169,7 @@ func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 func (m *Mountstat) causeAtServer(t *target) cause {
 	a := t.answer
 	switch {
-	case !a.Known, t.servers[0].elsewhere:
+	case !a.Known, t.servers[t.telling].elsewhere:
 		return ""
 	case !a.Answered():
 		return causeOfServer(t.servers[0].Service, a)

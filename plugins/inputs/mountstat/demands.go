@@ -3,9 +3,11 @@ package mountstat
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
+	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
@@ -25,13 +27,17 @@ const (
 // what is there.
 type demand struct {
 	mount     *mounts.Mount // that is to be made
+	pid       int           // of the program
 	program   string        // its name
 	waits     bool          // the program did at the last look
 	seen      time.Time     // when it last did
 	found     []mounts.Server
 	servers   []*server // of this gather
 	searching bool
-	unmet     *shortfall // its server is dead; nil: not that is known
+	// daemon is, of a mount whose table will not tell its server, which process of the program
+	// is connected to that; nil: none that is known.
+	daemon *fusedaemon.Daemon
+	unmet  *shortfall // its server is dead; nil: not that is known
 }
 
 // noteDemands notes what programs have been about to mount on demand for some time, and asks
@@ -53,7 +59,7 @@ func (m *Mountstat) noteDemands(tasks []blocked.Task, programs map[int]*mounts.M
 			d = &demand{mount: mount, found: mount.Servers()}
 			m.demands[mount.Mountpoint] = d
 		}
-		d.waits, d.seen = true, time.Now()
+		d.waits, d.seen, d.pid = true, time.Now(), tasks[i].PID
 		if d.program == "" || tasks[i].Comm != "mount" { // which waits for mount.nfs, say
 			d.program = tasks[i].Comm
 		}
@@ -70,8 +76,12 @@ func (m *Mountstat) onDemand(path string) bool {
 // askDemands asks the servers of what is to be mounted on demand.
 func (m *Mountstat) askDemands() {
 	for _, d := range m.demands {
-		if d.servers = nil; len(d.found) == 0 {
+		switch d.servers = nil; {
+		case len(d.found) > 0:
+		case d.mount.Host() != "":
 			m.findServer(d)
+		case d.waits:
+			m.findConnection(d)
 		}
 		for _, found := range d.found {
 			s := m.serverOf(found, m.policy.timeout, nil)
@@ -82,34 +92,81 @@ func (m *Mountstat) askDemands() {
 }
 
 // findServer finds the address of a server that has a name in the map: names are not resolved.
-// Another mount of the server tells it, or the connection that is being made.
+// Another mount of the server tells it, or the connection that is being made, or has been and
+// had no answer, unless that is to a server of mounts which have another name for it.
 func (m *Mountstat) findServer(d *demand) {
-	host := d.mount.Host()
-	meant := d.mount.ServersAt(netip.IPv4Unspecified())
-	if host == "" || len(meant) == 0 || d.searching {
+	ports := d.mount.PortsAskedFirst()
+	if len(ports) == 0 || d.searching {
 		return
 	}
-	for i := range m.table.Mounts {
-		if mount := &m.table.Mounts[i]; mount.FSType == d.mount.FSType && mount.Host() == host {
-			if all := mount.Servers(); len(all) > 0 {
-				d.found = d.mount.ServersAt(all[0].Address.Addr())
-				return
-			}
-		}
+	if d.found = m.serversNamed(d.mount); len(d.found) > 0 {
+		return
 	}
 	d.searching = true
 	m.asking++
 	go func() {
-		lost, _ := m.sockets.Search(meant[0].Address.Port(), func(s *sockdiag.TCP) bool { return s.State == sockdiag.SynSent }, searchLimit)
+		lost := m.withoutAnswer(ports)
 		m.mail.Post(func() {
 			d.searching = false
 			m.asking--
+			lost = slices.DeleteFunc(lost, func(s sockdiag.TCP) bool { return m.hasMountsOf(s.Peer.Addr()) })
 			if address, one := onlyPeer(lost); one {
 				d.found = d.mount.ServersAt(address)
 				m.askDemands()
 			}
 		})
 	}()
+}
+
+// findConnection finds what the program of a mount waits for which connects to its server itself,
+// as those of FUSE do, before there is a mount.
+func (m *Mountstat) findConnection(d *demand) {
+	if d.searching {
+		return
+	}
+	d.searching = true
+	go func() {
+		daemon, err := m.host.Daemons.OfProgram(d.pid)
+		m.mail.Post(func() {
+			m.said.Error("connections of mount programs", err)
+			if d.searching = false; daemon != nil {
+				d.daemon = daemon
+			}
+		})
+	}()
+}
+
+// serversNamed are the servers of a mount to be made whose host another one names alike.
+func (m *Mountstat) serversNamed(mount *mounts.Mount) []mounts.Server {
+	for i := range m.table.Mounts {
+		if other := &m.table.Mounts[i]; other.FSType == mount.FSType && other.Host() == mount.Host() {
+			if all := other.Servers(); len(all) > 0 {
+				return mount.ServersAt(all[0].Address.Addr())
+			}
+		}
+	}
+	for _, d := range m.demands {
+		if len(d.found) > 0 && d.mount.FSType == mount.FSType && d.mount.Host() == mount.Host() {
+			return mount.ServersAt(d.found[0].Address.Addr())
+		}
+	}
+	return nil
+}
+
+// hasMountsOf reports whether a server of mounts is at an address.
+func (m *Mountstat) hasMountsOf(address netip.Addr) bool {
+	return slices.ContainsFunc(m.targets, func(t *target) bool {
+		return slices.ContainsFunc(t.servers, func(s *server) bool { return s.Address.Addr().Unmap() == address })
+	})
+}
+
+// withoutAnswer are this host's connections to ports on which nothing has ever come.
+func (m *Mountstat) withoutAnswer(ports []uint16) (all []sockdiag.TCP) {
+	for _, port := range ports {
+		found, _ := m.host.Servers.Sockets.Search(port, func(s *sockdiag.TCP) bool { return s.State == sockdiag.SynSent || s.NeverAnswered }, searchLimit)
+		all = append(all, found...)
+	}
+	return all
 }
 
 // onlyPeer is the address that all connections are made to.
@@ -128,14 +185,17 @@ func onlyPeer(connections []sockdiag.TCP) (address netip.Addr, one bool) {
 func (m *Mountstat) judgeDemands(now map[string]*shortfall) {
 	for path, d := range m.demands {
 		before := d.unmet
-		d.unmet = nil
+		d.unmet = m.unmetByConnection(path, d)
 		var answers []serverpool.Answer
 		for _, s := range d.servers {
 			answers = append(answers, s.answer)
 		}
-		a := together(answers)
+		var a serverpool.Answer
+		if len(answers) > 0 {
+			a = answers[tells(answers, false)]
+		}
 		switch {
-		case !m.onDemand(path), !d.waits && time.Since(d.seen) > demandAge, !d.waits && a.Answered():
+		case !m.onDemand(path), !d.waits && (len(d.found) == 0 || time.Since(d.seen) > demandAge || a.Answered()):
 			delete(m.demands, path)
 			continue
 		case a.Broken():
@@ -145,13 +205,36 @@ func (m *Mountstat) judgeDemands(now map[string]*shortfall) {
 				cause:       causeOfServer(where.Service, a), answer: a, server: where.Address.Addr().String(),
 				why: joinReasons(fmt.Sprintf("%s waits for its server %s", mounts.Printable(d.program), where.Address), describeConnections(where.Address.String(), a)),
 			}
-		case !a.Known:
+		case !a.Known && len(d.found) > 0:
 			d.unmet = before // a busy host does not ask in time
 		}
 		if d.unmet != nil && now[path] == nil {
 			now[path] = d.unmet
 		}
 	}
+}
+
+// unmetByConnection is that the server does not answer to which a program of a mount is connected
+// itself; nil: not that is known.
+func (m *Mountstat) unmetByConnection(path string, d *demand) *shortfall {
+	if d.daemon == nil || !d.waits {
+		return nil
+	}
+	f := &finding{code: result.Timeout}
+	c := causeAtFUSEServer(d.mount, d.daemon, f)
+	if c == "" {
+		return nil
+	}
+	return &shortfall{expectation: expectation{path: path, source: d.mount.Source, fstype: d.mount.FSType}, cause: c,
+		server: d.daemon.ServerAddress().Addr().String(), why: f.reason}
+}
+
+// server is where that is of what can't be mounted.
+func (d *demand) server() mounts.Server {
+	if len(d.servers) > 0 {
+		return d.servers[0].Server
+	}
+	return serverBehind(d.mount, d.daemon)
 }
 
 // sayUnmet logs that nothing can be mounted at a path.

@@ -5,19 +5,26 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
+	"os/exec"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 	"github.com/vfsprobe/vfsprobe/internal/testing/blackhole"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
 
@@ -89,26 +96,129 @@ func TestAnAutomountThatCanNotBeMadeSinceItsServerIsDead(t *testing.T) {
 	}
 }
 
-// Names are not resolved: the connection that the client tries to make says where its server is.
+// Names are not resolved: the connection that the client tries to make, or on which it has no
+// answer, says where its server is.
 func TestAnAutomountWhoseServerHasAName(t *testing.T) {
+	if _, known := sockdiag.NewTable().Search(1, func(*sockdiag.TCP) bool { return false }, searchLimit); !known {
+		t.Skip("this kernel has no sock_diag")
+	}
+	for _, c := range []struct {
+		server netip.AddrPort
+		cause  string
+	}{{blackhole.Listen(t), "server_unreachable"}, {rpchost.Serve(t, "127.0.0.1:0", silence), "server_rpc_dead"}} {
+		t.Run(c.cause, func(t *testing.T) {
+			connect(t, c.server)
+			m, path, _ := demanding(t, "mount.nfs", "nas.example.com:/home", "-o", fmt.Sprintf("port=%d", c.server.Port()))
+			require.Eventually(t, func() bool {
+				metric := at(collect.Gather(t, m), path)
+				return metric != nil && text(metric, "cause") == c.cause
+			}, 15*time.Second, 10*time.Millisecond)
+		})
+	}
+}
+
+// A connection without an answer may be of a mount that is there, and whose server has another
+// name.
+func TestAnAutomountWhoseServerHasANameAmongOthers(t *testing.T) {
 	server := blackhole.Listen(t)
-	dialed := make(chan struct{})
+	connect(t, server)
+	m, path, _ := demanding(t, "mount.nfs", "nas.example.com:/home", "-o", fmt.Sprintf("port=%d", server.Port()))
+	other := &mounts.Mount{Info: &mountinfo.Info{FSType: "nfs", Source: "other:/home", VFSOptions: "addr=127.0.0.1"}}
+	of := &target{Unit: &mounts.Unit{Probed: other}, policy: m.policy}
+	m.linkServers(of, nil)
+	m.targets = append(m.targets, of)
+	m.demands[path].found = nil
+	m.askDemands()
+	require.Eventually(t, func() bool { m.mail.Open(); return !m.demands[path].searching }, 15*time.Second, 10*time.Millisecond)
+	assert.Empty(t, m.demands[path].found)
+}
+
+// connect connects to a server until the test ends, whether or not it answers.
+func connect(t *testing.T, server netip.AddrPort) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	t.Cleanup(func() { cancel(); <-dialed }) // other tests take this process for a FUSE daemon
+	done := make(chan struct{})
+	t.Cleanup(func() { cancel(); <-done }) // other tests take this process for a FUSE daemon
 	go func() {
-		defer close(dialed)
+		defer close(done)
 		if conn, err := new(net.Dialer).DialContext(ctx, "tcp", server.String()); err == nil {
+			<-ctx.Done()
 			_ = conn.Close()
 		}
 	}()
-	m, path, _ := demanding(t, "mount.nfs", "nas.example.com:/home", "-o", fmt.Sprintf("port=%d", server.Port()))
-	if _, known := new(sockdiag.Table).Search(1, func(*sockdiag.TCP) bool { return false }, searchLimit); !known {
-		t.Skip("this kernel has no sock_diag")
+}
+
+// asMountProgram has this program be one that mounts something by sshfs: it is the port.
+const asMountProgram = "VFSPROBE_TEST_MOUNT"
+
+// mountBySSH calls sshfs for a mount point, which the arguments name second, as mount.fuse(8) does.
+func mountBySSH() {
+	command := exec.Command("sshfs", "-f", "-p", os.Getenv(asMountProgram), "root@127.0.0.1:/", os.Args[2],
+		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=60")
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	_ = command.Run()
+	os.Exit(1)
+}
+
+// The table will not tell the server of a mount by FUSE: it is where what the program has called
+// is connected to.
+func TestAnAutomountByFUSEThatCanNotBeMade(t *testing.T) {
+	faultfs.Require(t)
+	for _, name := range []string{"sshfs", "ssh"} {
+		if _, err := exec.LookPath(name); err != nil {
+			t.Skip(err)
+		}
 	}
-	require.Eventually(t, func() bool {
-		metric := at(collect.Gather(t, m), path)
-		return metric != nil && text(metric, "cause") == "server_unreachable"
-	}, 15*time.Second, 10*time.Millisecond)
+	own, err := os.Executable()
+	require.NoError(t, err)
+	for _, c := range []struct {
+		server      netip.AddrPort
+		cause, says string
+	}{
+		{blackhole.Listen(t), "fuse_server_unreachable", "nothing comes back for what is sent"},
+		{rpchost.Serve(t, "127.0.0.1:0", silence), "fuse_server_silent", "it has sent nothing for"},
+	} {
+		t.Run(c.cause, func(t *testing.T) {
+			auto := t.TempDir()
+			m, log := newPretendedNFS(t, nil)
+			withTable(m, tableOf(t, auto, "/", "rw", "autofs", "auto.home", "rw,fd=6,pgrp=0,timeout=300,indirect"))
+			path := filepath.Join(auto, "dead")
+			require.NoError(t, os.Mkdir(path, 0o755))
+			program := filepath.Join(t.TempDir(), "mount.fuse")
+			require.NoError(t, os.Symlink(own, program))
+			command := exec.Command(program, "sshfs#root@127.0.0.1:/", path)
+			command.Env = append(os.Environ(), fmt.Sprintf("%s=%d", asMountProgram, c.server.Port()))
+			command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+			require.NoError(t, command.Start())
+			end := sync.OnceFunc(func() {
+				if d := m.demands[path]; d != nil && d.daemon != nil && d.daemon.Worker != nil {
+					_ = unix.Kill(d.daemon.Worker.PID, unix.SIGKILL) // which is an orphan
+				}
+				_ = command.Process.Kill()
+				_ = command.Wait()
+				_ = unix.Unmount(path, unix.MNT_DETACH) // sshfs mounts first, since 3.0
+			})
+			t.Cleanup(end)
+			var g *collect.Metrics
+			require.Eventually(t, func() bool {
+				g = collect.Gather(t, m)
+				return at(g, path) != nil
+			}, 30*time.Second, 100*time.Millisecond)
+			metric := at(g, path)
+			assert.Equal(t, "error "+c.cause, text(metric, "result")+" "+text(metric, "cause"))
+			assert.Contains(t, text(metric, "reason"), "sshfs")
+			assert.Contains(t, text(metric, "reason"), "its server "+c.server.String()+" of root@127.0.0.1:/, by ssh")
+			assert.Contains(t, text(metric, "reason"), c.says)
+			fstype, _ := metric.GetTag("fstype")
+			assert.Equal(t, "fuse.sshfs", fstype)
+			require.Len(t, g.Named("mountstat_server"), 1)
+			service, _ := g.Named("mountstat_server")[0].GetTag("service")
+			assert.Equal(t, "sshfs", service)
+			assert.Len(t, log.about("nothing can be mounted at"), 1)
+			end()
+			require.Eventually(t, func() bool { return at(collect.Gather(t, m), path) == nil }, 15*time.Second, 10*time.Millisecond, "nobody waits for it")
+		})
+	}
 }
 
 func TestOnlyPeer(t *testing.T) {

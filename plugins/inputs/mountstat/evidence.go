@@ -18,6 +18,7 @@ import (
 type evidence struct {
 	answers      []serverpool.Answer // of its servers, in their order
 	answer       serverpool.Answer   // of them together
+	telling      int                 // which of them it is
 	share        smbclient.State     // what the SMB client last knew
 	waits        string              // the kernel function in which a helper waits
 	daemon       *fusedaemon.Daemon  // who serves it by FUSE, if that was found out in this round
@@ -51,7 +52,10 @@ func (m *Mountstat) collect(t *target) {
 	for _, s := range t.servers {
 		t.answers = append(t.answers, s.answer)
 	}
-	t.answer = together(t.answers)
+	t.telling = tells(t.answers, t.Probed.SMB())
+	if len(t.answers) > 0 {
+		t.answer = t.answers[t.telling]
+	}
 	if t.Probed.FUSE() {
 		t.daemon = m.daemons.found[connectionTo(t)]
 	}
@@ -63,18 +67,21 @@ func (m *Mountstat) collect(t *target) {
 	}
 }
 
-// together is what the answers of a target's servers say. Monitors of a Ceph cluster stand in
-// for each other: it is the best of their answers, once all are known.
-func together(answers []serverpool.Answer) (best serverpool.Answer) {
+// tells says which of the answers of a target's servers is that of all. Monitors of a Ceph cluster
+// stand in for each other: it is the best of their answers, once all are known. Of the places where
+// the server of an SMB mount can be it is the worst, since something is at fault.
+func tells(answers []serverpool.Answer, worst bool) (which int) {
 	for i, a := range answers {
+		best := answers[which]
 		switch {
-		case a.Answered():
-			return a
-		case i == 0 || !a.Known || best.Known && a.Reached && !best.Reached:
-			best = a
+		case a.Answered() && !worst, worst && a.Broken() && !best.Broken():
+			return i
+		case worst:
+		case !a.Known || best.Known && a.Reached && !best.Reached:
+			which = i
 		}
 	}
-	return best
+	return which
 }
 
 // reportOf is what is known of a target's fault, which begins.

@@ -162,11 +162,16 @@ func (m *Mountstat) noteServersBehind(found map[fusedaemon.Connection]*fusedaemo
 		if d == nil || d.ConnectedTo(t.behindDaemon.Address) {
 			continue
 		}
-		if at := d.ServerAddress(); at.IsValid() {
-			service := cmp.Or(fuseKind(t.Probed), mounts.Printable(d.Comm))
-			t.behindDaemon = mounts.Server{Question: serverpool.Question{Network: "tcp", Address: at, Service: serverpool.Service(service)}}
+		if d.ServerAddress().IsValid() {
+			t.behindDaemon = serverBehind(t.Probed, d)
 		}
 	}
+}
+
+// serverBehind is where a daemon of a mount is connected to.
+func serverBehind(mount *mounts.Mount, d *fusedaemon.Daemon) mounts.Server {
+	service := cmp.Or(fuseKind(mount), mounts.Printable(d.Comm))
+	return mounts.Server{Question: serverpool.Question{Network: "tcp", Address: d.ServerAddress(), Service: serverpool.Service(service)}}
 }
 
 // usedByDaemon are the targets that a target's daemon is known to use: by its open files, its
@@ -251,7 +256,7 @@ func (m *Mountstat) causeOfSilentFUSE(t *target, f *finding) cause {
 			return cmp.Or(below.found.cause, unknown)
 		}
 	}
-	if c := causeAtFUSEServer(t, d, f); c != "" {
+	if c := causeAtFUSEServer(t.Probed, d, f); c != "" {
 		return c
 	}
 	switch {
@@ -271,13 +276,13 @@ func (m *Mountstat) causeOfSilentFUSE(t *target, f *finding) cause {
 
 // causeAtFUSEServer is the fault of a server that a daemon waits for; empty if that is not to
 // be seen.
-func causeAtFUSEServer(t *target, d *fusedaemon.Daemon, f *finding) cause {
+func causeAtFUSEServer(mount *mounts.Mount, d *fusedaemon.Daemon, f *finding) cause {
 	state, socket := d.Server()
 	says, c := "", cause("")
 	switch {
 	case state == fusedaemon.Unreachable:
 		says, c = "nothing comes back for what is sent", result.FUSEServerUnreachable
-	case state == fusedaemon.Unconnected && (d.TakesRequests() || f.errno != "") && ofServer(t.Probed):
+	case state == fusedaemon.Unconnected && (d.TakesRequests() || f.errno != "") && ofServer(mount):
 		says, c = "there is no connection", result.FUSEServerUnreachable
 	case state == fusedaemon.Silent && (f.hangs() || lostServer(f.errno)):
 		says, c = fmt.Sprintf("it has sent nothing for %v", socket.Received), result.FUSEServerSilent
@@ -286,7 +291,7 @@ func causeAtFUSEServer(t *target, d *fusedaemon.Daemon, f *finding) cause {
 	default:
 		return ""
 	}
-	f.reason = describeDaemon(d) + " waits for " + describeServer(t, d) + ": " + says
+	f.reason = describeDaemon(d) + " waits for " + describeServer(mount, d) + ": " + says
 	return c
 }
 
@@ -315,11 +320,11 @@ func (m *Mountstat) causeOfFailingFUSE(t *target, f *finding) cause {
 		f.blame(below)
 		return cmp.Or(below.found.cause, unknown)
 	}
-	if c := causeAtFUSEServer(t, d, f); c != "" {
+	if c := causeAtFUSEServer(t.Probed, d, f); c != "" {
 		return c
 	}
 	if lostServer(f.errno) && (ofServer(t.Probed) || f.errno != "ETIMEDOUT") { // which may be of a disk
-		f.reason = fmt.Sprintf("%s lives, and says %s of %s", who, f.errno, describeServer(t, d))
+		f.reason = fmt.Sprintf("%s lives, and says %s of %s", who, f.errno, describeServer(t.Probed, d))
 		return result.FUSEServerUnreachable
 	}
 	return ""
@@ -335,13 +340,13 @@ func describeDaemon(d *fusedaemon.Daemon) string {
 }
 
 // describeServer names the server of a daemon in a reason.
-func describeServer(t *target, d *fusedaemon.Daemon) string {
+func describeServer(mount *mounts.Mount, d *fusedaemon.Daemon) string {
 	text := "its server"
 	if address := d.ServerAddress(); address.IsValid() {
 		text += " " + address.String()
 	}
-	if ofServer(t.Probed) {
-		text += " of " + mounts.Printable(t.Probed.Source)
+	if ofServer(mount) {
+		text += " of " + mounts.Printable(mount.Source)
 	}
 	if w := d.Worker; w != nil {
 		text += fmt.Sprintf(", by %s (process %d)", mounts.Printable(w.Comm), w.PID)

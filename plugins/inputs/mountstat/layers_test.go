@@ -67,3 +67,32 @@ func TestMountstat_NamesTheLayerThatHangs(t *testing.T) {
 		})
 	}
 }
+
+// What an overlay lies on may be in no table any more: then nothing tells whose fault it is, and
+// nobody else is blamed.
+func TestMountstat_BlamesNobodyForALayerThatIsInNoTable(t *testing.T) {
+	faultfs.Require(t)
+	daemon := faultfs.New(t)
+	merged := t.TempDir()
+	require.NoError(t, unix.Mount("overlay", merged, "overlay", 0, fmt.Sprintf("lowerdir=%s:%s", t.TempDir(), daemon.Dir)))
+	t.Cleanup(func() { _ = unix.Unmount(merged, unix.MNT_DETACH) })
+	t.Cleanup(daemon.Heal)
+	require.NoError(t, unix.Unmount(daemon.Dir, unix.MNT_DETACH))
+	m, _ := newInput(t, func(m *Mountstat) {
+		m.MountPoints = []string{merged, "/"}
+		m.IgnoreFS = nil
+	})
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), merged), "result"))
+	daemon.Silence()
+	var g *collect.Metrics
+	require.Eventually(t, func() bool {
+		g = collect.Gather(t, m)
+		result := text(at(g, merged), "result")
+		return result == "timeout" || result == "stuck"
+	}, 30*time.Second, 10*time.Millisecond)
+	assert.Equal(t, "unknown", text(at(g, merged), "cause"))
+	assert.Empty(t, text(at(g, merged), "reason"))
+	daemon.Heal()
+	require.Eventually(t, func() bool { return text(at(collect.Gather(t, m), merged), "result") == "ok" }, 30*time.Second, 10*time.Millisecond)
+	noneLeft(t, m)
+}

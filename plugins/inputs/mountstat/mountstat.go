@@ -26,7 +26,6 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
-	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 )
 
 //go:embed sample.conf
@@ -90,8 +89,7 @@ type Mountstat struct {
 	automounts    map[string]*shortfall // where nothing can be mounted
 	automounted   bool                  // there are mounts of autofs
 	demands       map[string]*demand    // by mount point
-	sockets       sockdiag.Table
-	allProcesses  bool // of the host show
+	allProcesses  bool                  // of the host show
 	daemons       daemons
 	guards        guards
 	bcachefs      bcachefs
@@ -121,7 +119,7 @@ func init() {
 			kernelLog:       kernelLog{name: kmsg.Device, devices: make(map[string]*deviceLog)},
 			mail:            mailbox.New(),
 			demands:         make(map[string]*demand),
-			smbAt:           smbLocations{ports: make(map[netip.Addr]uint16)},
+			smbAt:           smbLocations{ports: make(map[netip.Addr][]uint16)},
 		}
 	})
 }

@@ -27,7 +27,12 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
 
-func TestMain(m *testing.M) { rpchost.Main(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(asMountProgram) != "" {
+		mountBySSH()
+	}
+	rpchost.Main(m)
+}
 
 const timeout = 500 * time.Millisecond
 

@@ -87,12 +87,15 @@ func (t *target) explainNetwork(f *finding) {
 	}
 }
 
-// connections says how those to the target's first server are.
+// connections says how those to the target's server are, or to the one whose answer tells.
 func (t *target) connections() string {
-	if len(t.answers) == 0 {
+	switch {
+	case len(t.answers) == 0:
 		return ""
+	case len(t.answers) > 1 && t.Probed.SMB():
+		return joinReasons(t.connectionsTo(t.telling), "SMB servers are at several ports of its address, and which one is the mount's can't be told")
 	}
-	return t.connectionsTo(0)
+	return t.connectionsTo(t.telling)
 }
 
 // connectionsTo says how those to one of the target's servers are.

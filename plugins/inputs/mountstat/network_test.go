@@ -7,6 +7,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -279,6 +282,98 @@ func TestAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 	assert.Contains(t, text(metric, "reason"), server.String())
 	m.regroup()
 	assert.Equal(t, server, m.targets[0].servers[0].Address, "also by another table")
+}
+
+// smbServer answers until it is silent, or closed.
+type smbServer struct {
+	net.Listener
+	at     netip.AddrPort
+	silent atomic.Bool
+	mu     sync.Mutex
+	taken  []net.Conn
+}
+
+func newSMBServer(t *testing.T) *smbServer {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	s := &smbServer{Listener: listener, at: netip.MustParseAddrPort(listener.Addr().String())}
+	t.Cleanup(s.close)
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			s.mu.Lock()
+			s.taken = append(s.taken, conn)
+			s.mu.Unlock()
+			go func() {
+				defer conn.Close()
+				if !s.silent.Load() {
+					answerSMB(conn)
+				}
+				silence(conn)
+			}()
+		}
+	}()
+	return s
+}
+
+func (s *smbServer) close() {
+	_ = s.Listener.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, conn := range s.taken {
+		_ = conn.Close()
+	}
+}
+
+// Two SMB servers at the ports of one address are told apart as far as that can be told.
+func TestSMBMountsOfTwoServersAtOneAddress(t *testing.T) {
+	faultfs.Require(t)
+	one, other := faultfs.New(t), faultfs.New(t)
+	first, second := newSMBServer(t), newSMBServer(t)
+	ofTheKernel(t, first.at)
+	ofTheKernel(t, second.at)
+	m, _ := newPretendedNFS(t, nil)
+	m.allProcesses = true
+	const options = "rw,vers=3.1.1,addr=127.0.0.1"
+	dir := tableOf(t, one.Dir, "/", "rw", "cifs", "//nas/one", options)
+	line, err := os.ReadFile(filepath.Join(tableOf(t, other.Dir, "/", "rw", "cifs", "//nas/other", options), "mountinfo"))
+	require.NoError(t, err)
+	before, err := os.ReadFile(filepath.Join(dir, "mountinfo"))
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "mountinfo"), append(before, strings.Replace(string(line), "90 ", "91 ", 1)...), 0o600))
+	withTable(m, dir)
+	require.Eventually(t, func() bool {
+		g := collect.Gather(t, m)
+		return len(g.Named("mountstat_server")) == 2 && len(m.targets[0].servers) == 2 && len(m.targets[1].servers) == 2
+	}, 15*time.Second, 10*time.Millisecond, "both are asked")
+
+	second.silent.Store(true)
+	other.Pause()
+	g := collect.Gather(t, m)
+	metric := at(g, other.Dir)
+	assert.Equal(t, "timeout server_service_dead", text(metric, "result")+" "+text(metric, "cause"))
+	assert.Contains(t, text(metric, "reason"), second.at.String())
+	assert.Contains(t, text(metric, "reason"), "can't be told")
+	assert.Equal(t, "ok", text(at(g, one.Dir), "result"))
+
+	second.close()
+	require.Eventually(t, func() bool {
+		collect.Gather(t, m)
+		of := m.targets[slices.IndexFunc(m.targets, func(t *target) bool { return t.Probed.Mountpoint == one.Dir })]
+		return len(of.servers) == 1 && of.servers[0].Address == first.at
+	}, 15*time.Second, 10*time.Millisecond, "it answers without a connection to the other")
+	m.regroup()
+	metric = at(collect.Gather(t, m), other.Dir)
+	assert.Equal(t, "server_service_dead ECONNREFUSED", text(metric, "cause")+" "+text(metric, "server_rpc_errno"))
+	for _, s := range collect.Gather(t, m).Named("mountstat_server") {
+		port, _ := s.GetTag("port")
+		want := map[string]int64{fmt.Sprint(first.at.Port()): 2, fmt.Sprint(second.at.Port()): 1}
+		assert.Equal(t, want[port], field(t, s, "mounts"), port)
+	}
 }
 
 // A client takes a while to notice that its server is back.

@@ -1,7 +1,6 @@
 package mountstat
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 
@@ -25,7 +24,6 @@ type server struct {
 	// proven and elsewhere say whether it is where it is asked: the mount table does not tell
 	// the port of SMB servers, see locateSMB.
 	proven, elsewhere bool
-	located           bool // it was looked for
 }
 
 // asker is how it is asked.
@@ -43,11 +41,10 @@ func (m *Mountstat) linkServers(t *target, before map[serverpool.Question]*serve
 		return // their addresses mean another network
 	}
 	for _, found := range t.Probed.Servers() {
-		if port := m.smbAt.ports[found.Address.Addr()]; port != 0 && found.Service == serverpool.SMB && !tellsPort(t.Probed) {
-			found.Address = netip.AddrPortFrom(found.Address.Addr(), port)
-		}
-		if s := m.serverOf(found, t.policy.timeout, before); !slices.Contains(t.servers, s) {
-			t.servers = append(t.servers, s)
+		for _, place := range m.placesOf(t, found) {
+			if s := m.serverOf(place, t.policy.timeout, before); !slices.Contains(t.servers, s) {
+				t.servers = append(t.servers, s)
+			}
 		}
 	}
 }
@@ -221,6 +218,7 @@ func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 	for _, t := range m.targets {
 		for _, s := range t.servers {
 			m.noteElsewhere(t, s)
+			t.ruleOut(s)
 			addTarget(s.Server, t)
 		}
 		if t.behindDaemon.Address.IsValid() {
@@ -228,8 +226,8 @@ func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 		}
 	}
 	for path, d := range m.demands {
-		if d.unmet != nil && len(d.servers) > 0 {
-			add(d.servers[0].Server, 1, path, result.Error, &fault.History{})
+		if d.unmet != nil {
+			add(d.server(), 1, path, result.Error, &fault.History{})
 		}
 	}
 	for s, sums := range all {

@@ -13,60 +13,63 @@ import (
 // maxSMBPorts is how many ports of a host are tried as that of its SMB server.
 const maxSMBPorts = 4
 
-// smbLocations are where SMB servers listen that are not at the usual port.
+// smbLocations are where SMB servers listen, of addresses which have some that are not at the
+// usual port.
 type smbLocations struct {
-	ports    map[netip.Addr]uint16
-	sockets  sockdiag.Table
+	ports    map[netip.Addr][]uint16
 	underWay bool // they are looked for
 }
 
-// locateSMB finds out, once for each, where the SMB servers listen that mounts which are well
-// belong to: neither the mount table nor the client tell the port (cifs_show_options,
-// fs/smb/client/cifsfs.c; DebugData of Linux 3.10 to 7.0 has none). The client's own connection
-// does: it is one to the server's address that no process has. Whether it is of SMB, the server
-// itself tells.
+// locateSMB finds out, once for each mount that is well, where the SMB servers at its server's
+// address listen: neither the mount table nor the client tell the port (cifs_show_options,
+// fs/smb/client/cifsfs.c; DebugData of Linux 3.10 to 7.0 has none). The client's own connections
+// do: they are those to the address that no process has. Whether one is of SMB, the server itself
+// tells.
 func (m *Mountstat) locateSMB() {
 	all := m.unlocated()
-	if len(all) == 0 || m.smbAt.underWay {
+	if len(all) == 0 {
 		return
 	}
 	m.smbAt.underWay = true
-	known := make(map[*server][]uint16)
+	known, usual := make(map[*server][]uint16), make(map[*server]uint16)
 	for _, s := range all {
-		s.located, known[s] = true, m.portsAt(s.Address.Addr())
+		known[s], usual[s] = m.portsAt(s.Address.Addr()), s.Address.Port()
 	}
 	go func() {
-		found, _ := m.smbAt.sockets.Search(0, func(c *sockdiag.TCP) bool {
+		found, _ := m.host.Servers.Sockets.Search(0, func(c *sockdiag.TCP) bool {
 			return c.State == sockdiag.Established && slices.ContainsFunc(all, func(s *server) bool { return s.hasPeer(c) })
 		}, searchLimit)
 		here, ports := make(map[*server]bool), make(map[*server][]uint16)
 		for _, s := range all {
 			own := slices.DeleteFunc(slices.Clone(found), func(c sockdiag.TCP) bool { return !s.hasPeer(&c) })
-			here[s] = slices.ContainsFunc(own, func(c sockdiag.TCP) bool { return c.Peer.Port() == s.Address.Port() })
-			if !here[s] {
-				ports[s] = m.portsOfTheKernel(own, known[s])
-			}
+			here[s] = slices.ContainsFunc(own, func(c sockdiag.TCP) bool { return c.Peer.Port() == usual[s] })
+			ports[s] = m.portsOfTheKernel(own, known[s])
 		}
 		m.mail.Post(func() {
 			m.smbAt.underWay = false
 			for _, s := range all {
 				s.proven = s.proven || here[s]
 				for _, port := range ports[s] {
-					m.trySMB(s, port)
+					m.trySMB(s, port, here[s])
 				}
 			}
 		})
 	}()
 }
 
-// unlocated are the SMB servers of mounts that are well which were not looked for.
+// unlocated are the SMB servers, one of each address, of mounts that are well and for which they
+// were not looked for.
 func (m *Mountstat) unlocated() (all []*server) {
+	if m.smbAt.underWay {
+		return nil
+	}
 	for _, t := range m.targets {
-		if t.namespace != nil || t.skipReason != "" || t.underWay || t.found.code != result.OK || tellsPort(t.Probed) {
+		if t.located || t.namespace != nil || t.skipReason != "" || t.underWay || t.found.code != result.OK || tellsPort(t.Probed) {
 			continue
 		}
+		t.located = true
 		for _, s := range t.servers {
-			if s.Service == serverpool.SMB && !s.located && !slices.Contains(all, s) {
+			if s.Service == serverpool.SMB && !slices.ContainsFunc(all, func(other *server) bool { return other.Address.Addr() == s.Address.Addr() }) {
 				all = append(all, s)
 			}
 		}
@@ -118,26 +121,68 @@ func (m *Mountstat) portsOfTheKernel(connections []sockdiag.TCP, known []uint16)
 	return ports[:min(len(ports), maxSMBPorts)]
 }
 
-// trySMB asks whether a server is at another port of its host, and has its mounts be of that
-// one if it says so.
-func (m *Mountstat) trySMB(s *server, port uint16) {
-	there := s.Server
-	there.Address = netip.AddrPortFrom(s.Address.Addr(), port)
+// trySMB asks whether a server is at another port of a server's address. If it says so, the mounts
+// of that address are of one of those which are there; of the first one, too, if that is where it
+// is asked.
+func (m *Mountstat) trySMB(s *server, port uint16, here bool) {
+	there, address := s.Server, s.Address.Addr()
+	there.Address = netip.AddrPortFrom(address, port)
 	other := &server{Server: there, timeout: s.timeout}
 	m.host.Servers.Ask(m.round, there.Question, serverpool.Wanted{Evidence: true, Ask: other.asker(), Timeout: s.timeout}, func(a serverpool.Answer) {
 		m.mail.Post(func() {
-			if !a.Answered() || m.servers[s.Question] != s {
+			ports := m.smbAt.ports[address]
+			if !a.Answered() || slices.Contains(ports, port) || m.servers[s.Question] != s && len(ports) == 0 {
 				return
 			}
-			other.proven, other.located, other.answer = true, true, a
-			m.smbAt.ports[s.Address.Addr()] = port
-			m.servers[there.Question] = other
-			delete(m.servers, s.Question)
-			for _, t := range m.targets {
-				if slices.Contains(t.servers, s) {
-					m.linkServers(t, nil)
-				}
+			if here && len(ports) == 0 {
+				ports = append(ports, s.Address.Port())
 			}
+			m.smbAt.ports[address] = append(ports, port)
+			other.proven, other.answer = true, a
+			m.servers[there.Question] = other
+			if !here {
+				delete(m.servers, s.Question)
+			}
+			m.relink(address)
 		})
 	})
+}
+
+// relink has the mounts of SMB servers at an address be of those that are known to be there.
+func (m *Mountstat) relink(address netip.Addr) {
+	for _, t := range m.targets {
+		if slices.ContainsFunc(t.servers, func(s *server) bool { return s.Service == serverpool.SMB && s.Address.Addr() == address }) {
+			m.linkServers(t, nil)
+		}
+	}
+}
+
+// placesOf are where the server of a mount can be, which the table has at the usual port.
+func (m *Mountstat) placesOf(t *target, found mounts.Server) []mounts.Server {
+	ports := m.smbAt.ports[found.Address.Addr()]
+	if len(ports) == 0 || found.Service != serverpool.SMB || tellsPort(t.Probed) {
+		return []mounts.Server{found}
+	}
+	var all []mounts.Server
+	for _, port := range ports {
+		at := found
+		at.Address = netip.AddrPortFrom(found.Address.Addr(), port)
+		if !slices.Contains(t.notAt, at.Question) {
+			all = append(all, at)
+		}
+	}
+	return all
+}
+
+// ruleOut notes that the server of a mount is another than one of those it can be: the mount has
+// answered since this host has no connection to that.
+func (t *target) ruleOut(s *server) {
+	a := s.answer
+	if len(t.servers) < 2 || s.Service != serverpool.SMB || t.underWay || t.skipReason != "" || t.found.code != result.OK {
+		return
+	}
+	if a.Broken() && a.Connections.Known && a.Connections.Established == 0 && t.submitted.After(a.Since) {
+		t.notAt = append(t.notAt, s.Question)
+		t.servers = slices.DeleteFunc(slices.Clone(t.servers), func(other *server) bool { return other == s })
+	}
 }

@@ -22,7 +22,10 @@ type target struct {
 	plan       *plan     // of its check; nil: to be made
 	key, group string    // of its check
 	skipReason string    // why it is not checked
-	servers    []*server // which can be asked
+	servers    []*server // which can be asked; of SMB one of which is its own
+	// located says that its SMB server was looked for, and notAt where it is not.
+	located bool
+	notAt   []serverpool.Question
 	// behindDaemon is where its FUSE daemon was last seen to be connected to.
 	behindDaemon mounts.Server
 
