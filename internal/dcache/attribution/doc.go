@@ -63,6 +63,9 @@
 // nothing grow; files that are removed do. What a kernel thread, io_uring and 32-bit programs
 // make has a command, but no directory ([Place.Nowhere]); if dentries are freed in the same
 // call, it is counted too low.
+// On kernels that preempt programs of tracepoints (7.2 does, 6.18 not), what others do on that
+// CPU until the preempted one goes on is counted when they give it up, mostly without a directory,
+// or for the task that looks next: 1 of 100 events on an emulated, slow CPU.
 //
 // Other ways that a kernel in lockdown leaves were tried on 6.18. fanotify(7) tells of files that
 // are created, renamed and deleted, and of the process, but of no look-up; it takes a mark on

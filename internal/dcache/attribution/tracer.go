@@ -417,7 +417,10 @@ func (t *Tracer) Status() Status {
 		if totals, err := t.totals(); err == nil {
 			s.EventsLost = totals.Lost
 		}
-		s.EventsLost += t.missed + t.notRun()
+		s.EventsLost += t.missed
+		if !s.Counted { // else the next one that runs counts it
+			s.EventsLost += t.notRun()
+		}
 	}
 	return s
 }
