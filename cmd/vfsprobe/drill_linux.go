@@ -48,7 +48,7 @@ func makeDrill(arguments []string) int {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer stop()
-	err = drill.Run(ctx, drill.Options{Dir: path, Duration: *duration, RootCgroups: cgroups.RootProcs("/proc", host.FindRoots(os.Getenv).Sys), Began: func() {
+	err = drill.Run(ctx, drill.Options{Dir: path, Duration: *duration, RootCgroups: cgroups.RootProcs("/proc", host.FindRoots(os.Getenv).Sys, false), Began: func() {
 		fmt.Printf("%s hangs for %v from now on: a fault of vfsprobe's, with the cause fuse_daemon_silent\n", path, *duration)
 	}})
 	if err != nil {

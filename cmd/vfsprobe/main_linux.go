@@ -224,7 +224,7 @@ func proberFlags(flags *flag.FlagSet) *prober.Options {
 // newProber makes a prober whose helpers leave this process's cgroups when they hang.
 func newProber(o *prober.Options) *prober.Prober {
 	roots := host.FindRoots(os.Getenv)
-	o.RootCgroups = cgroups.RootProcs("/proc", roots.Sys)
+	o.RootCgroups = cgroups.RootProcs("/proc", roots.Sys, prober.CanBecome())
 	return prober.New(*o)
 }
 

@@ -19,15 +19,15 @@ func TestRootProcs(t *testing.T) {
 		return file
 	}
 	proc, sys := filepath.Join(root, "proc"), filepath.Join(root, "sys")
-	assert.Empty(t, RootProcs(proc, sys))
+	assert.Empty(t, RootProcs(proc, sys, false))
 	write("proc/self/cgroup", "9:name=systemd:/system.slice/telegraf.service\n4:memory:/docker/0123\n3:cpuset:/\n1:cpu,cpuacct:/a:b\n0::/system.slice/telegraf.service\n")
-	assert.Empty(t, RootProcs(proc, sys), "none is mounted")
+	assert.Empty(t, RootProcs(proc, sys, false), "none is mounted")
 	want := []string{write("sys/fs/cgroup/systemd/cgroup.procs", ""), write("sys/fs/cgroup/cpu,cpuacct/cgroup.procs", "")}
 	write("sys/fs/cgroup/cpuset/cgroup.procs", "")
-	assert.Equal(t, want, RootProcs(proc, sys))
+	assert.Equal(t, want, RootProcs(proc, sys, false))
 	write("sys/fs/cgroup/unified/cgroup.controllers", "")
 	want = append(want, write("sys/fs/cgroup/unified/cgroup.procs", ""))
-	assert.Equal(t, want, RootProcs(proc, sys))
+	assert.Equal(t, want, RootProcs(proc, sys, false))
 }
 
 func FuzzBelowRoot(f *testing.F) {

@@ -1,6 +1,7 @@
 package prober
 
 import (
+	"os"
 	"slices"
 	"strconv"
 	"time"
@@ -13,6 +14,9 @@ import (
 // rootCgroupTimeout is for writes to cgroup.procs, which wait for the kernel's own
 // locks alone.
 const rootCgroupTimeout = 5 * time.Second
+
+// becomeSteps is how many [Plan.Become] adds.
+const becomeSteps = 4
 
 // rootCgroups moves helpers that may outlive this process out of its cgroups.
 type rootCgroups struct {
@@ -39,17 +43,20 @@ func (p *Prober) moveHelpersLocked() {
 		return
 	}
 	c.under = true
-	most := min(max(1, forkserver.MaxSteps/len(c.files)-1), len(c.waiting))
+	most := min(max(1, (forkserver.MaxSteps-becomeSteps)/len(c.files)-1), len(c.waiting))
 	plan := moveTo(c.files, c.waiting[:most])
 	c.waiting = slices.Clone(c.waiting[most:])
 	check := Check{Key: "root cgroups", Group: "root cgroups", Trusted: true, Independent: true, Essential: true, Plan: plan}
 	p.completed = append(p.completed, func() { p.Submit(check, p.moved) })
 }
 
-// moveTo is a plan that writes the processes to each of the files. One that has ended
-// fails with ESRCH.
+// moveTo is a plan that writes the processes to each of the files, which are root's. One that
+// has ended fails with ESRCH.
 func moveTo(files []string, pids []int) *Plan {
 	plan := &Plan{Timeout: rootCgroupTimeout}
+	if os.Geteuid() != 0 && CanBecome() {
+		plan.Become(0, 0)
+	}
 	for _, file := range files {
 		procs := ResultOf(plan.Add(Open(CWD(), file, unix.O_WRONLY, 0)))
 		for _, pid := range pids {

@@ -21,7 +21,7 @@ import (
 // and the root's.
 func inCgroup(t *testing.T) (own, root string) {
 	root = cgroups.FindHierarchies("/sys").Unified
-	if root == "" || unix.Access(root, unix.W_OK) != nil || len(cgroups.RootProcs("/proc", "/sys")) > 0 && cgroupOf(t, os.Getpid()) != "/" {
+	if root == "" || unix.Access(root, unix.W_OK) != nil || len(cgroups.RootProcs("/proc", "/sys", false)) > 0 && cgroupOf(t, os.Getpid()) != "/" {
 		t.Skip("no cgroup of version 2 can be made here")
 	}
 	own = filepath.Join(root, fmt.Sprintf("vfsprobe-test-%d", os.Getpid()))
