@@ -33,15 +33,21 @@ Flags:
 // unread is how long a report waits for somebody to read it.
 const unread = 10 * time.Second
 
-// parseFlags parses a subcommand's flags. Where it is done with that, it returns
-// the exit code.
+// parseFlags parses a subcommand's flags, of which it takes nothing else. Where it is done
+// with that, it returns the exit code.
 func parseFlags(flags *flag.FlagSet, usage string, arguments []string) (code int, done bool) {
-	flags.SetOutput(io.Discard)
-	err := flags.Parse(arguments)
-	if err == nil && flags.NArg() > 0 {
-		err = fmt.Errorf("unknown argument %q; -help lists the flags", flags.Arg(0))
+	code, done = parseLeading(flags, usage, arguments)
+	if !done && flags.NArg() > 0 {
+		fmt.Fprintf(os.Stderr, "vfsprobe %s: unknown argument %q; -help lists the flags\n", flags.Name(), flags.Arg(0))
+		return int(checkup.Unknown), true
 	}
-	switch {
+	return code, done
+}
+
+// parseLeading is parseFlags for a subcommand that takes more, behind the flags.
+func parseLeading(flags *flag.FlagSet, usage string, arguments []string) (code int, done bool) {
+	flags.SetOutput(io.Discard)
+	switch err := flags.Parse(arguments); {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Print(usage)
 		flags.SetOutput(os.Stdout)

@@ -59,6 +59,7 @@ Usage: vfsprobe [flags]
        vfsprobe dentries [flags] which directories and processes fill the dentry cache
        vfsprobe drill [flags]    make a mount hang for a while, to test alerts
        vfsprobe doctor [flags]   what vfsprobe lacks here, and how to grant it
+       vfsprobe setpriv PROGRAM  run a program as another user, who keeps capabilities
 
 Without flags it gathers whenever a newline comes on stdin, prints the metrics
 as line protocol, and ends with stdin.
@@ -92,6 +93,8 @@ func run(arguments []string) int {
 			return showDentries(arguments[1:])
 		case "doctor":
 			return examine(arguments[1:])
+		case "setpriv":
+			return setPrivileges(arguments[1:])
 		}
 	}
 	fan := &service.LogFan{}

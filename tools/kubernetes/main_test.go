@@ -139,6 +139,22 @@ func TestValues(t *testing.T) {
 	if !slices.Equal(writable, []string{"/host/sys/fs/cgroup"}) {
 		t.Errorf("writable: %v", writable)
 	}
+	if !slices.Equal(c.Command, []string{"/usr/bin/vfsprobe", "setpriv", "-user", "61100", "/usr/bin/telegraf"}) {
+		t.Errorf("command: %q", c.Command)
+	}
+	// Of who may look at nobody and become nobody, the container can become another user still.
+	less := map[string]any{"run": "containers", "user": 1234, "capabilities": map[string]any{"SYS_PTRACE": nil, "SETUID": nil, "SETGID": nil, "KILL": nil}}
+	c = &daemonSet(t, less, kubernetesVersion).Spec.Template.Spec.Containers[1]
+	if want := []string{"/usr/bin/vfsprobe", "setpriv", "-user", "1234", "-keep", "BPF,DAC_READ_SEARCH,PERFMON", "-protect", "/host", "/usr/bin/vfsprobe"}; !slices.Equal(c.Command, want) {
+		t.Errorf("command: %q", c.Command)
+	}
+	if added := c.SecurityContext.Capabilities.Add; !slices.Equal(added, []corev1.Capability{"BPF", "DAC_READ_SEARCH", "PERFMON", "SETGID", "SETUID"}) {
+		t.Errorf("capabilities: %v", added)
+	}
+	less["moveHelpers"] = true // writes below /host
+	if c = &daemonSet(t, less, kubernetesVersion).Spec.Template.Spec.Containers[1]; slices.Contains(c.Command, "-protect") {
+		t.Errorf("command: %q", c.Command)
+	}
 	sum := func(values map[string]any) string {
 		return daemonSet(t, values, kubernetesVersion).Spec.Template.Annotations["checksum/config"]
 	}

@@ -32,6 +32,9 @@ import (
 // replaced is how long a container that takes the place of another may be silent.
 const replaced = 30 * time.Second
 
+// ownUser is as whom the document's containers run.
+const ownUser = 61100
+
 // build makes the image as its Containerfile says, from a Telegraf that is built here.
 func build(t *testing.T, c *cli, base string) {
 	t.Helper()
@@ -159,6 +162,9 @@ func (e *engine) newContainer(mark, way string) *container {
 	c := &container{engine: e, name: mark, folder: t.TempDir()}
 	require.NoError(t, os.Mkdir(filepath.Join(c.folder, "out"), 0o755))
 	require.NoError(t, os.Mkdir(filepath.Join(c.folder, "etc"), 0o755))
+	if mark == "run" { // Telegraf writes there
+		require.NoError(t, os.Chown(filepath.Join(c.folder, "out"), ownUser, ownUser))
+	}
 	files, err := Configuration(way)
 	require.NoError(t, err)
 	for name, text := range files {
@@ -384,20 +390,37 @@ func TestAContainerThatCantBeEnded(t *testing.T) {
 	})
 }
 
-// What is written in the document of what the container can't write.
+// What is written in the document of what the container can't write: as it is started, what
+// belongs to others; and with Landlock nothing.
 func TestTheNodesFilesAreReadOnly(t *testing.T) {
 	eachEngine(t, []string{"podman-crun", "docker-runc", "containerd-runc"}, func(t *testing.T, e *engine) {
-		c := e.newContainer("run", "telegraf")
-		files := []string{"/host/etc/hostname", "/host/usr/bin/env", "/host/proc/sys/kernel/core_pattern", "/host/proc/sysrq-trigger", "/host/sys/kernel/mm/ksm/run", "/host/dev/null"}
-		c.arguments = c.arguments[:slices.Index(c.arguments, Image)+1]
-		c.without("--restart=always")
-		c.with("--env="+roleVariable+"="+roleOpen, "--entrypoint=/usr/bin/test")
-		c.arguments = append(c.arguments, append(files, "/out/written")...)
-		require.NoError(t, os.WriteFile(filepath.Join(c.folder, "out/written"), nil, 0o644))
-		c.begin()
-		want := "writable: /host/dev/null\nwritable: /out/written\n"
-		assert.Eventually(t, func() bool { return e.log(c.name) == want }, replaced, 100*time.Millisecond, "a device is no file of a mount: %s", e.log(c.name))
-		e.remove(c.name)
+		fuse, tmpfs := faultfs.New(t), "/dev/shm/roots"
+		require.NoError(t, os.WriteFile(tmpfs, nil, 0o644))
+		t.Cleanup(func() { _ = os.Remove(tmpfs) })
+		everybodys := "/host" + filepath.Join(fuse.Dir, faultfs.FileName)
+		files := []string{"/host/etc/hostname", "/host/usr/bin/env", "/host/proc/sys/kernel/core_pattern", "/host/proc/sysrq-trigger", "/host/sys/kernel/mm/ksm/run", "/host" + tmpfs,
+			"/host/proc/1/root/etc/hostname", "/host/sys/fs/cgroup/cgroup.procs", "/host/sys/fs/cgroup/memory/cgroup.procs", "/host/dev/null", everybodys, "/out/written"}
+		for name, one := range map[string]struct {
+			flags []string // of setpriv
+			want  string
+		}{
+			"as-it-runs":  {nil, "writable: /host/dev/null\nwritable: " + everybodys + "\nwritable: /out/written\n"},
+			"by-landlock": {[]string{"-keep", "DAC_READ_SEARCH", "-protect", "/host"}, "writable: /out/written\n"},
+		} {
+			c := e.newContainer("run", "telegraf")
+			c.name = name
+			telegraf := slices.Index(c.arguments, "/usr/bin/telegraf")
+			require.Positive(t, telegraf)
+			c.arguments = slices.Concat(c.arguments[:telegraf], one.flags, []string{"/usr/bin/test"}, files)
+			c.without("--restart=always")
+			c.with("--env=" + roleVariable + "=" + roleOpen)
+			written := filepath.Join(c.folder, "out/written")
+			require.NoError(t, os.WriteFile(written, nil, 0o644))
+			require.NoError(t, os.Chown(written, ownUser, ownUser))
+			c.begin()
+			assert.Eventually(t, func() bool { return e.log(c.name) == one.want }, replaced, 100*time.Millisecond, "%s", e.log(c.name))
+			e.remove(c.name)
+		}
 	})
 }
 
@@ -458,13 +481,11 @@ func TestInTwoContainers(t *testing.T) {
 			t.Skip("it has no volumes of a name")
 		}
 		healthy, hung := faultfs.New(t), faultfs.New(t)
-		// The names of volumes are those of folders here, which the test's end removes.
-		program, socket := t.TempDir(), t.TempDir()
-		volumes := []string{"=vfsprobe-program:", "=" + program + ":", "=vfsprobe-socket:", "=" + socket + ":"}
-		e.run(words(t, strings.NewReplacer(volumes...).Replace(documented(t, "bring")))[2:])
+		t.Cleanup(func() { _ = e.client.(*cli).command("volume", "rm", "vfsprobe-program", "vfsprobe-socket").Run() })
+		e.client.(*cli).say(words(t, documented(t, "volume"))[1:]...)
+		e.run(words(t, documented(t, "bring"))[2:])
 		looks, c := e.newContainer("looks", "containers"), e.newContainer("asks", "containers")
-		looks.replace(volumes...)
-		c.replace(append(volumes, "docker.io/library/telegraf:1.37", e.base)...)
+		c.replace("docker.io/library/telegraf:1.37", e.base)
 		conf := filepath.Join(c.folder, "etc/telegraf.conf")
 		text, err := os.ReadFile(conf)
 		require.NoError(t, err)

@@ -130,7 +130,7 @@ func TestTheManualHasAllFlags(t *testing.T) {
 	manual, err := os.ReadFile(filepath.Join(repository(t), "packaging/vfsprobe.8"))
 	require.NoError(t, err)
 	there := map[string]bool{"help": true, "sample-config": true, "version": true}
-	for _, command := range [][]string{{"-help"}, {"check", "-help"}, {"doctor", "-help"}, {"who", "-help"}, {"drill", "-help"}, {"dentries", "-help"}, {"connect", "-help"}} {
+	for _, command := range [][]string{{"-help"}, {"check", "-help"}, {"doctor", "-help"}, {"who", "-help"}, {"drill", "-help"}, {"dentries", "-help"}, {"connect", "-help"}, {"setpriv", "-help"}} {
 		stdout, _, code := output(t, command...)
 		require.Zero(t, code)
 		for _, flag := range regexp.MustCompile(`(?m)^  -(\S+)`).FindAllStringSubmatch(stdout, -1) {

@@ -7,11 +7,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -152,6 +152,13 @@ func (c *cluster) testReplacement(runtime string, w way, mayBeHeld bool) {
 	assert.Len(t, helpers(t), 1)
 
 	began := time.Now()
+	if !mayBeHeld { // once for each pod: kubelet restarts what ends again later
+		mark := len(logs(pod, "telegraf"))
+		c.runOutOfMemory(pod)
+		c.hangs(pod, mark, hung)
+		assert.Less(t, c.found(began, "out of memory: the hang is reported again"), reports)
+		began = time.Now()
+	}
 	c.rolloutRestart()
 	var next object
 	if mayBeHeld {
@@ -325,21 +332,45 @@ func (c *cluster) testAStaticPod() {
 	hung.Heal()
 }
 
-// What is written in the document of what the pod can't write, and can.
+// unprivileged are values by which vfsprobe may look at no other process, and become nobody else.
+func unprivileged() map[string]any {
+	return map[string]any{"run": "telegraf", "capabilities": map[string]any{"SYS_PTRACE": nil, "SETUID": nil, "SETGID": nil, "KILL": nil}}
+}
+
+// What is written in the document of what the pod can't write: with its usual capabilities, what
+// belongs to others but for what everybody may, on mounts that are not read-only with all
+// below them; with less of them nothing.
 func (c *cluster) testWhatCanBeWritten(runtime string, below bool) {
 	other, fuse := loopfs.New(c.t, "ext4", 16<<20, ""), faultfs.New(c.t)
-	wanted := map[string]bool{
-		"/host/etc": false, "/host/usr": false, "/host/var/lib": false, "/host/run": false, "/host/dev": false,
-		"/host/proc/sys/kernel/core_pattern": false, "/host/sys/kernel/mm/ksm/run": false,
-		"/host/sys/fs/cgroup/memory/release_agent": below, "/host/dev/shm": below,
-		"/host" + other.Dir: true, "/host" + filepath.Join(fuse.Dir, faultfs.FileName): true,
+	everybodys := filepath.Join(other.Dir, "everybodys")
+	require.NoError(c.t, os.Mkdir(everybodys, 0o700))
+	require.NoError(c.t, os.Chmod(everybodys, 0o777))
+	tried := []string{"/host/etc", "/host/usr", "/host/var/lib", "/host/run", "/host/dev", "/host/proc/1/root/etc", "/host/proc/sys/kernel/core_pattern",
+		"/host/sys/kernel/mm/ksm/run", "/host/sys/fs/cgroup/memory/release_agent", "/host/dev/shm", "/host" + other.Dir, "/host" + everybodys, "/host" + filepath.Join(fuse.Dir, faultfs.FileName)}
+	// The daemon of the FUSE mount leaves it to nobody to look at permissions.
+	writable := []string{"writable: /host" + everybodys, "writable: /host" + filepath.Join(fuse.Dir, faultfs.FileName)}
+	if below {
+		writable = append(writable, "writable: /host/dev/shm")
 	}
+	slices.Sort(writable)
+	assert.Equal(c.t, writable, c.written(runtime, map[string]any{"run": "telegraf"}, tried))
+	assert.Empty(c.t, c.written(runtime, unprivileged(), append(tried, becomeRoot)))
+
+	pod := c.deploy(runtime, unprivileged())
+	c.until(pod, 0, reported(fuse, "ok")...)
+	fuse.Silence()
+	c.until(pod, 0, reported(fuse, "stuck")...)
+	fuse.Heal()
+}
+
+// written is what a program in Telegraf's place can write of the node's.
+func (c *cluster) written(runtime string, values map[string]any, tried []string) (lines []string) {
 	c.record()
-	c.t.Cleanup(c.remove)
-	arguments, err := json.Marshal(slices.Sorted(maps.Keys(wanted)))
+	defer c.remove()
+	arguments, err := json.Marshal(tried)
 	require.NoError(c.t, err)
-	c.apply(strings.NewReplacer(`command: ["/usr/bin/telegraf"]`, `command: ["/usr/bin/test"]`, `args: ["--config", "/etc/telegraf/telegraf.conf"]`, "args: "+string(arguments),
-		"          env:\n", "          env:\n            - {name: "+roleVariable+", value: "+roleOpen+"}\n").Replace(withRuntime(c.render(map[string]any{"run": "telegraf"}), runtime)))
+	c.apply(strings.NewReplacer(`"/usr/bin/telegraf"]`, `"/usr/bin/test"]`, `args: ["--config", "/etc/telegraf/telegraf.conf"]`, "args: "+string(arguments),
+		"          env:\n", "          env:\n            - {name: "+roleVariable+", value: "+roleOpen+"}\n").Replace(withRuntime(c.render(values), runtime)))
 	var text string
 	c.wait("all tried", time.Minute, func() (bool, string) {
 		if pods := c.pods(); len(pods) == 1 {
@@ -348,9 +379,13 @@ func (c *cluster) testWhatCanBeWritten(runtime string, below bool) {
 		return strings.Contains(text, "all tried"), text
 	})
 	c.t.Log(text)
-	for name, writable := range wanted {
-		assert.Equal(c.t, writable, strings.Contains(text, " writable: "+name+"\n"), name)
+	for line := range strings.Lines(text) {
+		if _, found, ok := strings.Cut(line, "writable: "); ok {
+			lines = append(lines, "writable: "+strings.TrimSpace(found))
+		}
 	}
+	slices.Sort(lines)
+	return lines
 }
 
 // A pod whose gathers stand still is not ready, and is again.
@@ -403,8 +438,8 @@ func processes(t *testing.T, named func(comm string) bool) (pids []int) {
 	return pids
 }
 
-// kill sends a signal to a program of a pod's container, as the OOM killer does.
-func (c *cluster) kill(pod object, program string, signal syscall.Signal) {
+// processOf is the first process of a program in a pod's container.
+func (c *cluster) processOf(pod object, program string) int {
 	c.t.Helper()
 	var pids []int
 	for _, pid := range processes(c.t, func(comm string) bool { return comm == program }) {
@@ -414,7 +449,37 @@ func (c *cluster) kill(pod object, program string, signal syscall.Signal) {
 		}
 	}
 	require.NotEmpty(c.t, pids, "%s of %s", program, pod.Metadata.Name)
-	require.NoError(c.t, syscall.Kill(slices.Min(pids), signal))
+	return slices.Min(pids)
+}
+
+// kill sends a signal to a program of a pod's container, as the OOM killer does.
+func (c *cluster) kill(pod object, program string, signal syscall.Signal) {
+	c.t.Helper()
+	require.NoError(c.t, syscall.Kill(c.processOf(pod, program), signal))
+}
+
+// runOutOfMemory has the kernel end Telegraf, since its container needs more than the limit of
+// its manifest: another process takes it, in the container's cgroup.
+func (c *cluster) runOutOfMemory(pod object) {
+	c.t.Helper()
+	pid := c.processOf(pod, "telegraf")
+	content, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	require.NoError(c.t, err)
+	memory := regexp.MustCompile(`(?m)^\d+:memory:(.*)$`).FindSubmatch(content)
+	require.NotNil(c.t, memory, "%s", content)
+	dir := "/sys/fs/cgroup/memory" + string(memory[1])
+	limit, err := os.ReadFile(filepath.Join(dir, "memory.limit_in_bytes"))
+	require.NoError(c.t, err)
+	require.Equal(c.t, "268435456\n", string(limit), "the manifest's")
+	// Who takes the memory is not to be chosen first.
+	require.NoError(c.t, os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("1000"), 0))
+	eats := exec.Command("/proc/self/exe", dir+"/cgroup.procs")
+	eats.Env = append(os.Environ(), roleVariable+"="+roleEat)
+	out, err := eats.CombinedOutput()
+	require.Error(c.t, err, "the kernel ends it in the end: %s", out)
+	require.Empty(c.t, out)
+	_, err = os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
+	require.ErrorIs(c.t, err, os.ErrNotExist, "Telegraf is gone")
 }
 
 // The ServiceMonitor and the alert rules, by the definitions of Prometheus' operator, and what

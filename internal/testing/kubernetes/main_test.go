@@ -3,12 +3,14 @@
 package kubernetes
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,7 +25,11 @@ const (
 	rolePause    = "pause" // holds the namespaces of a pod
 	roleOpen     = "open"  // opens files for writing
 	roleRead     = "read"  // lists a directory again and again
+	roleEat      = "eat"   // takes memory, in a cgroup
 )
+
+// becomeRoot is no file: it is tried to become root.
+const becomeRoot = "root"
 
 // wanted is set where a cluster is to be made.
 const wanted = "VFSPROBE_KUBERNETES"
@@ -38,6 +44,15 @@ func TestMain(m *testing.M) {
 	case roleOpen:
 		tryToWrite(os.Args[1:])
 		pause()
+	case roleEat:
+		if err := os.WriteFile(os.Args[1], []byte("0"), 0); err != nil {
+			fmt.Println(err)
+		}
+		var eaten [][]byte
+		for range 1024 {
+			eaten = append(eaten, bytes.Repeat([]byte{1}, 1<<20))
+		}
+		fmt.Println("there is enough memory:", len(eaten))
 	case roleRead:
 		for {
 			_, _ = os.ReadDir(os.Args[1])
@@ -61,7 +76,9 @@ func pause() {
 func tryToWrite(names []string) {
 	for _, name := range names {
 		info, err := os.Stat(name)
-		if err == nil && info.IsDir() {
+		if name == becomeRoot {
+			err = syscall.Setuid(0)
+		} else if err == nil && info.IsDir() {
 			made := filepath.Join(name, "vfsprobe-was-here")
 			if err = os.WriteFile(made, nil, 0o600); err == nil {
 				err = os.Remove(made)

@@ -56,9 +56,9 @@ func TestSystemd_Containers(t *testing.T) {
 	silent := faults()["silent FUSE daemon"]
 
 	for _, runtime := range []string{"runc", "crun"} {
-		for _, way := range []struct{ name, mark, configuration, door string }{
-			{"in one container", "run", "telegraf", fromDocument(t, "door")},
-			{"connected to the service", "connect", "service", ""},
+		for _, way := range []struct{ name, mark, configuration, door, user string }{
+			{"in one container", "run", "telegraf", fromDocument(t, "door"), "61100"},
+			{"connected to the service", "connect", "service", "", "root"},
 		} {
 			t.Run(runtime+" "+way.name, func(t *testing.T) {
 				h := &host{h.Machine, t}
@@ -75,7 +75,7 @@ func TestSystemd_Containers(t *testing.T) {
 				}
 				line := regexp.MustCompile(`--name \S+`).ReplaceAllString(fromDocument(t, way.mark), "--name tested")
 				line = strings.Replace(line, "podman run", "podman --runtime "+runtime+" run --volume=/run/telegraf:/out "+way.door, 1)
-				h.shell("chown root /run/telegraf; " + line)
+				h.shell("chown " + way.user + " /run/telegraf; " + line)
 				h.until("mountstat,", "path=/srv/healthy ", `result="ok"`)
 				h.shell(silent.make)
 				defer h.shell(silent.heal)

@@ -75,7 +75,7 @@ seccompProfile:
 
 {{/* The rights of who runs vfsprobe. */}}
 {{- define "vfsprobe.privileges" -}}
-# Kubernetes gives capabilities to root only.
+# Kubernetes gives capabilities to root only: see the command.
 runAsUser: 0
 runAsGroup: 0
 readOnlyRootFilesystem: true
@@ -90,8 +90,28 @@ capabilities:
     - {{ $name }} # {{ $why }}
     {{- end }}
     {{- end }}
+    {{- range $name := list "SETGID" "SETUID" }}
+    {{- if not (index $.Values.capabilities $name) }}
+    - {{ $name }} # the command becomes another user, and gives it up
+    {{- end }}
+    {{- end }}
     # Not given: SYSLOG, since /dev/kmsg takes a privileged container; SYS_ADMIN
     # and SYS_CHROOT, which mount_namespaces = "all" and enter_host_namespace take.
+{{- end }}
+
+{{/* The words before those of a program, by which it runs as a user who owns nothing, with the
+capabilities. Where it may look at no other process, Landlock can forbid it to write below
+/host. */}}
+{{- define "vfsprobe.setpriv" -}}
+{{- $kept := list }}
+{{- range $name, $why := .Values.capabilities }}
+{{- if $why }}
+{{- $kept = append $kept $name }}
+{{- end }}
+{{- end -}}
+"/usr/bin/vfsprobe", "setpriv", "-user", "{{ .Values.user }}"
+{{- if not (and .Values.capabilities.SETGID .Values.capabilities.SETUID) }}, "-keep", "{{ join "," $kept }}"{{ end }}
+{{- if not (or .Values.capabilities.SYS_PTRACE .Values.moveHelpers) }}, "-protect", "/host"{{ end }}
 {{- end }}
 
 {{- define "vfsprobe.profiles" }}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"flag"
+	"os"
+	"os/exec"
+
+	"github.com/vfsprobe/vfsprobe/internal/setpriv"
+)
+
+const setprivUsage = `Runs a program as another user, who keeps capabilities: so a container that starts
+as root has its programs run as a user who owns none of the host's files.
+
+Usage: vfsprobe setpriv [flags] PROGRAM [ARGUMENT...]
+
+Flags:
+`
+
+// ownUser is a user that nobody else is: systemd's list of users leaves it free, and
+// distributions give out lower numbers (systemd.io/UIDS-GIDS).
+const ownUser = 61100
+
+// setPrivileges is the subcommand setpriv. It returns only if the program can't be run.
+func setPrivileges(arguments []string) int {
+	lines := newLog(os.Stderr)
+	defer lines.Flush(unheard)
+	log := lines.Named("vfsprobe setpriv")
+	flags := flag.NewFlagSet("setpriv", flag.ContinueOnError)
+	user := flags.Int("user", ownUser, "the `number` of the user, and of the group")
+	keep := flags.String("keep", "all", "the capabilities to keep, by `names` with commas between, of those that are there")
+	protected := flags.String("protect", "", "forbid to write below this `directory`, by Landlock; CAP_SYS_PTRACE is of no use then")
+	if code, done := parseLeading(flags, setprivUsage, arguments); done {
+		return min(code, exitUsage)
+	}
+	program := flags.Args()
+	if len(program) == 0 || *user < 0 {
+		log.Error("it takes a program, and the number of a user; -help says more")
+		return exitUsage
+	}
+	path, err := exec.LookPath(program[0])
+	if err == nil {
+		err = setpriv.Exec(setpriv.Options{ID: *user, Keep: *keep, Protected: *protected,
+			Warn: func(err error) {
+				log.Warnf("what belongs to everybody below %s can be written to: %v", *protected, err)
+				lines.Flush(unheard)
+			},
+		}, path, program[1:])
+	}
+	log.Error(err)
+	return exitFailure
+}
