@@ -74,7 +74,10 @@ func TestIdentityOf_WhoseItIs(t *testing.T) {
 		// Docker in a pod, and kind: a cluster in a container.
 		"/kubepods/pod" + uid + "/" + id + "/docker/" + inner: {Name: inner[:12], IDs: []string{inner, id}, PodUID: uid},
 		"/docker/" + id + "/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod" + strings.ReplaceAll(uid, "-", "_") + ".slice/cri-containerd-" + inner + ".scope": {Name: inner[:12], IDs: []string{inner, id}, PodUID: uid},
-		"/nomad.slice/share.slice/" + uid + ".web.scope": {Name: uid[:8], Task: "web"},
+		// Podman 4.3 and Docker 20.10 in a container of Podman 4.3, as they were seen.
+		"/libpod_parent/libpod-" + id + "/libpod_parent/libpod-" + inner: {Name: inner[:12], IDs: []string{inner, id}},
+		"/libpod_parent/libpod-" + id + "/docker/" + inner:               {Name: inner[:12], IDs: []string{inner, id}},
+		"/nomad.slice/share.slice/" + uid + ".web.scope":                 {Name: uid[:8], Task: "web"},
 		"/kubepods/podx": {},
 		"/system.slice":  {},
 	} {
