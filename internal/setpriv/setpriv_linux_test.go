@@ -13,6 +13,8 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/sandbox"
 )
 
 const (
@@ -23,6 +25,11 @@ const (
 // TestMain is also the process that executes the program, and the program.
 func TestMain(m *testing.M) {
 	switch os.Getenv(roleVariable) {
+	case "sandboxed exec":
+		if err := sandbox.Enter(sandbox.Actions()["ENOSYS"], unix.SYS_LANDLOCK_CREATE_RULESET); err != nil {
+			fmt.Println(err)
+		}
+		fallthrough
 	case "exec":
 		os.Setenv(roleVariable, "program")
 		o := Options{ID: user, Keep: os.Args[1], Protected: os.Args[2], Warn: func(err error) { fmt.Println("unprotected:", err) }}
@@ -54,11 +61,16 @@ type program struct {
 
 func start(t *testing.T, keep, protected string, writes ...string) *program {
 	t.Helper()
+	return startAs(t, "exec", keep, protected, writes...)
+}
+
+func startAs(t *testing.T, role, keep, protected string, writes ...string) *program {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("root is needed")
 	}
 	command := exec.Command("/proc/self/exe", append([]string{keep, protected}, writes...)...)
-	command.Env = append(os.Environ(), roleVariable+"=exec")
+	command.Env = append(os.Environ(), roleVariable+"="+role)
 	out, err := command.StdoutPipe()
 	require.NoError(t, err)
 	p := &program{out: bufio.NewReader(out)}
@@ -147,6 +159,13 @@ func TestExec_ProtectsADirectory(t *testing.T) {
 		assert.Equal(t, want, p.writes(t))
 		require.NoError(t, unix.Unmount(mounted, 0))
 	}
+}
+
+// Where the kernel or a profile knows no Landlock, it is said, and the program runs.
+func TestExec_SaysThatNothingIsProtected(t *testing.T) {
+	p := startAs(t, "sandboxed exec", "KILL", "/tmp")
+	assert.Contains(t, p.status, "unprotected: there is no Landlock: landlock_create_ruleset: function not implemented\n")
+	assert.Equal(t, "0000000000000020", p.field("CapEff"))
 }
 
 func TestParse(t *testing.T) {
