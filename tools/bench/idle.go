@@ -166,7 +166,7 @@ func memoryAtRest(vfsprobe, dir, config string, d *daemon, gathers int) error {
 		return err
 	}
 	defer s.stop()
-	var rows [10]struct {
+	var rows [14]struct {
 		name   string
 		values []int
 	}
@@ -197,9 +197,15 @@ func memoryAtRest(vfsprobe, dir, config string, d *daemon, gathers int) error {
 				return err
 			}
 			add(of.name+": resident, kB", memory["Rss"])
+			add("  its share, as pss", memory["Pss"])
 			add("  of that private", memory["Private_Clean"]+memory["Private_Dirty"])
 			add("  of that of no file", memory["Anonymous"])
 			add("  threads", status["Threads"])
+			open, err := os.ReadDir("/proc/" + of.pid + "/fd")
+			if err != nil {
+				return fmt.Errorf("counting descriptors: %w", err)
+			}
+			add("  descriptors", len(open))
 			resident += memory["Rss"]
 		}
 		add(fmt.Sprintf("both; target %d", idleTarget), resident)
