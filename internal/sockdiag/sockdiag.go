@@ -53,7 +53,7 @@ type TCP struct {
 	// Retries counts how often in a row what the timer is about had no answer.
 	Retries uint8
 	// Sent and Received are how long ago the last data was; zero in a state other than
-	// established.
+	// established. Sent is never the later where nothing was sent.
 	Sent, Received time.Duration
 	// NeverAnswered says that nothing has ever come on a connection. Kernels before 4.1 do not
 	// tell.
@@ -232,6 +232,11 @@ func parseTCP(payload []byte) (TCP, error) {
 		s.Received = milliseconds(info, unsafe.Offsetof(unix.TCPInfo{}.Last_data_recv))
 		const received = unsafe.Offsetof(unix.TCPInfo{}.Bytes_received)
 		s.NeverAnswered = uintptr(len(info)) >= received+8 && binary.NativeEndian.Uint64(info[received:]) == 0
+		// Both begin with the connection, and the kernel takes the time twice.
+		const sent = unsafe.Offsetof(unix.TCPInfo{}.Data_segs_out) // Linux 4.6
+		if uintptr(len(info)) >= sent+4 && binary.NativeEndian.Uint32(info[sent:]) == 0 {
+			s.Sent = max(s.Sent, s.Received)
+		}
 	}
 	return s, err
 }

@@ -1,6 +1,7 @@
 package sockdiag
 
 import (
+	"encoding/binary"
 	"net"
 	"os"
 	"path/filepath"
@@ -40,6 +41,24 @@ func inodeOf(t *testing.T, conn net.Conn) uint32 {
 }
 
 func of(inode uint32) func(uint32) bool { return func(other uint32) bool { return other == inode } }
+
+// A connection on which nothing was sent waits for no answer, though the kernel's clock went on
+// between the two times that it takes at its beginning.
+func TestParseTCP_NothingWasSent(t *testing.T) {
+	for segments, want := range map[uint32]time.Duration{0: 4 * time.Millisecond, 1: 0} {
+		info := unix.TCPInfo{Last_data_recv: 4, Data_segs_out: segments}
+		const size, header = 72, 4
+		content := bytesOf(&info)
+		payload := make([]byte, size+header, size+header+len(content))
+		payload[0], payload[1] = unix.AF_INET, byte(Established)
+		binary.NativeEndian.PutUint16(payload[size:], uint16(header+len(content)))
+		binary.NativeEndian.PutUint16(payload[size+2:], tcpInfoAttribute)
+		s, err := parseTCP(append(payload, content...))
+		require.NoError(t, err)
+		assert.Equal(t, 4*time.Millisecond, s.Received)
+		assert.Equal(t, want, s.Sent, "%d segments", segments)
+	}
+}
 
 func TestSockets(t *testing.T) {
 	for network, address := range map[string]string{"tcp4": "127.0.0.1:0", "tcp6": "[::1]:0"} {
