@@ -247,6 +247,26 @@ func (d *debian) gathers() {
 	}, patience, 20*time.Millisecond, "no metrics come")
 }
 
+// recordSystemctl makes the root look as if systemd ran there, until the test ends, and returns
+// what tells what it was asked for since the last time.
+func (d *debian) recordSystemctl() (asked func() string) {
+	d.t.Helper()
+	const program, record, booted = "/usr/bin/systemctl", "/tmp/systemctl", "/run/systemd/system"
+	require.NoFileExists(d.t, d.path(program))
+	d.write(program, "#!/bin/sh\necho \"$@\" >>"+record+"\n")
+	require.NoError(d.t, os.Chmod(d.path(program), 0o755))
+	require.NoError(d.t, os.MkdirAll(d.path(booted), 0o755))
+	d.t.Cleanup(func() {
+		_ = os.Remove(d.path(program))
+		_ = os.Remove(d.path(booted))
+	})
+	return func() string {
+		said := d.read(record)
+		_ = os.Remove(d.path(record))
+		return said
+	}
+}
+
 // build makes the packages of a version for this machine.
 func build(t *testing.T, version, epoch string) (dir string) {
 	t.Helper()
@@ -380,23 +400,30 @@ func TestPackages(t *testing.T) {
 		rpm := func(arguments ...string) string {
 			return d.run(append([]string{"rpm", "--force-debian", "--nodeps"}, arguments...)...)
 		}
+		asked := d.recordSystemctl()
 		rpm("-i", d.take(first, "rpm"))
+		assert.Equal(t, "daemon-reload\nenable --now vfsprobe\n", asked())
 		assert.Equal(t, "vfsprobe v1.0.0\n", d.run("vfsprobe", "-version"))
 		service, agent := d.service(), d.telegraf()
 		d.gathers()
 		changed := "# mine\n" + d.read(config)
 		d.write(config, changed)
+		require.NoError(t, os.MkdirAll(d.path("/var/lib/vfsprobe"), 0o755)) // as systemd does, StateDirectory=
 		rpm("-U", d.take(second, "rpm"))
+		assert.Equal(t, "daemon-reload\ntry-restart vfsprobe\n", asked())
 		assert.Equal(t, "vfsprobe v1.1.0\n", d.run("vfsprobe", "-version"))
 		assert.Equal(t, changed, d.read(config))
 		d.gathers()
 		agent.stop()
 		service.stop()
 		rpm("-e", "vfsprobe")
+		assert.Equal(t, "disable --now vfsprobe\ndaemon-reload\n", asked())
+		require.NoError(t, os.RemoveAll(d.path("/var/lib/vfsprobe")))
 		assert.NoFileExists(t, d.path(stanza))
 		after := d.files()
 		delete(after, config+".rpmsave") // rpm keeps what was changed
 		delete(after, filepath.Dir(config))
+		delete(after, "/usr/bin/systemctl") // the test's
 		assert.Empty(t, differences(before, after))
 	})
 
