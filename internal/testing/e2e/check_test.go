@@ -52,8 +52,7 @@ func TestCheckSaysWhatHangs(t *testing.T) {
 
 		hung := faultfs.New(t)
 		hung.Silence()
-		beside.trigger()
-		beside.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+		beside.reports(hung.Dir, `result="stuck"`)
 		for range 3 {
 			stdout, _, code = output(t, "check", "-config", config)
 			assert.Equal(t, 2, code, stdout)

@@ -77,8 +77,7 @@ func TestVfsprobe_WorksWithoutNewCalls(t *testing.T) {
 				command, _ = run()
 				command.Stderr = nil
 				p := w.startCommand(t, command)
-				p.trigger()
-				p.until("^mountstat,", "path=/ ", `result="(ok|slow)"`)
+				p.reports("/", `result="(ok|slow)"`)
 				p.until("^mountstat_summary ")
 				p.stop()
 			})

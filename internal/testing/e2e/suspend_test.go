@@ -46,22 +46,17 @@ func TestSuspendingBesideASilentDaemon(t *testing.T) {
 			t.Run(c.name, func(t *testing.T) {
 				hung, healthy := faultfs.New(t), faultfs.New(t)
 				p := plugin(t, w, c.arguments...)
-				p.trigger()
-				p.until("^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+				p.reports(hung.Dir, `result="ok"`)
 				if !c.silent {
 					assert.NoError(t, suspend(t))
-					p.trigger()
-					p.until("^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
+					p.reports(hung.Dir, `result="ok"`)
 					return
 				}
 				hung.Silence()
-				p.trigger()
-				before := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`, `stuck_state="`+c.stuck+`"`)
+				before := p.reports(hung.Dir, `result="stuck"`, `stuck_state="`+c.stuck+`"`)
 				require.ErrorIs(t, suspend(t), unix.EBUSY)
-				p.trigger()
-				p.until("^mountstat,", "path="+healthy.Dir+" ", `result="ok"`)
-				p.trigger()
-				after := p.until("^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
+				p.reports(healthy.Dir, `result="ok"`)
+				after := p.reports(hung.Dir, `result="stuck"`)
 				assert.Equal(t, field(t, before, "stuck_pid"), field(t, after, "stuck_pid"))
 				assert.GreaterOrEqual(t, field(t, after, "hung_seconds"), field(t, before, "hung_seconds")+1)
 				p.until("^mountstat_summary ", "stuck=1i", "faults=1i")

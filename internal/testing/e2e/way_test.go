@@ -90,6 +90,7 @@ func runWays(t *testing.T, together bool, test func(t *testing.T, w way)) {
 	}
 	var all []*wayProcess
 	if together {
+		t.Parallel() // with others: what one breaks is its own
 		for _, w := range ways {
 			all = append(all, startWay(t, w))
 		}

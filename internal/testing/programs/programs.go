@@ -29,6 +29,11 @@ func RacingVfsprobe() (string, error) {
 	return buildWith([]string{"CGO_ENABLED=1"}, "race/vfsprobe", ".", "./cmd/vfsprobe", "-s -w", "", "-race")
 }
 
+// PositionIndependentVfsprobe builds one as some distributions do.
+func PositionIndependentVfsprobe() (string, error) {
+	return buildWith([]string{"CGO_ENABLED=0"}, "pie/vfsprobe", ".", "./cmd/vfsprobe", "-s -w", "", "-buildmode=pie")
+}
+
 // Telegraf builds a slim Telegraf from the real one's sources.
 func Telegraf() (string, error) {
 	const version = "1.37.2"

@@ -225,7 +225,11 @@ func (r *run) witness(all []*pending) {
 }
 
 func (r *run) try(p *pending) {
-	got := r.observer.host.witness(p.call, "/mnt/"+p.mount, "lock-"+p.mount)
+	limit := callLimit
+	if slices.Contains(p.statement.Values, hangs) || slices.Contains(p.statement.Values, stuck) {
+		limit = hangLimit
+	}
+	got := r.observer.host.witness(p.call, "/mnt/"+p.mount, "lock-"+p.mount, limit)
 	p.check = report.Check{
 		What: p.call, Want: strings.Join(p.statement.Values, "|"), NotYet: p.statement.NotYet,
 		Got: got, OK: slices.Contains(p.statement.Values, got),

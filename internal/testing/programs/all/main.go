@@ -11,7 +11,8 @@ import (
 
 func main() {
 	code := 0
-	for _, build := range []func() (string, error){programs.Vfsprobe, programs.RacingVfsprobe, programs.Telegraf, programs.Runc, endToEndTests} {
+	for _, build := range []func() (string, error){programs.Vfsprobe, programs.RacingVfsprobe, programs.PositionIndependentVfsprobe,
+		programs.Telegraf, programs.Runc, endToEndTests} {
 		if _, err := build(); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			code = 1
