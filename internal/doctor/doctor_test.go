@@ -345,12 +345,23 @@ func TestInputsThatHang(t *testing.T) {
 		return mounts.Mount{Info: &mountinfo.Info{ID: id, Mountpoint: where, FSType: fstype}}
 	}
 	p := &patient{Options: Options{Root: "/"}, table: mounts.View{Snapshot: mounts.NewSnapshot([]mounts.Mount{
-		mounted(1, "/", "ext4"), mounted(2, "/srv/nfs", "nfs4"), mounted(3, "/srv/sshfs", "fuse.sshfs")})}}
+		mounted(1, "/", "ext4"), mounted(2, "/srv/nfs", "nfs4"), mounted(3, "/srv/sshfs", "fuse.sshfs"), mounted(4, "/net", "autofs"), mounted(5, "/proc/sys/fs/binfmt_misc", "autofs")})}}
 	for path, on := range map[string]string{
-		"/var/log/*.log": "", "/srv/nfs/a": "/srv/nfs", "/srv/nfs": "/srv/nfs", "/srv/nfs*": "", "/srv/sshfs/**/x": "/srv/sshfs", "relative": "", "/srv/nfs/[a-z]": "/srv/nfs", "/srv/nfsx": "",
+		"/var/log/*.log": "", "/srv/nfs/a": "/srv/nfs", "/srv/nfs": "/srv/nfs", "/srv/nfs*": "/srv/nfs", "/srv/sshfs/**/x": "/srv/sshfs", "relative": "", "/srv/nfs/[a-z]": "/srv/nfs", "/srv/nfsx": "",
+		"/net/nas/x": "/net", "/srv/*": "/srv/nfs", "/srv/*/log": "/srv/nfs", "/**.log": "/srv/nfs", "/srv/[m-o]fs/x": "/srv/nfs", "/srv/x*/log": "", "/*/*.log": "/net", "/srv/{a,nfs}/x": "/srv/nfs", "/srv/s*": "/srv/sshfs", "/srv": "", "/srv/*x": "", "/proc/**": "",
 	} {
 		assert.Equal(t, on, p.canHang(path), path)
 	}
+	for stanza, want := range map[string]checkup.Status{
+		"[[inputs.filecount]]\ndirectories = [\"/srv\"]\n": checkup.Critical, "[[inputs.filecount]]\ndirectory = \"/srv\"\nrecursive = false\n": checkup.Warning,
+		"[[inputs.directory_monitor]]\ndirectory = \"/srv\"\n": checkup.Warning, "[[inputs.directory_monitor]]\ndirectory = \"/srv\"\nrecursive = true\n": checkup.Critical,
+	} {
+		p.findings = nil
+		p.examineFile("x.conf", []byte(stanza), os.LookupEnv)
+		require.Len(t, p.findings, 1)
+		assert.Equal(t, want, p.findings[0].Status, stanza)
+	}
+	p.findings = nil
 	p.examineFile("x.conf", []byte("[[inputs.filestat]]\nfiles = [\"/var/x\", \"/srv/nfs/y\"]\n[[ inputs.zfs ]]\n"), os.LookupEnv)
 	require.Len(t, p.findings, 2)
 	assert.Equal(t, checkup.Critical, p.findings[0].Status)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
 // Stanza is what runs the plugin in Telegraf.
@@ -74,6 +75,8 @@ type hangingInput struct {
 	kind string
 	keys []string // of its paths
 	cure string
+	// recursive says whether it looks at all that is below them, unless it is told.
+	recursive bool
 }
 
 func hangingInputs() []hangingInput {
@@ -82,14 +85,14 @@ func hangingInputs() []hangingInput {
 			".conf\"]\n  signal = \"none\"\n  data_format = \"influx\"\nwith [[outputs.file]] files = [\"stdout\"] in that file; or keep its paths off mounts that can hang"
 	}
 	return []hangingInput{
-		{"inputs.disk", []string{"mount_points"}, "remove it, and write to /etc/vfsprobe/vfsprobe.toml, for the same measurement, tags and fields:\n" + DiskStanza},
-		{"inputs.directory_monitor", []string{"directory", "finished_directory", "error_directory"}, elsewhere("directory_monitor")},
-		{"inputs.file", []string{"files"}, elsewhere("file")},
-		{"inputs.filecount", []string{"directory", "directories"}, elsewhere("filecount")},
-		{"inputs.filestat", []string{"files"}, elsewhere("filestat")},
-		{"inputs.multifile", []string{"base_dir"}, elsewhere("multifile")},
-		{"inputs.tail", []string{"files"}, elsewhere("tail")},
-		{"inputs.zfs", []string{"kstatPath"}, elsewhere("zfs")},
+		{"inputs.disk", []string{"mount_points"}, "remove it, and write to /etc/vfsprobe/vfsprobe.toml, for the same measurement, tags and fields:\n" + DiskStanza, false},
+		{"inputs.directory_monitor", []string{"directory", "finished_directory", "error_directory"}, elsewhere("directory_monitor"), false},
+		{"inputs.file", []string{"files"}, elsewhere("file"), false},
+		{"inputs.filecount", []string{"directory", "directories"}, elsewhere("filecount"), true},
+		{"inputs.filestat", []string{"files"}, elsewhere("filestat"), false},
+		{"inputs.multifile", []string{"base_dir"}, elsewhere("multifile"), false},
+		{"inputs.tail", []string{"files"}, elsewhere("tail"), false},
+		{"inputs.zfs", []string{"kstatPath"}, elsewhere("zfs"), false},
 	}
 }
 
@@ -285,8 +288,16 @@ func (p *patient) examineHanging(s *stanza) {
 		Symptom: "when one of them hangs, its metrics end, and Telegraf can't be stopped", Cure: s.hangs.cure})
 }
 
-// paths are those that the input is told.
+// paths are those that the input is told; with all below them where it looks there.
 func (s *stanza) paths() (all []string) {
+	recursive, told := s.table["recursive"].(bool)
+	if recursive || !told && s.hangs.recursive {
+		defer func() {
+			for i := range all {
+				all[i] = filepath.Join(all[i], "**")
+			}
+		}()
+	}
 	for _, key := range s.hangs.keys {
 		switch value := s.table[key].(type) {
 		case string:
@@ -302,20 +313,49 @@ func (s *stanza) paths() (all []string) {
 	return all
 }
 
-// canHang returns which mount of a server or a daemon the files of that pattern are on, or can
-// be on.
+// canHang returns which mount of a server or a daemon, or automount, a search for the files of
+// that pattern comes by.
 func (p *patient) canHang(pattern string) string {
 	if p.table.Snapshot == nil || !filepath.IsAbs(pattern) {
 		return ""
+	}
+	hangs := func(m *mounts.Mount) bool {
+		automount := m.FSType == "autofs" && !mounts.Below(m.Mountpoint, "/proc") // the kernel's own binfmt_misc
+		return m.Network() || m.FUSE() || automount
 	}
 	name := pattern
 	if i := strings.IndexAny(pattern, "*?[{"); i >= 0 {
 		name = filepath.Dir(pattern[:i] + "x")
 	}
-	if m := p.table.Holding(filepath.Clean(name)); m != nil && (m.Network() || m.FUSE()) {
+	if m := p.table.Holding(filepath.Clean(name)); m != nil && hangs(m) {
 		return m.Mountpoint
 	}
+	for i := range p.table.Mounts {
+		if m := &p.table.Mounts[i]; hangs(m) && comesBy(pattern, m.Mountpoint) {
+			return m.Mountpoint
+		}
+	}
 	return ""
+}
+
+// comesBy reports whether a search for a pattern looks at a directory. In Telegraf's patterns
+// "**" is any number of directories, and braces are alternatives, which are taken to match.
+func comesBy(pattern, directory string) bool {
+	wanted := strings.Split(pattern, "/")
+	for i, name := range strings.Split(directory, "/") {
+		switch {
+		case i == len(wanted):
+			return false
+		case strings.Contains(wanted[i], "**"):
+			return true
+		case strings.Contains(wanted[i], "{"):
+			continue
+		}
+		if matches, err := filepath.Match(wanted[i], name); err == nil && !matches {
+			return false
+		}
+	}
+	return true
 }
 
 // examineStanza reports what is wrong with a stanza. It returns whether Telegraf
