@@ -105,7 +105,7 @@ func check(arguments []string) int {
 	}
 	progress := checkup.Show(os.Stderr, "checking", *timeout)
 	c, err := checkup.New(checkup.Options{Inputs: selected, Host: h, Timeout: *timeout, Arrived: func(rows int) {
-		progress.Update(fmt.Sprintf("checking: %d have answered", rows))
+		progress.Update(fmt.Sprintf("checking: %d answered", rows))
 	}})
 	if err != nil {
 		progress.Stop()

@@ -79,7 +79,7 @@ func (c *Checkup) Report() *Report {
 		again, cancel := context.WithTimeout(ctx, blockedFor/2)
 		defer cancel()
 		runner.Round(again)
-		metrics = append(metrics, whoWaits(c.metrics.taken())...)
+		metrics = withWaiters(metrics, c.metrics.taken())
 	}
 	r := newReport(metrics, lines)
 	r.Elapsed = time.Since(began).Seconds()
@@ -100,9 +100,15 @@ func hangs(metrics []Metric) bool {
 // blockedTasks is the measurement of the tasks that wait for file systems.
 const blockedTasks = "mountstat_blocked"
 
-// whoWaits leaves of a second gather what the first can't know.
-func whoWaits(metrics []Metric) []Metric {
-	return slices.DeleteFunc(metrics, func(m Metric) bool { return m.Name != blockedTasks })
+// withWaiters puts the tasks that wait, as a second gather has them, in the place of those that
+// the first knew of earlier ones.
+func withWaiters(first, second []Metric) []Metric {
+	waits := func(m Metric) bool { return m.Name == blockedTasks }
+	if !slices.ContainsFunc(second, waits) {
+		return first
+	}
+	second = slices.DeleteFunc(second, func(m Metric) bool { return !waits(m) })
+	return append(slices.DeleteFunc(first, waits), second...)
 }
 
 // collector takes metrics as they come, those of gathers that have been given up

@@ -140,6 +140,14 @@ func TestProofAndCure(t *testing.T) {
 	assert.NotContains(t, render(t, reportOf(nil, row("other", "/", "error", 5, map[string]any{"cause": "else"})), TextOptions{}), "by hand")
 }
 
+// Who waits is shown once, as the last gather has it.
+func TestWithWaiters(t *testing.T) {
+	waits := func(comm string) Metric { return Metric{Name: blockedTasks, Tags: map[string]string{"comm": comm}} }
+	mount := row("mountstat", "/", "ok", 0, nil)
+	assert.Equal(t, []Metric{mount, waits("b")}, withWaiters([]Metric{waits("a"), mount, waits("b")}, []Metric{mount, waits("b")}))
+	assert.Equal(t, []Metric{mount, waits("a")}, withWaiters([]Metric{mount, waits("a")}, []Metric{mount}), "the second was too short")
+}
+
 func TestDuration(t *testing.T) {
 	for seconds, want := range map[float64]string{
 		0.000012: "12µs", 0.25: "250ms", 5.04: "5s", 59.99: "1m0s", 60: "1m", 130: "2m10s", 3600: "1h0m", 86400 * 5.5: "5d12h",
@@ -172,6 +180,15 @@ func TestText(t *testing.T) {
 		at += next
 	}
 	assert.Less(t, strings.Index(text, "/failing"), strings.Index(text, "/slow"))
+	// A number stays with its unit, and a command's name as long as it can be.
+	many := Metric{Name: "dentrycache", Fields: map[string]any{}}
+	for i := range 20 {
+		many.Fields[strings.Repeat("x", i)+"_percent"] = 97.0
+	}
+	unprintable := Metric{Name: blockedTasks, Tags: map[string]string{"comm": strings.Repeat(`\001`, 15), "wchan": "request_wait_answer"}, Fields: map[string]any{"count": int64(1), "pid": int64(7)}}
+	text = render(t, reportOf(nil, many, unprintable), TextOptions{})
+	assert.NotRegexp(t, `(?m)^ *%|97$`, text)
+	assert.Contains(t, text, `  \001\001\001\00…  request_wait_answer  pid 7`)
 	assert.NotContains(t, text, "hash buckets")
 }
 
@@ -267,6 +284,7 @@ func TestAHungMount(t *testing.T) {
 	var st unix.Statx_t
 	require.NoError(t, unix.Statx(unix.AT_FDCWD, hung.Dir, unix.AT_STATX_DONT_SYNC, 0, &st))
 	assert.Contains(t, text, fmt.Sprintf("what to do: If it is stopped: `kill -CONT %d`.", os.Getpid()))
+	assert.Regexp(t, "Else:\\s+`vfsprobe check -explain`\\.", text)
 	assert.Contains(t, render(t, r, TextOptions{Explain: true}), fmt.Sprintf("`echo 1 >/sys/fs/fuse/connections/%d/abort`", st.Dev_minor))
 	assert.Regexp(t, `stuck +\S+ +fuse_daemon_silent +`+hung.Dir+`\n +faultfs \(fuse\.faultfs\): hangs in`, text)
 	assert.Regexp(t, `(?m)^Blocked\n.*\n +1 +> \S+ +\S+ +request_wait_answer`, text, "who waits")

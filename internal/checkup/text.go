@@ -140,12 +140,16 @@ func (r *Report) rows(t *Text, measurement string, o TextOptions) {
 
 // advice is the beginning of a cure, and where that has no command the one that shows more.
 func advice(cause result.Cause, v result.Values) string {
-	cure := firstSentence(cause.Cure(v))
+	whole := cause.Cure(v)
+	cure := firstSentence(whole)
 	if !strings.Contains(cure, "`") {
 		if _, rest, found := strings.Cut(cause.Proof(v), "`"); found {
 			command, _, _ := strings.Cut(rest, "`")
-			cure += " Look: `" + command + "`"
+			return cure + " Look: `" + command + "`"
 		}
+	}
+	if cure != whole {
+		cure += " Else: `vfsprobe check -explain`."
 	}
 	return cure
 }
@@ -178,8 +182,11 @@ func on(m *Metric) string {
 
 func cells(m *Metric) []string {
 	since, used := "", ""
-	if seconds := m.float("fault_seconds"); seconds > 0 {
+	switch seconds := m.float("fault_seconds"); {
+	case seconds >= 1:
 		since = duration(seconds)
+	case seconds > 0:
+		since = "< 1s" // as of all faults that it has seen begin
 	}
 	if share, found := m.Fields["used_percent"].(float64); found {
 		used = percent(share)
@@ -297,11 +304,21 @@ func (r *Report) blocked(t *Text) {
 		if container := m.text("container"); container != "" {
 			pid += " in " + container
 		}
-		table = append(table, []string{fmt.Sprint(m.integer("count")), "> " + duration(m.float("longest_seconds")), m.Tags["comm"],
+		table = append(table, []string{fmt.Sprint(m.integer("count")), "> " + duration(m.float("longest_seconds")), shortened(m.Tags["comm"]),
 			m.Tags["wchan"], pid, m.Tags["path"]})
 		states = append(states, Warning)
 	}
 	t.section("Blocked", table, states)
+}
+
+// shortened is the name of a program, as long as the kernel lets it be: bytes that can't be
+// printed make it longer.
+func shortened(comm string) string {
+	const most = 16 // TASK_COMM_LEN, include/linux/sched.h
+	if runes := []rune(comm); len(runes) > most {
+		return string(runes[:most-1]) + "…"
+	}
+	return comm
 }
 
 // dentries shows the numbers of the dentry cache; of those that are settings only with all.
@@ -320,7 +337,10 @@ func (r *Report) dentries(t *Text, all bool) {
 		}
 		t.Line(OK, "")
 		t.heading(title(m.Name))
-		t.wrapped("  ", strings.Join(numbers, ", "))
+		for i := range numbers[:max(0, len(numbers)-1)] {
+			numbers[i] += ","
+		}
+		t.fill(OK, "  ", numbers) // each with its unit
 	}
 }
 
@@ -374,6 +394,9 @@ func NewText(w io.Writer, color bool) *Text { return &Text{w: w, color: color, i
 
 // Err is the first error of writing.
 func (t *Text) Err() error { return t.err }
+
+// Wrapped writes a text, in the color of the status, in lines that fit a terminal.
+func (t *Text) Wrapped(s Status, text string) { t.fill(s, "  ", words(text)) }
 
 // Line writes a line in the color of the status.
 func (t *Text) Line(s Status, line string) {
@@ -440,9 +463,12 @@ const columns = 80
 
 // wrapped writes a text in lines that are indented, the second and further ones by two more. A
 // command in backquotes is not broken, so that it can be copied.
-func (t *Text) wrapped(indent, text string) {
+func (t *Text) wrapped(indent, text string) { t.fill(OK, indent, words(text)) }
+
+// fill writes words likewise, none of which is broken.
+func (t *Text) fill(s Status, indent string, words []string) {
 	line := ""
-	for _, word := range words(text) {
+	for _, word := range words {
 		switch {
 		case line == "":
 			line = indent + word
@@ -450,12 +476,12 @@ func (t *Text) wrapped(indent, text string) {
 		case utf8.RuneCountInString(line)+1+utf8.RuneCountInString(word) <= columns:
 			line += " " + word
 		default:
-			t.Line(OK, line)
+			t.Line(s, line)
 			line = indent + word
 		}
 	}
 	if line != "" {
-		t.Line(OK, line)
+		t.Line(s, line)
 	}
 }
 

@@ -62,9 +62,9 @@ func (r *Report) Text(w io.Writer, color bool) error {
 		}
 	}
 	for _, why := range r.Unseen {
-		t.Line(checkup.Unknown, "  not looked at: "+printable.Terminal(why))
+		t.Wrapped(checkup.Unknown, "not looked at: "+printable.Terminal(why))
 	}
-	t.Line(checkup.OK, "  what to do: "+r.advice())
+	t.Wrapped(checkup.OK, "what to do: "+r.advice())
 	return t.Err()
 }
 
