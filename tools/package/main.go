@@ -5,7 +5,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"debug/buildinfo"
 	"errors"
@@ -26,7 +25,6 @@ import (
 	"github.com/goreleaser/nfpm/v2"
 	"github.com/goreleaser/nfpm/v2/deb"
 	"github.com/goreleaser/nfpm/v2/files"
-	"github.com/goreleaser/nfpm/v2/rpm"
 )
 
 func main() {
@@ -184,17 +182,10 @@ func (r *release) packages(architecture string) (made []string, err error) {
 		return nil, err
 	}
 	r.built = append(r.built, built{architecture, all, info})
-	for _, format := range []struct {
-		name     string
-		packager nfpm.Packager
-		scripts  nfpm.Scripts
-	}{
-		{"deb", deb.Default, nfpm.Scripts{PreInstall: r.source("packaging/deb/preinst"), PostInstall: r.source("packaging/deb/postinst"), PreRemove: r.source("packaging/deb/prerm"), PostRemove: r.source("packaging/deb/postrm")}},
-		{"rpm", rpm.DefaultRPM, nfpm.Scripts{PostInstall: r.source("packaging/rpm/post"), PreRemove: r.source("packaging/rpm/preun"), PostRemove: r.source("packaging/rpm/postun")}},
-	} {
-		name, err := r.nfpm(work, architecture, format.packager, format.scripts, all)
+	for _, format := range []func(architecture string, all []file) (string, error){r.deb, r.rpm} {
+		name, err := format(architecture, all)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", format.name, err)
+			return nil, err
 		}
 		made = append(made, name)
 	}
@@ -253,69 +244,68 @@ func (r *release) files(binary string) ([]file, error) {
 // shared is where dashboards, alerts and runbooks lie.
 const shared = "/usr/share/vfsprobe"
 
-// nfpm makes a deb or an rpm.
-func (r *release) nfpm(work, architecture string, packager nfpm.Packager, scripts nfpm.Scripts, all []file) (string, error) {
+// summary is the first line of what the packages say of themselves.
+const summary = "finds file systems that hang, and NFS locks that do not work"
+
+// deb makes a deb.
+func (r *release) deb(architecture string, all []file) (string, error) {
+	work, err := os.MkdirTemp("", "vfsprobe-deb-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(work)
 	info := &nfpm.Info{
 		Name: "vfsprobe", Arch: architecture, Platform: "linux", Version: r.number, VersionSchema: "none", Release: "1",
-		Section: "admin", Priority: "optional", Maintainer: maintainer, License: "MIT", Vendor: "vfsprobe",
-		Homepage:        homepage,
-		Description:     "finds file systems that hang, and NFS locks that do not work\n " + strings.ReplaceAll(description, "\n", "\n "),
+		Section: "admin", Priority: "optional", Maintainer: maintainer, Homepage: homepage,
+		Description:     summary + "\n " + strings.ReplaceAll(description, "\n", "\n "),
 		MTime:           r.time,
 		DisableGlobbing: true,
 	}
 	info.Recommends = []string{"telegraf"}
-	info.Scripts = scripts
-	info.RPM.BuildHost = "localhost"
-	info.RPM.Group = "System Environment/Daemons"
-	info.RPM.Summary = "Finds file systems that hang, and NFS locks that do not work"
-	debian, changelog, err := r.changelogs(work)
-	if err != nil {
+	info.Scripts = nfpm.Scripts{PreInstall: r.source("packaging/deb/preinst"), PostInstall: r.source("packaging/deb/postinst"),
+		PreRemove: r.source("packaging/deb/prerm"), PostRemove: r.source("packaging/deb/postrm")}
+	if all, err = r.debian(all); err != nil {
 		return "", err
-	}
-	kinds := map[string]string{}
-	if packager == deb.Default {
-		info.License = "" // a field that Debian does not have
-		if all, err = r.debian(all, debian); err != nil {
-			return "", err
-		}
-	} else {
-		info.Changelog, info.Description = changelog, description // its summary is another field
-		kinds = map[string]string{"copyright": files.TypeRPMDoc, "README.md": files.TypeRPMDoc, "CHANGELOG.md": files.TypeRPMDoc, "PRIVILEGES.md": files.TypeRPMDoc, "vfsprobe.8.gz": files.TypeRPMDoc}
 	}
 	for i, f := range all {
 		name := filepath.Join(work, strconv.Itoa(i))
 		if err := os.WriteFile(name, f.content, 0o600); err != nil {
 			return "", err
 		}
-		kind := cmp.Or(kinds[path.Base(f.to)], files.TypeFile)
+		kind := files.TypeFile
 		if f.config {
 			kind = files.TypeConfigNoReplace
 		}
 		info.Contents = append(info.Contents, &files.Content{Source: name, Destination: f.to, Type: kind,
 			FileInfo: &files.ContentFileInfo{Owner: "root", Group: "root", Mode: f.mode, MTime: r.time}})
 	}
-	// Directories of its own go with it; rpm removes only those it was told of.
+	for _, dir := range ownDirectories(all) {
+		info.Contents = append(info.Contents, &files.Content{Destination: dir, Type: files.TypeDir,
+			FileInfo: &files.ContentFileInfo{Owner: "root", Group: "root", Mode: 0o755, MTime: r.time}})
+	}
+	info = nfpm.WithDefaults(info)
+	name := deb.Default.ConventionalFileName(info)
+	var b bytes.Buffer
+	if err := deb.Default.Package(info, &b); err != nil {
+		return "", fmt.Errorf("deb: %w", err)
+	}
+	return name, os.WriteFile(filepath.Join(r.out, name), b.Bytes(), 0o644)
+}
+
+// ownDirectories are those that go with the package; rpm removes only those it was told of.
+func ownDirectories(all []file) []string {
 	own := []string{"/etc/vfsprobe", "/etc/systemd/system/telegraf.service.d", "/usr/share/doc/vfsprobe"}
 	for _, f := range all {
 		for dir := path.Dir(f.to); strings.HasPrefix(dir, shared) && !slices.Contains(own, dir); dir = path.Dir(dir) {
 			own = append(own, dir)
 		}
 	}
-	for _, dir := range own {
-		info.Contents = append(info.Contents, &files.Content{Destination: dir, Type: files.TypeDir,
-			FileInfo: &files.ContentFileInfo{Owner: "root", Group: "root", Mode: 0o755, MTime: r.time}})
-	}
-	info = nfpm.WithDefaults(info)
-	name := packager.ConventionalFileName(info)
-	var b bytes.Buffer
-	if err := packager.Package(info, &b); err != nil {
-		return "", err
-	}
-	return name, os.WriteFile(filepath.Join(r.out, name), b.Bytes(), 0o644)
+	return own
 }
 
-// debian is what a deb has otherwise: names, its changelog, and why lintian is wrong.
-func (r *release) debian(all []file, changelog []byte) ([]file, error) {
+// debian is what a deb has otherwise: names, its changelog, which points to the project's
+// (deb-changelog(5)), and why lintian is wrong.
+func (r *release) debian(all []file) ([]file, error) {
 	all = slices.Clone(all)
 	for i := range all {
 		f := &all[i]
@@ -327,6 +317,7 @@ func (r *release) debian(all []file, changelog []byte) ([]file, error) {
 			f.to, f.content = "/usr/share/doc/vfsprobe/changelog.gz", compressed
 		}
 	}
+	changelog := fmt.Appendf(nil, "vfsprobe (%s-1) stable; urgency=medium\n\n  * See changelog.gz for what has changed.\n\n -- %s  %s\n", r.number, maintainer, r.time.Format("Mon, 02 Jan 2006 15:04:05 -0700"))
 	compressed, err := compress(changelog)
 	if err != nil {
 		return nil, err

@@ -326,12 +326,3 @@ type built struct {
 	files        []file
 	info         *buildinfo.BuildInfo
 }
-
-// changelogs writes the packages' own changelogs, which point to the project's: Debian's
-// (deb-changelog(5)), and what nfpm makes an rpm's of. It returns the former.
-func (r *release) changelogs(work string) (debian []byte, rpm string, err error) {
-	debian = fmt.Appendf(nil, "vfsprobe (%s-1) stable; urgency=medium\n\n  * See changelog.gz for what has changed.\n\n -- %s  %s\n", r.number, maintainer, r.time.Format("Mon, 02 Jan 2006 15:04:05 -0700"))
-	rpm = filepath.Join(work, "changelog.yaml")
-	text := fmt.Sprintf("- semver: %q\n  date: %s\n  packager: %q\n  changes:\n    - note: See CHANGELOG.md for what has changed.\n", r.number+"-1", r.time.Format("2006-01-02T15:04:05Z"), maintainer)
-	return debian, rpm, os.WriteFile(rpm, []byte(text), 0o600)
-}
