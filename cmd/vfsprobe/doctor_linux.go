@@ -30,7 +30,7 @@ Telegraf runs it.
 
 Usage: vfsprobe doctor [flags]
 
-The exit code is 0 if all is well, 1 if something is missing, 2 if Telegraf gets no
+The exit code is 0 if all is well, 1 for a warning, 2 if Telegraf gets no
 metrics as things are or has an input that a mount can stop, and 3 if not everything
 could be looked at.
 

@@ -182,7 +182,7 @@ func (r *Report) Text(w io.Writer, color bool) error {
 	for i := range r.Findings {
 		counts[r.Findings[i].Status]++
 	}
-	t.Line(r.Status, fmt.Sprintf("vfsprobe doctor %v: %d wrong, %d missing, %d not looked at, %d fine",
+	t.Line(r.Status, fmt.Sprintf("vfsprobe doctor %v: %d wrong, %d warnings, %d not looked at, %d fine",
 		r.Status, counts[checkup.Critical], counts[checkup.Warning], counts[checkup.Unknown], counts[checkup.OK]))
 	t.Line(checkup.OK, "Privileges are those of "+r.Subject+".")
 	sorted := slices.Clone(r.Findings)
@@ -195,7 +195,7 @@ func (r *Report) Text(w io.Writer, color bool) error {
 		}
 		return 1
 	})
-	words := [...]string{checkup.OK: "fine", checkup.Warning: "missing", checkup.Critical: "wrong", checkup.Unknown: "not looked at"}
+	words := [...]string{checkup.OK: "fine", checkup.Warning: "warning", checkup.Critical: "wrong", checkup.Unknown: "not looked at"}
 	for i := range sorted {
 		f := &sorted[i]
 		if f.Status != checkup.OK {
@@ -203,7 +203,7 @@ func (r *Report) Text(w io.Writer, color bool) error {
 		}
 		t.Line(f.Status, fmt.Sprintf("%s: %s: %s", words[f.Status], f.Object, f.Says))
 		if f.Symptom != "" {
-			t.Line(checkup.OK, "  symptom: "+f.Symptom)
+			t.Wrapped(checkup.OK, "symptom: "+f.Symptom)
 		}
 		for i, line := range strings.Split(f.Cure, "\n") {
 			switch {

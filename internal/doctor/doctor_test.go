@@ -431,7 +431,8 @@ func TestText(t *testing.T) {
 	var b bytes.Buffer
 	require.NoError(t, r.Text(&b, false))
 	text := b.String()
-	assert.Regexp(t, `^vfsprobe doctor CRITICAL: 1 wrong, \d+ missing, `, text)
+	assert.Regexp(t, `^vfsprobe doctor CRITICAL: 1 wrong, \d+ warnings, `, text)
+	assert.Regexp(t, `(?m)^warning: CAP_SYSLOG: not granted to telegraf\n  symptom: nfslock_host and .{40,60}\n    the kernel's messages`, text, "80 columns")
 	assert.Contains(t, text, "  cure:    write to /etc/telegraf/telegraf.d/vfsprobe.conf, and restart Telegraf:\n           [[inputs.execd]]\n")
 	b.Reset()
 	require.NoError(t, r.JSON(&b))
