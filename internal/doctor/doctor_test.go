@@ -379,6 +379,14 @@ func TestThePluginThatRuns(t *testing.T) {
 	assert.Equal(t, "process 11, which Telegraf runs as telegraf, which has CAP_SYS_PTRACE", r.Subject)
 	assert.Nil(t, find(r, "feature.who_waits"))
 	assert.NotNil(t, find(r, "feature.owner"))
+
+	// One that a container's Telegraf runs is not this host's.
+	for pid, namespace := range map[string]string{"1": "pid:[1]", "11": "pid:[2]"} {
+		require.NoError(t, os.MkdirAll(filepath.Join(proc, pid, "ns"), 0o755))
+		require.NoError(t, os.Symlink(namespace, filepath.Join(proc, pid, "ns/pid")))
+	}
+	r = Run(Options{Root: host(t, usual()), Proc: proc})
+	assert.Contains(t, r.Subject, "telegraf.service, which runs Telegraf as telegraf")
 }
 
 func TestUsers(t *testing.T) {

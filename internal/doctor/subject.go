@@ -151,7 +151,7 @@ func (p *patient) running() *subject {
 		}
 		status, _ := os.ReadFile(filepath.Join(p.Proc, e.Name(), "status"))
 		parent, _ := os.ReadFile(filepath.Join(p.Proc, statusField(status, "PPid"), "comm"))
-		if strings.HasPrefix(string(parent), parentName) == served || p.contained && !p.sharesMounts(e.Name()) {
+		if strings.HasPrefix(string(parent), parentName) == served || p.contained && !p.sharesMounts(e.Name()) || !p.contained && p.inContainerOfItsOwn(e.Name()) {
 			continue
 		}
 		if s := p.process(e.Name()); s != nil {
@@ -161,6 +161,13 @@ func (p *patient) running() *subject {
 		}
 	}
 	return nil
+}
+
+// inContainerOfItsOwn reports whether a process is not in the host's PID namespace.
+func (p *patient) inContainerOfItsOwn(pid string) bool {
+	hosts, err := os.Readlink(filepath.Join(p.Proc, "1/ns/pid"))
+	its, err2 := os.Readlink(filepath.Join(p.Proc, pid, "ns/pid"))
+	return errors.Join(err, err2) == nil && hosts != its
 }
 
 func statusField(status []byte, key string) string {
