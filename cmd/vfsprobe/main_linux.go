@@ -101,118 +101,139 @@ func run(arguments []string) int {
 	lines := newLog(io.MultiWriter(os.Stderr, fan))
 	defer lines.Flush(unheard)
 	own := lines.Named("vfsprobe")
+	o, code := parse(arguments, own)
+	if o == nil {
+		return code
+	}
+	if err := o.gather(lines, fan); err != nil {
+		logLines(own.Error, err)
+		return exitFailure
+	}
+	return 0
+}
 
+// options are those of gathers.
+type options struct {
+	config        string
+	test          bool
+	interval      time.Duration
+	socket, group string
+	state         string
+	prober        *prober.Options
+}
+
+// parse returns the options, or none and the exit code where all is done or wrong.
+func parse(arguments []string, log telegraf.Logger) (*options, int) {
 	flags := flag.NewFlagSet("vfsprobe", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	file := flags.String("config", "", "read the inputs from this `file`; without it all run with their defaults")
-	test := flags.Bool("test", false, "gather once, print the metrics, and exit")
-	interval := flags.Duration("interval", 0, "gather at this interval instead of on newlines, for execd's signal = \"none\"")
-	socket := flags.String("listen", "", "gather for those who connect to this `socket`, instead of on newlines on stdin")
-	group := flags.String("group", "telegraf", "the `name` of the group that may connect, beside root")
-	kept := flags.String("state", "", "keep in this `file` what is known of faults, over a restart, and beside it what was known of each when it began")
-	options := proberFlags(flags)
+	var o options
+	flags.StringVar(&o.config, "config", "", "read the inputs from this `file`; without it all run with their defaults")
+	flags.BoolVar(&o.test, "test", false, "gather once, print the metrics, and exit")
+	flags.DurationVar(&o.interval, "interval", 0, "gather at this interval instead of on newlines, for execd's signal = \"none\"")
+	flags.StringVar(&o.socket, "listen", "", "gather for those who connect to this `socket`, instead of on newlines on stdin")
+	flags.StringVar(&o.group, "group", "telegraf", "the `name` of the group that may connect, beside root")
+	flags.StringVar(&o.state, "state", "", "keep in this `file` what is known of faults, over a restart, and beside it what was known of each when it began")
+	o.prober = proberFlags(flags)
 	sample := flags.Bool("sample-config", false, "print a documented configuration")
 	describe := flags.Bool("metrics", false, "print what the metrics mean, as Markdown")
 	showVersion := flags.Bool("version", false, "print the version")
-	help := func(w io.Writer) {
-		fmt.Fprint(w, usage)
-		flags.SetOutput(w)
-		flags.PrintDefaults()
-	}
 	switch err := flags.Parse(arguments); {
 	case errors.Is(err, flag.ErrHelp):
-		help(os.Stdout)
-		return 0
+		fmt.Print(usage)
+		flags.SetOutput(os.Stdout)
+		flags.PrintDefaults()
 	case err != nil:
-		own.Error(err)
-		return exitUsage
+		log.Error(err)
+		return nil, exitUsage
 	case flags.NArg() > 0:
-		own.Errorf("unknown argument %q; -help lists the flags", flags.Arg(0))
-		return exitUsage
-	case *interval < 0:
-		own.Errorf("-interval %v is negative", *interval)
-		return exitUsage
+		log.Errorf("unknown argument %q; -help lists the flags", flags.Arg(0))
+		return nil, exitUsage
+	case o.interval < 0:
+		log.Errorf("-interval %v is negative", o.interval)
+		return nil, exitUsage
 	case *showVersion:
 		fmt.Println("vfsprobe", buildVersion())
-		return 0
 	case *sample:
 		fmt.Print(sampleConfig())
-		return 0
 	case *describe:
 		if err := describeMetrics(os.Stdout); err != nil {
-			own.Error(err)
-			return exitFailure
+			log.Error(err)
+			return nil, exitFailure
 		}
-		return 0
+	default:
+		return &o, 0
 	}
+	return nil, 0
+}
 
+// gather gathers once, on newlines, at an interval or for clients, until it is told to end.
+func (o *options) gather(lines *execd.Log, fan *service.LogFan) error {
+	own := lines.Named("vfsprobe")
 	// The fork server starts while the configuration is read.
-	options.Warnf = own.Warnf
-	p := newProber(options)
+	o.prober.Warnf = own.Warnf
+	p := newProber(o.prober)
 	defer p.Close()
 
 	h := newHost(p)
-	selected, err := selectInputs(h, *file)
+	selected, err := selectInputs(h, o.config)
 	if err != nil {
-		logLines(own.Error, err)
-		return exitFailure
+		return err
 	}
-	o := execd.Options{Inputs: selected, Host: h, Log: lines, Stdout: os.Stdout}
-	if *test {
-		*kept, h.Servers.AtOnce = "", true
+	if o.test {
+		o.state, o.socket, h.Servers.AtOnce = "", "", true
 	}
-	o.State = state.Open(*kept, "/proc", p, own, h.ReadFile)
-	defer o.State.Close(stateTimeout)
-	if o.State.Keeps() {
-		h.Recorder = hostreport.NewFlight(h, filepath.Dir(*kept), buildVersion(), o.State.AtFault, own)
+	e := execd.Options{Inputs: selected, Host: h, Log: lines, Stdout: os.Stdout, State: state.Open(o.state, "/proc", p, own, h.ReadFile)}
+	defer e.State.Close(stateTimeout)
+	if e.State.Keeps() {
+		h.Recorder = hostreport.NewFlight(h, filepath.Dir(o.state), buildVersion(), e.State.AtFault, own)
 	}
-	var server *service.Server
-	if *socket != "" && !*test {
-		server, err = service.Listen(*socket, service.ServerOptions{Log: own, Fan: fan, Inputs: len(selected),
-			Group: func() (uint32, bool) { gid, err := h.LookUpGroup(*group); return gid, err == nil }})
-		if err != nil {
-			own.Error(err)
-			return exitFailure
-		}
+	server, err := o.listen(service.ServerOptions{Log: own, Fan: fan, Inputs: len(selected),
+		Group: func() (uint32, bool) { gid, err := h.LookUpGroup(o.group); return gid, err == nil }})
+	if err != nil {
+		return err
+	}
+	if server != nil {
 		defer server.Close()
-		o.Take = server.Take
+		e.Take = server.Take
 	}
-	runner, err := execd.New(o)
+	runner, err := execd.New(e)
 	if err != nil {
-		if *file != "" {
-			err = fmt.Errorf("%s: %w", *file, err)
+		if o.config != "" {
+			err = fmt.Errorf("%s: %w", o.config, err)
 		}
-		logLines(own.Error, err)
-		return exitFailure
+		return err
 	}
 
-	if !*test {
+	if !o.test {
 		time.AfterFunc(setUp, func() { prepare(own) })
 	}
 	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), maxAtWork))
 	// A closed stdout is an error to report, not a signal to die of.
 	signal.Ignore(syscall.SIGPIPE)
 	switch {
-	case *test:
+	case o.test:
 		h.AwaitMounts(checkup.TableTimeout)
-		err = runner.Once()
-	case server != nil:
-		var reload bool
-		if reload, err = serveClients(runner, server, func() error { _, err := checkConfig(*file); return err }, own); reload {
-			server.Close()
-			o.State.Close(stateTimeout)
-			p.Close()
-			lines.Flush(unheard)
-			err = restart()
-		}
-	default:
-		err = serve(runner, *interval)
+		return runner.Once()
+	case server == nil:
+		return serve(runner, o.interval)
 	}
-	if err != nil {
-		own.Error(err)
-		return exitFailure
+	reload, err := serveClients(runner, server, func() error { _, err := checkConfig(o.config); return err }, own)
+	if !reload {
+		return err
 	}
-	return 0
+	server.Close()
+	e.State.Close(stateTimeout)
+	p.Close()
+	lines.Flush(unheard)
+	return restart()
+}
+
+// listen returns the server for those who connect, or nil where newlines come on stdin.
+func (o *options) listen(server service.ServerOptions) (*service.Server, error) {
+	if o.socket == "" {
+		return nil, nil
+	}
+	return service.Listen(o.socket, server)
 }
 
 // proberFlags defines the flags that say what helper processes may do.
