@@ -242,7 +242,7 @@ func TestALockThatFails(t *testing.T) {
 	n, log := newInput(t, on(fs.Dir))
 	for errno, want := range map[unix.Errno]string{
 		unix.ENOLCK: "error unknown", unix.EIO: "error unknown", unix.ESTALE: "stale stale_export", unix.EPERM: "denied denied",
-		unix.EAGAIN: "error held_elsewhere",
+		unix.EAGAIN: "error held_elsewhere", unix.EDQUOT: "error lock_limit",
 	} {
 		fs.Fail(errno, faultfs.Setlk)
 		for range 2 {

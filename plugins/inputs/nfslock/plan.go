@@ -203,6 +203,7 @@ func (n *Nfslock) lock(t *target) *plan {
 	if way.readOnly {
 		mode, kind = unix.O_RDONLY, unix.F_RDLCK
 	}
+	mode |= t.withoutDelegation()
 	if t.canary.create {
 		// Not one that has appeared since: it may be somebody's link to a file
 		// whose mode is not ours to change.
@@ -232,7 +233,7 @@ func (n *Nfslock) lock(t *target) *plan {
 // O_CREAT hangs on a frozen export although the file is there, and takes one of the
 // server's threads. One that the host has made under an earlier name is removed then.
 func (n *Nfslock) addFlock(p *plan, root int, t *target) {
-	mode := unix.O_RDWR
+	mode := unix.O_RDWR | t.withoutDelegation()
 	if t.canary.createOwn {
 		mode |= unix.O_CREAT | unix.O_EXCL
 		if n.formerHostname != "" {
@@ -245,6 +246,17 @@ func (n *Nfslock) addFlock(p *plan, root int, t *target) {
 	p.add(excluding, prober.Flock(own, unix.LOCK_EX|unix.LOCK_NB))
 	p.add(endingExclusive, prober.Flock(own, unix.LOCK_UN))
 	p.add(closingOwn, prober.Close(own).Silent())
+}
+
+// withoutDelegation is the flag of open(2) by which an NFSv4.1 client asks the server for no
+// delegation (nfs4_map_atomic_open_share, fs/nfs/nfs4proc.c). With one it would take locks
+// itself, and the server would never be asked (_nfs4_proc_setlk); and others who open the file
+// would wait until this host gives it back: for as long as its lease lasts, if it has died.
+func (t *target) withoutDelegation() int {
+	if t.Probed.FSType == "nfs4" {
+		return unix.O_DIRECT
+	}
+	return 0
 }
 
 // ownFile is the file that only the host of that name locks.

@@ -107,8 +107,8 @@ func (l *lab) forget(client string) error {
 	})
 }
 
-// hasDelegation reports an error unless some client has a delegation of a file.
-func (l *lab) hasDelegation(file string) error {
+// expectDelegation reports an error unless some client has a delegation of a file, or none has.
+func (l *lab) expectDelegation(file string, want bool) error {
 	found := false
 	err := eachNFS4Client(func(directory, _ string) error {
 		states, err := os.ReadFile(filepath.Join(directory, "states"))
@@ -117,8 +117,8 @@ func (l *lab) hasDelegation(file string) error {
 		}
 		return err
 	})
-	if err == nil && !found {
-		err = fmt.Errorf("the server gave no delegation of %s", file)
+	if err == nil && found != want {
+		err = fmt.Errorf("a client has a delegation of %s: %t", file, found)
 	}
 	return err
 }

@@ -187,6 +187,8 @@ func (r *run) step(s scenario.Step) (err error) {
 		err = os.Remove(filepath.Join(a[0], "filler"))
 	case "lock":
 		err = r.lock(a[0], a[1], a[2])
+	case "undelegated":
+		err = l.expectDelegation("/lock-"+a[0], false)
 	case "twin":
 		err = r.twin(a[0], a[1])
 	case "proxy":
@@ -451,7 +453,7 @@ func (r *run) lock(on, mount, how string) error {
 		}
 		err := r.hold(h, asHold, "/mnt/"+mount+"/lock-"+mount, how)
 		if how == "delegated" {
-			err = errors.Join(err, r.lab.hasDelegation("/lock-"+mount))
+			err = errors.Join(err, r.lab.expectDelegation("/lock-"+mount, true))
 		}
 		return err
 	})

@@ -48,6 +48,7 @@ func Verbs() []Verb {
 		{Name: "drain", Usage: "PATH", Min: 1, Max: 1, Does: "removes what fill wrote"},
 
 		{Name: "lock", Usage: "HOST NAME shared|exclusive|wanted|delegated", Min: 3, Max: 3, First: hosts[:2], Does: "locks the file `lock` of a mount and holds it, or with wanted waits for it, or with delegated opens it to read, for which the server must give a delegation; client2 mounts it for that as the client does"},
+		{Name: "undelegated", Usage: "NAME", Min: 1, Max: 1, Does: "no client may have a delegation of the mount's lock file"},
 		{Name: "twin", Usage: "client2 NAME", Min: 2, Max: 2, First: hosts[1:2], Does: "client2 takes the client's name, and mounts it as well"},
 		{Name: "proxy", Usage: "client|client2 start|refuse|stall|stall-state|as-other-user|pass", Min: 2, Max: 2, First: hosts[:2], Does: "starts a proxy at its port 20049 that passes calls on to the server; or refuses each but NULL with an authentication error; or answers none; or none by which a client makes itself known; or has these come from another user; or passes all on again"},
 		{Name: "forget", Usage: "client|client2", Min: 1, Max: 1, First: hosts[:2], Does: "the server drops all that it keeps of the client for NFSv4"},
