@@ -362,6 +362,12 @@ func TestInputsThatHang(t *testing.T) {
 		assert.Equal(t, want, p.findings[0].Status, stanza)
 	}
 	p.findings = nil
+	p.examineFile("x.conf", []byte("[[inputs.x509_cert]]\nsources = [\"https://example.org\", \"tcp://example.org:443\"]\n"), os.LookupEnv)
+	assert.Empty(t, p.findings, "no file is asked")
+	p.examineFile("x.conf", []byte("[[inputs.x509_cert]]\nsources = [\"https://example.org\", \"file:///srv/nfs/*.pem\"]\n"), os.LookupEnv)
+	require.Len(t, p.findings, 1)
+	assert.Equal(t, checkup.Critical, p.findings[0].Status)
+	p.findings = nil
 	p.examineFile("x.conf", []byte("[[inputs.filestat]]\nfiles = [\"/var/x\", \"/srv/nfs/y\"]\n[[ inputs.zfs ]]\n"), os.LookupEnv)
 	require.Len(t, p.findings, 2)
 	assert.Equal(t, checkup.Critical, p.findings[0].Status)

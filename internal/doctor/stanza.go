@@ -77,6 +77,8 @@ type hangingInput struct {
 	cure string
 	// recursive says whether it looks at all that is below them, unless it is told.
 	recursive bool
+	// always says whether it asks file systems also where it is told no path.
+	always bool
 }
 
 func hangingInputs() []hangingInput {
@@ -85,14 +87,17 @@ func hangingInputs() []hangingInput {
 			".conf\"]\n  signal = \"none\"\n  data_format = \"influx\"\nwith [[outputs.file]] files = [\"stdout\"] in that file; or keep its paths off mounts that can hang"
 	}
 	return []hangingInput{
-		{"inputs.disk", []string{"mount_points"}, "remove it, and write to /etc/vfsprobe/vfsprobe.toml, for the same measurement, tags and fields:\n" + DiskStanza, false},
-		{"inputs.directory_monitor", []string{"directory", "finished_directory", "error_directory"}, elsewhere("directory_monitor"), false},
-		{"inputs.file", []string{"files"}, elsewhere("file"), false},
-		{"inputs.filecount", []string{"directory", "directories"}, elsewhere("filecount"), true},
-		{"inputs.filestat", []string{"files"}, elsewhere("filestat"), false},
-		{"inputs.multifile", []string{"base_dir"}, elsewhere("multifile"), false},
-		{"inputs.tail", []string{"files"}, elsewhere("tail"), false},
-		{"inputs.zfs", []string{"kstatPath"}, elsewhere("zfs"), false},
+		{kind: "inputs.disk", keys: []string{"mount_points"}, cure: "remove it, and write to /etc/vfsprobe/vfsprobe.toml, for the same measurement, tags and fields:\n" + DiskStanza, always: true},
+		{kind: "inputs.directory_monitor", keys: []string{"directory", "finished_directory", "error_directory"}, cure: elsewhere("directory_monitor")},
+		{kind: "inputs.file", keys: []string{"files"}, cure: elsewhere("file")},
+		{kind: "inputs.filecount", keys: []string{"directory", "directories"}, cure: elsewhere("filecount"), recursive: true},
+		{kind: "inputs.filestat", keys: []string{"files"}, cure: elsewhere("filestat")},
+		{kind: "inputs.logparser", keys: []string{"files"}, cure: elsewhere("logparser")},
+		{kind: "inputs.multifile", keys: []string{"base_dir"}, cure: elsewhere("multifile")},
+		{kind: "inputs.postfix", keys: []string{"queue_directory"}, cure: elsewhere("postfix"), recursive: true, always: true},
+		{kind: "inputs.tail", keys: []string{"files"}, cure: elsewhere("tail")},
+		{kind: "inputs.x509_cert", keys: []string{"sources"}, cure: elsewhere("x509_cert")},
+		{kind: "inputs.zfs", keys: []string{"kstatPath"}, cure: elsewhere("zfs"), always: true},
 	}
 }
 
@@ -273,6 +278,9 @@ func (p *patient) examineFile(name string, content []byte, lookup config.Lookup)
 func (p *patient) examineHanging(s *stanza) {
 	status, asks := checkup.Warning, "the files that it is told"
 	paths := s.paths()
+	if len(paths) == 0 && !s.hangs.always {
+		return
+	}
 	if s.kind == "inputs.disk" {
 		if asks = "the mounts in mount_points"; len(paths) == 0 {
 			status, asks = checkup.Critical, "all mounts"
@@ -299,14 +307,14 @@ func (s *stanza) paths() (all []string) {
 		}()
 	}
 	for _, key := range s.hangs.keys {
-		switch value := s.table[key].(type) {
-		case string:
-			all = append(all, value)
-		case []any:
-			for _, one := range value {
-				if text, ok := one.(string); ok {
-					all = append(all, text)
-				}
+		values, list := s.table[key].([]any)
+		if !list {
+			values = []any{s.table[key]}
+		}
+		for _, one := range values {
+			text, ok := one.(string)
+			if text = strings.TrimPrefix(text, "file://"); ok && !strings.Contains(text, "://") {
+				all = append(all, text)
 			}
 		}
 	}
