@@ -345,13 +345,13 @@ func TestInOneContainer(t *testing.T) {
 		hung.Heal()
 		c.until("^mountstat,", "path="+hung.Dir+" ", `result="ok"`)
 
-		if e.program == "podman" { // what check says to do about a process of a container
+		if engine, is := e.client.(*cli); is { // what check says to do about a process of a container
 			_, before := e.state(c.name)
 			command := strings.Fields(cgroups.Restart(fmt.Sprintf("/proc/%d/cgroup", before)))
 			require.Len(t, command, 3)
-			require.Equal(t, []string{"podman", "restart"}, command[:2])
+			require.Equal(t, []string{e.program, "restart"}, command[:2])
 			c.anew()
-			e.client.(*cli).say(command[1:]...)
+			engine.say(command[1:]...)
 			_, after := e.state(c.name)
 			assert.NotEqual(t, before, after)
 		}
