@@ -176,6 +176,7 @@ func TestDaemon_Server(t *testing.T) {
 		"none":                         {want: fusedaemon.Unconnected, telling: -1},
 		"it was answered":              {sockets: []sockdiag.TCP{established(nil)}, want: fusedaemon.Answered},
 		"it was not":                   {sockets: []sockdiag.TCP{established(nil), asked}, want: fusedaemon.Silent, telling: 1},
+		"it never was":                 {sockets: []sockdiag.TCP{established(func(s *sockdiag.TCP) { s.Received, s.NeverAnswered = s.Sent, true })}, want: fusedaemon.Silent},
 		"the one that waits longest":   {sockets: []sockdiag.TCP{asked, established(func(s *sockdiag.TCP) { s.Sent, s.Received = time.Second, time.Hour })}, want: fusedaemon.Silent, telling: 1},
 		"packets get lost":             {sockets: []sockdiag.TCP{asked, lost}, want: fusedaemon.Unreachable, telling: 1},
 		"no answer to the first":       {sockets: []sockdiag.TCP{{State: sockdiag.SynSent, Peer: at(22)}, asked}, want: fusedaemon.Unreachable},

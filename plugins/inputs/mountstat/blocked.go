@@ -53,7 +53,6 @@ func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any
 	now := time.Now()
 	groups := make(map[waitSite]*taskGroup)
 	programs := m.mountPrograms(slices.Concat(scan.Tasks, scan.Mounting))
-	m.noteDemands(scan.Mounting, programs)
 	resolver := mountResolver{m: m, namespace: m.host.MountNamespace(), foreign: make(map[string]*mounts.Snapshot)}
 	for _, task := range scan.Tasks {
 		site, source := waitSite{wchan: task.Wchan, comm: commonName(&task)}, ""

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
@@ -38,6 +39,16 @@ type demand struct {
 	// is connected to that; nil: none that is known.
 	daemon *fusedaemon.Daemon
 	unmet  *shortfall // its server is dead; nil: not that is known
+}
+
+// findDemands looks for what automounters have called programs for, if there are any: at the
+// begin of a gather, so that their servers answer in it.
+func (m *Mountstat) findDemands() {
+	if !m.automounted {
+		return
+	}
+	scan, _ := m.scanBlocked() // emitBlocked says what hinders it
+	m.noteDemands(scan.Mounting, m.mountPrograms(slices.Concat(scan.Tasks, scan.Mounting)))
 }
 
 // noteDemands notes what programs have been about to mount on demand for some time, and asks
@@ -125,9 +136,14 @@ func (m *Mountstat) findConnection(d *demand) {
 		return
 	}
 	d.searching = true
+	m.asking++
+	done := sync.OnceFunc(func() { m.asking-- })
+	timer := time.AfterFunc(min(daemonsTimeout, m.policy.timeout), func() { m.mail.Post(done) })
 	go func() {
 		daemon, err := m.host.Daemons.OfProgram(d.pid)
+		timer.Stop()
 		m.mail.Post(func() {
+			done()
 			m.said.Error("connections of mount programs", err)
 			if d.searching = false; daemon != nil {
 				d.daemon = daemon

@@ -20,6 +20,7 @@ type evidence struct {
 	answer       serverpool.Answer   // of them together
 	telling      int                 // which of them it is
 	share        smbclient.State     // what the SMB client last knew
+	client       string              // what the kernel's client says of the server
 	waits        string              // the kernel function in which a helper waits
 	daemon       *fusedaemon.Daemon  // who serves it by FUSE, if that was found out in this round
 	requests     count               // which its FUSE daemon has not answered
@@ -48,7 +49,7 @@ func (m *Mountstat) collect(t *target) {
 		requests: m.fuseWaiting(t), fsErrors: count{n: t.disk.errors, known: t.disk.counts},
 		messages: m.logOf(t), stopped: m.stopped(t),
 	}
-	t.kernelErrors = m.countMessages(t)
+	t.kernelErrors, t.client = m.countMessages(t), m.clientSays(t)
 	for _, s := range t.servers {
 		t.answers = append(t.answers, s.answer)
 	}

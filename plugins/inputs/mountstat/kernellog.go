@@ -23,6 +23,10 @@ const (
 	maxQuote = 200
 	// maxLogDevices bounds the devices whose messages are kept.
 	maxLogDevices = 4096
+	maxLogServers = 256
+	// serverMessageAge is how old a client's message about its server may be, when a fault is
+	// found, to be of that: the fault is a gather older than its finding.
+	serverMessageAge = time.Minute
 )
 
 // kernelLog is what the kernel has logged about devices and file systems, and about helpers,
@@ -34,6 +38,7 @@ type kernelLog struct {
 	hungHelpers int64                 // reports of hung tasks that are helpers
 	devices     map[string]*deviceLog // by the name in the messages
 	leases      map[string]leaseLog   // by the name of the NFSv4 server
+	servers     map[string]message    // what clients say of those that are at fault; see [kmsg.ServerMessage]
 }
 
 // deviceLog are the messages about one device, and the file system on it.
@@ -46,11 +51,6 @@ type deviceLog struct {
 type message struct {
 	text string
 	at   time.Time
-}
-
-// quoted is the message as a reason.
-func (m message) quoted() string {
-	return "the kernel: " + printable.Text(m.text[:min(len(m.text), maxQuote)])
 }
 
 // readKernelLog takes what is new in the kernel's log. No message but that of a journal makes
@@ -76,8 +76,56 @@ func (m *Mountstat) readKernelLog() {
 			if !first && about.Kind == kmsg.TurnedReadOnly && m.isTarget(about.Device) {
 				m.turnsReadOnly = time.Now() // which shows in the mount table
 			}
+		} else if about, found := kmsg.ParseServer(r.Text); found {
+			l.takeOfServer(about, message{r.Text, r.At})
 		}
 	}
+}
+
+// takeOfServer notes a client's message about its server.
+func (l *kernelLog) takeOfServer(about kmsg.ServerMessage, said message) {
+	if about.Well {
+		delete(l.servers, about.Server)
+	} else if _, known := l.servers[about.Server]; known || len(l.servers) < maxLogServers {
+		l.servers[strings.Clone(about.Server)] = said
+	}
+}
+
+// clientSays is the client's newest message about the target's server, if it is of the time of
+// the target's fault. Those of Ceph's do not say which cluster they are about.
+func (m *Mountstat) clientSays(t *target) string {
+	var names []string
+	switch {
+	case t.namespace != nil || len(m.kernelLog.servers) == 0:
+	case t.Probed.SMB():
+		names = []string{`\\` + strings.ToLower(t.Probed.Host())}
+	case t.Probed.Ceph() && m.oneCephCluster(t):
+		names = []string{"mon", "mds", "osd"}
+	}
+	var newest message
+	for _, name := range names {
+		if said := m.kernelLog.servers[name]; said.at.After(newest.at) {
+			newest = said
+		}
+	}
+	since := time.Now()
+	if !t.FaultSince.IsZero() {
+		since = t.FaultSince
+	}
+	if newest.at.Before(since.Add(-serverMessageAge)) {
+		return ""
+	}
+	return newest.quote()
+}
+
+// oneCephCluster reports whether all mounts of CephFS have a target's monitors.
+func (m *Mountstat) oneCephCluster(t *target) bool {
+	return !slices.ContainsFunc(m.targets, func(other *target) bool { return other.Probed.Ceph() && !slices.Equal(other.servers, t.servers) })
+}
+
+// quote is what the message says, for a reason.
+func (said *message) quote() string {
+	return "the kernel: " + printable.Text(said.text[:min(len(said.text), maxQuote)])
 }
 
 // isTarget reports whether a name in the kernel's log is that of a target.
@@ -172,7 +220,7 @@ func (t *target) quote(kinds ...kmsg.DiskKind) string {
 		newest := t.newest(kind)
 		lasting := kind == kmsg.FSShutdown || kind == kmsg.TurnedReadOnly || kind == kmsg.JournalAborted
 		if newest.text != "" && (lasting || newest.at.After(since.Add(-evidenceAge))) {
-			return newest.quoted()
+			return newest.quote()
 		}
 	}
 	return ""

@@ -8,14 +8,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
 
 // needLog skips the test where the kernel's log can't be read.
@@ -270,4 +274,47 @@ func TestMountstat_NamesWhyAnNFS4MountHasNoLease(t *testing.T) {
 	assert.Equal(t, "denied lease_refused the kernel: "+refused, verdict(unix.EACCES))
 	say("NFS: state manager failed on NFSv4 server nas with error 5")
 	assert.Equal(t, "denied lease_refused the kernel: "+refused, verdict(unix.EACCES), "what was said before")
+}
+
+// What the kernel's client says of the server is quoted while it is news.
+func TestMountstat_QuotesTheKernelAboutAServer(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	networkMount(t, fs, "cifs", rpchost.Serve(t, "127.0.0.1:0", silence))(m)
+	m.kernelLog.name = filepath.Join(t.TempDir(), "none")
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	const says = `CIFS: VFS: \\nas has not responded in 180 seconds. Reconnecting...`
+	about := kmsg.ServerMessage{Server: `\\nas`}
+	reason := func() string { return text(at(collect.Gather(t, m), fs.Dir), "reason") }
+	fs.Pause()
+	assert.NotContains(t, reason(), "the kernel")
+	m.kernelLog.takeOfServer(about, message{says, time.Now()})
+	assert.Contains(t, reason(), "the kernel: "+says)
+	m.kernelLog.takeOfServer(about, message{says, time.Now().Add(-time.Hour)})
+	assert.NotContains(t, reason(), "the kernel", "it is of an earlier fault")
+	m.kernelLog.takeOfServer(kmsg.ServerMessage{Server: `\\other`}, message{says, time.Now()})
+	assert.NotContains(t, reason(), "the kernel", "it is of another server")
+	about.Well = true
+	m.kernelLog.takeOfServer(about, message{says, time.Now()})
+	assert.Len(t, m.kernelLog.servers, 1)
+}
+
+// Messages about Ceph's daemons do not say which cluster they are of.
+func TestTheKernelsMessagesAboutCeph(t *testing.T) {
+	m, _ := newPretendedNFS(t, nil)
+	m.servers = make(map[serverpool.Question]*server)
+	of := func(source string) *target {
+		t := &target{Unit: &mounts.Unit{Probed: &mounts.Mount{Info: &mountinfo.Info{FSType: "ceph", Source: source}}}, policy: m.policy}
+		m.linkServers(t, nil)
+		return t
+	}
+	one, same, other := of("10.0.0.1:6789:/"), of("10.0.0.1:6789:/data"), of("10.0.0.2:6789:/")
+	now := time.Now()
+	m.kernelLog.takeOfServer(kmsg.ServerMessage{Server: "mds"}, message{"ceph: mds0 hung", now.Add(-time.Second)})
+	m.kernelLog.takeOfServer(kmsg.ServerMessage{Server: "osd"}, message{"libceph: osd0 down", now})
+	m.targets = []*target{one, same}
+	assert.Equal(t, "the kernel: libceph: osd0 down", m.clientSays(one))
+	m.targets = []*target{one, same, other}
+	assert.Empty(t, m.clientSays(one))
 }

@@ -44,10 +44,10 @@ func (m *Mountstat) causeOfLease(t *target, f *finding) cause {
 	log := m.kernelLog.leases[t.Probed.Host()]
 	switch {
 	case t.holds(log.inUse) && (f.hangs() || f.errno == "EPERM"): // the state manager has failed with that, too
-		f.reason = log.inUse.quoted()
+		f.reason = log.inUse.quote()
 		return result.ClientIDInUse
 	case t.holds(log.refused) && (f.hangs() || f.code == result.Denied):
-		f.reason = log.refused.quoted()
+		f.reason = log.refused.quote()
 		return result.LeaseRefused
 	}
 	return ""

@@ -116,7 +116,7 @@ func init() {
 			Units:           true,
 			MountNamespaces: "own",
 			BlockedTop:      10,
-			kernelLog:       kernelLog{name: kmsg.Device, devices: make(map[string]*deviceLog)},
+			kernelLog:       kernelLog{name: kmsg.Device, devices: make(map[string]*deviceLog), servers: make(map[string]message)},
 			mail:            mailbox.New(),
 			demands:         make(map[string]*demand),
 			smbAt:           smbLocations{ports: make(map[netip.Addr][]uint16)},
@@ -169,7 +169,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	pending := m.submit()
 	m.daemons.begin()
 	m.askServers()
-	m.askDemands()
+	m.findDemands()
 	m.askDaemons(began)
 	defer m.askAboutLate(pending)()
 	m.reconsider() // what a gather that was cut short has left
@@ -185,7 +185,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 				continue // it was unmounted meanwhile, or is not to be checked any more
 			}
 			found := m.judge(t)
-			if found.code.Fault() && t.Probed.BlockDevice() {
+			if found.code.Fault() && (t.Probed.BlockDevice() || t.Probed.SMB() || t.Probed.Ceph()) {
 				m.readKernelLog() // the check may have it say something
 			}
 			m.collect(t)

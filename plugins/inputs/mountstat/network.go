@@ -85,6 +85,9 @@ func (t *target) explainNetwork(f *finding) {
 		}
 		f.addReason(t.connections())
 	}
+	if f.code.Fault() {
+		f.addReason(t.client)
+	}
 }
 
 // connections says how those to the target's server are, or to the one whose answer tells.
