@@ -57,6 +57,8 @@ type lab struct {
 	run      func(ctx context.Context, script string) (agent.Result, error)
 	program  string // vfsprobe
 	checks   string // that it makes, as TOML has them
+	timeout  string // of those
+	ignoreFS string // types which it leaves out, as TOML has them; empty: as by default
 	override string // settings of all mounts that only an override has; empty: none
 	table    document.Table
 }
@@ -81,10 +83,11 @@ chmod +x /run/net
 `
 
 // gathers has vfsprobe gather whenever a line is written to /run/gathers.
-const gathers = `printf '%%s\n' '[[inputs.mountstat]]' 'mount_points = ["/mnt/*"]' 'timeout = "3s"' 'fstab = ""' 'checks = [%s]' '%s' >/run/vfsprobe.toml
-mkfifo /run/gathers
-sleep 1000000 >/run/gathers 2>/run/ignored &
+const gathers = `printf '%%s\n' '[[inputs.mountstat]]' 'mount_points = ["/mnt/*"]' 'timeout = "%s"' 'fstab = ""' 'checks = [%s]' '%s' '%s' >/run/vfsprobe.toml
+[ -e /run/vfsprobe.pid ] && kill $(cat /run/vfsprobe.pid)
+[ -e /run/gathers ] || { mkfifo /run/gathers; sleep 1000000 >/run/gathers 2>/run/ignored & }
 %s -config /run/vfsprobe.toml </run/gathers >/run/metrics 2>/run/log &
+echo $! >/run/vfsprobe.pid
 `
 
 // buildProgram builds vfsprobe.
@@ -100,7 +103,7 @@ func buildProgram(t *testing.T) string {
 }
 
 func newLab(t *testing.T, program string, run func(context.Context, string) (agent.Result, error)) *lab {
-	return &lab{t: t, run: run, program: program, checks: `"statfs", "readdir"`, table: document.Table{
+	return &lab{t: t, run: run, program: program, checks: `"statfs", "readdir"`, timeout: "3s", table: document.Table{
 		Header: []string{"fault", "mount", "reported", "reason", "reported after", "recovered after"}}}
 }
 
@@ -165,11 +168,14 @@ func (l *lab) watch(paths ...string) {
 // watchFor starts vfsprobe, which must find all as expected.
 func (l *lab) watchFor(all expected) {
 	l.t.Helper()
-	override := ""
+	ignore, override := "", ""
+	if l.ignoreFS != "" {
+		ignore = "ignore_fs = " + l.ignoreFS
+	}
 	if l.override != "" {
 		override = "[[inputs.mountstat.override]]\n" + l.override
 	}
-	l.shell(fmt.Sprintf(gathers, l.checks, override, l.program))
+	l.shell(fmt.Sprintf(gathers, l.timeout, l.checks, ignore, override, l.program))
 	l.await("at first", patience, all)
 }
 

@@ -24,9 +24,10 @@ const setupSMB = `set -e
 mkdir -p /run/smb /run/mount /srv/dfs/plain /mnt/dfs /srv/data /srv/more /srv/nine /mnt/bind /mnt/smb /mnt/hard /mnt/more /mnt/9p /var/log/samba /var/lib/samba/private /var/cache/samba
 chmod 755 /srv/data /srv/more /srv/nine
 ip -n server addr add 10.9.0.3/24 dev server
+ip -n server addr add 10.9.0.4/24 dev server
 printf '%s\n' '10.9.0.1 server' '10.9.0.2 client' >>/etc/hosts # diod looks its clients up
 printf '%s\n' '[global]' 'server role = standalone server' 'smb ports = 445 4450' 'map to guest = never' 'load printers = no' \
-	'bind interfaces only = yes' 'interfaces = 10.9.0.1 10.9.0.3' 'host msdfs = yes' \
+	'bind interfaces only = yes' 'interfaces = 10.9.0.1 10.9.0.3 10.9.0.4' 'host msdfs = yes' \
 	'[more]' 'path = /srv/more' 'read only = no' '[dfs]' 'path = /srv/dfs' 'msdfs root = yes' 'read only = no' >/srv/base.conf
 ln -s 'msdfs:10.9.0.1\more' /srv/dfs/link
 printf '%s\n' '[data]' 'path = /srv/data' 'read only = no' | cat /srv/base.conf - >/srv/smb.conf
