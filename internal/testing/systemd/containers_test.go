@@ -75,7 +75,8 @@ func TestSystemd_Containers(t *testing.T) {
 				}
 				line := regexp.MustCompile(`--name \S+`).ReplaceAllString(fromDocument(t, way.mark), "--name tested")
 				line = strings.Replace(line, "podman run", "podman --runtime "+runtime+" run --volume=/run/telegraf:/out "+way.door, 1)
-				h.shell("chown " + way.user + " /run/telegraf; " + line)
+				h.metricsOf(way.user)
+				h.shell(line)
 				h.until("mountstat,", "path=/srv/healthy ", `result="ok"`)
 				h.shell(silent.make)
 				defer h.shell(silent.heal)

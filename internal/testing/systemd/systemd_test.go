@@ -149,6 +149,12 @@ func (h *host) until(parts ...string) string {
 	return line
 }
 
+// metricsOf has Telegraf's file belong to the user as whom it runs.
+func (h *host) metricsOf(user string) {
+	h.t.Helper()
+	h.shell("touch /run/telegraf/metrics && chown -R " + user + " /run/telegraf")
+}
+
 // restart restarts a unit a few times, and returns how long that takes, and what the
 // journal has of it.
 func (h *host) restart(unit string) (median time.Duration, journal string) {
