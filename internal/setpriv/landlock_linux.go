@@ -23,11 +23,11 @@ var errUnprotected = errors.New("there is no Landlock")
 
 // protect has the kernel refuse this thread, and what it executes, to write below a directory.
 // Landlock has lists of what is allowed, so that is all else: what lies in the root directory,
-// but for where the directory is. What is mounted there later is refused, too, since the kernel looks at
-// what is above a file. Nothing is looked up for that, so that it waits for no file system.
+// but for where the directory is. What is mounted there later is refused, too, since the kernel
+// looks at what is above a file. Nothing is looked up for that, so that it waits for no file system.
 //
 // It also refuses to look at processes outside as ptrace(2) does, whatever the capabilities,
-// and to mount. A kernel before 5.13, one without Landlock, and a seccomp profile that does not
+// and to mount; modes, owners and times are not covered, nor truncate(2) before Linux 6.2. A kernel before 5.13, one without Landlock, and a seccomp profile that does not
 // know it are errUnprotected.
 func protect(dir string) error {
 	abi, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, 0, 0, unix.LANDLOCK_CREATE_RULESET_VERSION)
