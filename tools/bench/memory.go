@@ -28,11 +28,7 @@ const (
 	// ownThreads is how many threads this process and the daemon may start in
 	// a round; what else is started is not theirs.
 	ownThreads = 4
-	// mostDisturbed is how many rounds may be lost to other processes.
-	mostDisturbed = 40
 )
-
-var errDisturbed = errors.New("other processes were started meanwhile")
 
 // hostFields are the lines of /proc/meminfo that processes add to.
 var hostFields = []string{"AnonPages", "Shmem", "KernelStack", "PageTables", "SUnreclaim"}
@@ -55,26 +51,22 @@ func measureMemory(dir string) error {
 	defer p.Close()
 	debug.SetGCPercent(-1) // at given times only
 
-	rows := new(memoryRows)
-	disturbed := 0
-	for measured := 0; measured < rounds; {
+	rows, disturbed := new(memoryRows), 0
+	for range rounds {
 		if err := heal(p, d); err != nil {
 			return err
 		}
-		switch err := measureStuck(p, d, rows); {
-		case err == nil:
-			measured++
-		case !errors.Is(err, errDisturbed):
+		alone, err := measureStuck(p, d, rows)
+		if err != nil {
 			return err
-		default:
-			if disturbed++; disturbed == mostDisturbed {
-				return fmt.Errorf("measuring the host's memory, %d of %d rounds: %w", measured, rounds, err)
-			}
+		}
+		if !alone {
+			disturbed++
 		}
 	}
 	rows.print()
 	if disturbed > 0 {
-		fmt.Printf("%d more rounds were left out: %v\n\n", disturbed, errDisturbed)
+		fmt.Printf("The host's memory is left out of %d rounds: other processes were started meanwhile\n\n", disturbed)
 	}
 	return nil
 }
@@ -111,45 +103,46 @@ func checkAll(p *prober.Prober, mounts []string, want prober.Outcome) error {
 	return nil
 }
 
-func measureStuck(p *prober.Prober, d *daemon, rows *memoryRows) error {
+// measureStuck makes the helpers hang, and adds what that takes to rows; of the host, if it was
+// alone with them.
+func measureStuck(p *prober.Prober, d *daemon, rows *memoryRows) (alone bool, err error) {
 	server, err := forkServer()
 	if err != nil {
-		return err
+		return false, err
 	}
 	before, err := read(server)
 	if err != nil {
-		return err
+		return false, err
 	}
 	if err := d.order("silence"); err != nil {
-		return err
+		return false, err
 	}
 	if err := checkAll(p, d.mounts, prober.Stuck); err != nil {
-		return err
+		return false, err
 	}
 	after, err := read(server)
 	if err != nil {
-		return err
-	}
-	if after.forks-before.forks > stuckHelpers+ownThreads {
-		return errDisturbed
+		return false, err
 	}
 	helpers, err := children(server)
 	if err != nil {
-		return err
+		return false, err
 	}
 
-	sum := 0.0
-	for _, field := range hostFields {
-		each := float64(after.host[field]-before.host[field]) / stuckHelpers
-		rows.add("host: "+field, "", each)
-		sum += each
+	if alone = after.forks-before.forks <= stuckHelpers+ownThreads; alone {
+		sum := 0.0
+		for _, field := range hostFields {
+			each := float64(after.host[field]-before.host[field]) / stuckHelpers
+			rows.add("host: "+field, "", each)
+			sum += each
+		}
+		rows.add("host: sum", memoryTarget, sum)
 	}
-	rows.add("host: sum", memoryTarget, sum)
 
 	// The helpers share the server's memory, and its own is counted with theirs.
 	rollup, err := readFields(server + "/smaps_rollup")
 	if err != nil {
-		return err
+		return false, err
 	}
 	private := float64(rollup["Private_Clean"]+rollup["Private_Dirty"]) / stuckHelpers
 	slots := float64(after.server["RssShmem"]) / stuckHelpers // which the prober has, too
@@ -165,7 +158,7 @@ func measureStuck(p *prober.Prober, d *daemon, rows *memoryRows) error {
 	rows.add("  and with the helpers stuck", "same", float64(after.own["Threads"]))
 	rows.add("threads of the fork server: before", "", float64(before.server["Threads"]))
 	rows.add("  and with them stuck", "same", float64(after.server["Threads"]))
-	return nil
+	return alone, nil
 }
 
 // memoryRows collects the rounds' values by row.
