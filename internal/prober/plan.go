@@ -231,7 +231,11 @@ func (p *Plan) become(uid, gid Argument, groups []uint32) {
 	list := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(groups))), len(groups)*4)
 	capabilities := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	none := [2]unix.CapUserData{{Inheritable: uint32(forkserver.Mark)}} // CanBecome has asked for it
+	noProcess := [2]uint64{}
 	p.Steps = append(p.Steps,
+		// Nobody who has taken the helper over can fork: what it shares with us ends with it.
+		Step{Name: "prlimit", number: unix.SYS_PRLIMIT64, silent: true, arguments: []Argument{
+			value(0), value(unix.RLIMIT_NPROC), input((*[unsafe.Sizeof(noProcess)]byte)(unsafe.Pointer(&noProcess))[:]), value(0)}},
 		Step{Name: "setgroups", number: unix.SYS_SETGROUPS, arguments: []Argument{value(len(groups)), input(list)}, silent: true},
 		Step{Name: "setresgid", number: unix.SYS_SETRESGID, arguments: []Argument{gid, gid, gid}, silent: true},
 		Step{Name: "setresuid", number: unix.SYS_SETRESUID, arguments: []Argument{uid, uid, uid}, silent: true},
@@ -244,6 +248,7 @@ func (p *Plan) become(uid, gid Argument, groups []uint32) {
 type compiled struct {
 	header forkserver.RequestHeader // but for what tells one check from another
 	body   []byte                   // behind the header; nil: it is forgotten
+	memory int                      // how many bytes the helper works on, both included
 	steps  []Step
 	told   int  // how many of the steps are answered where all goes well
 	from   Plan // what it was made of
@@ -311,8 +316,7 @@ func (p *Plan) compileAnew(statx statxSupport) (*compiled, error) {
 		if step.mergeWithNext {
 			w.Flags |= forkserver.MergeWithNext
 		}
-		switch step.number {
-		case unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET:
+		if step.number == unix.SYS_CAPSET { // the last of those that change credentials
 			w.Flags |= forkserver.RearmDeathSignal
 		}
 		if step.repeatable() {
@@ -366,14 +370,14 @@ func (p *Plan) compileAnew(statx statxSupport) (*compiled, error) {
 		return nil, fmt.Errorf("plan of %d bytes: at most %d are possible", memoryEnd, forkserver.MaxRequest)
 	}
 
-	if header.Capabilities&forkserver.ChangeUser != 0 || memoryEnd > int(forkserver.MaxShared) {
+	if header.Capabilities&forkserver.ChangeUser != 0 {
 		header.Apart = 1
 	}
 	body := make([]byte, 0, inputEnd-int(unsafe.Sizeof(header)))
 	for i := range wire {
 		body = append(body, forkserver.Bytes(&wire[i])...)
 	}
-	c := &compiled{header: header, body: append(body, sent...), steps: steps, from: *p, statx: statx}
+	c := &compiled{header: header, body: append(body, sent...), memory: memoryEnd, steps: steps, from: *p, statx: statx}
 	for i := range steps {
 		if !steps[i].isSilent() {
 			c.told++

@@ -445,7 +445,7 @@ func (p *Prober) startLocked(w *pending) bool {
 	if w.timer != nil {
 		w.timer.Stop()
 	}
-	h := &helper{pending: w, started: time.Now(), slot: slot, shares: slot != nil}
+	h := &helper{pending: w, started: time.Now(), slot: slot, shares: slot != nil && !s.apart && w.compiled.header.Apart == 0}
 	h.report = Report{HangsAt: -1, Steps: make([]StepResult, 0, w.compiled.told)}
 	if slot != nil {
 		s.holders[s.slots.Index(slot)] = h
@@ -459,7 +459,7 @@ func (p *Prober) startLocked(w *pending) bool {
 	return true
 }
 
-// sendLocked sends the request for a helper apart. It reports false if the socket is full.
+// sendLocked sends a request that is in no slot. It reports false if the socket is full.
 func (p *Prober) sendLocked(w *pending) bool {
 	s := p.server
 	// Where there is another error the server is ending; its end will be noticed, and

@@ -952,6 +952,27 @@ func sharesMemory(t *testing.T, a, b int) bool {
 	return order == 0
 }
 
+// writable returns how many bytes a process can write to that others can see, and that
+// nobody else can.
+func writable(t *testing.T, pid int) (shared, private uintptr) {
+	t.Helper()
+	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(maps)) {
+		var start, end uintptr
+		var mode string
+		_, err := fmt.Sscanf(line, "%x-%x %s", &start, &end, &mode)
+		require.NoError(t, err)
+		switch {
+		case mode == "rw-s":
+			shared += end - start
+		case mode[1] == 'w':
+			private += end - start
+		}
+	}
+	return shared, private
+}
+
 // Who may look into a helper that has become another user must not see the server.
 func TestHelpersShareTheServersMemoryUnlessTheyBecomeAnotherUser(t *testing.T) {
 	faultfs.Require(t)
@@ -959,14 +980,18 @@ func TestHelpersShareTheServersMemoryUnlessTheyBecomeAnotherUser(t *testing.T) {
 	fs := forEverybody(t)
 	large := statfs(fs.Dir)
 	large.Steps[0] = large.Steps[0].With(prober.Scratch(32 << 10))
+	all, one, none := forkserver.SharedSlots, 1, 0
+	if !forkserver.Sharing {
+		all, one = 0, 0
+	}
 	for name, c := range map[string]struct {
-		plan   *prober.Plan
-		shares bool
+		plan  *prober.Plan
+		slots int
 	}{
-		"itself":           {statfs(fs.Dir), forkserver.Sharing},
-		"another user":     {statfsAs(4711, fs.Dir), false},
-		"much memory":      {large, false},
-		"its own user too": {statfsAs(0, fs.Dir), false},
+		"itself":           {statfs(fs.Dir), all},
+		"another user":     {statfsAs(4711, fs.Dir), one},
+		"much memory":      {large, none},
+		"its own user too": {statfsAs(0, fs.Dir), one},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fs.Pause()
@@ -975,10 +1000,19 @@ func TestHelpersShareTheServersMemoryUnlessTheyBecomeAnotherUser(t *testing.T) {
 			server := serverOf(t, os.Getpid())
 			eventually(t, "a helper", func() bool { return len(children(t, server)) == 1 })
 			helper := children(t, server)[0]
-			assert.Equal(t, c.shares, sharesMemory(t, server, helper))
-			maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", helper))
-			require.NoError(t, err)
-			assert.Equal(t, c.shares, strings.Contains(string(maps), " rw-s "), "the slots, which the prober has, too")
+			assert.Equal(t, forkserver.Sharing && c.slots == all, sharesMemory(t, server, helper))
+			shared, private := writable(t, helper)
+			const slot = 16 << 10
+			assert.GreaterOrEqual(t, shared, uintptr(c.slots*slot), "what the prober has, too")
+			if c.slots != all {
+				assert.LessOrEqual(t, shared, uintptr(c.slots*slot), "its own alone")
+			}
+			if c.slots == one && forkserver.Sharing {
+				assert.Zero(t, private)
+				limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", helper))
+				require.NoError(t, err)
+				assert.Regexp(t, `Max processes\s+0 +0 `, string(limits), "it can fork nobody who would keep it")
+			}
 			fs.Heal()
 			r := <-reports
 			assert.Equal(t, prober.Done, r.Outcome, "%v", &r)

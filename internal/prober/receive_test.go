@@ -217,12 +217,19 @@ func (p *pretended) shares(t testing.TB) *forkserver.Slot {
 	s, h := p.server, p.helpers[0]
 	s.slots, err = forkserver.NewSlots()
 	require.NoError(t, err)
-	t.Cleanup(func() { h.slot = nil; s.closeSlots() })
+	t.Cleanup(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		for _, h := range p.helpers {
+			h.slot = nil
+		}
+		s.closeSlots()
+	})
 	s.holders = make([]*helper, forkserver.SharedSlots)
 	h.slot = s.submitLocked(h.pending)
 	require.NotNil(t, h.slot)
 	s.holders[s.slots.Index(h.slot)] = h
-	h.slot.PID = pretendedPID
+	s.slots.Fate(h.slot).PID = pretendedPID
 	p.say(forkserver.Answer{Kind: forkserver.Ready}, nil)
 	return h.slot
 }
@@ -286,7 +293,7 @@ func TestAHelperThatIsNotFreshAnyMoreIsToTellOfItsSteps(t *testing.T) {
 func TestAHelperThatCouldNotBeForkedIsUnavailable(t *testing.T) {
 	p := pretend(t)
 	slot := p.shares(t)
-	slot.PID, slot.Errno = 0, uint32(unix.EAGAIN)
+	*p.server.slots.Fate(slot) = forkserver.Fate{Errno: uint32(unix.EAGAIN)}
 	p.end(slot)
 	r := <-p.reports
 	assert.Equal(t, Unavailable, r.Outcome, "%v", &r)
@@ -299,15 +306,14 @@ func TestWhereMemoryCanNotBeSharedAHelperIsForkedApart(t *testing.T) {
 	slot := p.shares(t)
 	p.options.Concurrency, p.options.MaxStuck, p.options.MaxAsleep, p.nextID = 1, 16, 16, 1
 	p.helpers[0].shares = true
-	slot.PID, slot.Errno = 0, uint32(unix.EPERM)
+	*p.server.slots.Fate(slot) = forkserver.Fate{Errno: uint32(unix.EPERM)}
 	p.end(slot)
 	require.Empty(t, p.reports)
 	require.Len(t, p.helpers, 1)
-	assert.Nil(t, p.helpers[1].slot)
-	message := make([]byte, forkserver.MaxRequest)
-	n, err := unix.Read(p.other, message)
-	require.NoError(t, err)
-	assert.Equal(t, p.helpers[1].message(), message[:n], "it is sent")
+	h := p.helpers[1]
+	assert.NotNil(t, h.slot)
+	assert.False(t, h.shares)
+	assert.True(t, p.server.apart)
 }
 
 func TestWhatIsForgedInASlotEndsTheServer(t *testing.T) {
@@ -326,13 +332,13 @@ func TestWhatIsForgedInASlotEndsTheServer(t *testing.T) {
 		"a length beyond the output":    func(_ *pretended, slot *forkserver.Slot) { leave(slot, done, done, forkserver.Outcome{Result: 9}) },
 		"another helper": func(p *pretended, slot *forkserver.Slot) {
 			p.Progress(p.ticket)
-			slot.PID++
+			p.server.slots.Fate(slot).PID++
 		},
 		"no helper any more": func(p *pretended, slot *forkserver.Slot) {
 			p.Progress(p.ticket)
-			slot.PID = 0
+			p.server.slots.Fate(slot).PID = 0
 		},
-		"a helper that can't be": func(_ *pretended, slot *forkserver.Slot) { slot.PID = -7 },
+		"a helper that can't be": func(p *pretended, slot *forkserver.Slot) { p.server.slots.Fate(slot).PID = -7 },
 		"an end before the plan's": func(p *pretended, slot *forkserver.Slot) {
 			leave(slot, done)
 			p.end(slot)
@@ -374,11 +380,12 @@ func FuzzSlot(f *testing.F) {
 	f.Fuzz(func(t *testing.T, answered uint32, pid int32, id uint64, result int64, errno, then uint32, length int64, status uint32) {
 		p := pretend(t)
 		slot := p.shares(t)
-		slot.PID = pid
+		fate := p.server.slots.Fate(slot)
+		fate.PID = pid
 		leave(slot, forkserver.Outcome{ID: id, Result: result, Errno: errno}, forkserver.Outcome{}, forkserver.Outcome{Result: length})
 		slot.Answered = answered
 		p.Progress(p.ticket)
-		slot.Answered, slot.Status = then, status
+		slot.Answered, fate.Status = then, status
 		p.end(slot)
 		var report Report
 		reported := false

@@ -20,7 +20,7 @@ func planCalls() []uintptr {
 		unix.SYS_GETDENTS64, unix.SYS_FGETXATTR, unix.SYS_READLINKAT, unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_READAHEAD,
 		unix.SYS_FADVISE64, unix.SYS_PWRITE64, unix.SYS_FSYNC, unix.SYS_UNLINKAT, unix.SYS_RENAMEAT,
 		unix.SYS_FCHMOD, unix.SYS_FCNTL, unix.SYS_FLOCK, unix.SYS_INOTIFY_INIT1, unix.SYS_INOTIFY_ADD_WATCH,
-		unix.SYS_SETNS, unix.SYS_SETGROUPS, unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET,
+		unix.SYS_SETNS, unix.SYS_PRLIMIT64, unix.SYS_SETGROUPS, unix.SYS_SETRESGID, unix.SYS_SETRESUID, unix.SYS_CAPSET,
 		unix.SYS_GETPID, unix.SYS_GETUID, unix.SYS_GETGID, // for tests
 	}
 }
@@ -35,7 +35,7 @@ func serverCalls() []uintptr {
 	return []uintptr{
 		unix.SYS_RECVFROM, unix.SYS_SENDTO, unix.SYS_PPOLL, unix.SYS_READ, unix.SYS_CLONE, unix.SYS_KILL, unix.SYS_WAIT4,
 		unix.SYS_WAITID, unix.SYS_PRCTL, unix.SYS_GETPPID, unix.SYS_CAPSET, unix.SYS_CLOSE, unix.SYS_CLOCK_GETTIME,
-		unix.SYS_EXIT_GROUP, unix.SYS_RESTART_SYSCALL, // when a stopped one is continued
+		unix.SYS_EXIT_GROUP, unix.SYS_MADVISE, unix.SYS_RESTART_SYSCALL, // when a stopped one is continued
 	}
 }
 

@@ -15,12 +15,15 @@ import (
 // asks for its progress; from when on it is not fresh any more, after each step.
 
 // submitLocked puts the check's request into a slot, of which the server is told by
-// wakeServerLocked. It returns nil where the helper is to be one apart.
+// wakeServerLocked. It returns nil where the request has to be sent.
 func (s *server) submitLocked(w *pending) *forkserver.Slot {
-	if s.slots == nil || s.apart {
+	if s.slots == nil || w.compiled.memory > int(forkserver.MaxShared) {
 		return nil
 	}
 	header := w.request()
+	if s.apart {
+		header.Apart = 1
+	}
 	slot, ok := s.slots.Submit(&header, w.compiled.body)
 	if !ok {
 		return nil
@@ -82,13 +85,13 @@ func (p *Prober) endedLocked(s *server) {
 		if p.readSlotLocked(s, h); s.err != nil {
 			return
 		}
-		errno, status := syscall.Errno(slot.Errno), syscall.WaitStatus(slot.Status)
+		fate := *s.slots.Fate(slot)
 		s.freeSlotLocked(h)
-		if errno != 0 {
-			p.unforkableLocked(s, h, errno)
+		if fate.Errno != 0 {
+			p.unforkableLocked(s, h, syscall.Errno(fate.Errno))
 			continue
 		}
-		p.exitedLocked(h, status)
+		p.exitedLocked(h, syscall.WaitStatus(fate.Status))
 	}
 }
 
@@ -114,7 +117,7 @@ func (p *Prober) readSlotLocked(s *server, h *helper) {
 	if h.slot == nil || h.compiled.header.Messages != 0 || h.compiled.body == nil || !s.ready || s.err != nil {
 		return
 	}
-	if pid := h.slot.Forked(); pid != h.pid {
+	if pid := s.slots.Forked(h.slot); pid != h.pid {
 		if h.pid != 0 || pid < 0 {
 			p.distrustLocked(s, "a helper that can't have been forked")
 			return

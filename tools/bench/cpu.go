@@ -64,6 +64,10 @@ func measureCPU(dir string) error {
 	if err != nil {
 		return err
 	}
+	apart := "apart"
+	if !prober.CanBecome() {
+		apart = "large"
+	}
 	checkedBy := func(memory, sharing string) func() (cpu, wall float64, err error) {
 		return byCommand(checks, func() *exec.Cmd {
 			return self("prober", strconv.Itoa(checks), memory, sharing, callStatfs, checkedPath)
@@ -76,8 +80,8 @@ func measureCPU(dir string) error {
 			c.measuredFloor(),
 			c.measuredLimit(checks, callStatfs, checkedPath),
 			{name: "prober", toFloor: "1", toLimit: proberTarget, measure: checkedBy("trimmed", "shared")},
-			{name: "prober, apart", toFloor: "1.5", toLimit: "2.5", measure: checkedBy("trimmed", "apart")},
-			{name: "prober, apart, untrimmed", toFloor: "3", measure: checkedBy("untrimmed", "apart")},
+			{name: "prober, apart", toFloor: "1.5", toLimit: "2.5", measure: checkedBy("trimmed", apart)},
+			{name: "prober, apart, untrimmed", toFloor: "3", measure: checkedBy("untrimmed", apart)},
 			{name: "exec of a minimal Go program", measure: byCommand(fewChecks, func() *exec.Cmd {
 				return self("exec", strconv.Itoa(fewChecks), helper, checkedPath)
 			})},
@@ -194,7 +198,7 @@ func byCommand(n int, command func() *exec.Cmd) func() (cpu, wall float64, err e
 }
 
 // runProber is the role in which the prober makes the checks. The arguments are how
-// many, "trimmed" or not, "shared" or "apart", the calls, and the paths, which take
+// many, "trimmed" or not, "shared", "apart" or "large", the calls, and the paths, which take
 // turns.
 func runProber(arguments []string) error {
 	n, err := strconv.Atoi(arguments[0])
@@ -203,7 +207,7 @@ func runProber(arguments []string) error {
 	}
 	plans := make([]*prober.Plan, len(arguments[4:]))
 	for i, path := range arguments[4:] {
-		plans[i] = checkPlan(arguments[3], path, arguments[2] == "apart")
+		plans[i] = checkPlan(arguments[3], path, arguments[2])
 	}
 	p := prober.New(prober.Options{
 		Concurrency: concurrency,
@@ -230,16 +234,21 @@ func runProber(arguments []string) error {
 	return nil
 }
 
-// checkPlan makes the calls on the path, in memory that is shared or not.
-func checkPlan(calls, path string, apart bool) *prober.Plan {
-	plan := statfsPlan(path, 5*time.Second)
+// checkPlan makes the calls on the path, in memory that is shared or not: as another user
+// ("apart"), or in more of it than can be shared ("large"), of which nothing is touched.
+func checkPlan(calls, path, memory string) *prober.Plan {
+	plan := &prober.Plan{Timeout: 5 * time.Second}
+	if memory == "apart" {
+		const nobody = 65534
+		plan.Become(nobody, nobody)
+	}
+	plan.Add(prober.Statfs(path))
 	if calls == callReaddir { // as mountstat does it
 		directory := prober.ResultOf(plan.Add(prober.Open(prober.CWD(), path, unix.O_RDONLY|unix.O_DIRECTORY, 0).MergeWithNext()))
 		plan.Add(prober.Getdents(directory, 4096).WithoutOutput())
 		plan.Add(prober.Close(directory).Silent())
 	}
-	if apart {
-		// More memory than can be shared, of which nothing is touched.
+	if memory == "large" {
 		null := plan.Add(prober.Open(prober.CWD(), os.DevNull, unix.O_RDONLY, 0).Silent())
 		plan.Add(prober.Read(prober.ResultOf(null), 32<<10).WithoutOutput().Silent())
 	}

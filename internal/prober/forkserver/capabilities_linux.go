@@ -54,13 +54,13 @@ func ownCapabilities() uint64 {
 //go:nosplit
 //go:norace
 func restrictServer() {
-	effective := memory.capabilities & Search
+	effective := memory.slot.capabilities & Search
 	if memory.apart > 0 {
-		effective |= memory.capabilities & killOthers
+		effective |= memory.slot.capabilities & killOthers
 	}
-	if effective != memory.effective {
-		memory.effective = effective
-		setCapabilities(&memory.slot, effective, memory.capabilities)
+	if effective != memory.slot.effective {
+		memory.slot.effective = effective
+		setCapabilities(&memory.slot, effective, memory.slot.capabilities)
 	}
 }
 
@@ -70,13 +70,13 @@ func restrictServer() {
 //
 //go:nosplit
 //go:norace
-func keepCapabilities(s *Slot, keep uint64) {
-	left := memory.capabilities & keep
+func keepCapabilities(s *Slot, header *RequestHeader) {
+	left := s.capabilities & header.Capabilities
 	switch {
-	case s == &memory.slot:
+	case header.Apart != 0:
 		setCapabilities(s, left, left)
-	case left != memory.effective:
-		setCapabilities(s, left, memory.capabilities)
+	case left != s.effective:
+		setCapabilities(s, left, s.capabilities)
 	}
 }
 
@@ -88,6 +88,6 @@ func setCapabilities(s *Slot, effective, permitted uint64) {
 	sets := &s.capabilitySets
 	sets[0].effective, sets[1].effective = uint32(effective), uint32(effective>>32)
 	sets[0].permitted, sets[1].permitted = uint32(permitted), uint32(permitted>>32)
-	sets[0].inheritable, sets[1].inheritable = uint32(memory.mark), 0
+	sets[0].inheritable, sets[1].inheritable = uint32(s.mark), 0
 	syscall.RawSyscall6(syscall.SYS_CAPSET, uintptr(unsafe.Pointer(&s.capabilityHeader)), uintptr(unsafe.Pointer(sets)), 0, 0, 0, 0)
 }

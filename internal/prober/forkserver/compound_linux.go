@@ -77,7 +77,7 @@ func compound(s *Slot, step *Step) (result uintptr, errno syscall.Errno) {
 func flush(s *Slot) {
 	if s.answer.OutputLength > 0 {
 		s.answer.Kind = StepPart
-		send(&s.answer)
+		send(s)
 		s.answer.OutputLength = 0
 	}
 }

@@ -38,11 +38,15 @@
 // its own copy of the request says that it is, and takes nothing for true because it is
 // in this memory.
 //
-// A helper gets memory of its own where its request is too large for a slot, where all
-// slots are taken, and where it becomes another user ([RequestHeader.Apart]), who may
-// trace it and must not get at the server, or at the slots. Its request and its answers
-// are messages. It stands on a copy of the server's stack, and works on a copy of its
-// request. One that shares stays permitted all capabilities that the server has,
+// A helper that becomes another user ([RequestHeader.Apart]), who may trace it and must not
+// get at the server, is forked: it inherits code, constants and its own slot, which is
+// emptied before, and nothing else (MADV_DONTFORK). What it could forge there is its own
+// answers. Which process it is and how it ended the server says elsewhere ([Fate]); once it
+// was reaped nobody has the slot any more, since its plan forbids it to fork.
+//
+// Where its request is too large for a slot, and where all slots are taken, request and
+// answers are messages. Such a helper stands on a copy of the server's stack, and works on a
+// copy of its request. One that shares stays permitted all capabilities that the server has,
 // and has in effect those it needs: whoever may not trace the server may not trace it.
 //
 // What shares memory shares one fate besides: who is killed by the kernel's OOM

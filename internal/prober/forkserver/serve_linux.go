@@ -22,6 +22,7 @@ const (
 	cloneVM         = 0x100
 	cloneFS         = 0x200
 	cloneSighand    = 0x800
+	cloneSetTLS     = 0x80000
 	// linux/seccomp.h. Without the second, kernels before 5.16 make all of the
 	// process slower.
 	seccompSetModeFilter = 1
@@ -32,13 +33,11 @@ const (
 // memory is all that the server and its helpers have beside the stack and the
 // shared slots.
 var memory struct {
-	prober       uintptr // its pid
-	server       uintptr // its pid
-	socket       uintptr
-	childSignals uintptr // a signalfd for SIGCHLD
-	pageSize     uintptr
-	threadArea   uintptr
-	poll         [2]struct {
+	prober     uintptr // its pid
+	pageSize   uintptr
+	threadArea uintptr
+	stack      uintptr // the first page of it that the server has; 0: it is not trimmed
+	poll       [2]struct {
 		fd      int32
 		events  int16
 		revents int16
@@ -50,27 +49,32 @@ var memory struct {
 	root       [8]byte
 	noLimit    [2]uint64
 
-	capabilities uint64 // permitted
-	effective    uint64
-	mark         uint64
-	apart        int // how many helpers there are that have memory of their own
+	apart int // how many helpers there are that have memory of their own
 
 	seccomp      uintptr // the number of the call
 	filter       program
 	instructions [MaxInstructions]Instruction
 
-	shared  *shared            // with the prober; nil: the host grants none
-	taken   uint32             // how many of the submitted slots
-	used    uintptr            // how many slots there are up to the last that was ever used
-	holders [SharedSlots]int32 // the helper that has a slot
+	shared  *shared             // with the prober; nil: the host grants none
+	taken   uint32              // how many of the submitted slots
+	used    uintptr             // how many slots there are up to the last that was ever used
+	holders [SharedSlots]holder // the helper that has a slot
 
-	// Where the server receives requests. A helper with memory of its own inherits
+	// Where the server receives requests. A helper whose request is a message inherits
 	// this one, so that nothing needs to be copied.
 	slot    Slot
 	request [MaxRequest / 8]uint64
 }
 
-// serve is the fork server. It returns only in a helper that has memory of its own,
+// holder is a helper that has a slot, and what its request was: who is another user could
+// change that.
+type holder struct {
+	pid      int32
+	apart    bool
+	messages bool
+}
+
+// serve is the fork server. It returns only in a helper whose request was a message,
 // which is to run its steps: the less stack is in use then.
 //
 //go:nosplit
@@ -81,11 +85,11 @@ func serve() {
 	if parent, _, _ := syscall.RawSyscall6(syscall.SYS_GETPPID, 0, 0, 0, 0, 0, 0); parent != memory.prober {
 		exit(0)
 	}
-	memory.server, _, _ = syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
+	memory.slot.server, _, _ = syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&memory.name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0)
-	memory.capabilities &= Needed
-	memory.effective = ^memory.capabilities
+	memory.slot.capabilities &= Needed
+	memory.slot.effective = ^memory.slot.capabilities
 	restrictServer()
 	syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, syscall.RLIMIT_CORE, uintptr(unsafe.Pointer(&memory.noLimit)), 0, 0, 0)
 	// Whatever directory the prober was started in is nobody's to pin.
@@ -96,7 +100,8 @@ func serve() {
 	}
 	if memory.shared != nil {
 		// Helpers with memory of their own must not see it.
-		syscall.RawSyscall6(syscall.SYS_MADVISE, uintptr(unsafe.Pointer(memory.shared)), sharedMemory, madvDontFork, 0, 0, 0)
+		advisePages(uintptr(unsafe.Pointer(memory.shared)), sharedMemory, madvDontFork)
+		passOn(madvDontFork)
 	}
 	if memory.seccomp != 0 {
 		// A kernel without it runs us without it.
@@ -104,8 +109,8 @@ func serve() {
 		syscall.RawSyscall6(memory.seccomp, seccompSetModeFilter, seccompSpecAllow, uintptr(unsafe.Pointer(&memory.filter)), 0, 0, 0)
 	}
 	answer := &memory.slot.answer
-	answer.Kind, answer.PID, answer.Errno = Ready, int32(memory.server), uint32(errno)
-	send(answer)
+	answer.Kind, answer.PID, answer.Errno = Ready, int32(memory.slot.server), uint32(errno)
+	send(&memory.slot)
 	if errno != 0 {
 		exit(1)
 	}
@@ -113,7 +118,7 @@ func serve() {
 	for {
 		sleep()
 		if memory.poll[1].revents != 0 {
-			syscall.RawSyscall6(syscall.SYS_READ, memory.childSignals, uintptr(unsafe.Pointer(&memory.signalInfo)),
+			syscall.RawSyscall6(syscall.SYS_READ, memory.slot.childSignals, uintptr(unsafe.Pointer(&memory.signalInfo)),
 				unsafe.Sizeof(memory.signalInfo), 0, 0, 0)
 			reap()
 		}
@@ -152,7 +157,7 @@ func sleep() {
 //go:norace
 //go:nocheckptr
 func receive() bool {
-	n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, memory.socket, uintptr(unsafe.Pointer(&memory.request)),
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, memory.slot.socket, uintptr(unsafe.Pointer(&memory.request)),
 		MaxRequest, syscall.MSG_DONTWAIT, 0, 0)
 	switch {
 	case errno == syscall.EAGAIN || errno == syscall.EINTR:
@@ -178,11 +183,11 @@ func receive() bool {
 //go:norace
 //go:nocheckptr
 func keepSocketOnly() syscall.Errno {
-	if memory.socket != 3 {
-		if _, _, errno := syscall.RawSyscall6(syscall.SYS_DUP3, memory.socket, 3, 0, 0, 0, 0); errno != 0 {
+	if memory.slot.socket != 3 {
+		if _, _, errno := syscall.RawSyscall6(syscall.SYS_DUP3, memory.slot.socket, 3, 0, 0, 0, 0); errno != 0 {
 			return errno
 		}
-		memory.socket = 3
+		memory.slot.socket = 3
 	}
 	errno := syscall.ENOSYS
 	if memory.seccomp != 0 {
@@ -212,13 +217,14 @@ func watchChildren() syscall.Errno {
 	memory.signals = 1 << (syscall.SIGCHLD - 1)
 	fd, _, errno := syscall.RawSyscall6(syscall.SYS_SIGNALFD4, ^uintptr(0), uintptr(unsafe.Pointer(&memory.signals)),
 		signalSetSize, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0, 0)
-	memory.childSignals = fd
-	memory.poll[0].fd, memory.poll[0].events = int32(memory.socket), pollIn
+	memory.slot.childSignals = fd
+	memory.poll[0].fd, memory.poll[0].events = int32(memory.slot.socket), pollIn
 	memory.poll[1].fd, memory.poll[1].events = int32(fd), pollIn
 	return errno
 }
 
-// forkApart forks a helper that has memory of its own, in which it reports true.
+// forkApart forks a helper whose request is a message, in which it reports true. It has
+// memory of its own, a copy of the server's.
 //
 //go:nosplit
 //go:norace
@@ -226,10 +232,13 @@ func watchChildren() syscall.Errno {
 func forkApart(header *RequestHeader) bool {
 	memory.apart++
 	restrictServer()
+	header.Apart = 1
+	passOn(madvDoFork)
 	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno == 0 && pid == 0 {
 		return true
 	}
+	passOn(madvDontFork)
 	if errno != 0 {
 		memory.apart--
 	}
@@ -242,10 +251,35 @@ func forkApart(header *RequestHeader) bool {
 func sayForked(header *RequestHeader, pid, errno uintptr) {
 	answer := &memory.slot.answer
 	answer.Kind, answer.ID, answer.PID, answer.Errno = Forked, header.ID, int32(pid), uint32(errno)
-	send(answer)
+	send(&memory.slot)
 }
 
-// takeSubmitted forks helpers that share the server's memory.
+// passOn says whether helpers that are forked inherit the server's own memory, without which
+// a fork is much cheaper. It does nothing where the server has all of the prober's: then
+// something there is needed. In a cgo build that is the thread's own data, see fork.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func passOn(advice uintptr) {
+	if memory.shared == nil || memory.stack == 0 {
+		return
+	}
+	start := uintptr(unsafe.Pointer(&memory)) &^ (memory.pageSize - 1)
+	advisePages(start, uintptr(unsafe.Pointer(&memory))+unsafe.Sizeof(memory)-start, advice)
+	advisePages(memory.stack, keptStack*memory.pageSize, advice)
+	if !cgo {
+		advisePages(memory.threadArea, keptThreadArea*memory.pageSize, advice)
+	}
+}
+
+//go:nosplit
+//go:norace
+func advisePages(start, length, advice uintptr) {
+	syscall.RawSyscall6(syscall.SYS_MADVISE, start, length, advice, 0, 0, 0)
+}
+
+// takeSubmitted forks the helpers that were submitted.
 //
 //go:nosplit
 //go:norace
@@ -256,26 +290,55 @@ func takeSubmitted() {
 		return
 	}
 	for memory.taken != atomic.LoadUint32(&m.submitted.written) {
-		restrictServer()
 		i := uintptr(m.submitted.slots[memory.taken%SharedSlots]) % SharedSlots
 		memory.taken++
 		s := m.slot(i)
 		header := (*RequestHeader)(s.request())
-		pid, errno := spawn(sharing(header), s.handOver())
+		messages := header.Messages != 0
+		pid, errno := forkInto(s, header, i)
 		if errno == 0 {
-			memory.holders[i] = int32(pid)
-			memory.used = max(memory.used, i+1)
-			atomic.StoreInt32(&s.PID, int32(pid))
+			atomic.StoreInt32(&m.fates[i].PID, int32(pid))
 		}
 		switch {
-		case header.Messages != 0:
+		case messages:
 			sayForked(header, pid, errno)
 		case errno != 0:
-			s.Errno = uint32(errno)
+			m.fates[i].Errno = uint32(errno)
 			m.ended.put(i)
 			sayEnded()
 		}
 	}
+}
+
+// forkInto forks a helper that works in the slot.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func forkInto(s *Slot, header *RequestHeader, i uintptr) (pid, errno uintptr) {
+	h := &memory.holders[i]
+	h.apart, h.messages = header.Apart != 0, header.Messages != 0
+	if !h.apart {
+		restrictServer()
+		s.context = memory.slot.context
+		pid, errno = spawn(sharing(header), s.handOver(), 0)
+	} else {
+		memory.apart++
+		restrictServer()
+		s.context = memory.slot.context
+		// It has this slot, and no other.
+		advisePages(uintptr(unsafe.Pointer(s)), sharedSize, madvDoFork)
+		pid, errno = spawn(cloneSetTLS|uintptr(syscall.SIGCHLD), s.handOver(), uintptr(unsafe.Pointer(&s.stack)))
+		advisePages(uintptr(unsafe.Pointer(s)), sharedSize, madvDontFork)
+		if errno != 0 {
+			memory.apart--
+		}
+	}
+	if errno == 0 {
+		h.pid = int32(pid)
+		memory.used = max(memory.used, i+1)
+	}
+	return pid, errno
 }
 
 // sayEnded tells the prober to look at what has ended, unless it is going to.
@@ -287,7 +350,7 @@ func sayEnded() {
 		atomic.StoreUint32(&memory.shared.told, 1)
 		answer := &memory.slot.answer
 		answer.Kind, answer.Errno = Ended, 0
-		send(answer)
+		send(&memory.slot)
 	}
 }
 
@@ -331,43 +394,43 @@ func reap() {
 		if errno != 0 || pid == 0 {
 			break
 		}
-		shared, left := endSlot(int32(pid), answer.Status)
-		if left {
+		if endSlot(int32(pid), answer.Status) {
 			news = true
 			continue
 		}
-		if !shared {
-			memory.apart--
-		}
 		answer.Kind, answer.PID, answer.Errno = Exited, int32(pid), 0
-		send(answer)
+		send(&memory.slot)
 	}
 	if news {
 		sayEnded()
 	}
 }
 
-// endSlot ends the slot of a helper, if it has one. It reports whether the end was left in
-// the slot, or is to be sent.
+// endSlot ends the slot of a helper, if it has one. It reports whether that says its end,
+// which is to be sent otherwise.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func endSlot(pid int32, status uint32) (shared, left bool) {
+func endSlot(pid int32, status uint32) bool {
 	for i := uintptr(0); i < memory.used; i++ {
-		if memory.holders[i] != pid {
+		h := &memory.holders[i]
+		if h.pid != pid {
 			continue
 		}
-		memory.holders[i] = 0
-		s := memory.shared.slot(i)
-		if (*RequestHeader)(s.request()).Messages != 0 {
-			return true, false
+		h.pid = 0
+		if h.apart {
+			memory.apart--
 		}
-		s.Status = status
+		if h.messages {
+			return false
+		}
+		memory.shared.fates[i].Status = status
 		memory.shared.ended.put(i)
-		return true, true
+		return true
 	}
-	return false, false
+	memory.apart--
+	return false
 }
 
 // runSteps is the helper. It never returns.
@@ -378,10 +441,10 @@ func endSlot(pid int32, status uint32) (shared, left bool) {
 func runSteps(s *Slot) {
 	base := s.request()
 	header := (*RequestHeader)(base)
-	keepCapabilities(s, header.Capabilities)
-	armDeathSignal(header)
+	keepCapabilities(s, header)
+	armDeathSignal(s, header)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&header.Name)), 0, 0, 0, 0)
-	syscall.RawSyscall6(syscall.SYS_CLOSE, memory.childSignals, 0, 0, 0, 0, 0)
+	syscall.RawSyscall6(syscall.SYS_CLOSE, s.childSignals, 0, 0, 0, 0, 0)
 
 	answer, silently := &s.answer, header.Messages == 0 && s != &memory.slot
 	merged, began := false, false // with the step before; when that has ended
@@ -425,7 +488,7 @@ func runSteps(s *Slot) {
 		}
 		s.Results[i].Result = int64(result)
 		if step.Flags&RearmDeathSignal != 0 {
-			armDeathSignal(header)
+			armDeathSignal(s, header)
 		}
 
 		took := (s.clock[1].Sec-s.clock[0].Sec)*1e9 + s.clock[1].Nsec - s.clock[0].Nsec
@@ -467,7 +530,7 @@ func leaveResult(s *Slot, header *RequestHeader, i, errno uint32, took int64) (s
 		return false
 	}
 	s.answer.Kind, s.answer.Errno = Progressed, 0
-	send(&s.answer)
+	send(s)
 	return true
 }
 
@@ -488,7 +551,7 @@ func sendResult(s *Slot, step *Step, errno uint32, took int64) {
 			*(*uint64)(unsafe.Add(to, k)) = *(*uint64)(unsafe.Add(from, k))
 		}
 	}
-	send(answer)
+	send(s)
 }
 
 //go:nosplit
@@ -514,26 +577,27 @@ func foundRegular(s *Slot, i uintptr) bool {
 //
 //go:nosplit
 //go:norace
-func armDeathSignal(header *RequestHeader) {
+func armDeathSignal(s *Slot, header *RequestHeader) {
 	if header.Deadline == 0 {
 		syscall.RawSyscall6(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0, 0, 0, 0)
 	}
-	if parent, _, _ := syscall.RawSyscall6(syscall.SYS_GETPPID, 0, 0, 0, 0, 0, 0); parent != memory.server {
+	if parent, _, _ := syscall.RawSyscall6(syscall.SYS_GETPPID, 0, 0, 0, 0, 0, 0); parent != s.server {
 		exit(1)
 	}
 }
 
-// send hands the answer to the prober, and waits while its queue is full.
+// send hands the slot's answer to the prober, and waits while its queue is full.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func send(answer *Answer) {
+func send(s *Slot) {
+	answer := &s.answer
 	length := unsafe.Sizeof(Answer{})
 	if answer.Kind == StepDone || answer.Kind == StepPart {
 		length += uintptr(answer.OutputLength)
 	}
-	_, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, memory.socket, uintptr(unsafe.Pointer(answer)), length,
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_SENDTO, s.socket, uintptr(unsafe.Pointer(answer)), length,
 		syscall.MSG_NOSIGNAL, 0, 0)
 	if errno != 0 {
 		exit(1) // EPIPE: nobody listens any more

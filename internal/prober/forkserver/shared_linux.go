@@ -26,6 +26,7 @@ const (
 // relies on nothing, since a helper that was taken over can write what it likes. The
 // arrays are of words to be aligned for the structures laid over them.
 type Slot struct {
+	context
 	answer Answer                // of a helper that sends messages
 	output [MaxOutput / 8]uint64 // behind the answer
 
@@ -34,12 +35,27 @@ type Slot struct {
 	capabilityHeader [2]uint32
 	capabilitySets   capabilitySets
 
-	PID      int32             // of the helper, once there is one
-	Errno    uint32            // why there is none, once the slot has ended
-	Status   uint32            // as wait4(2) gives it, once the slot has ended
 	Answered uint32            // so many of the results below are there
 	Announce uint32            // not 0: the helper sends Progressed after each step
 	Results  [MaxSteps]Outcome // of the steps made, silent ones included
+}
+
+// context is what a helper has to know of its server.
+type context struct {
+	server       uintptr // its pid
+	socket       uintptr
+	childSignals uintptr // a signalfd for SIGCHLD, of the server alone
+	capabilities uint64  // permitted
+	effective    uint64
+	mark         uint64
+}
+
+// Fate is what the server says of the helper that has a slot. It is not in the slot, where
+// a helper apart could change it.
+type Fate struct {
+	PID    int32  // once there is one
+	Errno  uint32 // why there is none, once the slot has ended
+	Status uint32 // as wait4(2) gives it, once the slot has ended
 }
 
 // Outcome is how one step ended.
@@ -67,6 +83,7 @@ type shared struct {
 	_         [60]byte
 	told      uint32 // not 0: the prober is going to look at what has ended
 	_         [60]byte
+	fates     [SharedSlots]Fate
 }
 
 const (
@@ -138,16 +155,19 @@ func (s *Slots) inherit(advice uintptr) {
 	}
 }
 
-// Submit puts a request into a free slot. It reports false where there is none, or the
-// request is for a helper apart.
+// Submit puts a request into a free slot. It reports false where there is none.
 func (s *Slots) Submit(header *RequestHeader, body []byte) (slot *Slot, ok bool) {
-	if len(s.free) == 0 || header.Apart != 0 {
+	if len(s.free) == 0 {
 		return nil, false
 	}
 	i := s.free[len(s.free)-1]
 	s.free = s.free[:len(s.free)-1]
 	slot = s.memory.slot(uintptr(i))
-	slot.PID, slot.Errno, slot.Status, slot.Answered, slot.Announce = 0, 0, 0, 0, 0
+	s.memory.fates[i] = Fate{}
+	slot.Answered, slot.Announce = 0, 0
+	if header.Apart != 0 { // what others have read is not for another user to see
+		clear(unsafe.Slice((*byte)(unsafe.Pointer(slot)), sharedSize))
+	}
 	*(*RequestHeader)(slot.request()) = *header
 	copy(unsafe.Slice((*byte)(slot.request()), MaxShared)[unsafe.Sizeof(*header):], body)
 	s.memory.submitted.put(uintptr(i))
@@ -190,8 +210,11 @@ func (s *Slots) NextEnded() (slot *Slot, ok bool) {
 // End ends a slot as the server does. It is for tests, which have none.
 func (s *Slots) End(slot *Slot) { s.memory.ended.put(uintptr(s.Index(slot))) }
 
-// Forked returns the helper's pid, or 0 while there is none.
-func (s *Slot) Forked() int { return int(atomic.LoadInt32(&s.PID)) }
+// Forked returns the pid of the slot's helper, or 0 while there is none.
+func (s *Slots) Forked(slot *Slot) int { return int(atomic.LoadInt32(&s.Fate(slot).PID)) }
+
+// Fate is what the server has said of the slot's helper so far.
+func (s *Slots) Fate(slot *Slot) *Fate { return &s.memory.fates[s.Index(slot)] }
 
 // Done returns how many steps the helper has made.
 func (s *Slot) Done() uint32 { return atomic.LoadUint32(&s.Answered) }

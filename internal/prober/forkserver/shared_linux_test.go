@@ -35,16 +35,28 @@ func TestSlots_EachIsSubmittedOnceUntilItIsFree(t *testing.T) {
 		assert.Equal(t, i, s.Index(slot))
 		assert.EqualValues(t, i, s.memory.submitted.slots[i])
 	}
-	all[3].Answered, all[3].PID = 5, 4711
+	all[3].Answered, s.Fate(all[3]).PID = 5, 4711
 	s.Free(all[3])
 	again, ok := s.Submit(request, nil)
 	require.True(t, ok)
 	assert.Equal(t, all[3], again)
 	assert.Zero(t, again.Done(), "what it has told of another request is gone")
-	assert.Zero(t, again.Forked())
+	assert.Zero(t, s.Forked(again))
 	assert.EqualValues(t, SharedSlots+1, s.memory.submitted.written)
-	_, ok = newSlots(t).Submit(&RequestHeader{Apart: 1}, nil)
-	assert.False(t, ok)
+}
+
+// It may be another user.
+func TestSlots_AHelperApartSeesNothingOfOthers(t *testing.T) {
+	s := newSlots(t)
+	slot, _ := s.Submit(&RequestHeader{}, nil)
+	all := unsafe.Slice((*byte)(unsafe.Pointer(slot)), sharedSize)
+	for i := range all {
+		all[i] = 0xaa
+	}
+	s.Free(slot)
+	again, _ := s.Submit(&RequestHeader{Apart: 1}, []byte("the request"))
+	require.Equal(t, slot, again)
+	assert.NotContains(t, string(all), "\xaa")
 }
 
 func TestSlots_TheServerIsWokenOnceWhereItSleeps(t *testing.T) {

@@ -17,6 +17,8 @@ const (
 	// linux/mman.h
 	madvNoHugePage = 15
 	sigSetMask     = 2
+	// How many pages of the stack, and of a thread's own data, a server has.
+	keptStack, keptThreadArea = 3, 2
 )
 
 // starting guards memory, which the next child inherits.
@@ -65,11 +67,11 @@ func Start(socket int, slots *Slots, trim bool, filter Filter) (pid int, err err
 	memory.prober = uintptr(os.Getpid())
 	memory.pageSize = uintptr(os.Getpagesize())
 	memory.threadArea = threadArea()
-	memory.socket = uintptr(socket)
+	memory.slot.socket = uintptr(socket)
 	memory.seccomp = filter.Call
 	memory.filter.length = uint16(copy(memory.instructions[:], filter.Program))
-	memory.capabilities = ownCapabilities()
-	memory.mark = memory.capabilities & Mark
+	memory.slot.capabilities = ownCapabilities()
+	memory.slot.mark = memory.slot.capabilities & Mark
 	advise(unneeded(), trim)
 	memory.shared = nil
 	if slots != nil {
@@ -96,6 +98,7 @@ func Start(socket int, slots *Slots, trim bool, filter Filter) (pid int, err err
 //go:nocheckptr
 func fork(trim bool) (int, syscall.Errno) {
 	all, before := ^uint64(0), uint64(0)
+	memory.stack = 0
 	if trim {
 		keepStack(uintptr(unsafe.Pointer(&all)))
 	}
@@ -116,10 +119,10 @@ func fork(trim bool) (int, syscall.Errno) {
 //go:norace
 //go:noinline
 func keepStack(address uintptr) {
-	page := address &^ (memory.pageSize - 1)
-	syscall.RawSyscall6(syscall.SYS_MADVISE, page-memory.pageSize, 3*memory.pageSize, madvDoFork, 0, 0, 0)
-	page = (memory.threadArea - unsafe.Sizeof(page)) &^ (memory.pageSize - 1) // Go's own word is before it
-	syscall.RawSyscall6(syscall.SYS_MADVISE, page, 2*memory.pageSize, madvDoFork, 0, 0, 0)
+	memory.stack = address&^(memory.pageSize-1) - memory.pageSize
+	memory.threadArea = (memory.threadArea - unsafe.Sizeof(address)) &^ (memory.pageSize - 1) // Go's own word is before it
+	advisePages(memory.stack, keptStack*memory.pageSize, madvDoFork)
+	advisePages(memory.threadArea, keptThreadArea*memory.pageSize, madvDoFork)
 }
 
 //go:nosplit

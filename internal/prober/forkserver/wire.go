@@ -19,7 +19,7 @@ type RequestKind uint32
 
 const (
 	// Fork a helper for the steps which follow the header. Sent as a message it has
-	// memory of its own.
+	// memory of its own, whatever Apart says.
 	Fork RequestKind = 1
 	// Kill the helper PID with SIGKILL, if it is still a child of the server.
 	Kill RequestKind = 2
@@ -34,9 +34,8 @@ type RequestHeader struct {
 	Steps uint32 // how many Steps follow
 	ID    uint64 // comes back in each Answer
 	PID   int32  // the helper to kill
-	// Apart helpers (not 0) get memory of their own instead of the server's: those
-	// whose request takes more than [MaxShared], and those that become another
-	// user, who must not reach the server by them.
+	// Apart helpers (not 0) get memory of their own instead of the server's, but for
+	// their slot: those that become another user, who must not reach the server by them.
 	Apart uint32
 	// Messages (not 0) are what a helper sends that shares memory, instead of leaving
 	// its answers there: one that has compound steps.
@@ -73,8 +72,8 @@ type StepFlags uint16
 const (
 	// ContinueOnError lets the plan go on although the step failed.
 	ContinueOnError StepFlags = 1 << iota
-	// RearmDeathSignal sets PR_SET_PDEATHSIG anew after the step: the kernel
-	// clears it whenever credentials change (commit_creds, kernel/cred.c).
+	// RearmDeathSignal sets PR_SET_PDEATHSIG anew after the step, the last one of those that
+	// change credentials: the kernel clears it then (commit_creds, kernel/cred.c).
 	RearmDeathSignal
 	// Silent steps are answered only if they fail.
 	Silent

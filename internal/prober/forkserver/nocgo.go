@@ -1,0 +1,5 @@
+//go:build !cgo
+
+package forkserver
+
+const cgo = false
