@@ -186,7 +186,7 @@ func cells(m *Metric) []string {
 	case seconds >= 1:
 		since = duration(seconds)
 	case seconds > 0:
-		since = "< 1s" // as of all faults that it has seen begin
+		since = "<1s" // as of all faults that it has seen begin
 	}
 	if share, found := m.Fields["used_percent"].(float64); found {
 		used = percent(share)
