@@ -282,66 +282,91 @@ func (f *finding) failWith(errno syscall.Errno) {
 
 // judge turns a report into a finding, without its cause.
 func (m *Mountstat) judge(t *target) finding {
-	r := t.report
 	f := finding{seconds: make(map[check]time.Duration, len(t.policy.checks))}
 	attributes := m.measure(t, &f)
-	verdict := fault.VerdictOf(r)
+	verdict := fault.VerdictOf(t.report)
 	switch {
 	case verdict.Hangs():
-		f.code = verdict.Code
-		hangs := t.reportOf.hangs(r)
-		if f.check, f.call = cmp.Or(hangs.check, t.policy.checks[0]), hangs.call; hangs == examineRoot && !asksForAttributes(t.Probed) {
-			f.call = stepOpen // the silent step before, as statx does not hang here
-		}
-		if verdict.Call == "" { // it is of an earlier run
-			f.check, f.call = t.found.check, t.found.call // of the same helper
-		}
+		t.judgeHang(&f, verdict)
 		return f
 	case !verdict.Answered:
 		return finding{code: verdict.Code, reason: verdict.Reason}
 	}
-	if attributes != nil && !t.Probed.Shows(attributes) {
-		return finding{code: result.Unchecked, reason: fmt.Sprintf("the path leads to another file system, %d:%d", attributes.Dev_major, attributes.Dev_minor)}
-	}
-	if f.statfs != nil && !t.Probed.ShowsType(f.statfs) {
-		return finding{code: result.Unchecked, reason: fmt.Sprintf("the path leads to another file system, of type %#x", f.statfs.Type)}
+	if reason := t.leadsElsewhere(attributes, f.statfs); reason != "" {
+		return finding{code: result.Unchecked, reason: reason}
 	}
 	if rootOwned := attributes != nil && attributes.Uid == 0; rootOwned != t.rootOwned {
 		t.rootOwned, t.plan = rootOwned, nil
 	}
-	for i := range r.Steps {
-		s := &r.Steps[i]
+	if m.judgeSteps(t, &f, attributes); f.code == result.OK {
+		m.judgeAnswered(t, &f)
+	}
+	return f
+}
+
+// judgeHang says what hangs.
+func (t *target) judgeHang(f *finding, verdict fault.Verdict) {
+	f.code = verdict.Code
+	hangs := t.reportOf.hangs(t.report)
+	if f.check, f.call = cmp.Or(hangs.check, t.policy.checks[0]), hangs.call; hangs == examineRoot && !asksForAttributes(t.Probed) {
+		f.call = stepOpen // the silent step before, as statx does not hang here
+	}
+	if verdict.Call == "" { // it is of an earlier run
+		f.check, f.call = t.found.check, t.found.call // of the same helper
+	}
+}
+
+// leadsElsewhere says that the path leads to another file system than the mount's, or nothing.
+func (t *target) leadsElsewhere(attributes *unix.Statx_t, st *unix.Statfs_t) string {
+	switch {
+	case attributes != nil && !t.Probed.Shows(attributes):
+		return fmt.Sprintf("the path leads to another file system, %d:%d", attributes.Dev_major, attributes.Dev_minor)
+	case st != nil && !t.Probed.ShowsType(st):
+		return fmt.Sprintf("the path leads to another file system, of type %#x", st.Type)
+	}
+	return ""
+}
+
+// judgeSteps finds the first step that has failed.
+func (m *Mountstat) judgeSteps(t *target, f *finding, attributes *unix.Statx_t) {
+	for i := range t.report.Steps {
+		s := &t.report.Steps[i]
 		if s.Errno != 0 || t.reportOf.steps[s.Index] == readCanary && s.Result == 0 {
-			m.judgeStep(t, &f, s, attributes)
+			m.judgeStep(t, f, s, attributes)
 		}
 		if f.code != result.OK {
 			if f.check == checkDevice {
 				t.disk.rest(t.FaultSince, time.Now())
 			}
-			return f
+			return
 		}
 	}
+}
+
+// judgeAnswered judges a file system that has answered by what the kernel says of it, and by
+// the time that the answers took.
+func (m *Mountstat) judgeAnswered(t *target, f *finding) {
 	if _, read := f.seconds[checkDevice]; read {
 		t.disk.answered = time.Now()
 	}
 	if before := &t.found; t.disk.rests {
 		f.code, f.errno, f.check, f.call = before.code, before.errno, before.check, before.call
-		return f
+		return
 	}
 	for _, held := range t.policy.heldBack {
 		for _, c := range held.checks {
-			m.leaveOut(&f, c, held.why)
+			m.leaveOut(f, c, held.why)
 		}
 	}
 	m.compareReadOnly(t, f.statfs)
 	if t.disk.cause() != "" {
 		f.code = result.Error
 		f.addReason(t.disk.state.Says)
-		return f
+		return
 	}
 	if t.journalAborted() {
 		f.failWith(unix.EROFS)
-		return f
+		return
 	}
 	for c, took := range f.seconds {
 		t.worked[c] = true
@@ -349,7 +374,6 @@ func (m *Mountstat) judge(t *target) finding {
 			f.code, f.check = result.Slow, c
 		}
 	}
-	return f
 }
 
 // compareReadOnly notes whether the kernel has turned the file system read-only: statfs

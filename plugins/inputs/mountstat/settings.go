@@ -91,12 +91,16 @@ type settings struct {
 	superuser  bool
 }
 
+// problems are all that is wrong in the configuration.
+type problems []error
+
+func (p *problems) add(format string, arguments ...any) {
+	*p = append(*p, fmt.Errorf(format, arguments...))
+}
+
 // resolve checks the configuration. Its error names all that is wrong.
 func (m *Mountstat) resolve() error {
-	var problems []error
-	complain := func(format string, arguments ...any) {
-		problems = append(problems, fmt.Errorf(format, arguments...))
-	}
+	var wrong problems
 	s := &m.settings
 	s.superuser = os.Geteuid() == 0
 	s.becomes = prober.CanBecome()
@@ -107,78 +111,80 @@ func (m *Mountstat) resolve() error {
 		MountPoints: m.MountPoints, IgnoreMountPoints: m.IgnoreMountPoints,
 		Types: m.FS, IgnoreTypes: m.IgnoreFS, Devices: m.Devices, IgnoreDevices: m.IgnoreDevices,
 	}, "fs"); err != nil {
-		problems = append(problems, err)
-	}
-	resolvePolicy := func(where string, base policy, timeout, slow *config.Duration, checks []string, as string) policy {
-		p := base
-		if timeout != nil {
-			p.timeout = time.Duration(*timeout)
-			if err := selection.CheckTimeout(where+"timeout", p.timeout); err != nil {
-				problems = append(problems, err)
-			}
-		}
-		if slow != nil {
-			p.slow = time.Duration(*slow)
-			if p.slow <= 0 {
-				complain("%sslow_threshold = %q: it must be more than 0", where, p.slow)
-			}
-		}
-		if checks != nil {
-			p.checks = nil
-			for _, name := range checks {
-				if !slices.Contains(allChecks(), check(name)) {
-					complain("%schecks: unknown check %q; there are %q", where, name, allChecks())
-				}
-			}
-			for _, c := range allChecks() {
-				if slices.Contains(checks, string(c)) {
-					p.checks = append(p.checks, c)
-				}
-			}
-			if len(checks) == 0 {
-				complain("%schecks: there must be one", where)
-			}
-		}
-		if as != "" {
-			if p.runAs, err = m.parseRunAs(as); err != nil {
-				complain("%srun_as: %w", where, err)
-			}
-		}
-		return p
+		wrong = append(wrong, err)
 	}
 	checks := m.Checks
 	if checks == nil {
 		checks = []string{}
 	}
-	s.policy = resolvePolicy("", policy{}, &m.Timeout, &m.SlowThreshold, checks, m.RunAs)
+	s.policy = m.resolvePolicy(&wrong, "", policy{}, &Override{Timeout: &m.Timeout, SlowThreshold: &m.SlowThreshold, Checks: checks, RunAs: m.RunAs})
 	s.overrides = nil
 	for i, o := range m.Override {
 		where := fmt.Sprintf("override %d: ", i+1)
 		var resolved override
 		if resolved.selection, err = selection.New(selection.Patterns{MountPoints: o.MountPoints, Types: o.FS, Devices: o.Devices}, "fs"); err != nil {
-			complain("%s%w", where, err)
+			wrong.add("%s%w", where, err)
 		}
-		resolved.policy = resolvePolicy(where, s.policy, o.Timeout, o.SlowThreshold, o.Checks, o.RunAs)
+		resolved.policy = m.resolvePolicy(&wrong, where, s.policy, &o)
 		resolved.policy.chosen = o.Checks != nil
 		s.overrides = append(s.overrides, resolved)
 	}
 
 	if s.canary = m.Canary; s.canary == "" || strings.ContainsRune(s.canary, '/') || s.canary == "." || s.canary == ".." {
-		complain("canary = %q: it must be the name of a file", s.canary)
+		wrong.add("canary = %q: it must be the name of a file", s.canary)
 	}
 	for _, path := range m.Expected {
 		if !filepath.IsAbs(path) {
-			complain("expected: %q is not an absolute path", path)
+			wrong.add("expected: %q is not an absolute path", path)
 		}
 	}
 	if m.BlockedTop < 0 {
-		complain("blocked_top = %d: it can't be negative", m.BlockedTop)
+		wrong.add("blocked_top = %d: it can't be negative", m.BlockedTop)
 	}
 	if s.hostname, err = os.Hostname(); err != nil {
-		complain("the host's name: %w", err)
+		wrong.add("the host's name: %w", err)
 	}
-	problems = append(problems, m.resolveHost())
-	return errors.Join(problems...)
+	return errors.Join(append(wrong, m.resolveHost())...)
+}
+
+// resolvePolicy returns the base with what the override says.
+func (m *Mountstat) resolvePolicy(wrong *problems, where string, base policy, o *Override) policy {
+	p := base
+	if o.Timeout != nil {
+		p.timeout = time.Duration(*o.Timeout)
+		if err := selection.CheckTimeout(where+"timeout", p.timeout); err != nil {
+			*wrong = append(*wrong, err)
+		}
+	}
+	if o.SlowThreshold != nil {
+		p.slow = time.Duration(*o.SlowThreshold)
+		if p.slow <= 0 {
+			wrong.add("%sslow_threshold = %q: it must be more than 0", where, p.slow)
+		}
+	}
+	if o.Checks != nil {
+		p.checks = nil
+		for _, name := range o.Checks {
+			if !slices.Contains(allChecks(), check(name)) {
+				wrong.add("%schecks: unknown check %q; there are %q", where, name, allChecks())
+			}
+		}
+		for _, c := range allChecks() {
+			if slices.Contains(o.Checks, string(c)) {
+				p.checks = append(p.checks, c)
+			}
+		}
+		if len(o.Checks) == 0 {
+			wrong.add("%schecks: there must be one", where)
+		}
+	}
+	if o.RunAs != "" {
+		var err error
+		if p.runAs, err = m.parseRunAs(o.RunAs); err != nil {
+			wrong.add("%srun_as: %w", where, err)
+		}
+	}
+	return p
 }
 
 // resolveHost finds out how the host's files are reached, if this is a container.
