@@ -79,25 +79,56 @@ func (m *Mountstat) configured() []expectation {
 // logs what has changed.
 func (m *Mountstat) compare() {
 	e := &m.expectations
+	missing, readOnly := m.findShortfalls()
+	e.missing = m.follow(e.missing, missing,
+		func(s *shortfall) {
+			m.Log.Warnf("%s is not mounted, though %s wants it", mounts.Printable(s.path), s.by)
+		},
+		func(s *shortfall) {
+			if m.mountedAt(s.path) != nil {
+				m.Log.Infof("%s is mounted; it was missing for %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
+			}
+		})
+	e.readOnly = m.follow(e.readOnly, readOnly,
+		func(s *shortfall) {
+			why := joinReasons(string(result.ReadOnly), s.why)
+			if s.by == "" {
+				m.Log.Warnf("%s was mounted for writing, and turned read-only: %s", mounts.Printable(s.path), why)
+			} else {
+				m.Log.Warnf("%s is mounted read-only, though %s wants it writable: %s", mounts.Printable(s.path), s.by, why)
+			}
+		},
+		func(s *shortfall) {
+			if m.mountedAt(s.path) != nil {
+				m.Log.Infof("%s is writable again after %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
+			}
+		})
+}
+
+// mountedAt returns what is mounted at a path, but for autofs.
+func (m *Mountstat) mountedAt(path string) *mounts.Mount {
+	if mount := m.table.At(path); mount != nil && mount.FSType != "autofs" {
+		return mount
+	}
+	return nil
+}
+
+// findShortfalls compares what is wanted with the mount table.
+func (m *Mountstat) findShortfalls() (missing, readOnly map[string]*shortfall) {
+	e := &m.expectations
 	automounts := make(map[string]bool)
 	for i := range m.table.Mounts {
 		if mount := &m.table.Mounts[i]; mount.FSType == "autofs" {
 			automounts[mount.Mountpoint] = true
 		}
 	}
-	at := func(path string) *mounts.Mount { // what is mounted there but for autofs
-		if mount := m.table.At(path); mount != nil && mount.FSType != "autofs" {
-			return mount
-		}
-		return nil
-	}
-	missing, readOnly := make(map[string]*shortfall), make(map[string]*shortfall)
+	missing, readOnly = make(map[string]*shortfall), make(map[string]*shortfall)
 	if e.tags == nil {
 		e.tags = make(map[string]map[string]string)
 	}
 	e.untouched = nil
 	for _, w := range e.wanted {
-		mount := at(w.path)
+		mount := m.mountedAt(w.path)
 		switch {
 		case mount == nil && automounts[w.path]:
 			e.untouched = append(e.untouched, w)
@@ -121,29 +152,7 @@ func (m *Mountstat) compare() {
 			}
 		}
 	}
-	e.missing = m.follow(e.missing, missing,
-		func(s *shortfall) {
-			m.Log.Warnf("%s is not mounted, though %s wants it", mounts.Printable(s.path), s.by)
-		},
-		func(s *shortfall) {
-			if at(s.path) != nil {
-				m.Log.Infof("%s is mounted; it was missing for %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
-			}
-		})
-	e.readOnly = m.follow(e.readOnly, readOnly,
-		func(s *shortfall) {
-			why := joinReasons(string(result.ReadOnly), s.why)
-			if s.by == "" {
-				m.Log.Warnf("%s was mounted for writing, and turned read-only: %s", mounts.Printable(s.path), why)
-			} else {
-				m.Log.Warnf("%s is mounted read-only, though %s wants it writable: %s", mounts.Printable(s.path), s.by, why)
-			}
-		},
-		func(s *shortfall) {
-			if at(s.path) != nil {
-				m.Log.Infof("%s is writable again after %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
-			}
-		})
+	return missing, readOnly
 }
 
 // follow keeps since when each shortfall has been there.
