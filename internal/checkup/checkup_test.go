@@ -286,7 +286,7 @@ func TestAHungMount(t *testing.T) {
 	assert.Contains(t, text, fmt.Sprintf("what to do: If it is stopped: `kill -CONT %d`.", os.Getpid()))
 	assert.Regexp(t, "Else:\\s+`vfsprobe check -explain`\\.", text)
 	assert.Contains(t, render(t, r, TextOptions{Explain: true}), fmt.Sprintf("`echo 1 >/sys/fs/fuse/connections/%d/abort`", st.Dev_minor))
-	assert.Regexp(t, `stuck +(< )?\S+ +fuse_daemon_silent +`+hung.Dir+`\n +faultfs \(fuse\.faultfs\): hangs in`, text)
+	assert.Regexp(t, `stuck +\S+ +fuse_daemon_silent +`+hung.Dir+`\n +faultfs \(fuse\.faultfs\): hangs in`, text)
 	assert.Regexp(t, `(?m)^Blocked\n.*\n +1 +> \S+ +\S+ +request_wait_answer`, text, "who waits")
 	var decoded map[string]any
 	var b bytes.Buffer
