@@ -17,7 +17,7 @@ import (
 // The values are in users' databases: none of these may ever change.
 func TestCause_Values(t *testing.T) {
 	for input, want := range map[string]string{
-		"mountstat": "server_unreachable server_rpc_dead server_service_dead export_hangs stale_export login_refused share_gone mount_needs_remount automounter_stopped ceph_monitors_dead ceph_mds_dead ceph_osds_dead client_evicted source_deleted" +
+		"mountstat": "server_unreachable server_rpc_dead server_service_dead export_hangs stale_export login_refused share_gone mount_needs_remount automounter_stopped ceph_monitors_dead ceph_mds_dead ceph_osds_dead client_evicted lease_refused client_id_in_use source_deleted" +
 			" fuse_daemon_silent fuse_daemon_dead fuse_server_unreachable fuse_server_silent frozen fanotify_silent device_hangs device_errors device_gone fs_shutdown" +
 			" no_space read_only permission io_error not_mounted unknown",
 		"nfslock": "ok statd_down statd_dead_registered statd_hung statd_down_latent statd_missing statd_masked lease_refused lease_expired client_id_in_use" +

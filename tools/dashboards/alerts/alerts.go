@@ -160,7 +160,7 @@ func All() []Alert {
 			Summary: "{{ $labels.host }}: {{ $value }} file systems fail",
 			Faults: &Faults{From: "mountstat", Label: "cause", By: "host",
 				Causes: []result.Cause{result.FUSEDaemonDead, result.NoSpace, result.Permission, result.IOError, result.SourceDeleted,
-					result.MountNeedsRemount, result.ClientEvicted, result.AutomounterStopped}}},
+					result.MountNeedsRemount, result.ClientEvicted, result.LeaseRefused, result.ClientIDInUse, result.AutomounterStopped}}},
 		{Name: "BlockDeviceFails", Critical: true, For: time.Minute, Board: "host",
 			Summary: "{{ $labels.host }}: {{ $value }} file systems have lost their device",
 			Faults: &Faults{From: "mountstat", Label: "cause", By: "host",
