@@ -13,8 +13,9 @@ import (
 const setupAutofs = `set -e
 mkdir -p /mnt/auto /var/lib/nfs
 printf '%s\n' '/mnt/auto /etc/auto.shares' >/etc/auto.master
-for name in used cut hung; do
-	echo "$name -fstype=cifs,user=root,pass=right,nosharesock,echo_interval=5 ://10.9.0.1/data"
+echo '10.9.0.4 filer' >>/etc/hosts
+for entry in used:10.9.0.1 cut:10.9.0.1 hung:10.9.0.1 cut-named:filer hung-named:filer; do
+	echo "${entry%:*} -fstype=cifs,user=root,pass=right,nosharesock,echo_interval=5 ://${entry#*:}/data"
 done >/etc/auto.shares
 cat >/run/automounter <<'X'
 #!/bin/sh
@@ -44,7 +45,7 @@ func TestTheCausesOfAutomounts(t *testing.T) {
 	const auto = "/mnt/auto"
 	used := []string{`result="unchecked"`}
 	l.watchFor(expected{auto + "/used": used, auto: gone()})
-	cut, hung := auto+"/cut", auto+"/hung"
+	cut, hung, cutNamed, hungNamed := auto+"/cut", auto+"/hung", auto+"/cut-named", auto+"/hung-named"
 	for _, s := range []scenario{
 		{fault: "packets from the server are dropped, and somebody goes to what is not mounted yet, and to what is",
 			inflict: "/run/net drop; " + wants(cut) + wants(auto+"/used"), heal: "/run/net undrop",
@@ -54,6 +55,12 @@ func TestTheCausesOfAutomounts(t *testing.T) {
 			inflict: "/run/servers freeze; " + wants(hung) + wants(auto+"/used"), heal: "/run/servers thaw",
 			expect: expected{hung: {`cause="server_service_dead"`, "mount.cifs waits"}, auto + "/used": {`result="error"`, `cause="server_service_dead"`}},
 			after:  expected{hung: gone(`result="unchecked"`), auto + "/used": used}},
+		{fault: "packets from a server that has a name in the map are dropped, and somebody goes to what is not mounted yet",
+			inflict: "/run/net drop; " + wants(cutNamed), heal: "/run/net undrop", within: 3 * interval,
+			expect: expected{cutNamed: {`cause="server_unreachable"`, "waits for its server 10.9.0.4:445"}}, after: expected{cutNamed: gone(`result="unchecked"`)}},
+		{fault: "a server that has a name in the map is stopped with SIGSTOP, and somebody goes to what is not mounted yet",
+			inflict: "/run/servers freeze; " + wants(hungNamed), heal: "/run/servers thaw", within: 3 * interval,
+			expect: expected{hungNamed: {`cause="server_service_dead"`, "waits for its server 10.9.0.4:445"}}, after: expected{hungNamed: gone(`result="unchecked"`)}},
 		{fault: "automount is stopped with SIGSTOP", inflict: "/run/automounter freeze", heal: "/run/automounter thaw",
 			expect: expected{auto: {`cause="automounter_stopped"`, "is stopped: kill -CONT"}}, after: expected{auto: gone()}},
 		{fault: "automount is killed", inflict: "/run/automounter stop", heal: "umount -l /mnt/auto; /run/automounter start",
