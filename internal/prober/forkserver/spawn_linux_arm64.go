@@ -2,8 +2,8 @@ package forkserver
 
 import "unsafe"
 
-// Sharing says whether helpers can share the server's memory in this build. What the
-// compiler puts between assembly and Go is not free of the race detector.
+// Sharing says whether helpers can have slots in this build. What the compiler puts between
+// assembly and Go calls the race detector, as sync/atomic does, which takes a Go runtime.
 const Sharing = !race
 
 // spawn is clone(2) for a helper that works in a slot. It runs [runSteps] on the given
