@@ -173,8 +173,11 @@ func (p *process) reports(mount string, patterns ...string) (line string) {
 	p.t.Helper()
 	is := append([]string{"^mountstat,"}, patterns...)
 	require.Eventually(p.t, func() bool {
+		asked := time.Now()
 		p.trigger()
-		line = p.until("^(mountstat,.*path=" + regexp.QuoteMeta(mount) + " |mountstat_summary )")
+		for line = ""; when(p.t, line).Before(asked); { // those of earlier gathers may come yet
+			line = p.until("^(mountstat,.*path=" + regexp.QuoteMeta(mount) + " |mountstat_summary )")
+		}
 		return matches(line, is...)
 	}, patience, 50*time.Millisecond, "no line of %s with %q", mount, patterns)
 	return line

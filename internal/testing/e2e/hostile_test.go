@@ -387,7 +387,7 @@ func TestABlockedStderrBlocksNothing(t *testing.T) {
 	})
 }
 
-func when(t *testing.T, line string) time.Time {
+func when(t testing.TB, line string) time.Time {
 	t.Helper()
 	n, err := strconv.ParseInt(timestamp(strings.TrimSpace(line)), 10, 64)
 	if err != nil {
