@@ -22,6 +22,10 @@ const (
 	powerOffTimeout = time.Minute
 	drainTimeout    = time.Second // for what a machine has said before it ended
 	consoleTail     = 8192        // bytes
+	// maxPiece is how much of a script is sent at a time, in bytes. The line of User Mode Linux
+	// is silent for good after it was sent more than fits its buffer of 4 KiB before that was
+	// read (n_tty_check_throttle, drivers/tty/n_tty.c; line_unthrottle, arch/um/drivers/line.c).
+	maxPiece = 2 << 10
 )
 
 // A Machine runs. Its methods are for one goroutine at a time, but for Wake.
@@ -178,19 +182,33 @@ func (m *Machine) mount(ctx context.Context, e Emulator, shares []Share) error {
 // console too, and its exit code. An error means that the state of the machine is not
 // known, as when the context has ended before the command.
 func (m *Machine) Run(ctx context.Context, c agent.Command) (agent.Result, error) {
-	var result agent.Result
-	err := m.Send(agent.Request{Command: &c})
-	if err == nil {
-		err = m.Receive(ctx, &result)
-	}
+	result, err := m.ask(ctx, agent.Request{Command: &c})
 	if err != nil {
 		return result, fmt.Errorf("running %s: %w", strings.Join(c.Args, " "), err)
 	}
 	return result, nil
 }
 
-// Shell runs a script of sh.
+// ask sends the agent a request, and waits for the result.
+func (m *Machine) ask(ctx context.Context, r agent.Request) (result agent.Result, err error) {
+	if err = m.Send(r); err == nil {
+		err = m.Receive(ctx, &result)
+	}
+	return result, err
+}
+
+// Shell runs a script of sh, which is sent in pieces.
 func (m *Machine) Shell(ctx context.Context, script string) (agent.Result, error) {
+	for len(script) > maxPiece {
+		end := strings.LastIndexByte(script[:maxPiece], '\n') + 1
+		if end == 0 {
+			end = maxPiece
+		}
+		if result, err := m.ask(ctx, agent.Request{Piece: []byte(script[:end])}); err != nil {
+			return result, fmt.Errorf("sending a script: %w", err)
+		}
+		script = script[end:]
+	}
 	return m.Run(ctx, agent.Command{Args: []string{"sh", "-c", script}})
 }
 

@@ -92,6 +92,9 @@ func TestAgent_RunsCommands(t *testing.T) {
 			require.NoError(t, err)
 			assert.Equal(t, test.want, result, test.command)
 		}
+		long := strings.Repeat("# a line, \"quoted\", with < and ü\n", 1000)
+		assert.Equal(t, "34000", shell(t, m, "wc -c <<'END'\n"+long+"END"), "more than fits the line's buffer")
+		assert.Equal(t, "it listens still", shell(t, m, "echo it listens still"))
 
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

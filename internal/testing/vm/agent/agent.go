@@ -17,8 +17,10 @@ type Status struct {
 
 // A Request asks the agent for one thing.
 type Request struct {
-	Command  *Command `json:"command,omitempty"`
-	PowerOff bool     `json:"power_off,omitempty"`
+	Command *Command `json:"command,omitempty"`
+	// Piece is put before the last argument of the command that comes next, after other pieces.
+	Piece    []byte `json:"piece,omitempty"`
+	PowerOff bool   `json:"power_off,omitempty"`
 }
 
 // A Command is run by the agent. Its environment is what the agent has, and Env.

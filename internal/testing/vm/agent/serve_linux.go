@@ -14,15 +14,26 @@ import (
 // Serve runs commands for the program outside, one after another, until it is asked to
 // switch the machine off. That is left to the caller.
 func Serve(l *Line) error {
+	var pieces []byte
 	for {
 		var request Request
 		if err := l.Receive(&request); err != nil {
 			return err
 		}
-		if request.PowerOff || request.Command == nil {
+		var result Result
+		switch c := request.Command; {
+		case len(request.Piece) > 0:
+			pieces = append(pieces, request.Piece...)
+		case request.PowerOff || c == nil:
 			return nil
+		default:
+			if n := len(c.Args); n > 0 {
+				c.Args[n-1] = string(pieces) + c.Args[n-1]
+			}
+			pieces = nil
+			result = run(c)
 		}
-		if err := l.Send(run(request.Command)); err != nil {
+		if err := l.Send(result); err != nil {
 			return err
 		}
 	}
