@@ -1,8 +1,9 @@
 # Disks of all kinds, each with a file system at /mnt/NAME. Their content is in /srv/NAME.
 set -e
-modprobe -a ext4 xfs loop dm_mod dm_multipath dm_round_robin nbd sd_mod iscsi_tcp ip_tables iptable_filter
+modprobe -a ext4 xfs loop dm_mod dm_multipath dm_round_robin dm_crypt nbd sd_mod iscsi_tcp ip_tables iptable_filter \
+	aes_generic xts ecb cbc algif_skcipher ecryptfs
 
-disks="healthy dm failing aborted multipath nbd killed iscsi idle quiet removable"
+disks="healthy dm failing aborted multipath nbd killed unused iscsi idle quiet removable"
 for name in $disks; do
 	mkdir -p /mnt/$name
 	truncate -s 32M /srv/$name
@@ -22,7 +23,7 @@ other=$(losetup --find --show /srv/multipath)
 echo "0 $(blockdev --getsz $one) multipath 1 queue_if_no_path 0 1 1 round-robin 0 2 1 $one 1 $other 1" |
 	dmsetup create multipath --uuid mpath-test
 
-# Two servers of network block devices.
+# Servers of network block devices. "unused" is of one that nobody uses.
 serve() {
 	printf '[generic]\nlistenaddr = 127.0.0.1\nport = %s\n[disk]\nexportname = /srv/%s\n' $2 $1 >/etc/$1.conf
 	systemd-run --quiet --unit=$1 nbd-server -d -C /etc/$1.conf
@@ -30,6 +31,7 @@ serve() {
 }
 serve nbd 10809 nbd0
 serve killed 10810 nbd1
+serve unused 10811 nbd2
 
 # An iSCSI target with two disks. "idle" is one that nobody uses.
 systemd-run --quiet --unit=target tgtd -f
@@ -45,10 +47,37 @@ until iscsiadm -m discovery -t sendtargets -p 127.0.0.1 >/dev/null 2>&1; do slee
 iscsiadm -m node --login >/dev/null
 until [ -b /dev/sda ] && [ -b /dev/sdb ]; do sleep 0.2; done
 
+# Healthy ones: of LUKS, LVM, LVM on LUKS, and eCryptfs.
+mkdir -p /mnt/luks /mnt/lvm /mnt/lvm-on-luks /mnt/ecryptfs /srv/ecryptfs
+truncate -s 48M /srv/luks /srv/lvm /srv/lvm-on-luks
+luks() {
+	echo secret | cryptsetup luksFormat -q --type luks1 --pbkdf-force-iterations 1000 --key-file - $1
+	echo secret | cryptsetup open --key-file - $1 $2
+}
+lvm_on() {
+	vgcreate -q $2 $1 >/dev/null
+	lvcreate -q -an -Zn -n data -l 100%FREE $2 >/dev/null
+	vgchange -q -ay $2 >/dev/null
+	dmsetup mknodes # as udev would
+}
+luks $(losetup --find --show /srv/luks) luks-0815
+lvm_on $(losetup --find --show /srv/lvm) vg
+luks $(losetup --find --show /srv/lvm-on-luks) luks-0816
+lvm_on /dev/mapper/luks-0816 crypted
+for disk in luks:luks-0815 lvm:vg-data lvm-on-luks:crypted-data; do
+	mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/mapper/${disk#*:}
+	mount /dev/mapper/${disk#*:} /mnt/${disk%:*}
+done
+keyctl link @u @s # the keyring of this shell is its own
+signature=$(printf secret | ecryptfs-add-passphrase - | grep -o '[0-9a-f]\{16\}' | head -n 1)
+mount -i -t ecryptfs /srv/ecryptfs /mnt/ecryptfs -o ecryptfs_sig=$signature,ecryptfs_cipher=aes,ecryptfs_key_bytes=16
+echo x >/mnt/ecryptfs/file
+
 mount -o loop /srv/healthy /mnt/healthy
 for name in dm failing aborted multipath quiet xfs; do mount /dev/mapper/$name /mnt/$name; done
 mount /dev/nbd0 /mnt/nbd
 mount /dev/nbd1 /mnt/killed
+mount /dev/nbd2 /mnt/unused
 mount /dev/sda /mnt/iscsi
 mount /dev/sdb /mnt/idle
 sync
