@@ -177,8 +177,8 @@ func in(t *testing.T, place, content string) {
 
 func TestHost_LookUpUser(t *testing.T) {
 	faultfs.Require(t)
-	in(t, "/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n# a comment\n\nnonsense\nann:x:1000:1001:Ann,,,:/home/ann:/bin/sh\nbob:x:1002:1002::/:\n")
-	in(t, "/etc/group", "root:x:0:\nbackup:x:34:bob,ann\ndisk:x:6:ann\nann:x:1001:\nmore:x:35:annette\n")
+	in(t, "/etc/passwd", "root:x:0:0:root:/root:/bin/sh\n# a comment\n\nnonsense\nann:x:1000:1001:Ann,,,:/home/ann:/bin/sh\nbob:x:1002:1002::/:\neve:x:1OO3:1003::/:\nmallory:x:1004:::/:\nnone:x:4294967295:1005::/:\n")
+	in(t, "/etc/group", "root:x:0:\nodd:x:a:ann\nbackup:x:34:bob,ann\ndisk:x:6:ann\nann:x:1001:\nmore:x:35:annette\n")
 	h, _ := newHost(t, nil)
 	ann := host.User{UID: 1000, GID: 1001, Groups: []uint32{34, 6}}
 	for name, want := range map[string]host.User{
@@ -188,7 +188,7 @@ func TestHost_LookUpUser(t *testing.T) {
 		require.NoError(t, err, name)
 		assert.Equal(t, want, got, name)
 	}
-	for _, name := range []string{"nobody", "1001", "", "ann:x"} {
+	for _, name := range []string{"nobody", "1001", "", "ann:x", "eve", "mallory", "none"} {
 		_, err := h.LookUpUser(name)
 		assert.ErrorContains(t, err, fmt.Sprintf("no user %q", name))
 	}

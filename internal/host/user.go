@@ -3,7 +3,10 @@ package host
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"os"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/moby/sys/user"
@@ -33,14 +36,14 @@ func (h *Host) LookUpUser(name string) (User, error) {
 	if err != nil && !os.IsNotExist(err) {
 		return User{}, err
 	}
-	all, err := user.ParsePasswdFilter(bytes.NewReader(passwd), func(u user.User) bool { return u.Name == name || fmt.Sprint(u.Uid) == name })
+	all, err := user.ParsePasswdFilter(bytes.NewReader(numbered(passwd, 2, 3)), func(u user.User) bool { return u.Name == name || fmt.Sprint(u.Uid) == name })
 	if err != nil {
 		return User{}, fmt.Errorf("/etc/passwd: %w", err)
 	}
 	if len(all) == 0 {
 		return User{}, fmt.Errorf("there is no user %q on this host", name)
 	}
-	groups, err := user.ParseGroupFilter(bytes.NewReader(group), func(g user.Group) bool {
+	groups, err := user.ParseGroupFilter(bytes.NewReader(numbered(group, 2)), func(g user.Group) bool {
 		for _, member := range g.List {
 			if member == all[0].Name {
 				return true
@@ -58,13 +61,33 @@ func (h *Host) LookUpUser(name string) (User, error) {
 	return found, nil
 }
 
+// numbered leaves out the lines of passwd(5) or group(5) in which one of these fields is no
+// number, as the C library does: the parser takes such a field for 0, which is root.
+func numbered(content []byte, fields ...int) []byte {
+	var kept []byte
+	for line := range bytes.Lines(content) {
+		columns := bytes.Split(bytes.TrimSpace(line), []byte(":"))
+		if !slices.ContainsFunc(fields, func(i int) bool { return i >= len(columns) || !isID(columns[i]) }) {
+			kept = append(kept, line...)
+		}
+	}
+	return kept
+}
+
+// isID reports whether a field is a number that a user or group can have: the last one means
+// none to setresuid(2).
+func isID(field []byte) bool {
+	id, err := strconv.ParseUint(string(field), 10, 32)
+	return err == nil && id != math.MaxUint32
+}
+
 // LookUpGroup finds a group's number by its name. A helper reads the file.
 func (h *Host) LookUpGroup(name string) (uint32, error) {
 	content, err := h.ReadFile("/etc/group", maxUsers, usersTimeout)
 	if err != nil {
 		return 0, err
 	}
-	all, err := user.ParseGroupFilter(bytes.NewReader(content), func(g user.Group) bool { return g.Name == name })
+	all, err := user.ParseGroupFilter(bytes.NewReader(numbered(content, 2)), func(g user.Group) bool { return g.Name == name })
 	if err != nil {
 		return 0, fmt.Errorf("/etc/group: %w", err)
 	}
@@ -80,7 +103,7 @@ func (h *Host) UserNames() (map[uint32]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := user.ParsePasswd(bytes.NewReader(content))
+	all, err := user.ParsePasswd(bytes.NewReader(numbered(content, 2, 3)))
 	if err != nil {
 		return nil, fmt.Errorf("/etc/passwd: %w", err)
 	}
