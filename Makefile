@@ -100,15 +100,15 @@ test-containers: ## the image under Podman, Docker and containerd
 # And what takes hours: CI's long mode.
 test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	$(MAKE) --no-print-directory soak
-	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(call gotest,long) -run TestTelegrafIsStopped ./internal/testing/e2e
+	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(call gotest,long) -run TestTelegraf_IsStopped ./internal/testing/e2e
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 CGO_ENABLED=0 $(call gotest,long) -timeout 40m ./internal/testing/systemd
-	VFSPROBE_VICTORIAMETRICS=1 CGO_ENABLED=0 $(call gotest,long) -run TestRulesOnVictoriaMetrics ./tools/dashboards/alerts
+	VFSPROBE_VICTORIAMETRICS=1 CGO_ENABLED=0 $(call gotest,long) -run TestRules_OnVictoriaMetrics ./tools/dashboards/alerts
 	VFSPROBE_FLUX=1 CGO_ENABLED=0 $(call gotest,long) -run TestPanels ./tools/dashboards
 	$(MAKE) --no-print-directory test-kubernetes
 	VFSPROBE_FLEET=130s CGO_ENABLED=0 $(call gotest,long) ./internal/testing/fleet
-	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
-	VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStallStory|TestOrdinaryWork' ./tools/dashboards
+	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMountstat_MemoryDoesNotGrow ./plugins/inputs/mountstat
+	VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStory_Stall|TestStory_OrdinaryWork' ./tools/dashboards
 	GATHERS=100000 $(GO) run ./tools/bench idle
 	VFSPROBE_SOCKETS=100000 CGO_ENABLED=0 $(call gotest,long) -run TestTable_AmongManySockets ./internal/sockdiag
 	$(MAKE) --no-print-directory test-containers
@@ -233,9 +233,9 @@ check-release: ## both, in a copy that is thrown away
 
 # Writes the tables of docs/FAULTS.md.
 faults: setup ## write the tables of docs/FAULTS.md: local file systems and devices
-	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults|TestNoFault|TestHealthyKinds' ./plugins/inputs/mountstat
+	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults' ./plugins/inputs/mountstat
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestFaults' ./plugins/inputs/dentrycache
-	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestASilentBtrfs' ./internal/testing/e2e
+	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestVfsprobe_ASilentBtrfs' ./internal/testing/e2e
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestDevices' ./internal/testing/devices
 
 # What the dashboards' tests replay: metrics of hosts with NFS faults.
@@ -283,7 +283,7 @@ bench: ## what checks and attribution cost
 	tools/setup gcc
 	$(GO) run ./tools/bench
 	$(GO) test -count 1 -timeout 10m -run '^$$' -bench . ./internal/dcache/attribution
-	GATHERS=10000 $(GO) test -count 1 -timeout 30m -v -run TestMemoryDoesNotGrow ./plugins/inputs/mountstat
+	GATHERS=10000 $(GO) test -count 1 -timeout 30m -v -run TestMountstat_MemoryDoesNotGrow ./plugins/inputs/mountstat
 
 # Whole gathers beside those of other programs, in ten minutes, and what vfsprobe
 # takes between them.

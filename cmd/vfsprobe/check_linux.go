@@ -30,8 +30,8 @@ is not known; and what is printed is one line.
 Flags:
 `
 
-// unread is how long a report waits for somebody to read it.
-const unread = 10 * time.Second
+// deliverTimeout is how long a report waits for somebody to read it.
+const deliverTimeout = 10 * time.Second
 
 // parseFlags parses a subcommand's flags, of which it takes nothing else. Where it is done
 // with that, it returns the exit code.
@@ -141,7 +141,7 @@ func check(arguments []string) int {
 		}
 		if !*watch {
 			// Who has read enough, or nothing, still gets the exit code.
-			_ = checkup.Deliver(os.Stdout, content.Bytes(), unread)
+			_ = checkup.Deliver(os.Stdout, content.Bytes(), deliverTimeout)
 			return code(report.Status)
 		}
 		if err := checkup.Paint(os.Stdout, content.Bytes()); err != nil {
@@ -186,7 +186,7 @@ func writeHostReport(h *host.Host, name string, said *checkup.Report, faults []*
 	}
 	text = append(append(text, '\n'), behind...)
 	if name == "-" {
-		return checkup.Deliver(os.Stdout, text, unread)
+		return checkup.Deliver(os.Stdout, text, deliverTimeout)
 	}
 	path, err := absolute(name)
 	if err != nil {

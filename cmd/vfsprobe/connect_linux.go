@@ -28,7 +28,7 @@ func connect(arguments []string) int {
 		return min(code, exitUsage)
 	}
 	lines := newLog(os.Stderr)
-	defer lines.Flush(unheard)
+	defer lines.Flush(logFlushTimeout)
 	signal.Ignore(syscall.SIGPIPE) // a closed stdout is an error to report
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()

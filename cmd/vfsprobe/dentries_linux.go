@@ -36,7 +36,7 @@ const clear = "\x1b[H\x1b[2J\x1b[3J"
 
 func showDentries(arguments []string) int {
 	lines := newLog(os.Stderr)
-	defer lines.Flush(unheard)
+	defer lines.Flush(logFlushTimeout)
 	own := lines.Named("vfsprobe")
 
 	flags := flag.NewFlagSet("vfsprobe dentries", flag.ContinueOnError)
@@ -98,13 +98,13 @@ func showDentries(arguments []string) int {
 }
 
 // dentriesInput is the input as the file has it.
-func dentriesInput(h *host.Host, file string) (*dentrycache.Dentrycache, error) {
+func dentriesInput(h *host.Host, file string) (*dentrycache.DentryCache, error) {
 	selected, err := selectInputs(h, file)
 	if err != nil {
 		return nil, err
 	}
 	for _, s := range selected {
-		if input, ok := s.Plugin.(*dentrycache.Dentrycache); ok {
+		if input, ok := s.Plugin.(*dentrycache.DentryCache); ok {
 			return input, nil
 		}
 	}
@@ -113,7 +113,7 @@ func dentriesInput(h *host.Host, file string) (*dentrycache.Dentrycache, error) 
 
 // refresh prints once, or with watch until ctx ends. What comes first is not
 // shown: it has no rates.
-func refresh(ctx context.Context, d *dentrycache.Dentrycache, interval time.Duration, watch bool) error {
+func refresh(ctx context.Context, d *dentrycache.DentryCache, interval time.Duration, watch bool) error {
 	if _, _, err := execd.Collect(d); err != nil {
 		return err
 	}

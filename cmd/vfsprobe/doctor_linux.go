@@ -44,8 +44,8 @@ const (
 	inColor   = "color"
 )
 
-// doctorEnds is how long that may take.
-const doctorEnds = 10 * time.Second
+// doctorTimeout is how long that may take.
+const doctorTimeout = 10 * time.Second
 
 // systemdTimeout is how long systemd may take to tell of a unit.
 const systemdTimeout = 3 * time.Second
@@ -113,18 +113,18 @@ func leavable(arguments []string) int {
 		runtime.LockOSThread() // the signal comes when this thread ends
 		ended <- child.Run()
 	}()
-	progress := checkup.Show(os.Stderr, "examining", doctorEnds)
+	progress := checkup.Show(os.Stderr, "examining", doctorTimeout)
 	var err error
 	select {
 	case err = <-ended:
 		progress.Stop()
-	case <-time.After(doctorEnds):
+	case <-time.After(doctorTimeout):
 		progress.Stop() // and the process, which dies with this one if it can
-		fmt.Fprintf(os.Stderr, "vfsprobe doctor: not done within %v: one of the files it looks at is on a mount that hangs; vfsprobe check says which\n", doctorEnds)
+		fmt.Fprintf(os.Stderr, "vfsprobe doctor: not done within %v: one of the files it looks at is on a mount that hangs; vfsprobe check says which\n", doctorTimeout)
 		return int(checkup.Unknown)
 	}
 	_, _ = os.Stderr.Write(complaints.Bytes())
-	_ = checkup.Deliver(os.Stdout, content.Bytes(), unread)
+	_ = checkup.Deliver(os.Stdout, content.Bytes(), deliverTimeout)
 	if exit, failed := errors.AsType[*exec.ExitError](err); failed && exit.Exited() {
 		return exit.ExitCode()
 	}
@@ -156,7 +156,7 @@ func checkConfig(file string) (doctor.Configured, error) {
 		return configured, err
 	}
 	for i := range selected {
-		if locks, is := selected[i].Plugin.(*nfslock.Nfslock); is && configured.ExpectNFS == nil {
+		if locks, is := selected[i].Plugin.(*nfslock.NFSLock); is && configured.ExpectNFS == nil {
 			configured.ExpectNFS = locks.ExpectNFS
 		}
 	}

@@ -99,7 +99,7 @@ func run(arguments []string) int {
 	}
 	fan := &service.LogFan{}
 	lines := newLog(io.MultiWriter(os.Stderr, fan))
-	defer lines.Flush(unheard)
+	defer lines.Flush(logFlushTimeout)
 	own := lines.Named("vfsprobe")
 	o, code := parse(arguments, own)
 	if o == nil {
@@ -185,7 +185,7 @@ func (o *options) gather(lines *execd.Log, fan *service.LogFan) error {
 	e := execd.Options{Inputs: selected, Host: h, Log: lines, Stdout: os.Stdout, State: state.Open(o.state, "/proc", p, own, h.ReadFile)}
 	defer e.State.Close(stateTimeout)
 	if e.State.Keeps() {
-		h.Recorder = hostreport.NewFlight(h, filepath.Dir(o.state), buildVersion(), e.State.AtFault, own)
+		h.Recorder = hostreport.NewFlightRecorder(h, filepath.Dir(o.state), buildVersion(), e.State.AtFault, own)
 	}
 	server, err := o.listen(service.ServerOptions{Log: own, Fan: fan, Inputs: len(selected),
 		Group: func() (uint32, bool) { gid, err := h.LookUpGroup(o.group); return gid, err == nil }})
@@ -205,7 +205,7 @@ func (o *options) gather(lines *execd.Log, fan *service.LogFan) error {
 	}
 
 	if !o.test {
-		time.AfterFunc(setUp, func() { prepare(own) })
+		time.AfterFunc(setUpDelay, func() { prepare(own) })
 	}
 	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), maxAtWork))
 	// A closed stdout is an error to report, not a signal to die of.
@@ -224,7 +224,7 @@ func (o *options) gather(lines *execd.Log, fan *service.LogFan) error {
 	server.Close()
 	e.State.Close(stateTimeout)
 	p.Close()
-	lines.Flush(unheard)
+	lines.Flush(logFlushTimeout)
 	return restart()
 }
 
@@ -271,8 +271,8 @@ func (a atLeastOne) Set(text string) error {
 	return nil
 }
 
-// unheard is how long the last lines of the log wait for somebody to read them.
-const unheard = 500 * time.Millisecond
+// logFlushTimeout is how long the last lines of the log wait for somebody to read them.
+const logFlushTimeout = 500 * time.Millisecond
 
 // stateTimeout is what the file of the state has at the end: Telegraf's stop waits for it.
 const stateTimeout = 40 * time.Millisecond
@@ -286,9 +286,9 @@ func newLog(w io.Writer) *execd.Log {
 	return lines
 }
 
-// setUp is how long after the start what only worse times need is made ready: the first
+// setUpDelay is how long after the start what only worse times need is made ready: the first
 // metrics are out by then.
-const setUp = 100 * time.Millisecond
+const setUpDelay = 100 * time.Millisecond
 
 // prepare makes ready for a host that lacks memory or processes.
 func prepare(log telegraf.Logger) {

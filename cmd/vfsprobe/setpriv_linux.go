@@ -23,7 +23,7 @@ const ownUser = 61100
 // setPrivileges is the subcommand setpriv. It returns only if the program can't be run.
 func setPrivileges(arguments []string) int {
 	lines := newLog(os.Stderr)
-	defer lines.Flush(unheard)
+	defer lines.Flush(logFlushTimeout)
 	log := lines.Named("vfsprobe setpriv")
 	flags := flag.NewFlagSet("setpriv", flag.ContinueOnError)
 	user := flags.Int("user", ownUser, "the `number` of the user, and of the group")
@@ -42,7 +42,7 @@ func setPrivileges(arguments []string) int {
 		err = setpriv.Exec(setpriv.Options{ID: *user, Keep: *keep, Protected: *protected,
 			Warn: func(err error) {
 				log.Warnf("what belongs to everybody below %s can be written to: %v", *protected, err)
-				lines.Flush(unheard)
+				lines.Flush(logFlushTimeout)
 			},
 		}, path, program[1:])
 	}

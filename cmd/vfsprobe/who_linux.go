@@ -60,7 +60,7 @@ func who(arguments []string) int {
 	defer p.Close()
 	h := newHost(p)
 	lines := newLog(os.Stderr)
-	defer lines.Flush(unheard)
+	defer lines.Flush(logFlushTimeout)
 	h.SetLog(lines.Named("vfsprobe"))
 	signal.Ignore(syscall.SIGPIPE)
 	progress := checkup.Show(os.Stderr, "looking at all processes", *timeout)
@@ -81,7 +81,7 @@ func who(arguments []string) int {
 	if err != nil {
 		return complain(err)
 	}
-	_ = checkup.Deliver(os.Stdout, content.Bytes(), unread)
+	_ = checkup.Deliver(os.Stdout, content.Bytes(), deliverTimeout)
 	switch {
 	case len(report.Unseen) > 0:
 		return int(checkup.Unknown)

@@ -253,7 +253,7 @@ func TestTree_Bcachefs(t *testing.T) {
 }
 
 // By bch2_dev_io_errors_to_text: no kernel here has bcachefs.
-func TestBcachefsErrors(t *testing.T) {
+func TestTree_BcachefsErrors(t *testing.T) {
 	for content, want := range map[string]int64{
 		"IO errors since filesystem creation\n  read:    1\n  write:   20\n  checksum:300\nIO errors since 8 y ago\n  read:    1\n  write:   20\n  checksum:300\n": 321,
 		"IO errors since filesystem creation\n  read:\t0\n  write:\t0\n  checksum:\t0\nIO errors since 2 d ago\n  read:\t0\n":                                      0,

@@ -52,7 +52,7 @@ type Scanner struct {
 	path     []byte
 	content  [64 << 10]byte // a status file with thousands of groups
 	// Mounting are the programs that mount something, of the last scan, with
-	// [Scanner.SetPrograms]. Since is the time of the first scan that saw them.
+	// [Scanner.setPrograms]. Since is the time of the first scan that saw them.
 	Mounting []Task
 	entries  [2][32 << 10]byte // of the processes, and of a process's threads
 }
@@ -70,7 +70,7 @@ type sleep struct {
 	seen     time.Time
 }
 
-// retryInterval is how often at most a wait is begun anew that has no answer: the
+// retryInterval is the least time between two beginnings of a wait that has no answer: the
 // shortest timeout of NFS is 0.1 s, and each retry leaves the CPU twice at most.
 const retryInterval = 50 * time.Millisecond
 
@@ -110,9 +110,9 @@ func NewScanner(proc string, waits ...string) (*Scanner, error) {
 // another look at every sleeping task, a scan costs about twice as much with any.
 func (s *Scanner) SetWaits(waits ...string) { s.waits = waits }
 
-// SetPrograms says whether programs that mount something are noted, whatever they wait in: one
+// setPrograms says whether programs that mount something are noted, whatever they wait in: one
 // that connects to a server sleeps interruptibly.
-func (s *Scanner) SetPrograms(noted bool) { s.programs = noted }
+func (s *Scanner) setPrograms(noted bool) { s.programs = noted }
 
 // mounts reports whether a stat file, proc_pid_stat(5), is of mount(8), or of a program such as
 // mount.nfs that it calls.
@@ -209,7 +209,7 @@ type scan struct {
 }
 
 func (s *scan) process(pid int) {
-	first, ok := s.look(pid, pid, s.name(pid, "stat"))
+	first, ok := s.inspect(pid, pid, s.name(pid, "stat"))
 	if !ok || first.threads < 2 {
 		return
 	}
@@ -221,15 +221,15 @@ func (s *scan) process(pid int) {
 	defer unix.Close(dir)
 	err = eachNumber(dir, s.entries[1][:], func(tid int) bool {
 		if tid != pid {
-			s.look(pid, tid, s.taskFile(pid, tid, "stat"))
+			s.inspect(pid, tid, s.taskFile(pid, tid, "stat"))
 		}
 		return true
 	})
 	s.note(err)
 }
 
-// look reads a task's stat file, and takes the task down if it waits.
-func (s *scan) look(pid, tid int, file []byte) (stat, bool) {
+// inspect reads a task's stat file, and takes the task down if it waits.
+func (s *scan) inspect(pid, tid int, file []byte) (stat, bool) {
 	content, err := s.read(file)
 	if err != nil {
 		s.note(err)
@@ -245,14 +245,14 @@ func (s *scan) look(pid, tid int, file []byte) (stat, bool) {
 	}
 	switch st.state {
 	case 'D':
-		s.take(pid, tid, st, s.wchan(pid, tid))
+		s.add(pid, tid, st, s.wchan(pid, tid))
 	case 'S':
 		if len(s.waits) == 0 {
 			break
 		}
 		wchan := s.wchan(pid, tid)
 		if slices.Contains(s.waits, string(wchan)) {
-			s.take(pid, tid, st, wchan)
+			s.add(pid, tid, st, wchan)
 		}
 	}
 	return st, true
@@ -268,7 +268,7 @@ func (s *scan) noteProgram(pid int, st stat) {
 	s.mounting = append(s.mounting, Task{PID: pid, TID: pid, State: st.state, Start: st.start, Since: since, Comm: s.comm(pid, pid)})
 }
 
-func (s *scan) take(pid, tid int, st stat, function []byte) {
+func (s *scan) add(pid, tid int, st stat, function []byte) {
 	current := sleep{wchan: string(function), since: s.now, seen: s.now} // before the buffer is read into again
 	status, err := s.read(s.taskFile(pid, tid, "status"))
 	if err != nil {

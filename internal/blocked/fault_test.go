@@ -68,7 +68,7 @@ func mountIDOf(t *testing.T, dir string) int {
 
 // A process that waits for a silent FUSE server shows S, and D once it was
 // killed.
-func TestAKilledProcessOnASilentFUSEServer(t *testing.T) {
+func TestScanner_SeesAKilledProcessOnASilentFUSEServer(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	scanner, patient := newScanner(t, "/proc"), newScanner(t, "/proc", blocked.FUSEWaits()...)
@@ -107,7 +107,7 @@ func TestAKilledProcessOnASilentFUSEServer(t *testing.T) {
 }
 
 // This test program has many threads, of which one hangs.
-func TestAThreadThatHangs(t *testing.T) {
+func TestScanner_SeesAThreadThatHangs(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	scanner := newScanner(t, "/proc", blocked.FUSEWaits()...)
@@ -126,7 +126,7 @@ func TestAThreadThatHangs(t *testing.T) {
 	}
 }
 
-func TestAWriterOnAFrozenFileSystem(t *testing.T) {
+func TestScanner_SeesAWriterOnAFrozenFileSystem(t *testing.T) {
 	faultfs.Require(t)
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	fs.Freeze()
@@ -148,7 +148,7 @@ func TestAWriterOnAFrozenFileSystem(t *testing.T) {
 	assert.NotContains(t, scan(t, scanner, time.Now()), writer.Process.Pid)
 }
 
-func TestAllTasksOfThisHost(t *testing.T) {
+func TestScanner_ReadsAllTasksOfThisHost(t *testing.T) {
 	scanner := newScanner(t, "/proc", "do_nanosleep", "hrtimer_nanosleep", "common_nsleep")
 	sleeper := start(t, "sleep", "600")
 	task := settled(t, scanner, sleeper.Process.Pid)
@@ -160,7 +160,7 @@ func TestAllTasksOfThisHost(t *testing.T) {
 	assert.Equal(t, cwd, files.Cwd)
 }
 
-func TestScansLeaveNothingOpen(t *testing.T) {
+func TestScanner_LeavesNothingOpen(t *testing.T) {
 	scanner, monitor := newScanner(t, "/proc", "x"), newMonitor(t, "/proc")
 	_, err := monitor.Scan(blocked.Request{Round: 100, Urgent: true}) // it has its directory open, and a fork server
 	require.NoError(t, err)

@@ -83,7 +83,7 @@ func scan(t testing.TB, scanner *blocked.Scanner, now time.Time) map[int]blocked
 	return byTID
 }
 
-func TestOddNames(t *testing.T) {
+func TestScanner_ReadsOddNames(t *testing.T) {
 	proc := t.TempDir()
 	require.NoError(t, os.Mkdir(filepath.Join(proc, "self"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(proc, "12a"), nil, 0o600))
@@ -108,7 +108,7 @@ func TestOddNames(t *testing.T) {
 	assert.True(t, found[300].Kernel)
 }
 
-func TestHowLongATaskWaits(t *testing.T) {
+func TestScanner_TellsHowLongATaskWaits(t *testing.T) {
 	proc := t.TempDir()
 	scanner := newScanner(t, proc)
 	base := fakeTask{pid: 7, tid: 7, comm: "x", state: 'D', threads: 1, start: 5, wchan: "a", switches: 10, forced: 3}
@@ -141,7 +141,7 @@ func TestHowLongATaskWaits(t *testing.T) {
 	assert.Empty(t, scan(t, scanner, at(10)))
 }
 
-func TestThreads(t *testing.T) {
+func TestScanner_LooksAtThreads(t *testing.T) {
 	proc := t.TempDir()
 	// A leader that has ended, as that of a killed helper, and a thread which
 	// hangs.
@@ -162,7 +162,7 @@ func TestThreads(t *testing.T) {
 	assert.Equal(t, "g", found[9].Wchan)
 }
 
-func TestBrokenFiles(t *testing.T) {
+func TestScanner_SkipsBrokenFiles(t *testing.T) {
 	proc := t.TempDir()
 	fakeTask{pid: 1, tid: 1, comm: "x", state: 'D', threads: 1}.write(t, proc)
 	fakeTask{pid: 2, tid: 2, comm: "x", state: 'D', threads: 1}.write(t, proc)
@@ -176,12 +176,12 @@ func TestBrokenFiles(t *testing.T) {
 	assert.Equal(t, 3, tasks[0].PID)
 }
 
-func TestNoProcfs(t *testing.T) {
+func TestScanner_WithoutProcfs(t *testing.T) {
 	_, err := blocked.NewScanner(filepath.Join(t.TempDir(), "missing"))
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestFilesOfAFixture(t *testing.T) {
+func TestScanner_ReadsAFixture(t *testing.T) {
 	proc := t.TempDir()
 	fakeTask{pid: 7, tid: 7, comm: "x", state: 'D', threads: 1}.write(t, proc)
 	dir := filepath.Join(proc, "7/task/7")
@@ -218,7 +218,7 @@ func TestFilesOfAFixture(t *testing.T) {
 
 // The kernel's arithmetic (calc_load, kernel/sched/loadavg.c), for one task in D
 // on a host where nothing else runs.
-func TestLoadNeverExcludesATaskInD(t *testing.T) {
+func TestLoadExcludes_NeverATaskInD(t *testing.T) {
 	proc := t.TempDir()
 	const fixed1, exp1, period = 2048, 1884, 5.004
 	load := 0

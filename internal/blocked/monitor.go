@@ -75,7 +75,7 @@ type Request struct {
 	Urgent bool
 	// Waits are functions in which tasks in state S count, too; see [Scanner.SetWaits].
 	Waits []string
-	// Programs asks for those that mount something; see [Scanner.SetPrograms].
+	// Programs asks for those that mount something; see [Scanner.setPrograms].
 	Programs bool
 }
 
@@ -156,7 +156,7 @@ func (m *Monitor) scan(now time.Time) error {
 		programs = programs || some.programs
 	}
 	m.scanner.SetWaits(functions...)
-	m.scanner.SetPrograms(programs)
+	m.scanner.setPrograms(programs)
 	tasks, err := m.scanner.Scan(now)
 	m.last = Scan{At: now}
 	m.inspected, m.stacks = make(map[identity]Files), make(map[identity]string)

@@ -25,7 +25,7 @@ func TestParseStat(t *testing.T) {
 	}
 }
 
-func TestContextSwitches(t *testing.T) {
+func TestParseStatus_ContextSwitches(t *testing.T) {
 	n, found := contextSwitches([]byte("Name:\tvoluntary_ctxt_switches:\t7\nvoluntary_ctxt_switches:\t3\nnonvoluntary_ctxt_switches:\t4\n"))
 	assert.True(t, found)
 	assert.EqualValues(t, 7, n)

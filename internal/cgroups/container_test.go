@@ -53,7 +53,7 @@ func TestIdentityOf_Name(t *testing.T) {
 	}
 }
 
-func TestIdentify(t *testing.T) {
+func TestIdentityOf_AProcess(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "cgroup")
 	assert.Empty(t, cgroups.Identify(file).Name, "the process has ended")
 	require.NoError(t, os.WriteFile(file, []byte("12:pids:/docker/"+id+"\n1:name=systemd:/docker/"+id+"\n"), 0o600))

@@ -26,7 +26,7 @@ func tree(t testing.TB, files map[string]string) string {
 	return root
 }
 
-func TestUnifiedHierarchy(t *testing.T) {
+func TestHierarchies_Unified(t *testing.T) {
 	const container = "docker-0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef.scope"
 	sys := tree(t, map[string]string{
 		"cgroup.controllers":                         "cpuset cpu io memory pids\n",
@@ -55,7 +55,7 @@ func TestUnifiedHierarchy(t *testing.T) {
 	assert.Len(t, names, 6)
 }
 
-func TestVersion1(t *testing.T) {
+func TestHierarchies_Version1(t *testing.T) {
 	sys := tree(t, map[string]string{
 		"unified/cgroup.controllers":               "\n",
 		"memory/memory.stat":                       "cache 1\n",
@@ -111,7 +111,7 @@ func TestHierarchies_V1Names(t *testing.T) {
 	assert.Len(t, names, 2)
 }
 
-func TestNoHierarchy(t *testing.T) {
+func TestHierarchies_WithoutCgroups(t *testing.T) {
 	h := FindHierarchies(t.TempDir())
 	assert.Equal(t, Hierarchies{}, h)
 	all, err := h.ReadMemory()
@@ -122,7 +122,7 @@ func TestNoHierarchy(t *testing.T) {
 	assert.Empty(t, names)
 }
 
-func TestAMalformedFileCostsNoOther(t *testing.T) {
+func TestHierarchies_AMalformedFileCostsNoOther(t *testing.T) {
 	h := FindHierarchies(tree(t, map[string]string{
 		"cgroup.controllers": "memory",
 		"a/memory.stat":      "slab_reclaimable x\n",
@@ -133,7 +133,7 @@ func TestAMalformedFileCostsNoOther(t *testing.T) {
 	assert.Equal(t, []Memory{{"/b", 1, 1}}, all)
 }
 
-func TestTheCgroupsOfThisHost(t *testing.T) {
+func TestHierarchies_OfThisHost(t *testing.T) {
 	h := FindHierarchies("/sys")
 	if h.Memory == "" {
 		t.Skip("no memory controller here")

@@ -24,9 +24,9 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
-// blockedFor is how long a task has to wait for a file system to be shown as
+// secondLookDelay is how long a task has to wait for a file system to be shown as
 // blocked: two looks at the same task are needed.
-const blockedFor = time.Second
+const secondLookDelay = time.Second
 
 // TableTimeout is how long a single gather waits for the mount table, without which it would
 // know of the root alone: on a busy host longer than one of many gathers may.
@@ -74,9 +74,9 @@ func (c *Checkup) Report() *Report {
 	c.log.Flush(time.Second) // which is into memory
 	metrics, lines := c.metrics.taken(), c.said.taken()
 	if complete && hangs(metrics) {
-		time.Sleep(blockedFor)
+		time.Sleep(secondLookDelay)
 		// What hangs is known: this is not to wait for it again.
-		again, cancel := context.WithTimeout(ctx, blockedFor/2)
+		again, cancel := context.WithTimeout(ctx, secondLookDelay/2)
 		defer cancel()
 		runner.Round(again)
 		metrics = withWaiters(metrics, c.metrics.taken())

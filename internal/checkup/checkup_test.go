@@ -50,7 +50,7 @@ func render(t *testing.T, r *Report, o TextOptions) string {
 	return b.String()
 }
 
-func TestStatus(t *testing.T) {
+func TestReport_Status(t *testing.T) {
 	ok, slow := row("mountstat", "/", "ok", 0, nil), row("mountstat", "/slow", "slow", 1, nil)
 	denied, stuck := row("mountstat", "/x", "denied", 2, nil), row("mountstat", "/y", "stuck", 7, nil)
 	grace := row("nfslock", "/n", "unchecked", 8, map[string]any{"diagnosis": "grace_period"})
@@ -79,7 +79,7 @@ func TestStatus(t *testing.T) {
 }
 
 // Where a server dies, its mounts do not fill the screen, and all else is seen.
-func TestManyMountsOfOneServer(t *testing.T) {
+func TestReport_ShowsFewOfManyMountsOfOneServer(t *testing.T) {
 	var metrics []Metric
 	for i := range 300 {
 		m := row("mountstat", "/nfs/"+strings.Repeat("x", i%7)+string(rune('a'+i%26))+time.Duration(i).String(), "timeout", 6,
@@ -100,7 +100,7 @@ func TestManyMountsOfOneServer(t *testing.T) {
 	assert.Greater(t, strings.Count(render(t, r, TextOptions{All: true}), "\n"), 300)
 }
 
-func TestColors(t *testing.T) {
+func TestReport_Colors(t *testing.T) {
 	r := reportOf(nil, row("mountstat", "/x", "stuck", 7, nil))
 	assert.NotContains(t, render(t, r, TextOptions{}), "\x1b")
 	assert.Contains(t, render(t, r, TextOptions{Color: true}), "\x1b[1;31m")
@@ -112,7 +112,7 @@ func TestColors(t *testing.T) {
 
 // What is known is filled in. Where rows with the same cause differ, the text has
 // the placeholder, and JSON has each.
-func TestProofAndCure(t *testing.T) {
+func TestReport_ExplainsProofAndCure(t *testing.T) {
 	readOnly := func(path, device string) Metric {
 		m := row("mountstat", path, "error", 5, map[string]any{"cause": "read_only"})
 		m.Tags["device"] = device
@@ -141,7 +141,7 @@ func TestProofAndCure(t *testing.T) {
 }
 
 // Who waits is shown once, as the last gather has it.
-func TestWithWaiters(t *testing.T) {
+func TestReport_WithWaiters(t *testing.T) {
 	waits := func(comm string) Metric { return Metric{Name: blockedTasks, Tags: map[string]string{"comm": comm}} }
 	mount := row("mountstat", "/", "ok", 0, nil)
 	assert.Equal(t, []Metric{mount, waits("b")}, withWaiters([]Metric{waits("a"), mount, waits("b")}, []Metric{mount, waits("b")}))
@@ -158,7 +158,7 @@ func TestDuration(t *testing.T) {
 
 // What a person reads at 3 a.m. fits into 80 columns, but for commands, which are whole, and
 // paths. The worst comes first, and numbers have units.
-func TestText(t *testing.T) {
+func TestReport_Text(t *testing.T) {
 	failing := row("mountstat", "/failing", "error", 5, map[string]any{"cause": "io_error", "errno": "EIO", "fault_seconds": 500.0,
 		"reason": strings.Repeat("the kernel: a long message ", 8), "used_percent": 93.2, "total": int64(1e12), "free": int64(68e9), "inodes_used_percent": 4.0})
 	hung := row("mountstat", "/hung", "timeout", 6, map[string]any{"cause": "server_unreachable", "fault_seconds": 5.0})
@@ -192,7 +192,7 @@ func TestText(t *testing.T) {
 	assert.NotContains(t, text, "hash buckets")
 }
 
-func TestUnits(t *testing.T) {
+func TestNumber_ShowsUnits(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 22421504: "22 MB", 999500000: "1.0 GB", 5e12: "5.0 TB", 1 << 62: "4.6 EB"} {
 		assert.Equal(t, want, size(n))
 	}
@@ -261,7 +261,7 @@ func FuzzLogLines(f *testing.F) {
 	})
 }
 
-func TestAHungMount(t *testing.T) {
+func TestCheckup_OfAHungMount(t *testing.T) {
 	faultfs.Require(t)
 	hung := faultfs.New(t)
 	hung.Silence()
@@ -314,7 +314,7 @@ func inUnit(t *testing.T, process *os.Process, unit string) {
 }
 
 // What is to be done can be copied, with the numbers and names of this host.
-func TestTheCommandsForASilentFUSEDaemon(t *testing.T) {
+func TestCheckup_NamesTheCommandsForASilentFUSEDaemon(t *testing.T) {
 	fs := sshhost.New(t).Mount(t)
 	unit := fmt.Sprintf("vfsprobe-test-%d.service", os.Getpid())
 	inUnit(t, fs.Daemon, unit)
@@ -344,7 +344,7 @@ func TestTheCommandsForASilentFUSEDaemon(t *testing.T) {
 }
 
 // What has not answered when time is up is not taken to be well.
-func TestTimeIsUp(t *testing.T) {
+func TestCheckup_SaysThatTimeIsUp(t *testing.T) {
 	faultfs.Require(t)
 	hung := faultfs.New(t)
 	hung.Silence()
@@ -360,13 +360,13 @@ func TestTimeIsUp(t *testing.T) {
 	assert.Contains(t, render(t, r, TextOptions{}), "not everything has answered within 300ms")
 }
 
-func TestDeliverGivesUp(t *testing.T) {
+func TestDeliver_GivesUp(t *testing.T) {
 	reader, writer, err := os.Pipe()
 	require.NoError(t, err)
 	defer reader.Close()
 	defer writer.Close()
 	require.NoError(t, Deliver(writer, make([]byte, 600<<10), time.Second), "a pipe grows")
-	require.ErrorIs(t, Deliver(writer, make([]byte, 2<<20), 100*time.Millisecond), ErrNobodyReads)
+	require.ErrorIs(t, Deliver(writer, make([]byte, 2<<20), 100*time.Millisecond), errNobodyReads)
 }
 
 // run gathers once.

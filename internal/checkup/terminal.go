@@ -28,8 +28,8 @@ func WantsColor(f *os.File, lookup func(string) (string, bool)) bool {
 	return no == "" && term != "" && term != "dumb" && IsTerminal(f)
 }
 
-// ErrNobodyReads is that of [Deliver].
-var ErrNobodyReads = errors.New("writing the report: nobody reads it")
+// errNobodyReads is that of [Deliver].
+var errNobodyReads = errors.New("writing the report: nobody reads it")
 
 // Deliver writes to a file that may be a pipe nobody reads. It gives up after
 // limit; on a terminal it waits, which a person may have stopped. Before, it asks
@@ -50,7 +50,7 @@ func Deliver(f *os.File, content []byte, limit time.Duration) error {
 	case err := <-written:
 		return err
 	case <-time.After(limit):
-		return ErrNobodyReads
+		return errNobodyReads
 	}
 }
 

@@ -74,7 +74,7 @@ func parse(content string) ([]config.Input, error) {
 // lines puts a text together from its lines.
 func lines(all ...string) string { return strings.Join(all, "\n") + "\n" }
 
-func TestInputsKeepTheirDefaults(t *testing.T) {
+func TestParse_InputsKeepTheirDefaults(t *testing.T) {
 	all, err := parse(lines(
 		`# Comments stay comments: [[inputs.nothing]]`,
 		`[[inputs.disk]]`,
@@ -104,7 +104,7 @@ func TestInputsKeepTheirDefaults(t *testing.T) {
 	}, all)
 }
 
-func TestAllKindsOfValues(t *testing.T) {
+func TestParse_AllKindsOfValues(t *testing.T) {
 	all, err := parse(lines(
 		`[[inputs.disk]]`,
 		`paths = [ # the first`,
@@ -128,7 +128,7 @@ func TestAllKindsOfValues(t *testing.T) {
 	}, all[0].Plugin)
 }
 
-func TestDurationsInAFile(t *testing.T) {
+func TestParse_Durations(t *testing.T) {
 	for value, want := range map[string]time.Duration{
 		`"5s"`:       5 * time.Second,
 		`'1d12h'`:    36 * time.Hour,
@@ -158,7 +158,7 @@ func TestDurationsInAFile(t *testing.T) {
 		all[0].Plugin.(*disk).Rules[0].Waits)
 }
 
-func TestTablesWithinAnInput(t *testing.T) {
+func TestParse_TablesWithinAnInput(t *testing.T) {
 	all, err := parse(lines(
 		`[[inputs.disk]]`,
 		`  timeout = "1s"`,
@@ -197,7 +197,7 @@ func TestTablesWithinAnInput(t *testing.T) {
 	assert.Equal(t, map[string]string{"a.b": "c"}, second.Labels)
 }
 
-func TestTelegrafsOptionsThatAreHonored(t *testing.T) {
+func TestParse_HonorsOptionsOfTelegrafs(t *testing.T) {
 	all, err := parse(lines(
 		`[[inputs.disk]]`,
 		`  alias = "a"`,
@@ -218,7 +218,7 @@ func TestTelegrafsOptionsThatAreHonored(t *testing.T) {
 	assert.Equal(t, config.Options{Tags: map[string]string{"rack": "r2", "data center": "d"}}, all[1].Options)
 }
 
-func TestOptionsThatAreTelegrafsToActOn(t *testing.T) {
+func TestParse_RefusesOptionsThatTelegrafActsOn(t *testing.T) {
 	for _, key := range []string{
 		"interval", "precision", "collection_jitter", "collection_offset", "startup_error_behavior", "log_level",
 		"metric_buffer_limit", "namepass", "namedrop", "pass", "drop", "fieldpass", "fielddrop", "fieldinclude", "fieldexclude",
@@ -240,9 +240,9 @@ func TestOptionsThatAreTelegrafsToActOn(t *testing.T) {
 	}
 }
 
-// TestErrors has one case for every way to go wrong. Each wanted error stands
+// TestParse_NamesWhatIsWrong has one case for every way to go wrong. Each wanted error stands
 // for one line of the message, in order; none may be missing or too many.
-func TestErrors(t *testing.T) {
+func TestParse_NamesWhatIsWrong(t *testing.T) {
 	tables := "[[inputs.disk]], [[inputs.lock]]"
 	for _, c := range []struct {
 		name    string
@@ -460,7 +460,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-func TestTableNamesCanBeQuotedAndSpaced(t *testing.T) {
+func TestParse_TableNamesCanBeQuotedAndSpaced(t *testing.T) {
 	all, err := parse(lines(
 		`[["inputs"."disk"]]`,
 		`retries = 1`,
@@ -480,14 +480,14 @@ func TestTableNamesCanBeQuotedAndSpaced(t *testing.T) {
 	assert.Equal(t, map[string]string{"a]b": "c"}, all[1].Tags)
 }
 
-func TestAnInputWithABracketInItsName(t *testing.T) {
+func TestParse_AnInputWithABracketInItsName(t *testing.T) {
 	odd := map[string]inputs.Creator{`a]]b`: creators["lock"]}
 	all, err := config.Parse("probe.toml", []byte(lines(`[[inputs."a]]b"]] # ]]`, `server = "s"`, `bad = 1`)), unset, odd)
 	require.EqualError(t, err, `probe.toml:3: [[inputs.a]]b]] has no key "bad"; vfsprobe -sample-config shows those it has`)
 	assert.Equal(t, "s", all[0].Plugin.(*lock).Server)
 }
 
-func TestWindowsLineEnds(t *testing.T) {
+func TestParse_WindowsLineEnds(t *testing.T) {
 	all, err := parse("# c\r\n[[inputs.disk]]\r\n  retries = 1\r\n  paths = [\r\n\"/a\",\r\n]\r\n[inputs.disk.tags]\r\na = \"b\"\r\n\r\n[[inputs.lock]]\r\nserver = \"nas\"\r\n")
 	require.NoError(t, err)
 	require.Len(t, all, 2)
@@ -507,14 +507,14 @@ func TestParse_TakesAByteOrderMarkOff(t *testing.T) {
 	assert.Equal(t, 1, all[0].Line)
 }
 
-func TestTablesInStringsAreText(t *testing.T) {
+func TestParse_TablesInStringsAreText(t *testing.T) {
 	all, err := parse(lines(`[[inputs.lock]]`, `server = """`, `[[inputs.disk]]`, `retries = "x"`, `"""`, `[[inputs.lock]]`))
 	require.NoError(t, err)
 	require.Len(t, all, 2)
 	assert.Equal(t, "[[inputs.disk]]\nretries = \"x\"\n", all[0].Plugin.(*lock).Server)
 }
 
-func TestEnvironmentVariables(t *testing.T) {
+func TestParse_EnvironmentVariables(t *testing.T) {
 	lookup := func(name string) (string, bool) {
 		value, set := map[string]string{"SERVER": "nas", "EMPTY": "", "COUNT": "7"}[name]
 		return value, set
@@ -539,13 +539,13 @@ func TestEnvironmentVariables(t *testing.T) {
 	assert.Equal(t, map[string]string{"nas": "nas-1"}, all[1].Tags)
 }
 
-func TestErrorsShowTheVariablesValue(t *testing.T) {
+func TestParse_ErrorsShowTheVariablesValue(t *testing.T) {
 	lookup := func(string) (string, bool) { return "soon", true }
 	_, err := config.Parse("probe.toml", []byte(lines(`[[inputs.disk]]`, `timeout = "${TIMEOUT}"`)), lookup, creators)
 	require.ErrorContains(t, err, `probe.toml:2: key "timeout": duration "soon"`)
 }
 
-func TestDefaultsAreOneOfEachKindInOrder(t *testing.T) {
+func TestDefaults_AreOneOfEachKindInOrder(t *testing.T) {
 	assert.Equal(t, []config.Input{{Name: "disk", Plugin: newDisk()}, {Name: "lock", Plugin: newLock()}}, config.Defaults(creators))
 	assert.Empty(t, config.Defaults(nil))
 }

@@ -42,7 +42,7 @@ func TestDuration(t *testing.T) {
 	}
 }
 
-func TestDurationRefuses(t *testing.T) {
+func TestDuration_RefusesNonsense(t *testing.T) {
 	for text, want := range map[string]string{
 		"":             "want a form like",
 		" ":            "want a form like",
@@ -81,7 +81,7 @@ func TestDurationRefuses(t *testing.T) {
 	}
 }
 
-func TestDurationIsShownAsGoShowsIt(t *testing.T) {
+func TestDuration_IsShownAsGoShowsIt(t *testing.T) {
 	assert.Equal(t, "1m30s", config.Duration(90*time.Second).String())
 }
 

@@ -24,7 +24,7 @@ func TestParseLog(t *testing.T) {
 	}
 }
 
-func TestParsePodLogs(t *testing.T) {
+func TestParseLog_OfPods(t *testing.T) {
 	got, o, ok := ParsePodLogs("shop_web-0_" + uid)
 	assert.True(t, ok)
 	assert.Equal(t, uid, got)
@@ -35,7 +35,7 @@ func TestParsePodLogs(t *testing.T) {
 	}
 }
 
-func TestFilesOfRuntimes(t *testing.T) {
+func TestFiles_OfRuntimes(t *testing.T) {
 	o, err := ParseDocker([]byte(`{"ID":"` + id + `","Name":"/web","Config":{"Labels":{}}}`))
 	require.NoError(t, err)
 	assert.Equal(t, Owner{Container: "web"}, o)
@@ -83,7 +83,7 @@ func TestVolume_Claim(t *testing.T) {
 	assert.Empty(t, v.Claim("", Owner{Namespace: "shop"}))
 }
 
-func TestNamesAreBoundedAndPrintable(t *testing.T) {
+func TestNames_AreBoundedAndPrintable(t *testing.T) {
 	long := strings.Repeat("a\n", 1000)
 	fields := make(map[string]any)
 	Volume{Name: long, Container: long}.AddTo(fields, "", Owner{Namespace: long, Pod: long})

@@ -13,7 +13,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/dcache"
 )
 
-func TestKernels(t *testing.T) {
+func TestRead_OfKernels(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		version  dcache.Version
@@ -43,7 +43,7 @@ func TestKernels(t *testing.T) {
 	}
 }
 
-func TestReleases(t *testing.T) {
+func TestParseRelease(t *testing.T) {
 	for release, want := range map[string]dcache.Version{
 		"4.18.0-553.el8.x86_64":   {Major: 4, Minor: 18},
 		"6.18.44-fc-v669\n":       {Major: 6, Minor: 18},
@@ -78,7 +78,7 @@ func proc(t testing.TB, name, content string) string {
 	return dir
 }
 
-func TestMalformedStates(t *testing.T) {
+func TestRead_MalformedStates(t *testing.T) {
 	for content, want := range map[string]string{
 		"":                                    "0 numbers",
 		"\n":                                  "0 numbers",
@@ -101,13 +101,13 @@ func TestMalformedStates(t *testing.T) {
 	}
 }
 
-func TestALaterKernelMayAddNumbers(t *testing.T) {
+func TestRead_ALaterKernelMayAddNumbers(t *testing.T) {
 	dentries, err := dcache.ReadDentryState(proc(t, "sys/fs/dentry-state", "1 2 3 4 5 6 7 8"), dcache.Version{Major: 9})
 	require.NoError(t, err)
 	assert.Equal(t, dcache.DentryState{Dentries: 1, Unused: 2, Negative: 5, HasNegative: true}, dentries)
 }
 
-func TestMissingFiles(t *testing.T) {
+func TestRead_MissingFiles(t *testing.T) {
 	empty := t.TempDir()
 	_, err := dcache.ReadDentryState(empty, dcache.Version{})
 	require.ErrorIs(t, err, os.ErrNotExist)
@@ -117,7 +117,7 @@ func TestMissingFiles(t *testing.T) {
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestTheKernelsCounters(t *testing.T) {
+func TestRead_OfThisKernel(t *testing.T) {
 	version, err := dcache.ReadVersion("/proc")
 	require.NoError(t, err)
 	assert.GreaterOrEqual(t, version.Major, 3)
@@ -136,7 +136,7 @@ func TestTheKernelsCounters(t *testing.T) {
 	assert.LessOrEqual(t, inodes.Unused, inodes.Inodes)
 }
 
-func TestNamesThatDoNotExistAreCounted(t *testing.T) {
+func TestRead_CountsNamesThatDoNotExist(t *testing.T) {
 	version, err := dcache.ReadVersion("/proc")
 	require.NoError(t, err)
 	before, err := dcache.ReadDentryState("/proc", version)

@@ -16,7 +16,7 @@ import (
 
 const page = 4096
 
-func TestMemoryOfKernels(t *testing.T) {
+func TestMemory_OfKernels(t *testing.T) {
 	for name, want := range map[string]struct {
 		memory  dcache.Memory
 		drops   int64
@@ -59,13 +59,13 @@ func TestMemoryOfKernels(t *testing.T) {
 }
 
 // Of kernels before 5.9 only slabinfo has the slabs of cgroups.
-func TestSlabsByCgroup(t *testing.T) {
+func TestMemory_SlabsByCgroup(t *testing.T) {
 	assert.True(t, dcache.Version{Major: 4, Minor: 18}.SlabsByCgroup())
 	assert.True(t, dcache.Version{Major: 5, Minor: 8}.SlabsByCgroup())
 	assert.False(t, dcache.Version{Major: 5, Minor: 9}.SlabsByCgroup())
 }
 
-func TestWhatMakesNoSenseIsNamed(t *testing.T) {
+func TestMemory_NamesWhatMakesNoSense(t *testing.T) {
 	for content, want := range map[string]string{
 		"":                                    "no MemTotal:",
 		"MemTotal:\nSReclaimable: 1 kB\n":     "MemTotal:",
@@ -128,7 +128,7 @@ func TestHash(t *testing.T) {
 }
 
 // The kernel's log says how good the estimate is.
-func TestTheHashOfThisKernel(t *testing.T) {
+func TestHash_OfThisKernel(t *testing.T) {
 	log, err := kmsg.Open(kmsg.Device)
 	if err != nil {
 		t.Skip(err)
@@ -151,7 +151,7 @@ func TestTheHashOfThisKernel(t *testing.T) {
 
 // Two files tell of the same slabs. They can't be read at one time, and dentries come
 // and go meanwhile: they are compared as often as it takes.
-func TestTheSlabsOfThisKernel(t *testing.T) {
+func TestMemory_SlabsOfThisKernel(t *testing.T) {
 	version, err := dcache.ReadVersion("/proc")
 	require.NoError(t, err)
 	if os.Geteuid() != 0 || version.SlabsByCgroup() {

@@ -16,7 +16,7 @@ import (
 
 // examineBPF looks for what the BPF programs of dentrycache take of the kernel.
 // Whether it lets them run only a try tells: dentrycache_status has that.
-func (p *patient) examineBPF(h Host, s *subject, kernel dcache.Version) {
+func (p *examination) examineBPF(h Host, s *subject, kernel dcache.Version) {
 	lacks := func(id, object, says, symptom, cure string) {
 		p.add(Finding{ID: "kernel." + id, Status: checkup.Warning, Object: object, Says: says, Symptom: symptom, Cure: cure})
 	}
@@ -59,7 +59,7 @@ func lockdown(content string) string {
 
 // examineKprobes matters only where there are no BPF trampolines, which the mode
 // "fentry" takes.
-func (p *patient) examineKprobes(h Host, s *subject, kernel dcache.Version) {
+func (p *examination) examineKprobes(h Host, s *subject, kernel dcache.Version) {
 	if trampolines(kernel, runtime.GOARCH) {
 		p.fine("kernel.kprobes", "attribution", "this kernel has BPF trampolines, and needs no kprobes")
 		return
@@ -73,7 +73,7 @@ func (p *patient) examineKprobes(h Host, s *subject, kernel dcache.Version) {
 	}
 	sysctl := filepath.Join(h.Proc, "sys/kernel/perf_event_paranoid")
 	const distributors = 3 // Debian's patch: perf_event_open takes CAP_SYS_ADMIN
-	if level, err := procfs.ReadNumber(sysctl); err == nil && level >= distributors && !s.caps.Has(SysAdmin) {
+	if level, err := procfs.ReadNumber(sysctl); err == nil && level >= distributors && !s.caps.has(SysAdmin) {
 		p.add(Finding{ID: "kernel.kprobes", Status: checkup.Warning, Object: sysctl, Says: fmt.Sprintf("it is %d, and %s has no CAP_SYS_ADMIN", level, s.user), Symptom: symptom,
 			Cure: "sysctl kernel.perf_event_paranoid=2"})
 		return

@@ -10,7 +10,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/dcache"
 )
 
-func TestWhatBPFTakes(t *testing.T) {
+func TestFeatures_WhatBPFTakes(t *testing.T) {
 	const btf, lockdown, kprobe, paranoid = "kernel/btf/vmlinux", "kernel/security/lockdown", "bus/event_source/devices/kprobe/type", "sys/kernel/perf_event_paranoid"
 	whole := "\xeb\x9f\x00BPF_FUNC_loop\x00"
 	for name, c := range map[string]struct {
@@ -48,7 +48,7 @@ func TestWhatBPFTakes(t *testing.T) {
 	}
 }
 
-func TestTrampolines(t *testing.T) {
+func TestFeatures_Trampolines(t *testing.T) {
 	for _, c := range []struct {
 		kernel       dcache.Version
 		architecture string

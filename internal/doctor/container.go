@@ -13,9 +13,9 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
 )
 
-// lookAround finds out whether Telegraf runs in this container, and what it is to be looked
+// findContainer finds out whether Telegraf runs in this container, and what it is to be looked
 // for then.
-func (p *patient) lookAround() {
+func (p *examination) findContainer() {
 	own := cmp.Or(p.Own, "/")
 	if info, err := os.Stat(filepath.Join(own, cmp.Or(p.TelegrafConfig, etcTelegraf))); !p.Contained || err != nil || p.TelegrafConfig == "" && !info.IsDir() {
 		return
@@ -24,7 +24,7 @@ func (p *patient) lookAround() {
 }
 
 // inContainer is a cure for who is in a container; empty elsewhere.
-func (p *patient) inContainer(cure string) string {
+func (p *examination) inContainer(cure string) string {
 	if p.contained {
 		return cure
 	}
@@ -48,7 +48,7 @@ func profile(manifest, flag string) string {
 }
 
 // examineProfiles looks for what a container's runtime takes away beside capabilities.
-func (p *patient) examineProfiles() {
+func (p *examination) examineProfiles() {
 	if !p.contained {
 		return
 	}
@@ -90,7 +90,7 @@ func label(content []byte) (module, name string) {
 }
 
 // sharesMounts reports whether a process is in this one's mount namespace.
-func (p *patient) sharesMounts(pid string) bool {
+func (p *examination) sharesMounts(pid string) bool {
 	theirs, err := os.Readlink(filepath.Join(p.Proc, pid, "ns/mnt"))
 	ours, _ := os.Readlink("/proc/self/ns/mnt")
 	return err == nil && theirs == ours
@@ -100,7 +100,7 @@ func (p *patient) sharesMounts(pid string) bool {
 const socketTimeout = 2 * time.Second
 
 // examineSocket looks whether the service answers to which a container's Telegraf connects.
-func (p *patient) examineSocket(found *stanzas) {
+func (p *examination) examineSocket(found *stanzas) {
 	socket := "/run/vfsprobe/socket"
 	for i := range found.all {
 		for j, word := range found.all[i].command {

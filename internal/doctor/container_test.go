@@ -31,7 +31,7 @@ func inContainer(t *testing.T, stanza string, proc map[string]string, refused ..
 	return contained{Run(Options{Root: root, Proc: p, Own: own, Contained: true, Self: true, SeccompRefuses: func() []string { return refused }}), []string{p, "/proc"}}, own
 }
 
-func TestTheTelegrafOfTheContainerIsExamined(t *testing.T) {
+func TestRun_ExaminesTheTelegrafOfTheContainer(t *testing.T) {
 	r, own := inContainer(t, Stanza, nil, "bpf(2)", "perf_event_open(2)")
 	for _, f := range r.Findings {
 		if strings.HasPrefix(f.ID, "telegraf.") || strings.HasPrefix(f.ID, "vfsprobe.") {
@@ -58,7 +58,7 @@ func TestTheTelegrafOfTheContainerIsExamined(t *testing.T) {
 	assert.Nil(t, find(r.Report, "kernel.seccomp"))
 }
 
-func TestAContainerThatConnects(t *testing.T) {
+func TestRun_AContainerThatConnects(t *testing.T) {
 	stanza := strings.Replace(ConnectStanza, `"connect"`, `"connect", "-socket", "/socket"`, 1)
 	r, own := inContainer(t, stanza, nil)
 	f := find(r.Report, "vfsprobe.socket")

@@ -66,8 +66,8 @@ type Report struct {
 	Findings []Finding      `json:"findings"`
 }
 
-// patient is what an examination collects.
-type patient struct {
+// examination is what an examination collects.
+type examination struct {
 	Options
 	findings []Finding
 	own      bool // the plugin is a service of its own, for Telegraf
@@ -80,20 +80,20 @@ type patient struct {
 	configured   Configured
 }
 
-func (p *patient) add(f Finding) { p.findings = append(p.findings, f) }
+func (p *examination) add(f Finding) { p.findings = append(p.findings, f) }
 
-func (p *patient) fine(id, object, format string, arguments ...any) {
+func (p *examination) fine(id, object, format string, arguments ...any) {
 	p.add(Finding{ID: id, Object: object, Says: fmt.Sprintf(format, arguments...)})
 }
 
 // Run examines. It does not fail: what can't be looked at is a finding.
 func Run(o Options) *Report {
-	p := &patient{Options: o}
+	p := &examination{Options: o}
 	p.Root = cmp.Or(p.Root, "/")
 	p.Proc, p.Sys, p.Dev = cmp.Or(p.Proc, "/proc"), cmp.Or(p.Sys, "/sys"), cmp.Or(p.Dev, "/dev")
 	p.prober = prober.New(prober.Options{})
 	defer p.prober.Close()
-	p.lookAround()
+	p.findContainer()
 	p.readMountTable()
 	if !p.contained {
 		p.telegrafUnit = p.readUnit(telegrafUnit)

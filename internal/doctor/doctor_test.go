@@ -92,7 +92,7 @@ func find(r *Report, id string) *Finding {
 	return nil
 }
 
-func TestAUsualHost(t *testing.T) {
+func TestRun_AUsualHost(t *testing.T) {
 	r, root := examine(t, nil)
 	for _, f := range r.Findings {
 		if strings.HasPrefix(f.ID, "telegraf.") || strings.HasPrefix(f.ID, "vfsprobe.") {
@@ -165,7 +165,7 @@ func wrongs() map[string]wrong {
 	}
 }
 
-func TestWrongStanzas(t *testing.T) {
+func TestRun_NamesWrongStanzas(t *testing.T) {
 	for name, c := range wrongs() {
 		t.Run(name, func(t *testing.T) {
 			r, _ := examine(t, c.changes)
@@ -184,7 +184,7 @@ func TestWrongStanzas(t *testing.T) {
 }
 
 // What the configuration says of NFS counts more than what shows.
-func TestExpectedNFS(t *testing.T) {
+func TestRun_ExpectedNFS(t *testing.T) {
 	r, _ := examine(t, map[string]string{ownConf: "[[inputs.nfslock]]\nexpect_nfs = true\n", "usr/sbin/rpcbind": "x"})
 	f := find(r, "nfs.readiness")
 	require.NotNil(t, f)
@@ -192,7 +192,7 @@ func TestExpectedNFS(t *testing.T) {
 	assert.Contains(t, f.Says, "not installed: rpc.statd; needed by expect_nfs")
 }
 
-func TestWhatIsFine(t *testing.T) {
+func TestRun_SaysWhatIsFine(t *testing.T) {
 	for name, changes := range map[string]map[string]string{
 		"a signal":          {included: strings.Replace(Stanza, "STDIN", "SIGUSR1", 1)},
 		"-interval":         {included: strings.Replace(strings.Replace(Stanza, "STDIN", "none", 1), `"-config"`, `"--interval=5s", "-config"`, 1)},
@@ -216,7 +216,7 @@ func TestWhatIsFine(t *testing.T) {
 	}
 }
 
-func TestUnit(t *testing.T) {
+func TestUnit_IsReadAsSystemdDoes(t *testing.T) {
 	ambient := func(lines string) map[string]string {
 		return map[string]string{"etc/systemd/system/telegraf.service.d/vfsprobe.conf": "[Service]\n" + lines}
 	}
@@ -261,7 +261,7 @@ func TestUnit(t *testing.T) {
 }
 
 // What takes something from the plugin, as systemd reads it, and what does not.
-func TestRestrictions(t *testing.T) {
+func TestUnit_Restrictions(t *testing.T) {
 	for setting, harmful := range map[string]bool{
 		"PrivateNetwork=y": true, "PrivateNetwork=t": true, "PrivateNetwork=On": true, "PrivateNetwork=no": false, "PrivateNetwork=maybe": false,
 		"RestrictNamespaces=no": false, "RestrictNamespaces=f": false, "RestrictNamespaces=yes": true, "RestrictNamespaces=~net": false, "RestrictNamespaces=~mnt": true, "RestrictNamespaces=mnt user": false, "RestrictNamespaces=user": true,
@@ -278,7 +278,7 @@ func TestRestrictions(t *testing.T) {
 }
 
 // Where systemd runs, what it says counts, and not what we make of its files.
-func TestSystemdIsAsked(t *testing.T) {
+func TestRun_AsksSystemd(t *testing.T) {
 	show := func(root, more string) func(string) ([]byte, error) {
 		return func(name string) ([]byte, error) {
 			if name != telegrafUnit {
@@ -317,7 +317,7 @@ func TestSystemdIsAsked(t *testing.T) {
 }
 
 // The drop-in that is printed cures what it is about.
-func TestFix(t *testing.T) {
+func TestFinding_Fix(t *testing.T) {
 	unit := "[Service]\nUser=telegraf\nProtectProc=invisible\nPrivateDevices=yes\nReadOnlyPaths=/srv\nCapabilityBoundingSet=CAP_SYSLOG\nExecStart=/usr/bin/telegraf\n"
 	ill := map[string]string{service: unit, "etc/systemd/system/telegraf.service.d/kill.conf": "", mainConf: "[[inputs.disk]]\n"}
 	r, _ := examine(t, ill)
@@ -340,11 +340,11 @@ func TestFix(t *testing.T) {
 	assert.NotContains(t, b.String(), "\n[Service]")
 }
 
-func TestInputsThatHang(t *testing.T) {
+func TestRun_NamesInputsThatHang(t *testing.T) {
 	mounted := func(id int, where, fstype string) mounts.Mount {
 		return mounts.Mount{Info: &mountinfo.Info{ID: id, Mountpoint: where, FSType: fstype}}
 	}
-	p := &patient{Options: Options{Root: "/"}, table: mounts.View{Snapshot: mounts.NewSnapshot([]mounts.Mount{
+	p := &examination{Options: Options{Root: "/"}, table: mounts.View{Snapshot: mounts.NewSnapshot([]mounts.Mount{
 		mounted(1, "/", "ext4"), mounted(2, "/srv/nfs", "nfs4"), mounted(3, "/srv/sshfs", "fuse.sshfs"), mounted(4, "/net", "autofs"), mounted(5, "/proc/sys/fs/binfmt_misc", "autofs")})}}
 	for path, on := range map[string]string{
 		"/var/log/*.log": "", "/srv/nfs/a": "/srv/nfs", "/srv/nfs": "/srv/nfs", "/srv/nfs*": "/srv/nfs", "/srv/sshfs/**/x": "/srv/sshfs", "relative": "", "/srv/nfs/[a-z]": "/srv/nfs", "/srv/nfsx": "",
@@ -375,7 +375,7 @@ func TestInputsThatHang(t *testing.T) {
 	assert.Equal(t, checkup.Warning, p.findings[1].Status)
 }
 
-func TestThePluginThatRuns(t *testing.T) {
+func TestRun_LooksAtThePluginThatRuns(t *testing.T) {
 	proc := host(t, map[string]string{
 		"10/comm": "telegraf\n", "10/status": "Uid:\t998\t998\t998\t998\n",
 		"11/comm": "vfsprobe\n", "11/status": "Name:\tvfsprobe\nPPid:\t10\nUid:\t998\t998\t998\t998\nGid:\t998\t998\t998\t998\nGroups:\t4 \nCapEff:\t0000000000080000\n",
@@ -395,24 +395,24 @@ func TestThePluginThatRuns(t *testing.T) {
 	assert.Contains(t, r.Subject, "telegraf.service, which runs Telegraf as telegraf")
 }
 
-func TestUsers(t *testing.T) {
-	p := &patient{Options: Options{Root: host(t, map[string]string{
+func TestRun_Users(t *testing.T) {
+	p := &examination{Options: Options{Root: host(t, map[string]string{
 		"etc/passwd": "root:x:0:0:root:/root:/bin/sh\n+::::::\ntelegraf:x:998:997::/:/bin/false\ntoor:x:0:0::/:\nshort:x:5:5\n",
 		"etc/group":  "adm:x:4:syslog,telegraf\ntelegraf:x:997:\nvideo:x:44:telegraf2\nsystemd-journal:x:101:telegraf",
 	})}}
 	for _, user := range []string{"telegraf", "998"} {
-		uid, groups := p.lookUp(user)
+		uid, groups := p.lookUpUser(user)
 		assert.EqualValues(t, 998, uid)
 		assert.Equal(t, []uint32{997, 4, 101}, groups, user)
 	}
-	uid, groups := p.lookUp("dynamic")
+	uid, groups := p.lookUpUser("dynamic")
 	assert.EqualValues(t, 65534, uid)
 	assert.Equal(t, []uint32{65534}, groups)
 	assert.Equal(t, "root", p.userName(0), "the first of them")
 	assert.Equal(t, "uid 5", p.userName(5))
 }
 
-func TestHidepid(t *testing.T) {
+func TestRun_Hidepid(t *testing.T) {
 	for line, want := range map[string]struct {
 		hides bool
 		group int64
@@ -429,7 +429,7 @@ func TestHidepid(t *testing.T) {
 	}
 }
 
-func TestVersions(t *testing.T) {
+func TestRun_Versions(t *testing.T) {
 	for text, want := range map[string]version{
 		"Telegraf 1.37.2 (git: HEAD@2f1c6d8a)": {1, 37}, "Telegraf v1.8.0 (git: release-1.8 abc)": {1, 8},
 		"W! loaded\nTelegraf 2.0.0-rc1\n": {2, 0}, "Telegraf unknown (git: master abcdef)": {}, "": {},
@@ -440,7 +440,7 @@ func TestVersions(t *testing.T) {
 	}
 }
 
-func TestText(t *testing.T) {
+func TestReport_Text(t *testing.T) {
 	r, _ := examine(t, map[string]string{included: ""})
 	var b bytes.Buffer
 	require.NoError(t, r.Text(&b, false))
@@ -462,7 +462,7 @@ func FuzzTelegrafConfig(f *testing.F) {
 	f.Add([]byte("inputs = [1]\n"))
 	f.Add([]byte("[inputs]\nexecd = [1, {command = [2, \"vfsprobe \\u001b\"], signal = 4}]\n"))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		p := &patient{Options: Options{Root: t.TempDir()}}
+		p := &examination{Options: Options{Root: t.TempDir()}}
 		for _, s := range p.examineFile("x.conf", content, os.LookupEnv) {
 			p.examineStanza(&s, &subject{})
 			assert.Positive(t, s.line)
@@ -640,9 +640,9 @@ func TestRun_JudgesTheService(t *testing.T) {
 	assert.Contains(t, f.Cure, Stanza)
 }
 
-func TestHungTaskPanic(t *testing.T) {
+func TestRun_HungTaskPanic(t *testing.T) {
 	for panics, want := range map[string]bool{"0": false, "1": true} {
-		p := &patient{}
+		p := &examination{}
 		p.examineHungTaskPanic(Host{Proc: host(t, map[string]string{"sys/kernel/hung_task_panic": panics + "\n", "sys/kernel/hung_task_timeout_secs": "120\n"})})
 		require.Len(t, p.findings, 1)
 		assert.Equal(t, want, p.findings[0].Status == checkup.Warning)

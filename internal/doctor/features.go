@@ -56,7 +56,7 @@ func Features() []Feature {
 
 // grant completes a finding by how to grant capabilities to who runs the plugin: a unit, or
 // a container.
-func (p *patient) grant(f Finding, s *subject, c Capabilities) {
+func (p *examination) grant(f Finding, s *subject, c Capabilities) {
 	if p.contained {
 		f.Cure = grantContainer(c)
 		p.add(f)
@@ -67,7 +67,7 @@ func (p *patient) grant(f Finding, s *subject, c Capabilities) {
 		return
 	}
 	lines := []string{"AmbientCapabilities=" + c.String()}
-	if s.bound != 0 && !s.bound.Has(c) {
+	if s.bound != 0 && !s.bound.has(c) {
 		lines = append(lines, "CapabilityBoundingSet="+c.String())
 	}
 	p.mend(f, telegrafUnit, lines...)
@@ -81,7 +81,7 @@ func restrictsLog(h Host) bool {
 }
 
 // examineFeatures judges what the subject can do, and what the kernel has.
-func (p *patient) examineFeatures(s *subject) {
+func (p *examination) examineFeatures(s *subject) {
 	h := Host{p.Proc, p.Sys, p.Dev}
 	for _, f := range Features() {
 		missing := f.Capabilities &^ s.caps.implied()
@@ -99,7 +99,7 @@ func (p *patient) examineFeatures(s *subject) {
 }
 
 // examineKernel looks for files that only some kernels or hosts show.
-func (p *patient) examineKernel(h Host, s *subject) {
+func (p *examination) examineKernel(h Host, s *subject) {
 	lacks := func(id, object, says, symptom, cure string) {
 		p.add(Finding{ID: "kernel." + id, Status: checkup.Warning, Object: object, Says: says, Symptom: symptom, Cure: cure})
 	}
@@ -143,7 +143,7 @@ func (p *patient) examineKernel(h Host, s *subject) {
 
 // examineHungTaskPanic looks whether the kernel panics over tasks that wait unkillably:
 // sysctl/kernel.rst of the kernel's documentation.
-func (p *patient) examineHungTaskPanic(h Host) {
+func (p *examination) examineHungTaskPanic(h Host) {
 	sysctl := func(name string) string {
 		content, _ := os.ReadFile(filepath.Join(h.Proc, "sys/kernel", name))
 		return strings.TrimSpace(string(content))
@@ -161,14 +161,14 @@ func (p *patient) examineHungTaskPanic(h Host) {
 }
 
 // readMountTable reads the table as the plugin does.
-func (p *patient) readMountTable() {
+func (p *examination) readMountTable() {
 	watcher := mounts.NewWatcher(mounts.WatcherOptions{Prober: p.prober, Proc: p.Proc, PID: "self", Devices: mounts.Devices{Sys: p.Sys}})
 	defer watcher.Close()
 	p.table = watcher.View(1)
 }
 
 // examineMountTable looks at the table, and at the options of /proc itself, proc(5).
-func (p *patient) examineMountTable(h Host, s *subject) {
+func (p *examination) examineMountTable(h Host, s *subject) {
 	table := filepath.Join(h.Proc, "self/mountinfo")
 	view := p.table
 	if view.Snapshot == nil {
@@ -182,7 +182,7 @@ func (p *patient) examineMountTable(h Host, s *subject) {
 	if m := view.At(h.Proc); m != nil {
 		hides, group = hidepid(m.VFSOptions)
 	}
-	exempt := s.uid == 0 || s.caps.Has(SysPtrace) || group >= 0 && slices.Contains(s.groups, uint32(group))
+	exempt := s.uid == 0 || s.caps.has(SysPtrace) || group >= 0 && slices.Contains(s.groups, uint32(group))
 	if !hides || exempt {
 		p.fine("kernel.hidepid", h.Proc, "shows the processes of others")
 		return

@@ -19,7 +19,7 @@ const askTimeout = 2 * time.Second
 
 // examineLocks looks whether the host could take a lock on an NFS mount of version 2 or 3, if
 // something on it needs one.
-func (p *patient) examineLocks() {
+func (p *examination) examineLocks() {
 	const id, object = "nfs.readiness", "rpc.statd"
 	expected := p.configured.ExpectNFS != nil && *p.configured.ExpectNFS
 	if p.configured.ExpectNFS != nil && !expected {

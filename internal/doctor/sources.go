@@ -23,7 +23,7 @@ type sources struct {
 
 // lookup finds a variable as Telegraf does. Where it has no unit, its environment is taken
 // to be this one.
-func (s *sources) lookup(name string) (string, bool) {
+func (s *sources) lookUpVariable(name string) (string, bool) {
 	if s.environment == nil {
 		return os.LookupEnv(name)
 	}
@@ -37,7 +37,7 @@ const etcTelegraf = "/etc/telegraf"
 // sources finds out what Telegraf reads: what the caller names, or else what its unit's
 // command line does, or without a unit that of the Telegraf that runs, or else what it looks
 // for by itself.
-func (p *patient) sources(u *unit) *sources {
+func (p *examination) sources(u *unit) *sources {
 	s := &sources{}
 	var command []string
 	var object string
@@ -67,7 +67,7 @@ func (p *patient) sources(u *unit) *sources {
 		return s
 	}
 	s.object = p.host(etcTelegraf)
-	if file, _ := s.lookup("TELEGRAF_CONFIG_PATH"); file != "" {
+	if file, _ := s.lookUpVariable("TELEGRAF_CONFIG_PATH"); file != "" {
 		s.files = []string{file}
 		return s
 	}
@@ -77,7 +77,7 @@ func (p *patient) sources(u *unit) *sources {
 
 // telegrafProcess is the number of a Telegraf that runs, and sees the files that are seen
 // from here; that of another mount namespace means others by their names.
-func (p *patient) telegrafProcess() string {
+func (p *examination) telegrafProcess() string {
 	namespace := func(pid string) string {
 		name, _ := os.Readlink(filepath.Join(p.Proc, pid, "ns/mnt"))
 		return name
@@ -93,7 +93,7 @@ func (p *patient) telegrafProcess() string {
 }
 
 // words are those of a process's file cmdline or environ, proc(5).
-func (p *patient) words(pid, file string) []string {
+func (p *examination) words(pid, file string) []string {
 	content, _ := os.ReadFile(filepath.Join(p.Proc, pid, file))
 	return strings.FieldsFunc(string(content), func(r rune) bool { return r == 0 })
 }
@@ -137,7 +137,7 @@ func flagValues(command []string, name string) (all []string) {
 }
 
 // environment is what a unit's processes have, systemd.exec(5).
-func (p *patient) environment(u *unit) map[string]string {
+func (p *examination) environment(u *unit) map[string]string {
 	all := make(map[string]string)
 	for _, a := range u.list("Environment") {
 		for _, word := range splitWords(a.value) {
@@ -240,7 +240,7 @@ func expandCommand(words []string, environment map[string]string) (all []string)
 }
 
 // readStanzas looks for the plugin in what Telegraf reads.
-func (p *patient) readStanzas(from *sources) *stanzas {
+func (p *examination) readStanzas(from *sources) *stanzas {
 	s := &stanzas{sources: from}
 	for _, file := range from.files {
 		p.readFile(s, file)
@@ -257,7 +257,7 @@ func (p *patient) readStanzas(from *sources) *stanzas {
 }
 
 // readFile reads a file that is named.
-func (p *patient) readFile(s *stanzas, file string) {
+func (p *examination) readFile(s *stanzas, file string) {
 	if regexp.MustCompile(`^\w+://`).MatchString(file) { // as Telegraf tells
 		s.failed++
 		p.add(Finding{ID: "telegraf.url", Status: checkup.Unknown, Object: s.object, Says: "Telegraf has its configuration from " + file + ", which is not looked at",
@@ -278,25 +278,25 @@ func (p *patient) readFile(s *stanzas, file string) {
 		p.add(Finding{ID: "telegraf.config", Status: checkup.Critical, Object: s.object, Says: "it names " + file + ", which is not there", Symptom: "Telegraf does not start: no such file or directory",
 			Cure: "write the file, or name another one"})
 	default:
-		p.takeFile(s, p.host(file), content, err)
+		p.addFile(s, p.host(file), content, err)
 	}
 }
 
-// takeFile takes what is in a file that Telegraf reads.
-func (p *patient) takeFile(s *stanzas, name string, content []byte, err error) {
+// addFile takes what is in a file that Telegraf reads.
+func (p *examination) addFile(s *stanzas, name string, content []byte, err error) {
 	if err != nil {
 		s.failed++
 		p.add(Finding{ID: "telegraf.file", Status: checkup.Unknown, Object: name, Says: fmt.Sprintf("reading it: %v", err), Cure: "run vfsprobe doctor as root"})
 		return
 	}
 	s.read++
-	s.all = append(s.all, p.examineFile(name, content, s.lookup)...)
+	s.all = append(s.all, p.examineFile(name, content, s.lookUpVariable)...)
 }
 
 // readDirectory reads a directory as Telegraf does: below it, what ends in .conf, without
 // following links to directories, nor one that is the directory itself; and without the
 // hidden directories in which Kubernetes keeps the files of a ConfigMap.
-func (p *patient) readDirectory(s *stanzas, dir string) {
+func (p *examination) readDirectory(s *stanzas, dir string) {
 	root := filepath.Join(p.host(filepath.Dir(filepath.Clean(dir))), filepath.Base(dir))
 	if strings.HasSuffix(dir, "/") {
 		root = p.host(dir) + "/"
@@ -316,7 +316,7 @@ func (p *patient) readDirectory(s *stanzas, dir string) {
 		case entry.IsDir():
 		case len(entry.Name()) > len(".conf") && strings.HasSuffix(entry.Name(), ".conf"):
 			content, err := os.ReadFile(p.follow(name))
-			p.takeFile(s, name, content, err)
+			p.addFile(s, name, content, err)
 		default:
 			p.readUnread(s, name, "a file that Telegraf does not read: its name does not end in .conf",
 				"mv "+name+" "+strings.TrimSuffix(name, filepath.Ext(name))+".conf")
@@ -329,7 +329,7 @@ func (p *patient) readDirectory(s *stanzas, dir string) {
 const maxUnread = 1 << 20
 
 // readUnread looks for the plugin where Telegraf does not: it matters if it is nowhere else.
-func (p *patient) readUnread(s *stanzas, root, where, cure string) {
+func (p *examination) readUnread(s *stanzas, root, where, cure string) {
 	_ = filepath.WalkDir(root, func(name string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() {
 			return nil
@@ -342,7 +342,7 @@ func (p *patient) readUnread(s *stanzas, root, where, cure string) {
 		if err != nil {
 			return nil
 		}
-		found, _ := parseTelegraf(name, content, s.lookup)
+		found, _ := parseTelegraf(name, content, s.lookUpVariable)
 		for i := range found.stanzas {
 			s.unread = append(s.unread, Finding{ID: "telegraf.unread", Status: checkup.Critical, Object: found.stanzas[i].at(), Says: "a stanza for vfsprobe in " + where,
 				Symptom: "no metrics of vfsprobe's", Cure: cure})
@@ -352,10 +352,10 @@ func (p *patient) readUnread(s *stanzas, root, where, cure string) {
 }
 
 // host is where a file of the host's is found from here.
-func (p *patient) host(name string) string { return p.follow(filepath.Join(p.Root, name)) }
+func (p *examination) host(name string) string { return p.follow(filepath.Join(p.Root, name)) }
 
 // follow follows links below a root directory, where absolute ones begin there.
-func (p *patient) follow(name string) string {
+func (p *examination) follow(name string) string {
 	root := filepath.Clean(p.Root)
 	if root == "/" {
 		return name

@@ -28,7 +28,7 @@ func link(t *testing.T, root string, links map[string]string) {
 }
 
 // What Telegraf would read is found, wherever its command line, links and variables lead.
-func TestSources(t *testing.T) {
+func TestSources_Found(t *testing.T) {
 	const start = "[Service]\nUser=telegraf\nKillMode=process\nExecStart=/usr/bin/telegraf "
 	stock := start + "-config /etc/telegraf/telegraf.conf -config-directory /etc/telegraf/telegraf.d $TELEGRAF_OPTS\nEnvironmentFile=-/etc/default/telegraf\n"
 	for name, c := range map[string]struct {
@@ -87,7 +87,7 @@ func TestSources(t *testing.T) {
 }
 
 // Without a unit, as in a container, the Telegraf that runs tells.
-func TestSourcesOfARunningTelegraf(t *testing.T) {
+func TestSources_OfARunningTelegraf(t *testing.T) {
 	files := usual()
 	delete(files, service)
 	delete(files, included)
@@ -100,13 +100,13 @@ func TestSourcesOfARunningTelegraf(t *testing.T) {
 	assert.NotNil(t, find(Run(Options{Root: root, Proc: proc}), "telegraf.stanza"), "it sees other files")
 }
 
-func TestFlagValues(t *testing.T) {
+func TestSources_FlagValues(t *testing.T) {
 	command := strings.Fields("telegraf -config a --config=b,c --config-directory d --config-url-watch-interval 5s --config")
 	assert.Equal(t, []string{"a", "b", "c"}, flagValues(command, "config"))
 	assert.Equal(t, []string{"d"}, flagValues(command, "config-directory"))
 }
 
-func TestUnitFiles(t *testing.T) {
+func TestSources_UnitFiles(t *testing.T) {
 	assert.Equal(t, []string{"a b", "c", "d'e", "", `f"g`}, splitWords(`"a b" 'c'	"d'e" "" f\"g`))
 	assert.Equal(t, [][2]string{{"A", "1 2"}, {"B", "x"}, {"C", ""}, {"D", "long line"}}, parseEnvironment([]byte("# c\nA=\"1 2\"\r\n; c\n B = x\nC=\nno\nD=long \\\nline\n=5")))
 	assert.Equal(t, []string{"run", "a", "b c", "x/1", "$5"}, expandCommand([]string{"run", "$MANY", "${ONE}/1", "$5", "$NONE"}, map[string]string{"MANY": "a 'b c'", "ONE": "x"}))
@@ -114,7 +114,7 @@ func TestUnitFiles(t *testing.T) {
 
 // Telegraf's own configuration files: all of the module's samples and test data. The doctor
 // names the inputs that hang, refuses what Telegraf's parser refuses, and says nothing else.
-func TestNoFalseWordAboutTelegrafsOwnFiles(t *testing.T) {
+func TestRun_NoFalseWordAboutTelegrafsOwnFiles(t *testing.T) {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/influxdata/telegraf").Output()
 	if err != nil || len(out) < 2 {
 		t.Skip("no source of Telegraf's here")
@@ -127,7 +127,7 @@ func TestNoFalseWordAboutTelegrafsOwnFiles(t *testing.T) {
 		files++
 		content, err := os.ReadFile(name)
 		require.NoError(t, err)
-		p := &patient{Options: Options{Root: "/"}}
+		p := &examination{Options: Options{Root: "/"}}
 		assert.Empty(t, p.examineFile(name, content, func(string) (string, bool) { return "", false }), name)
 		var want []string
 		for _, kind := range hangingInputs() {

@@ -65,8 +65,8 @@ type found struct {
 	hanging []stanza // tables of Telegraf's inputs that a dead mount stops
 }
 
-// DiskStanza is what takes the place of inputs.disk, in the plugin's own configuration.
-const DiskStanza = `[[inputs.mountstat]]
+// diskStanza is what takes the place of inputs.disk, in the plugin's own configuration.
+const diskStanza = `[[inputs.mountstat]]
   disk_metrics = true`
 
 // A hangingInput is one of Telegraf's that makes calls on file systems in Telegraf's own
@@ -87,7 +87,7 @@ func hangingInputs() []hangingInput {
 			".conf\"]\n  signal = \"none\"\n  data_format = \"influx\"\nwith [[outputs.file]] files = [\"stdout\"] in that file; or keep its paths off mounts that can hang"
 	}
 	return []hangingInput{
-		{kind: "inputs.disk", keys: []string{"mount_points"}, cure: "remove it, and write to /etc/vfsprobe/vfsprobe.toml, for the same measurement, tags and fields:\n" + DiskStanza, always: true},
+		{kind: "inputs.disk", keys: []string{"mount_points"}, cure: "remove it, and write to /etc/vfsprobe/vfsprobe.toml, for the same measurement, tags and fields:\n" + diskStanza, always: true},
 		{kind: "inputs.directory_monitor", keys: []string{"directory", "finished_directory", "error_directory"}, cure: elsewhere("directory_monitor")},
 		{kind: "inputs.file", keys: []string{"files"}, cure: elsewhere("file")},
 		{kind: "inputs.filecount", keys: []string{"directory", "directories"}, cure: elsewhere("filecount"), recursive: true},
@@ -127,7 +127,7 @@ func parseTelegraf(file string, content []byte, lookup config.Lookup) (found, er
 			result.hanging = append(result.hanging, s)
 		case slices.Contains(ownInputs(), s.kind):
 			result.own = append(result.own, s)
-		case runs && s.takeCommand():
+		case runs && s.parseCommand():
 			result.stanzas = append(result.stanzas, s)
 		}
 	}
@@ -193,8 +193,8 @@ func valueOf(value ast.Value) any {
 	}
 }
 
-// takeCommand reports whether the table runs vfsprobe.
-func (s *stanza) takeCommand() bool {
+// parseCommand reports whether the table runs vfsprobe.
+func (s *stanza) parseCommand() bool {
 	switch command := s.table["command"].(type) {
 	case string:
 		s.command = []string{command}
@@ -221,7 +221,7 @@ func (s *stanza) takeCommand() bool {
 }
 
 // examineStanzas judges what was found, for the plugin's user and unit.
-func (p *patient) examineStanzas(found *stanzas, s *subject, u *unit) {
+func (p *examination) examineStanzas(found *stanzas, s *subject, u *unit) {
 	dir := found.object
 	running := 0
 	for i := range found.all {
@@ -254,7 +254,7 @@ func (s *sources) stanzaPlace() string {
 }
 
 // examineFile returns the stanzas of a file that Telegraf reads.
-func (p *patient) examineFile(name string, content []byte, lookup config.Lookup) []stanza {
+func (p *examination) examineFile(name string, content []byte, lookup config.Lookup) []stanza {
 	found, err := parseTelegraf(name, content, lookup)
 	if err != nil {
 		p.add(Finding{ID: "telegraf.file", Status: checkup.Unknown, Object: name, Says: fmt.Sprintf("Telegraf can't parse it: %v", err),
@@ -275,7 +275,7 @@ func (p *patient) examineFile(name string, content []byte, lookup config.Lookup)
 
 // examineHanging reports an input of Telegraf's that waits for mounts. inputs.disk asks all of
 // them, unless it is told which.
-func (p *patient) examineHanging(s *stanza) {
+func (p *examination) examineHanging(s *stanza) {
 	status, asks := checkup.Warning, "the files that it is told"
 	paths := s.paths()
 	if len(paths) == 0 && !s.hangs.always {
@@ -323,7 +323,7 @@ func (s *stanza) paths() (all []string) {
 
 // canHang returns which mount of a server or a daemon, or automount, a search for the files of
 // that pattern comes by.
-func (p *patient) canHang(pattern string) string {
+func (p *examination) canHang(pattern string) string {
 	if p.table.Snapshot == nil || !filepath.IsAbs(pattern) {
 		return ""
 	}
@@ -368,7 +368,7 @@ func comesBy(pattern, directory string) bool {
 
 // examineStanza reports what is wrong with a stanza. It returns whether Telegraf
 // would run the plugin with it.
-func (p *patient) examineStanza(s *stanza, as *subject) bool {
+func (p *examination) examineStanza(s *stanza, as *subject) bool {
 	before := len(p.findings)
 	wrong := func(id, says, symptom, cure string) {
 		p.add(Finding{ID: "telegraf." + id, Status: checkup.Critical, Object: s.at(), Says: says, Symptom: symptom, Cure: cure})
@@ -434,7 +434,7 @@ func (p *patient) examineStanza(s *stanza, as *subject) bool {
 }
 
 // telegraf is who runs Telegraf.
-func (p *patient) telegraf() *subject {
+func (p *examination) telegraf() *subject {
 	if s := p.process("self"); p.contained && s != nil {
 		p.describe(s)
 		return s
@@ -447,7 +447,7 @@ func (p *patient) telegraf() *subject {
 
 // examineConfig checks the plugin's own configuration, as its user would read it, which a
 // command names in some place.
-func (p *patient) examineConfig(at string, command []string, as *subject) {
+func (p *examination) examineConfig(at string, command []string, as *subject) {
 	file, given := "", false
 	for i, word := range command[min(1, len(command)):] {
 		flag, value, joined := strings.Cut(word, "=")
@@ -499,7 +499,7 @@ func (p *patient) examineConfig(at string, command []string, as *subject) {
 }
 
 // runnable finds a program as execvp(3) does, and says why it can't be executed.
-func (p *patient) runnable(program string, as *subject) (name, problem string) {
+func (p *examination) runnable(program string, as *subject) (name, problem string) {
 	candidates := []string{p.host(program)}
 	if !strings.Contains(program, "/") {
 		candidates = nil

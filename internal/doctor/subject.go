@@ -18,13 +18,13 @@ import (
 // Capabilities is a set, in the bits of capabilities(7).
 type Capabilities uint64
 
-// Has reports whether all of the others are in the set.
-func (c Capabilities) Has(others Capabilities) bool { return c&others == others }
+// has reports whether all of the others are in the set.
+func (c Capabilities) has(others Capabilities) bool { return c&others == others }
 
 // implied adds what CAP_SYS_ADMIN stands for, too: bpf_capable and perfmon_capable,
 // include/linux/capability.h.
 func (c Capabilities) implied() Capabilities {
-	if c.Has(SysAdmin) {
+	if c.has(SysAdmin) {
 		return c | BPF | Perfmon
 	}
 	return c
@@ -34,7 +34,7 @@ func (c Capabilities) implied() Capabilities {
 func (c Capabilities) String() string {
 	var names []string
 	for _, known := range knownCapabilities() {
-		if c.Has(known.bit) {
+		if c.has(known.bit) {
 			names = append(names, known.name)
 		}
 	}
@@ -98,7 +98,7 @@ type subject struct {
 
 // subject finds out under whom Telegraf runs the plugin: it shows where it runs,
 // or else in the unit. Without Telegraf it is this process.
-func (p *patient) subject(u *unit) *subject {
+func (p *examination) subject(u *unit) *subject {
 	if !p.Self {
 		if s := p.running(); s != nil {
 			return s
@@ -115,7 +115,7 @@ func (p *patient) subject(u *unit) *subject {
 	return s
 }
 
-func (p *patient) describe(s *subject) string {
+func (p *examination) describe(s *subject) string {
 	s.user = p.userName(s.uid)
 	if s.uid == 0 && s.caps&allCapabilities == allCapabilities {
 		return s.user
@@ -130,7 +130,7 @@ func (p *patient) describe(s *subject) string {
 }
 
 // running looks for the plugin as a child of Telegraf's, or of process 1.
-func (p *patient) running() *subject {
+func (p *examination) running() *subject {
 	parentName, who := "telegraf", "Telegraf"
 	served := p.own && p.contained // in this container, or elsewhere
 	switch {
@@ -164,7 +164,7 @@ func (p *patient) running() *subject {
 }
 
 // inContainerOfItsOwn reports whether a process is not in the host's PID namespace.
-func (p *patient) inContainerOfItsOwn(pid string) bool {
+func (p *examination) inContainerOfItsOwn(pid string) bool {
 	hosts, err := os.Readlink(filepath.Join(p.Proc, "1/ns/pid"))
 	its, err2 := os.Readlink(filepath.Join(p.Proc, pid, "ns/pid"))
 	return errors.Join(err, err2) == nil && hosts != its
@@ -177,7 +177,7 @@ func statusField(status []byte, key string) string {
 }
 
 // process reads proc_pid_status(5).
-func (p *patient) process(pid string) *subject {
+func (p *examination) process(pid string) *subject {
 	status, err := os.ReadFile(filepath.Join(p.Proc, pid, "status"))
 	if err != nil {
 		return nil
@@ -206,11 +206,11 @@ func parseStatus(status []byte) *subject {
 }
 
 // ofUnit is what systemd gives a process of the unit's.
-func (p *patient) ofUnit(u *unit, own bool) *subject {
+func (p *examination) ofUnit(u *unit, own bool) *subject {
 	s := &subject{}
 	user, found := u.value("User")
 	if !u.runsAsRoot() {
-		s.uid, s.groups = p.lookUp(user.value)
+		s.uid, s.groups = p.lookUpUser(user.value)
 		s.caps = u.capabilities("AmbientCapabilities", 0)
 	} else {
 		s.caps = allCapabilities
@@ -268,12 +268,12 @@ func parseGroup(content []byte, user string) []uint32 {
 	return groups
 }
 
-func (p *patient) accounts() []account {
+func (p *examination) accounts() []account {
 	content, _ := os.ReadFile(p.host("/etc/passwd"))
 	return parsePasswd(content)
 }
 
-func (p *patient) userName(id uint32) string {
+func (p *examination) userName(id uint32) string {
 	for _, a := range p.accounts() {
 		if a.uid == id {
 			return a.name
@@ -282,9 +282,9 @@ func (p *patient) userName(id uint32) string {
 	return fmt.Sprintf("uid %d", id)
 }
 
-// lookUp finds a user by name or number: the first that matches. One that is not
+// lookUpUser finds a user by name or number: the first that matches. One that is not
 // known, such as a dynamic one of systemd's, is nobody.
-func (p *patient) lookUp(user string) (uint32, []uint32) {
+func (p *examination) lookUpUser(user string) (uint32, []uint32) {
 	for _, a := range p.accounts() {
 		if a.name == user || strconv.FormatUint(uint64(a.uid), 10) == user {
 			content, _ := os.ReadFile(p.host("/etc/group"))
@@ -297,19 +297,19 @@ func (p *patient) lookUp(user string) (uint32, []uint32) {
 
 // may reports whether a subject has a permission (4 read, 1 execute) for a
 // file, path_resolution(7). Access control lists are not looked at.
-func (p *patient) may(s *subject, name string, info fs.FileInfo, permission fs.FileMode) bool {
-	if s.uid == 0 || s.caps.Has(DACOverride) {
+func (p *examination) may(s *subject, name string, info fs.FileInfo, permission fs.FileMode) bool {
+	if s.uid == 0 || s.caps.has(DACOverride) {
 		return true
 	}
 	for dir := filepath.Dir(name); ; dir = filepath.Dir(dir) {
 		if dir == filepath.Clean(p.Root) || dir == filepath.Dir(dir) {
 			break
 		}
-		if above, err := os.Stat(dir); err == nil && !s.permitted(above, 1) && !s.caps.Has(DACReadSearch) {
+		if above, err := os.Stat(dir); err == nil && !s.permitted(above, 1) && !s.caps.has(DACReadSearch) {
 			return false
 		}
 	}
-	return s.permitted(info, permission) || permission == 4 && s.caps.Has(DACReadSearch)
+	return s.permitted(info, permission) || permission == 4 && s.caps.has(DACReadSearch)
 }
 
 func (s *subject) permitted(info fs.FileInfo, permission fs.FileMode) bool {

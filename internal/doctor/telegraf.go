@@ -43,7 +43,7 @@ func parseVersion(output []byte) (version, bool) {
 }
 
 // examineTelegraf asks Telegraf for its version.
-func (p *patient) examineTelegraf() {
+func (p *examination) examineTelegraf() {
 	program := p.Telegraf
 	if program == "" {
 		found, err := exec.LookPath(p.host("/usr/bin/telegraf"))

@@ -124,7 +124,7 @@ func (u *unit) yes(key string) bool {
 }
 
 // readUnit finds a unit and its drop-ins. It is nil where there is none.
-func (p *patient) readUnit(name string) *unit {
+func (p *examination) readUnit(name string) *unit {
 	u, files := p.askSystemd(name)
 	if u == nil {
 		u, files = p.findUnit(name)
@@ -146,7 +146,7 @@ func (p *patient) readUnit(name string) *unit {
 }
 
 // masked reports whether a unit's file stands for none: a link to /dev/null, or an empty one.
-func (p *patient) masked(file string) bool {
+func (p *examination) masked(file string) bool {
 	target, _ := os.Readlink(file)
 	info, err := os.Stat(p.follow(file))
 	return target == os.DevNull || err == nil && info.Size() == 0
@@ -155,7 +155,7 @@ func (p *patient) masked(file string) bool {
 // findUnit finds a unit's file, and the files that set it, in the order in which systemd
 // reads them: of drop-ins with one name the first counts, where those of the unit stand
 // before those of all services.
-func (p *patient) findUnit(name string) (u *unit, files []string) {
+func (p *examination) findUnit(name string) (u *unit, files []string) {
 	dropIns := make(map[string]string)
 	for _, folder := range units.DropInFolders(name) {
 		for _, dir := range unitDirs() {
@@ -182,7 +182,7 @@ func (p *patient) findUnit(name string) (u *unit, files []string) {
 
 // askSystemd asks systemd about a unit, and which files it is from. It is nil where systemd
 // can't be asked, and where it knows no such unit.
-func (p *patient) askSystemd(name string) (u *unit, files []string) {
+func (p *examination) askSystemd(name string) (u *unit, files []string) {
 	if p.ShowUnit == nil {
 		return nil, nil
 	}
@@ -324,7 +324,7 @@ func (s *Setting) cure() string {
 }
 
 // mend completes a finding by a setting.
-func (p *patient) mend(f Finding, unit string, lines ...string) {
+func (p *examination) mend(f Finding, unit string, lines ...string) {
 	f.Setting = &Setting{unit, lines}
 	f.Cure = f.Setting.cure()
 	p.add(f)
@@ -341,7 +341,7 @@ func (u *unit) runsAsRoot() bool {
 
 // examineUnit reports settings that cost something, of the unit that runs the plugin: its
 // own, or Telegraf's.
-func (p *patient) examineUnit() *unit {
+func (p *examination) examineUnit() *unit {
 	name, id := telegrafUnit, "telegraf.unit"
 	u := p.telegrafUnit
 	if p.own {

@@ -23,8 +23,8 @@ import (
 // guarding marks the process that is the guard: mount point, and time left.
 const guarding = "VFSPROBE_DRILL_GUARD"
 
-// late is how long after its time the guard ends a drill whose first process does not.
-const late = 2 * time.Second
+// guardDelay is how long after its time the guard ends a drill whose first process does not.
+const guardDelay = 2 * time.Second
 
 // source and fsType are the mount's, in the mount table.
 const (
@@ -86,7 +86,7 @@ func startGuard(o Options) (*exec.Cmd, *os.File, error) {
 		return nil, nil, fmt.Errorf("a pipe: %w", err)
 	}
 	defer watched.Close()
-	guard := exec.Command("/proc/self/exe", strconv.FormatInt(int64(o.Duration+late), 10), o.Dir)
+	guard := exec.Command("/proc/self/exe", strconv.FormatInt(int64(o.Duration+guardDelay), 10), o.Dir)
 	guard.Env = []string{guarding + "=1"}
 	guard.Stdin = watched
 	guard.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

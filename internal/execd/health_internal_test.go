@@ -8,7 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestResidentBytes(t *testing.T) {
+func TestHealth_ResidentBytes(t *testing.T) {
 	resident, ok := residentBytes()
 	require.True(t, ok)
 	assert.Greater(t, resident, int64(1<<20))

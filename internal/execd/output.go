@@ -13,10 +13,10 @@ import (
 )
 
 const (
-	// fresh is how long a batch may wait while stdout is blocked, unless it is of
+	// maxBatchAge is how long a batch may wait while stdout is blocked, unless it is of
 	// this round or the last: old metrics are worth less than a bounded memory,
 	// and would come as a flood.
-	fresh = time.Second
+	maxBatchAge = time.Second
 	// chunk is about how much is written at a time, in bytes, always whole lines:
 	// between chunks what is no longer fresh can be dropped.
 	chunk = 16 << 10
@@ -123,7 +123,7 @@ func (o *Output) drop(b batch) bool {
 
 // stale is called with mu held. It says so to the log.
 func (o *Output) stale(b batch) bool {
-	if o.closed || o.round-b.round < 2 || time.Since(b.since) < fresh {
+	if o.closed || o.round-b.round < 2 || time.Since(b.since) < maxBatchAge {
 		return false
 	}
 	o.sayDropping()

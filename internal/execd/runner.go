@@ -29,18 +29,18 @@ import (
 )
 
 const (
-	// promptly is how long the metrics of an input that has not finished are held
+	// batchDelay is how long the metrics of an input that has not finished are held
 	// back to be one write.
-	promptly = 100 * time.Millisecond
-	// farewell is how long gathers that are about to end may take after stdin
+	batchDelay = 100 * time.Millisecond
+	// shutdownGrace is how long gathers that are about to end may take after stdin
 	// has ended, and then again their writes.
-	farewell = 40 * time.Millisecond
+	shutdownGrace = 40 * time.Millisecond
 )
 
-// A Hurrier is an input whose Gather may wait for something that hangs. Hurry
+// A Interrupter is an input whose Gather may wait for something that hangs. Interrupt
 // makes a Gather that is under way return at once with what it has. The runner
 // calls it when the next gather is due.
-type Hurrier interface{ Hurry() }
+type Interrupter interface{ Interrupt() }
 
 // A HostUser is an input that looks at the host. The runner hands it the one which all
 // inputs share, before Init.
@@ -126,7 +126,7 @@ func (r *Runner) Once() error {
 }
 
 // Round gathers from all inputs and waits for them. When ctx ends before, inputs
-// that can are hurried, and have a moment to say what they know. It reports
+// that can are interrupted, and have a moment to say what they know. It reports
 // whether all ended in time. It is for runners with Options.Take.
 func (r *Runner) Round(ctx context.Context) bool {
 	r.trigger(time.Now())
@@ -137,8 +137,8 @@ func (r *Runner) Round(ctx context.Context) bool {
 	case <-ctx.Done():
 	}
 	for _, in := range r.inputs {
-		if h, ok := in.plugin.(Hurrier); ok {
-			h.Hurry()
+		if h, ok := in.plugin.(Interrupter); ok {
+			h.Interrupt()
 		}
 	}
 	select {
@@ -172,12 +172,12 @@ func (r *Runner) Run(ctx context.Context, triggers <-chan time.Time) error {
 		case <-ctx.Done():
 			select {
 			case <-r.ended():
-			case <-time.After(farewell):
+			case <-time.After(shutdownGrace):
 			}
 			if r.output == nil {
 				return nil
 			}
-			if err := r.output.Close(farewell); !errors.Is(err, errBlocked) {
+			if err := r.output.Close(shutdownGrace); !errors.Is(err, errBlocked) {
 				return err
 			}
 			return nil // nobody reads any more
@@ -202,7 +202,7 @@ func (r *Runner) trigger(now time.Time) {
 		r.output.Begin()
 	}
 	all := &round{time: now, take: r.take, health: r.health, state: r.state, gathers: &r.gathers, gathering: len(r.inputs)}
-	all.timer = time.AfterFunc(promptly, func() { all.write(true) })
+	all.timer = time.AfterFunc(batchDelay, func() { all.write(true) })
 	for _, in := range r.inputs {
 		in.start(all)
 	}
@@ -267,14 +267,14 @@ type input struct {
 
 	mu      sync.Mutex
 	busy    bool                // a gather is under way
-	next    *round              // begins when the one under way has been hurried to its end
+	next    *round              // begins when the one under way has been interrupted to its end
 	errors  map[string]struct{} // of this gather
 	known   map[string]struct{} // of the last one, logged already
 	skipped bool                // a gather was skipped, and that was said
 }
 
 // start begins to gather for the round. An input which still gathers for an
-// earlier round is hurried, or left out of this one.
+// earlier round is interrupted, or left out of this one.
 func (in *input) start(r *round) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -283,9 +283,9 @@ func (in *input) start(r *round) {
 		go in.gather(r)
 		return
 	}
-	if h, ok := in.plugin.(Hurrier); ok && in.next == nil {
+	if h, ok := in.plugin.(Interrupter); ok && in.next == nil {
 		in.next = r
-		h.Hurry()
+		h.Interrupt()
 		return
 	}
 	if !in.skipped {

@@ -46,7 +46,7 @@ type hurrier struct {
 	hurry chan struct{}
 }
 
-func (h *hurrier) Hurry() { h.hurry <- struct{}{} }
+func (h *hurrier) Interrupt() { h.hurry <- struct{}{} }
 
 // writes records each write(2) that a pipe's reader would see.
 type writes struct {
@@ -129,7 +129,7 @@ func timestamps(text string) []string {
 	return slices.Compact(found)
 }
 
-func TestAnInputIsOneWriteAndARoundOneTimestamp(t *testing.T) {
+func TestRunner_AnInputIsOneWriteAndARoundOneTimestamp(t *testing.T) {
 	r := run(t,
 		named("a", func(acc telegraf.Accumulator) error { point(acc, "a1"); point(acc, "a2"); return nil }),
 		named("b", func(acc telegraf.Accumulator) error { point(acc, "b"); return nil }))
@@ -157,7 +157,7 @@ func TestAnInputIsOneWriteAndARoundOneTimestamp(t *testing.T) {
 	assert.Equal(t, described, strings.Count(own, "="), "all fields are described: %s", own)
 }
 
-func TestASlowInputDelaysNoOther(t *testing.T) {
+func TestRunner_ASlowInputDelaysNoOther(t *testing.T) {
 	proceed := make(chan struct{})
 	r := run(t,
 		named("slow", func(acc telegraf.Accumulator) error { point(acc, "early"); <-proceed; point(acc, "late"); return nil }),
@@ -179,7 +179,7 @@ func TestASlowInputDelaysNoOther(t *testing.T) {
 	assert.Regexp(t, "(?m)^late .* 1000000000$", r.stdout.String(), "with the timestamp of its own round")
 }
 
-func TestAHurriedInputTakesPartInEveryRound(t *testing.T) {
+func TestRunner_AnInterruptedInputTakesPartInEveryRound(t *testing.T) {
 	h := &hurrier{hurry: make(chan struct{}, 8)}
 	began := make(chan struct{}, 8)
 	h.gather = func(acc telegraf.Accumulator) error { point(acc, "h"); began <- struct{}{}; <-h.hurry; return nil }
@@ -193,7 +193,7 @@ func TestAHurriedInputTakesPartInEveryRound(t *testing.T) {
 	h.hurry <- struct{}{}
 }
 
-func TestAPanicCostsOneGatherOfOneInput(t *testing.T) {
+func TestRunner_APanicCostsOneGatherOfOneInput(t *testing.T) {
 	r := run(t,
 		named("bad", func(acc telegraf.Accumulator) error {
 			point(acc, "before")
@@ -210,7 +210,7 @@ func TestAPanicCostsOneGatherOfOneInput(t *testing.T) {
 		r.said(), "one line, once")
 }
 
-func TestAnErrorIsLoggedOnceAndItsEndToo(t *testing.T) {
+func TestRunner_LogsAnErrorOnceAndItsEndToo(t *testing.T) {
 	failing := errors.New("no\nluck")
 	var mu sync.Mutex
 	r := run(t, named("x", func(acc telegraf.Accumulator) error {
@@ -242,7 +242,7 @@ func TestAnErrorIsLoggedOnceAndItsEndToo(t *testing.T) {
 	assert.Contains(t, r.said(), "I! [inputs.x] gathers without errors again")
 }
 
-func TestAMetricThatCannotBeSerializedCostsItselfAlone(t *testing.T) {
+func TestOutput_AMetricThatCannotBeSerializedCostsItselfAlone(t *testing.T) {
 	r := run(t, named("x", func(acc telegraf.Accumulator) error {
 		acc.AddFields("empty", map[string]any{"nan": math.NaN()}, nil)
 		point(acc, "full")
@@ -258,7 +258,7 @@ func TestAMetricThatCannotBeSerializedCostsItselfAlone(t *testing.T) {
 }
 
 // What an input forgets to make printable, a container's name for instance.
-func TestTagsAndTextsArePrintable(t *testing.T) {
+func TestRunner_TagsAndTextsArePrintable(t *testing.T) {
 	r := run(t, named("x", func(acc telegraf.Accumulator) error {
 		acc.AddFields("m", map[string]any{"text": "a\nforged v=1", "n": 1}, map[string]string{"container": "\x1b[31m\xff,x=y\\"})
 		return nil
@@ -268,7 +268,7 @@ func TestTagsAndTextsArePrintable(t *testing.T) {
 	assert.Contains(t, r.stdout.String(), `m,container=\033[31m\377\,x\=y\134 n=1i,text="a\\012forged v=1" 1000000000`)
 }
 
-func TestOptionsNameAndTagMetrics(t *testing.T) {
+func TestRunner_OptionsNameAndTagMetrics(t *testing.T) {
 	gather := func(acc telegraf.Accumulator) error {
 		acc.AddGauge("m", map[string]any{"v": 1.5}, map[string]string{"own": "wins"})
 		return nil
@@ -283,7 +283,7 @@ func TestOptionsNameAndTagMetrics(t *testing.T) {
 	assert.Regexp(t, `(?m)^other,own=wins v=1\.5 `, r.stdout.String())
 }
 
-func TestInitErrorsNameTheirTable(t *testing.T) {
+func TestNew_ErrorsNameTheirTable(t *testing.T) {
 	bad := func(line int, text string) config.Input {
 		return config.Input{Name: "x", Line: line, Plugin: &input{init: func() error { return errors.New(text) }}}
 	}
@@ -291,7 +291,7 @@ func TestInitErrorsNameTheirTable(t *testing.T) {
 	require.EqualError(t, err, "[[inputs.x]] in line 3: one\n[[inputs.x]] in line 9: two")
 }
 
-func TestTheEndOfTriggersDoesNotWaitForAHungGather(t *testing.T) {
+func TestRunner_EndsBesideAHungGather(t *testing.T) {
 	r := run(t, named("hung", func(telegraf.Accumulator) error { select {} }))
 	r.triggers <- time.Unix(1, 0)
 	time.Sleep(10 * time.Millisecond) // let it begin; the test holds without
@@ -301,7 +301,7 @@ func TestTheEndOfTriggersDoesNotWaitForAHungGather(t *testing.T) {
 	assert.Less(t, time.Since(began), 2*time.Second)
 }
 
-func TestStoppingWritesWhatIsAlmostDone(t *testing.T) {
+func TestRunner_WritesWhatIsAlmostDoneWhenStopped(t *testing.T) {
 	r := run(t, named("x", func(acc telegraf.Accumulator) error {
 		time.Sleep(5 * time.Millisecond)
 		point(acc, "x")
@@ -313,7 +313,7 @@ func TestStoppingWritesWhatIsAlmostDone(t *testing.T) {
 	assert.Contains(t, r.stdout.String(), "x value=1i")
 }
 
-func TestABlockedStdoutNeitherBlocksNorFloods(t *testing.T) {
+func TestOutput_ABlockedStdoutNeitherBlocksNorFloods(t *testing.T) {
 	reader, writer, err := os.Pipe()
 	require.NoError(t, err)
 	r := &rig{triggers: make(chan time.Time), result: make(chan error, 1)}
@@ -341,14 +341,14 @@ type failing struct{}
 
 func (failing) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
-func TestAFailedWriteEndsTheRunner(t *testing.T) {
+func TestRunner_EndsAfterAFailedWrite(t *testing.T) {
 	r := &rig{triggers: make(chan time.Time), result: make(chan error, 1)}
 	r.begin(t, failing{}, []config.Input{named("x", func(acc telegraf.Accumulator) error { point(acc, "x"); return nil })})
 	r.triggers <- time.Unix(1, 0)
 	assert.EqualError(t, <-r.result, "writing metrics to stdout: broken pipe")
 }
 
-func TestOnceWaitsForAll(t *testing.T) {
+func TestRunner_OnceWaitsForAll(t *testing.T) {
 	var stdout writes
 	runner, err := execd.New(execd.Options{Host: newHost(t), Log: execd.NewLog(io.Discard), Stdout: &stdout, Inputs: []config.Input{
 		named("x", func(acc telegraf.Accumulator) error { time.Sleep(300 * time.Millisecond); point(acc, "x"); return nil })}})
@@ -358,7 +358,7 @@ func TestOnceWaitsForAll(t *testing.T) {
 	assert.Contains(t, stdout.String(), "vfsprobe ")
 }
 
-func TestLogLinesAreTelegrafs(t *testing.T) {
+func TestLog_LinesAreTelegrafs(t *testing.T) {
 	var stderr writes
 	lines := execd.NewLog(&stderr)
 	log := lines.Named("inputs.x::alias")
@@ -379,7 +379,7 @@ func TestLogLinesAreTelegrafs(t *testing.T) {
 }
 
 // A stopped Telegraf reads neither pipe.
-func TestABlockedStderrBlocksNothing(t *testing.T) {
+func TestLog_ABlockedStderrBlocksNothing(t *testing.T) {
 	reader, writer, err := os.Pipe()
 	require.NoError(t, err)
 	defer reader.Close()
@@ -432,7 +432,7 @@ func TestABlockedStderrBlocksNothing(t *testing.T) {
 	}
 }
 
-func TestReadLinesCountsNewlines(t *testing.T) {
+func TestReadLines_CountsNewlines(t *testing.T) {
 	n := 0
 	execd.ReadLines(strings.NewReader("\n\n\r\ngather\nrest"), func() { n++ })
 	assert.Equal(t, 4, n)

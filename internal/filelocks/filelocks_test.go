@@ -14,7 +14,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/filelocks"
 )
 
-func TestAllKindsOfLines(t *testing.T) {
+func TestParse_AllKindsOfLines(t *testing.T) {
 	locks, err := filelocks.Read("testdata")
 	require.NoError(t, err)
 	assert.Equal(t, []filelocks.Lock{
@@ -37,7 +37,7 @@ func TestAllKindsOfLines(t *testing.T) {
 	}, locks)
 }
 
-func TestNoLocks(t *testing.T) {
+func TestParse_NoLocks(t *testing.T) {
 	for _, content := range []string{"", "\n", "\n \n"} {
 		locks, err := filelocks.Parse([]byte(content))
 		require.NoError(t, err)
@@ -45,7 +45,7 @@ func TestNoLocks(t *testing.T) {
 	}
 }
 
-func TestMalformedLinesCostNoOthers(t *testing.T) {
+func TestParse_MalformedLinesCostNoOthers(t *testing.T) {
 	good := lock("FLOCK  ADVISORY  WRITE 5 08:01:7 0 EOF")
 	for name, line := range map[string]string{
 		"too few fields":          "2: POSIX  ADVISORY  WRITE 6",
@@ -76,12 +76,12 @@ func TestMalformedLinesCostNoOthers(t *testing.T) {
 
 func lock(text string) string { return "1: " + text }
 
-func TestReadWithoutAFile(t *testing.T) {
+func TestRead_WithoutAFile(t *testing.T) {
 	_, err := filelocks.Read(t.TempDir())
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestTheKernelsLocks(t *testing.T) {
+func TestRead_TheKernelsLocks(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "lock"))
 	require.NoError(t, err)
 	defer file.Close()

@@ -106,7 +106,7 @@ func (f *Finder) Find(connections []Connection) (map[Connection]*Daemon, error) 
 			continue
 		}
 		if daemons[h.identity] == nil {
-			daemons[h.identity] = f.look(h)
+			daemons[h.identity] = f.inspect(h)
 		}
 		if daemons[h.identity] != nil {
 			found[c] = daemons[h.identity]
@@ -131,7 +131,7 @@ func (f *Finder) OfProgram(pid int) (*Daemon, error) {
 	daemons := make(map[identity]*Daemon)
 	for _, pid := range f.descendants(pid, pids) {
 		h := holder{identity: f.identityOf(pid)}
-		if d := f.look(h); d != nil {
+		if d := f.inspect(h); d != nil {
 			d.Guessed = false
 			daemons[h.identity] = d
 		}
@@ -314,7 +314,7 @@ func (f *Finder) guess(connections []Connection, suspects []int) error {
 }
 
 // look sees what a daemon does; nil: it has ended.
-func (f *Finder) look(h holder) *Daemon {
+func (f *Finder) inspect(h holder) *Daemon {
 	threads, err := f.scanner.Threads(h.pid, maxThreads)
 	if err != nil || threads[0].Start != h.start {
 		return nil
@@ -344,7 +344,7 @@ func (f *Finder) findSockets(daemons map[identity]*Daemon) error {
 	if err != nil || len(inodes) == 0 {
 		return err
 	}
-	if err := f.takeTCP(daemons, inodes); err != nil {
+	if err := f.askForTCP(daemons, inodes); err != nil {
 		return err
 	}
 	workers, processes := make(map[identity][]uint32), make(map[identity]identity)
@@ -367,7 +367,7 @@ func (f *Finder) findSockets(daemons map[identity]*Daemon) error {
 	if len(workers) == 0 {
 		return nil
 	}
-	err = f.takeTCP(daemons, workers)
+	err = f.askForTCP(daemons, workers)
 	for id, w := range processes {
 		if d := daemons[id]; len(d.Sockets) > 0 {
 			d.Worker = &Process{w.pid, f.commOf(w.pid)}
@@ -376,8 +376,8 @@ func (f *Finder) findSockets(daemons map[identity]*Daemon) error {
 	return err
 }
 
-// takeTCP asks once for the TCP sockets among the inodes that belong to daemons.
-func (f *Finder) takeTCP(daemons map[identity]*Daemon, inodes map[identity][]uint32) error {
+// askForTCP asks once for the TCP sockets among the inodes that belong to daemons.
+func (f *Finder) askForTCP(daemons map[identity]*Daemon, inodes map[identity][]uint32) error {
 	owners := make(map[uint32]identity)
 	for id, all := range inodes {
 		for _, inode := range all {

@@ -20,8 +20,8 @@ const (
 	// before one that had no name is looked for again.
 	ownersDelay = 2 * time.Second
 	ownersRetry = time.Minute
-	// ownersKept is for how long a name is kept that nobody asks for.
-	ownersKept = 10 * time.Minute
+	// maxOwnersAge is for how long a name is kept that nobody asks for.
+	maxOwnersAge = 10 * time.Minute
 	// maxOwners bounds the containers and pods that are known, and maxNewOwners those whose
 	// own files are read at a time.
 	maxOwners    = 4096
@@ -103,7 +103,7 @@ func (h *Host) readOwners() {
 	var wanted []ownerKey
 	o.mu.Lock()
 	for key, one := range o.known {
-		if now.Sub(one.asked) > ownersKept {
+		if now.Sub(one.asked) > maxOwnersAge {
 			delete(o.known, key)
 		} else if !one.Known() && now.Sub(one.sought) > ownersRetry && len(wanted) < maxNewOwners {
 			one.sought = now
@@ -112,7 +112,7 @@ func (h *Host) readOwners() {
 	}
 	o.mu.Unlock()
 	search := ownerSearch{host: h, found: make(map[ownerKey]containers.Owner)}
-	search.look(wanted)
+	search.search(wanted)
 	h.said.Info("names of containers", search.err)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -145,7 +145,7 @@ func (s *ownerSearch) files(kind string) *Files {
 }
 
 // look asks kubelet's logs first, which name most, and then the files of the runtimes.
-func (s *ownerSearch) look(wanted []ownerKey) {
+func (s *ownerSearch) search(wanted []ownerKey) {
 	for _, name := range s.list("/var/log/containers") {
 		if id, o, ok := containers.ParseLog(name); ok {
 			s.found[ownerKey{id: id}] = o

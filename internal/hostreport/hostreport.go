@@ -32,14 +32,14 @@ const (
 	maxStacks      = 30 // of tasks
 	maxThreads     = 16 // of a process
 	maxBlocked     = 100
-	maxUsed        = 3 // mounts of which it is told who uses them; 1 if it is brief
+	maxUsed        = 3 // mounts whose users are reported; 1 if the report is brief
 	maxSockets     = 200
 	maxMessages    = 200
 	maxLine        = 1000 // bytes
 	usersTimeout   = 5 * time.Second
 	releaseTimeout = time.Second
 	maxRelease     = 64 << 10 // bytes of os-release
-	blockedFor     = time.Second
+	minBlockedTime = time.Second
 )
 
 // report is one that is being written.
@@ -219,7 +219,7 @@ func (r *report) blocked() {
 	if _, err := scanner.Scan(time.Now()); err != nil {
 		r.line("%v", err)
 	}
-	time.Sleep(blockedFor)
+	time.Sleep(minBlockedTime)
 	now := time.Now()
 	tasks, _ := scanner.Scan(now)
 	tasks = slices.DeleteFunc(tasks, func(t blocked.Task) bool { return !t.Since.Before(now) })

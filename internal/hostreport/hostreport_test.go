@@ -37,7 +37,7 @@ func faultOf(subject string) *fault.Report {
 }
 
 // The report has all that it is to have, and nothing that a terminal would obey.
-func TestText(t *testing.T) {
+func TestReport_Text(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close()
@@ -71,7 +71,7 @@ func TestText(t *testing.T) {
 }
 
 // Faults that begin together have one file; files are bounded in number.
-func TestFlight(t *testing.T) {
+func TestFlightRecorder(t *testing.T) {
 	dir := t.TempDir()
 	for i := range maxFiles + 9 {
 		require.NoError(t, os.WriteFile(filepath.Join(dir, fmt.Sprintf("fault-20000101T0000%02d.000Z.txt", i)), nil, 0o600))
@@ -79,7 +79,7 @@ func TestFlight(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "state.json"), nil, 0o600))
 	h := newHost(t)
 	bad := false
-	f := NewFlight(h, dir, "1.2.3", func() bool { return bad }, execd.NewLog(t.Output()).Named("test"))
+	f := NewFlightRecorder(h, dir, "1.2.3", func() bool { return bad }, execd.NewLog(t.Output()).Named("test"))
 	name := f.Began(faultOf("/one"))
 	assert.Equal(t, dir, filepath.Dir(name))
 	assert.Equal(t, name, f.Began(faultOf("/two")))
@@ -105,10 +105,10 @@ func TestFlight(t *testing.T) {
 }
 
 // What comes to be at fault before it is written is left alone.
-func TestFlight_AtFaultMeanwhile(t *testing.T) {
+func TestFlightRecorder_AtFaultMeanwhile(t *testing.T) {
 	dir := t.TempDir()
 	asked := 0
-	f := NewFlight(newHost(t), dir, "", func() bool { asked++; return asked > 1 }, execd.NewLog(t.Output()).Named("test"))
+	f := NewFlightRecorder(newHost(t), dir, "", func() bool { asked++; return asked > 1 }, execd.NewLog(t.Output()).Named("test"))
 	require.NotEmpty(t, f.Began(faultOf("/one")))
 	f.write()
 	files, err := os.ReadDir(dir)
@@ -117,10 +117,10 @@ func TestFlight_AtFaultMeanwhile(t *testing.T) {
 }
 
 // One file is written at a time: faults that begin meanwhile share the next.
-func TestFlight_WritesOneFileAtATime(t *testing.T) {
+func TestFlightRecorder_WritesOneFileAtATime(t *testing.T) {
 	var writes atomic.Int32
 	end, beginning := make(chan struct{}), true
-	f := NewFlight(nil, t.TempDir(), "", func() bool {
+	f := NewFlightRecorder(nil, t.TempDir(), "", func() bool {
 		if beginning {
 			return false
 		}

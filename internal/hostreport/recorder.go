@@ -18,11 +18,11 @@ import (
 )
 
 const (
-	// gatherFor is for how long faults that begin are taken into one file: those of all
+	// collectWindow is for how long faults that begin are taken into one file: those of all
 	// mounts of a server begin together.
-	gatherFor = 2 * time.Second
-	// again is when the same fault is worth another file, as of a mount that comes and goes.
-	again = time.Hour
+	collectWindow = 2 * time.Second
+	// minReportInterval is when the same fault is worth another file, as of a mount that comes and goes.
+	minReportInterval = time.Hour
 	// maxFiles and maxFile bound what is kept, in number and bytes.
 	maxFiles = 32
 	maxFile  = 256 << 10
@@ -55,10 +55,10 @@ func (c *Collector) Faults() []*fault.Report {
 	return slices.Clone(c.faults)
 }
 
-// Flight is a Recorder that writes what is known of faults to files of a directory, once for
+// FlightRecorder is a Recorder that writes what is known of faults to files of a directory, once for
 // each: at 3 a.m. a fault may be over. Helper processes write, and nothing is written while that
 // directory's file system is at fault.
-type Flight struct {
+type FlightRecorder struct {
 	host    *host.Host
 	dir     string
 	version string
@@ -72,20 +72,20 @@ type Flight struct {
 	writing bool                 // one is being written; the open one has to wait
 }
 
-// NewFlight returns a Flight of a directory. atFault reports whether its file system is.
-func NewFlight(h *host.Host, dir, version string, atFault func() bool, log telegraf.Logger) *Flight {
-	return &Flight{host: h, dir: dir, version: version, atFault: atFault, log: log, seen: make(map[string]time.Time)}
+// NewFlightRecorder returns a Flight of a directory. atFault reports whether its file system is.
+func NewFlightRecorder(h *host.Host, dir, version string, atFault func() bool, log telegraf.Logger) *FlightRecorder {
+	return &FlightRecorder{host: h, dir: dir, version: version, atFault: atFault, log: log, seen: make(map[string]time.Time)}
 }
 
 // Began takes a fault, and returns the file that is to tell of it, in a while.
-func (f *Flight) Began(r *fault.Report) string {
+func (f *FlightRecorder) Began(r *fault.Report) string {
 	if f.atFault() {
 		return ""
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	now, id := time.Now(), r.Input+" "+r.Subject+" "+r.Cause
-	if at, known := f.seen[id]; known && now.Sub(at) < again {
+	if at, known := f.seen[id]; known && now.Sub(at) < minReportInterval {
 		return ""
 	}
 	if len(f.seen) >= maxRemembered {
@@ -95,7 +95,7 @@ func (f *Flight) Began(r *fault.Report) string {
 	if f.open == "" {
 		f.open = filepath.Join(f.dir, prefix+now.UTC().Format("20060102T150405.000Z")+suffix)
 		if !f.writing {
-			time.AfterFunc(gatherFor, f.write)
+			time.AfterFunc(collectWindow, f.write)
 		}
 	}
 	if len(f.faults) < maxRemembered {
@@ -105,7 +105,7 @@ func (f *Flight) Began(r *fault.Report) string {
 }
 
 // write writes the file that is open, and has the next one written if there is one by then.
-func (f *Flight) write() {
+func (f *FlightRecorder) write() {
 	f.mu.Lock()
 	name, faults := f.open, f.faults
 	f.open, f.faults, f.writing = "", nil, true
@@ -114,11 +114,11 @@ func (f *Flight) write() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.writing = false; f.open != "" {
-		time.AfterFunc(gatherFor, f.write)
+		time.AfterFunc(collectWindow, f.write)
 	}
 }
 
-func (f *Flight) writeFile(name string, faults []*fault.Report) {
+func (f *FlightRecorder) writeFile(name string, faults []*fault.Report) {
 	if f.atFault() {
 		f.log.Warnf("%s is not written: its file system is at fault itself", name)
 		return
@@ -139,7 +139,7 @@ func (f *Flight) writeFile(name string, faults []*fault.Report) {
 const cut = "\nthe rest is left out\n"
 
 // removeOld removes the oldest files, if there are too many.
-func (f *Flight) removeOld() error {
+func (f *FlightRecorder) removeOld() error {
 	list := &prober.Plan{Timeout: writeTimeout}
 	list.SearchBelow(f.dir)
 	dir := prober.ResultOf(list.Add(prober.Open(prober.CWD(), f.dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)))
@@ -165,6 +165,6 @@ func (f *Flight) removeOld() error {
 	return nil
 }
 
-func (f *Flight) check(p *prober.Plan) prober.Check {
+func (f *FlightRecorder) check(p *prober.Plan) prober.Check {
 	return prober.Check{Key: "reports of faults", Group: "reports of faults", Trusted: true, Independent: true, Plan: p}
 }

@@ -29,7 +29,7 @@ func fixtures(t testing.TB) (all [][2]string) {
 	return all
 }
 
-func TestMessages(t *testing.T) {
+func TestParse_Messages(t *testing.T) {
 	for _, f := range fixtures(t) {
 		got := "-"
 		if m, found := kmsg.Parse(f[0]); found {
@@ -44,7 +44,7 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-func TestRecords(t *testing.T) {
+func TestParseRecord(t *testing.T) {
 	record, err := kmsg.ParseRecord([]byte("5,339,5140900,-;NET: a\\x0a\\x5cb\n SUBSYSTEM=net\n DEVICE=+net:lo\n"))
 	require.NoError(t, err)
 	assert.Equal(t, kmsg.Record{Sequence: 339, Level: 5, Uptime: 5140900 * time.Microsecond, Text: "NET: a\n\\b"}, record)
@@ -58,7 +58,7 @@ func TestRecords(t *testing.T) {
 	}
 }
 
-func TestTheRealLog(t *testing.T) {
+func TestLog_OfThisKernel(t *testing.T) {
 	log, err := kmsg.Open(kmsg.Device)
 	if err != nil {
 		t.Skip(err)
@@ -93,7 +93,7 @@ func TestTheRealLog(t *testing.T) {
 	assert.Equal(t, 6, seen[0].Level)
 }
 
-func TestWithoutTheLog(t *testing.T) {
+func TestOpen_WithoutTheLog(t *testing.T) {
 	_, err := kmsg.Open(filepath.Join(t.TempDir(), "kmsg"))
 	require.ErrorIs(t, err, os.ErrNotExist)
 }

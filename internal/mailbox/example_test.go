@@ -15,7 +15,7 @@ func ExampleMailbox() {
 
 	for len(answers) == 0 {
 		<-m.Wake()
-		m.Open()
+		m.Drain()
 	}
 	fmt.Println(answers)
 	// Output: [an answer]

@@ -27,7 +27,7 @@ func (m *Mailbox) Post(do func()) {
 }
 
 // Open does all that was posted.
-func (m *Mailbox) Open() {
+func (m *Mailbox) Drain() {
 	m.mu.Lock()
 	posts := m.posts
 	m.posts = nil

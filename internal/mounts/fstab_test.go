@@ -48,7 +48,7 @@ func said(e mounts.FstabEntry) string {
 	return strings.Join(words, " ")
 }
 
-func TestADebianFstab(t *testing.T) {
+func TestParseFstab_OfDebian(t *testing.T) {
 	at := fstab(t, "debian")
 	for point, want := range map[string][2]string{ // what it says, and its device
 		"/":              {"", "/dev/disk/by-uuid/0a3407de-014b-458b-b5c1-848e92a327a3"},
@@ -70,7 +70,7 @@ func TestADebianFstab(t *testing.T) {
 	assert.Empty(t, at)
 }
 
-func TestAnRHELFstab(t *testing.T) {
+func TestParseFstab_OfRHEL(t *testing.T) {
 	at := fstab(t, "rhel")
 	for point, want := range map[string]string{
 		"/":                 "",
@@ -105,7 +105,7 @@ func TestAnRHELFstab(t *testing.T) {
 	assert.Empty(t, team.Device())
 }
 
-func TestMalformedFstabLinesCostNoOthers(t *testing.T) {
+func TestParseFstab_MalformedLinesCostNoOthers(t *testing.T) {
 	content, err := os.ReadFile("testdata/fstab/malformed")
 	require.NoError(t, err)
 	entries, err := mounts.ParseFstab(content)
@@ -128,7 +128,7 @@ func TestMalformedFstabLinesCostNoOthers(t *testing.T) {
 	}
 }
 
-func TestTheLastOptionWins(t *testing.T) {
+func TestFstabEntry_TheLastOptionWins(t *testing.T) {
 	for options, want := range map[string]string{
 		"":                           "",
 		"defaults":                   "",
@@ -146,7 +146,7 @@ func TestTheLastOptionWins(t *testing.T) {
 	}
 }
 
-func TestDevices(t *testing.T) {
+func TestFstabEntry_Device(t *testing.T) {
 	for source, want := range map[string]string{
 		"LABEL=root":             "/dev/disk/by-label/root",
 		`LABEL="my disk"`:        `/dev/disk/by-label/my\x20disk`,
@@ -171,7 +171,7 @@ func TestDevices(t *testing.T) {
 }
 
 // findmnt shows the same of every fixture.
-func TestFstabAsLibmountReadsIt(t *testing.T) {
+func TestParseFstab_AsLibmountReadsIt(t *testing.T) {
 	if _, err := exec.LookPath("findmnt"); err != nil {
 		t.Skip("no findmnt here")
 	}

@@ -46,7 +46,7 @@ func fixture(t testing.TB, name string) map[string]*mounts.Mount {
 	return byPoint
 }
 
-func TestADebianHost(t *testing.T) {
+func TestParse_ADebianHost(t *testing.T) {
 	at := fixture(t, "debian")
 
 	root := at["/"]
@@ -90,7 +90,7 @@ func TestADebianHost(t *testing.T) {
 	assert.Equal(t, "rw", at["/mnt/noname"].VFSOptions)
 }
 
-func TestAnNFSClient(t *testing.T) {
+func TestParse_AnNFSClient(t *testing.T) {
 	at := fixture(t, "nfs-client")
 	for point, want := range map[string]struct {
 		nfs, remote bool
@@ -142,7 +142,7 @@ func TestAnNFSClient(t *testing.T) {
 	assert.False(t, found)
 }
 
-func TestADockerHost(t *testing.T) {
+func TestParse_ADockerHost(t *testing.T) {
 	at := fixture(t, "docker")
 	assert.Len(t, at, 8, "nothing is hidden")
 	overlay := at["/var/lib/docker/overlay2/4f0e7f1c2d/merged"]
@@ -155,7 +155,7 @@ func TestADockerHost(t *testing.T) {
 	assert.Equal(t, "net:[4026532312]", at["/run/docker/netns/1a2b3c4d5e6f"].Root)
 }
 
-func TestLinesThatMakeNoSenseCostNoOthers(t *testing.T) {
+func TestParse_LinesThatMakeNoSenseCostNoOthers(t *testing.T) {
 	content, err := os.ReadFile("testdata/malformed")
 	require.NoError(t, err)
 	table := mounts.Parse(content)
@@ -172,12 +172,12 @@ func TestLinesThatMakeNoSenseCostNoOthers(t *testing.T) {
 	}
 }
 
-func TestNothingIsAnEmptyTable(t *testing.T) {
+func TestParse_NothingIsAnEmptyTable(t *testing.T) {
 	assert.Empty(t, parse(t, ""))
 }
 
 // An overlay of many layers has a line longer than what bufio.Scanner takes.
-func TestALongLine(t *testing.T) {
+func TestParse_ALongLine(t *testing.T) {
 	line := "29 28 0:61 / /merged rw,relatime shared:3 - overlay overlay rw,lowerdir="
 	for _, length := range []int{bufio.MaxScanTokenSize - 2, bufio.MaxScanTokenSize - 1, bufio.MaxScanTokenSize, bufio.MaxScanTokenSize + 1, 1 << 20} {
 		t.Run(strconv.Itoa(length), func(t *testing.T) {
@@ -193,10 +193,10 @@ func TestALongLine(t *testing.T) {
 	}
 }
 
-// TestHidden draws tables as "ID PARENT PATH", with a minus where a path look-up
-// must miss the mount. TestHiddenAsTheKernelSees checks the same rules against
+// TestSnapshot_Hidden draws tables as "ID PARENT PATH", with a minus where a path look-up
+// must miss the mount. TestSnapshot_HiddenAsTheKernelSees checks the same rules against
 // the kernel.
-func TestHidden(t *testing.T) {
+func TestSnapshot_Hidden(t *testing.T) {
 	for _, c := range []struct{ name, table string }{
 		{"a plain tree", `
 			1 0 /
@@ -311,13 +311,13 @@ func TestHidden(t *testing.T) {
 	}
 }
 
-func TestPrintableLeavesOrdinaryNamesAlone(t *testing.T) {
+func TestPrintable_LeavesOrdinaryNamesAlone(t *testing.T) {
 	for _, name := range []string{"", "/", "/srv/data", "/mnt/My Files", "/mnt/ä/日本/🙂", `/a"b'c,d=e#f`, "/\u00a0\u200d"} {
 		assert.Equal(t, name, mounts.Printable(name))
 	}
 }
 
-func TestPrintableEscapes(t *testing.T) {
+func TestPrintable_Escapes(t *testing.T) {
 	for name, want := range map[string]string{
 		"/a\nb":        `/a\012b`,
 		"/a\tb\r":      `/a\011b\015`,
@@ -336,7 +336,7 @@ func TestPrintableEscapes(t *testing.T) {
 	}
 }
 
-func TestPrintableOfEverySingleByte(t *testing.T) {
+func TestPrintable_EverySingleByte(t *testing.T) {
 	seen := make(map[string]int)
 	for b := range 256 {
 		name := string([]byte{byte(b)})
@@ -347,7 +347,7 @@ func TestPrintableOfEverySingleByte(t *testing.T) {
 	}
 }
 
-func TestPrintableOfRandomBytes(t *testing.T) {
+func TestPrintable_RandomBytes(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	// Bytes that make and break runes and escapes.
 	alphabet := []byte{'\\', '0', '1', '3', '7', 'a', '\n', 0, 0x7f, 0x80, 0x85, 0xbd, 0xbf, 0xc2, 0xc3, 0xef, 0xf0, 0xff}
@@ -387,7 +387,7 @@ func unescape(t *testing.T, shown string) string {
 	return string(name)
 }
 
-func TestPseudoFileSystems(t *testing.T) {
+func TestPseudo(t *testing.T) {
 	for _, fsType := range []string{"proc", "sysfs", "cgroup2", "autofs", "devpts", "rpc_pipefs"} {
 		assert.True(t, mounts.Pseudo(fsType), fsType)
 	}

@@ -74,13 +74,13 @@ func (m *Mount) NFSServer() *NFSServer {
 	return s
 }
 
-// Question is what the server is asked.
-func (s *NFSServer) Question() serverpool.Question {
+// question is what the server is asked.
+func (s *NFSServer) question() serverpool.Question {
 	return serverpool.Question{Network: s.Network, Address: s.Address, Service: serverpool.NFS}
 }
 
 // Tags are those of [Server.Tags].
 func (s *NFSServer) Tags() map[string]string {
-	server := Server{Question: s.Question()}
+	server := Server{Question: s.question()}
 	return server.Tags()
 }

@@ -21,7 +21,7 @@ func mountStats(t testing.TB, name string) []byte {
 	return content
 }
 
-func TestNFSStats(t *testing.T) {
+func TestParseMountStats(t *testing.T) {
 	for name, want := range map[string][]mounts.NFSStats{
 		"rhel8": {{
 			Device: "nas:/export/home", Mountpoint: "/home", FSType: "nfs", Version: "1.1", Age: 86034,
@@ -87,14 +87,14 @@ func TestNFSStats(t *testing.T) {
 	}
 }
 
-func TestRetransmissions(t *testing.T) {
+func TestNFSStats_Retransmissions(t *testing.T) {
 	again := mounts.NFSOperations{Count: 10, Transmissions: 13}
 	assert.EqualValues(t, 3, again.Retransmissions())
 	never := mounts.NFSOperations{Count: 10, Transmissions: 9}
 	assert.Zero(t, never.Retransmissions())
 }
 
-func TestMalformedNFSStatsCostNoOthers(t *testing.T) {
+func TestParseMountStats_MalformedLinesCostNoOthers(t *testing.T) {
 	all, err := mounts.ParseMountStats(mountStats(t, "malformed"))
 	var points []string
 	for _, s := range all {

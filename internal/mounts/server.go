@@ -45,7 +45,7 @@ func (m *Mount) Servers() []Server {
 		return m.cephMonitors()
 	}
 	if s := m.NFSServer(); s != nil {
-		return []Server{{s.Question(), s.Version}}
+		return []Server{{s.question(), s.Version}}
 	}
 	return nil
 }

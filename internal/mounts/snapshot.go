@@ -34,7 +34,7 @@ func Parse(content []byte) *Snapshot {
 func NewSnapshot(all []Mount) *Snapshot {
 	s := &Snapshot{Mounts: all}
 	s.index()
-	s.locate()
+	s.resolvePaths()
 	return s
 }
 
@@ -46,7 +46,7 @@ func newSnapshot(infos []*mountinfo.Info, err error, devices Devices) *Snapshot 
 	}
 	s.index()
 	markReach(s.Mounts, s.byID, &notes{})
-	s.locate()
+	s.resolvePaths()
 	return s
 }
 
@@ -70,7 +70,7 @@ func (s *Snapshot) index() {
 }
 
 // locate finds the mounts by their paths.
-func (s *Snapshot) locate() {
+func (s *Snapshot) resolvePaths() {
 	s.at = make(map[string]*Mount, len(s.Mounts))
 	for i := range s.Mounts {
 		if m := &s.Mounts[i]; !m.Hidden {
@@ -243,7 +243,7 @@ func (s *Snapshot) told(n *notes) *Snapshot {
 	other := &Snapshot{Mounts: slices.Clone(s.Mounts), Malformed: s.Malformed, Err: s.Err}
 	other.index()
 	markReach(other.Mounts, other.byID, n)
-	other.locate()
+	other.resolvePaths()
 	for i := range s.Mounts {
 		if s.Mounts[i].Submount != other.Mounts[i].Submount {
 			return other

@@ -35,7 +35,7 @@ func drawn(units []*mounts.Unit) (all [][]string) {
 	return all
 }
 
-func TestUnits(t *testing.T) {
+func TestSnapshot_Units(t *testing.T) {
 	for _, c := range []struct {
 		name, table string
 		want        [][]string
@@ -94,7 +94,7 @@ func TestUnit_NumbersAreGivenAgain(t *testing.T) {
 	assert.False(t, after.Same(before.Probed))
 }
 
-func TestUnits_OfMountPointsInNoTable(t *testing.T) {
+func TestSnapshot_UnitsOfMountPointsInNoTable(t *testing.T) {
 	a, b := mounts.Named("/a"), mounts.Named("/b")
 	assert.Equal(t, [][]string{{"/a"}, {"/b"}}, drawn(mounts.Units([]*mounts.Mount{&a, &b}, false)))
 	s := mounts.NewSnapshot([]mounts.Mount{a, b})

@@ -275,7 +275,7 @@ func TestWatcher_TextWhereStatmountCannotBeUsed(t *testing.T) {
 	w.plainText, w.anyAsks = false, always
 	w.plan()
 	failed := prober.Report{Outcome: prober.Done, Steps: []prober.StepResult{{Name: "statmount", Errno: unix.ENOSYS}}}
-	require.ErrorIs(t, w.take(&failed), errRetry)
+	require.ErrorIs(t, w.adopt(&failed), errRetry)
 	assert.True(t, w.plainText)
 	view := w.View(1)
 	require.NoError(t, view.Hindrance)

@@ -135,7 +135,7 @@ func TestWatcher_ReadsOnlyAfterAChange(t *testing.T) {
 	same(s)
 }
 
-func TestAReadOnlySuperblock(t *testing.T) {
+func TestMount_OfAReadOnlySuperblock(t *testing.T) {
 	faultfs.Require(t)
 	dir := t.TempDir()
 	mount(t, "tmpfs", filepath.Join(dir, "a"), "tmpfs", 0)
@@ -185,7 +185,7 @@ func sameAsTheKernel(t *testing.T, table []mounts.Mount, dir string) (hidden int
 	return hidden
 }
 
-func TestHiddenAsTheKernelSees(t *testing.T) {
+func TestSnapshot_HiddenAsTheKernelSees(t *testing.T) {
 	faultfs.Require(t)
 	random := rand.New(rand.NewPCG(3, 4))
 	paths := []string{"a", "a/b", "a/b/c", "a/d", "e", "e/f", "."}
@@ -264,7 +264,7 @@ func readOwnTable(t *testing.T, proc int) []mounts.Mount {
 	return table.Mounts
 }
 
-func TestAMountOnTheRootDirectoryIsHidden(t *testing.T) {
+func TestSnapshot_AMountOnTheRootDirectoryIsHidden(t *testing.T) {
 	faultfs.Require(t)
 	onItsOwn(t, func() {
 		proc, err := unix.Open("/proc", unix.O_PATH|unix.O_CLOEXEC, 0)
@@ -281,7 +281,7 @@ func TestAMountOnTheRootDirectoryIsHidden(t *testing.T) {
 	})
 }
 
-func TestMountsInAChroot(t *testing.T) {
+func TestSnapshot_MountsInAChroot(t *testing.T) {
 	faultfs.Require(t)
 	base := t.TempDir()
 	onItsOwn(t, func() {
@@ -302,7 +302,7 @@ func TestMountsInAChroot(t *testing.T) {
 	})
 }
 
-func TestWhatAutofsHasMountedIsOnDemand(t *testing.T) {
+func TestSnapshot_WhatAutofsHasMountedIsOnDemand(t *testing.T) {
 	all := parse(t, `20 1 8:1 / / rw - ext4 /dev/sda1 rw
 30 20 0:40 / /home rw - autofs auto.home rw
 31 30 0:41 / /home/ann rw - nfs4 nas:/ann rw
@@ -320,7 +320,7 @@ func TestWhatAutofsHasMountedIsOnDemand(t *testing.T) {
 	}
 }
 
-func TestWhatAMountShows(t *testing.T) {
+func TestMount_WhatItShows(t *testing.T) {
 	all := parse(t, "31 20 0:41 / /a rw - ext4 /dev/sda1 rw\n32 20 0:42 /sub /b rw - btrfs /dev/sdb1 rw\n")
 	ext4, btrfs := &all[0], &all[1]
 	for want, st := range map[bool][]unix.Statx_t{

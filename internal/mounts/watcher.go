@@ -30,9 +30,9 @@ const (
 	// rereadShare is the part of the time, one in so many, that may be spent on reading a
 	// table which the kernel has not said to have changed.
 	rereadShare = 100
-	// readerPatience is how long a gather waits for a table that is being read. One of
+	// awaitTimeout is how long a gather waits for a table that is being read. One of
 	// 5,000 mounts takes some 20 ms on an idle machine.
-	readerPatience = 500 * time.Millisecond
+	awaitTimeout = 500 * time.Millisecond
 	// maxTable bounds a table, in bytes: 30,000 mounts with the longest of paths.
 	maxTable = 256 << 20
 	// maxRereads is how often a table that changes while it is read is read again.
@@ -95,7 +95,7 @@ type View struct {
 // NewWatcher returns a Watcher which has read nothing yet.
 func NewWatcher(o WatcherOptions) *Watcher {
 	if o.Patience == 0 {
-		o.Patience = readerPatience
+		o.Patience = awaitTimeout
 	}
 	return &Watcher{o: o, seed: maphash.MakeSeed(), timeout: readerTimeout, cursor: kernelAtLeast(5, 8), known: newKnown(),
 		plainText: o.Proc != "/proc" || o.PID != "self" || !kernelAtLeast(6, 13),
@@ -194,7 +194,7 @@ func (w *Watcher) read(patience time.Duration) error {
 			w.timeout = min(2*w.timeout, maxReaderTimeout)
 			return r.slow()
 		}
-		switch err := w.take(&r.report); {
+		switch err := w.adopt(&r.report); {
 		case errors.Is(err, errRetry):
 			continue
 		case err != nil:
@@ -220,7 +220,7 @@ var errRetry = errors.New("statmount(2) can't be used")
 func (w *Watcher) Invalidate() {
 	w.updating.Lock()
 	defer w.updating.Unlock()
-	if time.Since(w.asOf) >= rereadShare*w.took || w.took < readerPatience {
+	if time.Since(w.asOf) >= rereadShare*w.took || w.took < awaitTimeout {
 		w.outdate()
 	}
 }
@@ -288,7 +288,7 @@ func (w *Watcher) plan() *prober.Plan {
 }
 
 // take makes the current snapshot of what a helper has read.
-func (w *Watcher) take(r *prober.Report) error {
+func (w *Watcher) adopt(r *prober.Report) error {
 	content, err := contentOf(r)
 	if r.Outcome == prober.Stuck || r.Outcome == prober.Busy || r.Outcome == prober.Expired {
 		return w.hang(r)

@@ -30,8 +30,8 @@ const (
 	batch         = 100     // processes that are looked at between two looks at the clock
 	maxLinks      = 1 << 16 // of a process
 	maxNamespaces = 1024
-	// blockedFor is how long a task has to wait at least to be called blocked.
-	blockedFor = 200 * time.Millisecond
+	// minBlockedTime is how long a task has to wait at least to be called blocked.
+	minBlockedTime = 200 * time.Millisecond
 )
 
 // A User is a process that uses the mount.
@@ -164,11 +164,11 @@ func (f *finder) find(brief bool) {
 	}
 	processes := f.processes()
 	f.readTables(processes, brief && f.table.AskForOptions())
-	f.takeMounts()
-	f.takeDevices()
+	f.findMounts()
+	f.findDevices()
 	f.readFiles(processes)
 	f.readPlaces(processes)
-	time.Sleep(time.Until(began.Add(blockedFor)))
+	time.Sleep(time.Until(began.Add(minBlockedTime)))
 	now := time.Now()
 	tasks, _ := f.scanner.Scan(now)
 	tasks = slices.DeleteFunc(tasks, func(t blocked.Task) bool { return t.Kernel || !t.Since.Before(now) })
@@ -265,8 +265,8 @@ func ended(err error) bool {
 	return errors.Is(err, os.ErrNotExist) || errors.Is(err, errSearch) || errors.Is(err, errInvalid)
 }
 
-// takeMounts finds all mounts of the file system, and those below the one that was asked for.
-func (f *finder) takeMounts() {
+// findMounts finds all mounts of the file system, and those below the one that was asked for.
+func (f *finder) findMounts() {
 	for _, table := range f.tables {
 		if table == nil {
 			continue
@@ -289,8 +289,8 @@ func (f *finder) takeMounts() {
 	slices.Sort(f.Below)
 }
 
-// takeDevices finds loop devices and swap files that lie on the mount.
-func (f *finder) takeDevices() {
+// findDevices finds loop devices and swap files that lie on the mount.
+func (f *finder) findDevices() {
 	loops, _ := filepath.Glob(filepath.Join(f.host.Sys, "block/loop*"))
 	for _, name := range loops {
 		device := blockdev.Tree(f.host.Sys).BySource("/dev/" + filepath.Base(name))
@@ -465,7 +465,7 @@ func (f *finder) readMapsOf(processes []*process, size int) (failed int) {
 		}
 		contents, _ := f.host.Files.Maps(pids)
 		for i, content := range contents {
-			f.takeMaps(processes[i], content)
+			f.noteMappings(processes[i], content)
 		}
 		processes = processes[len(contents):]
 		switch {
@@ -479,9 +479,9 @@ func (f *finder) readMapsOf(processes []*process, size int) (failed int) {
 	return failed + len(processes)
 }
 
-// takeMaps takes what a process has mapped. The device's number is not that of the mount for
+// noteMappings takes what a process has mapped. The device's number is not that of the mount for
 // some file systems, the path is.
-func (f *finder) takeMaps(p *process, content []byte) {
+func (f *finder) noteMappings(p *process, content []byte) {
 	seen := make(map[string]bool)
 	for m := range mappings(content) {
 		mount := f.holds(p.table, m.path)

@@ -10,7 +10,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
-func TestMappings(t *testing.T) {
+func TestParseMappings(t *testing.T) {
 	content := "55d0-55d4 r-xp 00000000 fe:00 1234                       /usr/bin/cat\n" +
 		"7f00-7f01 rw-p 00000000 00:00 0\n" +
 		"7f02-7f03 rw-p 00000000 00:00 0                          [heap]\n" +

@@ -76,10 +76,9 @@ func (c *Check) place() place {
 	return atWork
 }
 
-// roomLocked is how many helpers more a check's group may have at one time, of which
-// there are so many already that hang, of them own ones of this run's: five sixteenths of
-// the limit. When so many are there, a trusted key is tried, and others after it while
-// they answer.
+// roomLocked returns how many more helpers a check's group may have at the same time: five
+// sixteenths of the limit, less those that hang already (hang, of which own are of this run). When
+// so many hang, a trusted key is tried, and others after it while they answer.
 func (c *Check) roomLocked(hang, own, limit int) int {
 	switch most := max(1, limit*5/16); {
 	case hang < most:

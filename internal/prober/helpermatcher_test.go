@@ -21,7 +21,7 @@ import (
 
 // Any user can name processes like helpers. If they were taken for stuck helpers
 // of an earlier run, he could keep file systems from being checked.
-func TestAProcessThatIsOnlyNamedLikeAHelperIsNone(t *testing.T) {
+func TestHelperMatcher_AProcessThatIsOnlyNamedLikeAHelperIsNone(t *testing.T) {
 	faultfs.Require(t)
 	var names []string
 	t.Run("genuine", func(t *testing.T) { names = helperNames(t) })
@@ -142,7 +142,7 @@ func named(t *testing.T) map[int]string {
 }
 
 // What a helper may do, by what its plan asks for.
-func TestHelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
+func TestHelperMatcher_HelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -216,7 +216,7 @@ func TestHelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
 
 // A helper that shares the server's memory has less in effect than the server. What
 // runs as the same user and may do less still must not get at it.
-func TestWhoMayNotTraceTheServerMayTraceNoHelper(t *testing.T) {
+func TestHelperMatcher_WhoMayNotTraceTheServerMayTraceNoHelper(t *testing.T) {
 	faultfs.Require(t)
 	if !forkserver.Sharing {
 		t.Skip("helpers have memory of their own in this build")

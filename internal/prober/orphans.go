@@ -86,11 +86,11 @@ func (l *leftBehind) add(w Wait) {
 	}
 }
 
-// recount is how long a count of orphans is good for, and recountSoon while those
+// recountInterval is how long a count of orphans is good for, and shortRecountInterval while those
 // whose server has just ended may be about to end, too.
 const (
-	recount     = time.Second
-	recountSoon = 20 * time.Millisecond
+	recountInterval      = time.Second
+	shortRecountInterval = 20 * time.Millisecond
 )
 
 // mayEndLocked reports whether orphans may be helpers that the kernel is still killing,
@@ -105,7 +105,7 @@ func (p *Prober) queueBehindOrphansLocked(w *pending) {
 	if p.behindOrphans = append(p.behindOrphans, w); len(p.behindOrphans) > 1 {
 		return
 	}
-	time.AfterFunc(recountSoon, func() {
+	time.AfterFunc(shortRecountInterval, func() {
 		p.mu.Lock()
 		defer p.unlock()
 		waiting := p.behindOrphans
@@ -170,9 +170,9 @@ func (o *orphans) findLocked(proc, comm string) (orphan, Wait, bool) {
 
 // countLocked returns how many orphans there are, as of at most a second ago.
 func (o *orphans) countLocked(proc string) leftBehind {
-	good := recount
+	good := recountInterval
 	if o.mayEndLocked(maxGrace) {
-		good = recountSoon
+		good = shortRecountInterval
 	}
 	if len(o.byComm) == 0 || time.Since(o.asOf) < good {
 		return o.counted

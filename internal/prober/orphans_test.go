@@ -19,7 +19,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
 )
 
-func TestHelperNamesFitAndDiffer(t *testing.T) {
+func TestHelperName_FitsAndDiffers(t *testing.T) {
 	seen := make(map[string]string)
 	for major := range 300 {
 		for minor := range 300 {
@@ -46,7 +46,7 @@ func process(t testing.TB, proc, pid, comm, state, ppid, start string) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "status"), []byte(status), 0o600))
 }
 
-func TestOrphansAreHelpersWithoutAServer(t *testing.T) {
+func TestOrphans_AreHelpersWithoutAServer(t *testing.T) {
 	proc, comm := t.TempDir(), commOf("key", "one")
 	process(t, proc, "self", "vfsprobe", "R", "1", "1")
 	process(t, proc, "1", "init", "S", "0", "1")
@@ -82,7 +82,7 @@ func TestOrphansAreHelpersWithoutAServer(t *testing.T) {
 
 // A server's helpers that can be killed take a moment to end after it. They are not
 // stuck, and nothing is refused for them.
-func TestHelpersThatEndWithTheirServerCostNothing(t *testing.T) {
+func TestOrphans_HelpersThatEndWithTheirServerCostNothing(t *testing.T) {
 	const n, mine, others = 6, "key", "group"
 	proc := t.TempDir()
 	process(t, proc, "self", "vfsprobe", "R", "1", "1")
@@ -99,7 +99,7 @@ func TestHelpersThatEndWithTheirServerCostNothing(t *testing.T) {
 	for _, c := range []Check{{Key: mine, Group: others, Plan: &plan}, {Key: "another", Group: "another", Plan: &plan}} {
 		p.Submit(c, func(r Report) { reports <- r })
 	}
-	time.Sleep(3 * recountSoon)
+	time.Sleep(3 * shortRecountInterval)
 	require.Empty(t, reports, "neither a stuck helper nor a full cap is reported")
 	for i := range n {
 		require.NoError(t, os.RemoveAll(filepath.Join(proc, strconv.Itoa(20+i))))
@@ -113,7 +113,7 @@ func TestHelpersThatEndWithTheirServerCostNothing(t *testing.T) {
 }
 
 // Those that stay are.
-func TestHelpersThatOutliveTheirServerAreStuck(t *testing.T) {
+func TestOrphans_HelpersThatOutliveTheirServerAreStuck(t *testing.T) {
 	proc := t.TempDir()
 	process(t, proc, "self", "vfsprobe", "R", "1", "1")
 	process(t, proc, "1", "init", "S", "0", "1")

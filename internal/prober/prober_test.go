@@ -82,7 +82,7 @@ func eventually(t testing.TB, what string, condition func() bool) {
 	require.Eventually(t, condition, 20*time.Second, 5*time.Millisecond, what)
 }
 
-func TestAHealthyFileSystemAnswers(t *testing.T) {
+func TestProber_AHealthyFileSystemAnswers(t *testing.T) {
 	p := start(t, prober.Options{})
 	report := p.Run(check("/"))
 	require.Equal(t, prober.Done, report.Outcome, "%v", &report)
@@ -101,7 +101,7 @@ func TestAHealthyFileSystemAnswers(t *testing.T) {
 	assert.Zero(t, p.Stats().Running)
 }
 
-func TestStepsUseEarlierResultsAndEndAtTheFirstFailure(t *testing.T) {
+func TestPlan_StepsUseEarlierResultsAndEndAtTheFirstFailure(t *testing.T) {
 	p := start(t, prober.Options{})
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, []byte("content"), 0o600))
@@ -122,7 +122,7 @@ func TestStepsUseEarlierResultsAndEndAtTheFirstFailure(t *testing.T) {
 }
 
 // A memory that a former helper has used tells nothing about what is no file.
-func TestOnlyARegularFileIsOpened(t *testing.T) {
+func TestPlan_OpensOnlyARegularFile(t *testing.T) {
 	p := start(t, prober.Options{})
 	dir := t.TempDir()
 	for name, put := range map[string]func(path string) error{
@@ -158,7 +158,7 @@ func TestOnlyARegularFileIsOpened(t *testing.T) {
 }
 
 // The kernel overwrites what it was asked about.
-func TestACallCanChangeItsInput(t *testing.T) {
+func TestPlan_ACallCanChangeItsInput(t *testing.T) {
 	p := start(t, prober.Options{})
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
@@ -175,7 +175,7 @@ func TestACallCanChangeItsInput(t *testing.T) {
 	assert.EqualValues(t, unix.F_WRLCK, (*unix.Flock_t)(unsafe.Pointer(unsafe.SliceData(question))).Type, "the plan stays as it was")
 }
 
-func TestTheProgressOfAHelperIsKnown(t *testing.T) {
+func TestProber_KnowsTheProgressOfAHelper(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -200,7 +200,7 @@ func TestTheProgressOfAHelperIsKnown(t *testing.T) {
 	assert.False(t, found)
 }
 
-func TestAHelperCanBeGivenMoreTimeAndLess(t *testing.T) {
+func TestProber_GivesAHelperMoreTimeAndLess(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -228,7 +228,7 @@ func TestAHelperCanBeGivenMoreTimeAndLess(t *testing.T) {
 	assert.False(t, p.SetDeadline(ticket, time.Now()))
 }
 
-func TestAHelperThatCannotBeKilledIsStuckUntilItsEnd(t *testing.T) {
+func TestProber_AHelperThatCannotBeKilledIsStuckUntilItsEnd(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -256,7 +256,7 @@ func TestAHelperThatCannotBeKilledIsStuckUntilItsEnd(t *testing.T) {
 	assert.Equal(t, unix.ENOTCONN, gone.Failed().Errno)
 }
 
-func TestAHelperThatCanBeKilledExpires(t *testing.T) {
+func TestProber_AHelperThatCanBeKilledExpires(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -270,7 +270,7 @@ func TestAHelperThatCanBeKilledExpires(t *testing.T) {
 	assert.Equal(t, prober.Done, p.Run(check(fs.Dir)).Outcome)
 }
 
-func TestASlowAnswerInTimeIsAnAnswer(t *testing.T) {
+func TestProber_ASlowAnswerInTimeIsAnAnswer(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -280,7 +280,7 @@ func TestASlowAnswerInTimeIsAnAnswer(t *testing.T) {
 	assert.GreaterOrEqual(t, report.Steps[0].Elapsed, timeout/2)
 }
 
-func TestSecondCheckOfAKeyWaitsForTheFirst(t *testing.T) {
+func TestProber_TheSecondCheckOfAKeyWaitsForTheFirst(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -322,7 +322,7 @@ func submitTwice(p *prober.Prober, all []*faultfs.FS, change func(second bool, c
 }
 
 // A check whose key is under way keeps no other one waiting, and tells the same hang.
-func TestTwoInputsCheckTheSameMounts(t *testing.T) {
+func TestProber_TwoInputsCheckTheSameMounts(t *testing.T) {
 	faultfs.Require(t)
 	stat := prober.Statx(prober.CWD(), "/", 0, unix.STATX_TYPE).WithoutOutput()
 	for name, c := range map[string]struct {
@@ -419,7 +419,7 @@ func TestTwoInputsCheckTheSameMounts(t *testing.T) {
 
 // One that answers late does so to all who ask the same, and no more is known of what
 // another asks.
-func TestASlowAnswerIsShared(t *testing.T) {
+func TestProber_SharesASlowAnswer(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -445,7 +445,7 @@ func TestASlowAnswerIsShared(t *testing.T) {
 }
 
 // Who hangs where another does not even look is not known to hang.
-func TestAHangOfAnotherPlanIsNotShared(t *testing.T) {
+func TestProber_SharesNoHangOfAnotherPlan(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -460,7 +460,7 @@ func TestAHangOfAnotherPlanIsNotShared(t *testing.T) {
 	assert.ErrorContains(t, r.Err, "statfs")
 }
 
-func TestTheDeadlineOfAnotherCheckStays(t *testing.T) {
+func TestProber_TheDeadlineOfAnotherCheckStays(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -485,7 +485,7 @@ func TestTheDeadlineOfAnotherCheckStays(t *testing.T) {
 }
 
 // Neither a helper that its server takes along, nor the restart, makes a fault of it.
-func TestChecksThatWaitForAHelperGoOnAfterTheServersEnd(t *testing.T) {
+func TestProber_ChecksThatWaitForAHelperGoOnAfterTheServersEnd(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -515,7 +515,7 @@ func hungMounts(t *testing.T, n int) (hung []*faultfs.FS, healthy *faultfs.FS) {
 	return hung, faultfs.NewAt(t, t.TempDir(), "alive")
 }
 
-func TestTheCapHoldsAndLeavesRoomForOthers(t *testing.T) {
+func TestProber_TheCapHoldsAndLeavesRoomForOthers(t *testing.T) {
 	faultfs.Require(t)
 	const n, limit = 200, 16
 	p := start(t, prober.Options{MaxStuck: limit})
@@ -591,7 +591,7 @@ func directories(all []*faultfs.FS) (paths []string) {
 	return paths
 }
 
-func TestTwoDeadDaemonsLeaveRoomForAThird(t *testing.T) {
+func TestProber_TwoDeadDaemonsLeaveRoomForAThird(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	first, alive := hungMounts(t, 20)
@@ -605,7 +605,7 @@ func TestTwoDeadDaemonsLeaveRoomForAThird(t *testing.T) {
 	assert.Equal(t, 12, last["first"][prober.Busy]+last["second"][prober.Busy], "%v", last)
 }
 
-func TestTheHealthyMountsOfADaemonAreCheckedWhileSomeHang(t *testing.T) {
+func TestProber_ChecksTheHealthyMountsOfADaemonWhileSomeHang(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	all, _ := hungMounts(t, 30)
@@ -618,7 +618,7 @@ func TestTheHealthyMountsOfADaemonAreCheckedWhileSomeHang(t *testing.T) {
 }
 
 // Forty daemons fall silent at one time, each alone and all of them trusted.
-func TestManyDeadDaemonsLeaveRoomForIndependentKeys(t *testing.T) {
+func TestProber_ManyDeadDaemonsLeaveRoomForIndependentKeys(t *testing.T) {
 	faultfs.Require(t)
 	for _, limit := range []int{8, 16} {
 		t.Run(strconv.Itoa(limit), func(t *testing.T) { outnumber(t, 40, limit) })
@@ -699,7 +699,7 @@ func serverOf(t testing.TB, ppid int) int {
 	return server
 }
 
-func TestTheServerIsRestartedAndNothingBlocks(t *testing.T) {
+func TestProber_RestartsTheServerAndNothingBlocks(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -731,7 +731,7 @@ func TestTheServerIsRestartedAndNothingBlocks(t *testing.T) {
 	eventually(t, "the key is free", func() bool { return p.Run(check(fs.Dir)).Outcome == prober.Done })
 }
 
-func TestAStoppedServerIsReplaced(t *testing.T) {
+func TestProber_ReplacesAStoppedServer(t *testing.T) {
 	p := start(t, prober.Options{})
 	require.Equal(t, prober.Done, p.Run(check("/")).Outcome)
 	require.NoError(t, unix.Kill(serverOf(t, os.Getpid()), unix.SIGSTOP))
@@ -742,7 +742,7 @@ func TestAStoppedServerIsReplaced(t *testing.T) {
 }
 
 // One that is thawed, or scheduled at last, goes on with the helpers it has.
-func TestAServerThatAnswersLateIsKept(t *testing.T) {
+func TestProber_KeepsAServerThatAnswersLate(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -766,7 +766,7 @@ func TestAServerThatAnswersLateIsKept(t *testing.T) {
 	assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
 }
 
-func TestAHelperKilledByAnotherDied(t *testing.T) {
+func TestProber_AHelperKilledByAnotherDied(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -795,7 +795,7 @@ func user(uid, gid uint32, groups ...uint32) *prober.Plan {
 
 func getuid() prober.Step { return prober.Call("getuid", unix.SYS_GETUID) }
 
-func TestIdentity(t *testing.T) {
+func TestProber_IdentityOfHelpers(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("changing the user takes root")
 	}
@@ -838,7 +838,7 @@ func TestIdentity(t *testing.T) {
 	assert.Equal(t, unix.EPERM, report.Failed().Errno)
 }
 
-func TestLookingUpAnOwnerCanHang(t *testing.T) {
+func TestProber_LookingUpAnOwnerCanHang(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -857,7 +857,7 @@ func forEverybody(t *testing.T) *faultfs.FS {
 	return faultfs.NewAt(t, dir, "faultfs")
 }
 
-func TestAHelperOfAnotherUserDiesWithItsServer(t *testing.T) {
+func TestProber_AHelperOfAnotherUserDiesWithItsServer(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := forEverybody(t)
@@ -882,7 +882,7 @@ func TestAHelperOfAnotherUserDiesWithItsServer(t *testing.T) {
 	eventually(t, "the helper's end", func() bool { return !alive(helper) })
 }
 
-func TestMountNamespace(t *testing.T) {
+func TestProber_EntersAMountNamespace(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	other := exec.Command("sleep", "1000")
@@ -904,7 +904,7 @@ func TestMountNamespace(t *testing.T) {
 	assert.Equal(t, unix.ENOENT, report.Failed().Errno)
 }
 
-func TestHelpersInheritNothing(t *testing.T) {
+func TestProber_HelpersInheritNothing(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -974,7 +974,7 @@ func writable(t *testing.T, pid int) (shared, private uintptr) {
 }
 
 // Who may look into a helper that has become another user must not see the server.
-func TestHelpersShareTheServersMemoryUnlessTheyBecomeAnotherUser(t *testing.T) {
+func TestProber_HelpersShareTheServersMemoryUnlessTheyBecomeAnotherUser(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := forEverybody(t)
@@ -1022,7 +1022,7 @@ func TestHelpersShareTheServersMemoryUnlessTheyBecomeAnotherUser(t *testing.T) {
 }
 
 // With as many helpers as can share memory, further ones get their own.
-func TestAThousandHelpersWait(t *testing.T) {
+func TestProber_AThousandHelpersWait(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
@@ -1073,7 +1073,7 @@ func reach(plan *prober.Plan, path string, between ...func()) {
 
 // The plugin which is killed with five stuck helpers is this test again, in a
 // process of its own.
-func TestTheSuccessorCountsStuckHelpers(t *testing.T) {
+func TestProber_TheSuccessorCountsStuckHelpers(t *testing.T) {
 	faultfs.Require(t)
 	const n = 5
 	if dirs := os.Getenv("PROBER_TEST_STUCK"); dirs != "" {
@@ -1135,7 +1135,7 @@ func TestTheSuccessorCountsStuckHelpers(t *testing.T) {
 	eventually(t, "none is counted any more", func() bool { return p.Stats().Stuck == 0 })
 }
 
-func TestThreadsDoNotGrowWithStuckHelpers(t *testing.T) {
+func TestProber_ThreadsDoNotGrowWithStuckHelpers(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{MaxStuck: 200})
 	require.Equal(t, prober.Done, p.Run(check("/")).Outcome)
@@ -1160,7 +1160,7 @@ func TestThreadsDoNotGrowWithStuckHelpers(t *testing.T) {
 }
 
 // A prober that is closed leaves nothing, whatever became of its fork server.
-func TestNothingIsLeftOfAClosedProber(t *testing.T) {
+func TestProber_LeavesNothingWhenClosed(t *testing.T) {
 	faultfs.Require(t)
 	const quarter = 10
 	fs := faultfs.New(t)
@@ -1190,7 +1190,7 @@ func TestNothingIsLeftOfAClosedProber(t *testing.T) {
 }
 
 // However large the plugin is, its server is not.
-func TestTheServerInheritsNoHeap(t *testing.T) {
+func TestProber_TheServerInheritsNoHeap(t *testing.T) {
 	heap := make([]byte, 50<<20)
 	for i := range heap {
 		heap[i] = 1
@@ -1210,7 +1210,7 @@ func TestTheServerInheritsNoHeap(t *testing.T) {
 	runtime.KeepAlive(heap)
 }
 
-func TestUntrimmed(t *testing.T) {
+func TestProber_Untrimmed(t *testing.T) {
 	p := start(t, prober.Options{Untrimmed: true})
 	report := p.Run(check("/"))
 	assert.Equal(t, prober.Done, report.Outcome, "%v", &report)
@@ -1238,7 +1238,7 @@ func TestUntrimmed_AServerHasNoSlotsOfAnother(t *testing.T) {
 	assert.Equal(t, 2, servers)
 }
 
-func TestAnImpossiblePlanIsRefused(t *testing.T) {
+func TestProber_RefusesAnImpossiblePlan(t *testing.T) {
 	p := start(t, prober.Options{})
 	for name, steps := range map[string][]prober.Step{
 		"too many steps":         make([]prober.Step, 40),
@@ -1254,7 +1254,7 @@ func TestAnImpossiblePlanIsRefused(t *testing.T) {
 	}
 }
 
-func TestPathsOfEveryKind(t *testing.T) {
+func TestProber_PathsOfEveryKind(t *testing.T) {
 	p := start(t, prober.Options{})
 	dir := t.TempDir()
 	for _, name := range []string{"a b", "tab\t", "new\nline", `back\slash`, "#", `"`, "\xff\xfe", strings.Repeat("x", 255)} {

@@ -85,7 +85,7 @@ func answered(step uint32, errno syscall.Errno, result int64) forkserver.Answer 
 	return forkserver.Answer{Kind: forkserver.StepDone, Step: step, Errno: uint32(errno), Result: result}
 }
 
-func TestAnAnswerIsWhatThePlanAsksFor(t *testing.T) {
+func TestReceive_AnAnswerIsWhatThePlanAsksFor(t *testing.T) {
 	p := pretend(t)
 	p.fork()
 	p.say(answered(0, 0, 0), make([]byte, unsafe.Sizeof(unix.Statx_t{})))
@@ -110,7 +110,7 @@ func pretendStopped(t *testing.T) (*pretended, *helper) {
 }
 
 // A container that was paused, or a machine, goes on where it was.
-func TestAHelperThatWasStoppedWithUsMayGoOn(t *testing.T) {
+func TestReceive_AHelperThatWasStoppedWithUsMayGoOn(t *testing.T) {
 	p, h := pretendStopped(t)
 	p.due(h)
 	require.Equal(t, waiting, h.stage, "not killed")
@@ -120,7 +120,7 @@ func TestAHelperThatWasStoppedWithUsMayGoOn(t *testing.T) {
 	assert.Equal(t, Done, r.Outcome, "%v", &r)
 }
 
-func TestAHelperHasItsTimeAnewOnce(t *testing.T) {
+func TestReceive_AHelperHasItsTimeAnewOnce(t *testing.T) {
 	p, h := pretendStopped(t)
 	p.due(h)
 	require.Equal(t, waiting, h.stage)
@@ -130,7 +130,7 @@ func TestAHelperHasItsTimeAnewOnce(t *testing.T) {
 }
 
 // It makes no further step then.
-func TestAHelperThatMissedItsTimeWhileItWasStoppedIsForkedAgain(t *testing.T) {
+func TestReceive_AHelperThatMissedItsTimeWhileItWasStoppedIsForkedAgain(t *testing.T) {
 	p, h := pretendStopped(t)
 	h.check.Plan.OutlivesServer = true
 	p.options.Concurrency, p.options.MaxStuck, p.options.MaxAsleep, p.nextID = 1, 16, 16, 1
@@ -143,7 +143,7 @@ func TestAHelperThatMissedItsTimeWhileItWasStoppedIsForkedAgain(t *testing.T) {
 }
 
 // It may have ended long ago.
-func TestACheckThatWaitsForAHelperWhileWeAreStoppedGetsItsAnswer(t *testing.T) {
+func TestReceive_ACheckThatWaitsForAHelperWhileWeAreStoppedGetsItsAnswer(t *testing.T) {
 	p := pretend(t)
 	p.fork()
 	h := p.helpers[0]
@@ -159,7 +159,7 @@ func TestACheckThatWaitsForAHelperWhileWeAreStoppedGetsItsAnswer(t *testing.T) {
 	assert.Equal(t, Done, r.Outcome, "%v", &r)
 }
 
-func TestAFailedStepEndsAPlan(t *testing.T) {
+func TestReceive_AFailedStepEndsAPlan(t *testing.T) {
 	p := pretend(t)
 	p.fork()
 	p.say(answered(0, unix.ENOENT, -1), nil)
@@ -170,7 +170,7 @@ func TestAFailedStepEndsAPlan(t *testing.T) {
 }
 
 // What a helper that was taken over may say for itself or in the name of another.
-func TestAForgedAnswerEndsTheServer(t *testing.T) {
+func TestReceive_AForgedAnswerEndsTheServer(t *testing.T) {
 	whole := make([]byte, unsafe.Sizeof(unix.Statx_t{}))
 	statx := func(p *pretended) { p.say(answered(0, 0, 0), whole) }
 	for name, forge := range map[string]func(p *pretended){
@@ -245,7 +245,7 @@ func (p *pretended) end(slot *forkserver.Slot) {
 	p.say(forkserver.Answer{Kind: forkserver.Ended}, nil)
 }
 
-func TestWhatAHelperLeavesInItsSlotIsItsAnswer(t *testing.T) {
+func TestSlot_WhatAHelperLeavesIsItsAnswer(t *testing.T) {
 	p := pretend(t)
 	slot := p.shares(t)
 	leave(slot, forkserver.Outcome{Nanoseconds: 42}, forkserver.Outcome{})
@@ -267,7 +267,7 @@ func TestWhatAHelperLeavesInItsSlotIsItsAnswer(t *testing.T) {
 	assert.Equal(t, slot, again, "it is free")
 }
 
-func TestAFailedSilentStepInASlotEndsAPlan(t *testing.T) {
+func TestSlot_AFailedSilentStepEndsAPlan(t *testing.T) {
 	p := pretend(t)
 	slot := p.shares(t)
 	leave(slot, forkserver.Outcome{}, forkserver.Outcome{Errno: uint32(unix.EBADF)})
@@ -278,7 +278,7 @@ func TestAFailedSilentStepInASlotEndsAPlan(t *testing.T) {
 }
 
 // One that may hang for long tells of each step.
-func TestAHelperThatIsNotFreshAnyMoreIsToTellOfItsSteps(t *testing.T) {
+func TestSlot_AHelperThatIsNotFreshAnyMoreIsToTellOfItsSteps(t *testing.T) {
 	p := pretend(t)
 	slot := p.shares(t)
 	h := p.helpers[0]
@@ -290,7 +290,7 @@ func TestAHelperThatIsNotFreshAnyMoreIsToTellOfItsSteps(t *testing.T) {
 	assert.Len(t, h.report.Steps, 1)
 }
 
-func TestAHelperThatCouldNotBeForkedIsUnavailable(t *testing.T) {
+func TestSlot_AHelperThatCouldNotBeForkedIsUnavailable(t *testing.T) {
 	p := pretend(t)
 	slot := p.shares(t)
 	*p.server.slots.Fate(slot) = forkserver.Fate{Errno: uint32(unix.EAGAIN)}
@@ -301,7 +301,7 @@ func TestAHelperThatCouldNotBeForkedIsUnavailable(t *testing.T) {
 }
 
 // As in a sandbox that refuses clone(2) with flags that it does not know.
-func TestWhereMemoryCanNotBeSharedAHelperIsForkedApart(t *testing.T) {
+func TestSlot_WhereMemoryCanNotBeSharedAHelperIsForkedApart(t *testing.T) {
 	p := pretend(t)
 	slot := p.shares(t)
 	p.options.Concurrency, p.options.MaxStuck, p.options.MaxAsleep, p.nextID = 1, 16, 16, 1
@@ -316,7 +316,7 @@ func TestWhereMemoryCanNotBeSharedAHelperIsForkedApart(t *testing.T) {
 	assert.True(t, p.server.apart)
 }
 
-func TestWhatIsForgedInASlotEndsTheServer(t *testing.T) {
+func TestSlot_WhatIsForgedEndsTheServer(t *testing.T) {
 	done := forkserver.Outcome{}
 	for name, forge := range map[string]func(p *pretended, slot *forkserver.Slot){
 		"more steps than the plan has": func(_ *pretended, slot *forkserver.Slot) { leave(slot, done, done, done, done) },
@@ -411,7 +411,7 @@ func part(step uint32) forkserver.Answer {
 	return forkserver.Answer{Kind: forkserver.StepPart, Step: step}
 }
 
-func TestACompoundStepIsAnsweredInParts(t *testing.T) {
+func TestReceive_ACompoundStepIsAnsweredInParts(t *testing.T) {
 	p := pretendCompound(t)
 	p.fork()
 	p.say(part(1), []byte("abc"))
@@ -438,7 +438,7 @@ func TestACompoundStepIsAnsweredInParts(t *testing.T) {
 	assert.Equal(t, -1, r.HangsAt)
 }
 
-func TestAFailedCompoundStepKeepsWhatItFound(t *testing.T) {
+func TestReceive_AFailedCompoundStepKeepsWhatItFound(t *testing.T) {
 	p := pretendCompound(t)
 	p.fork()
 	p.say(part(1), []byte("abc"))
@@ -450,7 +450,7 @@ func TestAFailedCompoundStepKeepsWhatItFound(t *testing.T) {
 	assert.Equal(t, "abc", string(r.Failed().Output))
 }
 
-func TestAForgedPartEndsTheServer(t *testing.T) {
+func TestReceive_AForgedPartEndsTheServer(t *testing.T) {
 	for name, forge := range map[string]func(p *pretended){
 		"of a simple step":        func(p *pretended) { p.say(part(2), []byte("a")) },
 		"of a silent step":        func(p *pretended) { p.say(part(0), []byte("a")) },
@@ -489,7 +489,7 @@ func TestAForgedPartEndsTheServer(t *testing.T) {
 }
 
 // It looks like the end, and nothing is heard after it.
-func TestAnEmptyMessageEndsTheServer(t *testing.T) {
+func TestReceive_AnEmptyMessageEndsTheServer(t *testing.T) {
 	p := pretend(t)
 	done := make(chan struct{})
 	go func() { p.readAnswers(p.server); close(done) }()

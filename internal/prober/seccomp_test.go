@@ -18,7 +18,7 @@ import (
 )
 
 // A prober that was taken over, and asks for what plans never hold.
-func TestAForbiddenCallKillsTheHelper(t *testing.T) {
+func TestFilter_AForbiddenCallKillsTheHelper(t *testing.T) {
 	if filter().Call == 0 {
 		t.Skip("there is no filter for this processor")
 	}
@@ -57,7 +57,7 @@ func TestAForbiddenCallKillsTheHelper(t *testing.T) {
 }
 
 // The filter permits what plans are made of, and no more.
-func TestThePlansCallsAreThoseOfThePlans(t *testing.T) {
+func TestFilter_AllowsTheCallsOfThePlans(t *testing.T) {
 	call := regexp.MustCompile(`unix\.(SYS_[A-Z0-9_]+)`)
 	collect := func(found map[string]bool, source string) {
 		for _, match := range call.FindAllStringSubmatch(source, -1) {

@@ -42,7 +42,7 @@ func request(t *testing.T, requests *os.File) forkserver.RequestHeader {
 
 // A helper's first answers can overtake the server's word of it, which tells whom to
 // kill.
-func TestAHelperIsKilledOnceItsServerHasToldOfIt(t *testing.T) {
+func TestServer_AHelperIsKilledOnceItsServerHasToldOfIt(t *testing.T) {
 	p, s, requests := withServer(t)
 	plan := &Plan{Timeout: time.Hour, Steps: []Step{Call("first", unix.SYS_GETPID), Call("second", unix.SYS_GETPID)}}
 	reports := make(chan Report, 1)

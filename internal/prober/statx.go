@@ -31,7 +31,8 @@ func (p *Prober) noteStatxLocked(number uintptr, errno syscall.Errno) (lacking b
 	return lacking
 }
 
-// retryWithoutStatxLocked starts a check anew whose helper has failed for want of statx(2).
+// retryWithoutStatxLocked starts a check again whose helper has failed because the kernel has no
+// statx(2).
 func (p *Prober) retryWithoutStatxLocked(h *helper) {
 	if p.statx != statxLacking {
 		p.statx = statxLacking

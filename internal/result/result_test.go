@@ -10,7 +10,7 @@ import (
 )
 
 // The numbers are in users' databases: none of these lines may ever change.
-func TestCodesAndNames(t *testing.T) {
+func TestCode_Names(t *testing.T) {
 	all := []struct {
 		number int64
 		name   string

@@ -50,7 +50,7 @@ func emitted() released {
 
 // What a release has emitted stays, docs/UPGRADING.md: no measurement, tag or field goes, and
 // no field changes its type. tools/release writes the file anew, with RELEASED set.
-func TestWhatWasReleasedStays(t *testing.T) {
+func TestSchema_WhatWasReleasedStays(t *testing.T) {
 	const file = "testdata/released.json"
 	now := emitted()
 	require.Greater(t, len(now), 10)

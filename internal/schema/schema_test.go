@@ -21,7 +21,7 @@ func described() []schema.Measurement {
 	}}
 }
 
-func TestMarkdown(t *testing.T) {
+func TestWriteList(t *testing.T) {
 	var b strings.Builder
 	all := described()
 	all[0].Fields[0].About = strings.Repeat("long ", 15) + "text"

@@ -14,14 +14,14 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
-// MinTimeout is the shortest timeout that any input takes.
-const MinTimeout = 10 * time.Millisecond
+// minTimeout is the shortest timeout that any input takes.
+const minTimeout = 10 * time.Millisecond
 
 // CheckTimeout returns an error, which names the setting, for a timeout that is too
 // short.
 func CheckTimeout(key string, timeout time.Duration) error {
-	if timeout < MinTimeout {
-		return fmt.Errorf("%s = %q: at least %v are needed", key, timeout, MinTimeout)
+	if timeout < minTimeout {
+		return fmt.Errorf("%s = %q: at least %v are needed", key, timeout, minTimeout)
 	}
 	return nil
 }

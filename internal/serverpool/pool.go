@@ -104,7 +104,7 @@ type Pool struct {
 	interval time.Duration // how often a question is put whose answer is no evidence
 	mu       sync.Mutex
 	known    map[Question]*asked
-	lines    map[line][]chan struct{} // of those who wait for their turn, the first of whom has it
+	lines    map[endpoint][]chan struct{} // of those who wait for their turn, the first of whom has it
 }
 
 type asked struct {
@@ -124,15 +124,15 @@ type waiter struct {
 	late *time.Timer // ends its wait for an answer that is due too late for it; or nil
 }
 
-// line is what there is one connection to.
-type line struct {
+// endpoint is what there is one connection to.
+type endpoint struct {
 	server      netip.Addr
 	fileService Service // empty: all else
 }
 
 // NewPool returns a Pool that has asked nothing.
 func NewPool() *Pool {
-	return &Pool{Sockets: sockdiag.NewTable(), seed: maphash.MakeSeed(), interval: time.Minute, known: make(map[Question]*asked), lines: make(map[line][]chan struct{})}
+	return &Pool{Sockets: sockdiag.NewTable(), seed: maphash.MakeSeed(), interval: time.Minute, known: make(map[Question]*asked), lines: make(map[endpoint][]chan struct{})}
 }
 
 // keptRounds is for how many rounds an answer is kept that nobody asks for.
@@ -163,11 +163,11 @@ func (q *Question) calls() time.Duration {
 	return 1
 }
 
-func (q *Question) line() line {
+func (q *Question) line() endpoint {
 	if q.Service.fileService() {
-		return line{q.Address.Addr(), q.Service}
+		return endpoint{q.Address.Addr(), q.Service}
 	}
-	return line{q.Address.Addr(), ""}
+	return endpoint{q.Address.Addr(), ""}
 }
 
 // moment is this host's part of the time in which a server is asked, from 0 to 1.
@@ -277,7 +277,7 @@ func (p *Pool) putLocked(q Question, a *asked, w Wanted, delay time.Duration) {
 			// A server must not be Broken because others were asked before.
 			if each := q.callLimit(w.Timeout); time.Until(due) >= each*3/4 {
 				answer = w.Ask(q, due, each)
-				p.look(q, a, &answer, each/4)
+				p.addConnections(q, a, &answer, each/4)
 			}
 		case <-time.After(time.Until(due)):
 		}
@@ -287,7 +287,7 @@ func (p *Pool) putLocked(q Question, a *asked, w Wanted, delay time.Duration) {
 }
 
 // look has an answer say how this host's connections are, if it is evidence.
-func (p *Pool) look(q Question, a *asked, answer *Answer, limit time.Duration) {
+func (p *Pool) addConnections(q Question, a *asked, answer *Answer, limit time.Duration) {
 	p.mu.Lock()
 	evidence := a.evidence
 	p.mu.Unlock()
@@ -297,7 +297,7 @@ func (p *Pool) look(q Question, a *asked, answer *Answer, limit time.Duration) {
 }
 
 // joinLocked joins a line. turn is closed when it is the caller's; leave must be called.
-func (p *Pool) joinLocked(l line) (leave func(), turn chan struct{}) {
+func (p *Pool) joinLocked(l endpoint) (leave func(), turn chan struct{}) {
 	turn = make(chan struct{})
 	p.lines[l] = append(p.lines[l], turn)
 	if len(p.lines[l]) == 1 {

@@ -27,7 +27,7 @@ const (
 	// shareSlack is how much later than an interval ago a newline may come.
 	shareSlack = 50 * time.Millisecond
 	// keptRounds is more than the gathers that can be under way: that one, the one before
-	// that was hurried, and those that were left out since an input was at both.
+	// that was interrupted, and those that were left out since an input was at both.
 	keptRounds = 16
 )
 
@@ -80,7 +80,7 @@ type Server struct {
 	timer   *time.Timer
 	rounds  map[int64][]*client // who gets a gather's metrics, by its time in nanoseconds
 	order   []int64             // of the keys, oldest first
-	refused map[string]bool     // of whom that was said
+	refused map[string]bool     // of whom the log has it already
 }
 
 // client is one connection.

@@ -60,7 +60,7 @@ func TestParseTCP_NothingWasSent(t *testing.T) {
 	}
 }
 
-func TestSockets(t *testing.T) {
+func TestTable_Sockets(t *testing.T) {
 	for network, address := range map[string]string{"tcp4": "127.0.0.1:0", "tcp6": "[::1]:0"} {
 		t.Run(network, func(t *testing.T) {
 			client, server := connected(t, network, address)
@@ -104,7 +104,7 @@ func inodeOfFD(t *testing.T, fd int) uint32 {
 	return uint32(st.Ino)
 }
 
-func TestUnixSocket(t *testing.T) {
+func TestTable_UnixSocket(t *testing.T) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	require.NoError(t, err)
 	for i, fd := range pair {

@@ -19,7 +19,7 @@ func within(t testing.TB, d time.Duration) context.Context {
 	return ctx
 }
 
-func TestARealRPCBind(t *testing.T) {
+func TestLookUp_ARealRPCBind(t *testing.T) {
 	rpchost.StartRPCBind(t)
 	for _, host := range []string{"127.0.0.1:111", "[::1]:111", "[fe80::1%lo]:111", "[::ffff:127.0.0.1]:111"} {
 		for _, network := range []string{"tcp", "udp"} {
@@ -76,7 +76,7 @@ func TestARealRPCBind(t *testing.T) {
 }
 
 // An unknown version of a known program has the port of another version.
-func TestRPCBindAnswersForOtherVersions(t *testing.T) {
+func TestLookUp_RPCBindAnswersForOtherVersions(t *testing.T) {
 	rpchost.StartRPCBind(t)
 	server := netip.MustParseAddrPort("127.0.0.1:111")
 	port, err := sunrpc.GetPort(within(t, 5*time.Second), "udp", server, sunrpc.Service{Program: sunrpc.ProgramRPCBind, Version: 9, Network: "udp"})

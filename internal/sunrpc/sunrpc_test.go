@@ -95,7 +95,7 @@ func serveUDP(t *testing.T, serve func(call []byte) [][]byte) netip.AddrPort {
 
 func xidOf(call []byte) uint32 { return binary.BigEndian.Uint32(call) }
 
-func TestTheCallAsTheServerSeesIt(t *testing.T) {
+func TestNull_AsTheServerSeesIt(t *testing.T) {
 	calls := make(chan []byte, 10)
 	server := serveUDP(t, func(call []byte) [][]byte {
 		calls <- slices.Clone(call)
@@ -107,7 +107,7 @@ func TestTheCallAsTheServerSeesIt(t *testing.T) {
 	assert.Equal(t, xdr(xidOf(seen), 0, 2, 100003, 3, 0, 0, 0, 0, 0), seen)
 }
 
-func TestFragments(t *testing.T) {
+func TestNull_Fragments(t *testing.T) {
 	for _, size := range []int{1, 4, 7, 1000} {
 		server := serveTCP(t, func(conn net.Conn, xid uint32) {
 			for _, b := range record(success(xid), size) {
@@ -119,7 +119,7 @@ func TestFragments(t *testing.T) {
 	}
 }
 
-func TestForeignMessagesAreSkipped(t *testing.T) {
+func TestNull_SkipsForeignMessages(t *testing.T) {
 	others := func(xid uint32) [][]byte {
 		return [][]byte{{}, {1}, success(xid + 1), xdr(xid), xdr(xid, 0, 2, 1, 1, 0, 0, 0, 0, 0), success(xid)}
 	}
@@ -136,7 +136,7 @@ func TestForeignMessagesAreSkipped(t *testing.T) {
 	require.NoError(t, err)
 }
 
-func TestAnswers(t *testing.T) {
+func TestNull_Answers(t *testing.T) {
 	for name, c := range map[string]struct {
 		reply []uint32 // after the xid
 		want  sunrpc.AnswerError
@@ -164,7 +164,7 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-func TestMalformedAnswers(t *testing.T) {
+func TestNull_MalformedAnswers(t *testing.T) {
 	check := func(t *testing.T, err error) {
 		t.Helper()
 		require.ErrorIs(t, err, sunrpc.ErrMalformed)
@@ -221,7 +221,7 @@ func flood(conn net.Conn, message []byte) {
 	}
 }
 
-func TestRefusedPorts(t *testing.T) {
+func TestNull_RefusedPorts(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	tcp := listener.Addr().(*net.TCPAddr).AddrPort()
@@ -246,7 +246,7 @@ func TestRefusedPorts(t *testing.T) {
 	assert.Equal(t, sunrpc.Calling, failure(t, err).Phase)
 }
 
-func TestNoRoute(t *testing.T) {
+func TestNull_NoRoute(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("a network namespace takes root")
 	}
@@ -271,21 +271,21 @@ func checkTimeout(t *testing.T, err error, phase sunrpc.Phase, start time.Time, 
 
 const short = 200 * time.Millisecond
 
-func TestASilentServer(t *testing.T) {
+func TestNull_ASilentServer(t *testing.T) {
 	server := serveTCP(t, silence)
 	start := time.Now()
 	_, err := sunrpc.Null(within(t, short), "tcp", server, 1, 1)
 	checkTimeout(t, err, sunrpc.Calling, start, short)
 }
 
-func TestATCPBlackHole(t *testing.T) {
+func TestNull_ATCPBlackHole(t *testing.T) {
 	server := blackhole.Listen(t)
 	start := time.Now()
 	_, err := sunrpc.Null(within(t, short), "tcp", server, 1, 1)
 	checkTimeout(t, err, sunrpc.Connecting, start, short)
 }
 
-func TestAUDPBlackHole(t *testing.T) {
+func TestNull_AUDPBlackHole(t *testing.T) {
 	calls := make(chan uint32, 10)
 	server := serveUDP(t, func(call []byte) [][]byte { calls <- xidOf(call); return nil })
 	start := time.Now()
@@ -300,7 +300,7 @@ func TestAUDPBlackHole(t *testing.T) {
 	assert.Len(t, slices.Compact(xids), 1, "as the same call")
 }
 
-func TestALostDatagram(t *testing.T) {
+func TestNull_ALostDatagram(t *testing.T) {
 	calls := 0
 	server := serveUDP(t, func(call []byte) [][]byte {
 		if calls++; calls == 1 {
@@ -313,7 +313,7 @@ func TestALostDatagram(t *testing.T) {
 	assert.GreaterOrEqual(t, elapsed, 90*time.Millisecond, "counted from the first sending")
 }
 
-func TestAServerThatHangsUp(t *testing.T) {
+func TestNull_AServerThatHangsUp(t *testing.T) {
 	for name, serve := range map[string]func(conn net.Conn, xid uint32){
 		"at once":       func(net.Conn, uint32) {},
 		"in the header": func(conn net.Conn, _ uint32) { _, _ = conn.Write([]byte{0x80, 0}) },
@@ -328,7 +328,7 @@ func TestAServerThatHangsUp(t *testing.T) {
 	}
 }
 
-func TestTheCallerGivesUp(t *testing.T) {
+func TestNull_TheCallerGivesUp(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		ctx, cancel := context.WithCancel(t.Context()) // and no deadline
 		server := serveUDP(t, func([]byte) [][]byte { cancel(); return nil })
@@ -344,7 +344,7 @@ func TestTheCallerGivesUp(t *testing.T) {
 	}
 }
 
-func TestNothingIsLeftBehind(t *testing.T) {
+func TestNull_LeavesNothingBehind(t *testing.T) {
 	files := func() int {
 		entries, err := os.ReadDir("/proc/self/fd")
 		require.NoError(t, err)
@@ -365,7 +365,7 @@ func TestNothingIsLeftBehind(t *testing.T) {
 }
 
 // A portmapper of an older kind has the versions it says, and no later ones.
-func TestLookUpsOfOlderRPCBinds(t *testing.T) {
+func TestLookUp_OfOlderRPCBinds(t *testing.T) {
 	address := append(xdr(13), "192.0.2.7.8.1\x00\x00\x00"...)
 	server := serveUDP(t, func(call []byte) [][]byte {
 		if version := binary.BigEndian.Uint32(call[16:]); version != 3 {
@@ -382,7 +382,7 @@ func TestLookUpsOfOlderRPCBinds(t *testing.T) {
 	assert.Equal(t, sunrpc.AnswerError{Status: sunrpc.ProgramMismatch, Low: 2, High: 2}, answerOf(t, err))
 }
 
-func TestMalformedLookUps(t *testing.T) {
+func TestLookUp_MalformedAnswers(t *testing.T) {
 	for name, results := range map[string][]byte{
 		"nothing":              {},
 		"half a number":        {0, 0},
@@ -402,7 +402,7 @@ func TestMalformedLookUps(t *testing.T) {
 	}
 }
 
-func TestUniversalAddresses(t *testing.T) {
+func TestParseUniversal(t *testing.T) {
 	for universal, want := range map[string]string{
 		"192.0.2.1.8.1":           "192.0.2.1:2049",
 		"0.0.0.0.0.111":           "0.0.0.0:111",
@@ -427,12 +427,12 @@ func TestUniversalAddresses(t *testing.T) {
 	}
 }
 
-func TestAnUnknownNetwork(t *testing.T) {
+func TestNull_AnUnknownNetwork(t *testing.T) {
 	_, err := sunrpc.Null(t.Context(), "sctp", netip.MustParseAddrPort("127.0.0.1:111"), 1, 1)
 	assert.ErrorContains(t, err, "sctp")
 }
 
-func TestErrorNames(t *testing.T) {
+func TestErrorName(t *testing.T) {
 	assert.Empty(t, sunrpc.ErrorName(nil))
 	for _, errno := range []unix.Errno{unix.ETIMEDOUT, unix.EHOSTUNREACH, unix.ENETUNREACH, unix.EPERM, unix.EMFILE} {
 		assert.Equal(t, unix.ErrnoName(errno), sunrpc.ErrorName(&net.OpError{Op: "dial", Err: os.NewSyscallError("connect", errno)}))

@@ -22,8 +22,8 @@ const (
 	maxForeign = 100
 	// lastFragment marks it in a record's header (RFC 5531, section 11).
 	lastFragment = 1 << 31
-	// resend is the pause before a UDP call without a deadline is sent again.
-	resend = time.Second
+	// resendDelay is the pause before a UDP call without a deadline is sent again.
+	resendDelay = time.Second
 )
 
 func overTCP(ctx context.Context, server netip.AddrPort, c call) ([]byte, time.Duration, Phase, error) {
@@ -97,7 +97,7 @@ func overUDP(ctx context.Context, server netip.AddrPort, c call) ([]byte, time.D
 	message := c.message(xid)
 	buffer := make([]byte, maxReply)
 	start := time.Now()
-	pause := resend
+	pause := resendDelay
 	if deadline, ok := ctx.Deadline(); ok {
 		// Four times in all. A quarter would make the last one meet the deadline.
 		pause = deadline.Sub(start) * 3 / 10

@@ -103,7 +103,7 @@ func Load(files *host.Files, fstab []string) (*Wanted, error) {
 	if err := l.read(); err != nil {
 		return nil, err
 	}
-	if err := l.look(); err != nil {
+	if err := l.checkConditions(); err != nil {
 		return nil, err
 	}
 	return &Wanted{Mounts: l.mounts(), Overridden: overridden}, errors.Join(l.problems...)
@@ -348,7 +348,7 @@ func (l *loader) read() error {
 
 // look finds out which of the paths exist that conditions ask for. Where a symbolic link leads
 // is not known.
-func (l *loader) look() error {
+func (l *loader) checkConditions() error {
 	var paths []string
 	for name := range l.paths {
 		u, _ := l.unit(name, "/")

@@ -39,7 +39,7 @@ func TestUnit_FilesAndDropInsAreReadAsSystemdDoes(t *testing.T) {
 }
 
 // As systemd.unit(5) says of conditions that trigger, and of those that are negated.
-func TestConditions(t *testing.T) {
+func TestUnit_Conditions(t *testing.T) {
 	exists := map[string]bool{"/srv/a": true, "/srv/b": false}
 	for lines, want := range map[string]bool{
 		"":                                                true,

@@ -50,7 +50,7 @@ func scan(t *testing.T) *Watches {
 	return w
 }
 
-func TestInotify(t *testing.T) {
+func TestScan_Inotify(t *testing.T) {
 	dir := t.TempDir()
 	require.Zero(t, scan(t).Counts[inode(t, dir)])
 	var all []int
@@ -69,7 +69,7 @@ func TestInotify(t *testing.T) {
 	assert.Zero(t, scan(t).Counts[inode(t, dir)])
 }
 
-func TestFanotify(t *testing.T) {
+func TestScan_Fanotify(t *testing.T) {
 	with, without := t.TempDir(), t.TempDir()
 	fd, err := unix.FanotifyInit(unix.FAN_CLASS_NOTIF|unix.FAN_CLOEXEC, unix.O_RDONLY)
 	if err != nil {
@@ -144,12 +144,12 @@ func TestScan_ProcessesThatEndMeanwhile(t *testing.T) {
 	}
 }
 
-func TestNoProcfs(t *testing.T) {
+func TestScan_WithoutProcfs(t *testing.T) {
 	_, err := Scan(newReader(t, filepath.Join(t.TempDir(), "proc")))
 	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
-func TestMarks(t *testing.T) {
+func TestParseMarks(t *testing.T) {
 	w := &Watches{Counts: make(map[Inode]int)}
 	require.NoError(t, w.add([]byte("pos:\t0\nflags:\t02004000\nmnt_id:\t15\nino:\t57\n"+
 		"inotify wd:2 ino:2 sdev:fe00001 mask:800afce ignored_mask:0 fhandle-bytes:8 fhandle-type:1 f_handle:0200000000000000\n"+
@@ -189,7 +189,7 @@ func BenchmarkScan(b *testing.B) {
 	}
 }
 
-func TestGuards(t *testing.T) {
+func TestWatches_Guards(t *testing.T) {
 	dir := t.TempDir()
 	files := newReader(t, "/proc")
 	none, err := Guards(files)

@@ -6,7 +6,7 @@
 // measured in the same run and interleaved with it; those of checks also to the limit
 // of what shares memory.
 //
-// Usage: bench [-raw FILE] [cpu] [start] [memory] [gather] [size] [idle] [compare]
+// Usage: bench [-raw FILE] [cpu] [start] [memory] [gather] [size] [idleTimeout] [compare]
 //
 // Without arguments it measures all but idle and compare, which take five and ten
 // minutes. compare writes its raw values to FILE, and GATHERS in the environment

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestTheJSONIsWhatGrafanaTakes(t *testing.T) {
+func TestFiles_AreWhatGrafanaTakes(t *testing.T) {
 	files, err := Files()
 	require.NoError(t, err)
 	uids := make(map[string]bool)

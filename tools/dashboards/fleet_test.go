@@ -29,7 +29,7 @@ import (
 
 // The defaults, on a host with 100 mounts, of which ten fail: both databases get
 // less than a thousand series.
-func TestSeriesOfAHostWith100Mounts(t *testing.T) {
+func TestFleet_SeriesOfAHostWith100Mounts(t *testing.T) {
 	faultfs.Require(t)
 	const mounts, failing = 100, 10
 	start := func(t *testing.T) *live {

@@ -18,7 +18,7 @@ import (
 
 // The queries of Grafana's rules that are not about faults of mounts and locks
 // (TestPanels has those): a host that is to raise the alert, and one that is not.
-func TestGrafanasQueriesFindTheHost(t *testing.T) {
+func TestGrafanaAlerts_FindTheHost(t *testing.T) {
 	faultfs.Require(t)
 	db := stores.StartInflux(t)
 	now := time.Now()

@@ -124,7 +124,7 @@ func judgeNames(t *testing.T, file string) {
 	}
 }
 
-func TestEveryInfoIsSupplied(t *testing.T) {
+func TestNames_EveryInfoIsSupplied(t *testing.T) {
 	for _, d := range All() {
 		for _, p := range d.Panels {
 			for _, text := range p.Query.Text {
@@ -136,7 +136,7 @@ func TestEveryInfoIsSupplied(t *testing.T) {
 
 // What Prometheus gets is read from the text of queries and rules, so each name
 // found there must be one that the inputs' README files list.
-func TestWhatPrometheusGetsIsDocumented(t *testing.T) {
+func TestNames_WhatPrometheusGetsIsDocumented(t *testing.T) {
 	documented := known(t)
 	used := make(map[string]bool)
 	for measurement, fields := range shown() {
@@ -158,7 +158,7 @@ func TestWhatPrometheusGetsIsDocumented(t *testing.T) {
 }
 
 // A field that is rare is not there for rates and counts, nor as a condition.
-func TestRareFieldsAreAskedForByTheirValue(t *testing.T) {
+func TestNames_RareFieldsAreAskedForByTheirValue(t *testing.T) {
 	rules := string(alerts.Prometheus())
 	for measurement, fields := range rare {
 		for _, field := range fields {

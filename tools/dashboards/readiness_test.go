@@ -15,7 +15,7 @@ import (
 // The node of the story, under a real Telegraf: it is about to get its first NFS mount, and
 // has no rpc.statd. The alert fires in a real Prometheus while there is nothing yet that could
 // hang.
-func TestReadinessAlertFiresBeforeTheFirstMount(t *testing.T) {
+func TestStory_ReadinessAlertFiresBeforeTheFirstMount(t *testing.T) {
 	if _, err := os.Stat("/run/rpcbind.sock"); err == nil {
 		t.Skip("an rpcbind runs on this host")
 	}

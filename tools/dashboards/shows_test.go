@@ -26,7 +26,7 @@ import (
 // From a fresh Debian, by the commands of docs/TUTORIAL.md: the package is installed beside a real Telegraf, which runs
 // as its own user; a mount hangs; its point is in InfluxDB and in Prometheus, the
 // dashboards that came with the package show it, and its alert fires.
-func TestFromThePackageToTheAlert(t *testing.T) {
+func TestStory_FromThePackageToTheAlert(t *testing.T) {
 	faultfs.Require(t)
 	root := debian(t)
 	l, outputs, port := startDatabases(t)

@@ -36,10 +36,10 @@ func (l *live) firingOf(t *testing.T, alert, directory string) (firing, bool) {
 	return firing{}, false
 }
 
-// TestStallStory tells the story that dentrycache comes from, by a real Telegraf and Prometheus:
+// TestStory_Stall tells the story that dentrycache comes from, by a real Telegraf and Prometheus:
 // a process asks for ever new names in a directory, and a warning comes before the critical
 // alert, both with the process and the directory in their evidence.
-func TestStallStory(t *testing.T) {
+func TestStory_Stall(t *testing.T) {
 	if os.Getenv("VFSPROBE_STALL") == "" {
 		t.Skip("it takes minutes: VFSPROBE_STALL=1, as make test-long has it")
 	}
@@ -103,9 +103,9 @@ CONTAINERS_CONF=$PWD/conf unshare -m sh -e -c '! mountpoint -q /sys/fs/cgroup/un
 until rm -rf storage conf; do sleep 1; done`}, // Podman cleans up when it has ended
 }
 
-// TestOrdinaryWorkRaisesNoAlert does what hosts do for as long as VFSPROBE_ORDINARY says; no
+// TestStory_OrdinaryWorkRaisesNoAlert does what hosts do for as long as VFSPROBE_ORDINARY says; no
 // alert about the dentry cache may fire, even if nothing must last.
-func TestOrdinaryWorkRaisesNoAlert(t *testing.T) {
+func TestStory_OrdinaryWorkRaisesNoAlert(t *testing.T) {
 	length, err := time.ParseDuration(os.Getenv("VFSPROBE_ORDINARY"))
 	if err != nil {
 		t.Skip("it takes minutes: VFSPROBE_ORDINARY=20m, as make test-long has it")

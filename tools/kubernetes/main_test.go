@@ -24,13 +24,13 @@ import (
 
 const root = "../.."
 
-func TestTheManifestsAreTheCharts(t *testing.T) {
+func TestManifests_AreTheCharts(t *testing.T) {
 	if err := run(root, true); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func TestLint(t *testing.T) {
+func TestChart_Lint(t *testing.T) {
 	for _, way := range ways() {
 		linter := lint.AllWithKubeVersion(filepath.Join(root, chartDir), map[string]any{"run": way}, "monitoring", nil)
 		for _, message := range linter.Messages {
@@ -90,7 +90,7 @@ func daemonSet(t *testing.T, values map[string]any, version string) *appsv1.Daem
 	return all[0].(*appsv1.DaemonSet)
 }
 
-func TestEachWay(t *testing.T) {
+func TestChart_EachWay(t *testing.T) {
 	for _, version := range []string{"v1.25.0", kubernetesVersion} {
 		for _, way := range ways() {
 			d := daemonSet(t, map[string]any{"run": way}, version)
@@ -124,7 +124,7 @@ func TestEachWay(t *testing.T) {
 	}
 }
 
-func TestValues(t *testing.T) {
+func TestChart_Values(t *testing.T) {
 	d := daemonSet(t, map[string]any{"moveHelpers": true, "capabilities": map[string]any{"BPF": nil, "PERFMON": nil}}, kubernetesVersion)
 	c := &d.Spec.Template.Spec.Containers[0]
 	if slices.Contains(c.SecurityContext.Capabilities.Add, "BPF") || !slices.Contains(c.SecurityContext.Capabilities.Add, "KILL") {
@@ -167,7 +167,7 @@ func TestValues(t *testing.T) {
 }
 
 // Telegraf's own image has no vfsprobe: an init container brings it.
-func TestAnImageOfTelegrafsOwn(t *testing.T) {
+func TestChart_AnImageOfTelegrafsOwn(t *testing.T) {
 	values := map[string]any{"run": "containers", "telegrafImage": "telegraf:1.37"}
 	pod := daemonSet(t, values, kubernetesVersion).Spec.Template.Spec
 	bring, telegraf := pod.InitContainers[0], pod.Containers[0]
@@ -194,7 +194,7 @@ func TestAnImageOfTelegrafsOwn(t *testing.T) {
 	}
 }
 
-func TestPrometheus(t *testing.T) {
+func TestChart_Prometheus(t *testing.T) {
 	rendered, err := render(root, map[string]any{"prometheus": map[string]any{"enabled": true, "serviceMonitor": true, "rules": true, "labels": map[string]any{"release": "prometheus"}}}, kubernetesVersion)
 	if err != nil {
 		t.Fatal(err)
@@ -214,7 +214,7 @@ func TestPrometheus(t *testing.T) {
 }
 
 // Kustomize makes of its files what the chart makes, but for the name of the ConfigMap.
-func TestKustomize(t *testing.T) {
+func TestManifests_Kustomize(t *testing.T) {
 	for _, way := range ways() {
 		built, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), filepath.Join(root, "packaging/kubernetes/kustomize", way))
 		if err != nil {

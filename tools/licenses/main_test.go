@@ -27,6 +27,6 @@ func TestClassify(t *testing.T) {
 	}
 }
 
-func TestThisModulesDependencies(t *testing.T) {
+func TestRun_OfThisModulesDependencies(t *testing.T) {
 	assert.NoError(t, run([]string{"github.com/vfsprobe/vfsprobe/..."}))
 }

@@ -107,7 +107,7 @@ func TestImage(t *testing.T) {
 }
 
 // Whoever makes a release again makes the same, and its papers name all that is in it.
-func TestReleasesAreTheSame(t *testing.T) {
+func TestRelease_IsTheSameAnew(t *testing.T) {
 	var sums [2]string
 	for i := range sums {
 		r := testRelease(t)

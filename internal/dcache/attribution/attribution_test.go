@@ -243,7 +243,7 @@ func spread(mode attribution.Mode, n int) float64 {
 	return 5 * math.Sqrt(float64(n)*(attribution.SampleWeight-1))
 }
 
-func TestWhoCreates(t *testing.T) {
+func TestTracer_NamesWhoCreates(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
 		dir := ext4(t)
 		tracer := inMode(t, mode)
@@ -282,8 +282,8 @@ func TestWhoCreates(t *testing.T) {
 	})
 }
 
-// TestSampling: what comes fast is estimated, and what comes slowly is exact.
-func TestSampling(t *testing.T) {
+// TestTracer_Samples: what comes fast is estimated, and what comes slowly is exact.
+func TestTracer_Samples(t *testing.T) {
 	const few, many = attribution.SampledAbove / 4, 100_000
 	tracer := inMode(t, attribution.ENOENT)
 	dir := ext4(t)
@@ -333,9 +333,9 @@ func TestTracer_ReadUnless(t *testing.T) {
 	assert.Greater(t, in(t, tracer, dir).Created, int64(100), "those of before as well")
 }
 
-// TestSamplingOfRepeatedNames: names that are looked up over and over seem to be new
+// TestTracer_SamplesRepeatedNames: names that are looked up over and over seem to be new
 // until one of their look-ups was counted, and no longer.
-func TestSamplingOfRepeatedNames(t *testing.T) {
+func TestTracer_SamplesRepeatedNames(t *testing.T) {
 	const names, rounds = 5000, 60
 	tracer := inMode(t, attribution.ENOENT)
 	dir := ext4(t)
@@ -350,9 +350,9 @@ func TestSamplingOfRepeatedNames(t *testing.T) {
 	assert.LessOrEqual(t, float64(created), most+spread(attribution.ENOENT, int(most)))
 }
 
-// TestStartInAFlood: the self-test counts its look-ups though others are more than
+// TestTracer_StartsInAFlood: the self-test counts its look-ups though others are more than
 // is counted exactly.
-func TestStartInAFlood(t *testing.T) {
+func TestTracer_StartsInAFlood(t *testing.T) {
 	dir := ext4(t)
 	var stop atomic.Bool
 	var wait sync.WaitGroup
@@ -380,8 +380,8 @@ func TestStartInAFlood(t *testing.T) {
 	}
 }
 
-// TestAccount follows negative dentries through all that can become of them.
-func TestAccount(t *testing.T) {
+// TestTracer_AccountsToTheRightDirectory follows negative dentries through all that can become of them.
+func TestTracer_AccountsToTheRightDirectory(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
 		tracer := inMode(t, mode)
 		counted := mode == attribution.ENOENT // by the kernel, which says how many more there are
@@ -434,8 +434,8 @@ func TestAccount(t *testing.T) {
 	})
 }
 
-// TestTransient: tmpfs frees a negative dentry as soon as it is made.
-func TestTransient(t *testing.T) {
+// TestTracer_TransientProcesses: tmpfs frees a negative dentry as soon as it is made.
+func TestTracer_TransientProcesses(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
 		tracer := inMode(t, mode)
 		dir := t.TempDir()
@@ -455,8 +455,8 @@ func setComm(t testing.TB, comm string) {
 	require.NoError(t, unix.Prctl(unix.PR_SET_NAME, uintptr(unsafe.Pointer(&b[0])), 0, 0, 0))
 }
 
-// TestChurn has 20,000 cold keys push one another out, beside a heavy hitter.
-func TestChurn(t *testing.T) {
+// TestTracer_Churn has 20,000 cold keys push one another out, beside a heavy hitter.
+func TestTracer_Churn(t *testing.T) {
 	const cold, heavyPerCold = 20_000, 3
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
 		dir := ext4(t)
@@ -506,9 +506,9 @@ func TestChurn(t *testing.T) {
 	})
 }
 
-// TestManyThreads takes into account that a kernel which preempts programs does
+// TestTracer_ManyThreads takes into account that a kernel which preempts programs does
 // not run them for others meanwhile, and says how often: Status tells.
-func TestManyThreads(t *testing.T) {
+func TestTracer_ManyThreads(t *testing.T) {
 	const threads, each = 8, 4000
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
 		dir := ext4(t)
@@ -530,9 +530,9 @@ func TestManyThreads(t *testing.T) {
 	})
 }
 
-// TestFallBack has the kernel preempt the programs until the tracer has enough of
+// TestTracer_FallsBack has the kernel preempt the programs until the tracer has enough of
 // it, which needs a kernel that does so.
-func TestFallBack(t *testing.T) {
+func TestTracer_FallsBack(t *testing.T) {
 	tracer, err := attribution.Start(attribution.Options{Prober: newProber(t)})
 	require.NoError(t, err)
 	defer tracer.Close()
@@ -573,8 +573,8 @@ func TestFallBack(t *testing.T) {
 	assert.Equal(t, lost, tracer.Status().EventsLost)
 }
 
-// TestPathsAsAsked: in the mode ENOENT a path is all there is.
-func TestPathsAsAsked(t *testing.T) {
+// TestTracer_PathsAsAsked: in the mode ENOENT a path is all there is.
+func TestTracer_PathsAsAsked(t *testing.T) {
 	tracer := inMode(t, attribution.ENOENT)
 	dir := ext4(t)
 	for i := range 10 {
@@ -616,7 +616,7 @@ func TestPathsAsAsked(t *testing.T) {
 	assert.InDelta(t, 100, in(t, tracer, dir).Created, astray(attribution.ENOENT))
 }
 
-func TestDeepPath(t *testing.T) {
+func TestTracer_DeepPaths(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
 		tracer := inMode(t, mode)
 		dir := ext4(t)
@@ -638,8 +638,8 @@ func TestDeepPath(t *testing.T) {
 	})
 }
 
-// TestRefused says why, in a process that may do nothing.
-func TestRefused(t *testing.T) {
+// TestTracer_SaysWhyItIsRefused says why, in a process that may do nothing.
+func TestTracer_SaysWhyItIsRefused(t *testing.T) {
 	const variable = "VFSPROBE_TEST_REFUSED"
 	if os.Getenv(variable) != "" {
 		tracer, err := attribution.Start(attribution.Options{Prober: newProber(t)})
@@ -676,7 +676,7 @@ func TestRefused(t *testing.T) {
 		{"CAP_BPF and CAP_PERFMON", []uintptr{unix.CAP_BPF, unix.CAP_PERFMON}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			command := exec.Command(program, "-test.run", "^TestRefused$")
+			command := exec.Command(program, "-test.run", "^TestTracer_SaysWhyItIsRefused$")
 			command.Dir = "/"
 			command.Env = append(os.Environ(), variable+"=1")
 			command.SysProcAttr = &syscall.SysProcAttr{
@@ -699,7 +699,7 @@ func TestRefused(t *testing.T) {
 	}
 }
 
-func TestNoProber(t *testing.T) {
+func TestWalker_WithoutProber(t *testing.T) {
 	tracer, err := attribution.Start(attribution.Options{})
 	require.NoError(t, err)
 	assert.Equal(t, attribution.None, tracer.Status().Mode)

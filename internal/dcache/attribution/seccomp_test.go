@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-func TestSeccompRefuses(t *testing.T) {
+func TestTracer_RefusedBySeccomp(t *testing.T) {
 	status, err := os.ReadFile("/proc/self/status")
 	assert.NoError(t, err)
 	if !filtered(status) {

@@ -30,7 +30,7 @@ func (t *Tracer) selfTest(mode Mode, options *Options) (SelfTest, error) {
 		directories = slices.Repeat(directories, selfTestAttempts)
 	}
 	for _, directory := range directories {
-		counted, err := t.lookUp(directory, options)
+		counted, err := t.makeLookups(directory, options)
 		// An overlay has a dentry for a name, and each of its layers another.
 		whole := counted == selfTestLookups || mode != ENOENT && counted > 0 && counted%selfTestLookups == 0
 		if err == nil && whole {
@@ -44,8 +44,8 @@ func (t *Tracer) selfTest(mode Mode, options *Options) (SelfTest, error) {
 	return SelfTest{}, errors.Join(failures...)
 }
 
-// lookUp makes the lookups and returns how many were counted as that helper's.
-func (t *Tracer) lookUp(directory string, options *Options) (int64, error) {
+// makeLookups makes the lookups and returns how many were counted as that helper's.
+func (t *Tracer) makeLookups(directory string, options *Options) (int64, error) {
 	plan := &prober.Plan{Timeout: options.Timeout}
 	for range selfTestLookups {
 		plan.Add(prober.Statx(prober.CWD(), directory+"/vfsprobe-"+rand.Text(), 0, unix.STATX_TYPE).WithoutOutput().Optional())

@@ -307,7 +307,7 @@ func (w *Walker) once(socket int, r *Request, deadline time.Time) (Directory, er
 		}
 		d.Elapsed += time.Since(start)
 		if result == walkMore {
-			time.Sleep(pause)
+			time.Sleep(chunkPause)
 		}
 	}
 	if result == walkNone {
@@ -335,7 +335,7 @@ const (
 	chunkSize = 4096
 	// pause between chunks. Without, the scheduler may let a task that wakes
 	// wait for this one's whole slice.
-	pause = 100 * time.Microsecond
+	chunkPause = 100 * time.Microsecond
 )
 
 // withoutNegatives are file systems that keep no negative dentries: those whose

@@ -38,7 +38,7 @@ func request(path string) attribution.Request {
 	return attribution.Request{Path: path, Check: prober.Check{Key: path}, Timeout: time.Minute}
 }
 
-func TestWalk(t *testing.T) {
+func TestWalker_CountsChildren(t *testing.T) {
 	w := newWalker(t)
 	dir := ext4(t)
 	d, err := w.Walk(request(dir))
@@ -90,7 +90,7 @@ func TestWalk(t *testing.T) {
 	assert.Equal(t, attribution.Child{Name: "last\xff"}, d.Newest[0])
 }
 
-func TestWalkElsewhere(t *testing.T) {
+func TestWalker_OfAnotherMountNamespace(t *testing.T) {
 	w := newWalker(t)
 	dir := t.TempDir()
 	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, ""); err != nil {
@@ -122,8 +122,8 @@ func TestWalkElsewhere(t *testing.T) {
 	require.NoError(t, unix.Unmount(dir, 0))
 }
 
-// TestWalkHangs: the directory lies below one whose server does not answer.
-func TestWalkHangs(t *testing.T) {
+// TestWalker_OfAFileSystemThatHangs: the directory lies below one whose server does not answer.
+func TestWalker_OfAFileSystemThatHangs(t *testing.T) {
 	w := newWalker(t)
 	fs := faultfs.New(t)
 	fs.Silence()
@@ -153,8 +153,8 @@ func TestWalkHangs(t *testing.T) {
 	assert.Equal(t, prober.Busy, refused.Report.Outcome)
 }
 
-// TestWalkDisturbed walks a directory while children come and are freed.
-func TestWalkDisturbed(t *testing.T) {
+// TestWalker_Disturbed walks a directory while children come and are freed.
+func TestWalker_Disturbed(t *testing.T) {
 	w := newWalker(t)
 	dir := ext4(t)
 	miss(t, dir, 0, 100_000)

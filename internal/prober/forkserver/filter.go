@@ -1,7 +1,7 @@
 package forkserver
 
-// MaxInstructions of a Filter.
-const MaxInstructions = 128
+// maxInstructions of a Filter.
+const maxInstructions = 128
 
 // Instruction is one of a classic BPF program: struct sock_filter, linux/filter.h.
 type Instruction struct {

@@ -30,8 +30,8 @@ const (
 	sysCloseRange        = 436 // the same number on every architecture; Linux 5.9
 )
 
-// memory is all that the server and its helpers have beside the stack and the
-// shared slots.
+// memory holds everything that the server and its helpers use besides the stack and the shared
+// slots.
 var memory struct {
 	prober     uintptr // its pid
 	pageSize   uintptr
@@ -53,7 +53,7 @@ var memory struct {
 
 	seccomp      uintptr // the number of the call
 	filter       program
-	instructions [MaxInstructions]Instruction
+	instructions [maxInstructions]Instruction
 
 	shared  *shared             // with the prober; nil: the host grants none
 	taken   uint32              // how many of the submitted slots
@@ -92,7 +92,7 @@ func serve() {
 	memory.slot.effective = ^memory.slot.capabilities
 	restrictServer()
 	syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, syscall.RLIMIT_CORE, uintptr(unsafe.Pointer(&memory.noLimit)), 0, 0, 0)
-	// Whatever directory the prober was started in is nobody's to pin.
+	// A working directory would keep its file system from being unmounted.
 	syscall.RawSyscall6(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(&memory.root)), 0, 0, 0, 0, 0)
 	errno := keepSocketOnly()
 	if errno == 0 {
@@ -104,7 +104,7 @@ func serve() {
 		passOn(madvDontFork)
 	}
 	if memory.seccomp != 0 {
-		// A kernel without it runs us without it.
+		// Where the kernel does not have it, the server runs without it.
 		memory.filter.first = uintptr(unsafe.Pointer(&memory.instructions))
 		syscall.RawSyscall6(memory.seccomp, seccompSetModeFilter, seccompSpecAllow, uintptr(unsafe.Pointer(&memory.filter)), 0, 0, 0)
 	}
@@ -129,7 +129,7 @@ func serve() {
 	}
 }
 
-// sleep waits for ever: the prober and dead children are all there is.
+// sleep waits without a bound: only the prober and children that end have anything to say.
 //
 //go:nosplit
 //go:norace
@@ -341,7 +341,8 @@ func forkInto(s *Slot, header *RequestHeader, i uintptr) (pid, errno uintptr) {
 	return pid, errno
 }
 
-// sayEnded tells the prober to look at what has ended, unless it is going to.
+// sayEnded tells the prober to look at the slots that have ended, unless it is about to look
+// anyway.
 //
 //go:nosplit
 //go:norace
@@ -354,9 +355,9 @@ func sayEnded() {
 	}
 }
 
-// sharing are the flags of clone(2) for a helper that shares the server's memory. The
-// table of signal handlers, which have none to call, is shared as well, and so are root
-// and working directory, which no plan changes but by setns(2): that refuses who shares them.
+// sharing returns the flags of clone(2) for a helper that shares the server's memory. It shares
+// the table of signal handlers as well, which is empty, and root and working directory: only
+// setns(2) in a plan changes these, and setns refuses a process that shares them.
 //
 //go:nosplit
 //go:norace
@@ -368,8 +369,8 @@ func sharing(header *RequestHeader) uintptr {
 	return flags
 }
 
-// killHelper asks first whether pid is a child that was not reaped, since a
-// number which was given back may belong to a stranger by now.
+// killHelper first asks whether pid is a child that was not reaped: the number of one that was
+// reaped may belong to a stranger by now.
 //
 //go:nosplit
 //go:norace
@@ -382,7 +383,7 @@ func killHelper(pid uintptr) {
 	}
 }
 
-// reap says which helpers have ended.
+// reap reports which helpers have ended.
 //
 //go:nosplit
 //go:norace
@@ -431,159 +432,6 @@ func endSlot(pid int32, status uint32) bool {
 	}
 	memory.apart--
 	return false
-}
-
-// runSteps is the helper. It never returns.
-//
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func runSteps(s *Slot) {
-	base := s.request()
-	header := (*RequestHeader)(base)
-	keepCapabilities(s, header)
-	armDeathSignal(s, header)
-	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&header.Name)), 0, 0, 0, 0)
-	syscall.RawSyscall6(syscall.SYS_CLOSE, s.childSignals, 0, 0, 0, 0, 0)
-
-	answer, silently := &s.answer, header.Messages == 0 && s != &memory.slot
-	merged, began := false, false // with the step before; when that has ended
-	for i := uint32(0); i < header.Steps && i < MaxSteps; i++ {
-		step := s.step(uintptr(i))
-		for k := range step.Arguments {
-			argument := &step.Arguments[k]
-			switch step.Kinds[k] {
-			case Address:
-				*argument += uint64(uintptr(base))
-			case ResultOf:
-				*argument = uint64(s.Results[*argument%MaxSteps].Result)
-			case Uint32At:
-				*argument = uint64(*(*uint32)(unsafe.Add(base, *argument%MaxRequest)))
-			}
-		}
-
-		a := &step.Arguments
-		answer.ID, answer.Step = header.ID, i
-		if !merged && !began {
-			readClock(&s.clock[0])
-		}
-		merged = step.Flags&MergeWithNext != 0
-		result, errno := ^uintptr(0), syscall.EBADF
-		if step.IfRegular == 0 || foundRegular(s, uintptr(step.IfRegular-1)%MaxSteps) {
-			for repeats := 0; ; repeats++ {
-				if IsCompound(uintptr(step.Number)) {
-					result, errno = compound(s, step)
-				} else {
-					result, _, errno = syscall.RawSyscall6(uintptr(step.Number), uintptr(a[0]), uintptr(a[1]), uintptr(a[2]),
-						uintptr(a[3]), uintptr(a[4]), uintptr(a[5]))
-				}
-				if errno != syscall.EINTR || step.Flags&Repeatable == 0 || repeats == maxRepeats {
-					break
-				}
-			}
-		}
-		told := errno != 0 || step.Flags&Silent == 0
-		if told || header.Deadline != 0 { // of what is not told nobody asks how long it took
-			readClock(&s.clock[1])
-		}
-		s.Results[i].Result = int64(result)
-		if step.Flags&RearmDeathSignal != 0 {
-			armDeathSignal(s, header)
-		}
-
-		took := (s.clock[1].Sec-s.clock[0].Sec)*1e9 + s.clock[1].Nsec - s.clock[0].Nsec
-		began = false
-		if silently {
-			if sent := leaveResult(s, header, i, uint32(errno), took); told && !merged && !sent {
-				s.clock[0], began = s.clock[1], true
-			}
-		} else if told {
-			sendResult(s, step, uint32(errno), took)
-		}
-		if errno != 0 && step.Flags&ContinueOnError == 0 {
-			break
-		}
-		if header.Deadline != 0 && s.clock[1].Sec*1e9+s.clock[1].Nsec > header.Deadline {
-			break
-		}
-	}
-	exit(0)
-}
-
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func readClock(now *syscall.Timespec) {
-	syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(now)), 0, 0, 0, 0)
-}
-
-// leaveResult leaves what a step has come to in the slot. What it has written to memory
-// is there already. It reports whether a message was sent, which can take a while.
-//
-//go:nosplit
-//go:norace
-func leaveResult(s *Slot, header *RequestHeader, i, errno uint32, took int64) (sent bool) {
-	o := &s.Results[i]
-	o.ID, o.Errno, o.Nanoseconds = header.ID, errno, took
-	atomic.StoreUint32(&s.Answered, i+1)
-	if atomic.LoadUint32(&s.Announce) == 0 {
-		return false
-	}
-	s.answer.Kind, s.answer.Errno = Progressed, 0
-	send(s)
-	return true
-}
-
-// sendResult sends what a step has come to.
-//
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func sendResult(s *Slot, step *Step, errno uint32, took int64) {
-	answer := &s.answer
-	answer.Kind, answer.Errno, answer.Result, answer.Nanoseconds = StepDone, errno, s.Results[answer.Step].Result, took
-	answer.OutputLength = 0
-	if errno == 0 {
-		answer.OutputLength = step.OutputLength % (MaxOutput + 1)
-		from := unsafe.Add(s.request(), step.OutputOffset%MaxRequest)
-		to := unsafe.Pointer(&s.output)
-		for k := uintptr(0); k < uintptr(answer.OutputLength); k += 8 {
-			*(*uint64)(unsafe.Add(to, k)) = *(*uint64)(unsafe.Add(from, k))
-		}
-	}
-	send(s)
-}
-
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func (s *Slot) step(i uintptr) *Step {
-	return (*Step)(unsafe.Add(s.request(), unsafe.Sizeof(RequestHeader{})+i*unsafe.Sizeof(Step{})))
-}
-
-// foundRegular reports whether the step was a stat(2) of some kind that has found a regular
-// file.
-//
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func foundRegular(s *Slot, i uintptr) bool {
-	mode := *(*uint16)(unsafe.Add(s.request(), (s.step(i).OutputOffset+uint32(s.step(i).ModeOffset))%MaxRequest))
-	return s.Results[i].Result == 0 && mode&syscall.S_IFMT == syscall.S_IFREG
-}
-
-// armDeathSignal makes the kernel kill this helper when the server ends, unless it is to
-// outlive that. If the server has ended before, the helper's parent is another process.
-//
-//go:nosplit
-//go:norace
-func armDeathSignal(s *Slot, header *RequestHeader) {
-	if header.Deadline == 0 {
-		syscall.RawSyscall6(syscall.SYS_PRCTL, prSetPdeathsig, uintptr(syscall.SIGKILL), 0, 0, 0, 0)
-	}
-	if parent, _, _ := syscall.RawSyscall6(syscall.SYS_GETPPID, 0, 0, 0, 0, 0, 0); parent != s.server {
-		exit(1)
-	}
 }
 
 // send hands the slot's answer to the prober, and waits while its queue is full.

@@ -99,7 +99,7 @@ func TestSlots_NoSenseIsNoSlot(t *testing.T) {
 	}
 }
 
-func TestASlotHoldsItsLargestRequest(t *testing.T) {
+func TestSlot_HoldsItsLargestRequest(t *testing.T) {
 	assert.Zero(t, unsafe.Sizeof(Slot{})%8, "the request follows it")
 	assert.Greater(t, MaxShared, unsafe.Sizeof(RequestHeader{})+MaxSteps*unsafe.Sizeof(Step{}))
 	assert.EqualValues(t, 1, sharedSize/(unsafe.Sizeof(Slot{})+MaxShared))

@@ -38,8 +38,8 @@ var starting sync.Mutex
 // The filter is in force when the server is ready. Without one the server makes no system
 // call that is newer than Linux 3.10, which a sandbox may kill it for.
 func Start(socket int, slots *Slots, trim bool, filter Filter) (pid int, err error) {
-	if len(filter.Program) > MaxInstructions {
-		return 0, fmt.Errorf("a filter of %d instructions: at most %d are possible", len(filter.Program), MaxInstructions)
+	if len(filter.Program) > maxInstructions {
+		return 0, fmt.Errorf("a filter of %d instructions: at most %d are possible", len(filter.Program), maxInstructions)
 	}
 	// The signal mask and PR_SET_PDEATHSIG belong to threads. This one does not
 	// end: the Go runtime uses it on.

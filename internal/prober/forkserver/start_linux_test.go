@@ -77,7 +77,7 @@ func startWithRestartableSequences() error {
 
 // Even a program without cgo has a thread like that: where it is position independent
 // the dynamic linker has run in it.
-func TestAServerStartedFromTheMainThread(t *testing.T) {
+func TestStart_FromTheMainThread(t *testing.T) {
 	self, err := os.Executable()
 	assert.NoError(t, err)
 	command := exec.Command(self)

@@ -94,7 +94,7 @@ const maxRepeats = 8
 const (
 	// ReadAll reads a file to its end by read(2); Result is how many bytes. Arguments:
 	// the descriptor, and how many bytes may be read: EFBIG says that there are more.
-	ReadAll = FirstCompound + iota
+	ReadAll = firstCompound + iota
 	// ReadDirectory is the same of a directory by getdents64(2).
 	ReadDirectory
 	// ReadLinks lists a directory by getdents64(2), and reads the links in it whose
@@ -115,8 +115,8 @@ const (
 	StatMounts
 	endOfCompound
 
-	// FirstCompound is the smallest of them.
-	FirstCompound = 1 << 16
+	// firstCompound is the smallest of them.
+	firstCompound = 1 << 16
 )
 
 const (
@@ -129,7 +129,7 @@ const (
 // IsCompound reports whether the number is that of a compound step.
 //
 //go:nosplit
-func IsCompound(number uintptr) bool { return number >= FirstCompound && number < endOfCompound }
+func IsCompound(number uintptr) bool { return number >= firstCompound && number < endOfCompound }
 
 // LinkHeader begins a record of ReadLinks.
 type LinkHeader struct{ NameLength, TargetLength uint16 }

@@ -12,7 +12,7 @@ import (
 )
 
 // Both ends lay these structures over the same bytes.
-func TestStructuresAreAligned(t *testing.T) {
+func TestWire_StructuresAreAligned(t *testing.T) {
 	assert.Zero(t, unsafe.Sizeof(RequestHeader{})%8, "the steps begin behind the header")
 	assert.Zero(t, unsafe.Sizeof(Step{})%8)
 	assert.Zero(t, unsafe.Sizeof(Answer{})%8, "the output begins behind the answer")
@@ -54,7 +54,7 @@ func FuzzParseAnswer(f *testing.F) {
 	})
 }
 
-func TestUnneededMemory(t *testing.T) {
+func TestServer_UnneededMemory(t *testing.T) {
 	memory.pageSize = uintptr(os.Getpagesize())
 	holds := func(ranges []memoryRange, pointer unsafe.Pointer) bool {
 		return slices.ContainsFunc(ranges, func(r memoryRange) bool {
@@ -69,7 +69,7 @@ func TestUnneededMemory(t *testing.T) {
 	assert.False(t, holds(rest, unsafe.Pointer(unsafe.StringData("a constant"))))
 }
 
-func TestOutputFollowsTheAnswer(t *testing.T) {
+func TestParseAnswer_OutputFollows(t *testing.T) {
 	assert.Equal(t, unsafe.Offsetof(memory.slot.answer)+unsafe.Sizeof(memory.slot.answer), unsafe.Offsetof(memory.slot.output))
 }
 

@@ -66,7 +66,7 @@ func build(t *testing.T, c *cli, base string) {
 }
 
 // The image is made for both architectures, as the head of the Containerfile says.
-func TestBothArchitectures(t *testing.T) {
+func TestImage_OfBothArchitectures(t *testing.T) {
 	if !everything {
 		t.Skip("VFSPROBE_RUNTIMES=all compiles for arm64, too: make test-containers")
 	}
@@ -293,7 +293,7 @@ func helpers(t *testing.T) (pids []int) {
 }
 
 // Vfsprobe in a container, as the document starts it, beside one that waits for a mount.
-func TestInOneContainer(t *testing.T) {
+func TestImage_InOneContainer(t *testing.T) {
 	eachEngine(t, []string{"podman-crun", "docker-runc-1.3", "containerd-runc-1.3"}, func(t *testing.T, e *engine) {
 		healthy, hung := faultfs.New(t), faultfs.New(t)
 		c := e.newContainer("run", "telegraf")
@@ -363,7 +363,7 @@ func TestInOneContainer(t *testing.T) {
 // Without the door, such a container may claim to run, and not run: at times Docker starts
 // it anew all the same. The way out is in the document: it can be removed, and another one of the
 // same name reports.
-func TestAContainerThatCantBeEnded(t *testing.T) {
+func TestImage_AContainerThatCantBeEnded(t *testing.T) {
 	eachEngine(t, nil, func(t *testing.T, e *engine) {
 		if !e.holds() || isVersion2() {
 			t.Skip("this engine ends containers, or with version 2 can't even remove them")
@@ -392,7 +392,7 @@ func TestAContainerThatCantBeEnded(t *testing.T) {
 
 // What is written in the document of what the container can't write: as it is started, what
 // belongs to others; and with Landlock nothing.
-func TestTheNodesFilesAreReadOnly(t *testing.T) {
+func TestImage_TheNodesFilesAreReadOnly(t *testing.T) {
 	eachEngine(t, []string{"podman-crun", "docker-runc", "containerd-runc"}, func(t *testing.T, e *engine) {
 		fuse, tmpfs := faultfs.New(t), "/dev/shm/roots"
 		require.NoError(t, os.WriteFile(tmpfs, nil, 0o644))
@@ -425,7 +425,7 @@ func TestTheNodesFilesAreReadOnly(t *testing.T) {
 }
 
 // Vfsprobe as a service, and Telegraf in a container that has no rights.
-func TestConnectedToTheService(t *testing.T) {
+func TestImage_ConnectedToTheService(t *testing.T) {
 	eachEngine(t, []string{"docker-runc-1.3"}, func(t *testing.T, e *engine) {
 		healthy, hung := faultfs.New(t), faultfs.New(t)
 		binary, err := programs.Vfsprobe()
@@ -475,7 +475,7 @@ func TestConnectedToTheService(t *testing.T) {
 
 // Vfsprobe in a container of its own, and Telegraf in one of an image that has no vfsprobe: as
 // in the chart, it is brought there.
-func TestInTwoContainers(t *testing.T) {
+func TestImage_InTwoContainers(t *testing.T) {
 	eachEngine(t, []string{"podman-crun"}, func(t *testing.T, e *engine) {
 		if e.program == "containerd" {
 			t.Skip("it has no volumes of a name")
@@ -520,7 +520,7 @@ func TestInTwoContainers(t *testing.T) {
 // Podman's own seccomp profile, and that of Docker 20.10, refuse bpf(2) to who lacks
 // CAP_SYS_ADMIN: that is told, with the cure, as is whatever else the doctor finds in the
 // container. containerd's allows it to who has the capabilities.
-func TestProfilesAreToldByName(t *testing.T) {
+func TestImage_ProfilesAreToldByName(t *testing.T) {
 	eachEngine(t, []string{"podman-crun", "docker-runc", "containerd-runc"}, func(t *testing.T, e *engine) {
 		if e.runtime == "runc-1.3" {
 			t.Skip("as it is built, it knows no seccomp")

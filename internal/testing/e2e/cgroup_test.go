@@ -79,7 +79,7 @@ func (g group) outOfMemory(t *testing.T, victim int) {
 }
 
 // A cgroup is named whose programs look for what is not there.
-func TestTheCgroupThatMakesNegativeDentriesIsNamed(t *testing.T) {
+func TestVfsprobe_NamesTheCgroupThatMakesNegativeDentries(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		const names, size = 20_000, 192 // bytes of a dentry
 		const limit = 64 << 20

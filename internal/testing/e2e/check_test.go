@@ -40,7 +40,7 @@ func quickConfig(t testing.TB) string {
 }
 
 // A vfsprobe that runs beside has a helper of its own in what hangs.
-func TestCheckSaysWhatHangs(t *testing.T) {
+func TestCheck_SaysWhatHangs(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		config := quickConfig(t)
@@ -106,7 +106,7 @@ func TestCheckSaysWhatHangs(t *testing.T) {
 	})
 }
 
-func TestCheckDoesNotLookLikeAFaultWhenMisused(t *testing.T) {
+func TestCheck_DoesNotLookLikeAFaultWhenMisused(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bad.toml")
 	require.NoError(t, os.WriteFile(file, []byte("[[inputs.mountstat]]\n  tiemout = \"5s\"\n"), 0o600))
 	for _, arguments := range [][]string{{"-config", file}, {"-nonsense"}, {"surplus"}, {"-timeout", "0s"}, {"-max-stuck", "0"}} {
@@ -123,7 +123,7 @@ func TestCheckDoesNotLookLikeAFaultWhenMisused(t *testing.T) {
 }
 
 // The reader of a pipe may have stopped, or gone.
-func TestCheckEndsThoughNobodyReads(t *testing.T) {
+func TestCheck_EndsThoughNobodyReads(t *testing.T) {
 	config := quickConfig(t)
 	command := exec.Command(binary(t, vfsprobe), "check", "-json", "-config", config)
 	reader, writer, err := os.Pipe()
@@ -169,7 +169,7 @@ type problemDetector struct {
 // node-problem-detector reads stdout to its end, within the timeout of the rule, shows as many
 // bytes as the configuration says, and takes 1 for a problem, 0 for none, and others for
 // "unknown": its pkg/custompluginmonitor/plugin.
-func TestANodeCondition(t *testing.T) {
+func TestCheck_ANodeCondition(t *testing.T) {
 	faultfs.Require(t)
 	content, err := os.ReadFile(filepath.Join(repository(t), "packaging/kubernetes/node-problem-detector/vfsprobe.json"))
 	require.NoError(t, err)

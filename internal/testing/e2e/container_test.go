@@ -82,7 +82,7 @@ func (m *manifest) added(t *testing.T) []string {
 
 // The manifest gives what the doctor's features take, but for those that take all
 // of a host, and says why for each.
-func TestTheDaemonSetsPrivileges(t *testing.T) {
+func TestContainer_TheDaemonSetsPrivileges(t *testing.T) {
 	m := daemonSet(t)
 	pod := &m.Spec.Template.Spec
 	context := &pod.Containers[0].SecurityContext
@@ -204,7 +204,7 @@ func (n *node) container(t *testing.T, m *manifest, ownPID bool) *process {
 	return startCommand(t, command)
 }
 
-func TestInAContainer(t *testing.T) {
+func TestContainer_SeesTheHost(t *testing.T) {
 	faultfs.Require(t)
 	m := daemonSet(t)
 	hung, healthy := faultfs.New(t), faultfs.New(t)
@@ -285,7 +285,7 @@ func TestInAContainer(t *testing.T) {
 }
 
 // Without hostPID a mount that hangs holds the container, as the manifest says.
-func TestAContainerWithAPIDNamespaceOfItsOwn(t *testing.T) {
+func TestContainer_WithAPIDNamespaceOfItsOwn(t *testing.T) {
 	faultfs.Require(t)
 	m := daemonSet(t)
 	hung, healthy := faultfs.New(t), faultfs.New(t)

@@ -24,7 +24,7 @@ import (
 )
 
 // Both inputs look at the same 40 mounts, and every tag and field is compared.
-func TestDiskMetricsAreTelegrafs(t *testing.T) {
+func TestVfsprobe_DiskMetricsAreTelegrafs(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		if os.Geteuid() != 0 {
 			t.Skip("mounting takes root")

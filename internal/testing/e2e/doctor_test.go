@@ -35,7 +35,7 @@ func diagnose(t *testing.T, etc string) findings {
 }
 
 // What the doctor says of a wrong set-up is what a real Telegraf does with it.
-func TestTheDoctorsSymptomsAreTelegrafs(t *testing.T) {
+func TestDoctor_SymptomsAreTelegrafs(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		good := strings.NewReplacer("/usr/bin/vfsprobe", binary(t, vfsprobe), `, "-config", "/etc/vfsprobe/vfsprobe.toml"`, "").Replace(doctor.Stanza)
 		if w == service {
@@ -105,7 +105,7 @@ func TestTheDoctorsSymptomsAreTelegrafs(t *testing.T) {
 }
 
 // The files it looks at may be on a mount that hangs.
-func TestTheDoctorDoesNotHang(t *testing.T) {
+func TestDoctor_DoesNotHang(t *testing.T) {
 	faultfs.Require(t)
 	hung := faultfs.New(t)
 	hung.Silence()
@@ -116,7 +116,7 @@ func TestTheDoctorDoesNotHang(t *testing.T) {
 	assert.Less(t, time.Since(began), patience)
 }
 
-func TestTheDoctorsFlags(t *testing.T) {
+func TestDoctor_Flags(t *testing.T) {
 	_, stderr, code := output(t, "doctor", "surplus")
 	assert.Equal(t, 3, code)
 	assert.Contains(t, stderr, "vfsprobe doctor: unknown argument")
@@ -126,7 +126,7 @@ func TestTheDoctorsFlags(t *testing.T) {
 }
 
 // The manual names every flag, and no other.
-func TestTheManualHasAllFlags(t *testing.T) {
+func TestManual_HasAllFlags(t *testing.T) {
 	manual, err := os.ReadFile(filepath.Join(repository(t), "packaging/vfsprobe.8"))
 	require.NoError(t, err)
 	there := map[string]bool{"help": true, "sample-config": true, "version": true}

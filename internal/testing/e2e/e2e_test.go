@@ -249,7 +249,7 @@ func clear(t testing.TB, file string) {
 	require.NoError(t, os.Truncate(file, 0))
 }
 
-func TestTelegrafOnAHostWithAHungMount(t *testing.T) {
+func TestTelegraf_OnAHostWithAHungMount(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		hung, healthy := faultfs.New(t), faultfs.New(t)
@@ -292,7 +292,7 @@ func TestTelegrafOnAHostWithAHungMount(t *testing.T) {
 
 // The README's stanza, pasted as it stands, or that of the packages, with the plugin's
 // defaults.
-func TestTheReadmesStanza(t *testing.T) {
+func TestTelegraf_TakesTheReadmesStanza(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		readme, err := os.ReadFile(filepath.Join(repository(t), "README.md"))
@@ -325,7 +325,7 @@ func TestTheReadmesStanza(t *testing.T) {
 
 // Names that break line protocol, logs or terminals pass through Telegraf's
 // parser and back.
-func TestMountPointsOfEveryNameReachTelegraf(t *testing.T) {
+func TestTelegraf_GetsMountPointsOfEveryName(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		root := t.TempDir()
@@ -348,7 +348,7 @@ func TestMountPointsOfEveryNameReachTelegraf(t *testing.T) {
 
 // The plugin is killed while five mounts hang: Telegraf, or systemd, starts another, which
 // knows them.
-func TestTelegrafRestartsAKilledPlugin(t *testing.T) {
+func TestTelegraf_RestartsAKilledPlugin(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		var hung []*faultfs.FS
@@ -406,7 +406,7 @@ func child(t testing.TB, parent int, comm string) int {
 	return found
 }
 
-func TestFirstGatherHasEverythingHungMountOrNot(t *testing.T) {
+func TestVfsprobe_TheFirstGatherHasEverythingHungMountOrNot(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		hung := faultfs.New(t)
@@ -426,7 +426,7 @@ func TestFirstGatherHasEverythingHungMountOrNot(t *testing.T) {
 
 func timestamp(line string) string { return line[strings.LastIndexByte(line, ' ')+1:] }
 
-func TestTheForkServerIsKilledInMidGather(t *testing.T) {
+func TestVfsprobe_ItsForkServerIsKilledInMidGather(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		hung := faultfs.New(t)
@@ -446,14 +446,14 @@ func TestTheForkServerIsKilledInMidGather(t *testing.T) {
 }
 
 // A distribution may build position independent executables.
-func TestAPositionIndependentBuildWorks(t *testing.T) {
+func TestVfsprobe_WorksPositionIndependent(t *testing.T) {
 	p := start(t, binary(t, programs.PositionIndependentVfsprobe), "-test")
 	p.until("^mountstat,", "path=/ ", `result="ok"`)
 	assert.Zero(t, p.exit())
 	assert.NotContains(t, p.stderr.String(), "helpers need all of the plugin's memory")
 }
 
-func TestTestPrintsOneGather(t *testing.T) {
+func TestVfsprobe_TestPrintsOneGather(t *testing.T) {
 	faultfs.Require(t)
 	hung := faultfs.New(t)
 	hung.Silence()
@@ -470,7 +470,7 @@ func TestTestPrintsOneGather(t *testing.T) {
 	}
 }
 
-func TestBadConfigurationEndsTheProgram(t *testing.T) {
+func TestVfsprobe_EndsAtABadConfiguration(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "bad.toml")
 	require.NoError(t, os.WriteFile(file, []byte("[[inputs.mountstat]]\n  timeout = \"5s\"\n  tiemout = \"5s\"\n"), 0o600))
 	for _, mode := range []string{"-test", "--test", "-interval=1s", "-listen=" + newSocket(t)} {
@@ -483,7 +483,7 @@ func TestBadConfigurationEndsTheProgram(t *testing.T) {
 	assert.Contains(t, p.stderr.String(), file+".missing")
 }
 
-func TestIntervalNeedsNoTrigger(t *testing.T) {
+func TestVfsprobe_IntervalNeedsNoTrigger(t *testing.T) {
 	p := start(t, binary(t, vfsprobe), "-interval", "100ms")
 	first := timestamp(p.until("^dentrycache "))
 	assert.NotEqual(t, first, timestamp(p.until("^dentrycache ")))
@@ -491,7 +491,7 @@ func TestIntervalNeedsNoTrigger(t *testing.T) {
 	assert.Zero(t, p.exit())
 }
 
-func TestSignalsTriggerAndStop(t *testing.T) {
+func TestVfsprobe_SignalsTriggerAndStop(t *testing.T) {
 	p := start(t, binary(t, vfsprobe))
 	p.trigger()
 	p.until("^vfsprobe ")
@@ -501,7 +501,7 @@ func TestSignalsTriggerAndStop(t *testing.T) {
 	assert.Zero(t, p.exit())
 }
 
-func TestAClosedStdoutIsSaid(t *testing.T) {
+func TestVfsprobe_SaysThatStdoutIsClosed(t *testing.T) {
 	p := exec.Command(binary(t, vfsprobe), "-interval", "50ms")
 	stdin, err := p.StdinPipe()
 	require.NoError(t, err)
@@ -521,7 +521,7 @@ func TestAClosedStdoutIsSaid(t *testing.T) {
 
 // No process can be forked: the limit of the fork server alone is lowered. It
 // binds no root process, so the plugin runs as another user.
-func TestAFullProcessTableIsSaidOnce(t *testing.T) {
+func TestVfsprobe_SaysOnceThatTheProcessTableIsFull(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		command := exec.Command(publicCopy(t, binary(t, vfsprobe)), "-config", publicCopy(t, inputs(t)))
@@ -549,7 +549,7 @@ func TestAFullProcessTableIsSaidOnce(t *testing.T) {
 }
 
 // No file descriptor is left in the plugin, and its fork server is gone.
-func TestNoFileDescriptorsIsSaidOnce(t *testing.T) {
+func TestVfsprobe_SaysOnceThatThereAreNoFileDescriptors(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		p := w.start(t, "-config", inputs(t))
 		p.trigger()
@@ -590,7 +590,7 @@ var mayLookUp = regexp.MustCompile(`^((/proc/)?(self|\d+)(/task/\d+)?/ns/(mnt|ne
 // The one rule: with mounts that hang, the plugin itself opens and looks at nothing but
 // what asks no file system, and reads no table for which the kernel asks one. Nor do its
 // threads.
-func TestThePluginTouchesNoMonitoredMount(t *testing.T) {
+func TestVfsprobe_TouchesNoMonitoredMount(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		strace, err := exec.LookPath("strace")
@@ -692,7 +692,7 @@ func publicCopy(t testing.TB, file string) string {
 
 // Both inputs in one Telegraf: the disk input loses its metrics of all mounts,
 // and Telegraf its ability to stop. The README quotes the figures.
-func TestBesideTheDiskInput(t *testing.T) {
+func TestTelegraf_BesideTheDiskInput(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		const seconds = 4
@@ -736,7 +736,7 @@ func TestBesideTheDiskInput(t *testing.T) {
 }
 
 // The tables for a person come from the command line, with rates.
-func TestDentries(t *testing.T) {
+func TestDentries_Prints(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "vfsprobe.toml")
 	require.NoError(t, os.WriteFile(file, []byte("[[inputs.mountstat]]\n[[inputs.dentrycache]]\n  directories = [\"/\", \"/nowhere\"]\n"), 0o600))
 	run := func(arguments ...string) (string, *process) {

@@ -30,7 +30,7 @@ func plugin(t *testing.T, w way, arguments ...string) *atWork {
 	return p
 }
 
-func TestAStoppedForkServerThatIsThawedLosesNothing(t *testing.T) {
+func TestVfsprobe_AForkServerThatIsThawedLosesNothing(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		p := plugin(t, w)
 		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
@@ -49,7 +49,7 @@ func TestAStoppedForkServerThatIsThawedLosesNothing(t *testing.T) {
 
 // As a frozen cgroup, a debugger or a suspended machine would: for longer than
 // all timeouts, in the middle of a gather. What was answered is not a fault.
-func TestAStoppedPluginThatIsThawedReportsNoFault(t *testing.T) {
+func TestVfsprobe_ThawedReportsNoFault(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		fs := faultfs.New(t)
@@ -71,7 +71,7 @@ func TestAStoppedPluginThatIsThawedReportsNoFault(t *testing.T) {
 }
 
 // As "docker pause" does: the helpers stop as well, in the middle of a check.
-func TestAPausedContainerReportsNoFault(t *testing.T) {
+func TestContainer_PausedReportsNoFault(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		group := cgroup(t, "freezer")
@@ -105,7 +105,7 @@ func running(pid int) bool {
 	return found && rest[0] != 'Z' && rest[0] != 'X'
 }
 
-func TestTheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
+func TestVfsprobe_TheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		group := cgroup(t, "memory")
@@ -158,7 +158,7 @@ func waitingHelper(t *testing.T, server int) (helper int) {
 }
 
 // Who becomes another user, as for a FUSE mount of that user's, shares no memory.
-func TestTheOOMKillerTakesAHelperOfAnotherUserAlone(t *testing.T) {
+func TestVfsprobe_TheOOMKillerTakesAHelperOfAnotherUserAlone(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		group := cgroup(t, "memory")
@@ -199,7 +199,7 @@ func helpersOf(server int) (pids []int) {
 
 // The cgroup holds the fork server, or the plugin with all its threads as well, as
 // TasksMax= of a service does.
-func TestAPidsCgroupThatIsFullIsSaidOnce(t *testing.T) {
+func TestVfsprobe_SaysOnceThatItsPidsCgroupIsFull(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		for name, whole := range map[string]bool{"server": false, "plugin": true} {
@@ -234,7 +234,7 @@ func TestAPidsCgroupThatIsFullIsSaidOnce(t *testing.T) {
 
 // Telegraf is stopped while the plugin goes on gathering by itself. What was
 // gathered meanwhile does not come as a flood, and does not fill memory.
-func TestTelegrafIsStoppedForAWhile(t *testing.T) {
+func TestTelegraf_IsStoppedForAWhile(t *testing.T) {
 	faultfs.Require(t)
 	stopped := 8 * time.Second
 	if text := os.Getenv("VFSPROBE_BLOCKED"); text != "" {
@@ -297,7 +297,7 @@ func TestTelegrafIsStoppedForAWhile(t *testing.T) {
 
 // Between gathers vfsprobe sleeps, also while a mount hangs. Only the Go runtime's
 // monitor thread may look around.
-func TestNothingWakesItBetweenGathers(t *testing.T) {
+func TestVfsprobe_NothingWakesItBetweenGathers(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		const still, most = 5 * time.Second, 3
@@ -347,7 +347,7 @@ func sleeps(t *testing.T, pid int) (sum int) {
 
 // Nobody reads stderr, and what fits into its pipe is there already. The fork server
 // is killed again and again, and mounts hang: there is more and more to be logged.
-func TestABlockedStderrBlocksNothing(t *testing.T) {
+func TestVfsprobe_ABlockedStderrBlocksNothing(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		for name, stop := range map[string]func(p *atWork) time.Duration{
@@ -407,7 +407,7 @@ func resident(t *testing.T, pid int) int {
 
 // Two Telegrafs with a plugin each check the same mounts: neither takes the other's
 // helpers for leftovers, and each stops at once.
-func TestTwoTelegrafsOverOneHungMount(t *testing.T) {
+func TestTelegraf_TwoOverOneHungMount(t *testing.T) {
 	faultfs.Require(t)
 	hung, healthy := faultfs.New(t), faultfs.New(t)
 	hung.Silence()
@@ -440,7 +440,7 @@ func TestTwoTelegrafsOverOneHungMount(t *testing.T) {
 
 // The binary is replaced by rename, as packages do, while helpers are stuck, and
 // replaced back.
-func TestUpgradeAndDowngradeWhileHelpersAreStuck(t *testing.T) {
+func TestVfsprobe_UpgradeAndDowngradeWhileHelpersAreStuck(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		dir := t.TempDir()
@@ -489,7 +489,7 @@ func TestUpgradeAndDowngradeWhileHelpersAreStuck(t *testing.T) {
 
 // The clocks that durations are taken from are far from where they were when the
 // machine started, and differ between the processes of the host.
-func TestAnotherTimeNamespace(t *testing.T) {
+func TestVfsprobe_InAnotherTimeNamespace(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		if out, err := exec.Command("unshare", "--time", "--fork", "true").CombinedOutput(); err != nil {

@@ -151,7 +151,7 @@ func judge(t *testing.T, lines []string) (tags map[string]map[string]bool) {
 // can forge a metric, a tag, a field or a line of the log: with each byte that a
 // name can hold, what Telegraf's parser makes of the output is the names, and
 // nothing else.
-func TestNoNameIsMoreThanAName(t *testing.T) {
+func TestVfsprobe_NoNameIsMoreThanAName(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		config, paths, devices, types := hostile(t)

@@ -27,7 +27,7 @@ func suspend(t *testing.T) error {
 // The kernel can't freeze a process that waits for a FUSE daemon, whoever it is, and gives up
 // to suspend (Documentation/power/freezing-of-tasks.rst). All others have been frozen
 // meanwhile.
-func TestSuspendingBesideASilentDaemon(t *testing.T) {
+func TestVfsprobe_SuspendingBesideASilentDaemon(t *testing.T) {
 	inTurn(t, func(t *testing.T, w way) {
 		if os.Getenv(repositoryVariable) == "" {
 			t.Skip("a virtual machine is needed: make test-nfs RUN=cgroups-v2")

@@ -124,7 +124,7 @@ func waiting(t *testing.T, pid int) (threads []blocked.Task) {
 // mounts waits for the reader. The plugin does not wait, nor does it make others wait;
 // it does not matter whether it was running before. With FAULTS set the table of that
 // file is written.
-func TestASilentBtrfsStopsNothing(t *testing.T) {
+func TestVfsprobe_ASilentBtrfsStopsNothing(t *testing.T) {
 	inTurn(t, func(t *testing.T, w way) {
 		binary(t, vfsprobe) // the go command reads the table, too
 		table := document.Table{Header: []string{"vfsprobe was", "first point of `/`", "slowest point of `/`", "slowest `mount` and `umount` of a tmpfs elsewhere", "end after SIGTERM"}}
@@ -175,7 +175,7 @@ func TestASilentBtrfsStopsNothing(t *testing.T) {
 }
 
 // A configuration on a file system that hangs ends the program, with one line.
-func TestAConfigurationThatIsNotRead(t *testing.T) {
+func TestVfsprobe_AConfigurationThatIsNotRead(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	fs.Silence()

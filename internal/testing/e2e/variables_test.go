@@ -20,7 +20,7 @@ import (
 )
 
 // A real Telegraf, in both of its modes, makes of variables what vfsprobe does.
-func TestVariablesAreTelegrafs(t *testing.T) {
+func TestVfsprobe_VariablesAreTelegrafs(t *testing.T) {
 	environment := map[string]string{"SET": "value", "EMPTY": "", "lower": "case", "DOLLAR": "${SET}", "QUOTES": `a"b\c`}
 	lookup := func(name string) (string, bool) {
 		value, set := environment[name]

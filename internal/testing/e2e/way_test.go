@@ -35,28 +35,28 @@ var ways = []way{direct, service}
 
 // oneWay lists the tests that do not run in both ways, and why.
 var oneWay = map[string]string{
-	"TestCheckDoesNotLookLikeAFaultWhenMisused":        "no vfsprobe runs beside: flags of check",
-	"TestANodeCondition":                               "no vfsprobe runs beside: the output of check",
-	"TestCheckEndsThoughNobodyReads":                   "no vfsprobe runs beside: the output of check",
-	"TestTheDoctorDoesNotHang":                         "no vfsprobe runs beside: files that the doctor reads",
-	"TestTheDoctorsFlags":                              "no vfsprobe runs beside: flags of doctor",
-	"TestTheManualHasAllFlags":                         "no vfsprobe runs beside: the manual",
-	"TestDentries":                                     "no vfsprobe runs beside: the output of dentries",
-	"TestTestPrintsOneGather":                          "-test serves nobody",
-	"TestAPositionIndependentBuildWorks":               "-test serves nobody; the program is the same in both ways",
-	"TestBadConfigurationEndsTheProgram":               "it starts vfsprobe in both ways itself",
-	"TestAConfigurationThatIsNotRead":                  "it starts vfsprobe in both ways itself, at one time",
-	"TestEveryTestRunsInBothWays":                      "it reads the tests",
-	"TestVariablesAreTelegrafs":                        "no vfsprobe runs: Telegraf's configuration",
-	"TestIntervalNeedsNoTrigger":                       "a service gathers for those who ask: -interval is not for it",
-	"TestTelegrafIsStoppedForAWhile":                   "a service gathers for those who ask: a Telegraf that is stopped does not. TestServer_AClientThatStallsCostsOnlyItself has one that asks and does not read",
-	"TestSignalsTriggerAndStop":                        "SIGHUP, SIGUSR1 and SIGUSR2 are execd's signals; TestService_KnowsAHangOverRestarts has the service's",
-	"TestAClosedStdoutIsSaid":                          "a service has no stdout; TestClient_EndsWithStdout has that of connect",
-	"TestTwoTelegrafsOverOneHungMount":                 "there each has a plugin; TestService_ServesTwoTelegrafs has the service's",
+	"TestCheck_DoesNotLookLikeAFaultWhenMisused":       "no vfsprobe runs beside: flags of check",
+	"TestCheck_ANodeCondition":                         "no vfsprobe runs beside: the output of check",
+	"TestCheck_EndsThoughNobodyReads":                  "no vfsprobe runs beside: the output of check",
+	"TestDoctor_DoesNotHang":                           "no vfsprobe runs beside: files that the doctor reads",
+	"TestDoctor_Flags":                                 "no vfsprobe runs beside: flags of doctor",
+	"TestManual_HasAllFlags":                           "no vfsprobe runs beside: the manual",
+	"TestDentries_Prints":                              "no vfsprobe runs beside: the output of dentries",
+	"TestVfsprobe_TestPrintsOneGather":                 "-test serves nobody",
+	"TestVfsprobe_WorksPositionIndependent":            "-test serves nobody; the program is the same in both ways",
+	"TestVfsprobe_EndsAtABadConfiguration":             "it starts vfsprobe in both ways itself",
+	"TestVfsprobe_AConfigurationThatIsNotRead":         "it starts vfsprobe in both ways itself, at one time",
+	"TestWays_EveryTestRunsInBoth":                     "it reads the tests",
+	"TestVfsprobe_VariablesAreTelegrafs":               "no vfsprobe runs: Telegraf's configuration",
+	"TestVfsprobe_IntervalNeedsNoTrigger":              "a service gathers for those who ask: -interval is not for it",
+	"TestTelegraf_IsStoppedForAWhile":                  "a service gathers for those who ask: a Telegraf that is stopped does not. TestServer_AClientThatStallsCostsOnlyItself has one that asks and does not read",
+	"TestVfsprobe_SignalsTriggerAndStop":               "SIGHUP, SIGUSR1 and SIGUSR2 are execd's signals; TestService_KnowsAHangOverRestarts has the service's",
+	"TestVfsprobe_SaysThatStdoutIsClosed":              "a service has no stdout; TestClient_EndsWithStdout has that of connect",
+	"TestTelegraf_TwoOverOneHungMount":                 "there each has a plugin; TestService_ServesTwoTelegrafs has the service's",
 	"TestPrivileges":                                   "the rights of a Telegraf's child; those of the service's unit are tested with systemd, in internal/testing/systemd",
-	"TestTheDaemonSetsPrivileges":                      "in its container Telegraf runs vfsprobe",
-	"TestInAContainer":                                 "in its container Telegraf runs vfsprobe",
-	"TestAContainerWithAPIDNamespaceOfItsOwn":          "in its container Telegraf runs vfsprobe",
+	"TestContainer_TheDaemonSetsPrivileges":            "in its container Telegraf runs vfsprobe",
+	"TestContainer_SeesTheHost":                        "in its container Telegraf runs vfsprobe",
+	"TestContainer_WithAPIDNamespaceOfItsOwn":          "in its container Telegraf runs vfsprobe",
 	"TestService_KnowsAHangOverRestarts":               "it restarts Telegraf and the service in turn",
 	"TestService_KnowsADangerousDirectoryOverRestarts": "the state that survives is the service's",
 	"TestService_ServesTwoTelegrafs":                   "only a service is shared",
@@ -302,8 +302,8 @@ func (a *agent) log() string {
 	return kept.String()
 }
 
-// TestEveryTestRunsInBothWays holds all tests of the package to that.
-func TestEveryTestRunsInBothWays(t *testing.T) {
+// TestWays_EveryTestRunsInBoth holds all tests of the package to that.
+func TestWays_EveryTestRunsInBoth(t *testing.T) {
 	files, err := filepath.Glob(filepath.Join(repository(t), "internal/testing/e2e/*_test.go"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)

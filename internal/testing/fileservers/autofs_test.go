@@ -35,7 +35,7 @@ ls /mnt/auto/used
 // wants has somebody go to a path, and not wait for it here.
 func wants(path string) string { return "setsid ls " + path + " </dev/null >/run/wanted 2>&1 & " }
 
-func TestTheCausesOfAutomounts(t *testing.T) {
+func TestCauses_OfAutomounts(t *testing.T) {
 	family(t, "autofs")
 	base := smbBase()
 	base.Packages = append(base.Packages, "autofs")

@@ -73,7 +73,7 @@ ceph fs new cephfs meta data
 
 const mountCeph = `for i in $(seq 30); do mount -i -t ceph 10.9.0.1:6789:/ /mnt/ceph -o name=admin && exit 0; sleep 1; done; ceph -s; dmesg | tail; exit 1`
 
-func TestTheCausesOfCephFS(t *testing.T) {
+func TestCauses_OfCephFS(t *testing.T) {
 	family(t, "ceph")
 	l := inMachine(t, vm.Debian{Python: true, Packages: []string{"ceph-mon", "ceph-osd", "ceph-mds", "kmod", "iproute2", "procps", "sysvinit-utils"}, Omit: []string{"usr/share/ceph", "usr/share/perl",
 		"usr/bin/ceph*tool", "usr/bin/cephfs-*", "usr/bin/radosgw*", "usr/bin/ceph-mgr", "usr/lib/*/librgw*"}},

@@ -38,7 +38,7 @@ $inside gluster --mode=script volume start vol
 
 const mountGluster = `glusterfs --volfile-server=10.9.0.1 --volfile-id=vol /mnt/gluster; ls /mnt/gluster`
 
-func TestTheCausesOfGluster(t *testing.T) {
+func TestCauses_OfGluster(t *testing.T) {
 	family(t, "gluster")
 	l := onThisHost(t, "glusterd", "gluster", "glusterfs", "glusterfsd")
 	const path = "/mnt/gluster"
@@ -102,7 +102,7 @@ rclone mount :webdav: /mnt/dav --webdav-url http://10.9.0.1:8080 --dir-cache-tim
 rclone mount :webdav: /mnt/cached --webdav-url http://10.9.0.1:8080 --allow-other --daemon --config /run/rclone.conf >>/run/mount.out 2>&1
 ls /mnt/dav /mnt/cached`
 
-func TestTheCausesOfWebDAV(t *testing.T) {
+func TestCauses_OfWebDAV(t *testing.T) {
 	family(t, "webdav")
 	l := onThisHost(t, "rclone")
 	const path, cached = "/mnt/dav", "/mnt/cached"

@@ -49,7 +49,7 @@ func buildS3(t *testing.T) string {
 	return program
 }
 
-func TestTheCausesOfS3(t *testing.T) {
+func TestCauses_OfS3(t *testing.T) {
 	family(t, "s3")
 	l := onThisHost(t, "s3fs")
 	const path = "/mnt/s3"

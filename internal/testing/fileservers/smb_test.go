@@ -65,7 +65,7 @@ const (
 	smb, hard, more, nineP, bind = "/mnt/smb", "/mnt/hard", "/mnt/more", "/mnt/9p", "/mnt/bind"
 )
 
-func TestTheCausesOfSMBAnd9PMounts(t *testing.T) {
+func TestCauses_OfSMBAnd9P(t *testing.T) {
 	family(t, "smb")
 	l := inMachine(t, smbBase(), smbModules)
 	l.shell(setupSMB + mount9P)

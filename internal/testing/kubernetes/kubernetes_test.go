@@ -55,7 +55,7 @@ func TestKubernetes(t *testing.T) {
 
 // The same with a containerd of today, which makes mounts read-only with all that is below them.
 // Debian's leaves the node's cgroups writable, so that helpers are moved in any case.
-func TestTodaysContainerd(t *testing.T) {
+func TestKubernetes_TodaysContainerd(t *testing.T) {
 	c := newCluster(t, programs.Containerd)
 	c.prepare()
 	t.Run("what can be written", func(t *testing.T) { c.in(t).testWhatCanBeWritten("built", false) })

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 // The story that nfslock comes from, on one host in one run: it has no rpc.statd, since it has no
 // NFS mount yet, and the first workload that locks hangs. Before that the alert fires in a real
 // Prometheus, which scrapes the real Telegraf there.
-func TestStoryOfStatd(t *testing.T) {
+func TestStory_OfStatd(t *testing.T) {
 	result, fired := tell(t, "stories/statd")
 	counts := result.Count()
 	assert.Zero(t, counts.Failed)

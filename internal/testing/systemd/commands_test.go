@@ -4,7 +4,7 @@ package systemd
 
 import (
 	"os"
-	"strings"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -69,14 +69,9 @@ func TestSystemd_RestartCommands(t *testing.T) {
 		t.Run(c.want, func(t *testing.T) {
 			pid := await(c.pid, "none")
 			require.NotEmpty(t, pid)
-			command := ""
-			for line := range strings.Lines(sh("cat /proc/" + pid + "/cgroup")) {
-				t.Log(line)
-				path := line[strings.LastIndexByte(line, ':')+1:]
-				if found := cgroups.RestartOf(strings.TrimSpace(path)); found != "" {
-					command = found
-				}
-			}
+			file := filepath.Join(t.TempDir(), "cgroup")
+			require.NoError(t, os.WriteFile(file, []byte(sh("cat /proc/"+pid+"/cgroup")+"\n"), 0o600))
+			command := cgroups.Restart(file)
 			require.Equal(t, c.want, command)
 			sh(command)
 			after := await(c.pid, pid)

@@ -21,7 +21,7 @@ func cpu(b *testing.B) time.Duration {
 
 // What is read of the whole host in each gather: at most 200 µs of CPU.
 func BenchmarkPassive(b *testing.B) {
-	d, _ := newInput(b, func(d *Dentrycache) { d.TopCgroups = 0 })
+	d, _ := newInput(b, func(d *DentryCache) { d.TopCgroups = 0 })
 	acc := &collect.Metrics{}
 	before := cpu(b)
 	for b.Loop() {
@@ -35,7 +35,7 @@ func BenchmarkPassive(b *testing.B) {
 
 // A whole gather of one directory, with the CPU time of its helpers.
 func BenchmarkGather(b *testing.B) {
-	d, _ := newInput(b, func(d *Dentrycache) {
+	d, _ := newInput(b, func(d *DentryCache) {
 		d.Directories, d.Attribution, d.CountChildren = []string{"/"}, "auto", true
 	})
 	collect.Gather(b, d)

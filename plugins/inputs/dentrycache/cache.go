@@ -67,7 +67,7 @@ func (c *cache) grows(least float64) bool {
 
 // readKernelLog takes what is new in the kernel's log: how large the hash table is, which it says
 // when it starts, and stalls that have happened.
-func (d *Dentrycache) readKernelLog() {
+func (d *DentryCache) readKernelLog() {
 	c := &d.cache
 	var news kmsg.News
 	news, c.logged = d.host.KernelLog(d.KernelLog, d)
@@ -125,7 +125,7 @@ func (c *cache) addStalls(fields map[string]any, now time.Time) {
 }
 
 // gatherHost reports the whole host. What the kernel lacks is left out.
-func (d *Dentrycache) gatherHost(acc telegraf.Accumulator, now time.Time) error {
+func (d *DentryCache) gatherHost(acc telegraf.Accumulator, now time.Time) error {
 	c := &d.cache
 	dentries, err := dcache.ReadDentryState(d.host.Proc, c.kernel)
 	if err != nil {
@@ -181,7 +181,7 @@ func (c *cache) sample(dentries dcache.DentryState, now time.Time) {
 }
 
 // addSettings adds the kernel's settings, and how often caches were dropped.
-func (d *Dentrycache) addSettings(fields map[string]any, now time.Time) {
+func (d *DentryCache) addSettings(fields map[string]any, now time.Time) {
 	c := &d.cache
 	if now.Sub(c.sysctlsRead) >= sysctlInterval {
 		var err error
@@ -211,7 +211,7 @@ func (d *Dentrycache) addSettings(fields map[string]any, now time.Time) {
 }
 
 // addMemory adds what the dentries take of the memory.
-func (d *Dentrycache) addMemory(fields map[string]any, dentries int64) {
+func (d *DentryCache) addMemory(fields map[string]any, dentries int64) {
 	c := &d.cache
 	size, bytes := int64(dentrySize), dentries*dentrySize
 	if c.slabKnown {
@@ -238,7 +238,7 @@ func (d *Dentrycache) addMemory(fields map[string]any, dentries int64) {
 
 // readSlab asks the slab allocator: sysfs where that has it all, and otherwise,
 // now and then, slabinfo.
-func (d *Dentrycache) readSlab(now time.Time) {
+func (d *DentryCache) readSlab(now time.Time) {
 	c := &d.cache
 	if c.noSlab {
 		return

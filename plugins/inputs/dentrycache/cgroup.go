@@ -29,7 +29,7 @@ type owners struct {
 }
 
 // gatherCgroups reports the cgroups that hold most, by what is their own.
-func (d *Dentrycache) gatherCgroups(acc telegraf.Accumulator, now time.Time) {
+func (d *DentryCache) gatherCgroups(acc telegraf.Accumulator, now time.Time) {
 	o := &d.owners
 	if d.TopCgroups == 0 || o.hierarchies.Memory == "" {
 		return
@@ -88,7 +88,7 @@ func addUsage(fields map[string]any, u cgroups.Usage, held int64, growth float64
 }
 
 // walkCgroups brings the figures up to date. It takes at most walkCgroupsShare of a CPU.
-func (d *Dentrycache) walkCgroups(now time.Time) {
+func (d *DentryCache) walkCgroups(now time.Time) {
 	o := &d.owners
 	began := time.Now()
 	o.before = make(map[string]int64, len(o.all))
@@ -111,7 +111,7 @@ func (d *Dentrycache) walkCgroups(now time.Time) {
 
 // cgroupName is the path of a cgroup by its id; empty if it is unknown. Names are
 // read again when one is missing, but seldom: the cgroup may be gone.
-func (d *Dentrycache) cgroupName(id uint64, now time.Time) string {
+func (d *DentryCache) cgroupName(id uint64, now time.Time) string {
 	o := &d.owners
 	name, known := o.names[id]
 	if known || now.Before(o.namesDue) {

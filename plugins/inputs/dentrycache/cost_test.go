@@ -10,12 +10,12 @@ import (
 
 // The bounds are some twice of what is needed, to be seen when it becomes more; four
 // times where the kernel's means and the host's processes have a part in it.
-func TestAllocationsOfAGather(t *testing.T) {
+func TestDentryCache_AllocationsOfAGather(t *testing.T) {
 	for name, c := range map[string]struct {
-		change       func(*Dentrycache)
+		change       func(*DentryCache)
 		count, bytes float64
 	}{
-		"the host's counters":  {func(d *Dentrycache) { d.TopCgroups = 0 }, 200, 42000},
+		"the host's counters":  {func(d *DentryCache) { d.TopCgroups = 0 }, 200, 42000},
 		"a directory, and all": {everything, 2400, 220000},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -31,9 +31,9 @@ import (
 //go:embed sample.conf
 var sampleConfig string
 
-// Dentrycache is the input. Its exported fields are its configuration, which
+// DentryCache is the input. Its exported fields are its configuration, which
 // sample.conf explains.
-type Dentrycache struct {
+type DentryCache struct {
 	Directories     []string        `toml:"directories"`
 	FindDirectories bool            `toml:"find_directories"`
 	MaxChildren     int             `toml:"max_children"`
@@ -76,13 +76,13 @@ type Dentrycache struct {
 	walkerErr string // why there is no walker
 	sources   sources
 
-	mail    *mailbox.Mailbox
-	hurried atomic.Bool
+	mail        *mailbox.Mailbox
+	interrupted atomic.Bool
 }
 
 func init() {
 	inputs.Add("dentrycache", func() telegraf.Input {
-		return &Dentrycache{
+		return &DentryCache{
 			Directories:     []string{"/"},
 			FindDirectories: true,
 			CountChildren:   true,
@@ -102,13 +102,13 @@ func init() {
 }
 
 // SampleConfig returns the documented configuration.
-func (*Dentrycache) SampleConfig() string { return sampleConfig }
+func (*DentryCache) SampleConfig() string { return sampleConfig }
 
 // UseHost sets the host that all inputs of the plugin share.
-func (d *Dentrycache) UseHost(h *host.Host) { d.host = h }
+func (d *DentryCache) UseHost(h *host.Host) { d.host = h }
 
 // Init checks the configuration, and finds out which kernel this is.
-func (d *Dentrycache) Init() error {
+func (d *DentryCache) Init() error {
 	if err := d.resolve(); err != nil {
 		return err
 	}
@@ -132,16 +132,16 @@ func (d *Dentrycache) Init() error {
 
 // Gather reports the whole host and its cgroups at once, and then the directories:
 // each is looked at by a helper process, and its children are counted. It returns
-// when all are reported, or their time is up, or Hurry is called.
-func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
+// when all are reported, or their time is up, or Interrupt is called.
+func (d *DentryCache) Gather(acc telegraf.Accumulator) error {
 	now, round := time.Now(), d.host.Join(d)
-	d.hurried.Store(false)
+	d.interrupted.Store(false)
 	if err := d.gatherHost(acc, now); err != nil {
 		return err
 	}
 	d.gatherCgroups(acc, now)
 	d.startAttribution()
-	d.mail.Open()
+	d.mail.Drain()
 	if view := d.host.Mounts(round); view.Snapshot != nil {
 		d.mounts = view.Snapshot
 	}
@@ -154,7 +154,7 @@ func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
 	pending := slices.Clone(d.directories)
 	end := time.After(d.timeout + d.timeout/10)
 	for {
-		d.mail.Open()
+		d.mail.Drain()
 		complete := !d.waits() || d.ready && (!d.scanning || d.watches != nil)
 		if complete {
 			pending = slices.DeleteFunc(pending, func(dir *directory) bool {
@@ -165,7 +165,7 @@ func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
 				return done
 			})
 		}
-		if d.hurried.Load() || complete && len(pending) == 0 {
+		if d.interrupted.Load() || complete && len(pending) == 0 {
 			break
 		}
 		select {
@@ -173,7 +173,7 @@ func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
 			continue
 		case <-end:
 		}
-		d.mail.Open()
+		d.mail.Drain()
 		break
 	}
 	for _, dir := range pending {
@@ -183,14 +183,14 @@ func (d *Dentrycache) Gather(acc telegraf.Accumulator) error {
 	return nil
 }
 
-// Hurry makes a Gather under way return.
-func (d *Dentrycache) Hurry() {
-	d.hurried.Store(true)
+// Interrupt makes a Gather under way return.
+func (d *DentryCache) Interrupt() {
+	d.interrupted.Store(true)
 	d.mail.Post(func() {}) // wakes it
 }
 
 // Close ends the attribution. It is not needed where the process ends.
-func (d *Dentrycache) Close() {
+func (d *DentryCache) Close() {
 	d.await(func() bool { return !d.started || d.ready })
 	if d.tracer != nil {
 		d.tracer.Close()
@@ -202,16 +202,16 @@ func (d *Dentrycache) Close() {
 }
 
 // await does what is posted until something is so.
-func (d *Dentrycache) await(so func() bool) {
+func (d *DentryCache) await(so func() bool) {
 	for !so() {
 		<-d.mail.Wake()
-		d.mail.Open()
+		d.mail.Drain()
 	}
 }
 
 // report reports a directory. One that was found growing and can't be looked at is
 // not one to alert on: it is forgotten.
-func (d *Dentrycache) report(acc telegraf.Accumulator, dir *directory, now time.Time) {
+func (d *DentryCache) report(acc telegraf.Accumulator, dir *directory, now time.Time) {
 	if dir.configured || dir.found.code == result.OK {
 		d.emitDirectory(acc, dir)
 		return
@@ -223,7 +223,7 @@ func (d *Dentrycache) report(acc telegraf.Accumulator, dir *directory, now time.
 // reportPending reports a directory about which something was still under way
 // when Gather had to return. One that hung before still does, and one that is
 // being walked has an older figure; of others nothing is known.
-func (d *Dentrycache) reportPending(acc telegraf.Accumulator, dir *directory) {
+func (d *DentryCache) reportPending(acc telegraf.Accumulator, dir *directory) {
 	if dir.history.Known && (!dir.underWay || dir.history.Hung()) {
 		d.emitDirectory(acc, dir)
 	}
@@ -231,7 +231,7 @@ func (d *Dentrycache) reportPending(acc telegraf.Accumulator, dir *directory) {
 
 // foundGrowing takes directories in which negative dentries grow, with how many
 // per second. The fastest have a place beside the configured ones.
-func (d *Dentrycache) foundGrowing(rates map[string]float64, now time.Time) {
+func (d *DentryCache) foundGrowing(rates map[string]float64, now time.Time) {
 	for _, dir := range d.directories {
 		if rate, growing := rates[dir.path]; growing {
 			delete(rates, dir.path)
@@ -258,7 +258,7 @@ func (d *Dentrycache) foundGrowing(rates map[string]float64, now time.Time) {
 }
 
 // slowest is the directory that can be dropped for one which grows faster.
-func (d *Dentrycache) slowest() (slowest *directory) {
+func (d *DentryCache) slowest() (slowest *directory) {
 	for _, dir := range d.directories {
 		if !dir.configured && !dir.underWay && !dir.walking && !d.dangerous(dir) && (slowest == nil || dir.rate < slowest.rate) {
 			slowest = dir
@@ -267,21 +267,21 @@ func (d *Dentrycache) slowest() (slowest *directory) {
 	return slowest
 }
 
-func (d *Dentrycache) drop(dir *directory) {
+func (d *DentryCache) drop(dir *directory) {
 	d.directories = slices.DeleteFunc(d.directories, func(o *directory) bool { return o == dir })
 	d.said.Error("walk of "+dir.path, nil)
 	d.said.Info("negatives of "+dir.path, nil)
 }
 
 // forget drops the directories that were found, have not grown for long, and are harmless.
-func (d *Dentrycache) forget(now time.Time) {
+func (d *DentryCache) forget(now time.Time) {
 	for _, dir := range slices.Clone(d.directories) {
-		if !dir.configured && !dir.underWay && !dir.walking && now.Sub(dir.grew) > idle && !d.dangerous(dir) {
+		if !dir.configured && !dir.underWay && !dir.walking && now.Sub(dir.grew) > idleTimeout && !d.dangerous(dir) {
 			d.drop(dir)
 		}
 	}
 	for name, at := range d.refused {
-		if now.Sub(at) > idle {
+		if now.Sub(at) > idleTimeout {
 			delete(d.refused, name)
 		}
 	}

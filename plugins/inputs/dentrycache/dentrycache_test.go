@@ -35,9 +35,9 @@ const timeout = 500 * time.Millisecond
 
 // newInput is an input on this host, without BPF programs and directories but for
 // those that change asks for. Its first gather waits for all that it can find out.
-func newInput(t testing.TB, change func(*Dentrycache)) (*Dentrycache, *journal.Journal) {
+func newInput(t testing.TB, change func(*DentryCache)) (*DentryCache, *journal.Journal) {
 	t.Helper()
-	d := inputs.Inputs["dentrycache"]().(*Dentrycache)
+	d := inputs.Inputs["dentrycache"]().(*DentryCache)
 	log := journal.New(t)
 	d.Log, d.Timeout = log, config.Duration(timeout)
 	d.Directories, d.Attribution, d.CountChildren = nil, "none", false
@@ -54,7 +54,7 @@ func newInput(t testing.TB, change func(*Dentrycache)) (*Dentrycache, *journal.J
 }
 
 // rooted makes it look at the host at these places, as in a container.
-func rooted(d *Dentrycache, proc, sys string) {
+func rooted(d *DentryCache, proc, sys string) {
 	o := host.Options{Roots: host.Roots{Proc: proc, Sys: sys, PID: "1"}, Log: d.Log}
 	if d.host != nil {
 		o.Prober = d.host.Prober
@@ -63,13 +63,13 @@ func rooted(d *Dentrycache, proc, sys string) {
 }
 
 // on looks at these directories.
-func on(paths ...string) func(*Dentrycache) {
-	return func(d *Dentrycache) { d.Directories = paths }
+func on(paths ...string) func(*DentryCache) {
+	return func(d *DentryCache) { d.Directories = paths }
 }
 
 // kernel reads the files of one that is kept for tests.
-func kernel(name string) func(*Dentrycache) {
-	return func(d *Dentrycache) {
+func kernel(name string) func(*DentryCache) {
+	return func(d *DentryCache) {
 		const dir = "../../../internal/dcache/testdata"
 		rooted(d, filepath.Join(dir, name), filepath.Join(dir, "sysfs"))
 		d.KernelLog = ""
@@ -77,7 +77,7 @@ func kernel(name string) func(*Dentrycache) {
 }
 
 // host returns the metric of the host, and its fields.
-func gatherHost(t testing.TB, d *Dentrycache) map[string]any {
+func gatherHost(t testing.TB, d *DentryCache) map[string]any {
 	t.Helper()
 	acc := collect.Gather(t, d)
 	require.Empty(t, acc.Errors())
@@ -88,7 +88,7 @@ func gatherHost(t testing.TB, d *Dentrycache) map[string]any {
 	return all[0].Fields()
 }
 
-func TestKernels(t *testing.T) {
+func TestDentryCache_Kernels(t *testing.T) {
 	const total18, total8, total6 = 8167848 << 10, 65806544 << 10, 24684084 << 10
 	for name, want := range map[string]map[string]any{
 		// 4.15, which does not count negative dentries. There is no slabinfo.
@@ -138,14 +138,14 @@ func write(t testing.TB, proc, name, content string) {
 }
 
 // files reads this procfs.
-func files(proc string) func(*Dentrycache) {
-	return func(d *Dentrycache) {
+func files(proc string) func(*DentryCache) {
+	return func(d *DentryCache) {
 		rooted(d, proc, filepath.Join(proc, "none"))
 		d.KernelLog = ""
 	}
 }
 
-func TestRates(t *testing.T) {
+func TestDentryCache_Rates(t *testing.T) {
 	proc := t.TempDir()
 	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
 	write(t, proc, "sys/fs/dentry-state", "1000\t900\t45\t0\t500\t0\n")
@@ -172,16 +172,16 @@ func TestRates(t *testing.T) {
 	assert.Equal(t, 0.0, gatherHost(t, d)["seconds_to_memory_share"])
 }
 
-func TestInitNeedsTheKernelsVersion(t *testing.T) {
+func TestDentryCache_InitNeedsTheKernelsVersion(t *testing.T) {
 	proc := t.TempDir()
-	d := inputs.Inputs["dentrycache"]().(*Dentrycache)
+	d := inputs.Inputs["dentrycache"]().(*DentryCache)
 	files(proc)(d)
 	require.ErrorIs(t, d.Init(), os.ErrNotExist)
 	write(t, proc, "sys/kernel/osrelease", "linux\n")
 	require.ErrorContains(t, d.Init(), `"linux\n"`)
 }
 
-func TestWhatCantBeReadCostsNothingElse(t *testing.T) {
+func TestDentryCache_WhatCantBeReadCostsNothingElse(t *testing.T) {
 	proc := t.TempDir()
 	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
 	write(t, proc, "sys/fs/dentry-state", "5\t4\t45\t0\t0\t0\n")
@@ -204,7 +204,7 @@ func TestWhatCantBeReadCostsNothingElse(t *testing.T) {
 	}
 }
 
-func TestWithoutTheDentryStateNothingIsReported(t *testing.T) {
+func TestDentryCache_ReportsNothingWithoutTheDentryState(t *testing.T) {
 	proc := t.TempDir()
 	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
 	d, _ := newInput(t, files(proc))
@@ -215,7 +215,7 @@ func TestWithoutTheDentryStateNothingIsReported(t *testing.T) {
 	assert.Empty(t, acc.Named("dentrycache"))
 }
 
-func TestTheRealHost(t *testing.T) {
+func TestDentryCache_TheRealHost(t *testing.T) {
 	d, log := newInput(t, nil)
 	fields := gatherHost(t, d)
 	for _, name := range []string{"dentries", "inodes", "slab_reclaimable_bytes", "hash_buckets", "hash_load", "memory_share", "vfs_cache_pressure"} {
@@ -227,7 +227,7 @@ func TestTheRealHost(t *testing.T) {
 	assert.Empty(t, log.About("W!"))
 }
 
-func TestCgroups(t *testing.T) {
+func TestDentryCache_Cgroups(t *testing.T) {
 	const id = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 	sys := t.TempDir()
 	write(t, sys, "fs/cgroup/cgroup.controllers", "cpu memory\n")
@@ -237,7 +237,7 @@ func TestCgroups(t *testing.T) {
 	} {
 		write(t, sys, filepath.Join("fs/cgroup", path, "memory.stat"), "slab_reclaimable "+bytes+"\n")
 	}
-	d, _ := newInput(t, func(d *Dentrycache) {
+	d, _ := newInput(t, func(d *DentryCache) {
 		kernel("v6")(d)
 		rooted(d, d.host.Proc, sys)
 		d.TopCgroups = 4
@@ -272,7 +272,7 @@ func TestCgroups(t *testing.T) {
 	left, _ := ssh.GetField("seconds_to_limit")
 	assert.InDelta(t, 10, left, 1)
 
-	d, _ = newInput(t, func(d *Dentrycache) { d.TopCgroups = 0 })
+	d, _ = newInput(t, func(d *DentryCache) { d.TopCgroups = 0 })
 	assert.Empty(t, collect.Gather(t, d).Named("dentrycache_cgroup"))
 }
 
@@ -287,7 +287,7 @@ func TestDentryCache_StallsThatHaveHappened(t *testing.T) {
 		_, err := kernel.WriteString("4," + sequence + ",1,-;" + text)
 		require.NoError(t, err)
 	}
-	d, log := newInput(t, func(d *Dentrycache) { d.KernelLog = name })
+	d, log := newInput(t, func(d *DentryCache) { d.KernelLog = name })
 	say("1", "Dentry cache hash table entries: 4096 (order: 3, 32768 bytes, linear)")
 	fields := gatherHost(t, d)
 	assert.EqualValues(t, 4096, fields["hash_buckets"])
@@ -305,20 +305,20 @@ func TestDentryCache_StallsThatHaveHappened(t *testing.T) {
 	assert.Len(t, log.About("the stall has happened"), 1)
 }
 
-func TestTheSampleConfigurationIsValid(t *testing.T) {
+func TestDentryCache_TheSampleConfigurationIsValid(t *testing.T) {
 	creators := map[string]inputs.Creator{"dentrycache": inputs.Inputs["dentrycache"]}
-	sample := (&Dentrycache{}).SampleConfig()
+	sample := (&DentryCache{}).SampleConfig()
 	uncommented := regexp.MustCompile(`(?m)^  # ([a-z_]+ = )`).ReplaceAllString(sample, "  $1")
 	for _, text := range []string{sample, uncommented} { // all that is commented out is the default
 		all, err := config.Parse("sample.conf", []byte(text), os.LookupEnv, creators)
 		require.NoError(t, err)
 		require.Len(t, all, 1)
-		want, got := inputs.Inputs["dentrycache"]().(*Dentrycache), all[0].Plugin.(*Dentrycache)
+		want, got := inputs.Inputs["dentrycache"]().(*DentryCache), all[0].Plugin.(*DentryCache)
 		want.mail, got.mail = nil, nil
 		assert.Equal(t, want, got)
 	}
 	options := 0
-	for field := range reflect.TypeFor[Dentrycache]().Fields() {
+	for field := range reflect.TypeFor[DentryCache]().Fields() {
 		if tag := field.Tag.Get("toml"); tag != "" && tag != "-" {
 			options++
 		}

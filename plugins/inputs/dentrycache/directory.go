@@ -25,9 +25,9 @@ const (
 	stallPerChild = 90 * time.Nanosecond
 	// walkShare is the part of a CPU that walking one directory may take.
 	walkShare = 0.02
-	// idle is how long a directory that was found growing is looked at after it
+	// idleTimeout is how long a directory that was found growing is looked at after it
 	// has ceased to, if it is not dangerous.
-	idle = 10 * time.Minute
+	idleTimeout = 10 * time.Minute
 	// dangerousStall is the predicted one from which on a directory is not forgotten: that of
 	// the alert DirectoryStallNears.
 	dangerousStall = 50 * time.Millisecond
@@ -64,7 +64,7 @@ type directory struct {
 	history fault.History
 }
 
-// finding is how it went to look at a directory.
+// finding is the outcome of a look at a directory.
 type finding struct {
 	code   result.Code
 	errno  syscall.Errno
@@ -73,19 +73,19 @@ type finding struct {
 	wait   prober.Wait
 }
 
-// predictedStall is how long whoever watches the directory first would hold its lock, by the
-// last count of its children.
+// predictedStall is how long the first process that watches the directory would hold its lock, by
+// the last count of its children.
 func (dir *directory) predictedStall() time.Duration {
 	return time.Duration(dir.walk.Children) * stallPerChild
 }
 
-// dangerous reports whether the directory would stall the host, by what is counted, whether
-// it still grows or not.
-func (d *Dentrycache) dangerous(dir *directory) bool {
+// dangerous reports whether the directory would stall the host by the last count, whether or not
+// it still grows.
+func (d *DentryCache) dangerous(dir *directory) bool {
 	return d.walker != nil && dir.predictedStall() >= dangerousStall && dir.found.code != result.Missing
 }
 
-// check is what the prober needs to know. Directories of one file system, server or
+// check returns the check of a plan for the prober. Directories of one file system, server or
 // daemon share a fate.
 func (dir *directory) check() prober.Check {
 	c := prober.Check{Key: "dentrycache " + dir.path, Trusted: dir.history.Answered}
@@ -96,7 +96,7 @@ func (dir *directory) check() prober.Check {
 }
 
 // startLooks starts to look at each directory for which no helper is under way.
-func (d *Dentrycache) startLooks(now time.Time) {
+func (d *DentryCache) startLooks(now time.Time) {
 	for _, dir := range d.directories {
 		dir.deadline = now.Add(d.timeout)
 		if dir.underWay {
@@ -109,10 +109,10 @@ func (d *Dentrycache) startLooks(now time.Time) {
 	}
 }
 
-func (d *Dentrycache) submit(dir *directory) {
+func (d *DentryCache) submit(dir *directory) {
 	dir.underWay = true
 	check := dir.check()
-	plan, steps := d.look(dir)
+	plan, steps := d.newPlan(dir)
 	check.Plan = plan
 	d.host.Prober.Submit(check, func(r prober.Report) {
 		d.mail.Post(func() {
@@ -123,7 +123,7 @@ func (d *Dentrycache) submit(dir *directory) {
 }
 
 // judge takes a helper's report, and goes on to the walk.
-func (d *Dentrycache) judge(dir *directory, r *prober.Report, steps *lookSteps) {
+func (d *DentryCache) judge(dir *directory, r *prober.Report, steps *lookSteps) {
 	dir.examine(r, steps, d.mounts)
 	f := dir.findingOf(r, steps)
 	if f.code == result.OK && dir.cachedName != "" && !dir.again && d.LookupProbe {
@@ -172,9 +172,9 @@ func failure(r *prober.Report) finding {
 	return f
 }
 
-// settle notes a finding of a helper that was started then, and logs it if it is
-// another than before.
-func (d *Dentrycache) settle(dir *directory, f finding, began time.Time) {
+// settle notes the finding of a helper that was started at that time, and logs it if it differs
+// from the last one.
+func (d *DentryCache) settle(dir *directory, f finding, began time.Time) {
 	before, known := dir.found, dir.history.Known
 	o := fault.Observation{Code: f.code, Began: began, At: time.Now(), Inconclusive: f.code == result.Unchecked}
 	o.Hangs = f.code == result.Timeout || f.code == result.Stuck
@@ -203,7 +203,7 @@ func (d *Dentrycache) settle(dir *directory, f finding, began time.Time) {
 
 // wantWalk starts a walk of the directory, unless the last one was so long that it
 // has to rest.
-func (d *Dentrycache) wantWalk(dir *directory) {
+func (d *DentryCache) wantWalk(dir *directory) {
 	if d.walker == nil || dir.walking || time.Now().Before(dir.walkDue) {
 		return
 	}
@@ -237,7 +237,7 @@ func (d *Dentrycache) wantWalk(dir *directory) {
 	}()
 }
 
-func (d *Dentrycache) endWalk(dir *directory, found attribution.Directory, err error) {
+func (d *DentryCache) endWalk(dir *directory, found attribution.Directory, err error) {
 	if failed, ok := errors.AsType[*attribution.OpenError](err); ok {
 		// It hangs or went away since it was looked at.
 		d.settle(dir, failure(&failed.Report), failed.Report.Since)
@@ -253,7 +253,7 @@ func (d *Dentrycache) endWalk(dir *directory, found attribution.Directory, err e
 }
 
 // emitDirectory reports a directory with what is known of it.
-func (d *Dentrycache) emitDirectory(acc telegraf.Accumulator, dir *directory) {
+func (d *DentryCache) emitDirectory(acc telegraf.Accumulator, dir *directory) {
 	f := &dir.found
 	fields := map[string]any{"result": f.code.String(), "result_code": int64(f.code), "configured": dir.configured}
 	if f.errno != 0 {
@@ -282,7 +282,7 @@ func (d *Dentrycache) emitDirectory(acc telegraf.Accumulator, dir *directory) {
 	acc.AddGauge("dentrycache_dir", fields, tags)
 }
 
-func (d *Dentrycache) addWalk(fields map[string]any, dir *directory) {
+func (d *DentryCache) addWalk(fields map[string]any, dir *directory) {
 	w := &dir.walk
 	fields["children"], fields["negative_children"] = w.Children, w.Negative
 	fields["complete"], fields["capped"] = w.Complete, w.Capped
@@ -307,7 +307,7 @@ func (d *Dentrycache) addWalk(fields map[string]any, dir *directory) {
 }
 
 // addWatches says whether somebody watches the directory.
-func (d *Dentrycache) addWatches(fields map[string]any, dir *directory) {
+func (d *DentryCache) addWatches(fields map[string]any, dir *directory) {
 	if d.watches == nil || dir.mount == nil || dir.found.code != result.OK {
 		return
 	}
@@ -319,7 +319,7 @@ func (d *Dentrycache) addWatches(fields map[string]any, dir *directory) {
 
 // scanWatches looks for watches, in a goroutine of its own: a host can have
 // hundreds of thousands of open files. It takes at most scanShare of the time.
-func (d *Dentrycache) scanWatches(now time.Time) {
+func (d *DentryCache) scanWatches(now time.Time) {
 	if d.scanning || now.Before(d.scanDue) || len(d.directories) == 0 {
 		return
 	}

@@ -32,8 +32,8 @@ func text(t testing.TB, m telegraf.Metric, name string) string {
 }
 
 // walking counts children, too.
-func walking(paths ...string) func(*Dentrycache) {
-	return func(d *Dentrycache) {
+func walking(paths ...string) func(*DentryCache) {
+	return func(d *DentryCache) {
 		on(paths...)(d)
 		d.CountChildren = true
 		d.Timeout *= 10
@@ -41,7 +41,7 @@ func walking(paths ...string) func(*Dentrycache) {
 }
 
 // needWalker skips the test where there is no BPF.
-func needWalker(t testing.TB, d *Dentrycache) {
+func needWalker(t testing.TB, d *DentryCache) {
 	t.Helper()
 	if d.walker == nil {
 		t.Skipf("children can't be counted here: %s", d.walkerErr)
@@ -49,8 +49,8 @@ func needWalker(t testing.TB, d *Dentrycache) {
 }
 
 // Nobody waits for the BPF programs but who looks once: the first gather has all else.
-func TestTheFirstGatherIsNotHeldUp(t *testing.T) {
-	d, _ := newInput(t, func(d *Dentrycache) {
+func TestDentryCache_TheFirstGatherIsNotHeldUp(t *testing.T) {
+	d, _ := newInput(t, func(d *DentryCache) {
 		walking("/")(d)
 		d.Attribution = "auto"
 	})
@@ -80,7 +80,7 @@ func tmpfs(t testing.TB) string {
 
 // rescan lets the next Gather look for watches, once a search under way has ended:
 // Gather waits for the first one only.
-func (d *Dentrycache) rescan() {
+func (d *DentryCache) rescan() {
 	d.await(func() bool { return !d.scanning })
 	d.scanDue, d.watches = time.Time{}, nil
 }
@@ -106,7 +106,7 @@ func misses(t testing.TB, dir string, count int) {
 	}
 }
 
-func TestAnOrdinaryDirectory(t *testing.T) {
+func TestDirectory_Ordinary(t *testing.T) {
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	require.NoError(t, os.WriteFile(filepath.Join(fs.Dir, "file"), nil, 0o600))
 	misses(t, fs.Dir, 1000)
@@ -152,11 +152,11 @@ func TestAnOrdinaryDirectory(t *testing.T) {
 	assert.Equal(t, "lost+found", d.directories[0].cachedName)
 }
 
-func TestSampleNames(t *testing.T) {
+func TestDirectory_SampleNames(t *testing.T) {
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	_, err := os.Lstat(filepath.Join(fs.Dir, "secret\n\xff"))
 	require.ErrorIs(t, err, os.ErrNotExist)
-	d, _ := newInput(t, func(d *Dentrycache) {
+	d, _ := newInput(t, func(d *DentryCache) {
 		walking(fs.Dir)(d)
 		d.SampleNames, d.LookupProbe = true, false
 	})
@@ -166,10 +166,10 @@ func TestSampleNames(t *testing.T) {
 	assert.False(t, m.HasField("lookup_missing_seconds"))
 }
 
-func TestTheCountIsCapped(t *testing.T) {
+func TestDirectory_TheCountIsCapped(t *testing.T) {
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	misses(t, fs.Dir, 20_000)
-	d, _ := newInput(t, func(d *Dentrycache) {
+	d, _ := newInput(t, func(d *DentryCache) {
 		walking(fs.Dir)(d)
 		d.MaxChildren = 8000
 	})
@@ -183,9 +183,9 @@ func TestTheCountIsCapped(t *testing.T) {
 }
 
 // The call that stalls is made only if it is asked for.
-func TestTheInotifyProbe(t *testing.T) {
+func TestDirectory_TheInotifyProbe(t *testing.T) {
 	dir := t.TempDir()
-	d, _ := newInput(t, func(d *Dentrycache) {
+	d, _ := newInput(t, func(d *DentryCache) {
 		on(dir)(d)
 		d.InotifyProbe = true
 	})
@@ -196,7 +196,7 @@ func TestTheInotifyProbe(t *testing.T) {
 	}
 }
 
-func TestDirectoriesThatCantBeLookedAt(t *testing.T) {
+func TestDirectory_ThatCantBeLookedAt(t *testing.T) {
 	root := t.TempDir()
 	file, loop, missing, socket := filepath.Join(root, "file"), filepath.Join(root, "loop"), filepath.Join(root, "missing"), filepath.Join(root, "fifo")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
@@ -236,7 +236,7 @@ func TestDirectoriesThatCantBeLookedAt(t *testing.T) {
 }
 
 // What fails in the directory is reported, by its name.
-func TestLookupsThatFail(t *testing.T) {
+func TestDirectory_LookupsThatFail(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	d, log := newInput(t, on(fs.Dir))
@@ -255,7 +255,7 @@ func TestLookupsThatFail(t *testing.T) {
 	assert.Len(t, log.About("can't be looked at"), 2)
 }
 
-func TestTmpfsIsSaidOnce(t *testing.T) {
+func TestDirectory_TmpfsIsSaidOnce(t *testing.T) {
 	dir := tmpfs(t)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "file"), nil, 0o600))
 	misses(t, dir, 100)
@@ -272,7 +272,7 @@ func TestTmpfsIsSaidOnce(t *testing.T) {
 	assert.Len(t, log.About("keeps no negative dentries"), 1)
 }
 
-func TestBtrfs(t *testing.T) {
+func TestDirectory_Btrfs(t *testing.T) {
 	fs := loopfs.New(t, "btrfs", 128<<20, "")
 	dir := filepath.Join(fs.Dir, "dir")
 	require.NoError(t, os.Mkdir(dir, 0o755))
@@ -295,7 +295,7 @@ func TestBtrfs(t *testing.T) {
 
 // On btrfs stat has another device number than the superblock: what tells the mount is
 // its own number, where the kernel has it.
-func TestTheMountIsFoundByItsNumber(t *testing.T) {
+func TestDirectory_TheMountIsFoundByItsNumber(t *testing.T) {
 	all := mountTable(t)
 	dir := &directory{path: "/srv/link", mount: all.Holding("/srv/link")}
 	require.Equal(t, "/srv", dir.mount.Mountpoint)
@@ -313,7 +313,7 @@ func TestTheMountIsFoundByItsNumber(t *testing.T) {
 }
 
 // The tag device is the kernel's name, as in Telegraf's disk input.
-func TestTheDeviceOfALogicalVolume(t *testing.T) {
+func TestDirectory_TheDeviceOfALogicalVolume(t *testing.T) {
 	dir, proc := t.TempDir(), t.TempDir()
 	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
 	write(t, proc, "sys/fs/dentry-state", "5\t4\t45\t0\t0\t0\n")
@@ -323,7 +323,7 @@ func TestTheDeviceOfALogicalVolume(t *testing.T) {
 	sys := filepath.Join(proc, "none")
 	require.NoError(t, os.MkdirAll(filepath.Join(sys, "dev/block"), 0o755))
 	require.NoError(t, os.Symlink("../../devices/virtual/block/dm-3", filepath.Join(sys, "dev/block/253:3")))
-	d, log := newInput(t, func(d *Dentrycache) {
+	d, log := newInput(t, func(d *DentryCache) {
 		files(proc)(d)
 		on(dir, "/")(d)
 	})
@@ -335,11 +335,11 @@ func TestTheDeviceOfALogicalVolume(t *testing.T) {
 	assert.Empty(t, log.About("mount table"))
 }
 
-func TestWithoutAMountTableDirectoriesAreLookedAt(t *testing.T) {
+func TestDirectory_IsLookedAtWithoutAMountTable(t *testing.T) {
 	dir, proc := t.TempDir(), t.TempDir()
 	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
 	write(t, proc, "sys/fs/dentry-state", "5\t4\t45\t0\t0\t0\n")
-	d, log := newInput(t, func(d *Dentrycache) {
+	d, log := newInput(t, func(d *DentryCache) {
 		files(proc)(d)
 		on(dir)(d)
 	})
@@ -351,7 +351,7 @@ func TestWithoutAMountTableDirectoriesAreLookedAt(t *testing.T) {
 	assert.Len(t, log.About("there is no mount table"), 1)
 }
 
-func TestOverlayfs(t *testing.T) {
+func TestDirectory_Overlayfs(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("mounting takes root")
 	}
@@ -379,7 +379,7 @@ func TestOverlayfs(t *testing.T) {
 
 // One Gather never takes longer than the timeout and a margin, whatever hangs;
 // the others don't wait; and it is said once.
-func TestADirectoryThatHangs(t *testing.T) {
+func TestDirectory_ThatHangs(t *testing.T) {
 	for name, silence := range map[string]func(*faultfs.FS){
 		"all":     func(fs *faultfs.FS) { fs.Silence() },
 		"lookup":  func(fs *faultfs.FS) { fs.Silence(faultfs.Lookup) },
@@ -392,7 +392,7 @@ func TestADirectoryThatHangs(t *testing.T) {
 			faultfs.Require(t)
 			fs := faultfs.New(t)
 			healthy := t.TempDir()
-			d, log := newInput(t, func(d *Dentrycache) {
+			d, log := newInput(t, func(d *DentryCache) {
 				on(fs.Dir, healthy)(d)
 				d.CountChildren = true
 			})
@@ -437,16 +437,16 @@ func TestADirectoryThatHangs(t *testing.T) {
 	}
 }
 
-func TestHurry(t *testing.T) {
+func TestDentryCache_Interrupt(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
-	d, _ := newInput(t, func(d *Dentrycache) {
+	d, _ := newInput(t, func(d *DentryCache) {
 		on(fs.Dir)(d)
 		d.Timeout *= 20
 	})
 	collect.Gather(t, d)
 	fs.Silence()
-	time.AfterFunc(100*time.Millisecond, d.Hurry)
+	time.AfterFunc(100*time.Millisecond, d.Interrupt)
 	began := time.Now()
 	acc := collect.Gather(t, d)
 	assert.Less(t, time.Since(began), 5*time.Second)
@@ -455,7 +455,7 @@ func TestHurry(t *testing.T) {
 	require.Eventually(t, func() bool { return text(t, at(collect.Gather(t, d), fs.Dir), "result") == "ok" }, 10*time.Second, 50*time.Millisecond)
 }
 
-func TestAMissingNameIsTheSameAlways(t *testing.T) {
+func TestChooseName_IsTheSameAlways(t *testing.T) {
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	d, _ := newInput(t, walking(fs.Dir))
 	var first int64

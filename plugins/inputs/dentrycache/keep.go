@@ -9,7 +9,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/state"
 )
 
-var _ state.Keeper = (*Dentrycache)(nil)
+var _ state.Keeper = (*DentryCache)(nil)
 
 // keptDirectory is one that is looked at, over a restart.
 type keptDirectory struct {
@@ -21,7 +21,7 @@ type keptDirectory struct {
 
 // Keep implements state.Keeper: it returns the directories that were found, and those of
 // which there is something to know.
-func (d *Dentrycache) Keep() any {
+func (d *DentryCache) Keep() any {
 	var kept []keptDirectory
 	for _, dir := range d.directories {
 		if !dir.configured || dir.history.Notable() {
@@ -35,7 +35,7 @@ func (d *Dentrycache) Keep() any {
 }
 
 // Restore implements state.Keeper.
-func (d *Dentrycache) Restore(content json.RawMessage) error {
+func (d *DentryCache) Restore(content json.RawMessage) error {
 	var all []keptDirectory
 	if err := json.Unmarshal(content, &all); err != nil {
 		return err

@@ -26,8 +26,8 @@ const missingName = ".vfsprobe-missing-name"
 // that is there.
 const maxEntries = 4096
 
-// look is the plan that finds out what a directory is, and times look-ups in it.
-func (d *Dentrycache) look(dir *directory) (*prober.Plan, lookSteps) {
+// newPlan is the plan that finds out what a directory is, and times look-ups in it.
+func (d *DentryCache) newPlan(dir *directory) (*prober.Plan, lookSteps) {
 	p := &prober.Plan{Timeout: max(time.Until(dir.deadline), d.timeout/20), OutlivesServer: d.mounts.NeedsFUSE(dir.mount)}
 	p.SearchBelow(d.host.MountPrefix)
 	steps := lookSteps{-1, -1, -1, -1, -1}

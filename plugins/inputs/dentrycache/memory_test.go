@@ -8,11 +8,11 @@ import (
 )
 
 // everything is an input that does all that it can, and looks at one directory.
-func everything(d *Dentrycache) {
+func everything(d *DentryCache) {
 	d.Directories, d.Attribution, d.CountChildren = []string{"/"}, "auto", true
 }
 
-func TestAGatherKeepsNothing(t *testing.T) {
+func TestDentryCache_AGatherKeepsNothing(t *testing.T) {
 	const quarter = 25
 	d, _ := newInput(t, everything)
 	var held leaks.Held

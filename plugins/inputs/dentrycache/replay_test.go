@@ -40,16 +40,16 @@ func replaySize() replayed {
 	return replayed{300_000, time.Second, 0.1, 3}
 }
 
-// TestFaultsOfTheDentryCache replays the post-mortem that this input starts from:
+// TestFaults replays the post-mortem that this input starts from:
 // an agent looks up ever new names, negative dentries grow, and whoever watches the
 // directory then stalls for as long as the kernel takes to go through them. Where FAULTS
 // names a file, it floods more, and writes its table there: "make faults" does so.
-func TestFaultsOfTheDentryCache(t *testing.T) {
+func TestFaults(t *testing.T) {
 	size := replaySize()
 	part := size.names / 20
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	dir := directoryOf(t, fs.Dir, "srv")
-	d, log := newInput(t, func(d *Dentrycache) {
+	d, log := newInput(t, func(d *DentryCache) {
 		d.Directories, d.Attribution, d.CountChildren = []string{"/"}, "auto", true
 		d.Timeout *= 20
 		d.ENOENTThreshold = float64(part) / size.interval.Seconds() / 5 // the rest of the host may be busy
@@ -168,7 +168,7 @@ func TestFaultsOfTheDentryCache(t *testing.T) {
 	require.NoError(t, unix.Unmount(fs.Dir, 0))
 	d.ENOENTThreshold = 1e9 // whatever others do meanwhile
 	freed := 0.0
-	for range calm + 1 {
+	for range calmIntervals + 1 {
 		after := collect.Gather(t, d)
 		rate, _ := mustFloat(after.Named("dentrycache")[0], "negative_per_s")
 		freed = min(freed, rate)
@@ -214,14 +214,14 @@ func mustFloat(m telegraf.Metric, name string) (float64, bool) {
 }
 
 // tracerMode is what is counted; None if nothing is.
-func (d *Dentrycache) tracerMode() attribution.Mode {
+func (d *DentryCache) tracerMode() attribution.Mode {
 	if d.tracer == nil {
 		return attribution.None
 	}
 	return d.tracer.Status().Mode
 }
 
-func (d *Dentrycache) directoryAt(path string) *directory {
+func (d *DentryCache) directoryAt(path string) *directory {
 	for _, dir := range d.directories {
 		if dir.path == path {
 			return dir
@@ -246,9 +246,9 @@ func TestDentryCache_ADirectoryOfSevenMillion(t *testing.T) {
 	}
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	dir := directoryOf(t, fs.Dir, "srv")
-	found := func(d *Dentrycache) {
+	found := func(d *DentryCache) {
 		d.Directories, d.CountChildren = nil, true
-		d.Timeout = inputs.Inputs["dentrycache"]().(*Dentrycache).Timeout
+		d.Timeout = inputs.Inputs["dentrycache"]().(*DentryCache).Timeout
 	}
 	d, _ := newInput(t, found)
 	d.foundGrowing(map[string]float64{dir: 1e6}, time.Now())
@@ -257,7 +257,7 @@ func TestDentryCache_ADirectoryOfSevenMillion(t *testing.T) {
 		t.Skip("no BPF here")
 	}
 	f := startFlooder(t, dir)
-	stall := func(d *Dentrycache, least int) (seconds float64) {
+	stall := func(d *DentryCache, least int) (seconds float64) {
 		t.Helper()
 		require.Eventually(t, func() bool {
 			m := collect.Gather(t, d).Tagged("dentrycache_dir", "directory", mounts.Printable(dir))

@@ -3,7 +3,7 @@ package dentrycache
 import "github.com/vfsprobe/vfsprobe/internal/schema"
 
 // Schema describes what the input emits.
-func (*Dentrycache) Schema() []schema.Measurement {
+func (*DentryCache) Schema() []schema.Measurement {
 	return []schema.Measurement{
 		{
 			Name: "dentrycache",

@@ -23,7 +23,7 @@ type settings struct {
 }
 
 // resolve checks the configuration. Its error names all that is wrong.
-func (d *Dentrycache) resolve() error {
+func (d *DentryCache) resolve() error {
 	var problems []error
 	complain := func(format string, arguments ...any) {
 		problems = append(problems, fmt.Errorf(format, arguments...))

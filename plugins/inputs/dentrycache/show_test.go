@@ -19,7 +19,7 @@ import (
 )
 
 // show gathers, and returns what "vfsprobe dentries" would print.
-func show(d *Dentrycache) (string, error) {
+func show(d *DentryCache) (string, error) {
 	metrics, problems, err := execd.Collect(d)
 	if err != nil {
 		return "", err
@@ -29,10 +29,10 @@ func show(d *Dentrycache) (string, error) {
 	return b.String(), err
 }
 
-func TestShow(t *testing.T) {
+func TestDentryCache_IsShown(t *testing.T) {
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	missing := filepath.Join(t.TempDir(), "missing")
-	d, _ := newInput(t, func(d *Dentrycache) {
+	d, _ := newInput(t, func(d *DentryCache) {
 		d.Directories, d.Attribution, d.CountChildren = []string{"/", missing}, "auto", true
 		d.Timeout *= 10
 		d.Eager = true
@@ -67,7 +67,7 @@ func TestShow(t *testing.T) {
 	}
 }
 
-func TestShowOfABrokenHost(t *testing.T) {
+func TestDentryCache_IsShownOnABrokenHost(t *testing.T) {
 	proc := t.TempDir()
 	write(t, proc, "sys/kernel/osrelease", "6.1.0\n")
 	d, _ := newInput(t, files(proc))

@@ -16,15 +16,15 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
-// calm is how many intervals without growth turn the mode ENOENT off.
-const calm = 3
+// calmIntervals is how many intervals without growth turn the mode ENOENT off.
+const calmIntervals = 3
 
 const (
-	// missedWatch is how long the mode ENOENT stays on after growth that was not seen: the
+	// missedWatchTime is how long the mode ENOENT stays on after growth that was not seen: the
 	// next burst of a program that comes once a minute is. It is doubled up to
-	// maxMissedWatch while that does not help.
-	missedWatch    = 150 * time.Second
-	maxMissedWatch = 20 * time.Minute
+	// maxMissedWatchTime while that does not help.
+	missedWatchTime    = 150 * time.Second
+	maxMissedWatchTime = 20 * time.Minute
 	// trickleWindow is the time over which slow growth is looked at.
 	trickleWindow = 10 * time.Minute
 	// bystander is the part of the growth that is not explained below which a source has
@@ -124,7 +124,7 @@ type series struct {
 
 // gatherSources reports who has created most negative dentries since the last
 // gather, and notes which directories grow.
-func (d *Dentrycache) gatherSources(acc telegraf.Accumulator, now time.Time) {
+func (d *DentryCache) gatherSources(acc telegraf.Accumulator, now time.Time) {
 	s := &d.sources
 	if d.tracer == nil {
 		return
@@ -173,7 +173,7 @@ func (d *Dentrycache) gatherSources(acc telegraf.Accumulator, now time.Time) {
 
 // readRows reads the rows, unless they were read since they have last changed: mostly nothing is
 // counted in the mode ENOENT.
-func (d *Dentrycache) readRows() ([]attribution.Source, attribution.Totals, error) {
+func (d *DentryCache) readRows() ([]attribution.Source, attribution.Totals, error) {
 	if d.sources.still {
 		return d.tracer.ReadUnless(d.sources.totals)
 	}
@@ -181,7 +181,7 @@ func (d *Dentrycache) readRows() ([]attribution.Source, attribution.Totals, erro
 }
 
 // explain finds out how much of the growth since the last read has no source.
-func (d *Dentrycache) explain(before *attribution.Totals, elapsed float64) {
+func (d *DentryCache) explain(before *attribution.Totals, elapsed float64) {
 	s, c := &d.sources, &d.cache
 	if s.known = c.rates.known && c.before.dentries.HasNegative; !s.known {
 		s.unexplained = 0
@@ -224,7 +224,7 @@ func (s *sums) killedOnce(one *series, place placeKey) bool {
 }
 
 // sumUp sums up the rows that have changed. There can be thousands of others.
-func (d *Dentrycache) sumUp(rows []attribution.Source, now time.Time) sums {
+func (d *DentryCache) sumUp(rows []attribution.Source, now time.Time) sums {
 	sum := sums{all: make(map[seriesKey]*series), growth: make(map[string]float64), killed: make(map[killedIn]bool)}
 	type place struct {
 		location
@@ -286,7 +286,7 @@ func (s *sources) count(row *attribution.Source) (total, recent counts) {
 }
 
 // addUnchanged adds the rows that have not changed to the totals of the series that are reported.
-func (d *Dentrycache) addUnchanged(sum *sums, reported []*series, now time.Time) {
+func (d *DentryCache) addUnchanged(sum *sums, reported []*series, now time.Time) {
 	comms, byKey := make(map[string]bool), make(map[seriesKey]*series)
 	for _, one := range reported {
 		comms[one.key.comm], byKey[one.key] = true, one
@@ -309,7 +309,7 @@ func (d *Dentrycache) addUnchanged(sum *sums, reported []*series, now time.Time)
 }
 
 // seriesOf returns which series a row belongs to, and whose it is.
-func (d *Dentrycache) seriesOf(row *attribution.Source, at location, now time.Time) (seriesKey, cgroups.Identity) {
+func (d *DentryCache) seriesOf(row *attribution.Source, at location, now time.Time) (seriesKey, cgroups.Identity) {
 	key := seriesKey{
 		comm:      mounts.Printable(row.Comm),
 		directory: mounts.Printable(at.path),
@@ -427,7 +427,7 @@ func emitSource(acc telegraf.Accumulator, one *series, owner containers.Owner, e
 
 // watchMisses turns the mode ENOENT on while negative dentries grow, and off
 // when they have not for some intervals: each system call costs more meanwhile.
-func (d *Dentrycache) watchMisses(now time.Time) {
+func (d *DentryCache) watchMisses(now time.Time) {
 	s := &d.sources
 	s.watched = true
 	if d.tracer == nil || d.tracer.Status().Mode != attribution.ENOENT {
@@ -441,7 +441,7 @@ func (d *Dentrycache) watchMisses(now time.Time) {
 	} else {
 		s.calm++
 	}
-	if want := growing || now.Before(s.until) || watching && s.calm < calm; want != watching {
+	if want := growing || now.Before(s.until) || watching && s.calm < calmIntervals; want != watching {
 		err := d.tracer.Watch(want)
 		d.said.Error("watching", err)
 		if want && err == nil {
@@ -460,16 +460,16 @@ func (s *sources) expect(watching, growing, trickles bool, now time.Time) {
 	case watching && growing && s.explained >= s.unexplained:
 		s.hold, s.until = 0, time.Time{}
 	case !watching && growing:
-		s.hold = min(max(2*s.hold, missedWatch), maxMissedWatch)
+		s.hold = min(max(2*s.hold, missedWatchTime), maxMissedWatchTime)
 		s.until = now.Add(s.hold)
 	case !watching && trickles:
-		s.until = now.Add(missedWatch)
+		s.until = now.Add(missedWatchTime)
 	}
 }
 
 // trickles reports, once in a trickleWindow, whether the negative dentries have become more in
 // it by what source_threshold takes to be worth a look.
-func (d *Dentrycache) trickles(now time.Time) bool {
+func (d *DentryCache) trickles(now time.Time) bool {
 	t, count := &d.sources.trickle, d.cache.before.dentries.Negative
 	if !t.at.IsZero() && now.Sub(t.at) < trickleWindow {
 		return false

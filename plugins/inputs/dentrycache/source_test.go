@@ -93,7 +93,7 @@ func row(comm, directory string, created int64) attribution.Source {
 		Created: created, PID: int32(created % 1000), UID: 7}
 }
 
-func TestSourcesAreSummedUp(t *testing.T) {
+func TestSources_AreSummedUp(t *testing.T) {
 	d, _ := newInput(t, nil)
 	d.mounts = mountTable(t)
 	now := time.Now()
@@ -155,7 +155,7 @@ func TestSumUp_LeavesWhatRests(t *testing.T) {
 	assert.Less(t, allocated(), uint64(most))
 }
 
-func TestManyDirectoriesCountForTheOneAbove(t *testing.T) {
+func TestSources_ManyDirectoriesCountForTheOneAbove(t *testing.T) {
 	d, _ := newInput(t, nil)
 	d.mounts = mountTable(t)
 	var rows []attribution.Source
@@ -194,7 +194,7 @@ func TestManyDirectoriesCountForTheOneAbove(t *testing.T) {
 }
 
 // Any byte may be in a name, and must not break a line of line protocol.
-func TestNamesWithAnyBytes(t *testing.T) {
+func TestSources_NamesWithAnyBytes(t *testing.T) {
 	d, _ := newInput(t, nil)
 	d.mounts = mountTable(t)
 	serializer := &influx.Serializer{}
@@ -221,7 +221,7 @@ func TestNamesWithAnyBytes(t *testing.T) {
 	}
 }
 
-func TestTheModeENOENTIsOnWhileNegativesGrow(t *testing.T) {
+func TestSources_TheModeENOENTIsOnWhileNegativesGrow(t *testing.T) {
 	var h cache
 	h.before.dentries.HasNegative = true
 	assert.False(t, h.grows(0), "nothing is known yet")
@@ -239,7 +239,7 @@ func TestTheModeENOENTIsOnWhileNegativesGrow(t *testing.T) {
 func TestSources_BurstsAreWaitedFor(t *testing.T) {
 	for _, every := range []time.Duration{time.Minute, 2 * time.Minute, 5 * time.Minute} {
 		const interval = 10 * time.Second
-		d := &Dentrycache{SourceThreshold: 10, ENOENTThreshold: 100}
+		d := &DentryCache{SourceThreshold: 10, ENOENTThreshold: 100}
 		s := &d.sources
 		now, start := time.Unix(1e9, 0), time.Unix(1e9, 0)
 		watching, seen := false, time.Duration(0)
@@ -257,7 +257,7 @@ func TestSources_BurstsAreWaitedFor(t *testing.T) {
 			if s.calm++; burst {
 				s.calm = 0
 			}
-			watching = burst || now.Before(s.until) || watching && s.calm < calm
+			watching = burst || now.Before(s.until) || watching && s.calm < calmIntervals
 		}
 		assert.NotZero(t, seen, "%v", every)
 		assert.LessOrEqual(t, seen, 5*every, "%v", every)
@@ -271,7 +271,7 @@ func TestSources_BurstsAreWaitedFor(t *testing.T) {
 func TestDentryCache_NamesBursts(t *testing.T) {
 	const names, rest = 20_000, 8 // intervals, of which the mode would be on for three
 	dir := directoryOf(t, loopfs.New(t, "ext4", loopfs.DefaultSize, "").Dir, "bursts")
-	d, _ := newInput(t, func(d *Dentrycache) {
+	d, _ := newInput(t, func(d *DentryCache) {
 		d.Attribution, d.FindDirectories = "enoent", false
 		d.ENOENTThreshold, d.SourceThreshold = names/2, 1000 // the rest of the host may be busy
 	})
@@ -287,7 +287,7 @@ func TestDentryCache_NamesBursts(t *testing.T) {
 		time.Sleep(time.Second)
 		return collect.Gather(t, d)
 	}
-	for range calm {
+	for range calmIntervals {
 		interval()
 	}
 	require.False(t, d.tracer.Status().Watching, "it is calm")
@@ -309,7 +309,7 @@ func TestDentryCache_NamesBursts(t *testing.T) {
 // TestDentryCache_Trickles: what is too slow to be seen in an interval is looked at once in a
 // while.
 func TestDentryCache_Trickles(t *testing.T) {
-	d := &Dentrycache{SourceThreshold: 10}
+	d := &DentryCache{SourceThreshold: 10}
 	now := time.Unix(1e9, 0)
 	c := &d.cache.before.dentries
 	c.HasNegative = true
@@ -324,7 +324,7 @@ func TestDentryCache_Trickles(t *testing.T) {
 }
 
 func TestDentryCache_Explains(t *testing.T) {
-	d := &Dentrycache{}
+	d := &DentryCache{}
 	s := &d.sources
 	d.explain(&attribution.Totals{}, 10)
 	assert.False(t, s.known)
@@ -355,7 +355,7 @@ func TestDentryCache_NamesWhoGrows(t *testing.T) {
 		t.Skip(err)
 	}
 	t.Cleanup(func() { _ = unix.Unmount(memory, unix.MNT_DETACH) })
-	d, _ := newInput(t, func(d *Dentrycache) { d.Attribution, d.FindDirectories = "enoent", false })
+	d, _ := newInput(t, func(d *DentryCache) { d.Attribution, d.FindDirectories = "enoent", false })
 	d.Eager = true
 	require.Eventually(t, func() bool {
 		collect.Gather(t, d)
@@ -396,7 +396,7 @@ func TestDentryCache_NamesWhoGrows(t *testing.T) {
 	}
 }
 
-func TestFoundDirectories(t *testing.T) {
+func TestDentryCache_FindsDirectories(t *testing.T) {
 	d, _ := newInput(t, on("/", "/srv"))
 	now := time.Now()
 	rates := map[string]float64{"/": 50, "/slow": 9, "/shrinks": -100}
@@ -411,12 +411,12 @@ func TestFoundDirectories(t *testing.T) {
 	assert.False(t, d.directoryAt("/faster").configured)
 	assert.True(t, d.directoryAt("/").configured)
 	assert.Nil(t, d.directoryAt("/slow"))
-	d.forget(now.Add(idle + time.Second))
+	d.forget(now.Add(idleTimeout + time.Second))
 	assert.Len(t, d.directories, 3, "two that are configured, and one that still grew after a minute")
 	d.refused["/gone"] = now
 	d.foundGrowing(map[string]float64{"/gone": 1e6}, now)
 	assert.Nil(t, d.directoryAt("/gone"))
-	d.forget(now.Add(2 * idle))
+	d.forget(now.Add(2 * idleTimeout))
 	assert.Empty(t, d.refused)
 	assert.Len(t, d.directories, 2)
 }

@@ -17,7 +17,7 @@ var errOff = errors.New(`attribution = "none"`)
 // startAttribution starts the BPF programs at the first gather, in a goroutine of
 // its own: it can take seconds. Unless somebody waits for them it begins when the first
 // metrics are out.
-func (d *Dentrycache) startAttribution() {
+func (d *DentryCache) startAttribution() {
 	if d.started {
 		return
 	}
@@ -48,11 +48,11 @@ func (d *Dentrycache) startAttribution() {
 
 // waits reports whether a gather waits for what takes long the first time, the BPF programs
 // and the watches: for who looks once.
-func (d *Dentrycache) waits() bool { return d.Eager || d.host.Servers.AtOnce }
+func (d *DentryCache) waits() bool { return d.Eager || d.host.Servers.AtOnce }
 
 // startDelay is how much later than the first gather has begun that is started: the first
 // metrics come before. To load the programs takes 0.1 s of CPU time.
-func (d *Dentrycache) startDelay() time.Duration {
+func (d *DentryCache) startDelay() time.Duration {
 	if d.waits() {
 		return 0
 	}
@@ -60,7 +60,7 @@ func (d *Dentrycache) startDelay() time.Duration {
 }
 
 // attributionStarted takes what there is, which counts since then, and says once what there is not.
-func (d *Dentrycache) attributionStarted(tracer *attribution.Tracer, err error, walker *attribution.Walker, walkerErr error, since time.Time) {
+func (d *DentryCache) attributionStarted(tracer *attribution.Tracer, err error, walker *attribution.Walker, walkerErr error, since time.Time) {
 	d.ready = true
 	switch {
 	case !d.CountChildren:
@@ -93,7 +93,7 @@ func (d *Dentrycache) attributionStarted(tracer *attribution.Tracer, err error, 
 
 // sayMode says which mode is used, if it is not the best one. It can change later:
 // where fentry turns out to miss events, kprobe takes over.
-func (d *Dentrycache) sayMode(status *attribution.Status) {
+func (d *DentryCache) sayMode(status *attribution.Status) {
 	var lacks error
 	if why := refusals(status); why != "" {
 		lacks = fmt.Errorf("who creates negative dentries is seen in the mode %q only: %s", status.Mode, why)
@@ -111,7 +111,7 @@ func refusals(status *attribution.Status) string {
 }
 
 // emitStatus says how the figures were made, and what they may lack.
-func (d *Dentrycache) emitStatus(acc telegraf.Accumulator) {
+func (d *DentryCache) emitStatus(acc telegraf.Accumulator) {
 	fields := map[string]any{"walker": d.walker != nil}
 	switch {
 	case !d.CountChildren:

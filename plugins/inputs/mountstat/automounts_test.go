@@ -14,7 +14,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 )
 
-func TestAnAutomounterThatCanMountNothing(t *testing.T) {
+func TestMountstat_AnAutomounterThatCanMountNothing(t *testing.T) {
 	automounter := exec.Command("sleep", "1000")
 	automounter.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: unix.SIGKILL}
 	require.NoError(t, automounter.Start())

@@ -32,7 +32,7 @@ func (m *Mountstat) readBcachefs(now time.Time) {
 	if len(files) == 0 {
 		return
 	}
-	b.reading, b.due = true, now.Add(sourcesEvery)
+	b.reading, b.due = true, now.Add(sourcesInterval)
 	go func() {
 		errors := m.readErrors(files)
 		m.mail.Post(func() { b.reading, b.errors = false, errors })

@@ -50,7 +50,7 @@ func awaitBlocked(t *testing.T, m *Mountstat, comm string) (telegraf.Metric, *co
 	}
 }
 
-func TestWhoWaitsForAFUSEDaemon(t *testing.T) {
+func TestBlocked_WhoWaitsForAFUSEDaemon(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, _ := newInput(t, only(fs.Dir, "/"))
@@ -77,7 +77,7 @@ func TestWhoWaitsForAFUSEDaemon(t *testing.T) {
 }
 
 // What an automounter calls waits for a server, so that nothing is mounted.
-func TestWhatAMountProgramWaitsFor(t *testing.T) {
+func TestBlocked_WhatAMountProgramWaitsFor(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, _ := newInput(t, only(fs.Dir))
@@ -109,7 +109,7 @@ func TestMountstat_KnowsMountPrograms(t *testing.T) {
 	assert.Len(t, m.programs, 1, "what has ended is forgotten")
 }
 
-func TestWhoWaitsForAFrozenFileSystem(t *testing.T) {
+func TestBlocked_WhoWaitsForAFrozenFileSystem(t *testing.T) {
 	faultfs.Require(t)
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	m, _ := newInput(t, func(m *Mountstat) {
@@ -132,7 +132,7 @@ func TestWhoWaitsForAFrozenFileSystem(t *testing.T) {
 	assert.FileExists(t, filepath.Join(fs.Dir, "made-by-a-victim"))
 }
 
-func TestTheRestOfTheBlockedIsSummedUp(t *testing.T) {
+func TestBlocked_TheRestIsSummedUp(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, _ := newInput(t, func(m *Mountstat) {

@@ -40,7 +40,7 @@ func mountTmpfs(t testing.TB, dir string) {
 	t.Cleanup(func() { _ = unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
-func TestTheTableIsParsedOncePerChange(t *testing.T) {
+func TestMountstat_ParsesTheTableOncePerChange(t *testing.T) {
 	m, root := gatherOf(t, 3)
 	parses := func(gathers int) (n int) {
 		for range gathers {
@@ -61,7 +61,7 @@ func TestTheTableIsParsedOncePerChange(t *testing.T) {
 }
 
 // The first bound is a promise; the second is some twice of what is needed.
-func TestAllocationsOfAGather(t *testing.T) {
+func TestMountstat_AllocationsOfAGather(t *testing.T) {
 	const n, gathers = 100, 20
 	m, _ := gatherOf(t, n)
 	// Now and then a gather also looks for blocked tasks.

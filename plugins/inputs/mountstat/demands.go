@@ -18,10 +18,10 @@ import (
 const (
 	// maxDemands is how many entries of automounters are kept that wait for their servers.
 	maxDemands = 256
-	// demandAge is for how long one is kept that nobody asks for any more.
-	demandAge = 5 * time.Minute
-	// searchLimit is how long the kernel may take to list connections.
-	searchLimit = time.Second
+	// maxDemandAge is for how long one is kept that nobody asks for any more.
+	maxDemandAge = 5 * time.Minute
+	// searchTimeout is how long the kernel may take to list connections.
+	searchTimeout = time.Second
 )
 
 // demand is a mount that an automounter has called a program for, which waits: somebody wants
@@ -179,7 +179,7 @@ func (m *Mountstat) hasMountsOf(address netip.Addr) bool {
 // withoutAnswer are this host's connections to ports on which nothing has ever come.
 func (m *Mountstat) withoutAnswer(ports []uint16) (all []sockdiag.TCP) {
 	for _, port := range ports {
-		found, _ := m.host.Servers.Sockets.Search(port, func(s *sockdiag.TCP) bool { return s.State == sockdiag.SynSent || s.NeverAnswered }, searchLimit)
+		found, _ := m.host.Servers.Sockets.Search(port, func(s *sockdiag.TCP) bool { return s.State == sockdiag.SynSent || s.NeverAnswered }, searchTimeout)
 		all = append(all, found...)
 	}
 	return all
@@ -211,7 +211,7 @@ func (m *Mountstat) judgeDemands(now map[string]*shortfall) {
 			a = answers[tells(answers, false)]
 		}
 		switch {
-		case !m.onDemand(path), !d.waits && (len(d.found) == 0 || time.Since(d.seen) > demandAge || a.Answered()):
+		case !m.onDemand(path), !d.waits && (len(d.found) == 0 || time.Since(d.seen) > maxDemandAge || a.Answered()):
 			delete(m.demands, path)
 			continue
 		case a.Broken():

@@ -43,7 +43,7 @@ func demanding(t *testing.T, program ...string) (m *Mountstat, path string, log 
 }
 
 // An entry of an automounter's map whose server is dead is mounted nowhere.
-func TestAnAutomountThatCanNotBeMadeSinceItsServerIsDead(t *testing.T) {
+func TestDemands_AnAutomountThatCanNotBeMadeSinceItsServerIsDead(t *testing.T) {
 	var well atomic.Bool
 	silent := func(answer func(net.Conn)) netip.AddrPort {
 		return rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
@@ -84,7 +84,7 @@ func TestAnAutomountThatCanNotBeMadeSinceItsServerIsDead(t *testing.T) {
 			collect.Gather(t, m)
 			assert.Len(t, log.about("nothing can be mounted at"), 1)
 			if c.server == unreachable {
-				m.demands[path].seen = time.Now().Add(-demandAge)
+				m.demands[path].seen = time.Now().Add(-maxDemandAge)
 				assert.Nil(t, at(collect.Gather(t, m), path), "nobody asks for it any more")
 				return
 			}
@@ -98,8 +98,8 @@ func TestAnAutomountThatCanNotBeMadeSinceItsServerIsDead(t *testing.T) {
 
 // Names are not resolved: the connection that the client tries to make, or on which it has no
 // answer, says where its server is.
-func TestAnAutomountWhoseServerHasAName(t *testing.T) {
-	if _, known := sockdiag.NewTable().Search(1, func(*sockdiag.TCP) bool { return false }, searchLimit); !known {
+func TestDemands_AnAutomountWhoseServerHasAName(t *testing.T) {
+	if _, known := sockdiag.NewTable().Search(1, func(*sockdiag.TCP) bool { return false }, searchTimeout); !known {
 		t.Skip("this kernel has no sock_diag")
 	}
 	for _, c := range []struct {
@@ -119,7 +119,7 @@ func TestAnAutomountWhoseServerHasAName(t *testing.T) {
 
 // A connection without an answer may be of a mount that is there, and whose server has another
 // name.
-func TestAnAutomountWhoseServerHasANameAmongOthers(t *testing.T) {
+func TestDemands_AnAutomountWhoseServerHasANameAmongOthers(t *testing.T) {
 	server := blackhole.Listen(t)
 	connect(t, server)
 	m, path, _ := demanding(t, "mount.nfs", "nas.example.com:/home", "-o", fmt.Sprintf("port=%d", server.Port()))
@@ -129,7 +129,7 @@ func TestAnAutomountWhoseServerHasANameAmongOthers(t *testing.T) {
 	m.targets = append(m.targets, of)
 	m.demands[path].found = nil
 	m.askDemands()
-	require.Eventually(t, func() bool { m.mail.Open(); return !m.demands[path].searching }, 15*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { m.mail.Drain(); return !m.demands[path].searching }, 15*time.Second, 10*time.Millisecond)
 	assert.Empty(t, m.demands[path].found)
 }
 
@@ -162,7 +162,7 @@ func mountBySSH() {
 
 // The table will not tell the server of a mount by FUSE: it is where what the program has called
 // is connected to.
-func TestAnAutomountByFUSEThatCanNotBeMade(t *testing.T) {
+func TestDemands_AnAutomountByFUSEThatCanNotBeMade(t *testing.T) {
 	faultfs.Require(t)
 	for _, name := range []string{"sshfs", "ssh"} {
 		if _, err := exec.LookPath(name); err != nil {

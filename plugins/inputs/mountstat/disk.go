@@ -23,9 +23,9 @@ const (
 	troubleLooks = 2
 	devicePage   = 4096 // bytes to read
 	// A device that has failed is left alone for a tenth of the time for which it has, and
-	// maxRest at most: of some, as nbd, each opening makes the kernel log a page.
-	restShare = 10
-	maxRest   = time.Minute
+	// maxRestTime at most: of some, as nbd, each opening makes the kernel log a page.
+	restShare   = 10
+	maxRestTime = time.Minute
 )
 
 // disk is what is known of the block device of a target.
@@ -49,8 +49,8 @@ type disk struct {
 	inUse    bool
 }
 
-// lookAtDisks brings up to date what sysfs says of block devices, which asks none of them.
-func (m *Mountstat) lookAtDisks(now time.Time) {
+// inspectDisks brings up to date what sysfs says of block devices, which asks none of them.
+func (m *Mountstat) inspectDisks(now time.Time) {
 	tree := blockdev.Tree(m.host.Sys)
 	for _, t := range m.targets {
 		if t.namespace != nil || !t.Probed.BlockDevice() {
@@ -73,7 +73,7 @@ func (m *Mountstat) lookAtDisks(now time.Time) {
 		if errors := m.fsErrors(t); errors.known && device != nil {
 			t.disk.countErrors(errors.n, now)
 		}
-		t.disk.look(device, t.found.code.Fault() && t.found.check == checkDevice, m.LetDisksSleep, now)
+		t.disk.inspect(device, t.found.code.Fault() && t.found.check == checkDevice, m.LetDisksSleep, now)
 		if device == nil && t.Probed.Major != 0 && tree.Known() {
 			t.disk.state = blockdev.State{Trouble: blockdev.Gone, Says: fmt.Sprintf("%s is not in /sys/dev/block", t.Probed.Superblock())}
 		}
@@ -96,12 +96,12 @@ func (m *Mountstat) conditionOf(t *target) condition {
 	return condition{panics: m.panics, asleep: t.disk.asleep, inUse: t.disk.inUse}
 }
 
-// look takes what is known of the device now. One that failed the last time is read until it
+// inspect takes what is known of the device now. One that failed the last time is read until it
 // answers, now and then: nobody may be left who uses it; so is one that the kernel has complained
 // about since it last answered. The kernel does not know of a disk that stops
 // by itself, after some time without requests (hdparm -S), that it sleeps: such a one is taken
 // to if it was given none since the last look.
-func (d *disk) look(device *blockdev.Device, failed, stopsByItself bool, now time.Time) {
+func (d *disk) inspect(device *blockdev.Device, failed, stopsByItself bool, now time.Time) {
 	d.device, d.state = device, blockdev.State{}
 	if device == nil {
 		d.asleep, d.inUse, d.rests = false, false, false
@@ -132,13 +132,13 @@ func (d *disk) look(device *blockdev.Device, failed, stopsByItself bool, now tim
 // has said since that it is well: of an nbd that nobody uses, nothing else tells that its
 // server has gone (recv_work, drivers/block/nbd.c).
 func (d *disk) suspected(now time.Time) bool {
-	return d.blamed.After(d.answered) && now.Sub(d.blamed) < evidenceAge
+	return d.blamed.After(d.answered) && now.Sub(d.blamed) < maxEvidenceAge
 }
 
 // rest has the device left alone for a while that has failed since then.
 func (d *disk) rest(since, now time.Time) {
 	if !since.IsZero() {
-		d.readDue = now.Add(min(now.Sub(since)/restShare, maxRest))
+		d.readDue = now.Add(min(now.Sub(since)/restShare, maxRestTime))
 	}
 }
 

@@ -140,7 +140,7 @@ func TestDisk_CountErrors(t *testing.T) {
 	var d disk
 	look := func(errors int64) bool {
 		d.countErrors(errors, now)
-		d.look(device, false, false, now)
+		d.inspect(device, false, false, now)
 		return d.inUse
 	}
 	assert.False(t, look(3), "those of another boot")
@@ -157,7 +157,7 @@ func TestDisk_Suspected(t *testing.T) {
 	device, now := blockdev.Tree(fake.Dir).ByNumber(43, 0), time.Now()
 	var d disk
 	read := func() bool {
-		d.look(device, false, false, now)
+		d.inspect(device, false, false, now)
 		return d.inUse
 	}
 	assert.False(t, read(), "nobody uses it")
@@ -167,7 +167,7 @@ func TestDisk_Suspected(t *testing.T) {
 	assert.False(t, read(), "it is well")
 	d.blamed = now.Add(2 * time.Second)
 	assert.True(t, read(), "there was another message")
-	now = now.Add(evidenceAge + time.Minute)
+	now = now.Add(maxEvidenceAge + time.Minute)
 	assert.False(t, read(), "of long ago")
 }
 
@@ -233,7 +233,7 @@ func TestMountstat_SeesADeviceThatFailsOrHangs(t *testing.T) {
 					assert.NotContains(t, text(metric, "reason"), "; ", "it is said once")
 					assert.False(t, target.makes(checkDevice))
 				}
-				assert.WithinDuration(t, time.Now().Add(maxRest), target.disk.readDue, maxRest/2)
+				assert.WithinDuration(t, time.Now().Add(maxRestTime), target.disk.readDue, maxRestTime/2)
 				target.disk.readDue = time.Now()
 			}
 			heal()
@@ -255,7 +255,7 @@ func TestMountstat_TellsWhatBcachefsHasCounted(t *testing.T) {
 	gather := func() telegraf.Metric {
 		m.bcachefs.due = time.Time{}
 		collect.Gather(t, m)
-		require.Eventually(t, func() bool { m.mail.Open(); return !m.bcachefs.reading }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { m.mail.Drain(); return !m.bcachefs.reading }, 10*time.Second, time.Millisecond)
 		return at(collect.Gather(t, m), dir)
 	}
 	assert.False(t, gather().HasField("fs_errors"), "sysfs does not say")

@@ -292,10 +292,10 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// TestNoFaultOfAHealthyHost gathers under load: both CPUs busy, and two file
+// TestFaults_NoneOfAHealthyHost gathers under load: both CPUs busy, and two file
 // systems written to. It does so 1000 times for "make faults", 20 times
 // otherwise.
-func TestNoFaultOfAHealthyHost(t *testing.T) {
+func TestFaults_NoneOfAHealthyHost(t *testing.T) {
 	faultfs.Require(t)
 	gathers := 20
 	if os.Getenv("FAULTS") != "" {

@@ -39,7 +39,7 @@ func tmpfs(t testing.TB, dir, options string) string {
 	return path
 }
 
-func TestEveryCheckOfAHealthyFileSystem(t *testing.T) {
+func TestChecks_EachOfAHealthyFileSystem(t *testing.T) {
 	faultfs.Require(t)
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	m, log := newInput(t, func(m *Mountstat) {
@@ -70,7 +70,7 @@ func TestEveryCheckOfAHealthyFileSystem(t *testing.T) {
 }
 
 // What is no file is neither read nor opened, and no fault.
-func TestACanaryThatIsNoFile(t *testing.T) {
+func TestChecks_ACanaryThatIsNoFile(t *testing.T) {
 	faultfs.Require(t)
 	dir := tmpfs(t, "", "")
 	canary := filepath.Join(dir, ".mountstat")
@@ -107,7 +107,7 @@ func TestACanaryThatIsNoFile(t *testing.T) {
 
 // A helper that was killed in the middle leaves its file, which the next check
 // takes over.
-func TestTheWriteCheckTakesOverItsFile(t *testing.T) {
+func TestChecks_TheWriteCheckTakesOverItsFile(t *testing.T) {
 	faultfs.Require(t)
 	dir := tmpfs(t, "", "")
 	m, _ := newInput(t, func(m *Mountstat) {
@@ -126,7 +126,7 @@ func TestTheWriteCheckTakesOverItsFile(t *testing.T) {
 
 // In a directory that all may write, anyone can put a link under the name of the
 // file that the check will make, which root would follow.
-func TestTheWriteCheckWritesToNobodysFile(t *testing.T) {
+func TestChecks_TheWriteCheckWritesToNobodysFile(t *testing.T) {
 	faultfs.Require(t)
 	dir := tmpfs(t, "", "mode=1777")
 	m, _ := newInput(t, func(m *Mountstat) {
@@ -157,7 +157,7 @@ func TestTheWriteCheckWritesToNobodysFile(t *testing.T) {
 	}
 }
 
-func TestNobodyWritesToAReadOnlyMount(t *testing.T) {
+func TestChecks_NobodyWritesToAReadOnlyMount(t *testing.T) {
 	faultfs.Require(t)
 	dir := tmpfs(t, "", "ro")
 	for _, checks := range [][]string{{"statfs", "write"}, {"write"}} {
@@ -172,7 +172,7 @@ func TestNobodyWritesToAReadOnlyMount(t *testing.T) {
 	}
 }
 
-func TestTheOwnerMayLookWhereOthersMayNot(t *testing.T) {
+func TestChecks_TheOwnerMayLookWhereOthersMayNot(t *testing.T) {
 	faultfs.Require(t)
 	// A private directory below one that its owner may not search.
 	parent := t.TempDir()
@@ -196,7 +196,7 @@ func TestTheOwnerMayLookWhereOthersMayNot(t *testing.T) {
 	assert.Equal(t, "its root has mode 0700, uid 4711, gid 4712", why)
 }
 
-func TestAPrivateFUSEMountIsCheckedAsItsUser(t *testing.T) {
+func TestChecks_APrivateFUSEMountIsCheckedAsItsUser(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.NewWith(t, t.TempDir(), faultfs.Options{UID: 4711, GID: 4712, Private: true})
 	m, _ := newInput(t, only(fs.Dir))
@@ -214,7 +214,7 @@ func TestAPrivateFUSEMountIsCheckedAsItsUser(t *testing.T) {
 	assert.Contains(t, text(metric, "reason"), "4711")
 }
 
-func TestOneHelperForFiveHundredBindMounts(t *testing.T) {
+func TestMountstat_OneHelperForFiveHundredBindMounts(t *testing.T) {
 	faultfs.Require(t)
 	fs, root := faultfs.New(t), t.TempDir()
 	for i := range 500 {
@@ -244,7 +244,7 @@ func TestOneHelperForFiveHundredBindMounts(t *testing.T) {
 	assert.False(t, at(g, filepath.Join(root, "17")).HasField("shared_with"))
 }
 
-func TestABindMountOfAFile(t *testing.T) {
+func TestMountstat_ABindMountOfAFile(t *testing.T) {
 	faultfs.Require(t)
 	file, source := filepath.Join(t.TempDir(), "file"), tmpfs(t, "", "")
 	require.NoError(t, os.WriteFile(file, nil, 0o644))
@@ -257,7 +257,7 @@ func TestABindMountOfAFile(t *testing.T) {
 	assert.Equal(t, "readdir was left out: the mount is of a file", text(metric, "reason"))
 }
 
-func TestRecoveriesAndTheTimesOfAFault(t *testing.T) {
+func TestTarget_RecoveriesAndTheTimesOfAFault(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, log := newInput(t, only(fs.Dir))
@@ -280,7 +280,7 @@ func TestRecoveriesAndTheTimesOfAFault(t *testing.T) {
 	assert.Len(t, log.lines, 4, "a line per change")
 }
 
-func TestOverrides(t *testing.T) {
+func TestSettings_Overrides(t *testing.T) {
 	faultfs.Require(t)
 	slow, quick := faultfs.NewAt(t, t.TempDir(), "archive:/slow"), faultfs.New(t)
 	long, short := config.Duration(10*timeout), config.Duration(timeout)
@@ -299,7 +299,7 @@ func TestOverrides(t *testing.T) {
 	assert.True(t, at(g, quick.Dir).HasField("readdir_seconds"))
 }
 
-func TestExpectedMounts(t *testing.T) {
+func TestExpected_Mounts(t *testing.T) {
 	faultfs.Require(t)
 	dir := t.TempDir()
 	path := func(name string) string {
@@ -356,7 +356,7 @@ nonsense
 	assert.Len(t, log.about("is mounted; it was missing for"), 1)
 }
 
-func TestAnFstabThatCanNotBeRead(t *testing.T) {
+func TestExpected_AnFstabThatCanNotBeRead(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, log := newInput(t, func(m *Mountstat) { m.Fstab = fs.Dir })
@@ -369,7 +369,7 @@ func TestAnFstabThatCanNotBeRead(t *testing.T) {
 
 // A FUSE file system that hangs holds fstab: not even that makes Gather wait
 // longer than its timeout.
-func TestAnFstabThatHangs(t *testing.T) {
+func TestExpected_AnFstabThatHangs(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, log := newInput(t, func(m *Mountstat) { m.Fstab = filepath.Join(fs.Dir, faultfs.FileName) })
@@ -402,7 +402,7 @@ func TestMountstat_ChecksWhatAnAutomountKeeps(t *testing.T) {
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), child), "result"))
 }
 
-func TestWhatAutofsMountedIsLeftAlone(t *testing.T) {
+func TestMountstat_LeavesAloneWhatAutofsMounted(t *testing.T) {
 	faultfs.Require(t)
 	dir := automount(t, 600)
 	child := filepath.Join(dir, "child")
@@ -431,7 +431,7 @@ func TestWhatAutofsMountedIsLeftAlone(t *testing.T) {
 }
 
 // A container: another mount namespace, with a network file system of its own.
-func TestNetworkFileSystemsOfContainers(t *testing.T) {
+func TestMountstat_NetworkFileSystemsOfContainers(t *testing.T) {
 	faultfs.Require(t)
 	dir := t.TempDir()
 	// The container's process waits for its stdin to end.
@@ -467,7 +467,7 @@ func TestNetworkFileSystemsOfContainers(t *testing.T) {
 }
 
 // In a container of our own: the host's file systems show below a prefix.
-func TestTheHostBelowAPrefix(t *testing.T) {
+func TestMountstat_TheHostBelowAPrefix(t *testing.T) {
 	faultfs.Require(t)
 	fs, host := faultfs.New(t), t.TempDir()
 	require.NoError(t, unix.Mount("/", host, "", unix.MS_BIND|unix.MS_REC, ""))
@@ -484,7 +484,7 @@ func TestTheHostBelowAPrefix(t *testing.T) {
 }
 
 // systemd's PrivateMounts: a namespace that the host's mounts reach.
-func TestAPrivateMountNamespace(t *testing.T) {
+func TestMountstat_APrivateMountNamespace(t *testing.T) {
 	faultfs.Require(t)
 	dir := t.TempDir()
 	require.NoError(t, unix.Mount("", "/", "", unix.MS_SHARED|unix.MS_REC, ""))
@@ -514,7 +514,7 @@ func TestAPrivateMountNamespace(t *testing.T) {
 	assert.Nil(t, at(collect.Gather(t, m), dir), "so was its end")
 }
 
-func TestTheHostsNamespaceCanBeEntered(t *testing.T) {
+func TestMountstat_EntersTheHostsNamespace(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, _ := newInput(t, only(fs.Dir))
@@ -528,7 +528,7 @@ func TestTheHostsNamespaceCanBeEntered(t *testing.T) {
 	assert.Contains(t, text(metric, "reason"), "preparing the helper: open /proc/1073741824/ns/mnt: no such file")
 }
 
-func TestTheRequestsThatAFUSEDaemonLeavesUnanswered(t *testing.T) {
+func TestMountstat_CountsTheRequestsThatAFUSEDaemonLeavesUnanswered(t *testing.T) {
 	faultfs.Require(t)
 	const connections = "/sys/fs/fuse/connections"
 	if err := unix.Mount("fusectl", connections, "fusectl", 0, ""); err != nil && err != unix.EBUSY {
@@ -545,7 +545,7 @@ func TestTheRequestsThatAFUSEDaemonLeavesUnanswered(t *testing.T) {
 	fs.Heal()
 }
 
-func TestALineOfTheTableThatMakesNoSense(t *testing.T) {
+func TestMountstat_ALineOfTheTableThatMakesNoSense(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	own, err := os.ReadFile("/proc/self/mountinfo")
@@ -563,7 +563,7 @@ func TestALineOfTheTableThatMakesNoSense(t *testing.T) {
 }
 
 // The first start beside a file system that keeps whoever reads the table waiting.
-func TestWithoutATable_TheRootAndWhatIsNamedIsChecked(t *testing.T) {
+func TestMountstat_WithoutATableTheRootAndWhatIsNamedIsChecked(t *testing.T) {
 	faultfs.Require(t)
 	named, other := faultfs.New(t), faultfs.New(t)
 	fstab := filepath.Join(t.TempDir(), "fstab")
@@ -594,7 +594,7 @@ func TestWithoutATable_TheRootAndWhatIsNamedIsChecked(t *testing.T) {
 	assert.Len(t, log.about("the mount table can be read again"), 1)
 }
 
-func TestGlobsSelect(t *testing.T) {
+func TestSettings_GlobsSelect(t *testing.T) {
 	faultfs.Require(t)
 	root := t.TempDir()
 	for _, name := range []string{"a", "b"} {
@@ -618,13 +618,13 @@ func TestGlobsSelect(t *testing.T) {
 	assert.Equal(t, []string{"b"}, paths(func(m *Mountstat) { m.FS, m.IgnoreDevices = []string{"fuse.*"}, []string{"*-a"} }))
 }
 
-func TestTheTimeoutBeyondTheIntervalIsSaidOnce(t *testing.T) {
+func TestMountstat_TheTimeoutBeyondTheIntervalIsSaidOnce(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, log := newInput(t, only(fs.Dir))
 	fs.Pause()
 	for range 3 {
-		time.AfterFunc(20*time.Millisecond, m.Hurry)
+		time.AfterFunc(20*time.Millisecond, m.Interrupt)
 		collect.Gather(t, m)
 	}
 	assert.Len(t, log.about("longer than the time between two gathers"), 1)

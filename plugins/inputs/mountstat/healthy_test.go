@@ -296,9 +296,9 @@ func healthyKinds() []healthyKind {
 	}
 }
 
-// TestHealthyKinds holds each for twenty gathers. Where FAULTS names a file, it writes its
+// TestFaults_HealthyKinds holds each for twenty gathers. Where FAULTS names a file, it writes its
 // table there.
-func TestHealthyKinds(t *testing.T) {
+func TestFaults_HealthyKinds(t *testing.T) {
 	faultfs.Require(t)
 	const gathers = 20
 	table := document.Table{Header: []string{"mount", "how", "reported as"}}

@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	// evidenceAge is how old a message about a device may be, when a fault begins, to be
+	// maxEvidenceAge is how old a message about a device may be, when a fault begins, to be
 	// evidence of its cause.
-	evidenceAge = 10 * time.Minute
-	// burst is for how long errors of a file system count as one: of the first.
-	burst = time.Minute
+	maxEvidenceAge = 10 * time.Minute
+	// burstWindow is for how long errors of a file system count as one: of the first.
+	burstWindow = time.Minute
 	// maxQuote bounds what is quoted of a message, in bytes.
 	maxQuote = 200
 	// maxLogDevices bounds the devices whose messages are kept.
@@ -72,7 +72,7 @@ func (m *Mountstat) readKernelLog() {
 		} else if said, found := kmsg.Parse(r.Text); found {
 			l.takeLease(said, message{r.Text, r.At})
 		} else if about, found := kmsg.ParseDisk(r); found {
-			l.take(about, message{r.Text, r.At})
+			l.note(about, message{r.Text, r.At})
 			if !first && about.Kind == kmsg.TurnedReadOnly && m.isTarget(about.Device) {
 				m.turnsReadOnly = time.Now() // which shows in the mount table
 			}
@@ -134,7 +134,7 @@ func (m *Mountstat) isTarget(name string) bool {
 }
 
 // take notes a message about a device or its file system.
-func (l *kernelLog) take(about kmsg.DiskMessage, said message) {
+func (l *kernelLog) note(about kmsg.DiskMessage, said message) {
 	d := l.devices[about.Device]
 	if about.Kind == kmsg.Mounted {
 		if d != nil {
@@ -150,10 +150,10 @@ func (l *kernelLog) take(about kmsg.DiskMessage, said message) {
 		l.devices[strings.Clone(about.Device)] = d
 	}
 	d.errors++
-	if why := d.last[kmsg.FSError]; about.Kind == kmsg.TurnedReadOnly && said.at.Sub(why.at) < evidenceAge {
+	if why := d.last[kmsg.FSError]; about.Kind == kmsg.TurnedReadOnly && said.at.Sub(why.at) < maxEvidenceAge {
 		said.text = why.text // why it did
 	}
-	if first := d.last[kmsg.FSError]; about.Kind == kmsg.FSError && said.at.Sub(first.at) < burst {
+	if first := d.last[kmsg.FSError]; about.Kind == kmsg.FSError && said.at.Sub(first.at) < burstWindow {
 		return // the others follow from it
 	}
 	d.last[about.Kind] = said
@@ -219,7 +219,7 @@ func (t *target) quote(kinds ...kmsg.DiskKind) string {
 	for _, kind := range kinds {
 		newest := t.newest(kind)
 		lasting := kind == kmsg.FSShutdown || kind == kmsg.TurnedReadOnly || kind == kmsg.JournalAborted
-		if newest.text != "" && (lasting || newest.at.After(since.Add(-evidenceAge))) {
+		if newest.text != "" && (lasting || newest.at.After(since.Add(-maxEvidenceAge))) {
 			return newest.quote()
 		}
 	}

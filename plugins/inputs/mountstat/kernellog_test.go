@@ -301,7 +301,7 @@ func TestMountstat_QuotesTheKernelAboutAServer(t *testing.T) {
 }
 
 // Messages about Ceph's daemons do not say which cluster they are of.
-func TestTheKernelsMessagesAboutCeph(t *testing.T) {
+func TestMountstat_TheKernelsMessagesAboutCeph(t *testing.T) {
 	m, _ := newPretendedNFS(t, nil)
 	m.servers = make(map[serverpool.Question]*server)
 	of := func(source string) *target {

@@ -56,5 +56,5 @@ func (m *Mountstat) causeOfLease(t *target, f *finding) cause {
 // holds reports whether what the kernel said of a lease is evidence: the mount has not been
 // well since.
 func (t *target) holds(said message) bool {
-	return said.text != "" && time.Since(said.at) < evidenceAge && said.at.After(t.LastOK)
+	return said.text != "" && time.Since(said.at) < maxEvidenceAge && said.at.After(t.LastOK)
 }

@@ -19,10 +19,10 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/leaks"
 )
 
-// TestMemoryDoesNotGrow lets 50 mounts fail, hang, come and go. Nor do goroutines,
+// TestMountstat_MemoryDoesNotGrow lets 50 mounts fail, hang, come and go. Nor do goroutines,
 // descriptors, threads and children. It gathers 200
 // times, or as often as GATHERS says: "make bench" does it 10000 times.
-func TestMemoryDoesNotGrow(t *testing.T) {
+func TestMountstat_MemoryDoesNotGrow(t *testing.T) {
 	faultfs.Require(t)
 	gathers := 200
 	if text := os.Getenv("GATHERS"); text != "" {

@@ -96,11 +96,11 @@ type Mountstat struct {
 	programs      map[programID]*mounts.Mount // that wait
 
 	// Of the gather under way.
-	round   uint64
-	arrived []*target // whose report came
-	held    []*target // whose report waits for evidence
-	asking  int       // answers of servers to come
-	hurried atomic.Bool
+	round       uint64
+	arrived     []*target // whose report came
+	held        []*target // whose report waits for evidence
+	asking      int       // answers of servers to come
+	interrupted atomic.Bool
 }
 
 func init() {
@@ -148,23 +148,23 @@ func (m *Mountstat) Init() error {
 	return nil
 }
 
-// rereadInterval is how often it is looked whether the source of a bind mount was deleted, and
-// for how long after an error whether a file system has turned read-only.
+// rereadInterval is how often the table is read again to see whether the source of a bind mount
+// was deleted, and for how long after an error, to see whether a file system has turned read-only.
 const rereadInterval = time.Minute
 
 // Gather checks all file systems side by side and reports each as soon as it
-// has answered. It returns when all have, or their time is up, or Hurry is
+// has answered. It returns when all have, or their time is up, or Interrupt is
 // called.
 func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	began := time.Now()
-	m.hurried.Store(false)
+	m.interrupted.Store(false)
 	m.round = m.host.Join(m)
 	changed := m.refresh(began)
 	m.readBcachefs(began)
-	m.lookAtDisks(began)
+	m.inspectDisks(began)
 	m.readTraffic(began)
 	m.askSources(began)
-	m.mail.Open()
+	m.mail.Drain()
 	m.expect(changed)
 	pending := m.submit()
 	m.daemons.begin()
@@ -176,7 +176,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 
 	var counts counts
 	var refused int
-	for m.next(pending) {
+	for m.await(pending) {
 		arrived := m.arrived
 		m.arrived = nil
 		for _, t := range arrived {
@@ -208,7 +208,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	return nil
 }
 
-// finish reports what was not checked, and what is known of all together.
+// finish reports the mounts that were not checked, and the sums of all.
 func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{}, counts *counts, refused int) {
 	for _, t := range m.targets {
 		if _, late := pending[t]; late {
@@ -228,15 +228,15 @@ func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{
 	m.locateSMB()
 }
 
-// Hurry makes a Gather under way return. What still hangs then is reported by
+// Interrupt makes a Gather under way return. What still hangs then is reported by
 // the first Gather after its timeout.
-func (m *Mountstat) Hurry() {
-	m.hurried.Store(true)
+func (m *Mountstat) Interrupt() {
+	m.interrupted.Store(true)
 	m.mail.Post(func() {}) // wakes it
 }
 
-// refresh brings targets up to date with the mount table. It reports whether that is
-// another one than in the last gather.
+// refresh brings targets up to date with the mount table. It reports whether the table has changed
+// since the last gather.
 func (m *Mountstat) refresh(now time.Time) (changed bool) {
 	m.readKernelLog()
 	if m.extErrorsGrew() {
@@ -291,7 +291,7 @@ func (m *Mountstat) submit() (pending map[*target]struct{}) {
 	return pending
 }
 
-// holdBack keeps the report of a fault until there is the evidence that tells its cause.
+// holdBack keeps the report of a fault until the evidence of its cause is there.
 func (m *Mountstat) holdBack(t *target, f *finding) bool {
 	waits := m.awaitsServers(t) || m.awaitsDaemon(t, f) || m.awaitsGuards(t, f) || !t.Probed.FUSE() && m.awaitsBelow(t)
 	if waits {
@@ -300,12 +300,12 @@ func (m *Mountstat) holdBack(t *target, f *finding) bool {
 	return waits
 }
 
-// reconsider has the reports that were held back judged again.
+// reconsider judges the reports that were held back again.
 func (m *Mountstat) reconsider() { m.arrived, m.held = append(m.arrived, m.held...), nil }
 
-// awaitsServers reports whether the servers have neither answered a call that was made since
-// the check began, nor failed to in time: a soft mount fails before. So it does until the SMB
-// client was read.
+// awaitsServers reports whether an answer of the servers is still to come: none has answered a
+// call that was made since the check began, and none has failed to in time (a soft mount fails
+// before that). It also does until the SMB client was read.
 func (m *Mountstat) awaitsServers(t *target) (waits bool) {
 	for _, s := range t.servers {
 		if !s.answer.At.After(t.report.Since) {
@@ -322,13 +322,13 @@ func (m *Mountstat) awaitsServers(t *target) (waits bool) {
 
 // next waits for a report while any is to come. It returns false when there is
 // nothing left to wait for, or no time.
-func (m *Mountstat) next(pending map[*target]struct{}) bool {
+func (m *Mountstat) await(pending map[*target]struct{}) bool {
 	for {
-		m.mail.Open()
+		m.mail.Drain()
 		switch {
 		case len(m.arrived) > 0:
 			return true
-		case m.hurried.Load():
+		case m.interrupted.Load():
 			m.sayLate(len(pending))
 			return false
 		case len(pending) == 0 && m.asking == 0 && !m.expectations.reading && !m.smb.reading && (!m.daemons.underWay || m.daemons.late):
@@ -338,7 +338,8 @@ func (m *Mountstat) next(pending map[*target]struct{}) bool {
 	}
 }
 
-// logChange logs what was found if it is another than before. file has what is known of a fault.
+// logChange logs a finding that differs from the last one. file names the report of the fault, if
+// one was written.
 func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration, file string) {
 	what := t.Probed.String()
 	if n := len(t.Mounts); n > 1 {
@@ -364,7 +365,7 @@ func (m *Mountstat) logChange(t *target, before *finding, lasted time.Duration, 
 	case result.Timeout:
 		m.Log.Warnf("%s hangs: %s has not answered within %v: %s", what, f.call, t.policy.timeout, why)
 	case result.Stuck:
-		// A duration, since a time of day would have Go read the time zone's file.
+		// A duration: for a time of day Go would read the time zone's file.
 		m.Log.Warnf("%s hangs: helper process %d has waited in it for %v%s: %s",
 			what, t.report.PID, time.Since(t.report.Since).Round(100*time.Millisecond), fault.Survival(t.report), why)
 	case result.Unchecked:

@@ -144,7 +144,7 @@ func summary(t testing.TB, g *collect.Metrics, name string) int64 {
 	return field(t, g.Named("mountstat_summary")[0], name).(int64)
 }
 
-func TestAHealthyMount(t *testing.T) {
+func TestMountstat_AHealthyMount(t *testing.T) {
 	faultfs.Require(t)
 	m, log := newInput(t, nil)
 	fs := faultfs.New(t)
@@ -176,7 +176,7 @@ func TestAHealthyMount(t *testing.T) {
 }
 
 // A hung mount through its whole life: silent, still silent, aborted, healthy.
-func TestTheLifeOfAHungMount(t *testing.T) {
+func TestMountstat_TheLifeOfAHungMount(t *testing.T) {
 	faultfs.Require(t)
 	m, log := newInput(t, nil)
 	fs, healthy := faultfs.New(t), faultfs.New(t)
@@ -222,7 +222,7 @@ func TestTheLifeOfAHungMount(t *testing.T) {
 	assert.Len(t, g.Named("mountstat"), len(m.targets))
 }
 
-func TestAMountThatRecoversSaysSo(t *testing.T) {
+func TestMountstat_AMountThatRecoversSaysSo(t *testing.T) {
 	faultfs.Require(t)
 	m, log := newInput(t, nil)
 	fs := faultfs.New(t)
@@ -243,7 +243,7 @@ func TestAMountThatRecoversSaysSo(t *testing.T) {
 	assert.Len(t, log.about("answers again; it was stuck for"), 1)
 }
 
-func TestErrnoDecidesTheResult(t *testing.T) {
+func TestMountstat_ErrnoDecidesTheResult(t *testing.T) {
 	faultfs.Require(t)
 	m, _ := newInput(t, nil)
 	fs := faultfs.New(t)
@@ -265,7 +265,7 @@ func TestErrnoDecidesTheResult(t *testing.T) {
 	assert.Zero(t, summary(t, g, "faults"))
 }
 
-func TestManyHungMountsHarmNoOther(t *testing.T) {
+func TestMountstat_ManyHungMountsHarmNoOther(t *testing.T) {
 	faultfs.Require(t)
 	const n = 200
 	m, log := newInput(t, nil)
@@ -299,7 +299,7 @@ func TestManyHungMountsHarmNoOther(t *testing.T) {
 }
 
 // Each daemon has a fate of its own, and a disk's is none of theirs.
-func TestTwentyHungDaemonsCostADiskNothing(t *testing.T) {
+func TestMountstat_TwentyHungDaemonsCostADiskNothing(t *testing.T) {
 	faultfs.Require(t)
 	disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	var hung []*faultfs.FS
@@ -340,7 +340,7 @@ func TestTarget_SaysAFaultOnceWhateverHelpersItGets(t *testing.T) {
 }
 
 // Two tables of the input check the same mounts of one daemon, of which one hangs.
-func TestTwoInputsShareTheProber(t *testing.T) {
+func TestMountstat_TwoInputsShareTheProber(t *testing.T) {
 	faultfs.Require(t)
 	for name, c := range map[string]struct {
 		hang   func(*faultfs.FS)
@@ -395,7 +395,7 @@ func TestTwoInputsShareTheProber(t *testing.T) {
 	}
 }
 
-func TestBindMountsShareOneCheck(t *testing.T) {
+func TestMountstat_BindMountsShareOneCheck(t *testing.T) {
 	faultfs.Require(t)
 	m, _ := newInput(t, nil)
 	bind := t.TempDir()
@@ -413,7 +413,7 @@ func TestBindMountsShareOneCheck(t *testing.T) {
 	assert.False(t, at(g, fs.Dir).HasField("shared_with"))
 }
 
-func TestAMountOnTopHidesTheOneBelow(t *testing.T) {
+func TestMountstat_AMountOnTopHidesTheOneBelow(t *testing.T) {
 	faultfs.Require(t)
 	m, _ := newInput(t, nil)
 	below := faultfs.NewAt(t, t.TempDir(), "below")
@@ -427,7 +427,7 @@ func TestAMountOnTopHidesTheOneBelow(t *testing.T) {
 	assert.EqualValues(t, 1, summary(t, g, "hidden"))
 }
 
-func TestAMountOverAHungParentHangsToo(t *testing.T) {
+func TestMountstat_AMountOverAHungParentHangsToo(t *testing.T) {
 	faultfs.Require(t)
 	parent := faultfs.NewAt(t, t.TempDir(), "parent")
 	child := filepath.Join(parent.Dir, faultfs.FileName)
@@ -447,7 +447,7 @@ func TestAMountOverAHungParentHangsToo(t *testing.T) {
 	assert.Equal(t, "ok", field(t, at(g, child), "result"))
 }
 
-func TestMountPointsOfEveryName(t *testing.T) {
+func TestMountstat_MountPointsOfEveryName(t *testing.T) {
 	faultfs.Require(t)
 	m, _ := newInput(t, nil)
 	root := t.TempDir()
@@ -463,7 +463,7 @@ func TestMountPointsOfEveryName(t *testing.T) {
 }
 
 // The longest path a mount point can have: PATH_MAX less the NUL.
-func TestAMountPointOf4095Bytes(t *testing.T) {
+func TestMountstat_AMountPointOf4095Bytes(t *testing.T) {
 	faultfs.Require(t)
 	m, _ := newInput(t, nil)
 	root := t.TempDir()
@@ -492,26 +492,26 @@ func TestAMountPointOf4095Bytes(t *testing.T) {
 	assert.Equal(t, "ok", field(t, at(g, path), "result"))
 }
 
-// A gather may end by itself while it is hurried.
-func TestHurry_IsNotOfTheNextGather(t *testing.T) {
+// A gather may end by itself while it is interrupted.
+func TestMountstat_InterruptIsNotOfTheNextGather(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, _ := newInput(t, only(fs.Dir))
 	collect.Gather(t, m)
 	fs.Delay(50*time.Millisecond, faultfs.Statfs)
-	m.Hurry()
+	m.Interrupt()
 	assert.Equal(t, "ok", field(t, at(collect.Gather(t, m), fs.Dir), "result"))
 }
 
-func TestHurryEndsAGatherThatWaits(t *testing.T) {
+func TestMountstat_InterruptEndsAGatherThatWaits(t *testing.T) {
 	faultfs.Require(t)
 	m, _ := newInput(t, func(m *Mountstat) { m.Timeout = config.Duration(2 * time.Second) })
 	fs := faultfs.New(t)
 	collect.Gather(t, m)
 	fs.Pause()
 
-	hurried := func() *collect.Metrics {
-		nextInterval := time.AfterFunc(200*time.Millisecond, m.Hurry)
+	interrupted := func() *collect.Metrics {
+		nextInterval := time.AfterFunc(200*time.Millisecond, m.Interrupt)
 		began := time.Now()
 		g := collect.Gather(t, m)
 		nextInterval.Stop()
@@ -519,16 +519,16 @@ func TestHurryEndsAGatherThatWaits(t *testing.T) {
 		assert.Equal(t, "ok", field(t, at(g, "/"), "result"))
 		return g
 	}
-	g := hurried()
+	g := interrupted()
 	assert.Equal(t, "unchecked", field(t, at(g, fs.Dir), "result"), "nothing is known yet")
 	assert.Equal(t, "the check was under way when the next gather was due", field(t, at(g, fs.Dir), "reason"))
-	require.Eventually(t, func() bool { return field(t, at(hurried(), fs.Dir), "result") != "unchecked" }, 20*time.Second, time.Millisecond)
-	g = hurried()
+	require.Eventually(t, func() bool { return field(t, at(interrupted(), fs.Dir), "result") != "unchecked" }, 20*time.Second, time.Millisecond)
+	g = interrupted()
 	assert.Equal(t, "stuck", field(t, at(g, fs.Dir), "result"))
 	assert.Greater(t, field(t, at(g, fs.Dir), "hung_seconds"), 2.0)
 }
 
-func TestSelection(t *testing.T) {
+func TestSettings_Select(t *testing.T) {
 	faultfs.Require(t)
 	fs, bind := faultfs.New(t), t.TempDir()
 	require.NoError(t, unix.Mount("/etc", bind, "", unix.MS_BIND, ""))
@@ -549,7 +549,7 @@ func TestSelection(t *testing.T) {
 	assert.NotContains(t, paths(func(m *Mountstat) { m.IgnoreMountOpts = []string{"bind"} }), bind)
 }
 
-func TestBadConfiguration(t *testing.T) {
+func TestSettings_Bad(t *testing.T) {
 	shared, _ := newInput(t, nil)
 	nothing := config.Duration(0)
 	for want, change := range map[string]func(*Mountstat){

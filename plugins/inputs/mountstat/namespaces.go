@@ -13,9 +13,9 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
-// namespacesEvery is how often the mount namespaces of all processes are looked
+// namespacesInterval is how often the mount namespaces of all processes are looked
 // at: it costs a few microseconds per process.
-const namespacesEvery = 30 * time.Second
+const namespacesInterval = 30 * time.Second
 
 // namespace is a mount namespace beside the table's, with its network file
 // systems.
@@ -37,7 +37,7 @@ func (m *Mountstat) findNamespaces(now time.Time) bool {
 	if m.MountNamespaces != "all" || now.Before(m.namespaces.due) {
 		return false
 	}
-	m.namespaces.due = now.Add(namespacesEvery)
+	m.namespaces.due = now.Add(namespacesInterval)
 	m.namespaces.found = nil
 	processes, err := os.ReadDir(m.host.Proc)
 	m.said.Error("namespaces", err)

@@ -74,7 +74,7 @@ func debugData(t *testing.T, m *Mountstat, name string) {
 	require.NoError(t, os.WriteFile(m.debugData, content, 0o600))
 }
 
-func TestTheCauseOfAHungNetworkMount(t *testing.T) {
+func TestCause_OfAHungNetworkMount(t *testing.T) {
 	faultfs.Require(t)
 	for _, c := range []struct {
 		fstype, name string
@@ -123,7 +123,7 @@ func TestTheCauseOfAHungNetworkMount(t *testing.T) {
 }
 
 // What the client knows tells faults apart that have the same errno.
-func TestTheCauseOfAnSMBMountWhoseServerAnswers(t *testing.T) {
+func TestCause_OfAnSMBMountWhoseServerAnswers(t *testing.T) {
 	faultfs.Require(t)
 	server := rpchost.Serve(t, "127.0.0.1:0", answerSMB)
 	for _, c := range []struct {
@@ -158,7 +158,7 @@ func TestTheCauseOfAnSMBMountWhoseServerAnswers(t *testing.T) {
 }
 
 // Directories lock accounts after some logins that were refused, and each check can be one.
-func TestAnSMBMountWhoseLoginIsRefusedIsLeftAlone(t *testing.T) {
+func TestMountstat_LeavesAloneAnSMBMountWhoseLoginIsRefused(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, _ := newPretendedNFS(t, nil)
@@ -186,7 +186,7 @@ func TestAnSMBMountWhoseLoginIsRefusedIsLeftAlone(t *testing.T) {
 }
 
 // A soft mount gives up with EHOSTDOWN or EAGAIN, whatever its server's fault is.
-func TestTheCauseOfASoftSMBMountWhoseServerIsDead(t *testing.T) {
+func TestCause_OfASoftSMBMountWhoseServerIsDead(t *testing.T) {
 	faultfs.Require(t)
 	var dead atomic.Bool
 	server := rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
@@ -210,7 +210,7 @@ func TestTheCauseOfASoftSMBMountWhoseServerIsDead(t *testing.T) {
 }
 
 // EHOSTDOWN says that a soft mount gave up, and not why.
-func TestAnSMBMountWhosePortIsNotKnown(t *testing.T) {
+func TestCause_OfAnSMBMountWhosePortIsNotKnown(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, _ := newPretendedNFS(t, nil)
@@ -237,7 +237,7 @@ func ofTheKernel(t *testing.T, server netip.AddrPort) {
 }
 
 // The addresses of mounts in another network namespace mean other hosts, or none.
-func TestMountsOfAnotherNetworkHaveNoServers(t *testing.T) {
+func TestMountstat_MountsOfAnotherNetworkHaveNoServers(t *testing.T) {
 	m, _ := newPretendedNFS(t, nil)
 	m.servers = make(map[serverpool.Question]*server)
 	mount := &mounts.Mount{Info: &mountinfo.Info{FSType: "cifs", Source: "//nas/data", VFSOptions: "rw,addr=10.0.0.2"}}
@@ -252,7 +252,7 @@ func TestMountsOfAnotherNetworkHaveNoServers(t *testing.T) {
 }
 
 // The client's own connection says where a server listens that is not at the usual port.
-func TestAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
+func TestCause_OfAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, _ := newPretendedNFS(t, nil)
@@ -330,7 +330,7 @@ func (s *smbServer) close() {
 }
 
 // Two SMB servers at the ports of one address are told apart as far as that can be told.
-func TestSMBMountsOfTwoServersAtOneAddress(t *testing.T) {
+func TestCause_OfSMBMountsOfTwoServersAtOneAddress(t *testing.T) {
 	faultfs.Require(t)
 	one, other := faultfs.New(t), faultfs.New(t)
 	first, second := newSMBServer(t), newSMBServer(t)
@@ -377,7 +377,7 @@ func TestSMBMountsOfTwoServersAtOneAddress(t *testing.T) {
 }
 
 // A client takes a while to notice that its server is back.
-func TestAnSMBMountThatHasNotConnectedAgain(t *testing.T) {
+func TestCause_OfAnSMBMountThatHasNotConnectedAgain(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, _ := newPretendedNFS(t, nil)
@@ -390,7 +390,7 @@ func TestAnSMBMountThatHasNotConnectedAgain(t *testing.T) {
 }
 
 // A 9P mount does not connect again.
-func TestTheCauseOfA9PMountThatFails(t *testing.T) {
+func TestCause_OfA9PMountThatFails(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, _ := newPretendedNFS(t, nil)
@@ -414,7 +414,7 @@ func TestTheCauseOfA9PMountThatFails(t *testing.T) {
 	assert.Equal(t, "mount_needs_remount", text(at(collect.Gather(t, m), fs.Dir), "cause"))
 }
 
-func TestTheCauseOfACephMount(t *testing.T) {
+func TestCause_OfACephMount(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, _ := newPretendedNFS(t, nil)
@@ -448,7 +448,7 @@ func TestMountstat_AsksAServerOfManyMountsOnce(t *testing.T) {
 	const rounds = 10
 	for m.round = 1; m.round <= rounds; m.round++ {
 		m.askServers()
-		for m.next(nil) {
+		for m.await(nil) {
 		}
 	}
 	require.NoError(t, unix.Getrusage(unix.RUSAGE_SELF, &after))

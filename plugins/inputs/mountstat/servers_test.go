@@ -39,7 +39,7 @@ func nfsMount(t *testing.T, fs *faultfs.FS, server netip.AddrPort, options strin
 	return func(m *Mountstat) { withTable(m, dir) }
 }
 
-func TestTheCauseOfAHungNFSMount(t *testing.T) {
+func TestCause_OfAHungNFSMount(t *testing.T) {
 	faultfs.Require(t)
 	closed, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -98,7 +98,7 @@ func TestTheCauseOfAHungNFSMount(t *testing.T) {
 }
 
 // The owner of an export's root may be root, whom the server squashes.
-func TestARefusalToSquashedRootIsNoFault(t *testing.T) {
+func TestMountstat_ARefusalToSquashedRootIsNoFault(t *testing.T) {
 	faultfs.Require(t)
 	server := rpchost.Serve(t, "127.0.0.1:0", rpchost.AnswerNull)
 	for _, c := range []struct {
@@ -123,7 +123,7 @@ func TestARefusalToSquashedRootIsNoFault(t *testing.T) {
 }
 
 // What a mount's transport says decides where a check must not be made.
-func TestAnAutomountedNFSMountWhoseServerIsDead(t *testing.T) {
+func TestUntouched_AnNFSMountWhoseServerIsDead(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	m, log := newPretendedNFS(t, nil)
@@ -203,7 +203,7 @@ func TestMountstat_LeavesSubmountsAlone(t *testing.T) {
 	}
 }
 
-func TestServersAreAskedAtOnce(t *testing.T) {
+func TestMountstat_AsksServersAtOnce(t *testing.T) {
 	m, _ := newPretendedNFS(t, nil)
 	m.targets, m.servers = nil, make(map[serverpool.Question]*server)
 	silent := rpchost.Serve(t, "127.0.0.1:0", silence)
@@ -219,7 +219,7 @@ func TestServersAreAskedAtOnce(t *testing.T) {
 	m.round = 1
 	m.askServers()
 	require.Less(t, time.Since(began), timeout, "without waiting")
-	for m.next(nil) {
+	for m.await(nil) {
 	}
 	assert.Less(t, time.Since(began), 4*timeout, "side by side")
 	for _, target := range m.targets {

@@ -38,7 +38,7 @@ func (m *Mountstat) locateSMB() {
 	go func() {
 		found, _ := m.host.Servers.Sockets.Search(0, func(c *sockdiag.TCP) bool {
 			return c.State == sockdiag.Established && slices.ContainsFunc(all, func(s *server) bool { return s.hasPeer(c) })
-		}, searchLimit)
+		}, searchTimeout)
 		here, ports := make(map[*server]bool), make(map[*server][]uint16)
 		for _, s := range all {
 			own := slices.DeleteFunc(slices.Clone(found), func(c sockdiag.TCP) bool { return !s.hasPeer(&c) })

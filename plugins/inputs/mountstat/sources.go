@@ -18,8 +18,8 @@ import (
 const (
 	defaultFstab = "/etc/fstab"
 	maxFstab     = 1 << 20 // bytes
-	// sourcesEvery is how often fstab and the units are read: people edit them by hand.
-	sourcesEvery = time.Minute
+	// sourcesInterval is how often fstab and the units are read: people edit them by hand.
+	sourcesInterval = time.Minute
 )
 
 // sources are what says which mounts are expected, beside the configuration: fstab and
@@ -49,7 +49,7 @@ func (m *Mountstat) askSources(now time.Time) {
 	if e.sources == nil {
 		e.sources = &sources{host: m.host, settings: &m.settings, own: m.configured(), units: &units.Wanted{}, resolved: make(map[string]string)}
 	}
-	e.reading, e.due = true, now.Add(sourcesEvery)
+	e.reading, e.due = true, now.Add(sourcesInterval)
 	table := m.table
 	go func() {
 		read := e.sources.read(table)

@@ -32,7 +32,7 @@ func onAutofs(t *testing.T, m *Mountstat, path string) {
 
 // A server that answers neither us nor those who use an automounted mount is known, and the
 // mount is not touched.
-func TestAnAutomountedMountWhoseServerIsDead(t *testing.T) {
+func TestUntouched_AMountWhoseServerIsDead(t *testing.T) {
 	faultfs.Require(t)
 	for _, c := range []struct {
 		fstype string
@@ -89,7 +89,7 @@ func TestAnAutomountedMountWhoseServerIsDead(t *testing.T) {
 
 // The table does not tell where an SMB server listens, so that one which refuses proves
 // nothing; its client knows.
-func TestAnAutomountedSMBMountByWhatItsClientKnows(t *testing.T) {
+func TestUntouched_AnSMBMountByWhatItsClientKnows(t *testing.T) {
 	faultfs.Require(t)
 	for says, want := range map[string]string{"": "unchecked ", "6.1-good": "unchecked ", "6.1-no-session": "unchecked ", "6.1-disconnected": "error server_service_dead"} {
 		fs := faultfs.New(t)
@@ -109,7 +109,7 @@ func TestAnAutomountedSMBMountByWhatItsClientKnows(t *testing.T) {
 
 // A 9P mount that has lost its connection is of no use to those who come, also if its server
 // is back.
-func TestAnAutomounted9PMountThatNeedsARemount(t *testing.T) {
+func TestUntouched_A9PMountThatNeedsARemount(t *testing.T) {
 	faultfs.Require(t)
 	var well atomic.Bool
 	server := rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
@@ -135,7 +135,7 @@ func TestAnAutomounted9PMountThatNeedsARemount(t *testing.T) {
 }
 
 // Who waits for an automounted FUSE mount shows in fusectl, and its daemon tells why.
-func TestAnAutomountedFUSEMountWhoseServerIsDead(t *testing.T) {
+func TestUntouched_AFUSEMountWhoseServerIsDead(t *testing.T) {
 	const connections = "/sys/fs/fuse/connections"
 	faultfs.Require(t)
 	if err := unix.Mount("fusectl", connections, "fusectl", 0, ""); err != nil && err != unix.EBUSY {

@@ -12,12 +12,12 @@ import (
 )
 
 // mountsOf returns an input that tries locks on n mounts of 5 servers.
-func mountsOf(t testing.TB, n int) *Nfslock {
+func mountsOf(t testing.TB, n int) *NFSLock {
 	t.Helper()
 	serveNFS(t)
 	rpchost.StartRPCBind(t)
 	rpchost.StartStatd(t)
-	input, _ := newInput(t, func(n *Nfslock) { n.Timeout *= 20 })
+	input, _ := newInput(t, func(n *NFSLock) { n.Timeout *= 20 })
 	options := make(map[string]string)
 	for i := range n {
 		options[tmpfs(t, "")] = fmt.Sprintf("vers=3,proto=tcp,addr=127.0.0.%d", i%5+1)
@@ -30,7 +30,7 @@ func mountsOf(t testing.TB, n int) *Nfslock {
 }
 
 // The bounds are some twice of what is needed, to be seen when it becomes more.
-func TestAllocationsOfAGather(t *testing.T) {
+func TestNFSLock_AllocationsOfAGather(t *testing.T) {
 	const mounts, gathers = 100, 20
 	n := mountsOf(t, mounts)
 	count, bytes := collect.LeastAllocations(t, n, gathers)

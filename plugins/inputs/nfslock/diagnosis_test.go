@@ -71,7 +71,7 @@ func nothingAsked(e *evidence)  { e.local, e.server = services{}, services{} }
 
 // The rows of the table "NFS" in FACTS.md as the project measured them, and
 // their combinations.
-func TestDiagnosis(t *testing.T) {
+func TestDiagnose(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		evidence

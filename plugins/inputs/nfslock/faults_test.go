@@ -23,7 +23,7 @@ func daemon(t testing.TB) *faultfs.FS {
 }
 
 // The seed of it all: everything works but the locks.
-func TestALockThatHangs(t *testing.T) {
+func TestProbe_ALockThatHangs(t *testing.T) {
 	for _, c := range []struct {
 		op    faultfs.Op
 		call  string
@@ -74,7 +74,7 @@ func TestALockThatHangs(t *testing.T) {
 }
 
 // asNFS has the file system taken for NFS, whose helpers can be killed.
-func asNFS(t *testing.T, n *Nfslock) {
+func asNFS(t *testing.T, n *NFSLock) {
 	t.Helper()
 	n.refresh()
 	for _, target := range n.targets {
@@ -83,9 +83,9 @@ func asNFS(t *testing.T, n *Nfslock) {
 }
 
 // As with an rpc.statd that does not answer: ENOLCK comes after 65 s.
-func TestALockThatHangsAndFailsInTheEnd(t *testing.T) {
+func TestProbe_ALockThatHangsAndFailsInTheEnd(t *testing.T) {
 	fs := daemon(t)
-	n, log := newInput(t, func(n *Nfslock) {
+	n, log := newInput(t, func(n *NFSLock) {
 		on(fs.Dir)(n)
 		n.ExpectNFS = new(bool) // this host's own rpc.statd is not what it is about
 	})
@@ -128,9 +128,9 @@ func TestALockThatHangsAndFailsInTheEnd(t *testing.T) {
 }
 
 // What an interval shorter than the timeout makes of it.
-func TestAHurriedGatherSaysNothingOfALockThatIsWaitedFor(t *testing.T) {
+func TestProbe_AnInterruptedGatherSaysNothingOfALockThatIsWaitedFor(t *testing.T) {
 	fs := daemon(t)
-	n, _ := newInput(t, func(n *Nfslock) {
+	n, _ := newInput(t, func(n *NFSLock) {
 		on(fs.Dir)(n)
 		n.Timeout *= 4
 	})
@@ -147,7 +147,7 @@ func TestAHurriedGatherSaysNothingOfALockThatIsWaitedFor(t *testing.T) {
 			})
 			return <-hangsIn == steps[askingForLock].name
 		}, 10*time.Second, time.Millisecond)
-		n.Hurry()
+		n.Interrupt()
 		require.NoError(t, <-done)
 		assert.Nil(t, at(g, fs.Dir), "it was %q", before)
 		assert.Equal(t, "timeout unknown", verdict(t, at(collect.Gather(t, n), fs.Dir)))
@@ -161,19 +161,19 @@ func TestAHurriedGatherSaysNothingOfALockThatIsWaitedFor(t *testing.T) {
 
 // Two tables of the input lock the same mount. The one whose helper is not left waiting
 // leaves it alone, and tells the same hang.
-func TestTwoInputsShareAHelperThatIsLeftWaiting(t *testing.T) {
+func TestProbe_TwoInputsShareAHelperThatIsLeftWaiting(t *testing.T) {
 	fs := daemon(t)
-	slowly := func(n *Nfslock) {
+	slowly := func(n *NFSLock) {
 		on(fs.Dir)(n)
 		n.Timeout *= 3 // of which the look is to leave most on a busy machine
 	}
 	first, _ := newInput(t, slowly)
-	second, _ := newInput(t, func(n *Nfslock) {
+	second, _ := newInput(t, func(n *NFSLock) {
 		slowly(n)
 		n.UseHost(host.New(host.Options{Roots: first.host.Roots, Prober: first.host.Prober, Log: n.Log}))
 		n.GraceTimeout = n.Timeout
 	})
-	inputs := []*Nfslock{first, second}
+	inputs := []*NFSLock{first, second}
 	for _, n := range inputs {
 		asNFS(t, n)
 		assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), fs.Dir)))
@@ -203,7 +203,7 @@ func TestTwoInputsShareAHelperThatIsLeftWaiting(t *testing.T) {
 }
 
 // A helper that waits for what can no longer be learned from it makes way.
-func TestALockThatHangsIsTriedAgainWhenTheChainIsMended(t *testing.T) {
+func TestProbe_ALockThatHangsIsTriedAgainWhenTheChainIsMended(t *testing.T) {
 	fs := daemon(t)
 	n, _ := newInput(t, on(fs.Dir))
 	asNFS(t, n)
@@ -221,7 +221,7 @@ func TestALockThatHangsIsTriedAgainWhenTheChainIsMended(t *testing.T) {
 }
 
 // Each helper that waits adds to the load.
-func TestFewHelpersAreLeftWaiting(t *testing.T) {
+func TestProbe_FewHelpersAreLeftWaiting(t *testing.T) {
 	var paths []string
 	for range maxPatient + 2 {
 		fs := daemon(t)
@@ -237,7 +237,7 @@ func TestFewHelpersAreLeftWaiting(t *testing.T) {
 	assert.EqualValues(t, 2, n.host.Prober.Stats().Killed)
 }
 
-func TestALockThatFails(t *testing.T) {
+func TestProbe_ALockThatFails(t *testing.T) {
 	fs := daemon(t)
 	n, log := newInput(t, on(fs.Dir))
 	for errno, want := range map[unix.Errno]string{
@@ -257,9 +257,9 @@ func TestALockThatFails(t *testing.T) {
 	}
 }
 
-func TestASlowLock(t *testing.T) {
+func TestProbe_ASlowLock(t *testing.T) {
 	fs := daemon(t)
-	n, _ := newInput(t, func(n *Nfslock) {
+	n, _ := newInput(t, func(n *NFSLock) {
 		on(fs.Dir)(n)
 		n.Timeout *= 20
 		n.SlowThreshold = n.Timeout / 100
@@ -271,7 +271,7 @@ func TestASlowLock(t *testing.T) {
 }
 
 // With the whole cap stuck the others are not probed, and that is said once.
-func TestManyHang(t *testing.T) {
+func TestProbe_ManyHang(t *testing.T) {
 	faultfs.Require(t)
 	var all []*faultfs.FS
 	var paths []string
@@ -299,9 +299,9 @@ func TestManyHang(t *testing.T) {
 	assert.Len(t, log.About("are not probed"), 1)
 }
 
-func TestHurryEndsAGather(t *testing.T) {
+func TestNFSLock_InterruptEndsAGather(t *testing.T) {
 	hung, healthy := daemon(t), daemon(t)
-	n, _ := newInput(t, func(n *Nfslock) {
+	n, _ := newInput(t, func(n *NFSLock) {
 		on(hung.Dir, healthy.Dir)(n)
 		n.Timeout *= 4
 	})
@@ -310,7 +310,7 @@ func TestHurryEndsAGather(t *testing.T) {
 	go func() { done <- n.Gather(g) }()
 	require.Eventually(t, func() bool { return hung.Unanswered() > 0 && at(g, healthy.Dir) != nil }, 10*time.Second, time.Millisecond)
 	began := time.Now()
-	n.Hurry()
+	n.Interrupt()
 	require.NoError(t, <-done)
 	assert.Less(t, time.Since(began), timeout)
 	assert.Nil(t, at(g, hung.Dir), "nothing is known yet")

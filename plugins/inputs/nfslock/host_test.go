@@ -20,8 +20,8 @@ import (
 )
 
 // newHost is an input that reads this procfs, and probes nothing.
-func newHost(t *testing.T, proc string) (*Nfslock, *journal.Journal) {
-	n, log := newInput(t, func(n *Nfslock) { n.IgnoreMountPoints, n.ExpectNFS = []string{"*"}, new(bool) })
+func newHost(t *testing.T, proc string) (*NFSLock, *journal.Journal) {
+	n, log := newInput(t, func(n *NFSLock) { n.IgnoreMountPoints, n.ExpectNFS = []string{"*"}, new(bool) })
 	proc, err := filepath.Abs(proc)
 	require.NoError(t, err)
 	withRoots(n, func(r *host.Roots) { r.Proc, r.PID = proc, "./self" }) // not this process, whatever its number
@@ -44,7 +44,7 @@ func only(t *testing.T, acc *collect.Metrics, fields map[string]any, others ...s
 	assert.Equal(t, telegraf.Gauge, all[0].Type())
 }
 
-func TestAnNFSClient(t *testing.T) {
+func TestNFSLock_OfAnNFSClient(t *testing.T) {
 	n, log := newHost(t, "testdata/client")
 	for range 2 { // the second time from the table at hand
 		acc := &collect.Metrics{}
@@ -63,7 +63,7 @@ func TestAnNFSClient(t *testing.T) {
 	assert.Empty(t, log.About("W!"))
 }
 
-func TestLinesThatMakeNoSenseAreSaidOnce(t *testing.T) {
+func TestNFSLock_LinesThatMakeNoSenseAreSaidOnce(t *testing.T) {
 	n, log := newHost(t, "testdata/malformed")
 	for range 2 {
 		acc := &collect.Metrics{}
@@ -91,7 +91,7 @@ func procWith(t *testing.T, name, content string) string {
 	return proc
 }
 
-func TestWithoutTheListOfLocksTheMountsAreCounted(t *testing.T) {
+func TestNFSLock_CountsTheMountsWithoutTheListOfLocks(t *testing.T) {
 	acc := &collect.Metrics{}
 	proc := procWith(t, "self/mountinfo", "40 1 253:0 / / rw,relatime - xfs /dev/sda1 rw\n")
 	n, log := newHost(t, proc)
@@ -102,7 +102,7 @@ func TestWithoutTheListOfLocksTheMountsAreCounted(t *testing.T) {
 	})
 }
 
-func TestNoLocksAreZeros(t *testing.T) {
+func TestNFSLock_NoLocksAreZeros(t *testing.T) {
 	acc := &collect.Metrics{}
 	proc := procWith(t, "self/mountinfo", "40 1 253:0 / / rw,relatime - xfs /dev/sda1 rw\n")
 	require.NoError(t, os.WriteFile(filepath.Join(proc, "locks"), nil, 0o600))
@@ -116,7 +116,7 @@ func TestNoLocksAreZeros(t *testing.T) {
 	})
 }
 
-func TestWithoutAMountTableTheHostsLocksAreAllThereIs(t *testing.T) {
+func TestNFSLock_WithoutAMountTableTheHostsLocksAreAllThereIs(t *testing.T) {
 	proc := procWith(t, "locks", "1: FLOCK  ADVISORY  WRITE 5 08:01:7 0 EOF\n")
 	n, log := newHost(t, proc)
 	gather := func() {
@@ -142,7 +142,7 @@ func TestWithoutAMountTableTheHostsLocksAreAllThereIs(t *testing.T) {
 	assert.Empty(t, acc.Named("nfslock_host"))
 }
 
-func TestTheRealHost(t *testing.T) {
+func TestNFSLock_TheRealHost(t *testing.T) {
 	file, err := os.Create(filepath.Join(t.TempDir(), "lock"))
 	require.NoError(t, err)
 	defer file.Close()
@@ -156,12 +156,12 @@ func TestTheRealHost(t *testing.T) {
 	assert.Positive(t, held, "the test holds one")
 }
 
-func TestTheSampleConfigurationIsValid(t *testing.T) {
-	sample := (&Nfslock{}).SampleConfig()
+func TestNFSLock_TheSampleConfigurationIsValid(t *testing.T) {
+	sample := (&NFSLock{}).SampleConfig()
 	all, err := config.Parse("sample.conf", []byte(sample), os.LookupEnv, map[string]inputs.Creator{"nfslock": inputs.Inputs["nfslock"]})
 	require.NoError(t, err)
 	require.Len(t, all, 1)
-	want, got := inputs.Inputs["nfslock"]().(*Nfslock), all[0].Plugin.(*Nfslock)
+	want, got := inputs.Inputs["nfslock"]().(*NFSLock), all[0].Plugin.(*NFSLock)
 	want.mail, got.mail = nil, nil
 	assert.Equal(t, want, got)
 
@@ -169,7 +169,7 @@ func TestTheSampleConfigurationIsValid(t *testing.T) {
 	uncommented := regexp.MustCompile(`(?m)^  # ( *[a-z_]+ = )`).ReplaceAllString(strings.Split(sample, "# [[")[0], "  $1")
 	all, err = config.Parse("sample.conf", []byte(uncommented), os.LookupEnv, map[string]inputs.Creator{"nfslock": inputs.Inputs["nfslock"]})
 	require.NoError(t, err)
-	got = all[0].Plugin.(*Nfslock)
+	got = all[0].Plugin.(*NFSLock)
 	want.ExpectNFS = new(bool)
 	*want.ExpectNFS = true // the one that has no default
 	got.mail, want.MountPoints, want.IgnoreMountPoints, want.FS = nil, []string{}, []string{}, []string{"nfs", "nfs4"}

@@ -7,7 +7,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/state"
 )
 
-var _ state.Heir = (*Nfslock)(nil)
+var _ state.Heir = (*NFSLock)(nil)
 
 // kept is what outlives a restart.
 type kept struct {
@@ -16,7 +16,7 @@ type kept struct {
 }
 
 // Keep implements state.Keeper: it returns the histories of units by their ids.
-func (n *Nfslock) Keep() any {
+func (n *NFSLock) Keep() any {
 	k := kept{Hostname: n.hostname, Histories: make(map[string]fault.History)}
 	for _, t := range n.targets {
 		if t.Notable() {
@@ -27,20 +27,20 @@ func (n *Nfslock) Keep() any {
 }
 
 // Restore implements state.Keeper.
-func (n *Nfslock) Restore(content json.RawMessage) error {
-	k, err := n.takeKept(content)
+func (n *NFSLock) Restore(content json.RawMessage) error {
+	k, err := n.restoreKept(content)
 	n.kept = k.Histories
 	return err
 }
 
 // Inherit implements state.Heir: the file by the host's earlier name is still there.
-func (n *Nfslock) Inherit(content json.RawMessage) error {
-	_, err := n.takeKept(content)
+func (n *NFSLock) Inherit(content json.RawMessage) error {
+	_, err := n.restoreKept(content)
 	return err
 }
 
-// takeKept takes what holds over a start of the machine, too: the name that the host had.
-func (n *Nfslock) takeKept(content json.RawMessage) (k kept, err error) {
+// restoreKept takes what holds over a start of the machine, too: the name that the host had.
+func (n *NFSLock) restoreKept(content json.RawMessage) (k kept, err error) {
 	if err = json.Unmarshal(content, &k); err == nil && k.Hostname != n.hostname {
 		n.formerHostname = k.Hostname
 	}

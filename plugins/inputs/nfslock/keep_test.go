@@ -14,13 +14,13 @@ import (
 // A host that was renamed leaves no file behind which bears its earlier name: whether it was
 // started since or not.
 func TestNFSLock_RemovesTheFileOfItsEarlierName(t *testing.T) {
-	for name, hand := range map[string]func(*Nfslock, json.RawMessage) error{
-		"while it ran": (*Nfslock).Restore, "before it was started": (*Nfslock).Inherit,
+	for name, hand := range map[string]func(*NFSLock, json.RawMessage) error{
+		"while it ran": (*NFSLock).Restore, "before it was started": (*NFSLock).Inherit,
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := tmpfs(t, "mode=0755,uid=4711,gid=4712")
 			run := func(hostname string, kept any) any {
-				n, _ := newInput(t, func(n *Nfslock) {
+				n, _ := newInput(t, func(n *NFSLock) {
 					on(dir)(n)
 					n.CreateCanary = true
 				})

@@ -28,15 +28,15 @@ type doubtful struct {
 	at time.Time
 }
 
-// maxNames bounds the names that are remembered, and the messages in doubt; doubtFor is how long
+// maxNames bounds the names that are remembered, and the messages in doubt; doubtTimeout is how long
 // these are.
 const (
-	maxNames = 1000
-	doubtFor = time.Minute
+	maxNames     = 1000
+	doubtTimeout = time.Minute
 )
 
 // read takes what is new in the log.
-func (k *kernel) read(n *Nfslock) {
+func (k *kernel) read(n *NFSLock) {
 	news, readable := n.host.KernelLog(n.KernelLog, n)
 	if !readable {
 		return
@@ -60,16 +60,16 @@ func (k *kernel) read(n *Nfslock) {
 	before := k.doubtful
 	k.doubtful = nil
 	for _, d := range before {
-		if time.Since(d.at) < doubtFor {
+		if time.Since(d.at) < doubtTimeout {
 			k.claim(n, d.Message, d.at)
 		}
 	}
 	for _, r := range news.Records {
-		k.take(n, r)
+		k.note(n, r)
 	}
 }
 
-func (k *kernel) take(n *Nfslock, r kmsg.Record) {
+func (k *kernel) note(n *NFSLock, r kmsg.Record) {
 	message, found := kmsg.Parse(r.Text)
 	if !found {
 		return
@@ -90,7 +90,7 @@ func countOf(m kmsg.Message) int64 {
 
 // claim counts a message for the server it is about. It has no port: of several servers of one
 // name it is about the one at fault, which may show only when their locks are tried next.
-func (k *kernel) claim(n *Nfslock, message kmsg.Message, at time.Time) {
+func (k *kernel) claim(n *NFSLock, message kmsg.Message, at time.Time) {
 	count := countOf(message)
 	servers := n.named(message.Server)
 	several := len(servers) > 1
@@ -126,7 +126,7 @@ func (k *kernel) add(s *lockServer, kind kmsg.Kind, count int64) {
 
 // named returns the servers that the kernel calls so. There are several where tunnels to
 // servers begin at ports of this host.
-func (n *Nfslock) named(name string) (all []*lockServer) {
+func (n *NFSLock) named(name string) (all []*lockServer) {
 	for _, s := range n.servers {
 		if s.names[name] {
 			all = append(all, s)
@@ -137,7 +137,7 @@ func (n *Nfslock) named(name string) (all []*lockServer) {
 
 // atFault reports whether the server did not answer when it was last asked, or a lock on it
 // is at fault.
-func (n *Nfslock) atFault(s *lockServer) bool {
+func (n *NFSLock) atFault(s *lockServer) bool {
 	return s.nfs.Broken() || slices.ContainsFunc(n.targets, func(t *target) bool { return t.server == s && t.found.code.Fault() })
 }
 

@@ -19,7 +19,7 @@ import (
 
 // A FIFO stands in for the kernel's log, to which no program can write as the
 // kernel.
-func TestTheKernelsWord(t *testing.T) {
+func TestKernel_CountsItsMessages(t *testing.T) {
 	log := filepath.Join(t.TempDir(), "kmsg")
 	require.NoError(t, unix.Mkfifo(log, 0o600))
 	kernel, err := os.OpenFile(log, os.O_RDWR, 0)
@@ -32,7 +32,7 @@ func TestTheKernelsWord(t *testing.T) {
 		}
 	}
 	dir := tmpfs(t, "")
-	n, _ := newInput(t, func(n *Nfslock) { n.KernelLog = log })
+	n, _ := newInput(t, func(n *NFSLock) { n.KernelLog = log })
 	pretend(t, n, map[string]string{dir: nfs4})
 	say("4,1,1,-;NFS: nas: lost 3 locks")
 	g := collect.Gather(t, n)
@@ -58,9 +58,9 @@ func TestTheKernelsWord(t *testing.T) {
 	assert.Equal(t, int64(1), field(t, host, "kernel_log_lost"))
 }
 
-func TestWithoutTheKernelsLog(t *testing.T) {
+func TestKernel_WithoutItsLog(t *testing.T) {
 	dir := tmpfs(t, "")
-	n, log := newInput(t, func(n *Nfslock) {
+	n, log := newInput(t, func(n *NFSLock) {
 		on(dir)(n)
 		n.KernelLog = filepath.Join(t.TempDir(), "kmsg")
 	})
@@ -81,7 +81,7 @@ func TestKernel_CountsEachMessageForOneServer(t *testing.T) {
 		s.nfs = answer
 		return s
 	}
-	say := func(text string) { k.take(n, kmsg.Record{Text: text, At: time.Now()}) }
+	say := func(text string) { k.note(n, kmsg.Record{Text: text, At: time.Now()}) }
 	of := func(s *lockServer) int64 {
 		fields := make(map[string]any)
 		k.serverFields(s, fields)

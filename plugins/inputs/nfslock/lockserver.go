@@ -85,7 +85,7 @@ func nameOf(mount *mounts.Mount) string {
 }
 
 // linkServers finds the server of each target.
-func (n *Nfslock) linkServers() {
+func (n *NFSLock) linkServers() {
 	before := n.servers
 	n.servers = make(map[mounts.NFSServer]*lockServer)
 	for _, t := range n.targets {
@@ -111,7 +111,7 @@ func (n *Nfslock) linkServers() {
 
 // askAll puts the questions to this host and to the servers whose answers are evidence, has
 // the others asked by turns, and does not wait for the answers.
-func (n *Nfslock) askAll() {
+func (n *NFSLock) askAll() {
 	evidence := make(map[*lockServer]bool, len(n.servers))
 	for _, t := range n.targets {
 		if t.server != nil && t.found.code.Fault() {
@@ -126,14 +126,14 @@ func (n *Nfslock) askAll() {
 
 // needsLocal reports whether some lock needs the services of this host: that of a mount, or of
 // one to come.
-func (n *Nfslock) needsLocal() bool {
+func (n *NFSLock) needsLocal() bool {
 	ready := n.readiness.facts
 	return slices.ContainsFunc(n.targets, func(t *target) bool { return t.nlm }) || ready != nil && ready.Asks()
 }
 
 // askAboutLate asks the servers of the targets whose probes take long, once they do. stop
 // must be called.
-func (n *Nfslock) askAboutLate(pending map[*target]struct{}) (stop func() bool) {
+func (n *NFSLock) askAboutLate(pending map[*target]struct{}) (stop func() bool) {
 	return time.AfterFunc(serverpool.EvidenceAfter(n.shortestTimeout()), func() {
 		n.mail.Post(func() {
 			for t := range pending {
@@ -148,7 +148,7 @@ func (n *Nfslock) askAboutLate(pending map[*target]struct{}) (stop func() bool) 
 
 // ask asks a server for all that its mounts' locks depend on; of this host, for what all
 // others' depend on. While an answer is to come, and in the same round, it is not asked again.
-func (n *Nfslock) ask(s *lockServer, evidence bool) {
+func (n *NFSLock) ask(s *lockServer, evidence bool) {
 	if s.asking > 0 || s.asked == n.round {
 		return
 	}
@@ -176,7 +176,7 @@ func (n *Nfslock) ask(s *lockServer, evidence bool) {
 }
 
 // askGrace asks a server on which a lock takes long whether it grants none yet, once in a round.
-func (n *Nfslock) askGrace(s *lockServer) {
+func (n *NFSLock) askGrace(s *lockServer) {
 	if s.graceAsked == n.round {
 		return
 	}
@@ -194,7 +194,7 @@ func (n *Nfslock) askGrace(s *lockServer) {
 
 // put puts one question to a server. It reports whether the answer is to come, and not only
 // that of an earlier round.
-func (n *Nfslock) put(s *lockServer, answer *serverpool.Answer, port uint16, service serverpool.Service, ask serverpool.Asker, evidence bool) bool {
+func (n *NFSLock) put(s *lockServer, answer *serverpool.Answer, port uint16, service serverpool.Service, ask serverpool.Asker, evidence bool) bool {
 	q := serverpool.Question{Network: s.Network, Address: netip.AddrPortFrom(s.Address.Addr(), port), Service: service}
 	*answer = n.host.Servers.Last(q)
 	if !n.host.Servers.Ask(n.round, q, serverpool.Wanted{Evidence: evidence, Ask: ask, Timeout: n.shortestTimeout()}, func(a serverpool.Answer) {

@@ -25,7 +25,7 @@ import (
 
 // pretend has the input take directories for NFS mounts with these options: the
 // locks are those of what is there, and the servers are asked.
-func pretend(t testing.TB, n *Nfslock, options map[string]string) {
+func pretend(t testing.TB, n *NFSLock, options map[string]string) {
 	t.Helper()
 	var table strings.Builder
 	id := 1000
@@ -52,7 +52,7 @@ func serveNFS(t testing.TB) {
 }
 
 // askNow asks a server, or this host, and waits for the answers.
-func askNow(t testing.TB, limit time.Duration, of func(*Nfslock) *lockServer) services {
+func askNow(t testing.TB, limit time.Duration, of func(*NFSLock) *lockServer) services {
 	t.Helper()
 	n, _ := newInput(t, nil)
 	s := of(n)
@@ -60,22 +60,22 @@ func askNow(t testing.TB, limit time.Duration, of func(*Nfslock) *lockServer) se
 	n.ask(s, true)
 	for s.asking > 0 {
 		<-n.mail.Wake()
-		n.mail.Open()
+		n.mail.Drain()
 	}
 	assert.Zero(t, n.asking)
 	return s.services
 }
 
-func local(n *Nfslock) *lockServer { return &n.local }
+func local(n *NFSLock) *lockServer { return &n.local }
 
-func nfs3Server(address string) func(*Nfslock) *lockServer {
-	return func(*Nfslock) *lockServer {
+func nfs3Server(address string) func(*NFSLock) *lockServer {
+	return func(*NFSLock) *lockServer {
 		return &lockServer{NFSServer: mounts.NFSServer{Address: netip.MustParseAddrPort(address), Network: "tcp", Version: 3}, byNLM: true}
 	}
 }
 
 // A real rpcbind and a real rpc.statd, in all the states that matter.
-func TestThisHostsStatd(t *testing.T) {
+func TestLockServer_ThisHostsStatd(t *testing.T) {
 	diagnose := func() diagnosis {
 		e := evidence{end: hung, stage: locking, nlm: true, local: askNow(t, timeout, local)}
 		return e.diagnose()
@@ -108,7 +108,7 @@ func TestThisHostsStatd(t *testing.T) {
 }
 
 // The story that it all began with.
-func TestStatdStoppedBeforeTheFirstLock(t *testing.T) {
+func TestLockServer_StatdStoppedBeforeTheFirstLock(t *testing.T) {
 	serveNFS(t)
 	rpchost.StartRPCBind(t)
 	fs, other := daemon(t), daemon(t)
@@ -141,7 +141,7 @@ func TestStatdStoppedBeforeTheFirstLock(t *testing.T) {
 	assert.Equal(t, int64(1), field(t, m, "recoveries"))
 }
 
-func TestServers(t *testing.T) {
+func TestLockServer_Servers(t *testing.T) {
 	serveNFS(t)
 	rpchost.StartRPCBind(t)
 	rpchost.StartStatd(t)
@@ -166,7 +166,7 @@ func TestServers(t *testing.T) {
 	assert.Equal(t, int64(1), fields["faults"])
 }
 
-func TestNFS4AsksNoLockManager(t *testing.T) {
+func TestLockServer_NFS4AsksNoLockManager(t *testing.T) {
 	serveNFS(t)
 	dir := tmpfs(t, "")
 	n, _ := newInput(t, nil)
@@ -183,11 +183,11 @@ func TestNFS4AsksNoLockManager(t *testing.T) {
 
 // A hundred mounts of five dead servers: one question to each, one helper for
 // each mount, and the time is kept. A healthy mount does not wait.
-func TestAllServersDead(t *testing.T) {
+func TestLockServer_AllDead(t *testing.T) {
 	faultfs.Require(t)
 	// A hundred helpers are begun within 0.35 s at best, in seven turns, and within half of the
 	// timeout they have to be.
-	n, log := newInput(t, func(n *Nfslock) { n.Timeout *= 4 })
+	n, log := newInput(t, func(n *NFSLock) { n.Timeout *= 4 })
 	options := make(map[string]string)
 	for i := range 100 {
 		fs := daemon(t)
@@ -224,11 +224,11 @@ func TestNFSLock_ReportsWhileAnswersTakeLongerThanAnInterval(t *testing.T) {
 	faultfs.Require(t)
 	fs := daemon(t)
 	fs.Fail(unix.ENOLCK, faultfs.Setlk)
-	n, _ := newInput(t, func(n *Nfslock) { n.Timeout *= 2 })
+	n, _ := newInput(t, func(n *NFSLock) { n.Timeout *= 2 })
 	pretend(t, n, map[string]string{fs.Dir: "vers=4.2,proto=tcp,addr=192.0.2.1"})
 	reports := 0
 	for range 12 {
-		hurry := time.AfterFunc(time.Duration(n.Timeout)/4, n.Hurry)
+		hurry := time.AfterFunc(time.Duration(n.Timeout)/4, n.Interrupt)
 		if m := at(collect.Gather(t, n), fs.Dir); m != nil {
 			assert.Equal(t, "error server_unreachable", verdict(t, m))
 			reports++
@@ -239,7 +239,7 @@ func TestNFSLock_ReportsWhileAnswersTakeLongerThanAnInterval(t *testing.T) {
 }
 
 // Whoever answers garbage does not answer.
-func TestAServerThatAnswersGarbage(t *testing.T) {
+func TestLockServer_AnswersGarbage(t *testing.T) {
 	rpchost.Serve(t, "127.0.0.1:111", func(conn net.Conn) {
 		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
 		_, _ = io.Copy(io.Discard, conn)
@@ -277,7 +277,7 @@ func TestLockServer_IsWhereAMountsCallsGo(t *testing.T) {
 
 // A server that was started before this host's first lock on it: nobody but the server itself
 // knows that it gives none yet.
-func TestAServerSaysThatItsGracePeriodLasts(t *testing.T) {
+func TestLockServer_SaysThatItsGracePeriodLasts(t *testing.T) {
 	fs := daemon(t)
 	var lasts atomic.Bool
 	lasts.Store(true)

@@ -8,7 +8,7 @@ import (
 )
 
 // One of two servers refuses all connections.
-func TestAGatherKeepsNothing(t *testing.T) {
+func TestNFSLock_AGatherKeepsNothing(t *testing.T) {
 	const quarter = 25
 	serveNFS(t)
 	n, _ := newInput(t, nil)

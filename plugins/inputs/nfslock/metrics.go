@@ -15,7 +15,7 @@ import (
 type counts [result.Count]int64
 
 // emit makes one metric per mount of a target.
-func (n *Nfslock) emit(acc telegraf.Accumulator, t *target, f *finding, locks *lockTable, counts *counts) {
+func (n *NFSLock) emit(acc telegraf.Accumulator, t *target, f *finding, locks *lockTable, counts *counts) {
 	counts[f.code]++
 	fields := map[string]any{
 		"result":      f.code.String(),
@@ -101,7 +101,7 @@ func firstFunction(waits string) string {
 
 // emitServers makes one metric per server: it says at once what 300 mounts have
 // in common.
-func (n *Nfslock) emitServers(acc telegraf.Accumulator) {
+func (n *NFSLock) emitServers(acc telegraf.Accumulator) {
 	all := make(map[*lockServer]*fault.Sums, len(n.servers))
 	for _, t := range n.targets {
 		if t.server == nil {
@@ -126,7 +126,7 @@ func (n *Nfslock) emitServers(acc telegraf.Accumulator) {
 }
 
 // emitHost makes the metric of this host.
-func (n *Nfslock) emitHost(acc telegraf.Accumulator, locks *lockTable, counts *counts) {
+func (n *NFSLock) emitHost(acc telegraf.Accumulator, locks *lockTable, counts *counts) {
 	fields := make(map[string]any)
 	if n.table != nil {
 		fields["mounts"], fields["mounts_remote_locking"], fields["mounts_local_locking"] = locks.remote+locks.localLocking, locks.remote, locks.localLocking

@@ -26,9 +26,9 @@ import (
 //go:embed sample.conf
 var sampleConfig string
 
-// Nfslock is the input. Its exported fields are its configuration, which
+// NFSLock is the input. Its exported fields are its configuration, which
 // sample.conf explains.
-type Nfslock struct {
+type NFSLock struct {
 	MountPoints       []string        `toml:"mount_points"`
 	IgnoreMountPoints []string        `toml:"ignore_mount_points"`
 	FS                []string        `toml:"fs"`
@@ -67,13 +67,13 @@ type Nfslock struct {
 	stateRead      time.Time // when the counters of NFSv4 were read
 	stateReading   bool
 
-	mail    *mailbox.Mailbox
-	hurried atomic.Bool
+	mail        *mailbox.Mailbox
+	interrupted atomic.Bool
 }
 
 func init() {
 	inputs.Add("nfslock", func() telegraf.Input {
-		return &Nfslock{
+		return &NFSLock{
 			Canary:        ".nfslock-probe",
 			Timeout:       config.Duration(5 * time.Second),
 			SlowThreshold: config.Duration(time.Second),
@@ -86,13 +86,13 @@ func init() {
 }
 
 // SampleConfig returns the documented configuration.
-func (*Nfslock) SampleConfig() string { return sampleConfig }
+func (*NFSLock) SampleConfig() string { return sampleConfig }
 
 // UseHost sets the host that all inputs of the plugin share.
-func (n *Nfslock) UseHost(h *host.Host) { n.host = h }
+func (n *NFSLock) UseHost(h *host.Host) { n.host = h }
 
 // Init checks the configuration.
-func (n *Nfslock) Init() error {
+func (n *NFSLock) Init() error {
 	if err := n.resolve(); err != nil {
 		return err
 	}
@@ -105,28 +105,28 @@ func (n *Nfslock) Init() error {
 
 // Gather probes all mounts side by side, asks the services that their locks
 // depend on, and reports each mount as soon as its diagnosis is sure. It returns
-// when all are reported, or their time is up, or Hurry is called.
-func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
+// when all are reported, or their time is up, or Interrupt is called.
+func (n *NFSLock) Gather(acc telegraf.Accumulator) error {
 	n.began = time.Now()
-	n.hurried.Store(false)
+	n.interrupted.Store(false)
 	n.round = n.host.Join(n)
 	n.refresh()
 	pending := n.setDeadlines()
-	n.mail.Open()
+	n.mail.Drain()
 	if len(n.targets) > 0 {
 		n.kernel.read(n)
 	}
 	locks := n.readLocks(n.began)
 	n.askAll()
 	n.askReadiness()
-	n.readState(n.began.Add(-stateEvery))
+	n.readState(n.began.Add(-stateInterval))
 	if len(n.servers) > 0 {
 		defer n.askAboutLate(pending)()
 	}
 
 	var counts counts
 	for {
-		n.mail.Open()
+		n.mail.Drain()
 		for t := range pending {
 			n.advance(t)
 			if t.attempt != nil && n.evident(t) {
@@ -136,7 +136,7 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 				delete(pending, t)
 			}
 		}
-		if n.hurried.Load() || len(pending) == 0 && n.asking == 0 && !n.readiness.awaited {
+		if n.interrupted.Load() || len(pending) == 0 && n.asking == 0 && !n.readiness.awaited {
 			break
 		}
 		n.await(pending)
@@ -146,7 +146,7 @@ func (n *Nfslock) Gather(acc telegraf.Accumulator) error {
 }
 
 // finish reports what is still pending, and what is known of all together.
-func (n *Nfslock) finish(acc telegraf.Accumulator, pending map[*target]struct{}, locks *lockTable, counts *counts) {
+func (n *NFSLock) finish(acc telegraf.Accumulator, pending map[*target]struct{}, locks *lockTable, counts *counts) {
 	n.watch(pending) // for the gather that reports them
 	for t := range pending {
 		n.emitPending(acc, t, locks, counts)
@@ -160,7 +160,7 @@ func (n *Nfslock) finish(acc telegraf.Accumulator, pending map[*target]struct{},
 
 // await returns when something was posted, or it is time to look at the probes
 // that do not answer.
-func (n *Nfslock) await(pending map[*target]struct{}) {
+func (n *NFSLock) await(pending map[*target]struct{}) {
 	var watch <-chan time.Time
 	if in, due := n.nextWatch(pending, time.Now()); due {
 		timer := time.NewTimer(in)
@@ -174,16 +174,16 @@ func (n *Nfslock) await(pending map[*target]struct{}) {
 	}
 }
 
-// Hurry makes a Gather under way return. What still hangs then is reported by
+// Interrupt makes a Gather under way return. What still hangs then is reported by
 // the first Gather after its timeout.
-func (n *Nfslock) Hurry() {
-	n.hurried.Store(true)
+func (n *NFSLock) Interrupt() {
+	n.interrupted.Store(true)
 	n.mail.Post(func() {}) // wakes it
 }
 
 // refresh brings the targets up to date with the mount table. Before the first table
 // there are none.
-func (n *Nfslock) refresh() {
+func (n *NFSLock) refresh() {
 	view := n.host.Mounts(n.round)
 	if view.Snapshot == nil {
 		return
@@ -203,7 +203,7 @@ func (n *Nfslock) refresh() {
 
 // setDeadlines gives the probes of all targets their time, and returns those which are
 // to be reported: all.
-func (n *Nfslock) setDeadlines() map[*target]struct{} {
+func (n *NFSLock) setDeadlines() map[*target]struct{} {
 	pending := make(map[*target]struct{}, len(n.targets))
 	if n.hostHash == 0 && len(n.targets) > 0 {
 		n.findHost()
@@ -219,7 +219,7 @@ func (n *Nfslock) setDeadlines() map[*target]struct{} {
 
 // advance starts the probe of a target if none is under way, and looks after one that
 // takes long.
-func (n *Nfslock) advance(t *target) {
+func (n *NFSLock) advance(t *target) {
 	switch {
 	case t.attempt != nil:
 	case t.underWay:
@@ -235,7 +235,7 @@ func (n *Nfslock) advance(t *target) {
 // the server of a lock that does not work: its word must be newer than the attempt. A lock
 // that works needs this host's rpc.statd only, and the last answer of it will do: healthy
 // mounts wait for nobody.
-func (n *Nfslock) evident(t *target) bool {
+func (n *NFSLock) evident(t *target) bool {
 	switch t.attempt.end {
 	case passed:
 		return !t.nlm || !n.local.answered.IsZero()
@@ -253,19 +253,19 @@ func (n *Nfslock) evident(t *target) bool {
 
 // answeredSince reports whether all services on which the locks of the target depend have
 // answered, or been given up, after a time.
-func (n *Nfslock) answeredSince(t *target, at time.Time) bool {
+func (n *NFSLock) answeredSince(t *target, at time.Time) bool {
 	return (t.server == nil || t.server.answered.After(at)) && (!t.nlm || n.local.answered.After(at))
 }
 
 // awaitsAnswers reports whether a service has still to answer on which the locks
 // of the target depend.
-func (n *Nfslock) awaitsAnswers(t *target) bool {
+func (n *NFSLock) awaitsAnswers(t *target) bool {
 	return t.server != nil && t.server.asking > 0 || t.nlm && n.local.asking > 0
 }
 
 // emitPending reports a target whose probe was still under way when Gather had to
 // return: one that hung before still does; of others nothing is known.
-func (n *Nfslock) emitPending(acc telegraf.Accumulator, t *target, locks *lockTable, counts *counts) {
+func (n *NFSLock) emitPending(acc telegraf.Accumulator, t *target, locks *lockTable, counts *counts) {
 	if t.Hung() && t.found.end == hung || t.late != nil {
 		f := t.found
 		f.seconds = nil
@@ -273,7 +273,7 @@ func (n *Nfslock) emitPending(acc telegraf.Accumulator, t *target, locks *lockTa
 	}
 }
 
-func (n *Nfslock) logChange(t *target, before *finding, lasted time.Duration, file string) {
+func (n *NFSLock) logChange(t *target, before *finding, lasted time.Duration, file string) {
 	f := &t.found
 	what := t.Probed.String()
 	why := string(f.diagnosis) + ": " + f.diagnosis.Meaning()
@@ -305,7 +305,7 @@ func (n *Nfslock) logChange(t *target, before *finding, lasted time.Duration, fi
 
 // logRefused sums up in one line what a full host or a restarting fork server can cause
 // for many mounts at once.
-func (n *Nfslock) logRefused() {
+func (n *NFSLock) logRefused() {
 	refused, state := 0, ""
 	for _, t := range n.targets {
 		if t.found.refused {

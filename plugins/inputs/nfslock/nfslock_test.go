@@ -23,9 +23,9 @@ func TestMain(m *testing.M) { rpchost.Main(m) }
 
 const timeout = 500 * time.Millisecond
 
-func newInput(t testing.TB, change func(*Nfslock)) (*Nfslock, *journal.Journal) {
+func newInput(t testing.TB, change func(*NFSLock)) (*NFSLock, *journal.Journal) {
 	t.Helper()
-	n := inputs.Inputs["nfslock"]().(*Nfslock)
+	n := inputs.Inputs["nfslock"]().(*NFSLock)
 	log := journal.New(t)
 	n.Log, n.Timeout, n.KernelLog = log, config.Duration(timeout), ""
 	// The file systems of these tests are FUSE's, and pretend to be NFS, whose helpers
@@ -41,14 +41,14 @@ func newInput(t testing.TB, change func(*Nfslock)) (*Nfslock, *journal.Journal) 
 }
 
 // withRoots has the input find the host's files elsewhere.
-func withRoots(n *Nfslock, change func(*host.Roots)) {
+func withRoots(n *NFSLock, change func(*host.Roots)) {
 	roots := n.host.Roots
 	change(&roots)
 	n.UseHost(host.New(host.Options{Roots: roots, Prober: n.host.Prober, Log: n.Log}))
 }
 
 // withTable has the input take a file for the host's mount table.
-func withTable(t testing.TB, n *Nfslock, table string) {
+func withTable(t testing.TB, n *NFSLock, table string) {
 	t.Helper()
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "mountinfo"), []byte(table), 0o600))
@@ -56,8 +56,8 @@ func withTable(t testing.TB, n *Nfslock, table string) {
 }
 
 // on selects mounts of any type by their mount points.
-func on(paths ...string) func(*Nfslock) {
-	return func(n *Nfslock) { n.MountPoints, n.FS = paths, []string{"*"} }
+func on(paths ...string) func(*NFSLock) {
+	return func(n *NFSLock) { n.MountPoints, n.FS = paths, []string{"*"} }
 }
 
 // tmpfs mounts one with a canary.

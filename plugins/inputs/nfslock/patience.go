@@ -15,14 +15,14 @@ import (
 // average.
 const maxPatient = 8
 
-// watchShare is the part of a timeout that is left when it is looked where a helper
-// waits: that takes helpers of its own, which a busy machine is slow to run.
+// watchShare is the part of a timeout that is left when nfslock looks where a helper waits: that
+// takes helpers of its own, which a busy machine is slow to run.
 const watchShare = 4
 
 // watch looks where the helpers that are about to be killed wait, and gives more
 // time to those whose call may still return what is worth knowing. A stack takes a helper
 // to read: where time runs out, the function that each waits in has to do.
-func (n *Nfslock) watch(pending map[*target]struct{}) {
+func (n *NFSLock) watch(pending map[*target]struct{}) {
 	enough := time.Now().Add(n.shortestTimeout() / (2 * watchShare))
 	for t := range pending {
 		if !t.underWay || t.patient {
@@ -43,7 +43,7 @@ func (n *Nfslock) watch(pending map[*target]struct{}) {
 		case w == waitDelay, w == waitRecovery:
 			n.readState(time.Now().Add(-n.shortestTimeout() / 2)) // whether the server was restarted
 		case t.v4():
-			n.readState(time.Now().Add(-stateEvery / 3)) // whether the lease has expired
+			n.readState(time.Now().Add(-stateInterval / 3)) // whether the lease has expired
 		}
 		if n.mayReturn(t, &r) && n.patientProbes() < maxPatient {
 			t.patient = n.host.Prober.SetDeadline(t.ticket, r.Since.Add(max(n.grace, t.policy.timeout)))
@@ -53,12 +53,12 @@ func (n *Nfslock) watch(pending map[*target]struct{}) {
 
 // mayReturn reports whether it is worth waiting for a helper: one that hangs in a
 // lock, and can be killed there. In a grace period a new one knows sooner.
-func (n *Nfslock) mayReturn(t *target, r *prober.Report) bool {
+func (n *NFSLock) mayReturn(t *target, r *prober.Report) bool {
 	explained := waitOf(t.waits) != waitOther || t.server != nil && t.server.saidGrace(t.nlm, r.Since)
 	return t.killable && t.Probed.NFS() && t.plan.hangsAt(r) >= asking && !explained
 }
 
-func (n *Nfslock) patientProbes() (count int) {
+func (n *NFSLock) patientProbes() (count int) {
 	for _, t := range n.targets {
 		if t.patient {
 			count++
@@ -68,7 +68,7 @@ func (n *Nfslock) patientProbes() (count int) {
 }
 
 // nextWatch is when to look at the pending probes again.
-func (n *Nfslock) nextWatch(pending map[*target]struct{}, now time.Time) (in time.Duration, due bool) {
+func (n *NFSLock) nextWatch(pending map[*target]struct{}, now time.Time) (in time.Duration, due bool) {
 	for t := range pending {
 		at := t.deadline.Add(-t.policy.timeout / watchShare)
 		if t.patient {
@@ -84,7 +84,7 @@ func (n *Nfslock) nextWatch(pending map[*target]struct{}, now time.Time) (in tim
 // judgePatient makes an attempt of a probe that is left waiting, once its time is
 // up. Where what was broken works again, or the server has begun a grace period,
 // the helper is killed: a new one knows sooner.
-func (n *Nfslock) judgePatient(t *target, now time.Time) {
+func (n *NFSLock) judgePatient(t *target, now time.Time) {
 	if !t.patient || t.superseded || now.Before(t.deadline) {
 		return
 	}

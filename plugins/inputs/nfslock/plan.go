@@ -133,7 +133,7 @@ func accesses() []access {
 
 // begin makes a plan with the steps that lead to the root, make the helper its owner (or
 // another), and ask the server for a sign of life.
-func (n *Nfslock) begin(t *target, way access) (p *plan, root int) {
+func (n *NFSLock) newPlan(t *target, way access) (p *plan, root int) {
 	const most = 25
 	p = &plan{Plan: prober.Plan{Timeout: time.Until(t.deadline), Killable: t.Probed.NFS(), Steps: make([]prober.Step, 0, most)}, steps: make([]step, 0, most)}
 	p.SearchBelow(n.host.MountPrefix)
@@ -183,21 +183,21 @@ func (p *plan) open(what step, root int, file string, flags int) int {
 	return i
 }
 
-// look is the plan that finds out what the canary is. It opens nothing, so that
+// newLookPlan is the plan that finds out what the canary is. It opens nothing, so that
 // its helper can be killed on NFS whatever happens.
-func (n *Nfslock) look(t *target) *plan {
-	p, root := n.begin(t, access{})
+func (n *NFSLock) newLookPlan(t *target) *plan {
+	p, root := n.newPlan(t, access{})
 	file := p.add(findingCanary, openStep(root, t.policy.canary, unix.O_PATH))
 	p.add(examiningCanary, prober.Statx(prober.ResultOf(file), "", unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS))
 	return p
 }
 
-// lock is the plan that takes locks and gives them back at once: the window in
+// newLockPlan is the plan that takes locks and gives them back at once: the window in
 // which its helper could survive SIGKILL is that short. Everything before is
 // killable on NFS, and so is a lock that is waited for.
-func (n *Nfslock) lock(t *target) *plan {
+func (n *NFSLock) newLockPlan(t *target) *plan {
 	way := n.accessOf(t)
-	p, root := n.begin(t, way)
+	p, root := n.newPlan(t, way)
 	p.Killable = p.Killable && t.killable
 	mode, kind := unix.O_RDWR, int16(unix.F_WRLCK)
 	if way.readOnly {
@@ -232,7 +232,7 @@ func (n *Nfslock) lock(t *target) *plan {
 // is no such file it is left out, or made if that is wanted. Not by each probe:
 // O_CREAT hangs on a frozen export although the file is there, and takes one of the
 // server's threads. One that the host has made under an earlier name is removed then.
-func (n *Nfslock) addFlock(p *plan, root int, t *target) {
+func (n *NFSLock) addFlock(p *plan, root int, t *target) {
 	mode := unix.O_RDWR | t.withoutDelegation()
 	if t.canary.createOwn {
 		mode |= unix.O_CREAT | unix.O_EXCL
@@ -263,14 +263,14 @@ func (t *target) withoutDelegation() int {
 func ownFile(t *target, hostname string) string { return t.policy.canary + "." + hostname }
 
 // accessOf is how to open the canary.
-func (n *Nfslock) accessOf(t *target) access {
+func (n *NFSLock) accessOf(t *target) access {
 	way := accesses()[t.canary.access]
 	way.readOnly = way.readOnly || t.Probed.ReadOnly()
 	return way
 }
 
 // nextAccess chooses another way to open the canary, if there is one.
-func (n *Nfslock) nextAccess(t *target) bool {
+func (n *NFSLock) nextAccess(t *target) bool {
 	c, tried := &t.canary, n.accessOf(t)
 	for c.access+1 < len(accesses()) {
 		c.access++
@@ -288,7 +288,7 @@ func (n *Nfslock) nextAccess(t *target) bool {
 // byte long. Each target has its own, since a host may have mounted an export
 // twice. Two are the same with a probability of 2^-61. NFS version 2 has offsets
 // of 31 bits.
-func (n *Nfslock) rangeOf(t *target) int64 {
+func (n *NFSLock) rangeOf(t *target) int64 {
 	hash := fnv.New64a()
 	hash.Write(binary.BigEndian.AppendUint64(nil, n.hostHash))
 	hash.Write([]byte(t.ID))
@@ -301,7 +301,7 @@ func (n *Nfslock) rangeOf(t *target) int64 {
 // findHost tells this host from others. Its machine-id and name may be those of another one, as
 // of machines that were cloned: what the kernel has chosen at random when it booted is not,
 // and on one kernel network namespaces differ.
-func (n *Nfslock) findHost() {
+func (n *NFSLock) findHost() {
 	const length = 64
 	id, err := n.host.ReadFile(filepath.Join(n.host.Etc, "machine-id"), length, min(n.timeout/2, time.Second)) // the fork server may not be there yet
 	if err != nil {

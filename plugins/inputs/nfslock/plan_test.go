@@ -19,7 +19,7 @@ func planOf(t *testing.T) *plan {
 	target := n.targets[0]
 	target.deadline, target.canary.create = time.Now().Add(time.Minute), true
 	n.becomes = true
-	return n.lock(target)
+	return n.newLockPlan(target)
 }
 
 // The names are in users' databases: they are values of hangs_in and failed_call.

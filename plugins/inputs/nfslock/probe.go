@@ -12,7 +12,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
-// attempt is what a probe met, before it is known why.
+// attempt is what a probe met, before its cause is known.
 type attempt struct {
 	end      ending
 	stage    stage
@@ -36,7 +36,7 @@ type finding struct {
 	code      result.Code
 }
 
-// holder is who has the lock, as F_GETLK names it.
+// holder is the process that has the lock, as F_GETLK names it.
 type holder struct {
 	pid   int64 // negative: on another host; -1: an open file's, of nobody; 0: unknown
 	write bool
@@ -71,7 +71,7 @@ func (a *attempt) nothing(format string, arguments ...any) {
 
 // isLate reports whether too little time is left, as on a very busy host: a lock that
 // is only slow must not be taken for one that hangs. The next gather tries again.
-func (n *Nfslock) isLate(t *target) bool {
+func (n *NFSLock) isLate(t *target) bool {
 	if time.Until(t.deadline) >= t.policy.timeout/4 {
 		return false
 	}
@@ -79,30 +79,30 @@ func (n *Nfslock) isLate(t *target) bool {
 	return true
 }
 
-// start begins the probe: with the locks where the last one went well, and else
-// with a look.
-func (n *Nfslock) start(t *target) {
+// start begins the probe: with the locks where the last probe went well, and with a look at the
+// canary elsewhere.
+func (n *NFSLock) start(t *target) {
 	t.canary.create, t.canary.retried = false, false
 	switch {
 	case n.isLate(t):
 	case t.canary.regular:
-		n.submit(t, n.lock(t), n.judgeLock)
+		n.submit(t, n.newLockPlan(t), n.judgeLock)
 	default:
-		n.submit(t, n.look(t), n.judgeLook)
+		n.submit(t, n.newLookPlan(t), n.judgeLook)
 	}
 }
 
-// goOn makes the locks once it is known how.
-func (n *Nfslock) goOn(t *target) {
+// goOn tries the locks once the look has shown how.
+func (n *NFSLock) goOn(t *target) {
 	if n.isLate(t) {
 		t.canary.regular = true
 		return
 	}
-	n.submit(t, n.lock(t), n.judgeLock)
+	n.submit(t, n.newLockPlan(t), n.judgeLock)
 }
 
 // submit starts a plan for the target.
-func (n *Nfslock) submit(t *target, p *plan, judge func(*target, *prober.Report)) {
+func (n *NFSLock) submit(t *target, p *plan, judge func(*target, *prober.Report)) {
 	t.underWay, t.waits, t.plan = true, "", p
 	check := prober.Check{Key: "nfslock " + t.ID, Group: t.Probed.FateGroup(), Trusted: t.Answered, Plan: &p.Plan}
 	t.ticket = n.host.Prober.Submit(check, func(r prober.Report) {
@@ -123,9 +123,9 @@ func (n *Nfslock) submit(t *target, p *plan, judge func(*target, *prober.Report)
 	})
 }
 
-// ended judges what both plans have in common. final is false if the plan went on
-// to what only it knows.
-func (n *Nfslock) ended(t *target, r *prober.Report) (a *attempt, final bool) {
+// ended judges what both plans have in common. final is false if the plan went on to steps that
+// only its own judge knows.
+func (n *NFSLock) ended(t *target, r *prober.Report) (a *attempt, final bool) {
 	a = t.plan.attempt(r)
 	if root := t.plan.result(r, examiningRoot).Statx(); root != nil {
 		t.canary.rootOwned = root.Uid == 0
@@ -170,7 +170,7 @@ func (n *Nfslock) ended(t *target, r *prober.Report) (a *attempt, final bool) {
 }
 
 // judgeLook goes on to the locks if the canary is a file.
-func (n *Nfslock) judgeLook(t *target, r *prober.Report) {
+func (n *NFSLock) judgeLook(t *target, r *prober.Report) {
 	a, final := n.ended(t, r)
 	t.attempt = a
 	if final {
@@ -201,7 +201,7 @@ func (n *Nfslock) judgeLook(t *target, r *prober.Report) {
 	n.goOn(t)
 }
 
-// absent holds for errors which say that there is nothing to be locked.
+// absent reports whether an error says that there is nothing to lock.
 func absent(errno syscall.Errno) bool {
 	switch errno {
 	case unix.ENOENT, unix.ENOTDIR, unix.ELOOP, unix.EXDEV, unix.ENAMETOOLONG, unix.ENOSYS, unix.EISDIR, unix.ENXIO, unix.ENODEV:
@@ -227,9 +227,9 @@ func typeName(mode uint16) string {
 	return "device"
 }
 
-// judgeLock takes the report of the locks, and tries again where another way to
-// the canary, or another moment, may do better.
-func (n *Nfslock) judgeLock(t *target, r *prober.Report) {
+// judgeLock judges the report of the locks, and tries again where another way to the canary, or a
+// later moment, may succeed.
+func (n *NFSLock) judgeLock(t *target, r *prober.Report) {
 	t.canary.regular = false
 	a, final := n.ended(t, r)
 	if final {
@@ -253,11 +253,11 @@ func (n *Nfslock) judgeLock(t *target, r *prober.Report) {
 
 // judgeFailure judges the step of the locks that has failed. It reports whether they are
 // tried again in another way.
-func (n *Nfslock) judgeFailure(t *target, tried *canary, a *attempt, failure *prober.StepResult) (again bool) {
+func (n *NFSLock) judgeFailure(t *target, tried *canary, a *attempt, failure *prober.StepResult) (again bool) {
 	switch what, errno := t.plan.of(failure), failure.Errno; {
 	case what == openingCanary && tried.create && errno == unix.EEXIST && !tried.retried:
 		t.canary.retried = true // another host was faster
-		n.submit(t, n.look(t), n.judgeLook)
+		n.submit(t, n.newLookPlan(t), n.judgeLook)
 		return true
 	case what == openingCanary && tried.create:
 		a.nothing("creating %s: %v", t.policy.canary, errno)
@@ -273,7 +273,7 @@ func (n *Nfslock) judgeFailure(t *target, tried *canary, a *attempt, failure *pr
 		n.goOn(t)
 		return true
 	case what == openingOwn:
-		// All that matters was done. Why there is no such file is nobody's fault.
+		// Everything that matters was done. That there is no such file is no fault.
 	case (what == settingLock || what == sharing || what == excluding) && errno == unix.EAGAIN && !tried.retried:
 		// Another vfsprobe of this host has the same range for a moment.
 		t.canary.retried = true
@@ -288,7 +288,7 @@ func (n *Nfslock) judgeFailure(t *target, tried *canary, a *attempt, failure *pr
 	return false
 }
 
-// holderOf is who a lock that is in the way belongs to; nil: there is none.
+// holderOf returns the holder of a lock that is in the way, or nil.
 func holderOf(lock *unix.Flock_t) *holder {
 	if lock == nil || lock.Type == unix.F_UNLCK {
 		return nil
@@ -298,7 +298,7 @@ func holderOf(lock *unix.Flock_t) *holder {
 
 // evidenceOf puts together what is known about the target's locks, beside what the
 // attempt has met.
-func (n *Nfslock) evidenceOf(t *target, a *attempt) evidence {
+func (n *NFSLock) evidenceOf(t *target, a *attempt) evidence {
 	e := evidence{end: a.end, stage: a.stage, errno: a.errno, absent: a.absent, nlm: t.nlm, local: n.local.services,
 		waits: waitOf(t.waits)}
 	if t.server != nil {
@@ -326,8 +326,8 @@ func (n *Nfslock) evidenceOf(t *target, a *attempt) evidence {
 	return e
 }
 
-// hangsSince is when the first of the probes began that have not been answered, of which the
-// attempt is the last.
+// hangsSince returns when the first of the unanswered probes began, of which the attempt is the
+// last.
 func (t *target) hangsSince(a *attempt) time.Time {
 	if t.Hung() || a.report == nil {
 		return t.HungSince
@@ -335,8 +335,8 @@ func (t *target) hangsSince(a *attempt) time.Time {
 	return a.report.Since
 }
 
-// noteState keeps of a finding what later ones are judged by, and says what else is known.
-func (n *Nfslock) noteState(t *target, f *finding) {
+// noteState keeps what later findings are judged by, and adds what else is known.
+func (n *NFSLock) noteState(t *target, f *finding) {
 	l := &t.server.lease
 	switch {
 	case f.end == passed:
@@ -348,8 +348,8 @@ func (n *Nfslock) noteState(t *target, f *finding) {
 	}
 }
 
-// findingOf draws the conclusion.
-func (n *Nfslock) findingOf(t *target) finding {
+// findingOf names the cause of what an attempt met.
+func (n *NFSLock) findingOf(t *target) finding {
 	t.refine()
 	e := n.evidenceOf(t, t.attempt)
 	f := finding{attempt: *t.attempt}

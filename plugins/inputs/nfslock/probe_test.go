@@ -17,7 +17,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 )
 
-func TestAHealthyFileSystem(t *testing.T) {
+func TestProbe_AHealthyFileSystem(t *testing.T) {
 	for _, fstype := range []string{"tmpfs", "ext4"} {
 		t.Run(fstype, func(t *testing.T) {
 			var dir string
@@ -66,7 +66,7 @@ func hold(t testing.TB, file string, kind int16, start, length int64) (release f
 	return release
 }
 
-func TestALockThatIsHeldElsewhere(t *testing.T) {
+func TestProbe_ALockThatIsHeldElsewhere(t *testing.T) {
 	dir := tmpfs(t, "")
 	canary := filepath.Join(dir, ".nfslock-probe")
 	n, log := newInput(t, on(dir))
@@ -94,12 +94,12 @@ func TestALockThatIsHeldElsewhere(t *testing.T) {
 }
 
 // Each of a fleet's hosts locks a byte of its own: they never meet.
-func TestAFleetOnOneCanary(t *testing.T) {
+func TestProbe_AFleetOnOneCanary(t *testing.T) {
 	dir := tmpfs(t, "")
 	const hosts, rounds = 24, 20
 	verdicts := make(chan string, hosts*rounds)
 	for host := range hosts {
-		n, _ := newInput(t, func(n *Nfslock) {
+		n, _ := newInput(t, func(n *NFSLock) {
 			on(dir)(n)
 			n.Timeout *= 20
 		})
@@ -122,7 +122,7 @@ func TestAFleetOnOneCanary(t *testing.T) {
 }
 
 // A host may have mounted an export twice, and lock its file through both.
-func TestTheFileOfThisHostIsNoFaultWhenInUse(t *testing.T) {
+func TestProbe_TheFileOfThisHostIsNoFaultWhenInUse(t *testing.T) {
 	dir := tmpfs(t, "")
 	own := filepath.Join(dir, ".nfslock-probe.")
 	n, _ := newInput(t, on(dir))
@@ -140,7 +140,7 @@ func TestTheFileOfThisHostIsNoFaultWhenInUse(t *testing.T) {
 	assert.NotEqual(t, n.rangeOf(&other), n.rangeOf(n.targets[0]))
 }
 
-func TestTheRangeIsThisHostsOwn(t *testing.T) {
+func TestRange_IsThisHostsOwn(t *testing.T) {
 	dir := tmpfs(t, "")
 	seen := make(map[int64]string)
 	for _, id := range []string{"", "one\n", "two\n"} {
@@ -162,7 +162,7 @@ func TestTheRangeIsThisHostsOwn(t *testing.T) {
 
 // What is no file is recognized before anything is opened or locked: also what was
 // put in the place of a canary that was good, or of the file for flock.
-func TestACanaryThatIsNone(t *testing.T) {
+func TestCanary_ThatIsNone(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		make   func(path string) error
@@ -203,7 +203,7 @@ func TestACanaryThatIsNone(t *testing.T) {
 
 // The opening of a FIFO wakes who waits for it at the other end, and that of a device
 // is its driver's business: neither happens.
-func TestWhatReplacedACanaryIsNotOpened(t *testing.T) {
+func TestCanary_WhatReplacedItIsNotOpened(t *testing.T) {
 	for _, name := range []string{".nfslock-probe", "own"} {
 		t.Run(name, func(t *testing.T) {
 			dir := tmpfs(t, "")
@@ -230,7 +230,7 @@ func TestWhatReplacedACanaryIsNotOpened(t *testing.T) {
 	}
 }
 
-func TestACanaryIsMadeOnlyWhereAskedFor(t *testing.T) {
+func TestCanary_IsMadeOnlyWhereAskedFor(t *testing.T) {
 	dir := tmpfs(t, "mode=0755,uid=4711,gid=4712")
 	path := filepath.Join(dir, ".nfslock-probe")
 	require.NoError(t, os.Remove(path))
@@ -238,7 +238,7 @@ func TestACanaryIsMadeOnlyWhereAskedFor(t *testing.T) {
 	assert.Equal(t, "unchecked no_canary", verdict(t, at(collect.Gather(t, n), dir)))
 	assert.NoFileExists(t, path)
 
-	n, _ = newInput(t, func(n *Nfslock) {
+	n, _ = newInput(t, func(n *NFSLock) {
 		on(dir)(n)
 		n.CreateCanary = true
 	})
@@ -258,10 +258,10 @@ func TestACanaryIsMadeOnlyWhereAskedFor(t *testing.T) {
 
 // Between the look and the making of the canary somebody links a file there whose
 // mode must not be changed to one that all may write.
-func TestMakingACanaryTakesNobodysFile(t *testing.T) {
+func TestCanary_MakingItTakesNobodysFile(t *testing.T) {
 	dir := tmpfs(t, "mode=1777")
 	canary, victim := filepath.Join(dir, ".nfslock-probe"), filepath.Join(dir, "victim")
-	n, _ := newInput(t, func(n *Nfslock) {
+	n, _ := newInput(t, func(n *NFSLock) {
 		on(dir)(n)
 		n.CreateCanary = true
 	})
@@ -271,7 +271,7 @@ func TestMakingACanaryTakesNobodysFile(t *testing.T) {
 	require.NoError(t, os.Link(victim, canary))
 	made := n.targets[0]
 	made.deadline, made.canary.create = time.Now().Add(5*time.Second), true // as after a look that found nothing
-	r := n.host.Prober.Run(prober.Check{Key: "race", Plan: &n.lock(made).Plan})
+	r := n.host.Prober.Run(prober.Check{Key: "race", Plan: &n.newLockPlan(made).Plan})
 	require.NotNil(t, r.Failed(), "%v", &r)
 	assert.Equal(t, unix.EEXIST, r.Failed().Errno)
 	info, err := os.Stat(victim)
@@ -279,14 +279,14 @@ func TestMakingACanaryTakesNobodysFile(t *testing.T) {
 	assert.Equal(t, os.FileMode(0o600), info.Mode())
 }
 
-func TestACanaryThatCannotBeMade(t *testing.T) {
+func TestCanary_ThatCannotBeMade(t *testing.T) {
 	full := tmpfs(t, "nr_inodes=2")
 	require.NoError(t, os.Remove(filepath.Join(full, ".nfslock-probe")))
 	require.NoError(t, os.WriteFile(filepath.Join(full, "other"), nil, 0o600))
 	readOnly := tmpfs(t, "")
 	require.NoError(t, os.Remove(filepath.Join(readOnly, ".nfslock-probe")))
 	require.NoError(t, unix.Mount("", readOnly, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
-	n, _ := newInput(t, func(n *Nfslock) {
+	n, _ := newInput(t, func(n *NFSLock) {
 		on(full, readOnly)(n)
 		n.CreateCanary = true
 	})
@@ -298,7 +298,7 @@ func TestACanaryThatCannotBeMade(t *testing.T) {
 }
 
 // A read lock takes the same way to the server.
-func TestWhoMayNotWriteTakesAReadLock(t *testing.T) {
+func TestProbe_WhoMayNotWriteTakesAReadLock(t *testing.T) {
 	readOnly := tmpfs(t, "")
 	require.NoError(t, unix.Mount("", readOnly, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	unwritable := tmpfs(t, "mode=0755,uid=4711,gid=4712") // its owner has no right on root's canary
@@ -322,12 +322,12 @@ func TestWhoMayNotWriteTakesAReadLock(t *testing.T) {
 	assert.Len(t, log.About("W!"), 1, "said once")
 }
 
-func TestAPathForAMount(t *testing.T) {
+func TestProbe_APathForAMount(t *testing.T) {
 	dir := tmpfs(t, "")
 	require.NoError(t, os.Remove(filepath.Join(dir, ".nfslock-probe")))
 	require.NoError(t, os.Mkdir(filepath.Join(dir, "locks"), 0o755))
 	putCanary(t, filepath.Join(dir, "locks"))
-	change := func(n *Nfslock) {
+	change := func(n *NFSLock) {
 		on(dir)(n)
 		n.Override = []Override{{MountPoints: []string{dir}, Canary: "locks/.nfslock-probe"}}
 	}
@@ -348,7 +348,7 @@ func TestAPathForAMount(t *testing.T) {
 	assert.Equal(t, "unchecked no_canary", verdict(t, at(collect.Gather(t, n), dir)))
 }
 
-func TestAnUnmountedFileSystem(t *testing.T) {
+func TestProbe_AnUnmountedFileSystem(t *testing.T) {
 	dir := tmpfs(t, "")
 	n, _ := newInput(t, on(dir))
 	assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
@@ -356,7 +356,7 @@ func TestAnUnmountedFileSystem(t *testing.T) {
 	assert.Nil(t, at(collect.Gather(t, n), dir))
 }
 
-func TestALockOfTheHostIsReportedWithItsWaiter(t *testing.T) {
+func TestWaiters_ALockOfTheHostIsReportedWithItsWaiter(t *testing.T) {
 	dir := tmpfs(t, "")
 	file := filepath.Join(dir, "a user's file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))

@@ -16,9 +16,9 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/units"
 )
 
-// readinessEvery is how often it is looked what needs locks of NFS 3, and how rpc.statd would
-// be started: people edit such files by hand.
-const readinessEvery = time.Minute
+// readinessInterval is how often the host is examined for what needs locks of NFS 3, and for how
+// rpc.statd would be started: people edit such files by hand.
+const readinessInterval = time.Minute
 
 // readiness is whether this host could take a lock on an NFS mount of version 2 or 3, also
 // before it has one.
@@ -35,7 +35,7 @@ type readiness struct {
 
 // askReadiness has the host looked at when that is due. The first gather waits for it, but not
 // for longer than its probes may take.
-func (n *Nfslock) askReadiness() {
+func (n *NFSLock) askReadiness() {
 	r := &n.readiness
 	if r.reading || n.began.Before(r.due) || n.table == nil || n.ExpectNFS != nil && !*n.ExpectNFS || !n.hostsNetwork() {
 		return
@@ -43,7 +43,7 @@ func (n *Nfslock) askReadiness() {
 	if r.awaited = r.due.IsZero(); r.awaited {
 		time.AfterFunc(n.timeout, func() { n.mail.Post(func() { r.awaited = false }) })
 	}
-	r.reading, r.due = true, n.began.Add(readinessEvery)
+	r.reading, r.due = true, n.began.Add(readinessInterval)
 	r.reader.Files = &host.Files{Host: n.host, Key: "nfslock readiness", Timeout: n.timeout, Table: n.table}
 	r.reader.Proc = n.host.Proc
 	r.reader.Expected = n.ExpectNFS != nil
@@ -63,7 +63,7 @@ func (n *Nfslock) askReadiness() {
 
 // hostsNetwork reports whether this process is in the network namespace of the host's, as far
 // as it may know: rpcbind and rpc.statd of a container's are not those that the kernel asks.
-func (n *Nfslock) hostsNetwork() bool {
+func (n *NFSLock) hostsNetwork() bool {
 	if !n.host.OtherProc() {
 		return true
 	}
@@ -73,7 +73,7 @@ func (n *Nfslock) hostsNetwork() bool {
 }
 
 // askLocal asks this host's rpcbind and rpc.statd, if some lock may need them.
-func (n *Nfslock) askLocal() {
+func (n *NFSLock) askLocal() {
 	switch {
 	case n.needsLocal():
 		n.ask(&n.local, true)
@@ -83,7 +83,7 @@ func (n *Nfslock) askLocal() {
 }
 
 // emitReadiness makes the metric of a host that has to do with locks of NFS 2 or 3.
-func (n *Nfslock) emitReadiness(acc telegraf.Accumulator) {
+func (n *NFSLock) emitReadiness(acc telegraf.Accumulator) {
 	r := &n.readiness
 	if r.facts == nil || !r.facts.Needed() {
 		return
@@ -116,7 +116,7 @@ func (n *Nfslock) emitReadiness(acc telegraf.Accumulator) {
 }
 
 // logReadiness logs a change. What the locks of mounts say themselves is not said twice.
-func (n *Nfslock) logReadiness(v lockready.Verdict, lasted time.Duration) {
+func (n *NFSLock) logReadiness(v lockready.Verdict, lasted time.Duration) {
 	before := n.readiness.said
 	if v.Code == result.Unchecked || v.Code == before.Code && v.Cause == before.Cause {
 		return

@@ -20,7 +20,7 @@ func TestReadiness_IsToldBeforeTheFirstMount(t *testing.T) {
 		t.Skip(err)
 	}
 	expected := true
-	n, log := newInput(t, func(n *Nfslock) { n.ExpectNFS = &expected })
+	n, log := newInput(t, func(n *NFSLock) { n.ExpectNFS = &expected })
 	withTable(t, n, "")
 	ready := func() string {
 		n.readiness.due = n.began // as if a minute had passed
@@ -56,7 +56,7 @@ func TestReadiness_OfAHostWithFstab(t *testing.T) {
 }
 
 func TestReadiness_IsQuietWhereNothingNeedsIt(t *testing.T) {
-	for _, change := range []func(*Nfslock){nil, func(n *Nfslock) { n.ExpectNFS = new(bool) }} {
+	for _, change := range []func(*NFSLock){nil, func(n *NFSLock) { n.ExpectNFS = new(bool) }} {
 		n, log := newInput(t, change)
 		withTable(t, n, "1 0 0:1 / / rw - ext4 /dev/vda rw\n2 1 0:2 / /v4 rw - nfs4 nas:/a rw,vers=4.2,addr=192.0.2.1\n")
 		n.IgnoreMountPoints = []string{"*"}

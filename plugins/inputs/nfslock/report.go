@@ -9,7 +9,7 @@ import (
 )
 
 // reportOf is what is known of a target's fault, which begins.
-func (n *Nfslock) reportOf(t *target) *fault.Report {
+func (n *NFSLock) reportOf(t *target) *fault.Report {
 	f := &t.found
 	r := &fault.Report{Input: "nfslock", Subject: t.Probed.Mountpoint, Began: t.FaultSince, Cause: string(f.diagnosis),
 		Fields: map[string]any{"result": f.code.String(), "diagnosis": string(f.diagnosis)}}

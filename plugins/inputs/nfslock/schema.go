@@ -6,7 +6,7 @@ import (
 )
 
 // Schema describes what the input emits.
-func (*Nfslock) Schema() []schema.Measurement {
+func (*NFSLock) Schema() []schema.Measurement {
 	return []schema.Measurement{
 		{
 			Name: "nfslock",

@@ -45,7 +45,7 @@ type settings struct {
 }
 
 // resolve checks the configuration. Its error names all that is wrong.
-func (n *Nfslock) resolve() error {
+func (n *NFSLock) resolve() error {
 	var problems []error
 	complain := func(format string, arguments ...any) {
 		problems = append(problems, fmt.Errorf(format, arguments...))

@@ -13,36 +13,36 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
 )
 
-func TestBadSettings(t *testing.T) {
+func TestSettings_Bad(t *testing.T) {
 	short := config.Duration(time.Millisecond)
-	for problem, change := range map[string]func(*Nfslock){
-		`timeout = "1ms"`:                func(n *Nfslock) { n.Timeout = short },
-		`slow_threshold = "0s"`:          func(n *Nfslock) { n.SlowThreshold = 0 },
-		`grace_timeout = "-1s"`:          func(n *Nfslock) { n.GraceTimeout = config.Duration(-time.Second) },
-		`fs: there must be one`:          func(n *Nfslock) { n.FS = []string{} },
-		`fstypes: there must be one`:     func(n *Nfslock) { n.FSTypes = []string{} },
-		`fs: a pattern`:                  func(n *Nfslock) { n.FS = []string{"[", "{"} },
-		`fs and fstypes`:                 func(n *Nfslock) { n.FS, n.FSTypes = []string{"nfs"}, []string{"nfs"} },
-		`is not an absolute path`:        func(n *Nfslock) { n.MountPoints = []string{"srv"} },
-		`fstypes: a pattern`:             func(n *Nfslock) { n.FSTypes = []string{"[", "{"} },
-		`mount_points: a pattern`:        func(n *Nfslock) { n.IgnoreMountPoints = []string{"[", "{"} },
-		`canary = ""`:                    func(n *Nfslock) { n.Canary = "" },
-		`canary = "."`:                   func(n *Nfslock) { n.Canary = "." },
-		`canary = "/etc/passwd"`:         func(n *Nfslock) { n.Canary = "/etc/passwd" },
-		`canary = "../canary"`:           func(n *Nfslock) { n.Canary = "../canary" },
-		`override 1: canary = "a/../.."`: func(n *Nfslock) { n.Override = []Override{{Canary: "a/../.."}, {}} },
-		`override 2: timeout = "1ms"`:    func(n *Nfslock) { n.Override = []Override{{}, {Timeout: &short}} },
+	for problem, change := range map[string]func(*NFSLock){
+		`timeout = "1ms"`:                func(n *NFSLock) { n.Timeout = short },
+		`slow_threshold = "0s"`:          func(n *NFSLock) { n.SlowThreshold = 0 },
+		`grace_timeout = "-1s"`:          func(n *NFSLock) { n.GraceTimeout = config.Duration(-time.Second) },
+		`fs: there must be one`:          func(n *NFSLock) { n.FS = []string{} },
+		`fstypes: there must be one`:     func(n *NFSLock) { n.FSTypes = []string{} },
+		`fs: a pattern`:                  func(n *NFSLock) { n.FS = []string{"[", "{"} },
+		`fs and fstypes`:                 func(n *NFSLock) { n.FS, n.FSTypes = []string{"nfs"}, []string{"nfs"} },
+		`is not an absolute path`:        func(n *NFSLock) { n.MountPoints = []string{"srv"} },
+		`fstypes: a pattern`:             func(n *NFSLock) { n.FSTypes = []string{"[", "{"} },
+		`mount_points: a pattern`:        func(n *NFSLock) { n.IgnoreMountPoints = []string{"[", "{"} },
+		`canary = ""`:                    func(n *NFSLock) { n.Canary = "" },
+		`canary = "."`:                   func(n *NFSLock) { n.Canary = "." },
+		`canary = "/etc/passwd"`:         func(n *NFSLock) { n.Canary = "/etc/passwd" },
+		`canary = "../canary"`:           func(n *NFSLock) { n.Canary = "../canary" },
+		`override 1: canary = "a/../.."`: func(n *NFSLock) { n.Override = []Override{{Canary: "a/../.."}, {}} },
+		`override 2: timeout = "1ms"`:    func(n *NFSLock) { n.Override = []Override{{}, {Timeout: &short}} },
 	} {
-		n := inputs.Inputs["nfslock"]().(*Nfslock)
+		n := inputs.Inputs["nfslock"]().(*NFSLock)
 		n.Log = journal.New(t)
 		change(n)
 		require.ErrorContains(t, n.Init(), problem)
 	}
 }
 
-func TestTheOldNameOfFS(t *testing.T) {
-	for _, change := range []func(*Nfslock){
-		func(n *Nfslock) { n.FS = []string{"nfs4"} }, func(n *Nfslock) { n.FSTypes = []string{"nfs4"} },
+func TestSettings_TheOldNameOfFS(t *testing.T) {
+	for _, change := range []func(*NFSLock){
+		func(n *NFSLock) { n.FS = []string{"nfs4"} }, func(n *NFSLock) { n.FSTypes = []string{"nfs4"} },
 	} {
 		n, _ := newInput(t, change)
 		assert.True(t, n.selection.FitsEntry("/srv", "nfs4"))
@@ -50,10 +50,10 @@ func TestTheOldNameOfFS(t *testing.T) {
 	}
 }
 
-func TestWhatAutofsHasMountedIsLeftAlone(t *testing.T) {
+func TestNFSLock_LeavesAloneWhatAutofsHasMounted(t *testing.T) {
 	serveNFS(t)
 	dir := tmpfs(t, "")
-	n, _ := newInput(t, func(n *Nfslock) { n.ExpectNFS = new(bool) })
+	n, _ := newInput(t, func(n *NFSLock) { n.ExpectNFS = new(bool) })
 	pretend(t, n, map[string]string{dir: nfs4})
 	n.refresh()
 	n.targets[0].Probed.OnDemand = true

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// stateEvery is how often the counters of NFSv4 mounts are read.
-	stateEvery = 30 * time.Second
+	// stateInterval is how often the counters of NFSv4 mounts are read.
+	stateInterval = 30 * time.Second
 	// stateWindow is how long what the kernel said about a server's lease is evidence, and
 	// samplesWindow how long what its counters did.
 	stateWindow   = 10 * time.Minute
@@ -53,7 +53,7 @@ const (
 
 // readState has the counters of NFSv4 mounts read, if there are any and it is due. It waits
 // for nobody.
-func (n *Nfslock) readState(due time.Time) {
+func (n *NFSLock) readState(due time.Time) {
 	wanted := false
 	for _, t := range n.targets {
 		wanted = wanted || t.v4()
@@ -70,7 +70,7 @@ func (n *Nfslock) readState(due time.Time) {
 			n.stateReading, n.stateRead = false, counters.At
 			n.asking--
 			n.said.Error("mountstats", counters.Err)
-			n.takeState(counters.At, counters.All)
+			n.noteCounters(counters.At, counters.All)
 		})
 	}()
 }
@@ -78,9 +78,9 @@ func (n *Nfslock) readState(due time.Time) {
 // v4 reports whether locks of the target are those of NFSv4.
 func (t *target) v4() bool { return t.Probed.FSType == "nfs4" && t.server != nil }
 
-// takeState notes the counters of the mount that stands for each server's client: the oldest
+// noteCounters notes the counters of the mount that stands for each server's client: the oldest
 // that is probed.
-func (n *Nfslock) takeState(at time.Time, all []mounts.NFSStats) {
+func (n *NFSLock) noteCounters(at time.Time, all []mounts.NFSStats) {
 	of := make(map[string]*mounts.NFSStats, len(all))
 	for i := range all {
 		of[all[i].Mountpoint] = &all[i]
@@ -182,7 +182,7 @@ func isManager(comm string, server netip.Addr) bool {
 }
 
 // noteManagers notes which servers' state managers wait.
-func (n *Nfslock) noteManagers(tasks []blocked.Task) {
+func (n *NFSLock) noteManagers(tasks []blocked.Task) {
 	for _, s := range n.servers {
 		s.lease.managing = time.Time{}
 		for i := range tasks {
@@ -217,7 +217,7 @@ func waitOf(waits string) wait {
 }
 
 // stateReason says what else is known of the state of a target that is at fault for it.
-func (n *Nfslock) stateReason(t *target, d diagnosis) string {
+func (n *NFSLock) stateReason(t *target, d diagnosis) string {
 	l := &t.server.lease
 	switch d {
 	case leaseExpired:

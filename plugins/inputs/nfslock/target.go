@@ -56,7 +56,7 @@ type canary struct {
 
 // regroup sorts the mounts by unit, and keeps what is known about those that were there
 // before.
-func (n *Nfslock) regroup() {
+func (n *NFSLock) regroup() {
 	before := make(map[string]*target, len(n.targets))
 	for _, t := range n.targets {
 		before[t.ID] = t
@@ -87,7 +87,7 @@ func (n *Nfslock) regroup() {
 }
 
 // settle notes a finding, and logs it if it is another than before.
-func (n *Nfslock) settle(t *target, f finding) {
+func (n *NFSLock) settle(t *target, f finding) {
 	o := fault.Observation{
 		Code: f.code, Hangs: f.end == hung, Answered: f.end == passed || f.end == failed, At: time.Now(),
 		Inconclusive: f.code == result.Unchecked && f.diagnosis == unknown,

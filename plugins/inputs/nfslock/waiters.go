@@ -45,7 +45,7 @@ type lockTable struct {
 }
 
 // readLocks reads /proc/locks, which shows the locks of this PID namespace.
-func (n *Nfslock) readLocks(now time.Time) *lockTable {
+func (n *NFSLock) readLocks(now time.Time) *lockTable {
 	t := &lockTable{held: make(map[string]int64), waiting: make(map[string]int64), oldest: make(map[string]waiter)}
 	nfs := make(map[string]bool)
 	for _, mount := range n.nfsMounts() {
@@ -91,7 +91,7 @@ func (n *Nfslock) readLocks(now time.Time) *lockTable {
 }
 
 // nfsMounts are all of the table, also those that are not probed.
-func (n *Nfslock) nfsMounts() (all []*mounts.Mount) {
+func (n *NFSLock) nfsMounts() (all []*mounts.Mount) {
 	if n.table == nil {
 		return nil
 	}
@@ -104,7 +104,7 @@ func (n *Nfslock) nfsMounts() (all []*mounts.Mount) {
 }
 
 // waiterFields adds who has waited longest.
-func (n *Nfslock) waiterFields(w waiter, fields map[string]any) {
+func (n *NFSLock) waiterFields(w waiter, fields map[string]any) {
 	if w == (waiter{}) {
 		return
 	}
@@ -128,7 +128,7 @@ func lockCalls() []string {
 }
 
 // findBlocked looks for tasks that wait for a server's locks.
-func (n *Nfslock) findBlocked() {
+func (n *NFSLock) findBlocked() {
 	n.waiters.blocked = nil
 	if len(n.targets) == 0 {
 		return
@@ -153,7 +153,7 @@ func (n *Nfslock) findBlocked() {
 
 // waitsForLock reports whether a task waits for the lock service of a server. Of those
 // in state D only the stack tells.
-func (n *Nfslock) waitsForLock(task blocked.Task) bool {
+func (n *NFSLock) waitsForLock(task blocked.Task) bool {
 	return slices.Contains(lockWaits(), task.Wchan) || task.State == 'D' && isLockCall(n.host.Tasks.Stack(task))
 }
 
@@ -162,7 +162,7 @@ func isLockCall(stack string) bool {
 }
 
 // blockedFields adds how many tasks wait for the locks of a target, or of any, and the one that has waited longest.
-func (n *Nfslock) blockedFields(t *target, fields map[string]any) {
+func (n *NFSLock) blockedFields(t *target, fields map[string]any) {
 	var count int64
 	var longest *blockedTask
 	for i := range n.waiters.blocked {

@@ -9,7 +9,7 @@ import (
 
 // Stacks in the form of /proc/PID/stack, made up from the calls in the kernel's
 // source.
-func TestWhoWaitsForALock(t *testing.T) {
+func TestWaiters_OfALock(t *testing.T) {
 	const rpc = "[<0>] rpc_wait_bit_killable+0x11/0x60\n[<0>] __rpc_execute+0x120/0x330\n[<0>] rpc_run_task+0x149/0x1d0\n[<0>] rpc_call_sync+0x59/0xb0\n"
 	for stack, want := range map[string]bool{
 		rpc + "[<0>] nsm_mon_unmon+0xf2/0x150\n[<0>] nsm_monitor+0x4c/0x90\n[<0>] nlmclnt_lock+0x3f/0x3a0\n":      true,

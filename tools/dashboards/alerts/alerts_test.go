@@ -152,7 +152,7 @@ func rulesFile(t *testing.T) string {
 	return file
 }
 
-func TestPromtoolAcceptsTheRules(t *testing.T) { promtool(t, "check", "rules", rulesFile(t)) }
+func TestRules_AreAcceptedByPromtool(t *testing.T) { promtool(t, "check", "rules", rulesFile(t)) }
 
 // situationTests are the situations as a file of promtool's, with the alerts that are to fire.
 func situationTests(t *testing.T) string {
@@ -175,7 +175,7 @@ func situationTests(t *testing.T) string {
 	return b.String()
 }
 
-func TestRules(t *testing.T) {
+func TestRules_Fire(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "test.yml")
 	require.NoError(t, os.WriteFile(file, []byte(situationTests(t)), 0o600))
 	promtool(t, "test", "rules", file)
@@ -192,7 +192,7 @@ func TestRules(t *testing.T) {
 
 // VictoriaMetrics, whose language is not quite Prometheus's, raises the same alerts. It takes a
 // minute or two to build: part of make test-long.
-func TestRulesOnVictoriaMetrics(t *testing.T) {
+func TestRules_OnVictoriaMetrics(t *testing.T) {
 	if os.Getenv("VFSPROBE_VICTORIAMETRICS") == "" {
 		t.Skip("part of make test-long: VFSPROBE_VICTORIAMETRICS=1")
 	}
@@ -219,7 +219,7 @@ func TestRulesOnVictoriaMetrics(t *testing.T) {
 func command(c result.Cause, v result.Values) string { return c.Proof(v) + "\n" + c.Cure(v) + "\n" }
 
 // What the person on call reads.
-func TestAnnotationsNameCauseEvidenceAndCommand(t *testing.T) {
+func TestRules_AnnotationsNameCauseEvidenceAndCommand(t *testing.T) {
 	text := fmt.Sprintf(`
 rule_files: [%q]
 evaluation_interval: 10s
@@ -286,7 +286,7 @@ tests:
 }
 
 // Each alert has its page, and each page its alert.
-func TestRunbooks(t *testing.T) {
+func TestRunbooks_AreComplete(t *testing.T) {
 	pages, err := filepath.Glob(filepath.Join(root, "docs/runbooks/*.md"))
 	require.NoError(t, err)
 	var got, want []string
@@ -300,7 +300,7 @@ func TestRunbooks(t *testing.T) {
 }
 
 // Every cause that an input can name makes an alert.
-func TestEveryCauseMakesAnAlert(t *testing.T) {
+func TestRules_EveryCauseMakesAnAlert(t *testing.T) {
 	for input, elsewhere := range map[string][]result.Cause{
 		"mountstat": nil,
 		// Of a dead server and its exports mountstat's alert tells.

@@ -46,7 +46,7 @@ func TestParse(t *testing.T) {
 	}, s.Steps[6].Statement)
 }
 
-func TestParseSaysWhatIsWrong(t *testing.T) {
+func TestParse_SaysWhatIsWrong(t *testing.T) {
 	for name, test := range map[string]struct{ line, message string }{
 		"verb":             {"brake client", `unknown verb "brake"`},
 		"arguments":        {"cut", "usage: cut HOST"},
@@ -75,7 +75,7 @@ func TestParseSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-func TestAStatementHasRanges(t *testing.T) {
+func TestParse_AStatementHasRanges(t *testing.T) {
 	s := scenario.Statement{Values: []string{"ok", "-1.5..2", "x..3", scenario.None}}
 	for _, value := range []string{"ok", "-1.5", "0", "2", "2e0", "-"} {
 		assert.True(t, s.Has(value), value)

@@ -11,7 +11,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/nfsvm/scenarios"
 )
 
-func TestAllCanBeRead(t *testing.T) {
+func TestScenarios_CanBeRead(t *testing.T) {
 	names, err := scenarios.Names()
 	require.NoError(t, err)
 	require.NotEmpty(t, names)
