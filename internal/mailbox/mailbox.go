@@ -26,7 +26,7 @@ func (m *Mailbox) Post(do func()) {
 	}
 }
 
-// Open does all that was posted.
+// Drain does all that was posted.
 func (m *Mailbox) Drain() {
 	m.mu.Lock()
 	posts := m.posts

@@ -3,6 +3,7 @@ package mountstat
 import (
 	"cmp"
 	"fmt"
+	"iter"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -28,10 +29,17 @@ type daemons struct {
 	asked    []fusedaemon.Connection                      // whose are to be found next
 	underWay bool
 	late     bool // it takes so long that reports are held back no longer
+	uses     map[*target]daemonUse
+}
+
+// daemonUse are the targets that a target's daemon is known to use.
+type daemonUse struct {
+	daemon *fusedaemon.Daemon
+	used   []*target
 }
 
 // begin forgets what was found in earlier rounds.
-func (d *daemons) begin() { d.found, d.asked = nil, nil }
+func (d *daemons) begin() { d.found, d.asked, d.uses = nil, nil, nil }
 
 // connectionTo is that to the daemon of a target's file system.
 func connectionTo(t *target) fusedaemon.Connection {
@@ -174,12 +182,35 @@ func serverBehind(mount *mounts.Mount, d *fusedaemon.Daemon) mounts.Server {
 	return mounts.Server{Question: serverpool.Question{Network: "tcp", Address: d.ServerAddress(), Service: serverpool.Service(service)}}
 }
 
-// usedByDaemon are the targets that a target's daemon is known to use: by its open files, its
-// working directory, its arguments and the source of its mount, as bindfs and mergerfs have
-// what they show.
-func (m *Mountstat) usedByDaemon(t *target) []*target {
+// usedByDaemon are the targets that a target's daemon is known to use. Others that it serves
+// itself are not.
+func (m *Mountstat) usedByDaemon(t *target) iter.Seq[*target] {
+	return func(yield func(*target) bool) {
+		if t.daemon == nil {
+			return
+		}
+		use, known := m.daemons.uses[t]
+		if !known || use.daemon != t.daemon {
+			use = daemonUse{t.daemon, m.findUsed(t)}
+			if m.daemons.uses == nil {
+				m.daemons.uses = make(map[*target]daemonUse)
+			}
+			m.daemons.uses[t] = use
+		}
+		for _, other := range use.used {
+			if (other.daemon == nil || other.daemon.PID != t.daemon.PID) && !yield(other) {
+				return
+			}
+		}
+	}
+}
+
+// findUsed finds the targets that a target's daemon uses by its open files, its working
+// directory, its arguments and the source of its mount, as bindfs and mergerfs have what they
+// show.
+func (m *Mountstat) findUsed(t *target) []*target {
 	d := t.daemon
-	if d == nil || t.namespace != nil || d.Files.MountNS != "" && d.Files.MountNS != m.host.MountNamespace() {
+	if t.namespace != nil || d.Files.MountNS != "" && d.Files.MountNS != m.host.MountNamespace() {
 		return nil
 	}
 	used := make(map[*target]bool)
@@ -218,13 +249,12 @@ func pathsIn(arguments []string) []string {
 // culpritBelow is a target at fault that the target's daemon uses, or nil. One that hangs comes
 // first.
 func (m *Mountstat) culpritBelow(t *target, hangs bool) *target {
-	used := m.usedByDaemon(t)
-	for _, below := range used {
+	for below := range m.usedByDaemon(t) {
 		if below.found.hangs() {
 			return below
 		}
 	}
-	for _, below := range used {
+	for below := range m.usedByDaemon(t) {
 		if !hangs && below.found.code.Fault() {
 			return below
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/fault"
+	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
@@ -165,4 +166,31 @@ func stop(t *testing.T, process *os.Process) {
 			return err == nil && !strings.Contains(string(content), "\nState:\tT")
 		})
 	}, 10*time.Second, time.Millisecond)
+}
+
+// daemonUsing is a FUSE file system whose daemon, of that process, uses others.
+func daemonUsing(m *Mountstat, pid int, used ...*target) *target {
+	t := &target{Unit: &mounts.Unit{Probed: &mounts.Mount{Info: &mountinfo.Info{FSType: "fuse.mergerfs"}}}}
+	t.daemon = &fusedaemon.Daemon{Process: fusedaemon.Process{PID: pid}}
+	m.daemons.uses[t] = daemonUse{t.daemon, used}
+	return t
+}
+
+// A daemon of several file systems has all their mount points among its arguments.
+func TestMountstat_WhatADaemonServesItselfIsNotWhatItUses(t *testing.T) {
+	m := &Mountstat{daemons: daemons{uses: make(map[*target]daemonUse)}}
+	branch, same := daemonUsing(m, 2), daemonUsing(m, 1)
+	assert.Equal(t, []*target{branch}, slices.Collect(m.usedByDaemon(daemonUsing(m, 1, same, branch))))
+}
+
+// Of file systems upon file systems there are more ways down than a gather has time for.
+func TestMountstat_LooksAtEachLayerOnce(t *testing.T) {
+	m := &Mountstat{daemons: daemons{uses: make(map[*target]daemonUse)}}
+	lowest := daemonUsing(m, 1)
+	left, right := daemonUsing(m, 2, lowest), daemonUsing(m, 3, lowest)
+	for pid := 4; pid < 200; pid += 2 {
+		left, right = daemonUsing(m, pid, left, right), daemonUsing(m, pid+1, left, right)
+	}
+	assert.True(t, m.uses(left, lowest, make(map[*target]bool)))
+	assert.False(t, m.uses(left, daemonUsing(m, 200), make(map[*target]bool)))
 }

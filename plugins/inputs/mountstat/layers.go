@@ -3,7 +3,7 @@ package mountstat
 import (
 	"cmp"
 	"fmt"
-	"slices"
+	"iter"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
@@ -28,36 +28,42 @@ func layersOf(t *target) (all []layer) {
 }
 
 // usedBy are the targets that a target depends on: what its daemon uses, or what it lies on.
-func (m *Mountstat) usedBy(t *target) (all []*target) {
+func (m *Mountstat) usedBy(t *target) iter.Seq[*target] {
 	if t.Probed.FUSE() {
 		return m.usedByDaemon(t)
 	}
-	if t.namespace != nil {
-		return nil // its paths mean other files
-	}
-	for _, l := range layersOf(t) {
-		if below := m.holding(l.path); below != nil && below != t {
-			all = append(all, below)
+	return func(yield func(*target) bool) {
+		if t.namespace != nil {
+			return // its paths mean other files
+		}
+		for _, l := range layersOf(t) {
+			if below := m.holding(l.path); below != nil && below != t && !yield(below) {
+				return
+			}
 		}
 	}
-	return all
 }
 
 // awaitsBelow reports whether a target that this one depends on has not been judged.
 func (m *Mountstat) awaitsBelow(t *target) bool {
-	return slices.ContainsFunc(m.usedBy(t), func(below *target) bool {
-		return (below.underWay || below.report != nil) && !m.uses(below, t, nil)
-	})
+	for below := range m.usedBy(t) {
+		if (below.underWay || below.report != nil) && !m.uses(below, t, make(map[*target]bool)) {
+			return true
+		}
+	}
+	return false
 }
 
-// uses reports whether a target depends on another, be it by further ones.
-func (m *Mountstat) uses(t, other *target, seen []*target) bool {
-	if slices.Contains(seen, t) {
-		return false
+// uses reports whether a target depends on another, be it by further ones. It adds to those
+// that were seen.
+func (m *Mountstat) uses(t, other *target, seen map[*target]bool) bool {
+	seen[t] = true
+	for below := range m.usedBy(t) {
+		if below == other || !seen[below] && m.uses(below, other, seen) {
+			return true
+		}
 	}
-	used := m.usedBy(t)
-	return slices.Contains(used, other) ||
-		slices.ContainsFunc(used, func(below *target) bool { return m.uses(below, other, append(seen, t)) })
+	return false
 }
 
 // causeBelow is the cause of a fault that is one of what the file system is made of, which
