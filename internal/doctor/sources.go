@@ -21,7 +21,7 @@ type sources struct {
 	environment map[string]string
 }
 
-// lookup finds a variable as Telegraf does. Where it has no unit, its environment is taken
+// lookUpVariable finds a variable as Telegraf does. Where it has no unit, its environment is taken
 // to be this one.
 func (s *sources) lookUpVariable(name string) (string, bool) {
 	if s.environment == nil {

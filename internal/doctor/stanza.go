@@ -101,7 +101,7 @@ func hangingInputs() []hangingInput {
 	}
 }
 
-// own are the plugin's inputs, of which Telegraf has none.
+// ownInputs are the plugin's inputs, of which Telegraf has none.
 func ownInputs() []string {
 	return []string{"inputs.mountstat", "inputs.dentrycache", "inputs.nfslock"}
 }

@@ -313,7 +313,7 @@ func (f *Finder) guess(connections []Connection, suspects []int) error {
 	return err
 }
 
-// look sees what a daemon does; nil: it has ended.
+// inspect sees what a daemon does; nil: it has ended.
 func (f *Finder) inspect(h holder) *Daemon {
 	threads, err := f.scanner.Threads(h.pid, maxThreads)
 	if err != nil || threads[0].Start != h.start {

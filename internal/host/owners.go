@@ -144,7 +144,7 @@ func (s *ownerSearch) files(kind string) *Files {
 	return &Files{Host: s.host, Key: "names of " + kind, Timeout: ownersTimeout, Table: table}
 }
 
-// look asks kubelet's logs first, which name most, and then the files of the runtimes.
+// search asks kubelet's logs first, which name most, and then the files of the runtimes.
 func (s *ownerSearch) search(wanted []ownerKey) {
 	for _, name := range s.list("/var/log/containers") {
 		if id, o, ok := containers.ParseLog(name); ok {

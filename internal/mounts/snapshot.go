@@ -69,7 +69,7 @@ func (s *Snapshot) index() {
 	})
 }
 
-// locate finds the mounts by their paths.
+// resolvePaths finds the mounts by their paths.
 func (s *Snapshot) resolvePaths() {
 	s.at = make(map[string]*Mount, len(s.Mounts))
 	for i := range s.Mounts {

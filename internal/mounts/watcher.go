@@ -287,7 +287,7 @@ func (w *Watcher) plan() *prober.Plan {
 	return p
 }
 
-// take makes the current snapshot of what a helper has read.
+// adopt makes the current snapshot of what a helper has read.
 func (w *Watcher) adopt(r *prober.Report) error {
 	content, err := contentOf(r)
 	if r.Outcome == prober.Stuck || r.Outcome == prober.Busy || r.Outcome == prober.Expired {

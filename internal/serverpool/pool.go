@@ -286,7 +286,7 @@ func (p *Pool) putLocked(q Question, a *asked, w Wanted, delay time.Duration) {
 	}()
 }
 
-// look has an answer say how this host's connections are, if it is evidence.
+// addConnections makes an answer say how this host's connections are, if it is evidence.
 func (p *Pool) addConnections(q Question, a *asked, answer *Answer, limit time.Duration) {
 	p.mu.Lock()
 	evidence := a.evidence

@@ -346,7 +346,7 @@ func (l *loader) read() error {
 	return nil
 }
 
-// look finds out which of the paths exist that conditions ask for. Where a symbolic link leads
+// checkConditions finds out which of the paths exist that conditions ask for. Where a symbolic link leads
 // is not known.
 func (l *loader) checkConditions() error {
 	var paths []string

@@ -320,7 +320,7 @@ func all(demands ...func(assert.TestingT, answer)) func(assert.TestingT, answer)
 	}
 }
 
-// number demands a value in the range, in the one row with these values.
+// number64 demands a value in the range, in the one row with these values.
 func number64(from, to float64, column string, pairs ...string) func(assert.TestingT, answer) {
 	return func(t assert.TestingT, got answer) {
 		if rows := got.where(pairs...); assert.Len(t, rows, 1, "%v in\n%v", pairs, got) {

@@ -333,7 +333,7 @@ const (
 	// chunkSize is the number of children in one run of walk_on: half a
 	// millisecond, in which no other task can have the CPU.
 	chunkSize = 4096
-	// pause between chunks. Without, the scheduler may let a task that wakes
+	// chunkPause lies between chunks. Without, the scheduler may let a task that wakes
 	// wait for this one's whole slice.
 	chunkPause = 100 * time.Microsecond
 )

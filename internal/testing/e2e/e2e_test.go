@@ -94,10 +94,10 @@ func (b *buffer) String() string {
 	return b.b.String()
 }
 
-// start starts the program. It is killed at the end of the test, if need be.
 // stderrShown is how many lines of a program's stderr a failure shows, but for -v.
 const stderrShown = 8
 
+// start starts the program. It is killed at the end of the test, if need be.
 func start(t testing.TB, name string, arguments ...string) *process {
 	t.Helper()
 	return startCommand(t, exec.Command(name, arguments...))

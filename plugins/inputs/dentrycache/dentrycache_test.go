@@ -76,7 +76,7 @@ func kernel(name string) func(*DentryCache) {
 	}
 }
 
-// host returns the metric of the host, and its fields.
+// gatherHost returns the metric of the host, and its fields.
 func gatherHost(t testing.TB, d *DentryCache) map[string]any {
 	t.Helper()
 	acc := collect.Gather(t, d)

@@ -27,7 +27,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/sshhost"
 )
 
-// fault is one that is made for real, and healed.
+// faultCase is one that is made for real, and healed.
 type faultCase struct {
 	name   string
 	checks string // that are made; the default ones if empty

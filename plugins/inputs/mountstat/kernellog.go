@@ -23,6 +23,7 @@ const (
 	maxQuote = 200
 	// maxLogDevices bounds the devices whose messages are kept.
 	maxLogDevices = 4096
+	// maxLogServers bounds the servers whose messages are kept.
 	maxLogServers = 256
 	// serverMessageAge is how old a client's message about its server may be, when a fault is
 	// found, to be of that: the fault is a gather older than its finding.
@@ -70,20 +71,20 @@ func (m *Mountstat) readKernelLog() {
 		if comm, found := kmsg.ParseHungTask(r.Text); found && strings.HasPrefix(comm, prober.HelperPrefix) {
 			l.hungHelpers++
 		} else if said, found := kmsg.Parse(r.Text); found {
-			l.takeLease(said, message{r.Text, r.At})
+			l.noteLease(said, message{r.Text, r.At})
 		} else if about, found := kmsg.ParseDisk(r); found {
-			l.note(about, message{r.Text, r.At})
+			l.noteDisk(about, message{r.Text, r.At})
 			if !first && about.Kind == kmsg.TurnedReadOnly && m.isTarget(about.Device) {
 				m.turnsReadOnly = time.Now() // which shows in the mount table
 			}
 		} else if about, found := kmsg.ParseServer(r.Text); found {
-			l.takeOfServer(about, message{r.Text, r.At})
+			l.noteServer(about, message{r.Text, r.At})
 		}
 	}
 }
 
-// takeOfServer notes a client's message about its server.
-func (l *kernelLog) takeOfServer(about kmsg.ServerMessage, said message) {
+// noteServer notes a client's message about its server.
+func (l *kernelLog) noteServer(about kmsg.ServerMessage, said message) {
 	if about.Well {
 		delete(l.servers, about.Server)
 	} else if _, known := l.servers[about.Server]; known || len(l.servers) < maxLogServers {
@@ -133,8 +134,8 @@ func (m *Mountstat) isTarget(name string) bool {
 	return slices.ContainsFunc(m.targets, func(t *target) bool { return slices.Contains(m.namesInLog(t), name) })
 }
 
-// take notes a message about a device or its file system.
-func (l *kernelLog) note(about kmsg.DiskMessage, said message) {
+// noteDisk notes a message about a device or its file system.
+func (l *kernelLog) noteDisk(about kmsg.DiskMessage, said message) {
 	d := l.devices[about.Device]
 	if about.Kind == kmsg.Mounted {
 		if d != nil {

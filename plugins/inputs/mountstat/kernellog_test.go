@@ -289,14 +289,14 @@ func TestMountstat_QuotesTheKernelAboutAServer(t *testing.T) {
 	reason := func() string { return text(at(collect.Gather(t, m), fs.Dir), "reason") }
 	fs.Pause()
 	assert.NotContains(t, reason(), "the kernel")
-	m.kernelLog.takeOfServer(about, message{says, time.Now()})
+	m.kernelLog.noteServer(about, message{says, time.Now()})
 	assert.Contains(t, reason(), "the kernel: "+says)
-	m.kernelLog.takeOfServer(about, message{says, time.Now().Add(-time.Hour)})
+	m.kernelLog.noteServer(about, message{says, time.Now().Add(-time.Hour)})
 	assert.NotContains(t, reason(), "the kernel", "it is of an earlier fault")
-	m.kernelLog.takeOfServer(kmsg.ServerMessage{Server: `\\other`}, message{says, time.Now()})
+	m.kernelLog.noteServer(kmsg.ServerMessage{Server: `\\other`}, message{says, time.Now()})
 	assert.NotContains(t, reason(), "the kernel", "it is of another server")
 	about.Well = true
-	m.kernelLog.takeOfServer(about, message{says, time.Now()})
+	m.kernelLog.noteServer(about, message{says, time.Now()})
 	assert.Len(t, m.kernelLog.servers, 1)
 }
 
@@ -311,8 +311,8 @@ func TestMountstat_TheKernelsMessagesAboutCeph(t *testing.T) {
 	}
 	one, same, other := of("10.0.0.1:6789:/"), of("10.0.0.1:6789:/data"), of("10.0.0.2:6789:/")
 	now := time.Now()
-	m.kernelLog.takeOfServer(kmsg.ServerMessage{Server: "mds"}, message{"ceph: mds0 hung", now.Add(-time.Second)})
-	m.kernelLog.takeOfServer(kmsg.ServerMessage{Server: "osd"}, message{"libceph: osd0 down", now})
+	m.kernelLog.noteServer(kmsg.ServerMessage{Server: "mds"}, message{"ceph: mds0 hung", now.Add(-time.Second)})
+	m.kernelLog.noteServer(kmsg.ServerMessage{Server: "osd"}, message{"libceph: osd0 down", now})
 	m.targets = []*target{one, same}
 	assert.Equal(t, "the kernel: libceph: osd0 down", m.clientSays(one))
 	m.targets = []*target{one, same, other}

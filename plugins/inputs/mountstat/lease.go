@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"strings"
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
@@ -14,8 +15,8 @@ type leaseLog struct {
 	refused message // there is none, with EPERM or EACCES
 }
 
-// takeLease notes a message about the lease at a server.
-func (l *kernelLog) takeLease(m kmsg.Message, said message) {
+// noteLease notes a message about the lease at a server.
+func (l *kernelLog) noteLease(m kmsg.Message, said message) {
 	const eperm, eacces = 1, 13
 	log, found := l.leases[m.Server]
 	switch {
@@ -31,7 +32,7 @@ func (l *kernelLog) takeLease(m kmsg.Message, said message) {
 	if l.leases == nil {
 		l.leases = make(map[string]leaseLog)
 	}
-	l.leases[m.Server] = log
+	l.leases[strings.Clone(m.Server)] = log
 }
 
 // causeOfLease is why an NFSv4 mount hangs or is refused that has no lease. Without one, all

@@ -320,7 +320,7 @@ func (m *Mountstat) awaitsServers(t *target) (waits bool) {
 	return waits
 }
 
-// next waits for a report while any is to come. It returns false when there is
+// await waits for a report while any is to come. It returns false when there is
 // nothing left to wait for, or no time.
 func (m *Mountstat) await(pending map[*target]struct{}) bool {
 	for {

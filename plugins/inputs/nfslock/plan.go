@@ -131,7 +131,7 @@ func accesses() []access {
 	return []access{{}, {asItsOwner: true}, {readOnly: true}, {asItsOwner: true, readOnly: true}}
 }
 
-// begin makes a plan with the steps that lead to the root, make the helper its owner (or
+// newPlan makes a plan with the steps that lead to the root, make the helper its owner (or
 // another), and ask the server for a sign of life.
 func (n *NFSLock) newPlan(t *target, way access) (p *plan, root int) {
 	const most = 25
