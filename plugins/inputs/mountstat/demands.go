@@ -139,8 +139,9 @@ func (m *Mountstat) findConnection(d *demand) {
 	m.asking++
 	done := sync.OnceFunc(func() { m.asking-- })
 	timer := time.AfterFunc(min(daemonsTimeout, m.policy.timeout), func() { m.mail.Post(done) })
+	pid := d.pid
 	go func() {
-		daemon, err := m.host.Daemons.OfProgram(d.pid)
+		daemon, err := m.host.Daemons.OfProgram(pid)
 		timer.Stop()
 		m.mail.Post(func() {
 			done()
