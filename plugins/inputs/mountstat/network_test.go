@@ -267,8 +267,10 @@ func TestCause_OfAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 	others, err := net.Dial("tcp", rpchost.Serve(t, "127.0.0.1:0", silence).String())
 	require.NoError(t, err)
 	defer others.Close()
-	ofTheKernel(t, server)
 	withTable(m, tableOf(t, fs.Dir, "/", "rw", "cifs", "//nas/data", "rw,vers=3.1.1,addr=127.0.0.1"))
+	collect.Gather(t, m)
+	require.Equal(t, 1, m.targets[0].searches, "the client is about to connect anew")
+	ofTheKernel(t, server)
 	require.Eventually(t, func() bool {
 		g := collect.Gather(t, m)
 		port, _ := g.Named("mountstat_server")[0].GetTag("port")

@@ -10,8 +10,13 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 )
 
-// maxSMBPorts is how many ports of a host are tried as that of its SMB server.
-const maxSMBPorts = 4
+const (
+	// maxSMBPorts is how many ports of a host are tried as that of its SMB server.
+	maxSMBPorts = 4
+	// maxSMBSearches is in how many gathers the server of a mount is looked for: a busy host may
+	// not tell in time, and a connection be made anew just then.
+	maxSMBSearches = 5
+)
 
 // smbLocations are where SMB servers listen, of addresses which have some that are not at the
 // usual port.
@@ -20,7 +25,7 @@ type smbLocations struct {
 	underWay bool // they are looked for
 }
 
-// locateSMB finds out, once for each mount that is well, where the SMB servers at its server's
+// locateSMB finds out, for each mount that is well, where the SMB servers at its server's
 // address listen: neither the mount table nor the client tell the port (cifs_show_options,
 // fs/smb/client/cifsfs.c; DebugData of Linux 3.10 to 7.0 has none). The client's own connections
 // do: they are those to the address that no process has. Whether one is of SMB, the server itself
@@ -49,6 +54,9 @@ func (m *Mountstat) locateSMB() {
 			m.smbAt.underWay = false
 			for _, s := range all {
 				s.proven = s.proven || here[s]
+				if here[s] && len(ports[s]) == 0 {
+					m.endSearch(s.Address.Addr())
+				}
 				for _, port := range ports[s] {
 					m.trySMB(s, port, here[s])
 				}
@@ -57,17 +65,26 @@ func (m *Mountstat) locateSMB() {
 	}()
 }
 
+// endSearch notes that it is known where the SMB servers at an address listen.
+func (m *Mountstat) endSearch(address netip.Addr) {
+	for _, t := range m.targets {
+		if t.hasSMBServerAt(address) {
+			t.searches = maxSMBSearches
+		}
+	}
+}
+
 // unlocated are the SMB servers, one of each address, of mounts that are well and for which they
-// were not looked for.
+// are to be looked for.
 func (m *Mountstat) unlocated() (all []*server) {
 	if m.smbAt.underWay {
 		return nil
 	}
 	for _, t := range m.targets {
-		if t.located || t.namespace != nil || t.skipReason != "" || t.underWay || t.found.code != result.OK || tellsPort(t.Probed) {
+		if t.searches >= maxSMBSearches || t.namespace != nil || t.skipReason != "" || t.underWay || t.found.code != result.OK || tellsPort(t.Probed) {
 			continue
 		}
-		t.located = true
+		t.searches++
 		for _, s := range t.servers {
 			if s.Service == serverpool.SMB && !slices.ContainsFunc(all, func(other *server) bool { return other.Address.Addr() == s.Address.Addr() }) {
 				all = append(all, s)
@@ -144,14 +161,19 @@ func (m *Mountstat) trySMB(s *server, port uint16, here bool) {
 				delete(m.servers, s.Question)
 			}
 			m.relink(address)
+			m.endSearch(address)
 		})
 	})
+}
+
+func (t *target) hasSMBServerAt(address netip.Addr) bool {
+	return slices.ContainsFunc(t.servers, func(s *server) bool { return s.Service == serverpool.SMB && s.Address.Addr() == address })
 }
 
 // relink has the mounts of SMB servers at an address be of those that are known to be there.
 func (m *Mountstat) relink(address netip.Addr) {
 	for _, t := range m.targets {
-		if slices.ContainsFunc(t.servers, func(s *server) bool { return s.Service == serverpool.SMB && s.Address.Addr() == address }) {
+		if t.hasSMBServerAt(address) {
 			m.linkServers(t, nil)
 		}
 	}

@@ -23,9 +23,9 @@ type target struct {
 	key, group string    // of its check
 	skipReason string    // why it is not checked
 	servers    []*server // which can be asked; of SMB one of which is its own
-	// located says that its SMB server was looked for, and notAt where it is not.
-	located bool
-	notAt   []serverpool.Question
+	// searches is how often its SMB server was looked for, and notAt where it is not.
+	searches int
+	notAt    []serverpool.Question
 	// behindDaemon is where its FUSE daemon was last seen to be connected to.
 	behindDaemon mounts.Server
 
