@@ -23,9 +23,9 @@ const checkUsage = `Gathers once and tells what is at fault on this host, and wh
 Usage: vfsprobe check [flags]
 
 The exit code is 0 if all is well, 1 for a warning, 2 for a fault, and 3 if not
-everything could be looked at, or the configuration is bad. With -problem it is that of
-a plugin of node-problem-detector: 0 if there is no fault, 1 if there is, and 2 if that
-is not known; and what is printed is one line.
+everything could be looked at, or the configuration is bad. With -problem it prints one line, and
+the exit code is that of a plugin of node-problem-detector: 0 if there is no fault, 1
+if there is one, and 2 if that is not known.
 
 Flags:
 `
@@ -63,17 +63,17 @@ func parseLeading(flags *flag.FlagSet, usage string, arguments []string) (code i
 // check is the subcommand of that name.
 func check(arguments []string) int {
 	flags := flag.NewFlagSet("check", flag.ContinueOnError)
-	file := flags.String("config", "", "read the inputs from this `file`; without it all run with their defaults")
+	file := flags.String("config", "", "read the inputs from this `file`; without it, all inputs run with their defaults")
 	proberOptions := proberFlags(flags)
 	timeout := flags.Duration("timeout", 45*time.Second, "how long to wait for what does not answer")
 	all := flags.Bool("all", false, "list what is healthy as well")
 	asJSON := flags.Bool("json", false, "print a JSON object")
-	explain := flags.Bool("explain", false, "tell how to prove each cause, and all that can be done")
-	watch := flags.Bool("watch", false, "go on, and show it anew every -interval, until interrupted")
-	interval := flags.Duration("interval", 5*time.Second, "how often, with -watch")
-	problem := flags.Bool("problem", false, "print one line, and end as node-problem-detector asks for")
-	hostReport := flags.String("host-report", "", "write what a ticket about the faults should have to this `file`; - is stdout, in the place of the answer")
-	mask := flags.Bool("mask", false, "put words in the place of names and addresses in the -host-report")
+	explain := flags.Bool("explain", false, "tell how to prove each cause, and everything that can be done")
+	watch := flags.Bool("watch", false, "show it again after every -interval, until interrupted")
+	interval := flags.Duration("interval", 5*time.Second, "how often to look, with -watch")
+	problem := flags.Bool("problem", false, "print one line, and exit as node-problem-detector expects")
+	hostReport := flags.String("host-report", "", "write what a ticket about the faults should have to this `file`; with - to stdout, instead of the answer")
+	mask := flags.Bool("mask", false, "replace names and addresses in the -host-report by words")
 	if code, done := parseFlags(flags, checkUsage, arguments); done {
 		return code
 	}

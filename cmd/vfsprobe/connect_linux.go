@@ -23,7 +23,7 @@ const defaultSocket = "/run/vfsprobe/socket"
 // connect is the subcommand of that name.
 func connect(arguments []string) int {
 	flags := flag.NewFlagSet("connect", flag.ContinueOnError)
-	socket := flags.String("socket", defaultSocket, "where the service listens")
+	socket := flags.String("socket", defaultSocket, "connect to this `socket`, where the service listens")
 	if code, done := parseFlags(flags, connectUsage, arguments); done {
 		return min(code, exitUsage)
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 const dentriesUsage = `vfsprobe dentries prints which directories and processes fill the dentry cache
-now. Rates are those of one interval. It takes root, or CAP_BPF, CAP_PERFMON and
+now. Rates are those of one interval. It needs root, or CAP_BPF, CAP_PERFMON and
 CAP_SYS_PTRACE.
 
 With -free it frees the names that do not exist in one directory, by reclaiming
@@ -41,11 +41,11 @@ func showDentries(arguments []string) int {
 
 	flags := flag.NewFlagSet("vfsprobe dentries", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
-	file := flags.String("config", "", "take the first [[inputs.dentrycache]] of this `file`")
-	watch := flags.Bool("watch", false, "go on until interrupted")
-	interval := flags.Duration("interval", 2*time.Second, "how long to count")
-	free := flags.String("free", "", "free the names that do not exist in this `directory`, after a question")
-	group := flags.String("cgroup", "", "with -free: the `cgroup` whose memory is reclaimed, instead of the one that holds most")
+	file := flags.String("config", "", "use the first [[inputs.dentrycache]] of this `file`")
+	watch := flags.Bool("watch", false, "show it again after every -interval, until interrupted")
+	interval := flags.Duration("interval", 2*time.Second, "how long to count for the rates")
+	free := flags.String("free", "", "ask, and then free the names that do not exist in this `directory`")
+	group := flags.String("cgroup", "", "with -free: reclaim the memory of this `cgroup`, instead of the one that holds most of the names")
 	switch err := flags.Parse(arguments); {
 	case errors.Is(err, flag.ErrHelp):
 		fmt.Print(dentriesUsage)

@@ -24,15 +24,14 @@ import (
 	"github.com/vfsprobe/vfsprobe/plugins/inputs/nfslock"
 )
 
-const doctorUsage = `Tells which capability, file or kernel feature vfsprobe lacks on this host, which
-metrics that costs and the line that grants it, and what is wrong with the way
+const doctorUsage = `Tells which capabilities, files and kernel features vfsprobe lacks on this host, which
+metrics that costs, and which line grants each. Tells also what is wrong with the way
 Telegraf runs it.
 
 Usage: vfsprobe doctor [flags]
 
-The exit code is 0 if all is well, 1 for a warning, 2 if Telegraf gets no
-metrics as things are or has an input that a mount can stop, and 3 if not everything
-could be looked at.
+The exit code is 0 if all is well, 1 for a warning, 2 if Telegraf gets no metrics
+now or has an input that a mount can stop, and 3 if not everything could be looked at.
 
 Flags:
 `
@@ -55,10 +54,10 @@ func examine(arguments []string) int {
 	var o doctor.Options
 	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
 	asJSON := flags.Bool("json", false, "print a JSON object")
-	flags.BoolVar(&o.Self, "self", false, "judge the privileges of this process, not of the one Telegraf runs")
-	fix := flags.Bool("fix", false, "print the drop-in of systemd that grants what is missing; nothing is changed")
-	flags.StringVar(&o.TelegrafConfig, "telegraf-config", "", "a `directory` with telegraf.conf and telegraf.d, or a file; what Telegraf's unit names without it, or /etc/telegraf")
-	flags.StringVar(&o.Telegraf, "telegraf", "", "Telegraf's program, a `file`")
+	flags.BoolVar(&o.Self, "self", false, "judge the privileges of this process, not those of the vfsprobe that Telegraf runs")
+	fix := flags.Bool("fix", false, "print the systemd drop-in that grants what is missing; nothing is changed")
+	flags.StringVar(&o.TelegrafConfig, "telegraf-config", "", "the `directory` with telegraf.conf and telegraf.d, or a file; without it, what Telegraf's unit names, or else /etc/telegraf")
+	flags.StringVar(&o.Telegraf, "telegraf", "", "the `file` of Telegraf's program")
 	flags.StringVar(&o.Root, "root", "/", "the `directory` where the host's files are")
 	if code, done := parseFlags(flags, doctorUsage, arguments); done {
 		return code

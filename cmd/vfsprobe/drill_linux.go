@@ -15,9 +15,10 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/host"
 )
 
-const drillUsage = `Makes a mount that hangs, for a while, so that alerts and the pager can be tested.
-Only root may look at it; what of root's looks at all mounts, as df does, waits
-until it ends, or is killed. It ends by itself, on Ctrl-C, and when it is killed.
+const drillUsage = `Makes a mount that hangs for a while, so that alerts and the pager can be tested.
+Only root may look at it. A program of root's that looks at all mounts, as df does,
+waits until the drill ends, or until the program is killed. The drill ends by itself,
+on Ctrl-C, and when it is killed.
 
 Usage: vfsprobe drill [flags]
 
@@ -30,8 +31,8 @@ const maxDrill = time.Hour
 // makeDrill is the subcommand drill.
 func makeDrill(arguments []string) int {
 	flags := flag.NewFlagSet("drill", flag.ContinueOnError)
-	duration := flags.Duration("duration", 5*time.Minute, "how long it hangs, an hour at most")
-	dir := flags.String("mountpoint", "/run/vfsprobe-drill", "the `directory` that hangs, which is made for it")
+	duration := flags.Duration("duration", 5*time.Minute, "how long the mount hangs, an hour at most")
+	dir := flags.String("mountpoint", "/run/vfsprobe-drill", "the `directory` that hangs; it is made for the drill")
 	if code, done := parseFlags(flags, drillUsage, arguments); done {
 		return code
 	}

@@ -59,10 +59,10 @@ Usage: vfsprobe [flags]
        vfsprobe dentries [flags] which directories and processes fill the dentry cache
        vfsprobe drill [flags]    make a mount hang for a while, to test alerts
        vfsprobe doctor [flags]   what vfsprobe lacks here, and how to grant it
-       vfsprobe setpriv PROGRAM  run a program as another user, who keeps capabilities
+       vfsprobe setpriv PROGRAM  run a program as another user that keeps capabilities
 
-Without flags it gathers whenever a newline comes on stdin, prints the metrics
-as line protocol, and ends with stdin.
+Without flags it gathers once for each newline on stdin, and prints the metrics
+as line protocol. It ends when stdin ends.
 
 Flags:
 `
@@ -127,12 +127,12 @@ func parse(arguments []string, log telegraf.Logger) (*options, int) {
 	flags := flag.NewFlagSet("vfsprobe", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
 	var o options
-	flags.StringVar(&o.config, "config", "", "read the inputs from this `file`; without it all run with their defaults")
+	flags.StringVar(&o.config, "config", "", "read the inputs from this `file`; without it, all inputs run with their defaults")
 	flags.BoolVar(&o.test, "test", false, "gather once, print the metrics, and exit")
 	flags.DurationVar(&o.interval, "interval", 0, "gather at this interval instead of on newlines, for execd's signal = \"none\"")
-	flags.StringVar(&o.socket, "listen", "", "gather for those who connect to this `socket`, instead of on newlines on stdin")
-	flags.StringVar(&o.group, "group", "telegraf", "the `name` of the group that may connect, beside root")
-	flags.StringVar(&o.state, "state", "", "keep in this `file` what is known of faults, over a restart, and beside it what was known of each when it began")
+	flags.StringVar(&o.socket, "listen", "", "gather for the clients that connect to this `socket`, instead of on newlines on stdin")
+	flags.StringVar(&o.group, "group", "telegraf", "the `name` of the group whose members may connect, beside root")
+	flags.StringVar(&o.state, "state", "", "keep what is known of faults in this `file` over a restart, and what was known of each when it began in files beside it")
 	o.prober = proberFlags(flags)
 	sample := flags.Bool("sample-config", false, "print a documented configuration")
 	describe := flags.Bool("metrics", false, "print what the metrics mean, as Markdown")
@@ -239,9 +239,9 @@ func (o *options) listen(server service.ServerOptions) (*service.Server, error) 
 // proberFlags defines the flags that say what helper processes may do.
 func proberFlags(flags *flag.FlagSet) *prober.Options {
 	o := &prober.Options{MaxStuck: 16, MaxAsleep: 256}
-	flags.Var(atLeastOne{&o.MaxStuck}, "max-stuck", "how many helper processes may hang unkillably on this host: a `number`")
-	flags.Var(atLeastOne{&o.MaxAsleep}, "max-asleep", "how many helper processes may be left asleep, waiting for FUSE daemons: a `number`")
-	flags.BoolVar(&o.KillAsleep, "kill-asleep", false, "kill those as well, which makes them unkillable")
+	flags.Var(atLeastOne{&o.MaxStuck}, "max-stuck", "the largest `number` of helper processes that may hang unkillably on this host")
+	flags.Var(atLeastOne{&o.MaxAsleep}, "max-asleep", "the largest `number` of helper processes that may be left asleep, waiting for FUSE daemons")
+	flags.BoolVar(&o.KillAsleep, "kill-asleep", false, "kill helper processes that are asleep as well, which makes them unkillable")
 	return o
 }
 

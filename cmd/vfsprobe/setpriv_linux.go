@@ -8,8 +8,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/setpriv"
 )
 
-const setprivUsage = `Runs a program as another user, who keeps capabilities: so a container that starts
-as root has its programs run as a user who owns none of the host's files.
+const setprivUsage = `Runs a program as another user that keeps capabilities. So a container that starts
+as root can run its programs as a user that owns none of the host's files.
 
 Usage: vfsprobe setpriv [flags] PROGRAM [ARGUMENT...]
 
@@ -27,8 +27,8 @@ func setPrivileges(arguments []string) int {
 	log := lines.Named("vfsprobe setpriv")
 	flags := flag.NewFlagSet("setpriv", flag.ContinueOnError)
 	user := flags.Int("user", ownUser, "the `number` of the user, and of the group")
-	keep := flags.String("keep", "all", "the capabilities to keep, by `names` with commas between, of those that are there")
-	protected := flags.String("protect", "", "forbid to write below this `directory`, by Landlock; CAP_SYS_PTRACE is of no use then")
+	keep := flags.String("keep", "all", "the `names` of the capabilities to keep, separated by commas; capabilities that are not there are not added")
+	protected := flags.String("protect", "", "forbid writing below this `directory`, by Landlock; CAP_SYS_PTRACE is of no use then")
 	if code, done := parseLeading(flags, setprivUsage, arguments); done {
 		return min(code, exitUsage)
 	}

@@ -17,13 +17,13 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mountusers"
 )
 
-const whoUsage = `Tells which processes use a mount, without touching it: it does not hang where
-the mount does, as lsof and fuser do. It takes root to see those of others.
+const whoUsage = `Tells which processes use a mount, without touching it. So it does not hang where
+the mount hangs, as lsof and fuser do. Only root sees the processes of other users.
 
 Usage: vfsprobe who [flags] MOUNT
 
-The exit code is 0 if nobody uses it, 1 if somebody does, 2 if somebody is blocked
-meanwhile, and 3 if not everything could be looked at, or there is no such mount.
+The exit code is 0 if no process uses it, 1 if one does, 2 if one that uses it is
+blocked, and 3 if not everything could be looked at, or there is no such mount.
 
 Flags:
 `
