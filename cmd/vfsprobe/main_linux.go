@@ -298,10 +298,10 @@ func prepare(log telegraf.Logger) {
 	}
 }
 
-// lockProgram keeps the program in memory, unless a sandbox kills who asks for that.
+// lockProgram keeps the program in memory, unless a sandbox kills a process that asks for that.
 func lockProgram() error {
 	if survives, err := forkserver.Survives(unix.SYS_MLOCK2); !survives {
-		return errors.Join(errors.New("a sandbox kills who makes mlock2(2)"), err)
+		return errors.Join(errors.New("a sandbox kills a process that calls mlock2(2)"), err)
 	}
 	return pages.LockProgram("/proc")
 }
@@ -401,7 +401,7 @@ func serveClients(runner *execd.Runner, server *service.Server, check func() err
 				logLines(log.Error, fmt.Errorf("the configuration stays as it was: %w", err))
 				continue
 			}
-			log.Info("starting anew with the configuration as it is now")
+			log.Info("starting again with the configuration as it is now")
 			again.Store(true)
 			end()
 		}

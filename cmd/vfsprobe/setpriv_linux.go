@@ -34,14 +34,14 @@ func setPrivileges(arguments []string) int {
 	}
 	program := flags.Args()
 	if len(program) == 0 || *user < 0 {
-		log.Error("it takes a program, and the number of a user; -help says more")
+		log.Error("give a program to run, and a user number that is not negative; -help says more")
 		return exitUsage
 	}
 	path, err := exec.LookPath(program[0])
 	if err == nil {
 		err = setpriv.Exec(setpriv.Options{ID: *user, Keep: *keep, Protected: *protected,
 			Warn: func(err error) {
-				log.Warnf("what belongs to everybody below %s can be written to: %v", *protected, err)
+				log.Warnf("files below %s that everybody may write can be written: %v", *protected, err)
 				lines.Flush(logFlushTimeout)
 			},
 		}, path, program[1:])

@@ -290,7 +290,7 @@ func (in *input) start(r *round) {
 	}
 	if !in.skipped {
 		in.skipped = true
-		in.log.Warnf("still gathering when the next interval began: it is left out")
+		in.log.Warnf("still gathering when the next interval began: that interval is left out")
 	}
 	go r.finished()
 }
@@ -332,7 +332,7 @@ func (in *input) restore(s *state.Store) {
 		err = h.Inherit(s.Earlier(in.key))
 	}
 	if err != nil {
-		in.log.Warnf("what was known before is not: %v", err)
+		in.log.Warnf("what was known before is lost: %v", err)
 	}
 }
 

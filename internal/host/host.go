@@ -165,9 +165,9 @@ func (h *Host) Mounts(round uint64) mounts.View {
 		case !behind:
 			h.log.Info("the mount table can be read again")
 		case view.Snapshot == nil:
-			h.log.Errorf("there is no mount table, and the root and what the configuration names is all that is checked: %v", view.Hindrance)
+			h.log.Errorf("there is no mount table, so only the root and what the configuration names are checked: %v", view.Hindrance)
 		default:
-			h.log.Errorf("the mount table is that of %v ago: %v", view.Age.Round(time.Second), view.Hindrance)
+			h.log.Errorf("the mount table is %v old: %v", view.Age.Round(time.Second), view.Hindrance)
 		}
 	}
 	if view.Snapshot != nil {

@@ -223,7 +223,7 @@ func TestHost_LogsTheTablesStateOnce(t *testing.T) {
 	require.NoError(t, os.Remove(file))
 	lines = look()
 	require.Len(t, lines, 1)
-	assert.Regexp(t, `^E the mount table is that of \S+ ago: .*no such file`, lines[0])
+	assert.Regexp(t, `^E the mount table is \S+ old: .*no such file`, lines[0])
 	assert.Empty(t, look())
 	require.NoError(t, os.WriteFile(file, []byte(good), 0o600))
 	assert.Equal(t, []string{"I the mount table can be read again"}, look())

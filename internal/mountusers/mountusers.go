@@ -134,7 +134,7 @@ func Find(h *host.Host, path string, o Options) (*Report, error) {
 		tables: make(map[string]*mounts.Snapshot), ids: make(map[int]string), found: make(map[int]*User),
 	}
 	if view.Hindrance != nil {
-		f.unseen("the mount table is that of %v ago", view.Age.Round(time.Second))
+		f.unseen("the mount table is %v old", view.Age.Round(time.Second))
 	}
 	f.find(o.Brief)
 	return f.Report, nil

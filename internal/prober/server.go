@@ -257,7 +257,7 @@ func (p *Prober) watchEnd(s *server) {
 		p.startServerInLocked(0)
 		return
 	case !s.ready && status.Signaled() && status.Signal() == unix.SIGSYS && !p.unfiltered.Swap(true):
-		p.warnLocked("a sandbox kills who makes seccomp(2) or close_range(2): helpers run without a seccomp filter of their own")
+		p.warnLocked("a sandbox kills a process that calls seccomp(2) or close_range(2): helpers run without a seccomp filter of their own")
 		p.startServerInLocked(0)
 		return
 	case !s.ready:

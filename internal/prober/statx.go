@@ -36,7 +36,7 @@ func (p *Prober) noteStatxLocked(number uintptr, errno syscall.Errno) (lacking b
 func (p *Prober) retryWithoutStatxLocked(h *helper) {
 	if p.statx != statxLacking {
 		p.statx = statxLacking
-		p.warnLocked("this kernel, or a sandbox, refuses statx(2): fstatat(2) is made instead, which may take an answer from a cache")
+		p.warnLocked("this kernel, or a sandbox, refuses statx(2): fstatat(2) is called instead, which may answer from a cache")
 	}
 	p.retryLocked(h)
 	p.pumpLocked()

@@ -101,12 +101,12 @@ func Open(path, proc string, p *prober.Prober, log telegraf.Logger, read func(na
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		log.Warnf("what was known before is not: %v", err)
+		log.Warnf("what was known before is lost: %v", err)
 	default:
 		kept, boot, err := parse(content)
 		switch {
 		case err != nil:
-			log.Warnf("what was known before is not: %s: %v", path, err)
+			log.Warnf("what was known before is lost: %s: %v", path, err)
 		case boot != s.boot:
 			s.earlier = kept
 		case kept != nil:

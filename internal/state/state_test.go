@@ -137,7 +137,7 @@ func TestStore_IgnoresWhatIsOfNoUse(t *testing.T) {
 		})
 	}
 	_, log := open(t, t.TempDir()) // a directory
-	assert.Len(t, log.About("what was known before is not"), 1)
+	assert.Len(t, log.About("what was known before is lost"), 1)
 }
 
 func FuzzParse(f *testing.F) {

@@ -292,7 +292,7 @@ const vmlinux = "/sys/kernel/btf/vmlinux"
 // found out.
 func kernelTypes() (*btf.Spec, error) {
 	if survives, err := forkserver.Survives(unix.SYS_BPF); !survives {
-		return nil, errors.Join(errors.New("a sandbox kills who makes bpf(2); a systemd unit's SystemCallFilter= must have it, or SystemCallErrorNumber=EPERM"), err)
+		return nil, errors.Join(errors.New("a sandbox kills a process that calls bpf(2); a systemd unit's SystemCallFilter= must have it, or SystemCallErrorNumber=EPERM"), err)
 	}
 	if _, err := os.Stat(vmlinux); err != nil {
 		return nil, fmt.Errorf("types of the kernel (CONFIG_DEBUG_INFO_BTF): %w", err)

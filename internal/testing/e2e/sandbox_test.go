@@ -32,7 +32,7 @@ func newCalls(since string) []uint32 {
 }
 
 // Old kernels lack system calls, sandboxes of old know none of the new ones, and a unit's
-// SystemCallFilter=@system-service kills who makes seccomp(2) or bpf(2). The rest works.
+// SystemCallFilter=@system-service kills a process that calls seccomp(2) or bpf(2). The rest works.
 func TestVfsprobe_WorksWithoutNewCalls(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		cases := map[string]struct {
@@ -70,8 +70,8 @@ func TestVfsprobe_WorksWithoutNewCalls(t *testing.T) {
 				assert.NotContains(t, string(out), `result="error"`)
 				assert.NotContains(t, log.String(), "no mount table")
 				if c.action == "kill" {
-					assert.Contains(t, log.String(), "W! [vfsprobe] a sandbox kills who makes seccomp(2)")
-					assert.Contains(t, log.String(), "a sandbox kills who makes bpf(2)")
+					assert.Contains(t, log.String(), "W! [vfsprobe] a sandbox kills a process that calls seccomp(2)")
+					assert.Contains(t, log.String(), "a sandbox kills a process that calls bpf(2)")
 				}
 
 				command, _ = run()

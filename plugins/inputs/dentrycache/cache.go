@@ -83,7 +83,7 @@ func (d *DentryCache) readKernelLog() {
 	}
 	if c.stalls += reported; reported > 0 {
 		s := &c.lastStall
-		d.Log.Warnf("the kernel has reported that it did not get on in %s%s: the stall has happened%s", mounts.Printable(s.Function), ofProcess(s.Comm), moreStalls(reported-1))
+		d.Log.Warnf("the kernel has reported that it was held up in %s%s: the stall has happened%s", mounts.Printable(s.Function), ofProcess(s.Comm), moreStalls(reported-1))
 	}
 	if c.buckets != 0 {
 		return
@@ -262,7 +262,7 @@ func (d *DentryCache) readSlab(now time.Time) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
 		c.noSlab = true
-		d.Log.Infof("no dentry_slab_bytes, and memory_share from the number of dentries: %v", err)
+		d.Log.Infof("no dentry_slab_bytes, and memory_share is reckoned from the number of dentries: %v", err)
 	default:
 		d.said.Error("slab", err)
 	}

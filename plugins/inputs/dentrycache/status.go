@@ -66,7 +66,7 @@ func (d *DentryCache) attributionStarted(tracer *attribution.Tracer, err error, 
 	case !d.CountChildren:
 	case walkerErr != nil:
 		d.walkerErr = walkerErr.Error()
-		d.Log.Infof("the children of directories can't be counted, and no stall be predicted: %v", walkerErr)
+		d.Log.Infof("the children of directories can't be counted, and stalls can't be predicted: %v", walkerErr)
 	default:
 		d.walker = walker
 		for _, dir := range d.directories {
@@ -80,7 +80,7 @@ func (d *DentryCache) attributionStarted(tracer *attribution.Tracer, err error, 
 		d.startErr = err.Error()
 	case err != nil:
 		d.startErr = err.Error()
-		d.Log.Infof("who creates negative dentries can't be said: %v", err)
+		d.Log.Infof("the processes that create negative dentries can't be named: %v", err)
 	default:
 		d.tracer, d.sources.read = tracer, since
 		if d.Eager {

@@ -143,7 +143,7 @@ func (m *Mountstat) Init() error {
 	m.host.ExpectKernelLog(m.kernelLog.name, m)
 	m.expectations.wanted = m.configured()
 	if (m.policy.runAs.owner || m.policy.runAs.user) && !m.becomes {
-		m.Log.Infof("file systems are checked as this user, not as run_as says: that takes CAP_SETUID, CAP_SETGID and CAP_KILL")
+		m.Log.Infof("file systems are checked as this user, not as run_as says, which needs CAP_SETUID, CAP_SETGID and CAP_KILL")
 	}
 	return nil
 }

@@ -283,7 +283,7 @@ func (n *NFSLock) logChange(t *target, before *finding, lasted time.Duration, fi
 	why += fault.KeptIn(file)
 	switch {
 	case f.code == result.Stuck:
-		n.Log.Warnf("%s: a lock hangs in %s, in which helper process %d waits%s: %s", what, f.call, f.report.PID, fault.Survival(f.report), why)
+		n.Log.Warnf("%s: a lock hangs in %s, where helper process %d waits%s: %s", what, f.call, f.report.PID, fault.Survival(f.report), why)
 	case f.end == hung && f.code.Fault():
 		n.Log.Warnf("%s: a lock hangs, %s has not answered within %v: %s", what, f.call, t.policy.timeout, why)
 	case f.end == hung:
@@ -297,7 +297,7 @@ func (n *NFSLock) logChange(t *target, before *finding, lasted time.Duration, fi
 	case before.code.Fault() && f.diagnosis != unknown:
 		n.Log.Infof("%s: locks work again, after %v of %s", what, lasted, before.diagnosis)
 	case f.diagnosis == noCanary && n.said.Changed("canary", "none"):
-		n.Log.Infof("%s: %s; no lock is tried on it, nor on other mounts without a canary. Provide an empty file which all may write, or see create_canary", what, mounts.Printable(f.reason))
+		n.Log.Infof("%s: %s; no lock is tried on it, nor on other mounts without a canary. Provide an empty file that everybody may write, or see create_canary", what, mounts.Printable(f.reason))
 	case f.code != result.OK:
 		n.Log.Debugf("%s: %s", what, why)
 	}

@@ -305,7 +305,7 @@ func (n *NFSLock) findHost() {
 	const length = 64
 	id, err := n.host.ReadFile(filepath.Join(n.host.Etc, "machine-id"), length, min(n.timeout/2, time.Second)) // the fork server may not be there yet
 	if err != nil {
-		n.Log.Debugf("the host's name tells its locks from other hosts': %v", err)
+		n.Log.Debugf("the host's name is what tells its locks from those of other hosts: %v", err)
 	}
 	boot, err := procfs.ReadText("/proc/sys/kernel/random/boot_id")
 	n.said.Error("boot_id", err)
