@@ -9,11 +9,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Foreign is the Errno of an answer which is none of the service's: something else listens
+// Foreign is the Errno of an answer that is not the service's: something else listens
 // there.
 const Foreign = "EPROTO"
 
-// ErrForeign is wrapped by the error of such an answer.
+// ErrForeign is wrapped by the error of a foreign answer.
 var ErrForeign = errors.New("the answer is not of this protocol")
 
 // ErrorName is a short word for the cause of an error, fit for a metric:
@@ -60,7 +60,7 @@ func ErrorName(err error) string {
 }
 
 // Local reports whether an error of that name tells nothing about the server: the call never
-// left this host, or was given up by the caller.
+// left this host, or the caller gave it up.
 func Local(name string) bool {
 	switch name {
 	case "EADDRNOTAVAIL", "EAFNOSUPPORT", "EINVAL", "EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "ECANCELED":

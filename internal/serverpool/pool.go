@@ -41,11 +41,11 @@ type Question struct {
 	Service Service
 }
 
-// Asker puts a question, and is back when it is due. Each of its calls, a look-up and the
-// question itself, may take as long as each.
+// Asker puts a question, and returns by the time due. It makes one or two calls, a look-up and
+// the question itself. Each may take as long as each says.
 type Asker func(q Question, due time.Time, each time.Duration) Answer
 
-// NotRegistered is the Errno of a service which the host's register does not know.
+// NotRegistered is the Errno of a service that the host's register does not know.
 const NotRegistered = "ENOTREGISTERED"
 
 // Answer is what a server said when it was last asked.
@@ -54,8 +54,8 @@ type Answer struct {
 	Errno   string        // see [ErrorName]; empty: the service answers
 	Reached bool          // the server's host answered in some way, if only to refuse
 	Elapsed time.Duration // of the call that was answered
-	// Connections are those that this host had when it was asked, if that was for evidence
-	// over TCP: those of its mounts, without the one that asked.
+	// Connections are those that this host had when the server was asked over TCP for
+	// evidence: those of its mounts, without the one that asked.
 	Connections sockdiag.Connections
 	At          time.Time // when the answer came, or none had come in time
 	Since       time.Time // since when it has been so
@@ -67,10 +67,10 @@ func (a Answer) Answered() bool { return a.Known && a.Errno == "" }
 // Broken reports whether the service was asked and does not answer.
 func (a Answer) Broken() bool { return a.Known && a.Errno != "" }
 
-// Unregistered reports whether the host's register answers and knows of no such service.
+// Unregistered reports whether the host's register answers and does not know the service.
 func (a Answer) Unregistered() bool { return a.Known && a.Errno == NotRegistered }
 
-// AddTo adds the time of the answer, or why there was none, to a metric's fields.
+// AddTo adds the time of the answer, or the reason for its absence, to a metric's fields.
 func (a Answer) AddTo(fields map[string]any, name string) {
 	switch {
 	case a.Answered():
@@ -81,9 +81,9 @@ func (a Answer) AddTo(fields map[string]any, name string) {
 }
 
 // Pool asks servers on behalf of several callers, and keeps the last answer to each
-// question. It is gentle: a fleet shares its servers, and gathers at the same second; and
-// nfsd closes the oldest connections, whosever they are, when there are more than 20 for each
-// of its threads and 60 (svc_check_conn_limits, net/sunrpc/svc_xprt.c).
+// question. It is gentle for two reasons. The hosts of a fleet share their servers, and gather
+// in the same second. And nfsd closes the oldest connections, whosever they are, when there are
+// more than 20 for each of its threads and 60 (svc_check_conn_limits, net/sunrpc/svc_xprt.c).
 //
 //   - An answer that is evidence is fetched while the check that it is about may last, by each
 //     host at its own moment of that time. All others are fetched once a minute, at the host's
@@ -91,13 +91,14 @@ func (a Answer) AddTo(fields map[string]any, name string) {
 //   - A question that was asked in the same round, or is still under way, is not asked
 //     again.
 //   - There is at most one connection to each file service of a server, mostly NFS or SMB,
-//     and one to all else.
+//     and one to all other services.
 //
 // Its methods may be called from several goroutines.
 type Pool struct {
-	// AtOnce is for those who look once, and wait: no moment is waited for.
+	// AtOnce has questions put without waiting for the host's moment. It is for callers that
+	// look once, and wait.
 	AtOnce bool
-	// Sockets tells of this host's connections. Others may ask it, too.
+	// Sockets tells which connections this host has. Others may ask it, too.
 	Sockets *sockdiag.Table
 
 	seed     maphash.Seed  // of the host's own moments
@@ -121,7 +122,7 @@ type asked struct {
 // waiter is a caller of [Pool.Ask].
 type waiter struct {
 	done func(Answer)
-	late *time.Timer // ends its wait for an answer that is due too late for it; or nil
+	late *time.Timer // ends its wait, if the answer is due too late for it; or nil
 }
 
 // endpoint is what there is one connection to.
@@ -142,12 +143,12 @@ const keptRounds = 3
 // evidence.
 func EvidenceAfter(timeout time.Duration) time.Duration { return timeout / 20 }
 
-// answerLimit is how long answers may take: with [EvidenceAfter], they are here before the
+// answerLimit is how long answers may take: with [EvidenceAfter], they have come before the
 // check that they are about is given up.
 func answerLimit(timeout time.Duration) time.Duration { return timeout * 9 / 10 }
 
-// callLimit is how long a call may take. A server that is overloaded has a connection of each
-// of its clients for that long.
+// callLimit is how long a call may take. An overloaded server has a connection of each of its
+// clients open for that long.
 func (q *Question) callLimit(timeout time.Duration) time.Duration {
 	if q.Address.Addr().IsLoopback() {
 		return timeout * 2 / 5
@@ -155,7 +156,7 @@ func (q *Question) callLimit(timeout time.Duration) time.Duration {
 	return timeout / 4
 }
 
-// calls is how many calls it takes: a port is looked up first.
+// calls is how many calls the question takes: an unknown port is looked up first.
 func (q *Question) calls() time.Duration {
 	if q.Address.Port() == 0 {
 		return 2
@@ -170,13 +171,13 @@ func (q *Question) line() endpoint {
 	return endpoint{q.Address.Addr(), ""}
 }
 
-// moment is this host's part of the time in which a server is asked, from 0 to 1.
+// moment is this host's place in the time in which a server is asked, from 0 to 1.
 func (p *Pool) moment(server netip.Addr) float64 {
 	return float64(maphash.Comparable(p.seed, server)>>11) / (1 << 53)
 }
 
-// delay is how long this host waits to put a question, so that its last one in line is
-// answered in time.
+// delay is how long this host waits before it puts a question. It leaves enough time for the
+// last question in its line to be answered in time.
 func (p *Pool) delay(q *Question, timeout time.Duration) time.Duration {
 	if p.AtOnce || q.Address.Addr().IsLoopback() {
 		return 0
@@ -193,15 +194,15 @@ type Wanted struct {
 	// Evidence says that something is at fault, or may be.
 	Evidence bool
 	Ask      Asker
-	// Timeout is that of the checks which the answer is about.
+	// Timeout is that of the checks that the answer is about.
 	Timeout time.Duration
 }
 
-// Ask wants an answer. If it is evidence, or there was none yet, it comes within nine tenths of
-// the timeout, and done is called with it once, by another goroutine or, where the round has
-// the answer already, at once; done must not block. A server that has not answered by then is
-// Broken with ETIMEDOUT. Else it comes at this host's moment, and done is not called. Ask
-// reports whether it is.
+// Ask has a question put. If its answer is evidence, or there was none yet, the answer comes
+// within nine tenths of the timeout: done is called with it once, by another goroutine or, where
+// the round has the answer already, at once. done must not block. A server that has not answered
+// by then is Broken with ETIMEDOUT. In other cases the answer comes at this host's moment, and
+// done is not called. Ask reports whether done is called.
 func (p *Pool) Ask(round uint64, q Question, w Wanted, done func(Answer)) bool {
 	p.mu.Lock()
 	a := p.known[q]
@@ -254,7 +255,7 @@ func (p *Pool) scheduleLocked(q Question, a *asked, w Wanted) {
 	})
 }
 
-// nextMoment is when a host is to ask next that has this part of an interval.
+// nextMoment is when a host asks next, given its place in an interval.
 func nextMoment(now time.Time, interval time.Duration, moment float64) time.Time {
 	next := now.Truncate(interval).Add(time.Duration(moment * float64(interval)))
 	if !next.After(now) {
@@ -286,7 +287,7 @@ func (p *Pool) putLocked(q Question, a *asked, w Wanted, delay time.Duration) {
 	}()
 }
 
-// addConnections makes an answer say how this host's connections are, if it is evidence.
+// addConnections adds to an answer, if it is evidence, how this host's connections are.
 func (p *Pool) addConnections(q Question, a *asked, answer *Answer, limit time.Duration) {
 	p.mu.Lock()
 	evidence := a.evidence
@@ -296,7 +297,7 @@ func (p *Pool) addConnections(q Question, a *asked, answer *Answer, limit time.D
 	}
 }
 
-// joinLocked joins a line. turn is closed when it is the caller's; leave must be called.
+// joinLocked joins a line. turn is closed when it is the caller's turn. leave must be called.
 func (p *Pool) joinLocked(l endpoint) (leave func(), turn chan struct{}) {
 	turn = make(chan struct{})
 	p.lines[l] = append(p.lines[l], turn)
@@ -317,7 +318,7 @@ func (p *Pool) joinLocked(l endpoint) (leave func(), turn chan struct{}) {
 	}, turn
 }
 
-// giveUp ends the wait of one that has less time than who has put the question.
+// giveUp ends the wait of a caller that has less time than the one that has put the question.
 func (p *Pool) giveUp(q Question, a *asked, w *waiter) {
 	p.mu.Lock()
 	i := slices.Index(a.waiting, w)
