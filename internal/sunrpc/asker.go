@@ -25,8 +25,8 @@ func ServiceOf(program uint32) serverpool.Service {
 	return serverpool.Service("rpc " + strconv.FormatUint(uint64(program), 10))
 }
 
-// Asker asks whether a program answers a NULL call, which is of the first of the versions
-// that is registered, or of the first where nothing is looked up.
+// Asker asks whether a program answers a NULL call. The call is of the first of the versions
+// that is registered, or of the first version where nothing is looked up.
 func Asker(program uint32, versions ...uint32) serverpool.Asker {
 	return asker(program, versions, null)
 }
@@ -34,7 +34,7 @@ func Asker(program uint32, versions ...uint32) serverpool.Asker {
 // ask makes one call to a program at an address.
 type ask func(ctx context.Context, network string, address netip.AddrPort, program, version uint32) serverpool.Answer
 
-// asker asks until it is due, in calls that take so long each at most.
+// asker asks until the time due. Each call may take as long as each says.
 func asker(program uint32, versions []uint32, ask ask) serverpool.Asker {
 	return func(q serverpool.Question, due time.Time, each time.Duration) serverpool.Answer {
 		call := func() (context.Context, context.CancelFunc) {

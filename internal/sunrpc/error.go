@@ -53,10 +53,10 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// ErrMalformed means that something answered in another way than RFC 5531 says.
+// ErrMalformed means that something answered, but not as RFC 5531 says.
 var ErrMalformed = errors.New("malformed reply")
 
-// Status is a server's reason not to do what it was asked for.
+// Status is a server's reason for not doing what it was asked.
 type Status int
 
 // The reasons: accept_stat and reject_stat of RFC 5531, and rpcbind's zero port.
@@ -101,14 +101,14 @@ func (e *AnswerError) Error() string {
 	}
 }
 
-// Alive reports whether an RPC server answered, be it with a refusal.
+// Alive reports whether an RPC server answered, even if it refused.
 func Alive(err error) bool {
 	_, answered := errors.AsType[*AnswerError](err)
 	return err == nil || answered
 }
 
-// Reached reports whether the server's host answered in any way, be it that it
-// refuses the port or takes the connection and then is silent.
+// Reached reports whether the server's host answered in any way, even if it
+// refuses the port, or takes the connection and then is silent.
 func Reached(err error) bool {
 	if Alive(err) {
 		return true
@@ -121,8 +121,8 @@ func Reached(err error) bool {
 	return failed != nil && (failed.Phase == Answered || failed.Phase == Calling && failed.Network == "tcp")
 }
 
-// Local reports whether the call never left this host, or was given up by the
-// caller: it tells nothing about the server.
+// Local reports whether the call never left this host, or the caller gave it up:
+// it tells nothing about the server.
 func Local(err error) bool { return serverpool.Local(ErrorName(err)) }
 
 // ErrorName is a short word for the cause of an error, fit for a metric:

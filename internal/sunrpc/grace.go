@@ -9,7 +9,7 @@ import (
 )
 
 // InGrace is the Errno of a lock service in its grace period: its server was started a short
-// time ago, and it grants no locks but those that its clients had before.
+// time ago, and grants only those locks that its clients had before.
 const InGrace = "EGRACE"
 
 // Numbers of NLM version 4 (XNFS, chapter 14) and of NFS version 4 (RFC 7530).
@@ -27,11 +27,12 @@ const (
 	nfsErrGrace       = 10013
 )
 
-// GraceAsker asks whether a lock service is in its grace period: NLM version 4, by which locks
-// of NFS 3 go, or NFS version 4 itself. It asks for what such a service refuses then, and
-// what does nothing: to cancel a lock that nobody waits for, or to test for one that nobody
-// could have. The answer is [InGrace] where the service says so. Any other answer proves
-// nothing: there are servers that look at the file or the client before they look at the time.
+// GraceAsker asks whether a lock service is in its grace period. The service is NLM version 4,
+// which NFS 3 uses for locks, or NFS version 4 itself. It asks for something that does nothing,
+// and that such a service refuses during its grace period: to cancel a lock that nobody waits
+// for, or to test for a lock that nobody could have. The answer is [InGrace] where the service
+// says so. Any other answer proves nothing: some servers look at the file or the client before
+// they look at the time.
 func GraceAsker(program uint32) serverpool.Asker {
 	const version = 4 // of both
 	return asker(program, []uint32{version}, grace)
@@ -56,8 +57,9 @@ func grace(ctx context.Context, network string, address netip.AddrPort, program,
 	return answer
 }
 
-// cancelNothing are the arguments of NLM4_CANCEL for a lock on no file: the handle is of a
-// type that knfsd has not. It looks at the time first (nlm4svc_proc_cancel, fs/lockd/svc4proc.c).
+// cancelNothing returns the arguments of NLM4_CANCEL for a lock on no file: the type of the
+// handle is one that knfsd does not have. knfsd looks at the time first (nlm4svc_proc_cancel,
+// fs/lockd/svc4proc.c).
 func cancelNothing() []byte {
 	handle := make([]byte, 32)
 	handle[0], handle[2] = 1, unknownHandleType // version 1
@@ -75,10 +77,11 @@ func nlmInGrace(results []byte) bool {
 	return r.word() == nlmDeniedInGrace && !r.short
 }
 
-// testRoot are the arguments of a COMPOUND that tests for a lock on the root directory, for an
-// owner of a client that there is not. knfsd looks at the time first (nfsd4_lockt,
-// fs/nfsd/nfs4state.c); READ, which RFC 7530 has servers refuse, too, it allows as soon as
-// files may be opened, while NLM's grace period goes on and with it that of locks.
+// testRoot returns the arguments of a COMPOUND that tests for a lock on the root directory, for
+// an owner of a client that does not exist. knfsd looks at the time first (nfsd4_lockt,
+// fs/nfsd/nfs4state.c). READ would not do, though RFC 7530 has servers refuse it, too: knfsd
+// allows it as soon as files may be opened, while NLM's grace period, and with it that of locks,
+// goes on.
 func testRoot() []byte {
 	message := words(text(nil, ""), nfsMinorVersion, nfsOperations, nfsOpPutRootFH, nfsOpLockT)
 	message = words(message, nfsReadLock, 0, 0, 0, 1, 0, 0) // the first byte, and the client in 64 bits each

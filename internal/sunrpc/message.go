@@ -47,14 +47,14 @@ func (c call) message(xid uint32) []byte {
 	return append(words(message, authNone, 0), c.arguments...) // the verifier is empty
 }
 
-// nobody are credentials of a user without rights: a stamp, a host's name, uid, gid and no
+// nobody returns credentials of a user without rights: a stamp, a host's name, uid, gid and no
 // other groups (RFC 5531, appendix A).
 func nobody() []byte {
 	const id = 65534
 	return words(text(words(nil, 0), caller), id, id, 0)
 }
 
-// caller is what servers are told of who asks.
+// caller is the name that servers are given for the host that asks.
 const caller = "vfsprobe"
 
 func (c call) failed(network string, server netip.AddrPort, phase Phase, err error) *Error {
@@ -63,7 +63,7 @@ func (c call) failed(network string, server netip.AddrPort, phase Phase, err err
 }
 
 // parseReply reads an answer to the call numbered xid. ours is false where the
-// message answers something else. An error is an *AnswerError or wraps
+// message answers another call. An error is an *AnswerError or wraps
 // ErrMalformed.
 func parseReply(message []byte, xid uint32) (results []byte, ours bool, err error) {
 	r := reader{rest: message}
@@ -130,16 +130,16 @@ func words(message []byte, numbers ...uint32) []byte {
 	return message
 }
 
-// text appends a string in XDR: its length, itself, and zeros to a multiple of 4.
+// text appends a string in XDR: its length, its bytes, and zeros up to a multiple of 4.
 func text(message []byte, s string) []byte { return opaque(message, []byte(s)) }
 
-// opaque appends bytes of variable length in XDR, likewise.
+// opaque appends bytes of variable length in XDR, in the same way.
 func opaque(message, content []byte) []byte {
 	message = append(words(message, uint32(len(content))), content...)
 	return append(message, make([]byte, -len(content)&3)...)
 }
 
-// reader takes XDR apart. short means that something was missing.
+// reader reads XDR. short means that something was missing.
 type reader struct {
 	rest  []byte
 	short bool
@@ -154,7 +154,7 @@ func (r *reader) word() uint32 {
 	return n
 }
 
-// opaque reads bytes of variable length, of which there may be limit.
+// opaque reads bytes of variable length, at most limit.
 func (r *reader) opaque(limit int) []byte {
 	length := int(r.word())
 	padded := (length + 3) &^ 3

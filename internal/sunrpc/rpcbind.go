@@ -18,17 +18,17 @@ const (
 	maxAddress  = 256 // bytes of a universal address, our own bound
 )
 
-// Service is what rpcbind knows the port of.
+// Service is a service whose port rpcbind knows.
 type Service struct {
 	Program, Version uint32
 	Network          string // "tcp" or "udp"
 }
 
 // LookUp asks rpcbind for a service's port: with GetPort, or with GetAddr where
-// rpcbind's address is one of IPv6, which GetPort knows nothing of.
+// rpcbind's address is an IPv6 one, which GetPort does not support.
 //
-// A service that is not registered is an [*AnswerError] with [NotRegistered].
-// One of which only other versions are registered is not: rpcbind then tells
+// For a service that is not registered, the error is an [*AnswerError] with [NotRegistered].
+// There is no error where only other versions of it are registered: rpcbind then tells
 // the port of one of these, and a call there ends in [ProgramMismatch].
 func LookUp(ctx context.Context, network string, rpcbind netip.AddrPort, service Service) (uint16, error) {
 	if rpcbind.Addr().Unmap().Is4() {
@@ -38,7 +38,7 @@ func LookUp(ctx context.Context, network string, rpcbind netip.AddrPort, service
 	return address.Port(), err
 }
 
-// GetPort is rpcbind's version 2, of IPv4. See LookUp for network and errors.
+// GetPort asks rpcbind by its version 2, which is for IPv4. See LookUp for network and errors.
 func GetPort(ctx context.Context, network string, rpcbind netip.AddrPort, service Service) (uint16, error) {
 	c := call{program: ProgramRPCBind, version: 2, procedure: procGetPort}
 	protocol := uint32(protoTCP)
@@ -69,7 +69,7 @@ func parsePort(results []byte) (uint16, error) {
 	return uint16(port), nil
 }
 
-// GetAddr is rpcbind's version 4, or 3 where it has no later one. The address
+// GetAddr asks rpcbind by its version 4, or by 3 where rpcbind has no later one. The address
 // is of the same family as rpcbind's. See LookUp for network and errors.
 func GetAddr(ctx context.Context, network string, rpcbind netip.AddrPort, service Service) (netip.AddrPort, error) {
 	netid := service.Network

@@ -1,9 +1,9 @@
 // Package sunrpc asks whether an ONC RPC service answers (RFC 5531), and at
 // which port (RFC 1833). It makes single calls with a deadline and nothing
-// more: no names are resolved, no connection is kept, and no credentials are sent but
+// more. It resolves no names, keeps no connection, and sends no credentials but
 // those of nobody.
 //
-// It opens sockets only, so it can't hang on a file system. An unprivileged
+// It opens only sockets, so it can't hang on a file system. An unprivileged
 // port suffices for all calls made here.
 package sunrpc
 
@@ -26,9 +26,9 @@ const (
 const PortRPCBind = 111
 
 // Null calls procedure 0 of a program, which every service must answer and
-// which does nothing. It returns the time from the call's sending to its answer;
-// connecting is not part of it, and a UDP call that was sent again counts from
-// the first time.
+// which does nothing. It returns the time from the sending of the call to its answer.
+// Connecting is not part of that time. For a UDP call that was sent again the time counts
+// from the first sending.
 //
 // network is "tcp" or "udp". The context should have a deadline. Any error is
 // an [*Error]; [Alive] tells whether the server answered nevertheless.

@@ -15,19 +15,19 @@ import (
 )
 
 const (
-	// maxReply bounds a reply. Those wanted here take less than 500 bytes.
+	// maxReply bounds a reply. The replies wanted here take less than 500 bytes.
 	maxReply = 4096
-	// maxForeign bounds the messages that answer something else, and the
+	// maxForeign bounds the messages that answer another call, and the
 	// fragments of one message.
 	maxForeign = 100
-	// lastFragment marks it in a record's header (RFC 5531, section 11).
+	// lastFragment marks the last fragment in a record's header (RFC 5531, section 11).
 	lastFragment = 1 << 31
 	// resendDelay is the pause before a UDP call without a deadline is sent again.
 	resendDelay = time.Second
 )
 
 func overTCP(ctx context.Context, server netip.AddrPort, c call) ([]byte, time.Duration, Phase, error) {
-	// KeepAlive would cost system calls to no use.
+	// KeepAlive would cost system calls and be of no use.
 	dialer := net.Dialer{KeepAlive: -1}
 	conn, err := dialer.DialTCP(ctx, "tcp", netip.AddrPort{}, server)
 	if err != nil {
@@ -84,7 +84,7 @@ func readRecord(stream io.Reader, buffer []byte) ([]byte, error) {
 }
 
 func overUDP(ctx context.Context, server netip.AddrPort, c call) ([]byte, time.Duration, Phase, error) {
-	// Connected: the kernel drops what others send, and tells of ICMP errors.
+	// The socket is connected, so the kernel drops what others send, and reports ICMP errors.
 	var dialer net.Dialer
 	conn, err := dialer.DialUDP(ctx, "udp", netip.AddrPort{}, server)
 	if err != nil {
@@ -99,14 +99,14 @@ func overUDP(ctx context.Context, server netip.AddrPort, c call) ([]byte, time.D
 	start := time.Now()
 	pause := resendDelay
 	if deadline, ok := ctx.Deadline(); ok {
-		// Four times in all. A quarter would make the last one meet the deadline.
+		// Sent four times in all. With a quarter, the last sending would meet the deadline.
 		pause = deadline.Sub(start) * 3 / 10
 	}
 	for sent := 0; ; sent++ {
 		if _, err := conn.Write(message); err != nil {
 			return nil, 0, Calling, because(ctx, err)
 		}
-		// In this order: interrupt sets a deadline too, which must stand.
+		// The order matters: interrupt sets a deadline too, which must stand.
 		if err := conn.SetReadDeadline(start.Add(time.Duration(sent+1) * pause)); err != nil {
 			return nil, 0, Calling, err
 		}
@@ -153,7 +153,7 @@ func interrupt(ctx context.Context, conn net.Conn) func() {
 	}
 }
 
-// because is the context's error where it is behind the connection's. A dialer
+// because returns the context's error where that is the reason for the connection's. A dialer
 // may notice the deadline before the context does.
 func because(ctx context.Context, err error) error {
 	switch cause := context.Cause(ctx); {
