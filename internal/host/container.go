@@ -8,16 +8,16 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 )
 
-// Numbers of the namespaces that the host begins with, linux/proc_ns.h.
+// Numbers of the host's initial namespaces, linux/proc_ns.h.
 const (
 	firstPIDNamespace    = "pid:[4026531836]"
 	firstCgroupNamespace = "cgroup:[4026531835]"
 )
 
-// Container is what a process is in.
+// Container is the kind of container that a process is in.
 type Container uint8
 
-// What there is.
+// The kinds of containers.
 const (
 	// NoContainer: on a host, as far as the kernel tells.
 	NoContainer Container = iota
@@ -27,15 +27,15 @@ const (
 	SystemContainer
 )
 
-// SeesAllProcesses reports whether all processes of the host show, and not those of a container
-// alone. It is false where that may not be seen.
+// SeesAllProcesses reports whether all processes of the host show, and not only those of a
+// container. It is false where that can't be found out.
 func (h *Host) SeesAllProcesses() bool {
 	namespace, _ := os.Readlink(filepath.Join(h.Proc, h.PID, "ns/pid"))
 	return namespace == firstPIDNamespace
 }
 
-// Container tells what this process is in, by its namespaces and by its cgroup, which a
-// runtime has named.
+// Container tells what kind of container this process is in, by its namespaces and by its
+// cgroup, which a runtime has named.
 func (*Host) Container() Container {
 	namespace := func(name string) string {
 		link, _ := os.Readlink(filepath.Join(ownProc, "self/ns", name))

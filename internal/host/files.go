@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	// linksPerPlan is how many links a helper reads: each takes two pages of the 16 that
+	// linksPerPlan is how many links a helper reads. Each takes two of the 16 pages that
 	// a plan can have. Directories and files take three of its 32 steps.
 	linksPerPlan = 7
 	filesPerPlan = 9
@@ -26,7 +26,7 @@ const (
 )
 
 // Files are the host's files, as helper processes see them. Paths are the host's. An error
-// says that a helper did not answer; what the kernel has refused is in the results.
+// says that a helper did not answer; what the kernel refused is in the results.
 type Files struct {
 	Host      *Host
 	Key       string           // of the helpers, of which never more than one hangs
@@ -36,26 +36,26 @@ type Files struct {
 	Table     *mounts.Snapshot // what is mounted
 }
 
-// A Link is where a symbolic link leads, as it is written, or why that is not known:
-// EINVAL says that it is none.
+// A Link is the target of a symbolic link, as it is written, or why that is not known.
+// EINVAL says that it is no link.
 type Link struct {
 	Target string
 	Errno  syscall.Errno
 }
 
-// Exists reports whether there is something of that name.
+// Exists reports whether a file of that name exists.
 func (l Link) Exists() bool { return l.Errno == 0 || l.Errno == unix.EINVAL }
 
-// A Content is what was read of a file or a directory, and why that is not all.
+// A Content is what was read of a file or a directory, and why the rest was not.
 type Content struct {
 	Output []byte
 	Errno  syscall.Errno
 }
 
-// Names are those in a directory.
+// Names are the names in a directory.
 func (c Content) Names() []string { return (&prober.StepResult{Output: c.Output}).Names() }
 
-// Links reads symbolic links. They are followed in the directories of the paths.
+// Links reads symbolic links. Links in the directories of the paths are followed.
 func (f *Files) Links(paths []string) ([]Link, error) {
 	directories := make([]string, len(paths))
 	for i, name := range paths {
@@ -76,7 +76,7 @@ func (f *Files) Links(paths []string) ([]Link, error) {
 	return found, err
 }
 
-// List reads directories, of each at most limit bytes.
+// List reads at most limit bytes of each directory.
 func (f *Files) List(directories []string, limit int) ([]Content, error) {
 	return f.contents(directories, func(p *prober.Plan, name string) int {
 		directory := prober.ResultOf(p.Add(prober.Open(prober.CWD(), name, unix.O_RDONLY|unix.O_DIRECTORY, 0).Optional().MergeWithNext()))
@@ -86,13 +86,13 @@ func (f *Files) List(directories []string, limit int) ([]Content, error) {
 	})
 }
 
-// Read reads files, of each at most limit bytes.
+// Read reads at most limit bytes of each file.
 func (f *Files) Read(files []string, limit int) ([]Content, error) {
 	return f.contents(files, func(p *prober.Plan, name string) int { return p.ReadFileIfAny(name, limit) })
 }
 
-// contents has files or directories read by the step that add returns, behind the one that
-// opens them.
+// contents has files or directories read. add adds the step that opens one and, after it, the
+// step that reads it; it returns the index of the latter.
 func (f *Files) contents(paths []string, add func(*prober.Plan, string) int) ([]Content, error) {
 	paths, err := f.locate(paths)
 	if err != nil {
@@ -110,8 +110,8 @@ func (f *Files) contents(paths []string, add func(*prober.Plan, string) int) ([]
 	return found, err
 }
 
-// locate returns the paths without symbolic links where the kernel can't follow these: below
-// a prefix they lead out of what is there.
+// locate returns the paths without symbolic links where the kernel can't follow them: below a
+// prefix, links lead out of the host's files.
 func (f *Files) locate(paths []string) ([]string, error) {
 	if f.Namespace != "" || f.Own || f.Host.MountPrefix == "" {
 		return paths, nil
@@ -123,7 +123,7 @@ func (f *Files) locate(paths []string) ([]string, error) {
 	return resolved, nil
 }
 
-// batches makes plans for so many paths each, and takes what the steps have found.
+// batches makes plans for size paths each, and hands what the steps have found to take.
 func (f *Files) batches(paths []string, size int, add func(*prober.Plan, string) int, take func(i int, r *prober.Report, step int)) error {
 	for first := 0; first < len(paths); first += size {
 		p, where := f.plan()
@@ -146,8 +146,8 @@ func (f *Files) batches(paths []string, size int, add func(*prober.Plan, string)
 
 var errUnanswered = errors.New("it was not answered")
 
-// unanswered returns why a helper has nothing to tell. The first steps, so many, are those
-// that lead to where it looks.
+// unanswered returns why a helper has no result. The first entered steps are those that lead
+// to where it looks.
 func unanswered(r *prober.Report, entered int) error {
 	switch failed := r.Failed(); {
 	case failed != nil && failed.Index < entered:
@@ -158,7 +158,7 @@ func unanswered(r *prober.Report, entered int) error {
 	return nil
 }
 
-// plan begins a plan, and returns how it calls the host's paths.
+// plan begins a plan, and returns a function that tells how the plan names the host's paths.
 func (f *Files) plan() (*prober.Plan, func(string) string) {
 	p := &prober.Plan{Timeout: f.Timeout}
 	switch {
@@ -184,10 +184,10 @@ func linkOf(s *prober.StepResult) Link {
 	return Link{Target: string(s.Output)}
 }
 
-// Resolve follows the symbolic links in all components of absolute paths, up to where
-// nothing is, as the kernel does who is asked to mount something there. What autofs has
-// mounted, or would mount, is not looked into. A path is empty where a helper did not
-// answer: each mount has helpers of its own, so that one that hangs costs others nothing.
+// Resolve follows the symbolic links in all components of absolute paths, as the kernel does
+// when it is asked to mount something there, up to a component that does not exist. It does not
+// look into what autofs has mounted, or would mount. A path is empty where a helper did not
+// answer. Each mount has helpers of its own, so that one that hangs costs the others nothing.
 func (f *Files) Resolve(paths []string) []string {
 	walks := make([]walk, len(paths))
 	for i, name := range paths {
@@ -215,10 +215,10 @@ func (f *Files) Resolve(paths []string) []string {
 	return resolved
 }
 
-// unknownLink is the Errno of one that a helper did not tell of.
+// unknownLink is the Errno of a link about which a helper has reported nothing.
 const unknownLink = unix.EINTR
 
-// askLinks reads links, with helpers of its own for each mount, all at one time.
+// askLinks reads links, with helpers of its own for each mount, all at the same time.
 func (f *Files) askLinks(wanted map[string]*mounts.Mount, known map[string]Link) {
 	names := make(map[*mounts.Mount][]string)
 	for name, on := range wanted {
@@ -248,7 +248,7 @@ func (f *Files) askLinks(wanted map[string]*mounts.Mount, known map[string]Link)
 	all.Wait()
 }
 
-// linksCheck is a check that reads links which lie on a mount, or on what is not known.
+// linksCheck is a check that reads links on one mount, or links whose mount is not known.
 func (f *Files) linksCheck(on *mounts.Mount, p *prober.Plan) prober.Check {
 	check := prober.Check{Key: f.Key + " links", Group: "host files", Trusted: true, Independent: true, Plan: p}
 	if on != nil && on.ID != 0 && !on.Independent() {
@@ -268,8 +268,8 @@ type walk struct {
 	unanswered bool
 }
 
-// advance goes as far as is known, and returns the name of what is to be looked at, or
-// nothing at the end.
+// advance follows the path as far as it is known, and returns the name that must be looked at
+// next, or nothing at the end.
 func (w *walk) advance(table *mounts.Snapshot, known map[string]Link) (name string) {
 	for !w.ended && len(w.rest) > 0 {
 		component := w.rest[0]
@@ -309,7 +309,7 @@ func (w *walk) advance(table *mounts.Snapshot, known map[string]Link) (name stri
 	return ""
 }
 
-// follow puts a link's target in the place of the next component.
+// follow replaces the next component by a link's target.
 func (w *walk) follow(target string) {
 	w.links++
 	if strings.HasPrefix(target, "/") {

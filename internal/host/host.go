@@ -1,8 +1,7 @@
-// Package host is the host as this process may look at it: where its files show, what
-// is mounted, which servers answer, who waits, who serves FUSE file systems, what the kernel
-// logs. There is one Host per process, which all
-// inputs share, so that each thing is looked at once in a round. Whatever can wait for a
-// file system is looked at by helper processes.
+// Package host is the host as this process may look at it: where its files show, what is
+// mounted, which servers answer, which tasks wait, which processes serve FUSE file systems, and
+// what the kernel logs. All inputs of a process share one Host, so that each thing is looked at
+// once in a round. Helper processes look at whatever can wait for a file system.
 package host
 
 import (
@@ -28,13 +27,14 @@ import (
 )
 
 // ownProc is where this process and its helpers show. HOST_PROC, which has the host's
-// processes, may not know them.
+// processes, may not show them.
 const ownProc = "/proc"
 
 // Where the host's configuration and devices are, on the host.
 const ownEtc, ownDev = "/etc", "/dev"
 
-// Roots are where the host's files show. In a container that is not where they are.
+// Roots are the directories where the host's files show. In a container these are not where
+// they are on the host.
 type Roots struct {
 	Proc        string // HOST_PROC; /proc
 	Sys         string // HOST_SYS; /sys
@@ -64,7 +64,7 @@ func FindRoots(lookup func(string) string) Roots {
 	return r
 }
 
-// OtherProc reports whether the host's processes show in another place than this one.
+// OtherProc reports whether the host's processes show in another place than this process.
 func (r *Roots) OtherProc() bool { return r.Proc != ownProc }
 
 // Where returns where a path of the host shows here.
@@ -92,7 +92,7 @@ type Options struct {
 	Log    telegraf.Logger // or set it by [Host.SetLog] before the first gather
 }
 
-// Host is what the inputs know of the host together. Its methods may be called from
+// Host is what the inputs together know about the host. Its methods may be called from
 // several goroutines.
 type Host struct {
 	Roots
@@ -138,8 +138,8 @@ func New(o Options) *Host {
 // SetLog sets where the host's state is logged, once per change.
 func (h *Host) SetLog(log telegraf.Logger) { h.log, h.said = log, oncelog.New(log) }
 
-// Join returns the round that a member, an input, is to gather for: that under way, or
-// a new one if it has joined that before.
+// Join returns the round that a member, an input, gathers for: the round under way, or
+// a new one if the member has joined that one before.
 func (h *Host) Join(member any) uint64 {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -153,8 +153,8 @@ func (h *Host) Join(member any) uint64 {
 // AwaitMounts waits for the mount table before the first gather, if it can be read in time.
 func (h *Host) AwaitMounts(timeout time.Duration) { h.table.Await(timeout) }
 
-// Mounts returns the mount table in a round. That it is older than the kernel's is
-// said once.
+// Mounts returns the mount table in a round. If the table is older than the kernel's, this is
+// logged once.
 func (h *Host) Mounts(round uint64) mounts.View {
 	view := h.table.View(round)
 	h.mu.Lock()
@@ -177,8 +177,8 @@ func (h *Host) Mounts(round uint64) mounts.View {
 	return view
 }
 
-// LastMounts is the mount table that [Host.Mounts] has returned last; nil: none yet. It is for
-// who is no member of a round, and is not to have it read.
+// LastMounts is the mount table that [Host.Mounts] has returned last; nil if there was none
+// yet. It is for callers that belong to no round, and must not have the table read.
 func (h *Host) LastMounts() *mounts.Snapshot {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -192,7 +192,7 @@ func (h *Host) RereadMounts() { h.table.Invalidate() }
 // MountsOf reads the mount table of another process of the host.
 func (h *Host) MountsOf(process string) (*mounts.Snapshot, error) { return h.table.ReadOther(process) }
 
-// NFSCounters are those of the host's NFS mounts, see [mounts.NFSStats].
+// NFSCounters are the counters of the host's NFS mounts, see [mounts.NFSStats].
 type NFSCounters struct {
 	At  time.Time // when their reading began
 	All []mounts.NFSStats
@@ -201,8 +201,8 @@ type NFSCounters struct {
 	round uint64
 }
 
-// NFSStats returns the counters as they were read in a round, or what they were after since:
-// whoever asks first has them read, and others wait for that.
+// NFSStats returns the counters as they were read in a round, or at some time after since. The
+// first caller has them read, and the others wait for that.
 func (h *Host) NFSStats(round uint64, since time.Time) NFSCounters {
 	h.reading.Lock()
 	defer h.reading.Unlock()
@@ -213,10 +213,10 @@ func (h *Host) NFSStats(round uint64, since time.Time) NFSCounters {
 	return h.nfs
 }
 
-// KernelLog returns what the kernel has logged that is new to a member, an input: the first
-// time all that it still has. It is read as often as asked for, since what was read costs
-// nothing; name is usually [kmsg.Device], and nothing reads no log. That the log can't be read
-// is said once.
+// KernelLog returns those messages of the kernel that are new to a member, an input; the first
+// time, all that the kernel's log still has. It is read whenever it is asked for, since messages
+// that were read before cost nothing. name is usually [kmsg.Device]; an empty name reads no log.
+// If the log can't be read, this is logged once.
 func (h *Host) KernelLog(name string, member any) (news kmsg.News, readable bool) {
 	feed := h.feed(name)
 	if feed == nil {
@@ -227,15 +227,15 @@ func (h *Host) KernelLog(name string, member any) (news kmsg.News, readable bool
 	return news, true
 }
 
-// ExpectKernelLog announces a member that is going to ask for the kernel's log, so that it is
-// read once for all of them.
+// ExpectKernelLog announces a member that is going to ask for the kernel's log, so that the log
+// is read once for all of them.
 func (h *Host) ExpectKernelLog(name string, member any) {
 	if feed := h.feed(name); feed != nil {
 		feed.Expect(member)
 	}
 }
 
-// RecentKernelLog returns all that the kernel's log still has of what the kernel itself has said.
+// RecentKernelLog returns all messages of the kernel itself that its log still has.
 func (h *Host) RecentKernelLog(name string) ([]kmsg.Record, error) {
 	feed := h.feed(name)
 	if feed == nil {
@@ -244,7 +244,7 @@ func (h *Host) RecentKernelLog(name string) ([]kmsg.Record, error) {
 	return feed.Recent()
 }
 
-// FaultBegan hands a fault to the Recorder. It returns the name of the file that will tell of it.
+// FaultBegan hands a fault to the Recorder. It returns the name of the file that will describe it.
 func (h *Host) FaultBegan(r *fault.Report) (file string) {
 	if h.Recorder == nil {
 		return ""
@@ -252,7 +252,7 @@ func (h *Host) FaultBegan(r *fault.Report) (file string) {
 	return h.Recorder.Began(r)
 }
 
-// feed is that of a log, of which there is one for all inputs; nil if it can't be opened.
+// feed returns the feed of a log, which all inputs share; nil if the log can't be opened.
 func (h *Host) feed(name string) *kmsg.Feed {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -278,9 +278,9 @@ func (h *Host) MountNamespace() string {
 	return link
 }
 
-// WaitOf is where in the kernel a helper of ours waits: its stack where that may be
-// read, since some architectures have no other, and otherwise the function. It is empty
-// where neither is known.
+// WaitOf is where in the kernel a helper of ours waits: its stack where that may be read, since
+// some architectures have nothing else, and otherwise the function. It is empty where neither
+// is known.
 func (h *Host) WaitOf(helper int) string {
 	if seen, err := h.own.Task(helper, helper); err == nil && seen.Stack != "" {
 		return seen.Stack

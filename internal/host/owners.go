@@ -16,13 +16,13 @@ import (
 const (
 	// ownersTimeout is for each helper that reads names.
 	ownersTimeout = 5 * time.Second
-	// ownersDelay passes between readings that new containers ask for, and ownersRetry
-	// before one that had no name is looked for again.
+	// ownersDelay passes between two readings for new containers. ownersRetry passes
+	// before a container that had no name is looked for again.
 	ownersDelay = 2 * time.Second
 	ownersRetry = time.Minute
 	// maxOwnersAge is for how long a name is kept that nobody asks for.
 	maxOwnersAge = 10 * time.Minute
-	// maxOwners bounds the containers and pods that are known, and maxNewOwners those whose
+	// maxOwners bounds the containers and pods that are known. maxNewOwners bounds those whose
 	// own files are read at a time.
 	maxOwners    = 4096
 	maxNewOwners = 64
@@ -30,7 +30,7 @@ const (
 	maxOwnersFile = 1 << 20
 )
 
-// ownerKey is what an owner is known by: an id of a container, or the uid of a pod.
+// ownerKey identifies an owner: the id of a container, or the uid of a pod.
 type ownerKey struct{ id, podUID string }
 
 // ownership is what is known of a container or a pod.
@@ -39,7 +39,7 @@ type ownership struct {
 	asked, sought time.Time
 }
 
-// owners are the names of containers and pods. They are read when somebody asks for one that
+// owners are the names of containers and pods. They are read when somebody asks for a name that
 // is not known: once for each, and the answer comes with a later gather.
 type owners struct {
 	mu      sync.Mutex
@@ -48,7 +48,7 @@ type owners struct {
 	next    time.Time // no reading before
 }
 
-// OwnerOf is whose a cgroup is, as far as that was read by now.
+// OwnerOf tells to whom a cgroup belongs, as far as that has been read.
 func (h *Host) OwnerOf(id cgroups.Identity) containers.Owner {
 	h.owners.mu.Lock()
 	defer h.owners.mu.Unlock()
@@ -68,7 +68,7 @@ func (h *Host) OwnerOf(id cgroups.Identity) containers.Owner {
 	return o.Bounded()
 }
 
-// OwnerOfPod is the pod with that uid, as far as its name was read by now.
+// OwnerOfPod is the pod with that uid, as far as its name has been read.
 func (h *Host) OwnerOfPod(uid string) containers.Owner {
 	if uid == "" {
 		return containers.Owner{}
@@ -78,7 +78,7 @@ func (h *Host) OwnerOfPod(uid string) containers.Owner {
 	return h.ownerLocked(ownerKey{podUID: uid}).Bounded()
 }
 
-// ownerLocked is what is known; if nothing is, it has it read.
+// ownerLocked returns what is known; if nothing is known, it has the names read.
 func (h *Host) ownerLocked(key ownerKey) containers.Owner {
 	o, now := &h.owners, time.Now()
 	one := o.known[key]
@@ -97,7 +97,7 @@ func (h *Host) ownerLocked(key ownerKey) containers.Owner {
 	return one.Owner
 }
 
-// readOwners looks for all that are not known.
+// readOwners looks for all owners that are not known.
 func (h *Host) readOwners() {
 	o, now := &h.owners, time.Now()
 	var wanted []ownerKey
@@ -135,7 +135,8 @@ type ownerSearch struct {
 	err   error // the first
 }
 
-// files are helpers for files of one kind: those that hang cost the others nothing.
+// files returns helpers for files of one kind. Helpers that hang cost those of other kinds
+// nothing.
 func (s *ownerSearch) files(kind string) *Files {
 	table := s.host.LastMounts()
 	if table == nil {
@@ -144,7 +145,8 @@ func (s *ownerSearch) files(kind string) *Files {
 	return &Files{Host: s.host, Key: "names of " + kind, Timeout: ownersTimeout, Table: table}
 }
 
-// search asks kubelet's logs first, which name most, and then the files of the runtimes.
+// search reads kubelet's logs first, which have most of the names, and then the files of the
+// runtimes.
 func (s *ownerSearch) search(wanted []ownerKey) {
 	for _, name := range s.list("/var/log/containers") {
 		if id, o, ok := containers.ParseLog(name); ok {
@@ -172,7 +174,7 @@ func (s *ownerSearch) search(wanted []ownerKey) {
 	s.each(s.missing(wanted), "nerdctl", containers.ParseBundle, func(id string) string { return path.Join(tasks, "default", id, "config.json") })
 }
 
-// missing are the ids of containers without an owner yet.
+// missing returns the ids of containers that have no owner yet.
 func (s *ownerSearch) missing(wanted []ownerKey) (ids []string) {
 	for _, key := range wanted {
 		if key.id != "" && !s.found[key].Known() {
@@ -215,7 +217,7 @@ func (s *ownerSearch) each(ids []string, kind string, parse func([]byte) (contai
 	}
 }
 
-// note keeps the first error but for those of a file that is not there, as most are not.
+// note keeps the first error. It ignores errors of files that do not exist, as most do not.
 func (s *ownerSearch) note(err error, of Content) {
 	if s.err != nil || of.Errno == unix.ENOENT || of.Errno == unix.ENOTDIR || err == nil {
 		return

@@ -19,14 +19,14 @@ const (
 	usersTimeout = 5 * time.Second
 )
 
-// User is one of this system's, as passwd(5) and group(5) have it.
+// User is a user of this system, as passwd(5) and group(5) describe it.
 type User struct {
 	UID, GID uint32
 	Groups   []uint32
 }
 
-// LookUpUser finds a user by name or number. Helpers read the files: they may lie on a
-// file system that hangs.
+// LookUpUser finds a user by name or number. Helpers read the files, which may lie on a file
+// system that hangs.
 func (h *Host) LookUpUser(name string) (User, error) {
 	passwd, err := h.ReadFile("/etc/passwd", maxUsers, usersTimeout)
 	if err != nil {
@@ -62,7 +62,7 @@ func (h *Host) LookUpUser(name string) (User, error) {
 }
 
 // numbered leaves out the lines of passwd(5) or group(5) in which one of these fields is no
-// number, as the C library does: the parser takes such a field for 0, which is root.
+// number, as the C library does. The parser would take such a field for 0, which is root.
 func numbered(content []byte, fields ...int) []byte {
 	var kept []byte
 	for line := range bytes.Lines(content) {
@@ -74,8 +74,8 @@ func numbered(content []byte, fields ...int) []byte {
 	return kept
 }
 
-// isID reports whether a field is a number that a user or group can have: the last one means
-// none to setresuid(2).
+// isID reports whether a field is a number that a user or group can have. The largest number
+// is none: to setresuid(2) it means no change.
 func isID(field []byte) bool {
 	id, err := strconv.ParseUint(string(field), 10, 32)
 	return err == nil && id != math.MaxUint32
@@ -97,7 +97,7 @@ func (h *Host) LookUpGroup(name string) (uint32, error) {
 	return uint32(all[0].Gid), nil
 }
 
-// UserNames are the names of this system's users, as passwd(5) has them. A helper reads it.
+// UserNames are the names of this system's users, as passwd(5) has them. A helper reads the file.
 func (h *Host) UserNames() (map[uint32]string, error) {
 	content, err := h.ReadFile("/etc/passwd", maxUsers, usersTimeout)
 	if err != nil {
