@@ -1,12 +1,12 @@
 // Package blocked finds the tasks that wait uninterruptibly: since when, where
 // in the kernel, and what they have open.
 //
-// A [Scanner] reads stat, comm, status and wchan of other processes only. These take no
+// A [Scanner] reads only stat, comm, status and wchan of other processes. These take no
 // lock that a stuck process holds, unlike cmdline, environ and maps, which wait for its
-// memory. What a task has open, its working directory and its stack are looked at by
-// helper processes, since that can wait for a file system. Of fdinfo, that of files with
-// a path outside of /dev only: an epoll instance, for one, is locked while a FUSE server
-// is asked about a file in it.
+// memory. Helper processes look at what a task has open, at its working directory and at its
+// stack, since that can wait for a file system. They read fdinfo only of files with a path
+// outside of /dev: an epoll instance, for example, is locked while a FUSE server is asked
+// about a file in it.
 package blocked
 
 import (
@@ -24,7 +24,7 @@ import (
 type Task struct {
 	PID int // of the process
 	TID int // of the thread; equal to PID for the first one
-	// Parent is the process's, of what [Scanner.Threads] returns.
+	// Parent is the parent of the process. It is set only by [Scanner.Threads].
 	Parent int
 	Comm   string // the thread's name, raw bytes
 	// State is D, or S with [Scanner.SetWaits].
@@ -32,16 +32,16 @@ type Task struct {
 	// Wchan is the kernel function in which the task sleeps. It is empty without
 	// the right to trace the task, and may be on exotic kernels.
 	Wchan string
-	// Kernel means a thread of the kernel's.
+	// Kernel marks a thread of the kernel.
 	Kernel bool
-	// Since is the time of the first scan that saw the task in this very wait. It has
-	// not run since then, but to begin the same wait anew, as a call to an NFS server
-	// does that is sent again. The wait itself may have begun earlier.
+	// Since is the time of the first scan that saw the task in this very wait. Since then the
+	// task has run only to begin the same wait again, as a call to an NFS server does that
+	// is sent again. The wait itself may have begun earlier.
 	Since time.Time
 	Start uint64 // ticks after boot: with the TID, the task's identity
 }
 
-// Scanner looks for tasks that wait, again and again. It is not safe for
+// Scanner looks for waiting tasks, again and again. It is not safe for
 // concurrent use.
 type Scanner struct {
 	proc     int // the open directory
@@ -51,7 +51,7 @@ type Scanner struct {
 	living   map[identity]time.Time // programs that mount, and the first scan that saw them
 	path     []byte
 	content  [64 << 10]byte // a status file with thousands of groups
-	// Mounting are the programs that mount something, of the last scan, with
+	// Mounting are the programs that mount something, as seen by the last scan with
 	// [Scanner.setPrograms]. Since is the time of the first scan that saw them.
 	Mounting []Task
 	entries  [2][32 << 10]byte // of the processes, and of a process's threads
@@ -70,12 +70,12 @@ type sleep struct {
 	seen     time.Time
 }
 
-// retryInterval is the least time between two beginnings of a wait that has no answer: the
-// shortest timeout of NFS is 0.1 s, and each retry leaves the CPU twice at most.
+// retryInterval is the shortest time between two beginnings of a wait that has no answer.
+// The shortest timeout of NFS is 0.1 s, and each retry leaves the CPU at most twice.
 const retryInterval = 50 * time.Millisecond
 
-// retries reports whether tasks wake up in a function now and then to begin the same
-// wait anew: net/sunrpc/sched.c, fs/lockd/clntproc.c, fs/nfs/nfs4proc.c.
+// retries reports whether tasks that wait in a function wake up now and then to begin the same
+// wait again: net/sunrpc/sched.c, fs/lockd/clntproc.c, fs/nfs/nfs4proc.c.
 func retries(wchan string) bool {
 	switch wchan {
 	case "rpc_wait_bit_killable", "nlm_wait_on_grace", "nlmclnt_block", "nlmclnt_wait", "nfs4_delay", "nfs4_delay_killable",
@@ -85,8 +85,8 @@ func retries(wchan string) bool {
 	return false
 }
 
-// continues reports whether a task that was seen in one sleep is in it still. That it
-// waits in the same function at two looks is no proof: a busy one does so by chance.
+// continues reports whether a task that was seen in one sleep is still in it. Being in the
+// same function at two looks is no proof: a busy task is there by chance.
 func (before sleep) continues(now sleep) bool {
 	if before.wchan != now.wchan || !before.counted || !now.counted || now.switches < before.switches {
 		return false
@@ -106,16 +106,16 @@ func NewScanner(proc string, waits ...string) (*Scanner, error) {
 }
 
 // SetWaits names kernel functions. A task in state S, waiting interruptibly,
-// counts too if it waits in one of them: [FUSEWaits] for example. As this takes
-// another look at every sleeping task, a scan costs about twice as much with any.
+// counts too if it waits in one of them: [FUSEWaits] for example. This takes another
+// look at every sleeping task, so with any function a scan costs about twice as much.
 func (s *Scanner) SetWaits(waits ...string) { s.waits = waits }
 
-// setPrograms says whether programs that mount something are noted, whatever they wait in: one
-// that connects to a server sleeps interruptibly.
+// setPrograms sets whether programs that mount something are noted, whatever they wait in: a
+// program that connects to a server sleeps interruptibly.
 func (s *Scanner) setPrograms(noted bool) { s.programs = noted }
 
-// mounts reports whether a stat file, proc_pid_stat(5), is of mount(8), or of a program such as
-// mount.nfs that it calls.
+// mounts reports whether a stat file, proc_pid_stat(5), is that of mount(8), or of a program
+// such as mount.nfs that mount(8) runs.
 func mounts(stat []byte) bool {
 	_, rest, _ := bytes.Cut(stat, []byte("("))
 	name, is := bytes.CutPrefix(rest, []byte("mount"))
@@ -132,7 +132,7 @@ func FUSEWaits() []string {
 // Close closes the scanner's directory.
 func (s *Scanner) Close() error { return unix.Close(s.proc) }
 
-// Scan looks at all tasks, and returns those which wait, in no special order.
+// Scan looks at all tasks, and returns those that wait, in no special order.
 // now is the time of the scan. Tasks that may not be looked at are left out. An
 // error that comes with tasks says that some others could not be looked at.
 func (s *Scanner) Scan(now time.Time) ([]Task, error) {
@@ -151,8 +151,8 @@ func (s *Scanner) Scan(now time.Time) ([]Task, error) {
 	return scan.tasks, errors.Join(scan.problems...)
 }
 
-// Threads returns the tasks of a process, the first one's first, whatever they do: at most
-// limit. Their Since is not set.
+// Threads returns at most limit tasks of a process, whatever they do. The first is the process's
+// first thread. Their Since is not set.
 func (s *Scanner) Threads(pid, limit int) ([]Task, error) {
 	first, err := s.task(pid, pid)
 	if err != nil {
@@ -228,7 +228,7 @@ func (s *scan) process(pid int) {
 	s.note(err)
 }
 
-// inspect reads a task's stat file, and takes the task down if it waits.
+// inspect reads a task's stat file, and notes the task if it waits.
 func (s *scan) inspect(pid, tid int, file []byte) (stat, bool) {
 	content, err := s.read(file)
 	if err != nil {
@@ -258,7 +258,7 @@ func (s *scan) inspect(pid, tid int, file []byte) (stat, bool) {
 	return st, true
 }
 
-// noteProgram takes down a program that mounts.
+// noteProgram notes a program that mounts something.
 func (s *scan) noteProgram(pid int, st stat) {
 	id, since := identity{pid, st.start}, s.now
 	if first, known := s.Scanner.living[id]; known {
@@ -285,7 +285,7 @@ func (s *scan) add(pid, tid int, st stat, function []byte) {
 	s.tasks = append(s.tasks, task)
 }
 
-// note keeps the first problem that is neither a task's end nor the lack of a
+// note keeps the first problem that is neither the end of a task nor a missing
 // right.
 func (s *scan) note(err error) {
 	if err != nil && len(s.problems) == 0 && !gone(err) && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) {
@@ -295,7 +295,7 @@ func (s *scan) note(err error) {
 
 func gone(err error) bool { return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) }
 
-// wchan is the function in which a task sleeps, or nothing.
+// wchan is the function in which a task sleeps, or empty.
 func (s *Scanner) wchan(pid, tid int) []byte {
 	function, err := s.read(s.taskFile(pid, tid, "wchan"))
 	if err != nil || string(function) == "0" {

@@ -11,20 +11,20 @@ import (
 )
 
 // LoadExcludes reports whether the host's load average rules out that any task
-// has been in state D for the given time, at the price of one small file. A scan
-// would find none then; otherwise it may.
+// has been in state D for the given time. It reads only one small file. If it is true,
+// a scan would find no such task; otherwise a scan may find some.
 //
-// A task in D counts as 1 in the load (kernel/sched/loadavg.c), which the
-// 1-minute average approaches every 5 seconds: after 30 s of D it is 0.28 or
-// more, after 60 s 0.57. So this is of use on quiet hosts only, where
+// A task in D counts as 1 in the load (kernel/sched/loadavg.c). The
+// 1-minute average approaches the load every 5 seconds: after 30 s of D it is 0.28 or
+// more, after 60 s 0.57. So this is useful only on quiet hosts, where
 // it is nearly always true; one busy CPU is enough to make it false. It is false
-// for anything shorter than some 10 s.
+// for any time shorter than some 10 s.
 //
-// Not in the load are tasks in S, such as those which wait for a FUSE server and
-// got no signal, and those which the freezer stopped. A container whose
+// The load does not count tasks in S, such as those that wait for a FUSE server and
+// got no signal, nor those that the freezer has stopped. A container whose
 // /proc/loadavg is made up (lxcfs) must not rely on it. procs_blocked of
-// /proc/stat is no help: it counts those who wait for pages and block devices
-// (io_schedule), and not those who wait for an answer of an NFS server or on a
+// /proc/stat is no help: it counts tasks that wait for pages and block devices
+// (io_schedule), but not those that wait for the answer of an NFS server or on a
 // frozen file system.
 func LoadExcludes(proc string, waiting time.Duration) (bool, error) {
 	name := filepath.Join(proc, "loadavg")

@@ -18,20 +18,20 @@ import (
 const (
 	// scanShare is the part of a CPU that scans may take while nobody waits.
 	scanShare = 0.01
-	// longWait is a wait that the load average is sure to show, on a quiet host.
+	// longWait is a wait that the load average is sure to show on a quiet host.
 	longWait = time.Minute
 	// maxInspected is how many tasks of a scan are asked for their files, and again for
 	// their stacks.
 	maxInspected = 200
 	// maxFiles is how many of a task's open files are looked at.
 	maxFiles = 256
-	// maxUnasked is for how many rounds functions count that nobody asks for any more. An
-	// input may be left out of some, as one that is gathering still.
+	// maxUnasked is the number of rounds for which functions count that nobody asks for any
+	// more. An input may miss some rounds, for example while it is still gathering.
 	maxUnasked = 3
 )
 
 // Monitor looks for blocked tasks on behalf of several inputs: once in a round, and
-// with one budget. The plugin's own tasks are no witnesses, and not among them. Its
+// with one budget. The plugin's own tasks prove nothing and are left out. Its
 // methods may be called from several goroutines.
 type Monitor struct {
 	proc  string
@@ -63,11 +63,12 @@ type Scan struct {
 	At      time.Time // zero: nobody has looked
 	Tasks   []Task    // that have waited since an earlier scan
 	Helpers int64     // helpers of vfsprobe's that wait
-	// Mounting are programs that mount something since an earlier scan, if they were asked for.
+	// Mounting are programs that have been mounting something since an earlier scan, if they
+	// were asked for.
 	Mounting []Task
 }
 
-// Request is who asks for blocked tasks, and why.
+// Request tells who asks for blocked tasks, and why.
 type Request struct {
 	Round uint64
 	Asker any // who asks; the same in each round
@@ -75,7 +76,7 @@ type Request struct {
 	Urgent bool
 	// Waits are functions in which tasks in state S count, too; see [Scanner.SetWaits].
 	Waits []string
-	// Programs asks for those that mount something; see [Scanner.setPrograms].
+	// Programs asks for programs that mount something; see [Scanner.setPrograms].
 	Programs bool
 }
 
@@ -86,9 +87,9 @@ func NewMonitor(proc string, files *openfiles.Reader) *Monitor {
 		inspected: make(map[identity]Files), stacks: make(map[identity]string)}
 }
 
-// Scan returns the tasks that are blocked. Who asks first in a round has them looked
-// for, unless nothing is urgent and either the budget is used up or the load average
-// rules out that anybody waits: then the last scan's are returned, or none. An error
+// Scan returns the tasks that are blocked. The first request in a round has them looked for.
+// It does not if nothing is urgent, and the budget is used up or the load average rules out
+// that any task waits: then the tasks of the last scan are returned, or none. An error
 // that comes with tasks says that some could not be looked at.
 func (m *Monitor) Scan(r Request) (Scan, error) {
 	m.mu.Lock()
@@ -108,7 +109,7 @@ func (m *Monitor) Scan(r Request) (Scan, error) {
 }
 
 // remember keeps the functions that a request asks for, and forgets those that nobody has
-// asked for lately. It reports whether they are news.
+// asked for lately. It reports whether the request asks for new ones.
 func (m *Monitor) remember(r Request) (news bool) {
 	maps.DeleteFunc(m.waits, func(_ any, w waits) bool { return w.round+maxUnasked < r.Round })
 	before := m.waits[r.Asker]
@@ -121,7 +122,7 @@ func (m *Monitor) remember(r Request) (news bool) {
 	return news
 }
 
-// rests reports whether there is no need to look.
+// rests reports whether there is no need to scan.
 func (m *Monitor) rests(now time.Time) bool {
 	if now.Before(m.due) {
 		return true
@@ -177,7 +178,7 @@ func (m *Monitor) scan(now time.Time) error {
 	return err
 }
 
-// Files is what a task has to do with mounts.
+// Files tells what a task has to do with mounts.
 type Files struct {
 	// MountIDs are those of its open files, as in mountinfo, in ascending order.
 	// Pipes, sockets and devices are left out. Only the first 256 files count.
@@ -187,7 +188,7 @@ type Files struct {
 }
 
 // Files tells what a task has open. A helper looks, once in a round. What may not be
-// seen, or is gone, is empty; so is all of it for the tasks beyond the first 200.
+// seen, or no longer exists, is empty; for the tasks beyond the first 200 everything is.
 func (m *Monitor) Files(task Task) Files {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// name is a process's file, relative to the scanner's directory, in a buffer
-// which the next name overwrites.
+// name is the name of a process's file, relative to the scanner's directory. It is in a
+// buffer that the next name overwrites.
 func (s *Scanner) name(pid int, file string) []byte {
 	s.path = strconv.AppendInt(s.path[:0], int64(pid), 10)
 	s.path = append(append(s.path, '/'), file...)
@@ -25,7 +25,7 @@ func (s *Scanner) taskFile(pid, tid int, file string) []byte {
 	return s.path
 }
 
-// open is openat(2). That of package unix would allocate the name.
+// open is openat(2). The one of package unix would allocate the name.
 func (s *Scanner) open(name []byte, flags int) (fd int, err error) {
 	name = append(name, 0)
 	r, _, errno := unix.Syscall6(unix.SYS_OPENAT, uintptr(s.proc), uintptr(unsafe.Pointer(unsafe.SliceData(name))),
@@ -36,7 +36,7 @@ func (s *Scanner) open(name []byte, flags int) (fd int, err error) {
 	return int(r), nil
 }
 
-// read reads the beginning of a file, in a buffer which the next read
+// read reads the beginning of a file. The result is in a buffer that the next read
 // overwrites.
 func (s *Scanner) read(name []byte) ([]byte, error) {
 	fd, err := s.open(name, 0)
@@ -52,7 +52,7 @@ func (s *Scanner) read(name []byte) ([]byte, error) {
 }
 
 // eachNumber calls do for the entries of a directory whose names are numbers,
-// until it says to stop.
+// until do returns false.
 func eachNumber(dir int, buffer []byte, do func(number int) bool) error {
 	for {
 		n, err := unix.Getdents(dir, buffer)
@@ -102,7 +102,7 @@ func parseNumber(name []byte) (number int, ok bool) {
 	return 0, false
 }
 
-// stat is what matters here of proc_pid_stat(5).
+// stat is the part of proc_pid_stat(5) that matters here.
 type stat struct {
 	state   byte
 	parent  int
@@ -113,8 +113,8 @@ type stat struct {
 
 const pfKthread = 0x00200000 // linux/sched.h
 
-// parseStat reads a stat file. The name in it may hold anything, what follows
-// it holds no parenthesis.
+// parseStat reads a stat file. The name in it may hold anything; the text after it
+// holds no parenthesis.
 func parseStat(content []byte) (stat, error) {
 	rest := content[bytes.LastIndexByte(content, ')')+1:]
 	if len(rest) == len(content) || len(rest) < 3 || rest[0] != ' ' || rest[2] != ' ' {
