@@ -8,31 +8,32 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Connections sums up the TCP connections to an address. What has been closed by this host
-// does not count.
+// Connections sums up the TCP connections to an address. Connections that this host has closed
+// do not count.
 type Connections struct {
 	Known       bool // the kernel has told
 	Connecting  int  // without an answer so far, SYN-SENT
 	Established int
-	// Unacknowledged are the established ones which have sent something again: it was not
-	// acknowledged.
+	// Unacknowledged counts the established connections that have sent something again, since
+	// it was not acknowledged.
 	Unacknowledged int
-	// Unanswered are the established ones on which something was sent since the last thing came.
+	// Unanswered counts the established connections on which something was sent after the last
+	// data came.
 	Unanswered  int
 	Retransmits int // in a row, the most of a connection
 	CloseWait   int // closed by the server, and not by this host
 }
 
-// Table asks the kernel. To ask can have it load a module, which takes a program from a file
-// system: so it is asked by a goroutine that can be left alone, of which there is one at most.
-// Who asks meanwhile waits for its turn, within its limit.
+// Table asks the kernel. Asking can make the kernel load a module, for which a program is read
+// from a file system. So a goroutine that can be left alone asks, and there is at most one. Other
+// callers wait for their turn, within their limit.
 type Table struct{ turn chan struct{} }
 
 // NewTable returns a Table.
 func NewTable() *Table { return &Table{turn: make(chan struct{}, 1)} }
 
-// To returns the connections to an address and port, within a limit. They are not Known where
-// the kernel refuses, or takes longer.
+// To returns the connections to an address and port, within a limit. They are not Known if the
+// kernel refuses, or takes longer.
 func (t *Table) To(server netip.AddrPort, limit time.Duration) Connections {
 	var found Connections
 	family := uint8(unix.AF_INET6)
@@ -48,8 +49,8 @@ func (t *Table) To(server netip.AddrPort, limit time.Duration) Connections {
 	return found
 }
 
-// Search returns the connections which fit, within a limit: to a port of any server, or to all
-// ports for 0. known says whether the kernel has told.
+// Search returns the connections that fit, within a limit: to one port of any server, or to all
+// ports if port is 0. known reports whether the kernel has answered.
 func (t *Table) Search(port uint16, fits func(*TCP) bool, limit time.Duration) (found []TCP, known bool) {
 	var all []TCP // not found: it is written to after the limit, too
 	if !t.within(limit, func() error {
@@ -91,8 +92,8 @@ func (t *Table) within(limit time.Duration, ask func() error) bool {
 	}
 }
 
-// eachConnection has the kernel list the connections to a port; 0: to any. It leaves the others
-// out itself (inet_diag_dump_icsk, net/ipv4/inet_diag.c).
+// eachConnection has the kernel list the connections to a port; 0 means any port. The kernel
+// itself leaves the others out (inet_diag_dump_icsk, net/ipv4/inet_diag.c).
 func eachConnection(family uint8, port uint16, take func(*TCP)) error {
 	request := inetRequest{Family: family, Protocol: unix.IPPROTO_TCP, Extensions: infoWanted, States: 1<<Established | 1<<SynSent | 1<<CloseWait}
 	binary.BigEndian.PutUint16(request.ID[2:], port) // idiag_dport
@@ -105,7 +106,7 @@ func eachConnection(family uint8, port uint16, take func(*TCP)) error {
 	})
 }
 
-// add takes a socket, if it is connected to the server.
+// add counts a socket, if it is connected to the server.
 func (c *Connections) add(s *TCP, server netip.AddrPort) {
 	if s.Peer.Port() != server.Port() || s.Peer.Addr().Unmap() != server.Addr().Unmap().WithZone("") {
 		return

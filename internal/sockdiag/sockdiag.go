@@ -1,6 +1,6 @@
 // Package sockdiag asks the kernel about sockets of this process's network namespace,
-// sock_diag(7). No packet is sent, and no other host is asked. Where the kernel has to
-// load its module tcp_diag first, the call waits for that, but SIGKILL ends it.
+// sock_diag(7). It sends no packet, and asks no other host. Where the kernel must load its
+// module tcp_diag first, the call waits for that, but SIGKILL ends it.
 package sockdiag
 
 import (
@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// State is that of a TCP connection, net/tcp_states.h.
+// State is the state of a TCP connection, net/tcp_states.h.
 type State uint8
 
 // The states.
@@ -50,13 +50,13 @@ type TCP struct {
 	Unread      uint32 // bytes that came and were not read
 	Unsent      uint32 // bytes that were written and not acknowledged
 	Timer       Timer  // 0: none runs
-	// Retries counts how often in a row what the timer is about had no answer.
+	// Retries counts how often in a row what the timer repeats has had no answer.
 	Retries uint8
-	// Sent and Received are how long ago the last data was; zero in a state other than
-	// established. Sent is never the later where nothing was sent.
+	// Sent and Received are how long ago data was last sent and received. They are zero unless
+	// the state is established. Where nothing was sent, Sent is at least as long as Received.
 	Sent, Received time.Duration
 	// NeverAnswered says that nothing has ever come on a connection. Kernels before 4.1 do not
-	// tell.
+	// tell this.
 	NeverAnswered bool
 }
 
@@ -93,7 +93,7 @@ type unixRequest struct {
 }
 
 // Sockets returns the TCP sockets whose inodes are wanted, of IPv4 and IPv6: connections and
-// those that wait for some.
+// listening sockets.
 func Sockets(wanted func(inode uint32) bool) ([]TCP, error) {
 	var found []TCP
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
@@ -118,7 +118,7 @@ type Unix struct {
 	Named bool   // as those are on the side of a server, and none of a socketpair(2)
 }
 
-// UnixSocket returns the UNIX socket of that inode; the zero one where there is none.
+// UnixSocket returns the UNIX socket with that inode; the zero one if there is none.
 func UnixSocket(inode uint32) (socket Unix, err error) {
 	const any = ^uint32(0)
 	request := unixRequest{Family: unix.AF_UNIX, States: any, Inode: inode, Show: showName | showPeer, Cookie: [2]uint32{any, any}}
@@ -172,8 +172,8 @@ func ask(flags uint16, request []byte, take func(payload []byte) error) error {
 	return fmt.Errorf("there are more than %d sockets", maxMessages)
 }
 
-// eachMessage hands what the messages of an answer carry to take, netlink(7). last says that
-// no more come.
+// eachMessage hands the content of each message of an answer to take, netlink(7). last reports
+// whether the answer ends there.
 func eachMessage(messages []byte, take func(payload []byte) error) (last bool, err error) {
 	for len(messages) > 0 {
 		if len(messages) < unix.SizeofNlMsghdr {
@@ -241,7 +241,7 @@ func parseTCP(payload []byte) (TCP, error) {
 	return s, err
 }
 
-// address reads one of a struct inet_diag_sockid, which has room for 16 bytes.
+// address reads an address of a struct inet_diag_sockid, which has room for 16 bytes.
 func address(content []byte, long bool) netip.Addr {
 	if long {
 		return netip.AddrFrom16([16]byte(content)).Unmap()
@@ -249,7 +249,7 @@ func address(content []byte, long bool) netip.Addr {
 	return netip.AddrFrom4([4]byte(content))
 }
 
-// milliseconds reads a number of a struct tcp_info, which older kernels have shorter.
+// milliseconds reads a number of a struct tcp_info, which is shorter on older kernels.
 func milliseconds(info []byte, offset uintptr) time.Duration {
 	if uintptr(len(info)) < offset+4 {
 		return 0
@@ -274,8 +274,8 @@ func parseUnix(payload []byte) (Unix, error) {
 	return socket, nil
 }
 
-// attribute finds one among those behind a message, struct nlattr of linux/netlink.h; nil:
-// it is not there.
+// attribute finds an attribute among those that follow a message, struct nlattr of
+// linux/netlink.h; nil if it is not there.
 func attribute(attributes []byte, kind uint16) ([]byte, error) {
 	for len(attributes) >= unix.SizeofNlAttr {
 		size := binary.NativeEndian.Uint16(attributes)
