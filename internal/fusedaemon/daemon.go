@@ -1,6 +1,6 @@
 // Package fusedaemon finds the processes that serve FUSE file systems, and tells what they
 // wait for. It asks neither the daemons nor their servers: it looks at threads and sockets.
-// What helpers must look at, they do; see package openfiles.
+// Helpers look at what could hang; see package openfiles.
 package fusedaemon
 
 import (
@@ -12,51 +12,53 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 )
 
-// Process is one of the host's.
+// Process is a process of the host.
 type Process struct {
 	PID  int
 	Comm string // raw bytes
 }
 
-// Daemon is who serves a connection, as it was at one time.
+// Daemon is the process that serves a connection, as it was at one time.
 type Daemon struct {
 	Process
-	// Guessed means that it is named after the file system and has the mount point among its
-	// arguments, and that it could not be seen whether it holds the connection.
+	// Guessed means that the process is named after the file system and has the mount point
+	// among its arguments, but that it could not be seen whether it holds the connection.
 	Guessed bool
 	Threads []blocked.Task
-	// Restart is the command that restarts what it is a part of, see [cgroups.Restart].
+	// Restart is the command that restarts the unit or container of the daemon, see
+	// [cgroups.Restart].
 	Restart string
-	// Arguments are those it was started with, the program's name first.
+	// Arguments are those that the daemon was started with, the program's name first.
 	Arguments []string
 	Files     blocked.Files
-	// Sockets are its own TCP sockets, or those of Worker where it has none. SocketsKnown
-	// is false where they could not be seen, as in another network namespace.
+	// Sockets are the daemon's own TCP sockets, or those of Worker where it has none.
+	// SocketsKnown is false where they could not be seen, as in another network namespace.
 	Sockets      []sockdiag.TCP
 	SocketsKnown bool
-	// Worker is another process, to which it is connected, and that has the connection to
-	// the server, as sshfs' ssh has; or nil.
+	// Worker is another process, connected to the daemon, that has the connection to the
+	// server, such as the ssh of sshfs; or nil.
 	Worker *Process
 }
 
-// Stopped reports whether it was stopped by a signal, or by a debugger.
+// Stopped reports whether the daemon was stopped by a signal, or by a debugger.
 func (d *Daemon) Stopped() bool {
 	return len(d.Threads) > 0 && !slices.ContainsFunc(d.Threads, func(t blocked.Task) bool { return t.State != 'T' && t.State != 't' })
 }
 
-// Seen reports whether it may be seen in which functions its threads wait.
+// Seen reports whether this process may see in which functions the daemon's threads wait.
 func (d *Daemon) Seen() bool {
 	return slices.ContainsFunc(d.Threads, func(t blocked.Task) bool { return t.Wchan != "" })
 }
 
-// TakesRequests reports whether a thread waits for the kernel's next request: others, or
-// another host, have those it took (fuse_dev_do_read, fs/fuse/dev.c).
+// TakesRequests reports whether a thread waits for the kernel's next request. Then other
+// threads, or another host, have the requests that were taken (fuse_dev_do_read,
+// fs/fuse/dev.c).
 func (d *Daemon) TakesRequests() bool {
 	return slices.ContainsFunc(d.Threads, func(t blocked.Task) bool { return strings.HasPrefix(t.Wchan, "fuse_dev_do_read") })
 }
 
-// Lives reports whether it takes requests, may be told of them by poll(2), or runs: the
-// kernel would wake it if its connection had been aborted, and most end then.
+// Lives reports whether the daemon takes requests, may be told of them by poll(2), or runs. If
+// its connection had been aborted, the kernel would wake it, and most daemons end then.
 func (d *Daemon) Lives() bool {
 	runs := func(t blocked.Task) bool { return t.State == 'R' }
 	return !d.Stopped() && (!d.Seen() || d.TakesRequests() || slices.ContainsFunc(d.Threads, polls) || slices.ContainsFunc(d.Threads, runs))
@@ -88,26 +90,26 @@ func (d *Daemon) thread(fits func(*blocked.Task) bool) *blocked.Task {
 	return nil
 }
 
-// ServerState is what the connections to a server tell.
+// ServerState is what the connections to a server tell about it.
 type ServerState uint8
 
 const (
 	// Unseen: the connections can't be seen.
 	Unseen ServerState = iota
-	// Unconnected: there is none.
+	// Unconnected: there is no connection.
 	Unconnected
 	// Unreachable: nothing comes back for what is sent.
 	Unreachable
 	// Silent: the server's kernel has confirmed what was sent, and the last thing that
 	// came is older.
 	Silent
-	// Answered: what the server sent last is newer.
+	// Answered: the server has sent something after the last thing that was sent to it.
 	Answered
-	// Unread: what the server sent is not read.
+	// Unread: the daemon does not read what the server has sent.
 	Unread
 )
 
-// Server returns the state of the connections to the server, and the one that tells it:
+// Server returns the state of the connections to the server, and the connection that tells it:
 // nil if none does.
 func (d *Daemon) Server() (ServerState, *sockdiag.TCP) {
 	if !d.SocketsKnown {
@@ -127,8 +129,8 @@ func (d *Daemon) Server() (ServerState, *sockdiag.TCP) {
 	return state, telling
 }
 
-// ServerAddress is where the daemon is connected to, or tries to be; the zero one if that can't
-// be seen, or it has no connection.
+// ServerAddress is the address that the daemon is connected to, or tries to connect to; the zero
+// address if that can't be seen, or it has no connection.
 func (d *Daemon) ServerAddress() netip.AddrPort {
 	_, socket := d.Server()
 	if socket == nil {
@@ -137,7 +139,7 @@ func (d *Daemon) ServerAddress() netip.AddrPort {
 	return socket.Peer
 }
 
-// ConnectedTo reports whether one of its connections is, or is meant to be, to an address.
+// ConnectedTo reports whether one of the daemon's connections goes, or should go, to an address.
 func (d *Daemon) ConnectedTo(at netip.AddrPort) bool {
 	return slices.ContainsFunc(d.Sockets, func(s sockdiag.TCP) bool { return s.Peer == at })
 }
@@ -154,7 +156,8 @@ func (d *Daemon) serves(socket *sockdiag.TCP) bool {
 	})
 }
 
-// stateOf is what one connection tells. One probe without an answer may be on its way still.
+// stateOf is what one connection tells. A single probe without an answer proves nothing: it may
+// still be on its way.
 func stateOf(s *sockdiag.TCP) ServerState {
 	lost := s.Timer == sockdiag.Retransmit && s.Retries > 0 ||
 		(s.Timer == sockdiag.KeepAlive || s.Timer == sockdiag.ZeroWindow) && s.Retries > 1

@@ -21,10 +21,10 @@ import (
 )
 
 const (
-	// searchInterval is how often at most all processes are looked at for one connection
-	// whose daemon was not found.
+	// searchInterval is the shortest time between two searches among all processes for the
+	// daemon of a connection that was not found.
 	searchInterval = time.Minute
-	// searchTimeout bounds a look at all processes, and processesPerBatch how many are
+	// searchTimeout bounds a search among all processes. processesPerBatch is how many are
 	// looked at between two looks at the clock.
 	searchTimeout     = 1500 * time.Millisecond
 	processesPerBatch = 200
@@ -39,7 +39,7 @@ const (
 	device = "/dev/fuse"
 )
 
-// Connection is that between the kernel and the daemon of a FUSE file system.
+// Connection is the connection between the kernel and the daemon of a FUSE file system.
 type Connection struct {
 	Number     int64  // as in /sys/fs/fuse/connections
 	MountID    int    // numbers are given again
@@ -47,8 +47,8 @@ type Connection struct {
 	Mountpoint string
 }
 
-// Finder finds daemons, and remembers them: a search among all processes is made only for
-// those that are not known. Its methods may be called from several goroutines.
+// Finder finds daemons, and remembers them: it searches among all processes only for daemons
+// that are not known. Its methods may be called from several goroutines.
 type Finder struct {
 	proc  string
 	files *openfiles.Reader
@@ -61,19 +61,20 @@ type Finder struct {
 	workers  map[identity]worker
 }
 
-// identity is that of a process.
+// identity identifies a process.
 type identity struct {
 	pid   int
 	start uint64
 }
 
-// holder is a process that holds a connection; descriptor is empty for one that is guessed.
+// holder is a process that holds a connection; descriptor is empty for a guessed one.
 type holder struct {
 	identity
 	descriptor string
 }
 
-// worker is the process that has a daemon's connection to its server; pid 0: there is none.
+// worker is the process that has a daemon's connection to its server; pid 0 means that there is
+// none.
 type worker struct {
 	identity
 	searched time.Time
@@ -85,9 +86,9 @@ func NewFinder(proc string, files *openfiles.Reader, tasks *blocked.Monitor) *Fi
 		known: make(map[Connection]holder), searched: make(map[Connection]time.Time), workers: make(map[identity]worker)}
 }
 
-// Find returns the daemons of connections. Those that were not found, or may not be seen, are
-// left out. Helpers look, which takes milliseconds, or on a host with thousands of processes
-// a second. An error that comes with daemons says that not all could be seen.
+// Find returns the daemons of connections. It leaves out daemons that were not found, or may not
+// be seen. Helpers look for them. This takes milliseconds, or a second on a host with thousands
+// of processes. An error that comes with daemons says that not all could be seen.
 func (f *Finder) Find(connections []Connection) (map[Connection]*Daemon, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -115,9 +116,10 @@ func (f *Finder) Find(connections []Connection) (map[Connection]*Daemon, error) 
 	return found, errors.Join(problem, f.findSockets(daemons))
 }
 
-// OfProgram returns which process of a program that mounts something, the program itself or one
-// it has called, has a connection to a server, or tries to: that is what it waits for, before there
-// is a mount. It is nil if none has, or that may not be seen.
+// OfProgram returns the process that has a connection to a server, or tries to connect. The
+// process is the given program, which mounts something, or one that it has started. Before there
+// is a mount, that connection is what the program waits for. It is nil if there is no connection,
+// or none may be seen.
 func (f *Finder) OfProgram(pid int) (*Daemon, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -149,7 +151,7 @@ func (f *Finder) OfProgram(pid int) (*Daemon, error) {
 // maxDescendants is how many processes of a mount program are looked at.
 const maxDescendants = 64
 
-// descendants are a process and those that it, or one of them, has called, among all.
+// descendants returns a process and those, among all, that it or one of them has started.
 func (f *Finder) descendants(pid int, all []int) []int {
 	children := make(map[int][]int)
 	for _, other := range all {
@@ -164,7 +166,7 @@ func (f *Finder) descendants(pid int, all []int) []int {
 	return found[:min(len(found), maxDescendants)]
 }
 
-// open opens the directory of processes, unless it is.
+// open opens the directory of processes, unless it is open.
 func (f *Finder) open() error {
 	if f.scanner != nil {
 		return nil
@@ -174,7 +176,7 @@ func (f *Finder) open() error {
 	return err
 }
 
-// confirm forgets holders that are gone, or hold the connection no longer.
+// confirm forgets holders that have ended, or no longer hold the connection.
 func (f *Finder) confirm(connections []Connection) error {
 	if len(f.known) > maxKnown {
 		clear(f.known)
@@ -206,13 +208,13 @@ func (f *Finder) confirm(connections []Connection) error {
 	return err
 }
 
-// forget has the holder of a connection be searched for.
+// forget has the holder of a connection searched for again.
 func (f *Finder) forget(c Connection) {
 	delete(f.known, c)
 	delete(f.searched, c)
 }
 
-// unknown are the connections whose holders are to be searched for now.
+// unknown returns the connections whose holders must be searched for now.
 func (f *Finder) unknown(connections []Connection, now time.Time) []Connection {
 	var unknown []Connection
 	for _, c := range connections {
@@ -224,9 +226,9 @@ func (f *Finder) unknown(connections []Connection, now time.Time) []Connection {
 	return unknown
 }
 
-// search looks at all processes for the holders of connections. Where the kernel does not
-// say of a descriptor which connection it is, as before Linux 6.16, it guesses among those
-// who hold one; and among all where descriptors may not be seen.
+// search looks at all processes for the holders of connections. Before Linux 6.16 the kernel does
+// not say to which connection a descriptor belongs. Then search guesses among the processes that
+// hold one, or among all processes where descriptors may not be seen.
 func (f *Finder) search(connections []Connection) error {
 	wanted := make(map[int64]Connection, len(connections))
 	for _, c := range connections {
@@ -270,8 +272,8 @@ func (f *Finder) search(connections []Connection) error {
 	return errors.Join(err, problem, f.guess(connections, suspects))
 }
 
-// serves is how likely a process that holds a connection serves it: others have inherited
-// it, or keep it for a restart, or wait for its end, as fusermount does.
+// serves is how likely it is that a process that holds a connection serves it. Others have
+// inherited the connection, keep it for a restart, or wait for its end, as fusermount does.
 func (f *Finder) serves(pid int) int {
 	threads, err := f.scanner.Threads(pid, maxThreads)
 	d := Daemon{Threads: threads}
@@ -286,8 +288,8 @@ func (f *Finder) serves(pid int) int {
 	return 2
 }
 
-// guess takes the process for a daemon that is named after the file system and has the mount
-// point among its arguments, if there is but one.
+// guess takes a process for the daemon if it is the only one that is named after the file system
+// and has the mount point among its arguments.
 func (f *Finder) guess(connections []Connection, suspects []int) error {
 	unknown := slices.DeleteFunc(slices.Clone(connections), func(c Connection) bool {
 		_, known := f.known[c]
@@ -313,7 +315,7 @@ func (f *Finder) guess(connections []Connection, suspects []int) error {
 	return err
 }
 
-// inspect sees what a daemon does; nil: it has ended.
+// inspect tells what a daemon does; nil if it has ended.
 func (f *Finder) inspect(h holder) *Daemon {
 	threads, err := f.scanner.Threads(h.pid, maxThreads)
 	if err != nil || threads[0].Start != h.start {
@@ -396,7 +398,7 @@ func (f *Finder) askForTCP(daemons map[identity]*Daemon, inodes map[identity][]u
 }
 
 // workerOf is the process to which a daemon is connected by socketpair(2), such as
-// ssh; pid 0: there is none. It is looked for at times only.
+// ssh; pid 0 means that there is none. It is searched for only from time to time.
 func (f *Finder) workerOf(daemon identity, sockets []uint32) identity {
 	w, known := f.workers[daemon]
 	if known && w.pid != 0 && f.identityOf(w.pid) == w.identity {
@@ -427,9 +429,8 @@ func (f *Finder) workerOf(daemon identity, sockets []uint32) identity {
 	return w.identity
 }
 
-// OfTheKernel returns those of the sockets with these inodes that no process has: a client of the
-// kernel's has them. The error says that not all processes could be seen, so that there is no
-// telling.
+// OfTheKernel returns the inodes among these whose sockets belong to no process: a client in the
+// kernel has them. The error says that not all processes could be seen, so that it can't be told.
 func (f *Finder) OfTheKernel(inodes []uint32) ([]uint32, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -456,7 +457,7 @@ func (f *Finder) OfTheKernel(inodes []uint32) ([]uint32, error) {
 
 const socketPrefix = "socket:["
 
-// socketsOf returns the inodes of processes' sockets. Those that may not be seen have no entry.
+// socketsOf returns the inodes of processes' sockets. Processes that may not be seen have no entry.
 func (f *Finder) socketsOf(processes []identity) (map[identity][]uint32, error) {
 	directories := make([]string, len(processes))
 	for i, p := range processes {
@@ -472,7 +473,7 @@ func (f *Finder) socketsOf(processes []identity) (map[identity][]uint32, error) 
 	return inodes, err
 }
 
-// socketInodes are those of links such as socket:[4711].
+// socketInodes returns the inodes of links such as socket:[4711].
 func socketInodes(links openfiles.Links) []uint32 {
 	var inodes []uint32
 	for _, link := range links.Links {
@@ -486,7 +487,7 @@ func socketInodes(links openfiles.Links) []uint32 {
 }
 
 // links hands the links of processes' descriptors that begin with the prefix to take, until
-// it takes too long.
+// the search takes too long.
 func (f *Finder) links(pids []int, prefix string, take func(pid int, links openfiles.Links)) error {
 	began := time.Now()
 	for batch := range slices.Chunk(pids, processesPerBatch) {
@@ -525,7 +526,7 @@ func (f *Finder) processes() ([]int, error) {
 	return pids, err
 }
 
-// identityOf is that of a process; the zero one if it has ended.
+// identityOf is the identity of a process; the zero one if it has ended.
 func (f *Finder) identityOf(pid int) identity {
 	threads, err := f.scanner.Threads(pid, 1)
 	if err != nil {
@@ -543,8 +544,8 @@ func (f *Finder) commOf(pid int) string {
 	return threads[0].Comm
 }
 
-// sameNetwork reports whether a process has this one's network namespace, as far as may be
-// seen.
+// sameNetwork reports whether a process is in this process's network namespace, as far as that
+// may be seen.
 func (f *Finder) sameNetwork(pid int) bool {
 	own, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
@@ -554,8 +555,8 @@ func (f *Finder) sameNetwork(pid int) bool {
 	return err == nil && own == other
 }
 
-// connectionOf reads which connection a descriptor of /dev/fuse is, from its fdinfo file
-// (fuse_dev_show_fdinfo, fs/fuse/dev.c; Linux 6.16). told is false where it does not say.
+// connectionOf reads to which connection a descriptor of /dev/fuse belongs, from its fdinfo file
+// (fuse_dev_show_fdinfo, fs/fuse/dev.c; Linux 6.16). told is false where the file does not say.
 func connectionOf(info []byte) (number int64, told bool) {
 	_, rest, found := bytes.Cut(info, []byte("fuse_connection:"))
 	line, _, _ := bytes.Cut(rest, []byte("\n"))
