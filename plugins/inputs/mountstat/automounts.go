@@ -19,9 +19,9 @@ import (
 // maxAutomounts is how many mounts of autofs are looked at; a direct map has one for each entry.
 const maxAutomounts = 1024
 
-// judgeAutomounts finds the mounts of autofs whose automounter is stopped or has ended: whoever
-// goes to what it has not mounted waits, or finds nothing. Of the others there is nothing to
-// say, but of what they can't mount since its server is dead.
+// judgeAutomounts finds the mounts of autofs whose automounter is stopped or has ended. Whoever
+// opens what such an automounter has not mounted waits, or finds nothing. Of the others it
+// reports only what they can't mount because its server is dead.
 func (m *Mountstat) judgeAutomounts() {
 	whys := make(map[string]string) // by process group
 	now, looked := make(map[string]*shortfall), 0
@@ -53,8 +53,9 @@ func (m *Mountstat) judgeAutomounts() {
 	m.automounts = m.follow(m.automounts, now, m.sayUnmet, m.sayMet)
 }
 
-// automounterFails is why a process group can mount nothing, as the process tells that leads it
-// (pgrp=, autofs_show_options, fs/autofs/inode.c); empty if it can, or that is not to be seen.
+// automounterFails is why a process group can mount nothing, as the process that leads it tells
+// (pgrp=, autofs_show_options, fs/autofs/inode.c). It is empty if the group can, or if that can't
+// be seen.
 func (m *Mountstat) automounterFails(group string) string {
 	pid, err := strconv.Atoi(group)
 	if err != nil || pid <= 1 { // 0: it is of another PID namespace
@@ -71,14 +72,14 @@ func (m *Mountstat) automounterFails(group string) string {
 	return fmt.Sprintf("its automounter %s (process %d) is stopped: kill -CONT %d", mounts.Printable(comm), pid, pid)
 }
 
-// seesProcesses reports whether processes of others can be seen: hidepid= can hide them,
+// seesProcesses reports whether processes of other users can be seen: hidepid= can hide them,
 // proc(5).
 func (m *Mountstat) seesProcesses() bool {
 	_, err := procfs.ReadText(filepath.Join(m.host.Proc, "1/stat"))
 	return err == nil
 }
 
-// processState is the name and the state in /proc/PID/stat; 0: there is none.
+// processState is the name and the state in /proc/PID/stat; a state of 0 means that there is none.
 func processState(stat string) (comm string, state byte) {
 	begin, end := strings.IndexByte(stat, '('), strings.LastIndex(stat, ") ")
 	if begin < 0 || end < begin || end+2 >= len(stat) {
@@ -87,7 +88,7 @@ func processState(stat string) (comm string, state byte) {
 	return stat[begin+1 : end], stat[end+2]
 }
 
-// emitAutomounts reports those that can mount nothing.
+// emitAutomounts reports the automounts where nothing can be mounted.
 func (m *Mountstat) emitAutomounts(acc telegraf.Accumulator, counts *counts) {
 	for _, s := range m.automounts {
 		counts[result.Error]++

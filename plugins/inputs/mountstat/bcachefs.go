@@ -16,7 +16,7 @@ type bcachefs struct {
 	reading bool
 }
 
-// readBcachefs has helpers read the error counters of bcachefs once a minute: who reads them
+// readBcachefs has helpers read the error counters of bcachefs once a minute: reading them
 // can wait for the disk.
 func (m *Mountstat) readBcachefs(now time.Time) {
 	b := &m.bcachefs
@@ -39,8 +39,8 @@ func (m *Mountstat) readBcachefs(now time.Time) {
 	}()
 }
 
-// readErrors reads files with errors of bcachefs, and sums them up for each unit. It gives up at
-// the first that can't be read.
+// readErrors reads files with errors of bcachefs, and sums them up for each unit. It stops at
+// the first file that can't be read.
 func (m *Mountstat) readErrors(files map[string][]string) map[string]int64 {
 	errors := make(map[string]int64)
 	for unit, all := range files {

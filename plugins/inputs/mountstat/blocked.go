@@ -36,7 +36,7 @@ func (m *Mountstat) scanBlocked() (blocked.Scan, error) {
 // waitSite is where tasks wait.
 type waitSite struct{ wchan, comm, path string }
 
-// taskGroup is the tasks of one site.
+// taskGroup is the group of tasks that wait at one site.
 type taskGroup struct {
 	waitSite
 	source string // of a mount program: what it mounts
@@ -46,7 +46,7 @@ type taskGroup struct {
 }
 
 // emitBlocked reports the tasks that have waited since the last gather or
-// longer, by site. Helpers of vfsprobe's own are only counted.
+// longer, by site. vfsprobe's own helpers are only counted.
 func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any) {
 	scan, err := m.scanBlocked()
 	m.said.Error("blocked tasks", err)
@@ -86,18 +86,19 @@ func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any
 	}
 }
 
-// maxMountPrograms is of how many mount programs the arguments are read in a gather.
+// maxMountPrograms is the number of mount programs whose arguments are read in a gather.
 const maxMountPrograms = 64
 
-// programID is a process, by its number and when it began, in ticks after boot.
+// programID identifies a process by its number and its start, in ticks after boot.
 type programID struct {
 	pid   int
 	start uint64
 }
 
-// mountPrograms are those among tasks, by their pids: an automounter's, for instance, whose
-// server does not answer, so that nothing is mounted yet. The arguments of each are read once,
-// also where they could not be: who waits for a process's memory keeps the gather waiting.
+// mountPrograms returns the mount programs among tasks, by their pids: those of an automounter,
+// for instance, whose server does not answer, so that nothing is mounted yet. The arguments of
+// each are read once, even if they could not be read: waiting for a process's memory keeps the
+// gather waiting.
 func (m *Mountstat) mountPrograms(tasks []blocked.Task) map[int]*mounts.Mount {
 	before := m.programs
 	m.programs = make(map[programID]*mounts.Mount)
@@ -156,7 +157,7 @@ func (m *Mountstat) emitTasks(acc telegraf.Accumulator, g *taskGroup, now time.T
 	acc.AddGauge("mountstat_blocked", fields, tags)
 }
 
-// commonName is the task's name without what tells kernel workers apart.
+// commonName is the task's name without the part that tells kernel workers apart.
 func commonName(task *blocked.Task) string {
 	if task.Kernel {
 		name, _, _ := strings.Cut(task.Comm, "/")
@@ -172,9 +173,9 @@ type mountResolver struct {
 	foreign   map[string]*mounts.Snapshot // tables of other namespaces
 }
 
-// mountOf returns the mount point of a file system that the task has open, or
-// works in, and that hangs. Where none does, it must be the only one that a
-// server or daemon stands behind. Otherwise the answer is empty.
+// mountOf returns the mount point of a file system that the task has open, or works in, and that
+// hangs. If none of them hangs, it returns the only one that a server or daemon stands behind. If
+// there are several such, or none, the result is empty.
 func (r *mountResolver) mountOf(task blocked.Task) string {
 	files := r.m.host.Tasks.Files(task)
 	table := r.tableOf(task.PID, files.MountNS)
@@ -201,7 +202,7 @@ func (r *mountResolver) mountOf(task blocked.Task) string {
 	return ""
 }
 
-// targetOf is the target that judges a mount; nil: none does.
+// targetOf is the target that judges a mount; nil if none does.
 func (r *mountResolver) targetOf(table *mounts.Snapshot, mount *mounts.Mount) *target {
 	switch {
 	case mount == nil:
@@ -218,7 +219,7 @@ func (r *mountResolver) targetOf(table *mounts.Snapshot, mount *mounts.Mount) *t
 	return nil
 }
 
-// tableOf is the mount table of a task's namespace, which is read once.
+// tableOf is the mount table of a task's namespace. It is read once.
 func (r *mountResolver) tableOf(pid int, namespace string) *mounts.Snapshot {
 	if namespace == "" || namespace == r.namespace {
 		return r.m.table

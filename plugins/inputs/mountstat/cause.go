@@ -34,7 +34,7 @@ const (
 	unknown           = result.Unknown
 )
 
-// explain finds the cause of a fault, and what else there is to say of it.
+// explain finds the cause of a fault, and what else can be said about it.
 func (m *Mountstat) explain(t *target, f *finding) {
 	f.cause = m.causeOf(t, f)
 	t.explainDisk(f)
@@ -42,7 +42,7 @@ func (m *Mountstat) explain(t *target, f *finding) {
 }
 
 // causeOf derives the cause of a fault from its kind, and from what can be
-// learned without touching the mount.
+// found out without touching the mount.
 func (m *Mountstat) causeOf(t *target, f *finding) cause {
 	switch f.code {
 	case result.Denied:
@@ -142,7 +142,7 @@ func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 		if c := m.causeAtClient(t, f); c != "" {
 			return c
 		}
-		// A client that has not connected again since then waits for that.
+		// A client that has not yet connected again waits for its connection.
 		if t.answer.Answered() && t.share != smbclient.Disconnected {
 			return exportHangs
 		}
@@ -163,9 +163,9 @@ func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 }
 
 // causeAtServer is the fault of the server, if one was seen. A mount takes a
-// while to notice that its server is back, v3 half a minute: the cause stays what
-// it was until a reply has come on its own connection, and for checks that began
-// before the server was back.
+// while to notice that its server is back, v3 half a minute. So the cause stays what
+// it was until a reply has come on the mount's own connection. It also stays for checks that
+// began before the server was back.
 func (m *Mountstat) causeAtServer(t *target) cause {
 	a := t.answer
 	switch {
@@ -186,8 +186,8 @@ func (m *Mountstat) causeAtServer(t *target) cause {
 	return ""
 }
 
-// causeAbove is why the way to a mount hangs: a file system that its path leads
-// through does.
+// causeAbove is why the way to a mount hangs: its path leads through a file system
+// that hangs.
 func (m *Mountstat) causeAbove(t *target, f *finding) cause {
 	if t.namespace != nil {
 		return unknown
@@ -221,14 +221,14 @@ func (m *Mountstat) fuseWaiting(t *target) count {
 	return count{waiting, err == nil}
 }
 
-// fuseConnection is the number of the connection to the daemon in fusectl: the device number
+// fuseConnection is the number in fusectl of the connection to the daemon: the device number
 // as the kernel keeps it, MINORBITS being 20.
 func fuseConnection(mount *mounts.Mount) (int64, bool) {
 	return int64(mount.Major)<<20 | int64(mount.Minor), mount.FUSE()
 }
 
-// extErrorsGrew reports whether ext4 has counted errors since the last look. It can have
-// turned read-only by that, which the kernel does not announce.
+// extErrorsGrew reports whether ext4 has counted errors since the last look. An error can have
+// turned it read-only, which the kernel does not announce.
 func (m *Mountstat) extErrorsGrew() (grew bool) {
 	before := m.extErrors
 	m.extErrors = make(map[string]int64)

@@ -19,8 +19,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
-// The steps before the checks: they reach the root, which takes no answer from
-// the file system itself (FUSE and NFS: measured), and find out whose it is.
+// The steps before the checks. They reach the root, for which the file system itself need not
+// answer (FUSE and NFS: measured), and find out to whom it belongs.
 const (
 	stepOpen  = "open"
 	stepStatx = "statx"
@@ -39,13 +39,13 @@ type plan struct {
 	steps []step // by index
 }
 
-// step is the purpose of a step: of a check, or before all checks.
+// step is the purpose of a step of a plan: it belongs to a check, or precedes all checks.
 type step struct {
 	check check // empty: it prepares them
 	call  string
 }
 
-// The steps that are judged in a way of their own.
+// The steps that are judged in a special way.
 var (
 	openRoot      = step{"", stepOpen}
 	examineRoot   = step{"", stepStatx}
@@ -58,8 +58,8 @@ var (
 	readCanary    = step{checkRead, "pread64"}
 )
 
-// mark says what the steps are for that were added since it was last called. Those of
-// a check are named "CHECK CALL", so that other plans can be told what hangs.
+// mark records the purpose of the steps that were added since it was last called. Those of
+// a check are named "CHECK CALL", so that other plans can tell what hangs.
 func (p *plan) mark(c check) {
 	for i := len(p.steps); i < len(p.Steps); i++ {
 		s := &p.Steps[i]
@@ -70,8 +70,8 @@ func (p *plan) mark(c check) {
 	}
 }
 
-// hangs is the step that a report says did not end. One of another table's plan is
-// known by its name alone.
+// hangs is the step that did not end, according to a report. A step of another table's plan is
+// known only by its name.
 func (p *plan) hangs(r *prober.Report) step {
 	if r.HangsAt >= 0 && r.HangsAt < len(p.steps) {
 		return p.steps[r.HangsAt]
@@ -86,7 +86,7 @@ func (p *plan) hangs(r *prober.Report) step {
 
 // newPlan is what a helper does to check the target. The root is opened as the
 // plugin's own user, since its owner may not be allowed to search the
-// directories above, and all else goes through that descriptor.
+// directories above. Everything else goes through that descriptor.
 func (m *Mountstat) newPlan(t *target) *plan {
 	mount := t.Probed
 	p := &plan{Plan: prober.Plan{
@@ -127,7 +127,7 @@ func (m *Mountstat) newPlan(t *target) *plan {
 
 func (t *target) makes(wanted check) bool { return slices.Contains(t.policy.checks, wanted) }
 
-// addCheck appends a check's steps. What could fail for reasons of the check's own is
+// addCheck appends a check's steps. A step that could fail for reasons of the check's own is
 // optional, and judged later.
 func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) {
 	open := func(name string, flags int) prober.Step {
@@ -147,8 +147,8 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) 
 		directory := prober.ResultOf(p.Add(open(".", flags).Optional().MergeWithNext()))
 		p.Add(prober.Getdents(directory, directoryBlock).WithoutOutput().Optional())
 		if strings.HasPrefix(t.Probed.FSType, "ext") {
-			// It has no such attribute, which it knows from memory; but for EIO once the kernel
-			// has shut it down, while all else is still in caches (ext4_xattr_get, fs/ext4/xattr.c).
+			// There is no such attribute, and ext4 knows that from memory. But once the kernel has shut
+			// it down, it answers EIO, while all else is still in caches (ext4_xattr_get, fs/ext4/xattr.c).
 			p.Add(prober.Getxattr(directory, "user.vfsprobe").Optional())
 		}
 		if t.Probed.Ceph() {
@@ -163,10 +163,10 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) 
 		p.Add(prober.Pread(file, canaryBlock, 0).WithoutOutput().Optional())
 		p.Add(prober.Close(file).Optional().Silent())
 	case checkWrite:
-		// A new file each time, since rewriting one needs no space, and what is
-		// there under its name may be a link of someone else's to what is not his.
-		// After an error it must be removed nevertheless. That a killed helper has left
-		// nothing is no failure, and of all else the next step tells.
+		// The check makes a new file each time, since rewriting one needs no space, and since what
+		// has its name may be somebody's link to a file of another user. The file must be removed
+		// even after an error. It is no failure if a killed helper has left nothing; all other
+		// failures show in the next step.
 		name := m.writtenFile(t)
 		content := []byte("a write check by vfsprobe on " + m.hostname + "\n")
 		leftBehind := prober.Unlink(root, name).Named(stepLeftBehind).Optional().MergeWithNext()
@@ -180,14 +180,14 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) 
 }
 
 // leavesAtime reports whether the check "readdir" leaves the root's access time as it is,
-// which only the owner may ask for, open(2): else it would be a write to a disk that sleeps.
+// which only the owner may ask for, open(2). Otherwise it would write to a disk that sleeps.
 func (m *Mountstat) leavesAtime(t *target) bool {
 	return m.becomes && t.policy.runAs.owner && t.Probed.BlockDevice() && !t.writesAtime
 }
 
-// writtenFile is the name of the file that the check "write" makes: the same after a reboot,
-// so that what a killed helper has left is removed then, too. Other hosts share the
-// directory, and so may other mounts and containers of this one.
+// writtenFile is the name of the file that the check "write" makes. It is the same after a
+// reboot, so that what a killed helper has left is removed then, too. Other hosts share the
+// directory, and so may other mounts and containers of this host.
 func (m *Mountstat) writtenFile(t *target) string {
 	where := fnv.New32a()
 	where.Write([]byte(t.Probed.Mountpoint))
@@ -197,7 +197,7 @@ func (m *Mountstat) writtenFile(t *target) string {
 	return fmt.Sprintf("%s.%s.%08x", m.canary, m.hostname, where.Sum32())
 }
 
-// identify appends the steps that make the helper the user who is to check, and
+// identify appends the steps that make the helper the user that checks, and
 // fetch the root's attributes.
 func (m *Mountstat) identify(p *plan, t *target, root prober.Argument) {
 	as, becomesOwner := t.policy.runAs, false
@@ -207,10 +207,10 @@ func (m *Mountstat) identify(p *plan, t *target, root prober.Argument) {
 		p.Become(as.UID, as.GID, as.Groups...)
 	case !as.owner:
 	case t.Probed.Kerberos():
-		// The server knows a user by a ticket, and only root has a machine's.
+		// The server knows a user by a ticket, and only root has that of the machine.
 	case t.Probed.FUSE():
 		// The root's attributes may not have been fetched yet, and without
-		// allow_other nobody but this user may look.
+		// allow_other only this user may look.
 		if uid, gid, found := fuseUser(t.Probed); found && !m.isUser(uid) {
 			p.Become(uid, gid)
 		}
@@ -226,7 +226,7 @@ func (m *Mountstat) identify(p *plan, t *target, root prober.Argument) {
 
 func (m *Mountstat) isUser(uid uint32) bool { return int64(uid) == int64(os.Geteuid()) }
 
-// fuseUser is who mounted a FUSE file system (fuse_show_options, fs/fuse/inode.c).
+// fuseUser is the user who mounted a FUSE file system (fuse_show_options, fs/fuse/inode.c).
 func fuseUser(mount *mounts.Mount) (uid, gid uint32, found bool) {
 	user, _ := mount.Option("user_id")
 	group, _ := mount.Option("group_id")
@@ -238,7 +238,7 @@ func fuseUser(mount *mounts.Mount) (uid, gid uint32, found bool) {
 	return uint32(u), uint32(g), true
 }
 
-// privateFUSE reports whether nobody but this user may look.
+// privateFUSE reports whether only this user may look.
 func privateFUSE(mount *mounts.Mount) (uid, gid uint32, private bool) {
 	if !mount.FUSE() || mount.HasOption("allow_other") {
 		return 0, 0, false
@@ -246,7 +246,7 @@ func privateFUSE(mount *mounts.Mount) (uid, gid uint32, private bool) {
 	return fuseUser(mount)
 }
 
-// finding is what a report says of a file system.
+// finding is what a report says about a file system.
 type finding struct {
 	code    result.Code
 	errno   string // its name, if there was one
@@ -267,7 +267,7 @@ func (f *finding) addReason(why string) {
 	f.reason = joinReasons(f.reason, why)
 }
 
-// hangsIn is the system call that gave no answer.
+// hangsIn is the system call that was not answered.
 func (f *finding) hangsIn() string {
 	if f.hangs() {
 		return f.call
@@ -275,7 +275,7 @@ func (f *finding) hangsIn() string {
 	return ""
 }
 
-// failWith takes an errno of the file system.
+// failWith records an errno of the file system.
 func (f *finding) failWith(errno syscall.Errno) {
 	f.errno, f.code = result.ErrnoName(errno), fault.CodeOf(errno)
 }
@@ -316,7 +316,8 @@ func (t *target) judgeHang(f *finding, verdict fault.Verdict) {
 	}
 }
 
-// leadsElsewhere says that the path leads to another file system than the mount's, or nothing.
+// leadsElsewhere tells that the path leads to another file system than the mount's; otherwise it
+// is empty.
 func (t *target) leadsElsewhere(attributes *unix.Statx_t, st *unix.Statfs_t) string {
 	switch {
 	case attributes != nil && !t.Probed.Shows(attributes):
@@ -377,8 +378,9 @@ func (m *Mountstat) judgeAnswered(t *target, f *finding) {
 }
 
 // compareReadOnly notes whether the kernel has turned the file system read-only: statfs
-// says so, and a table that was read since does not. Below a prefix it may be the mount
-// which shows the host's files here that is read-only: there it must have been writable.
+// says so, and a table that was read since does not. Below a prefix, the mount that shows the
+// host's files here may be the one that is read-only. So there the file system must have been
+// writable before.
 func (m *Mountstat) compareReadOnly(t *target, st *unix.Statfs_t) {
 	if st == nil || t.namespace != nil || t.Probed.ID == 0 {
 		return
@@ -393,7 +395,7 @@ func (m *Mountstat) compareReadOnly(t *target, st *unix.Statfs_t) {
 	t.saysReadOnly = says
 }
 
-// measure sums up the times of the checks, takes what statfs brought, and
+// measure sums up the times of the checks, keeps what statfs returned, and
 // returns the root's attributes if they were found.
 func (m *Mountstat) measure(t *target, f *finding) (attributes *unix.Statx_t) {
 	for i := range t.report.Steps {
@@ -461,7 +463,7 @@ func (m *Mountstat) judgeStep(t *target, f *finding, s *prober.StepResult, attri
 	}
 }
 
-// leaveOut notes that a check could not be made, which is no fault.
+// leaveOut notes that a check could not be made. That is no fault.
 func (m *Mountstat) leaveOut(f *finding, c check, why string) {
 	f.check, f.call = "", ""
 	delete(f.seconds, c)
@@ -473,8 +475,8 @@ func (f *finding) leftOut(c check) bool {
 	return !made
 }
 
-// entitled reports whether the helper should have been let in: it was meant to
-// be itself, or it is the owner and not subject to root_squash, or everybody is.
+// entitled reports whether the helper should have been let in: it kept its own user on purpose,
+// or it is the owner and not subject to root_squash, or everybody may enter.
 func (m *Mountstat) entitled(t *target, st *unix.Statx_t) bool {
 	const all = 0o005
 	as := t.policy.runAs

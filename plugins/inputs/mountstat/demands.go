@@ -16,16 +16,16 @@ import (
 )
 
 const (
-	// maxDemands is how many entries of automounters are kept that wait for their servers.
+	// maxDemands is how many entries of automounters that wait for their servers are kept.
 	maxDemands = 256
-	// maxDemandAge is for how long one is kept that nobody asks for any more.
+	// maxDemandAge is for how long an entry is kept that nobody asks for any more.
 	maxDemandAge = 5 * time.Minute
 	// searchTimeout is how long the kernel may take to list connections.
 	searchTimeout = time.Second
 )
 
-// demand is a mount that an automounter has called a program for, which waits: somebody wants
-// what is there.
+// demand is a mount for which an automounter has started a program that waits: somebody wants
+// to use it.
 type demand struct {
 	mount     *mounts.Mount // that is to be made
 	pid       int           // of the program
@@ -35,14 +35,14 @@ type demand struct {
 	found     []mounts.Server
 	servers   []*server // of this gather
 	searching bool
-	// daemon is, of a mount whose table will not tell its server, which process of the program
-	// is connected to that; nil: none that is known.
+	// daemon is the process of the program that is connected to the server, for a mount whose
+	// table will not tell its server; nil if none is known.
 	daemon *fusedaemon.Daemon
 	unmet  *shortfall // its server is dead; nil: not that is known
 }
 
-// findDemands looks for what automounters have called programs for, if there are any: at the
-// begin of a gather, so that their servers answer in it.
+// findDemands looks for programs that automounters, if there are any, have started. It does so at
+// the beginning of a gather, so that their servers answer within it.
 func (m *Mountstat) findDemands() {
 	if !m.automounted {
 		return
@@ -51,7 +51,7 @@ func (m *Mountstat) findDemands() {
 	m.noteDemands(scan.Mounting, m.mountPrograms(slices.Concat(scan.Tasks, scan.Mounting)))
 }
 
-// noteDemands notes what programs have been about to mount on demand for some time, and asks
+// noteDemands notes what programs have been trying to mount on demand for some time, and asks
 // their servers.
 func (m *Mountstat) noteDemands(tasks []blocked.Task, programs map[int]*mounts.Mount) {
 	for _, d := range m.demands {
@@ -78,7 +78,7 @@ func (m *Mountstat) noteDemands(tasks []blocked.Task, programs map[int]*mounts.M
 	m.askDemands()
 }
 
-// onDemand reports whether an automounter is to mount something at a path, and has not.
+// onDemand reports whether an automounter should mount something at a path, and has not.
 func (m *Mountstat) onDemand(path string) bool {
 	holder := m.table.Holding(path)
 	return holder != nil && holder.FSType == "autofs"
@@ -102,9 +102,9 @@ func (m *Mountstat) askDemands() {
 	}
 }
 
-// findServer finds the address of a server that has a name in the map: names are not resolved.
-// Another mount of the server tells it, or the connection that is being made, or has been and
-// had no answer, unless that is to a server of mounts which have another name for it.
+// findServer finds the address of a server that has a name in the map; names are not resolved.
+// Another mount of the server tells it. So does a connection that is being made, or was made and
+// had no answer, unless it goes to a server of mounts that have another name for it.
 func (m *Mountstat) findServer(d *demand) {
 	ports := d.mount.PortsAskedFirst()
 	if len(ports) == 0 || d.searching {
@@ -129,8 +129,8 @@ func (m *Mountstat) findServer(d *demand) {
 	}()
 }
 
-// findConnection finds what the program of a mount waits for which connects to its server itself,
-// as those of FUSE do, before there is a mount.
+// findConnection finds what a mount's program waits for if the program connects to its server
+// itself, as those of FUSE do, before there is a mount.
 func (m *Mountstat) findConnection(d *demand) {
 	if d.searching {
 		return
@@ -153,7 +153,8 @@ func (m *Mountstat) findConnection(d *demand) {
 	}()
 }
 
-// serversNamed are the servers of a mount to be made whose host another one names alike.
+// serversNamed are the servers of a mount that is to be made, at the address of another mount
+// whose host has the same name.
 func (m *Mountstat) serversNamed(mount *mounts.Mount) []mounts.Server {
 	for i := range m.table.Mounts {
 		if other := &m.table.Mounts[i]; other.FSType == mount.FSType && other.Host() == mount.Host() {
@@ -170,14 +171,14 @@ func (m *Mountstat) serversNamed(mount *mounts.Mount) []mounts.Server {
 	return nil
 }
 
-// hasMountsOf reports whether a server of mounts is at an address.
+// hasMountsOf reports whether the server of some mount is at an address.
 func (m *Mountstat) hasMountsOf(address netip.Addr) bool {
 	return slices.ContainsFunc(m.targets, func(t *target) bool {
 		return slices.ContainsFunc(t.servers, func(s *server) bool { return s.Address.Addr().Unmap() == address })
 	})
 }
 
-// withoutAnswer are this host's connections to ports on which nothing has ever come.
+// withoutAnswer returns this host's connections to ports on which nothing has ever come.
 func (m *Mountstat) withoutAnswer(ports []uint16) (all []sockdiag.TCP) {
 	for _, port := range ports {
 		found, _ := m.host.Servers.Sockets.Search(port, func(s *sockdiag.TCP) bool { return s.State == sockdiag.SynSent || s.NeverAnswered }, searchTimeout)
@@ -186,7 +187,7 @@ func (m *Mountstat) withoutAnswer(ports []uint16) (all []sockdiag.TCP) {
 	return all
 }
 
-// onlyPeer is the address that all connections are made to.
+// onlyPeer is the address that all connections go to, if it is only one.
 func onlyPeer(connections []sockdiag.TCP) (address netip.Addr, one bool) {
 	for i := range connections {
 		peer := connections[i].Peer.Addr()
@@ -198,7 +199,7 @@ func onlyPeer(connections []sockdiag.TCP) (address netip.Addr, one bool) {
 	return address, address.IsValid()
 }
 
-// judgeDemands adds what can't be mounted since its server is dead.
+// judgeDemands adds what can't be mounted because its server is dead.
 func (m *Mountstat) judgeDemands(now map[string]*shortfall) {
 	for path, d := range m.demands {
 		before := d.unmet
@@ -231,8 +232,8 @@ func (m *Mountstat) judgeDemands(now map[string]*shortfall) {
 	}
 }
 
-// unmetByConnection is that the server does not answer to which a program of a mount is connected
-// itself; nil: not that is known.
+// unmetByConnection tells that a server does not answer to which a program of a mount is itself
+// connected; nil if that is not known.
 func (m *Mountstat) unmetByConnection(path string, d *demand) *shortfall {
 	if d.daemon == nil || !d.waits {
 		return nil
@@ -246,7 +247,7 @@ func (m *Mountstat) unmetByConnection(path string, d *demand) *shortfall {
 		server: d.daemon.ServerAddress().Addr().String(), why: f.reason}
 }
 
-// server is where that is of what can't be mounted.
+// server is the server of what can't be mounted.
 func (d *demand) server() mounts.Server {
 	if len(d.servers) > 0 {
 		return d.servers[0].Server
@@ -259,7 +260,7 @@ func (m *Mountstat) sayUnmet(s *shortfall) {
 	m.Log.Warnf("nothing can be mounted at %s: %s; %s", mounts.Printable(s.path), s.cause, s.why)
 }
 
-// sayMet logs that this is over.
+// sayMet logs that a mount can be made again.
 func (m *Mountstat) sayMet(s *shortfall) {
 	lasted := time.Since(s.since).Round(time.Second)
 	switch path := mounts.Printable(s.path); {

@@ -15,20 +15,20 @@ import (
 )
 
 const (
-	// useInterval is for how long after its last request a device counts as used: it is
-	// not read from otherwise, since what nobody uses may sleep.
+	// useInterval is for how long after its last request a device counts as used. At other
+	// times it is not read from, since a device that nobody uses may sleep.
 	useInterval = time.Minute
-	// troubleLooks is how often in a row a device must seem to hang: some are paused for a
+	// troubleLooks is how many looks in a row a device must seem to hang: some are paused for a
 	// moment, as by a snapshot.
 	troubleLooks = 2
 	devicePage   = 4096 // bytes to read
-	// A device that has failed is left alone for a tenth of the time for which it has, and
-	// maxRestTime at most: of some, as nbd, each opening makes the kernel log a page.
+	// A device that has failed is left alone for a tenth of the time since it failed, and for
+	// maxRestTime at most. Each opening of some devices, such as nbd, makes the kernel log a page.
 	restShare   = 10
 	maxRestTime = time.Minute
 )
 
-// disk is what is known of the block device of a target.
+// disk is what is known about the block device of a target.
 type disk struct {
 	device   *blockdev.Device
 	known    *blockdev.Device  // the last one there was
@@ -49,7 +49,7 @@ type disk struct {
 	inUse    bool
 }
 
-// inspectDisks brings up to date what sysfs says of block devices, which asks none of them.
+// inspectDisks updates what sysfs says about block devices. This asks none of them.
 func (m *Mountstat) inspectDisks(now time.Time) {
 	tree := blockdev.Tree(m.host.Sys)
 	for _, t := range m.targets {
@@ -91,16 +91,16 @@ func blockDeviceOf(tree blockdev.Tree, mount *mounts.Mount) *blockdev.Device {
 	return tree.ByNumber(mount.Major, mount.Minor)
 }
 
-// conditionOf is what decides now which checks of the target may be made.
+// conditionOf is the condition that decides now which checks of the target may be made.
 func (m *Mountstat) conditionOf(t *target) condition {
 	return condition{panics: m.panics, asleep: t.disk.asleep, inUse: t.disk.inUse}
 }
 
-// inspect takes what is known of the device now. One that failed the last time is read until it
-// answers, now and then: nobody may be left who uses it; so is one that the kernel has complained
-// about since it last answered. The kernel does not know of a disk that stops
-// by itself, after some time without requests (hdparm -S), that it sleeps: such a one is taken
-// to if it was given none since the last look.
+// inspect updates what is known about the device. A device that failed the last time is read now
+// and then until it answers, since there may be nobody left who uses it. So is a device about which
+// the kernel has complained since it last answered. The kernel does not know that a disk sleeps
+// which stops by itself after some time without requests (hdparm -S). Such a disk is taken to sleep
+// if it was given no request since the last look.
 func (d *disk) inspect(device *blockdev.Device, failed, stopsByItself bool, now time.Time) {
 	d.device, d.state = device, blockdev.State{}
 	if device == nil {
@@ -129,21 +129,21 @@ func (d *disk) inspect(device *blockdev.Device, failed, stopsByItself bool, now 
 }
 
 // suspected reports whether the kernel's log says that the device is in trouble, and no read
-// has said since that it is well: of an nbd that nobody uses, nothing else tells that its
-// server has gone (recv_work, drivers/block/nbd.c).
+// has since shown that it is well. When an nbd that nobody uses has lost its server, nothing else
+// tells (recv_work, drivers/block/nbd.c).
 func (d *disk) suspected(now time.Time) bool {
 	return d.blamed.After(d.answered) && now.Sub(d.blamed) < maxEvidenceAge
 }
 
-// rest has the device left alone for a while that has failed since then.
+// rest has the device, which has failed since then, left alone for a while.
 func (d *disk) rest(since, now time.Time) {
 	if !since.IsZero() {
 		d.readDue = now.Add(min(now.Sub(since)/restShare, maxRestTime))
 	}
 }
 
-// countErrors takes how many errors the file system has counted: who has met another one has
-// used the device, also where that counts no requests that fail, as the device mapper.
+// countErrors records how many errors the file system has counted. Whoever met a new one has used
+// the device. The device itself may not count requests that fail, as the device mapper does not.
 func (d *disk) countErrors(errors int64, now time.Time) {
 	if errors > d.errors && !d.moved.IsZero() {
 		d.used = now
@@ -151,7 +151,7 @@ func (d *disk) countErrors(errors int64, now time.Time) {
 	d.errors, d.counts = errors, true
 }
 
-// count takes the device's counters.
+// count records the device's counters.
 func (d *disk) count(requests blockdev.Requests, now time.Time) {
 	completed := requests.Completed - d.requests.Completed
 	first := d.moved.IsZero()
@@ -164,7 +164,7 @@ func (d *disk) count(requests blockdev.Requests, now time.Time) {
 	d.requests, d.ours = requests, 0
 }
 
-// cause is what is wrong with the device by what sysfs says, if anything is.
+// cause is what is wrong with the device according to sysfs, if anything is.
 func (d *disk) cause() cause {
 	switch d.state.Trouble {
 	case blockdev.Hangs:
@@ -179,12 +179,12 @@ func (d *disk) cause() cause {
 	return ""
 }
 
-// ofDevice reports whether a cause is one that a block device is at fault.
+// ofDevice reports whether a cause says that a block device is at fault.
 func ofDevice(c cause) bool {
 	return c == result.DeviceHangs || c == result.DeviceErrors || c == result.DeviceGone
 }
 
-// describe says which device it is that fails or hangs, and what is known of it.
+// describe says which device fails or hangs, and what is known about it.
 func (d *disk) describe() string {
 	if d.state.Says != "" || d.device == nil {
 		return d.state.Says
@@ -210,10 +210,10 @@ func (m *Mountstat) openDevice(p *plan, t *target, prefix string) prober.Argumen
 	return device
 }
 
-// readDevice appends the steps that read a page of the device, past the page cache. Who waits
-// for it can be killed, other than who reads by O_DIRECT. It is a page that a file system
-// hardly keeps in use, as it does the first ones, and those where its groups begin: at fractions
-// of powers of two.
+// readDevice appends the steps that read a page of the device, past the page cache. A process that
+// waits for it can be killed, unlike one that reads with O_DIRECT. The page is one that a file
+// system hardly keeps in use. It does keep the first pages, and those where its groups begin: at
+// fractions of powers of two.
 func readDevice(p *plan, t *target, device prober.Argument) {
 	size, err := t.disk.device.Size()
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/smbclient"
 )
 
-// evidence is what is known of a target beside what its check met, and without touching it. The
-// cause of a fault, what the log says of it, the fields of metrics and reports are made from it.
+// evidence is what is known about a target without touching it, beyond what its check met. The
+// cause of a fault, its log line, the fields of metrics and reports are made from it.
 type evidence struct {
 	answers      []serverpool.Answer // of its servers, in their order
 	answer       serverpool.Answer   // of them together
@@ -36,7 +36,7 @@ type count struct {
 	known bool
 }
 
-// addTo adds it to a metric's fields.
+// addTo adds the count, if it is known, to a metric's fields.
 func (c count) addTo(fields map[string]any, name string) {
 	if c.known {
 		fields[name] = c.n
@@ -68,9 +68,9 @@ func (m *Mountstat) collect(t *target) {
 	}
 }
 
-// tells says which of the answers of a target's servers is that of all. Monitors of a Ceph cluster
-// stand in for each other: it is the best of their answers, once all are known. Of the places where
-// the server of an SMB mount can be it is the worst, since something is at fault.
+// tells says which of the answers of a target's servers stands for all. The monitors of a Ceph
+// cluster stand in for each other, so it is the best of their answers, once all are known. Of the
+// places where the server of an SMB mount can be it is the worst, since something is at fault.
 func tells(answers []serverpool.Answer, worst bool) (which int) {
 	for i, a := range answers {
 		best := answers[which]
@@ -85,7 +85,7 @@ func tells(answers []serverpool.Answer, worst bool) (which int) {
 	return which
 }
 
-// reportOf is what is known of a target's fault, which begins.
+// reportOf is what is known about a target's fault when it begins.
 func (m *Mountstat) reportOf(t *target) *fault.Report {
 	f := &t.found
 	r := &fault.Report{Input: "mountstat", Subject: t.Probed.Mountpoint, Began: t.FaultSince, Cause: string(f.cause), Fields: m.fieldsOf(t, f)}

@@ -27,12 +27,12 @@ type shortfall struct {
 	since time.Time
 	why   string // of one that is read-only, if the kernel says so
 	cause cause  // of one that can't be mounted on demand
-	// answer is that of its server, if that is why.
+	// answer is the answer of its server, if that is the reason.
 	answer serverpool.Answer
 	server string // its address
 }
 
-// expectations are what the sources and the configuration want, against the table.
+// expectations are what the sources and the configuration want, compared with the table.
 type expectations struct {
 	wanted    []expectation
 	missing   map[string]*shortfall        // by mount point
@@ -45,7 +45,7 @@ type expectations struct {
 	read      *reading // is to be looked at
 }
 
-// expect brings the expectations up to date.
+// expect updates the expectations.
 func (m *Mountstat) expect(tableChanged bool) {
 	e := &m.expectations
 	read := e.read
@@ -61,7 +61,7 @@ func (m *Mountstat) expect(tableChanged bool) {
 	}
 }
 
-// wants reports whether something is to be mounted at a path.
+// wants reports whether something should be mounted at a path.
 func (e *expectations) wants(path string) bool {
 	return slices.ContainsFunc(e.wanted, func(w expectation) bool { return w.path == path })
 }
@@ -75,7 +75,7 @@ func (m *Mountstat) configured() []expectation {
 	return all
 }
 
-// compare finds what is missing, and what is read-only that should not be, and
+// compare finds what is missing, and what is read-only though it should not be, and
 // logs what has changed.
 func (m *Mountstat) compare() {
 	e := &m.expectations
@@ -105,7 +105,7 @@ func (m *Mountstat) compare() {
 		})
 }
 
-// mountedAt returns what is mounted at a path, but for autofs.
+// mountedAt returns what is mounted at a path, except autofs.
 func (m *Mountstat) mountedAt(path string) *mounts.Mount {
 	if mount := m.table.At(path); mount != nil && mount.FSType != "autofs" {
 		return mount
@@ -155,7 +155,7 @@ func (m *Mountstat) findShortfalls() (missing, readOnly map[string]*shortfall) {
 	return missing, readOnly
 }
 
-// follow keeps since when each shortfall has been there.
+// follow keeps the time since which each shortfall has been there.
 func (m *Mountstat) follow(before, now map[string]*shortfall, began, ended func(*shortfall)) map[string]*shortfall {
 	for path, s := range now {
 		if earlier := before[path]; earlier != nil {
@@ -186,7 +186,7 @@ func turnedReadOnly(mount *mounts.Mount) bool {
 	return has(mount.VFSOptions, "emergency_ro") || has(mount.VFSOptions, "ro") && has(mount.Options, "rw")
 }
 
-// emitMissing reports the mounts that are not there.
+// emitMissing reports the mounts that are missing.
 func (m *Mountstat) emitMissing(acc telegraf.Accumulator, counts *counts) {
 	tags := func(e *expectation) map[string]string {
 		if last := m.expectations.tags[e.path]; last != nil {

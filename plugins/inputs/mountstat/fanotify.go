@@ -21,12 +21,12 @@ type guards struct {
 	late     bool // it takes so long that reports are held back no longer
 }
 
-// waitsForGuard reports whether a helper waits for the permission of a program.
+// waitsForGuard reports whether a helper waits for a program's permission.
 func waitsForGuard(t *target) bool {
 	return t.report != nil && strings.HasPrefix(t.report.Function, "fanotify_")
 }
 
-// awaitsGuards reports whether such programs are being looked for, which the reason names.
+// awaitsGuards reports whether such programs are being looked for; the reason will name them.
 func (m *Mountstat) awaitsGuards(t *target, f *finding) bool {
 	g := &m.guards
 	if !f.hangs() || !waitsForGuard(t) || g.late {
@@ -54,7 +54,7 @@ func (m *Mountstat) awaitsGuards(t *target, f *finding) bool {
 	return true
 }
 
-// describeGuards names the programs that may be the ones which do not answer.
+// describeGuards names the programs that may be the ones that do not answer.
 func (m *Mountstat) describeGuards() string {
 	var all []string
 	for _, pid := range m.guards.pids {
@@ -71,7 +71,7 @@ func (m *Mountstat) describeGuards() string {
 	return "asked for permission: " + strings.Join(all, "; ")
 }
 
-// guardFields says which program it is, if there is but one.
+// guardFields says which program it is, if there is only one.
 func (m *Mountstat) guardFields(fields map[string]any) {
 	if len(m.guards.pids) != 1 {
 		return

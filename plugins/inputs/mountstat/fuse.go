@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	// daemonsTimeout is for how long reports are held back until it is known who serves the
-	// file systems and what they wait for.
+	// daemonsTimeout is for how long reports are held back until it is known which processes
+	// serve the file systems, and what they wait for.
 	daemonsTimeout = 2 * time.Second
-	// maxDaemons is of how many connections this is found out in a round.
+	// maxDaemons is the number of connections for which this is found out in a round.
 	maxDaemons = 64
 )
 
-// daemons are those of the FUSE file systems at fault.
+// daemons are the daemons of the FUSE file systems at fault.
 type daemons struct {
 	found    map[fusedaemon.Connection]*fusedaemon.Daemon // in this round; nil: it was not found
 	asked    []fusedaemon.Connection                      // whose are to be found next
@@ -32,7 +32,7 @@ type daemons struct {
 	uses     map[*target]daemonUse
 }
 
-// daemonUse are the targets that a target's daemon is known to use.
+// daemonUse lists the targets that a target's daemon is known to use.
 type daemonUse struct {
 	daemon *fusedaemon.Daemon
 	used   []*target
@@ -41,13 +41,13 @@ type daemonUse struct {
 // begin forgets what was found in earlier rounds.
 func (d *daemons) begin() { d.found, d.asked, d.uses = nil, nil, nil }
 
-// connectionTo is that to the daemon of a target's file system.
+// connectionTo is the connection to the daemon of a target's file system.
 func connectionTo(t *target) fusedaemon.Connection {
 	number, _ := fuseConnection(t.Probed)
 	return fusedaemon.Connection{Number: number, MountID: t.Probed.ID, Kind: fuseKind(t.Probed), Mountpoint: t.Probed.Mountpoint}
 }
 
-// fuseKind is what the type says of the program; empty if it does not.
+// fuseKind is what the type says about the program; empty if it says nothing.
 func fuseKind(mount *mounts.Mount) string {
 	kind, found := strings.CutPrefix(mount.FSType, "fuse.")
 	if !found {
@@ -56,8 +56,8 @@ func fuseKind(mount *mounts.Mount) string {
 	return kind
 }
 
-// daemonFields says which connection it is that can be aborted, and which daemon can be
-// restarted, of a target at fault.
+// daemonFields says, for a target at fault, which connection can be aborted and which daemon can
+// be restarted.
 func (t *target) daemonFields(fields map[string]any) {
 	if connection, found := fuseConnection(t.Probed); found {
 		fields["fuse_connection"] = connection
@@ -70,7 +70,7 @@ func (t *target) daemonFields(fields map[string]any) {
 	}
 }
 
-// commands are those that free who waits for a target which hangs, for the log.
+// commands are those that free the tasks waiting for a target that hangs, for the log.
 func (t *target) commands() (text string) {
 	connection, found := fuseConnection(t.Probed)
 	if !found {
@@ -82,8 +82,8 @@ func (t *target) commands() (text string) {
 	return text + fmt.Sprintf("; who waits is freed, and what was not written is lost, by: echo 1 >/sys/fs/fuse/connections/%d/abort", connection)
 }
 
-// awaitsDaemon reports whether the cause of a fault depends on what its daemon does, and this
-// is being found out; or on a mount below it that has not been judged.
+// awaitsDaemon reports whether the cause of a fault depends on what the target's daemon does, and
+// this is being found out; or on a mount below the target that has not been judged.
 func (m *Mountstat) awaitsDaemon(t *target, f *finding) bool {
 	if !t.Probed.FUSE() || !dependsOnDaemon(f) || m.daemons.late {
 		return false
@@ -99,7 +99,7 @@ func (m *Mountstat) awaitsDaemon(t *target, f *finding) bool {
 	return true
 }
 
-// askDaemon notes that a connection's daemon is to be found. It reports whether it will be.
+// askDaemon asks for a connection's daemon to be found. It reports whether it will be.
 func (m *Mountstat) askDaemon(c fusedaemon.Connection) bool {
 	if !slices.Contains(m.daemons.asked, c) {
 		if len(m.daemons.found)+len(m.daemons.asked) >= maxDaemons {
@@ -125,7 +125,7 @@ func dependsOnDaemon(f *finding) bool {
 	return true
 }
 
-// findDaemons has the daemons found that were asked for, unless it is being done.
+// findDaemons has the daemons that were asked for found, unless that is already under way.
 func (m *Mountstat) findDaemons() {
 	d := &m.daemons
 	if d.underWay || len(d.asked) == 0 {
@@ -159,8 +159,8 @@ func (m *Mountstat) findDaemons() {
 	}()
 }
 
-// noteServersBehind notes where daemons are connected to. One that has several connections is
-// of the first of them that told something, for as long as it has that.
+// noteServersBehind notes which servers the daemons are connected to. A daemon with several
+// connections belongs to the first of them that told something, for as long as it has that one.
 func (m *Mountstat) noteServersBehind(found map[fusedaemon.Connection]*fusedaemon.Daemon) {
 	for _, t := range m.targets {
 		if !t.Probed.FUSE() {
@@ -176,14 +176,14 @@ func (m *Mountstat) noteServersBehind(found map[fusedaemon.Connection]*fusedaemo
 	}
 }
 
-// serverBehind is where a daemon of a mount is connected to.
+// serverBehind is the server that a daemon of a mount is connected to.
 func serverBehind(mount *mounts.Mount, d *fusedaemon.Daemon) mounts.Server {
 	service := cmp.Or(fuseKind(mount), mounts.Printable(d.Comm))
 	return mounts.Server{Question: serverpool.Question{Network: "tcp", Address: d.ServerAddress(), Service: serverpool.Service(service)}}
 }
 
-// usedByDaemon are the targets that a target's daemon is known to use. Others that it serves
-// itself are not.
+// usedByDaemon are the targets that a target's daemon is known to use. Other targets that the
+// daemon serves itself are left out.
 func (m *Mountstat) usedByDaemon(t *target) iter.Seq[*target] {
 	return func(yield func(*target) bool) {
 		if t.daemon == nil {
@@ -205,9 +205,9 @@ func (m *Mountstat) usedByDaemon(t *target) iter.Seq[*target] {
 	}
 }
 
-// findUsed finds the targets that a target's daemon uses by its open files, its working
-// directory, its arguments and the source of its mount, as bindfs and mergerfs have what they
-// show.
+// findUsed finds the targets that a target's daemon uses: by its open files, its working
+// directory, its arguments and the source of its mount. The latter two hold what bindfs and
+// mergerfs show.
 func (m *Mountstat) findUsed(t *target) []*target {
 	d := t.daemon
 	if t.namespace != nil || d.Files.MountNS != "" && d.Files.MountNS != m.host.MountNamespace() {
@@ -233,7 +233,7 @@ func (m *Mountstat) findUsed(t *target) []*target {
 	return all
 }
 
-// pathsIn are the absolute paths that arguments consist of, such as lowerdir=/a:/b.
+// pathsIn are the absolute paths that occur in arguments, such as lowerdir=/a:/b.
 func pathsIn(arguments []string) []string {
 	var paths []string
 	for _, argument := range arguments {
@@ -246,8 +246,8 @@ func pathsIn(arguments []string) []string {
 	return paths
 }
 
-// culpritBelow is a target at fault that the target's daemon uses, or nil. One that hangs comes
-// first.
+// culpritBelow is a target at fault that the target's daemon uses, or nil. A target that hangs
+// comes first.
 func (m *Mountstat) culpritBelow(t *target, hangs bool) *target {
 	for below := range m.usedByDaemon(t) {
 		if below.found.hangs() {
@@ -262,7 +262,7 @@ func (m *Mountstat) culpritBelow(t *target, hangs bool) *target {
 	return nil
 }
 
-// causeOfSilentFUSE is why a FUSE file system hangs. The finding's reason tells the evidence.
+// causeOfSilentFUSE is why a FUSE file system hangs. The finding's reason gives the evidence.
 func (m *Mountstat) causeOfSilentFUSE(t *target, f *finding) cause {
 	d := t.daemon
 	if d == nil {
@@ -304,8 +304,8 @@ func (m *Mountstat) causeOfSilentFUSE(t *target, f *finding) cause {
 	return fuseDaemonSilent
 }
 
-// causeAtFUSEServer is the fault of a server that a daemon waits for; empty if that is not to
-// be seen.
+// causeAtFUSEServer is the fault of a server that a daemon waits for; empty if that can't be
+// seen.
 func causeAtFUSEServer(mount *mounts.Mount, d *fusedaemon.Daemon, f *finding) cause {
 	state, socket := d.Server()
 	says, c := "", cause("")
@@ -328,7 +328,7 @@ func causeAtFUSEServer(mount *mounts.Mount, d *fusedaemon.Daemon, f *finding) ca
 // ofServer reports whether a server is known to stand behind file systems of the kind.
 func ofServer(mount *mounts.Mount) bool { return mount.Network() || mount.ListingCosts() }
 
-// lostServer reports whether an errno says by itself that a server is not to be had.
+// lostServer reports whether an errno says by itself that a server can't be reached.
 func lostServer(errno string) bool {
 	switch errno {
 	case "ENOTCONN", "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "ETIMEDOUT", "ECONNREFUSED", "ECONNRESET", "EPIPE":
@@ -337,8 +337,8 @@ func lostServer(errno string) bool {
 	return false
 }
 
-// causeOfFailingFUSE is why a FUSE file system fails, if what its daemon does tells: it is
-// alive, so that the kernel did not make the error.
+// causeOfFailingFUSE is why a FUSE file system fails, if what its daemon does tells. The daemon is
+// alive, so the error does not come from the kernel.
 func (m *Mountstat) causeOfFailingFUSE(t *target, f *finding) cause {
 	d := t.daemon
 	if d == nil || !d.Lives() || !dependsOnDaemon(f) {

@@ -18,7 +18,7 @@ func (m *Mountstat) hungTaskFields(fields map[string]any) {
 }
 
 // panicsOverHungTasks reports whether the kernel panics when a task waits unkillably for
-// longer than it is patient: kernel.hung_task_panic and kernel.hung_task_timeout_secs,
+// longer than its limit: kernel.hung_task_panic and kernel.hung_task_timeout_secs,
 // Documentation/admin-guide/sysctl/kernel.rst.
 func (m *Mountstat) panicsOverHungTasks() bool {
 	sysctl := func(name string) int64 {
@@ -29,8 +29,8 @@ func (m *Mountstat) panicsOverHungTasks() bool {
 }
 
 // makesHungTasks reports whether the check can make a hung task of a helper. On a disk that
-// does not answer only what reads nothing can't; and a write waits unkillably for any disk or
-// server, a frozen one for instance, but for a FUSE daemon.
+// does not answer, only a check that reads nothing can't. A write waits unkillably for any disk
+// or server, for a frozen one for instance, but not for a FUSE daemon.
 func makesHungTasks(c check, mount *mounts.Mount) bool {
 	return mount.BlockDevice() && needsDisk(c) || c == checkWrite && !mount.FUSE()
 }

@@ -11,11 +11,11 @@ import (
 
 var _ state.Keeper = (*Mountstat)(nil)
 
-// kept is what is known over a restart.
+// kept is what is known across a restart.
 type kept struct {
 	Units   map[string]fault.History `json:"units,omitempty"`   // by their ids
 	Missing map[string]time.Time     `json:"missing,omitempty"` // since when, by mount point
-	// Tags are those that the missing ones had while they were mounted: their series goes on.
+	// Tags are those that the missing mounts had while they were mounted: their series goes on.
 	Tags     map[string]map[string]string `json:"tags,omitempty"`
 	ReadOnly map[string]time.Time         `json:"read_only,omitempty"` // the same
 }

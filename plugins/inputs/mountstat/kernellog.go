@@ -14,23 +14,23 @@ import (
 )
 
 const (
-	// maxEvidenceAge is how old a message about a device may be, when a fault begins, to be
-	// evidence of its cause.
+	// maxEvidenceAge is how old a message about a device may be when a fault begins, if it is
+	// to be evidence of the cause.
 	maxEvidenceAge = 10 * time.Minute
-	// burstWindow is for how long errors of a file system count as one: of the first.
+	// burstWindow is for how long errors of a file system count as one error, the first.
 	burstWindow = time.Minute
-	// maxQuote bounds what is quoted of a message, in bytes.
+	// maxQuote bounds the quote of a message, in bytes.
 	maxQuote = 200
 	// maxLogDevices bounds the devices whose messages are kept.
 	maxLogDevices = 4096
 	// maxLogServers bounds the servers whose messages are kept.
 	maxLogServers = 256
-	// serverMessageAge is how old a client's message about its server may be, when a fault is
-	// found, to be of that: the fault is a gather older than its finding.
+	// serverMessageAge is how old a client's message about its server may be when a fault is
+	// found, if it is to be about that fault, which is a gather older than its finding.
 	serverMessageAge = time.Minute
 )
 
-// kernelLog is what the kernel has logged about devices and file systems, and about helpers,
+// kernelLog is what the kernel has logged about devices, file systems and helpers,
 // as far back as its log goes.
 type kernelLog struct {
 	name        string
@@ -48,14 +48,14 @@ type deviceLog struct {
 	last   map[kmsg.DiskKind]message
 }
 
-// message is one of the kernel's.
+// message is a message of the kernel.
 type message struct {
 	text string
 	at   time.Time
 }
 
-// readKernelLog takes what is new in the kernel's log. No message but that of a journal makes
-// a fault: each is evidence for the cause of one, and counts.
+// readKernelLog reads what is new in the kernel's log. Only a message about a journal makes
+// a fault. All others are evidence for the cause of one, and are counted.
 func (m *Mountstat) readKernelLog() {
 	l := &m.kernelLog
 	first := !l.readable
@@ -92,8 +92,8 @@ func (l *kernelLog) noteServer(about kmsg.ServerMessage, said message) {
 	}
 }
 
-// clientSays is the client's newest message about the target's server, if it is of the time of
-// the target's fault. Those of Ceph's do not say which cluster they are about.
+// clientSays is the client's newest message about the target's server, if it is from the time of
+// the target's fault. Ceph's messages do not say which cluster they are about.
 func (m *Mountstat) clientSays(t *target) string {
 	var names []string
 	switch {
@@ -119,12 +119,12 @@ func (m *Mountstat) clientSays(t *target) string {
 	return newest.quote()
 }
 
-// oneCephCluster reports whether all mounts of CephFS have a target's monitors.
+// oneCephCluster reports whether all mounts of CephFS have the monitors of this target.
 func (m *Mountstat) oneCephCluster(t *target) bool {
 	return !slices.ContainsFunc(m.targets, func(other *target) bool { return other.Probed.Ceph() && !slices.Equal(other.servers, t.servers) })
 }
 
-// quote is what the message says, for a reason.
+// quote is the text of the message, for a reason.
 func (said *message) quote() string {
 	return "the kernel: " + printable.Text(said.text[:min(len(said.text), maxQuote)])
 }
@@ -160,8 +160,8 @@ func (l *kernelLog) noteDisk(about kmsg.DiskMessage, said message) {
 	d.last[about.Kind] = said
 }
 
-// namesInLog are the names that the kernel's messages have for the target's devices, also for
-// those that are gone by now.
+// namesInLog are the names that the kernel's messages use for the target's devices, also for
+// devices that are gone by now.
 func (m *Mountstat) namesInLog(t *target) []string {
 	if t.namespace != nil || t.disk.known == nil {
 		return nil
@@ -188,7 +188,7 @@ func (m *Mountstat) logOf(t *target) (all []*deviceLog) {
 	return all
 }
 
-// countMessages is how many about errors of the target and its devices the kernel has logged;
+// countMessages is how many errors of the target and its devices the kernel has logged;
 // unknown where its log can't be read.
 func (m *Mountstat) countMessages(t *target) count {
 	c := count{known: m.kernelLog.readable && t.namespace == nil && t.disk.known != nil}
@@ -210,8 +210,8 @@ func (t *target) newest(kinds ...kmsg.DiskKind) (newest message) {
 	return newest
 }
 
-// quote returns the newest message of a kind about the target, or nothing. What is no lasting
-// state is evidence only if it is of the time of the target's fault.
+// quote returns the newest message of a kind about the target, or nothing. A message that is not
+// about a lasting state is evidence only if it is from the time of the target's fault.
 func (t *target) quote(kinds ...kmsg.DiskKind) string {
 	since := time.Now()
 	if !t.FaultSince.IsZero() {
@@ -227,9 +227,10 @@ func (t *target) quote(kinds ...kmsg.DiskKind) string {
 	return ""
 }
 
-// journalAborted reports whether the kernel has given up the journal of the target, which it
-// then refuses to write to, since it was mounted: the kernel does not log each mount. Before
-// Linux 6.16 the mount table says nothing of that, and the check "write" alone would show it.
+// journalAborted reports whether the kernel has given up the journal of the target since it was
+// mounted, as far as is known: the kernel does not log each mount. The kernel then refuses to
+// write to the target. Before Linux 6.16 the mount table does not show that, and only the check
+// "write" would.
 func (t *target) journalAborted() bool {
 	if t.Probed.FSType != "ext4" && t.Probed.FSType != "ext3" || t.Probed.ReadOnly() {
 		return false
@@ -260,7 +261,7 @@ func (m *Mountstat) stopped(t *target) string {
 	return blockdev.Tree(m.host.Sys).F2FSStopped(t.disk.known.Name)
 }
 
-// quoted are the kinds of messages that are evidence for a cause, the best first.
+// quoted are the kinds of messages that are evidence for a cause, the best ones first.
 var quoted = map[cause][]kmsg.DiskKind{
 	result.FSShutdown:   {kmsg.FSShutdown, kmsg.FSError},
 	result.DeviceErrors: {kmsg.DeviceError, kmsg.DeviceTimeout},
@@ -270,7 +271,7 @@ var quoted = map[cause][]kmsg.DiskKind{
 	result.IOError:      {kmsg.FSError, kmsg.JournalAborted},
 }
 
-// explainDisk says what the kernel says about a fault of a disk or of a file system on it.
+// explainDisk adds what the kernel says about a fault of a disk or of a file system on it.
 func (t *target) explainDisk(f *finding) {
 	says := t.quote(quoted[f.cause]...)
 	if f.reason == "" && ofDevice(f.cause) && (says == "" || t.disk.state.Says != "") {
@@ -282,7 +283,7 @@ func (t *target) explainDisk(f *finding) {
 	f.addReason(says)
 }
 
-// joinReasons joins what there is to say.
+// joinReasons joins the reasons that are not empty.
 func joinReasons(reasons ...string) string {
 	return strings.Join(slices.DeleteFunc(reasons, func(s string) bool { return s == "" }), "; ")
 }

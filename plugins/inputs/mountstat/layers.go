@@ -11,7 +11,7 @@ import (
 // layer is a path that a file system is made of.
 type layer struct{ what, path string }
 
-// layersOf are the directories that the target shows in another way, and the images that it
+// layersOf are the directories that the target shows in another form, and the images that it
 // lies on.
 func layersOf(t *target) (all []layer) {
 	for _, path := range t.Probed.Layers() {
@@ -54,8 +54,8 @@ func (m *Mountstat) awaitsBelow(t *target) bool {
 	return false
 }
 
-// uses reports whether a target depends on another, be it by further ones. It adds to those
-// that were seen.
+// uses reports whether a target depends on another, directly or through further ones. It adds
+// to seen.
 func (m *Mountstat) uses(t, other *target, seen map[*target]bool) bool {
 	seen[t] = true
 	for below := range m.usedBy(t) {
@@ -66,8 +66,8 @@ func (m *Mountstat) uses(t, other *target, seen map[*target]bool) bool {
 	return false
 }
 
-// causeBelow is the cause of a fault that is one of what the file system is made of, which
-// the reason then names.
+// causeBelow is the cause of a fault that comes from what the file system is made of. The reason
+// then names that.
 func (m *Mountstat) causeBelow(t *target, f *finding) cause {
 	if t.namespace != nil {
 		return "" // its paths mean other files
@@ -94,8 +94,9 @@ func (m *Mountstat) holding(path string) *target {
 	return nil
 }
 
-// causeOfOther is why another target is at fault, whose check may still be under way: what
-// depends on it was found to hang, or to fail, before it. Empty means that it is not.
+// causeOfOther is why another target is at fault. Its check may still be under way: what
+// depends on it may have been found to hang, or to fail, before it. Empty means that it is not at
+// fault.
 func (m *Mountstat) causeOfOther(other *target, hangs bool) cause {
 	f := other.found
 	switch {
@@ -109,7 +110,7 @@ func (m *Mountstat) causeOfOther(other *target, hangs bool) cause {
 	return ""
 }
 
-// blame notes whose fault it is: that of another target, or of one which that depends on.
+// blame notes whose fault it is: another target's, or that of the target to blame for the other's.
 func (f *finding) blame(other *target) { f.culprit = cmp.Or(other.found.culprit, other) }
 
 // culpritOf is the target whose fault a finding is.

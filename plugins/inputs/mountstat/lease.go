@@ -8,7 +8,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
-// leaseLog is what the kernel last said of this host's NFSv4 lease at a server. It names no
+// leaseLog is what the kernel last said about this host's NFSv4 lease at a server. It names no
 // port: of several servers of one name it is about the one whose mounts are at fault.
 type leaseLog struct {
 	inUse   message // another host has this one's identity
@@ -35,8 +35,8 @@ func (l *kernelLog) noteLease(m kmsg.Message, said message) {
 	l.leases[strings.Clone(m.Server)] = log
 }
 
-// causeOfLease is why an NFSv4 mount hangs or is refused that has no lease. Without one, all
-// that the server is asked fails with the state manager's error (nfs4_handle_reclaim_lease_error,
+// causeOfLease is why an NFSv4 mount without a lease hangs or is refused. Without one, every call
+// to the server fails with the state manager's error (nfs4_handle_reclaim_lease_error,
 // fs/nfs/nfs4state.c), whatever the modes of files are.
 func (m *Mountstat) causeOfLease(t *target, f *finding) cause {
 	if t.Probed.FSType != "nfs4" || t.namespace != nil {

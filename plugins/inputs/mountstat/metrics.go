@@ -25,7 +25,7 @@ func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts
 	m.add(acc, t, f, m.fieldsOf(t, f), counts)
 }
 
-// fieldsOf are those that all mounts of a target have.
+// fieldsOf returns the fields that all mounts of a target have.
 func (m *Mountstat) fieldsOf(t *target, f *finding) map[string]any {
 	const usual = 20 // how many a healthy mount has, and some more
 	fields := make(map[string]any, usual)
@@ -130,8 +130,8 @@ func mountTags(mount *mounts.Mount) map[string]string {
 }
 
 // usage adds sizes in the terms of Telegraf's disk input. File systems without a size, such
-// as an empty FUSE one, get none, nor do numbers that make no sense: s3fs and CephFS have
-// some which are no numbers at all. What is full by construction, such as an image, has no
+// as an empty FUSE one, get none. Numbers that make no sense are left out: s3fs and CephFS have
+// some that are no numbers at all. What is full by construction, such as an image, has no
 // percentages.
 func usage(fields map[string]any, st *unix.Statfs_t, image bool) {
 	block := uint64(st.Frsize) // the unit of the block counts, statvfs(3)
@@ -166,7 +166,7 @@ func usage(fields map[string]any, st *unix.Statfs_t, image bool) {
 	}
 }
 
-// addDisk adds a metric that is one of Telegraf's disk input, for a mount whose sizes are
+// addDisk adds a metric as Telegraf's disk input makes it, for a mount whose sizes are
 // among the fields.
 func (m *Mountstat) addDisk(acc telegraf.Accumulator, mount *mounts.Mount, fields map[string]any) {
 	sizes := make(map[string]any, 8)
@@ -189,8 +189,8 @@ func (m *Mountstat) addDisk(acc telegraf.Accumulator, mount *mounts.Mount, field
 	acc.AddGauge("disk", sizes, tags)
 }
 
-// labelOf is the name that a device of the device mapper was given, as sysfs has it, or else
-// the mount table; nothing of other devices.
+// labelOf is the name that was given to a device of the device mapper, as sysfs has it, or else
+// the mount table. It is empty for other devices.
 func (m *Mountstat) labelOf(mount *mounts.Mount) string {
 	if label := blockdev.Tree(m.host.Sys).MappingOf(mount.Device); label != "" {
 		return mounts.Printable(label)

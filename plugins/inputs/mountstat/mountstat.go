@@ -1,4 +1,4 @@
-// Package mountstat is a Telegraf input which checks every mounted file system.
+// Package mountstat is a Telegraf input that checks every mounted file system.
 // A mount that hangs costs a helper process, never the gather.
 package mountstat
 
@@ -149,12 +149,13 @@ func (m *Mountstat) Init() error {
 }
 
 // rereadInterval is how often the table is read again to see whether the source of a bind mount
-// was deleted, and for how long after an error, to see whether a file system has turned read-only.
+// was deleted. It is also for how long the table is read again after an error, to see whether a
+// file system has turned read-only.
 const rereadInterval = time.Minute
 
 // Gather checks all file systems side by side and reports each as soon as it
-// has answered. It returns when all have, or their time is up, or Interrupt is
-// called.
+// has answered. It returns when all have answered, when their time is up, or when
+// Interrupt is called.
 func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	began := time.Now()
 	m.interrupted.Store(false)
@@ -208,7 +209,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	return nil
 }
 
-// finish reports the mounts that were not checked, and the sums of all.
+// finish reports the mounts that were not checked, and the sums of all mounts.
 func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{}, counts *counts, refused int) {
 	for _, t := range m.targets {
 		if _, late := pending[t]; late {
@@ -235,7 +236,7 @@ func (m *Mountstat) Interrupt() {
 	m.mail.Post(func() {}) // wakes it
 }
 
-// refresh brings targets up to date with the mount table. It reports whether the table has changed
+// refresh updates the targets to the mount table. It reports whether the table has changed
 // since the last gather.
 func (m *Mountstat) refresh(now time.Time) (changed bool) {
 	m.readKernelLog()
@@ -264,7 +265,7 @@ func (m *Mountstat) refresh(now time.Time) (changed bool) {
 	return changed
 }
 
-// submit starts a check of each target for which none is under way, or has ended since
+// submit starts a check of each target, unless one is under way, or has ended since
 // the last gather. It returns the targets that are to be reported.
 func (m *Mountstat) submit() (pending map[*target]struct{}) {
 	pending = make(map[*target]struct{}, len(m.targets))
@@ -291,7 +292,7 @@ func (m *Mountstat) submit() (pending map[*target]struct{}) {
 	return pending
 }
 
-// holdBack keeps the report of a fault until the evidence of its cause is there.
+// holdBack keeps the report of a fault until the evidence of its cause has come.
 func (m *Mountstat) holdBack(t *target, f *finding) bool {
 	waits := m.awaitsServers(t) || m.awaitsDaemon(t, f) || m.awaitsGuards(t, f) || !t.Probed.FUSE() && m.awaitsBelow(t)
 	if waits {
@@ -300,12 +301,12 @@ func (m *Mountstat) holdBack(t *target, f *finding) bool {
 	return waits
 }
 
-// reconsider judges the reports that were held back again.
+// reconsider has the reports that were held back judged again.
 func (m *Mountstat) reconsider() { m.arrived, m.held = append(m.arrived, m.held...), nil }
 
-// awaitsServers reports whether an answer of the servers is still to come: none has answered a
-// call that was made since the check began, and none has failed to in time (a soft mount fails
-// before that). It also does until the SMB client was read.
+// awaitsServers reports whether an answer of the servers is still to come. It is as long as no
+// server has answered a call made since the check began, and none has failed to answer in time (a
+// soft mount fails before that). It also is until the SMB client was read.
 func (m *Mountstat) awaitsServers(t *target) (waits bool) {
 	for _, s := range t.servers {
 		if !s.answer.At.After(t.report.Since) {
@@ -321,7 +322,7 @@ func (m *Mountstat) awaitsServers(t *target) (waits bool) {
 }
 
 // await waits for a report while any is to come. It returns false when there is
-// nothing left to wait for, or no time.
+// nothing left to wait for, or no time left.
 func (m *Mountstat) await(pending map[*target]struct{}) bool {
 	for {
 		m.mail.Drain()
@@ -393,7 +394,7 @@ func (m *Mountstat) sayRefused(n int) {
 	}
 }
 
-// sayLate says once that hangs are found later than they could be.
+// sayLate logs once that hangs are found later than they could be.
 func (m *Mountstat) sayLate(n int) {
 	if n > 0 && m.said.Changed("late", "said") {
 		m.Log.Warnf("timeout = %v is longer than the time between two gathers: a hang is reported late", m.longestTimeout())
@@ -401,7 +402,7 @@ func (m *Mountstat) sayLate(n int) {
 }
 
 // emitPending reports a target whose check was still under way when Gather had to
-// return: one that was at fault still is; of others nothing is known.
+// return. A target that was at fault still is; of others nothing is known.
 func (m *Mountstat) emitPending(acc telegraf.Accumulator, t *target, counts *counts) {
 	m.collect(t)
 	found := finding{code: result.Unchecked, reason: "the check was under way when the next gather was due"}
@@ -414,7 +415,7 @@ func (m *Mountstat) emitPending(acc telegraf.Accumulator, t *target, counts *cou
 	m.emit(acc, t, &found, counts)
 }
 
-// emitSkipped reports a target which must not be checked.
+// emitSkipped reports a target that must not be checked.
 func (m *Mountstat) emitSkipped(acc telegraf.Accumulator, t *target, counts *counts) {
 	m.collect(t)
 	found := m.judgeUntouched(t)

@@ -13,11 +13,11 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
-// namespacesInterval is how often the mount namespaces of all processes are looked
-// at: it costs a few microseconds per process.
+// namespacesInterval is how often vfsprobe looks at the mount namespaces of all
+// processes. That costs a few microseconds per process.
 const namespacesInterval = 30 * time.Second
 
-// namespace is a mount namespace beside the table's, with its network file
+// namespace is a mount namespace other than the table's, with its network file
 // systems.
 type namespace struct {
 	path      string // of a process that is in it
@@ -31,7 +31,7 @@ type namespaces struct {
 	due   time.Time
 }
 
-// findNamespaces looks for network file systems which the table does not show.
+// findNamespaces looks for network file systems that the table does not show.
 // It reports whether it has looked.
 func (m *Mountstat) findNamespaces(now time.Time) bool {
 	if m.MountNamespaces != "all" || now.Before(m.namespaces.due) {

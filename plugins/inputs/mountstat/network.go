@@ -12,7 +12,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/smbclient"
 )
 
-// serviceDead is the cause that a server's host answers, and its file service does not.
+// serviceDead is the cause of a server whose host answers, while its file service does not.
 func serviceDead(service serverpool.Service) cause {
 	switch service {
 	case serverpool.NFS:
@@ -23,7 +23,7 @@ func serviceDead(service serverpool.Service) cause {
 	return result.ServerServiceDead
 }
 
-// causeOfServer is what is wrong with a server that was asked in vain.
+// causeOfServer is what is wrong with a server that did not answer when asked.
 func causeOfServer(service serverpool.Service, a serverpool.Answer) cause {
 	if a.Reached {
 		return serviceDead(service)
@@ -31,7 +31,7 @@ func causeOfServer(service serverpool.Service, a serverpool.Answer) cause {
 	return serverUnreachable
 }
 
-// smbClient is what the kernel's SMB client was last read to know.
+// smbClient is what the kernel's SMB client knew when it was last read.
 type smbClient struct {
 	shares  []smbclient.Share
 	at      time.Time
@@ -39,12 +39,12 @@ type smbClient struct {
 	reading bool
 }
 
-// loginInterval is how often a mount is checked whose login is refused.
+// loginInterval is how often a mount whose login is refused is checked.
 const loginInterval = time.Minute
 
-// awaitsLogin reports whether a target is left alone in this gather: its server refuses the
-// login, so that each check can be one more try, and directories lock accounts after some. What
-// the client knows is read meanwhile, and says when it has logged in.
+// awaitsLogin reports whether a target is left alone in this gather, because its server refuses
+// the login. Each check can be one more try to log in, and directories lock accounts after some.
+// Meanwhile what the client knows is read; it tells when the client has logged in.
 func (m *Mountstat) awaitsLogin(t *target) bool {
 	t.leftAlone = t.found.cause == result.LoginRefused && !t.underWay && t.report == nil &&
 		t.share == smbclient.NoSession && time.Since(t.submitted) < loginInterval
@@ -54,7 +54,7 @@ func (m *Mountstat) awaitsLogin(t *target) bool {
 	return t.leftAlone
 }
 
-// readSMBClient has a helper read what the SMB client knows, in each round once at most.
+// readSMBClient has a helper read what the SMB client knows, at most once in each round.
 func (m *Mountstat) readSMBClient() {
 	if m.smb.reading || m.smb.round == m.round {
 		return
@@ -74,7 +74,7 @@ func (m *Mountstat) readSMBClient() {
 	})
 }
 
-// explainNetwork says what the network's part in a fault looks like.
+// explainNetwork adds what part the network has in a fault.
 func (t *target) explainNetwork(f *finding) {
 	switch f.cause {
 	case result.LoginRefused, result.ClientEvicted:
@@ -90,7 +90,8 @@ func (t *target) explainNetwork(f *finding) {
 	}
 }
 
-// connections says how those to the target's server are, or to the one whose answer tells.
+// connections tells the state of the connections to the target's server, or to the server whose
+// answer tells.
 func (t *target) connections() string {
 	switch {
 	case len(t.answers) == 0:
@@ -101,7 +102,7 @@ func (t *target) connections() string {
 	return t.connectionsTo(t.telling)
 }
 
-// connectionsTo says how those to one of the target's servers are.
+// connectionsTo tells the state of the connections to one of the target's servers.
 func (t *target) connectionsTo(server int) string {
 	where, a := t.servers[server].Address.String(), t.answers[server]
 	if c := &a.Connections; c.Known && a.Errno != serverpool.Foreign && c.Unacknowledged+c.Connecting+c.CloseWait == 0 && c.Established > 0 && t.traffic.stats != nil && t.traffic.unanswered() == 0 {
@@ -110,7 +111,7 @@ func (t *target) connectionsTo(server int) string {
 	return describeConnections(where, a)
 }
 
-// describeConnections says how this host's connections to a server are.
+// describeConnections describes this host's connections to a server.
 func describeConnections(where string, a serverpool.Answer) string {
 	c := a.Connections
 	switch {
@@ -130,7 +131,8 @@ func describeConnections(where string, a serverpool.Answer) string {
 	return fmt.Sprintf("what was sent to %s is acknowledged, and not answered", where)
 }
 
-// causeAtClient is what the client of a network file system knows, while its server answers.
+// causeAtClient is the cause that the client of a network file system knows, while its server
+// answers.
 func (m *Mountstat) causeAtClient(t *target, f *finding) cause {
 	if len(t.servers) == 0 {
 		return ""
@@ -148,8 +150,8 @@ func (m *Mountstat) causeAtClient(t *target, f *finding) cause {
 	return ""
 }
 
-// causeAtSMBClient is what the client knows of the share. It has told a login that is refused
-// from a share that was removed in all faults that were made (docs/FAULTS.md).
+// causeAtSMBClient is the cause that the client's state of the share tells. In all faults that were
+// made (docs/FAULTS.md) that state was different for a refused login and for a removed share.
 func (t *target) causeAtSMBClient(f *finding) cause {
 	switch {
 	case t.share == smbclient.NoSession:
@@ -182,9 +184,9 @@ func (m *Mountstat) causeAtNinePClient(t *target, f *finding) cause {
 	return ""
 }
 
-// causeInCeph is which of the cluster's daemons a helper waits for, while a monitor answers.
-// statfs asks the monitors alone (ceph_statfs, fs/ceph/super.c), and all else the MDS, which
-// waits for OSDs itself.
+// causeInCeph tells which of the cluster's daemons a helper waits for, while a monitor answers.
+// statfs asks only the monitors (ceph_statfs, fs/ceph/super.c). All other calls ask the MDS, which
+// itself waits for OSDs.
 func (t *target) causeInCeph(f *finding) cause {
 	waits := t.waits
 	if waits == "" && t.report != nil {
@@ -203,7 +205,7 @@ func (t *target) causeInCeph(f *finding) cause {
 	return result.CephMDSDead
 }
 
-// causeOfRefusal is why this host may not look.
+// causeOfRefusal is why this host is not let in.
 func (m *Mountstat) causeOfRefusal(t *target, f *finding) cause {
 	if c := m.causeOfLease(t, f); c != "" {
 		return c

@@ -21,12 +21,12 @@ type server struct {
 	asked   uint64            // the last round in which its answer was evidence
 	pending bool              // the answer is to come
 	answer  serverpool.Answer // the last one, as of this gather
-	// proven and elsewhere say whether it is where it is asked: the mount table does not tell
-	// the port of SMB servers, see locateSMB.
+	// proven and elsewhere say whether the server is at the address that is asked: the mount
+	// table does not tell the port of SMB servers, see locateSMB.
 	proven, elsewhere bool
 }
 
-// asker is how it is asked.
+// asker is how the server is asked.
 func (s *server) asker() serverpool.Asker {
 	if s.Service == serverpool.NFS {
 		return sunrpc.Asker(sunrpc.ProgramNFS, s.Version)
@@ -34,7 +34,7 @@ func (s *server) asker() serverpool.Asker {
 	return fileserver.Asker(s.Service)
 }
 
-// linkServers finds the servers of a target, in the table of its mounts' network.
+// linkServers finds the servers of a target, if its mounts are in the table's network.
 func (m *Mountstat) linkServers(t *target, before map[serverpool.Question]*server) {
 	t.servers = nil
 	if t.namespace != nil && !t.namespace.network {
@@ -49,7 +49,7 @@ func (m *Mountstat) linkServers(t *target, before map[serverpool.Question]*serve
 	}
 }
 
-// serverOf is what is known of a server of mounts that have a timeout.
+// serverOf is what is known about a server whose mounts have a timeout.
 func (m *Mountstat) serverOf(found mounts.Server, timeout time.Duration, before map[serverpool.Question]*server) *server {
 	s := m.servers[found.Question]
 	if s == nil {
@@ -78,14 +78,14 @@ func (m *Mountstat) askServers() {
 	}
 }
 
-// takeAnswers takes what the servers have last answered to whoever asked.
+// takeAnswers collects the servers' last answers, whoever has asked.
 func (m *Mountstat) takeAnswers() {
 	for _, s := range m.servers {
 		s.answer = m.host.Servers.Last(s.Question)
 	}
 }
 
-// askAboutLate asks the servers of the targets whose checks take long, once they do. stop
+// askAboutLate asks the servers of targets whose checks take long, once they do. stop
 // must be called.
 func (m *Mountstat) askAboutLate(pending map[*target]struct{}) (stop func() bool) {
 	if len(m.servers) == 0 {
@@ -109,7 +109,7 @@ func (m *Mountstat) askAboutLate(pending map[*target]struct{}) (stop func() bool
 	}).Stop
 }
 
-// ask puts the question to a server, in each round once at most.
+// ask puts the question to a server, at most once in each round.
 func (m *Mountstat) ask(s *server, evidence bool) {
 	if s.pending || s.asked == m.round {
 		return // a gather may have been cut short
@@ -128,8 +128,8 @@ func (m *Mountstat) ask(s *server, evidence bool) {
 	m.asking++
 }
 
-// noteElsewhere notes whether an SMB server is where it is asked: it is once it has answered
-// there, and is not if a mount of it answers and it never did.
+// noteElsewhere notes whether an SMB server is at the address that is asked. It is once it has
+// answered there. It is not if a mount of it answers and the address never did.
 func (m *Mountstat) noteElsewhere(t *target, s *server) {
 	switch a := s.answer; {
 	case s.Service != serverpool.SMB:
@@ -149,7 +149,7 @@ type traffic struct {
 	lastReply time.Time        // and that time
 }
 
-// readTraffic takes the transports' statistics, if there are NFS mounts.
+// readTraffic reads the statistics of the transports, if there are NFS mounts.
 func (m *Mountstat) readTraffic(now time.Time) {
 	if !slices.ContainsFunc(m.targets, func(t *target) bool { return t.Probed.NFS() }) {
 		return
@@ -202,7 +202,7 @@ func (t *target) serverFields(fields map[string]any) {
 	fields["nfs_last_reply_seconds_ago"] = time.Since(traffic.lastReply).Seconds()
 }
 
-// emitServers makes one metric per server: it says at once what 300 mounts have in
+// emitServers makes one metric per server: it shows at once what 300 mounts have in
 // common.
 func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 	all := make(map[mounts.Server]*fault.Sums, len(m.servers))

@@ -37,7 +37,7 @@ type policy struct {
 	runAs         runAs
 }
 
-// heldBack are checks that are not made, since they could do harm.
+// heldBack are checks that are not made because they could do harm.
 type heldBack struct {
 	checks []check
 	why    string
@@ -55,12 +55,12 @@ const (
 	checkWrite   check = "write"
 )
 
-// allChecks has the harmless ones first, which is the order they are made in.
+// allChecks returns the checks in the order in which they are made, the harmless ones first.
 func allChecks() []check {
 	return []check{checkStatfs, checkStat, checkReaddir, checkDevice, checkRead, checkWrite}
 }
 
-// runAs is the identity that checks are made under.
+// runAs is the identity that checks are made with.
 type runAs struct {
 	owner bool // of the file system's root
 	user  bool // this one
@@ -83,7 +83,8 @@ type settings struct {
 	namespace string // mount namespace to enter for each check, if any
 	fstab     string
 	debugData string // of the SMB client
-	// usualFstab is the host's, wherever that shows; else it is a file named by the user.
+	// usualFstab says that fstab is the host's, wherever that shows; otherwise the user has
+	// named a file.
 	usualFstab bool
 	units      bool
 	ofImage    bool // the usual fstab and the units are, if this is a container
@@ -91,14 +92,14 @@ type settings struct {
 	superuser  bool
 }
 
-// problems are all that is wrong in the configuration.
+// problems are all errors in the configuration.
 type problems []error
 
 func (p *problems) add(format string, arguments ...any) {
 	*p = append(*p, fmt.Errorf(format, arguments...))
 }
 
-// resolve checks the configuration. Its error names all that is wrong.
+// resolve checks the configuration. Its error names everything that is wrong.
 func (m *Mountstat) resolve() error {
 	var wrong problems
 	s := &m.settings
@@ -147,7 +148,7 @@ func (m *Mountstat) resolve() error {
 	return errors.Join(append(wrong, m.resolveHost())...)
 }
 
-// resolvePolicy returns the base with what the override says.
+// resolvePolicy returns the base policy as changed by the override.
 func (m *Mountstat) resolvePolicy(wrong *problems, where string, base policy, o *Override) policy {
 	p := base
 	if o.Timeout != nil {
@@ -207,7 +208,7 @@ func (m *Mountstat) resolveHost() error {
 }
 
 // resolveSources finds out which files say what is expected. Where the mounts are the
-// host's, those of a container's image don't.
+// host's, the files of a container's image do not say it.
 func (m *Mountstat) resolveSources() {
 	s := &m.settings
 	below := s.prefix != "" || s.namespace != ""
@@ -225,16 +226,16 @@ func (m *Mountstat) resolveSources() {
 	}
 }
 
-// condition is what decides, beside the configuration, which checks may be made.
+// condition is what decides which checks may be made, besides the configuration.
 type condition struct {
 	panics bool // the kernel does, over hung tasks
 	asleep bool // the mount's disk
 	inUse  bool // the mount's disk
 }
 
-// policyFor returns how to check the mount. Where nobody may write, that is not tried, and
-// where listing costs, only if an override says so; nor is what would make a hung task of a
-// helper on a host that panics, or wake a disk.
+// policyFor returns how to check the mount. It leaves out the check "write" where nobody may
+// write, and listing where that costs, unless an override asks for it. It also leaves out checks
+// that would make a hung task of a helper on a host that panics, or wake a disk.
 func (s *settings) policyFor(mount *mounts.Mount, c condition) policy {
 	p := s.policy
 	if i := slices.IndexFunc(s.overrides, func(o override) bool { return o.selection.Fits(mount) }); i >= 0 {
@@ -262,7 +263,7 @@ func (s *settings) policyFor(mount *mounts.Mount, c condition) policy {
 	return p
 }
 
-// holdBack takes checks out of those that are made.
+// holdBack removes checks from those that are made.
 func (p *policy) holdBack(harms func(check) bool, why string) {
 	held := heldBack{why: why}
 	var made []check
@@ -278,7 +279,7 @@ func (p *policy) holdBack(harms func(check) bool, why string) {
 	}
 }
 
-// needsDisk reports whether a check reads what may be on the disk alone, or writes.
+// needsDisk reports whether a check writes, or reads what may be only on the disk.
 func needsDisk(c check) bool { return c != checkStatfs && c != checkStat }
 
 // longestTimeout is how long a gather can take.

@@ -11,14 +11,14 @@ import (
 )
 
 const (
-	// maxSMBPorts is how many ports of a host are tried as that of its SMB server.
+	// maxSMBPorts is how many ports of a host are tried for its SMB server.
 	maxSMBPorts = 4
 	// maxSMBSearches is in how many gathers the server of a mount is looked for: a busy host may
 	// not tell in time, and a connection be made anew just then.
 	maxSMBSearches = 5
 )
 
-// smbLocations are where SMB servers listen, of addresses which have some that are not at the
+// smbLocations tells where SMB servers listen, for addresses that have some which are not at the
 // usual port.
 type smbLocations struct {
 	ports    map[netip.Addr][]uint16
@@ -26,10 +26,10 @@ type smbLocations struct {
 }
 
 // locateSMB finds out, for each mount that is well, where the SMB servers at its server's
-// address listen: neither the mount table nor the client tell the port (cifs_show_options,
-// fs/smb/client/cifsfs.c; DebugData of Linux 3.10 to 7.0 has none). The client's own connections
-// do: they are those to the address that no process has. Whether one is of SMB, the server itself
-// tells.
+// address listen. Neither the mount table nor the client tells the port (cifs_show_options,
+// fs/smb/client/cifsfs.c; DebugData of Linux 3.10 to 7.0 does not have it). The client's own
+// connections do: they are the connections to the address that belong to no process. The server
+// itself tells whether one of them is of SMB.
 func (m *Mountstat) locateSMB() {
 	all := m.unlocated()
 	if len(all) == 0 {
@@ -105,7 +105,7 @@ func tellsPort(mount *mounts.Mount) bool {
 	return found
 }
 
-// portsAt are the ports at an address where services of other mounts listen.
+// portsAt are the ports at an address on which services of other mounts listen.
 func (m *Mountstat) portsAt(address netip.Addr) (ports []uint16) {
 	for q := range m.servers {
 		if q.Address.Addr() == address {
@@ -115,8 +115,8 @@ func (m *Mountstat) portsAt(address netip.Addr) (ports []uint16) {
 	return ports
 }
 
-// portsOfTheKernel are the ports to which the kernel itself has connections, but for those which
-// are known to be of other services. There are none where that can't be told.
+// portsOfTheKernel are the ports to which the kernel itself has connections, except those that
+// are known to belong to other services. There are none where that can't be told.
 func (m *Mountstat) portsOfTheKernel(connections []sockdiag.TCP, known []uint16) (ports []uint16) {
 	port := make(map[uint32]uint16)
 	var inodes []uint32
@@ -138,9 +138,9 @@ func (m *Mountstat) portsOfTheKernel(connections []sockdiag.TCP, known []uint16)
 	return ports[:min(len(ports), maxSMBPorts)]
 }
 
-// trySMB asks whether a server is at another port of a server's address. If it says so, the mounts
-// of that address are of one of those which are there; of the first one, too, if that is where it
-// is asked.
+// trySMB asks whether an SMB server is at another port of a server's address. If one answers, the
+// mounts of that address belong to one of the servers that are known there. If here is set, the
+// port that was asked so far counts as one of them.
 func (m *Mountstat) trySMB(s *server, port uint16, here bool) {
 	there, address := s.Server, s.Address.Addr()
 	there.Address = netip.AddrPortFrom(address, port)
@@ -170,7 +170,7 @@ func (t *target) hasSMBServerAt(address netip.Addr) bool {
 	return slices.ContainsFunc(t.servers, func(s *server) bool { return s.Service == serverpool.SMB && s.Address.Addr() == address })
 }
 
-// relink has the mounts of SMB servers at an address be of those that are known to be there.
+// relink links the mounts of SMB servers at an address to the servers that are known to be there.
 func (m *Mountstat) relink(address netip.Addr) {
 	for _, t := range m.targets {
 		if t.hasSMBServerAt(address) {
@@ -179,7 +179,7 @@ func (m *Mountstat) relink(address netip.Addr) {
 	}
 }
 
-// placesOf are where the server of a mount can be, which the table has at the usual port.
+// placesOf are the places where a mount's server can be if the table has it at the usual port.
 func (m *Mountstat) placesOf(t *target, found mounts.Server) []mounts.Server {
 	ports := m.smbAt.ports[found.Address.Addr()]
 	if len(ports) == 0 || found.Service != serverpool.SMB || tellsPort(t.Probed) {
@@ -196,8 +196,8 @@ func (m *Mountstat) placesOf(t *target, found mounts.Server) []mounts.Server {
 	return all
 }
 
-// ruleOut notes that the server of a mount is another than one of those it can be: the mount has
-// answered since this host has no connection to that.
+// ruleOut notes that a server is not the mount's: the mount has answered while this host had no
+// connection to that server.
 func (t *target) ruleOut(s *server) {
 	a := s.answer
 	if len(t.servers) < 2 || s.Service != serverpool.SMB || t.underWay || t.skipReason != "" || t.found.code != result.OK {

@@ -22,9 +22,9 @@ const (
 	sourcesInterval = time.Minute
 )
 
-// sources are what says which mounts are expected, beside the configuration: fstab and
-// systemd's units. What can't be read again stays as it was. All of it lies on monitored
-// file systems, so that helpers read it; and while they do, sources are another goroutine's.
+// sources are what says which mounts are expected, besides the configuration: fstab and
+// systemd's units. What can't be read again stays as it was. All of them lie on monitored
+// file systems, so helpers read them. While they do, the sources belong to another goroutine.
 type sources struct {
 	host     *host.Host
 	settings *settings
@@ -34,7 +34,7 @@ type sources struct {
 	resolved map[string]string // paths with symbolic links, and where they lead
 }
 
-// reading is what sources say, and what hindered them.
+// reading is what the sources say, and what hindered reading them.
 type reading struct {
 	wanted       []expectation
 	fstab, units error
@@ -77,7 +77,7 @@ func (s *sources) read(table *mounts.Snapshot) *reading {
 	return r
 }
 
-// files are the host's, as helpers with that key see them.
+// files are the host's files, as helpers with that key see them.
 func (s *sources) files(key string, table *mounts.Snapshot) *host.Files {
 	return &host.Files{Host: s.host, Key: "mountstat " + key, Timeout: s.settings.timeout, Namespace: s.settings.namespace, Table: table}
 }
@@ -94,8 +94,8 @@ func (s *sources) container(table *mounts.Snapshot) host.Container {
 	return found
 }
 
-// readFstab reads fstab. That of an image means nothing, and of a container which systemd
-// has started the devices do not.
+// readFstab reads fstab. The fstab of an image means nothing, and the devices in one of a
+// container that systemd has started mean nothing, either.
 func (s *sources) readFstab(container host.Container, table *mounts.Snapshot) error {
 	ofImage := s.settings.ofImage && s.settings.usualFstab
 	if s.settings.fstab == "" || ofImage && container == host.ApplicationContainer {
@@ -145,11 +145,11 @@ func (s *sources) readUnits(container host.Container, table *mounts.Snapshot, fs
 }
 
 // atBoot reports whether an entry of fstab is mounted without anybody asking for it, or when
-// somebody does.
+// somebody uses it.
 func atBoot(e *mounts.FstabEntry) bool { return e.HasMountpoint() && (!e.NoAuto() || e.Automount()) }
 
-// devices returns what is known of the devices that are named: where their links lead, and
-// which don't exist.
+// devices returns what is known about the devices that are named: where their links lead, and
+// which do not exist.
 func (s *sources) devices(table *mounts.Snapshot) map[string]host.Link {
 	var paths []string
 	add := func(e *mounts.FstabEntry) {
@@ -173,7 +173,7 @@ func (s *sources) devices(table *mounts.Snapshot) map[string]host.Link {
 	return found
 }
 
-// entries are what fstab and the units want. A unit of the administrator's stands for the
+// entries are what fstab and the units want. An administrator's unit replaces the
 // line of fstab.
 func (s *sources) entries(devices map[string]host.Link) (all []expectation) {
 	add := func(e *mounts.FstabEntry, by string) {
@@ -202,7 +202,7 @@ func (s *sources) entries(devices map[string]host.Link) (all []expectation) {
 }
 
 // resolve follows symbolic links in the paths of what is expected, as mount(8) and systemd
-// do. Where something is mounted there is none, and nothing is asked.
+// do. A path where something is mounted has no links, and nothing is asked.
 func (s *sources) resolve(table *mounts.Snapshot, wanted []expectation) {
 	var paths []string
 	for _, w := range wanted {
@@ -222,7 +222,7 @@ func (s *sources) resolve(table *mounts.Snapshot, wanted []expectation) {
 	}
 }
 
-// firstOfEach leaves of several that expect a mount the first.
+// firstOfEach keeps only the first of several expectations of one mount.
 func firstOfEach(all []expectation) []expectation {
 	seen := make(map[string]bool, len(all))
 	return slices.DeleteFunc(all, func(e expectation) bool {

@@ -23,7 +23,7 @@ type target struct {
 	key, group string    // of its check
 	skipReason string    // why it is not checked
 	servers    []*server // which can be asked; of SMB one of which is its own
-	// searches is how often its SMB server was looked for, and notAt where it is not.
+	// searches is how often its SMB server was looked for, and notAt the servers that it is not.
 	searches int
 	notAt    []serverpool.Question
 	// behindDaemon is where its FUSE daemon was last seen to be connected to.
@@ -34,10 +34,11 @@ type target struct {
 	concluded finding // the last one that was not Unchecked
 	rootOwned bool    // the last check saw that its root belongs to uid 0
 	worked    map[check]bool
-	// writesAtime says that the root can't be listed but with its access time written.
+	// writesAtime says that listing the root always writes its access time.
 	writesAtime bool
-	// statfs says that it is read-only, and the table that it is not: in the last check,
-	// and in the one before as well. A table that has just changed is not read yet.
+	// saysReadOnly: in the last check statfs said that the file system is read-only, and the
+	// table that it is not. turnedReadOnly: in the check before as well, so it is no matter of
+	// a table that has just changed and was not read yet.
 	saysReadOnly, turnedReadOnly bool
 	seenWritable                 bool // by statfs, in some check
 	traffic                      traffic
@@ -52,8 +53,8 @@ type target struct {
 	reportOf  *plan          // which may be an older one
 }
 
-// regroup sorts the mounts to be checked into targets, and keeps what is known about
-// those that were there before.
+// regroup sorts the mounts that are to be checked into targets, and keeps what is known about
+// targets that were there before.
 func (m *Mountstat) regroup() {
 	before, servers := m.byID, m.servers
 	m.servers = make(map[serverpool.Question]*server)
@@ -108,7 +109,7 @@ func (m *Mountstat) skip() {
 	}
 }
 
-// named are the mounts which are checked while there is no table: the root, and what
+// named are the mounts that are checked while there is no table: the root, and what
 // the configuration names by a path.
 func (m *Mountstat) named() *mounts.Snapshot {
 	paths := append([]string{"/"}, m.Expected...)
@@ -137,7 +138,7 @@ func (m *Mountstat) ignored(mount *mounts.Mount) bool {
 	})
 }
 
-// skipReasonOf says why a target must not be checked, if so.
+// skipReasonOf says why a target must not be checked; empty if it may be.
 func (m *Mountstat) skipReasonOf(t *target) string {
 	mount := t.Probed
 	if !m.ProbeAutomounted && m.keptByChecks(t) {
@@ -149,9 +150,9 @@ func (m *Mountstat) skipReasonOf(t *target) string {
 	return ""
 }
 
-// keptByChecks reports whether the mount would be gone some time if it were not checked. The
-// autofs of another namespace is not the one that unmounts. Of the kernel's submounts, what
-// somebody expects is to be there: it was mounted by hand, or is to be kept.
+// keptByChecks reports whether the mount would be unmounted some time if it were not checked.
+// The autofs of another namespace does not unmount it. A submount of the kernel's that somebody
+// expects should stay: it was mounted by hand, or is to be kept.
 func (m *Mountstat) keptByChecks(t *target) bool {
 	if t.Probed.Submount {
 		return t.namespace != nil || !m.expectations.wants(t.Probed.Mountpoint)
@@ -159,8 +160,8 @@ func (m *Mountstat) keptByChecks(t *target) bool {
 	return t.Probed.OnDemand && t.namespace == nil
 }
 
-// schedulingRank orders targets: those that answered come first, so that they don't
-// wait behind others which hang; local ones before those that depend on a server or
+// schedulingRank orders targets. Those that answered come first, so that they don't
+// wait behind others that hang; local ones come before those that depend on a server or
 // daemon.
 func (t *target) schedulingRank() int {
 	rank := 0
@@ -176,7 +177,7 @@ func (t *target) schedulingRank() int {
 	return rank
 }
 
-// check is what the prober is told of it.
+// check is the target's check as the prober gets it.
 func (t *target) check() prober.Check {
 	local := t.Probed.Independent() || t.Probed.BlockDevice()
 	return prober.Check{
@@ -188,14 +189,14 @@ func (t *target) check() prober.Check {
 	}
 }
 
-// onlyEvidenceChanged reports whether a fault is what it was, and only its cause is
-// told in another way: a firewall that rejects, say, does not answer every call.
+// onlyEvidenceChanged reports whether a fault is the same, and only its cause is
+// described differently: a firewall that rejects, for example, does not answer every call.
 func (t *target) onlyEvidenceChanged(before *finding) bool {
 	ofDevice := before.code == result.Error && before.errno == "" // then the cause is all that is known
 	return before.cause != "" && before.cause != unknown && before.code == t.found.code && before.errno == t.found.errno && !ofDevice
 }
 
-// settle notes a finding, and logs it if it is another than before.
+// settle notes a finding, and logs it if it differs from the one before.
 func (m *Mountstat) settle(t *target, found finding) {
 	o := fault.Observation{Code: found.code, Hangs: found.hangs(), At: time.Now(), Inconclusive: found.code == result.Unchecked}
 	o.Answered = !o.Hangs && !o.Inconclusive

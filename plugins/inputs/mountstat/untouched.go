@@ -8,8 +8,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/smbclient"
 )
 
-// judgeUntouched is what is known of a target which must not be checked. That it is at fault
-// shows where its server, or its daemon, answers neither us nor those who use it.
+// judgeUntouched is what is known about a target that must not be checked. It shows to be at
+// fault where its server, or its daemon, answers neither vfsprobe nor the target's users.
 func (m *Mountstat) judgeUntouched(t *target) finding {
 	f := finding{code: result.Unchecked, reason: t.skipReason}
 	if c := m.causeAtServer(t); c != "" && t.missesAnswers() {
@@ -31,17 +31,17 @@ func (m *Mountstat) judgeUntouched(t *target) finding {
 	return f
 }
 
-// unseen reports whether the evidence for the target's fault could not be had this time: its
-// connections, which a busy host does not tell in time.
+// unseen reports whether the evidence for the target's fault could not be had this time: a busy
+// host does not list its connections in time.
 func (t *target) unseen() bool {
 	a := &t.answer
 	return t.found.code.Fault() && !t.Probed.NFS() && !a.Connections.Known && t.share == smbclient.Unknown &&
 		(!a.Answered() || t.Probed.NineP())
 }
 
-// suspects reports whether a server of a target that must not be checked is to be asked, since
-// who uses that may have no answer. An SMB server that never answered may listen elsewhere: of
-// that the client is asked alone.
+// suspects reports whether a server of a target that must not be checked should be asked, since
+// the target's users may have no answer. An SMB server that never answered may listen elsewhere:
+// then only the client is asked.
 func (m *Mountstat) suspects(t *target, s *server) bool {
 	switch broken := s.answer.Broken(); {
 	case t.Probed.NFS():
@@ -54,8 +54,8 @@ func (m *Mountstat) suspects(t *target, s *server) bool {
 	}
 }
 
-// missesAnswers reports whether who uses the target gets no answer from its server: of NFS by
-// the counters of the mount, of others by this host's connections to the server, or by what the
+// missesAnswers reports whether the target's users get no answer from its server. NFS tells by
+// the counters of the mount, others by this host's connections to the server, or by what the
 // SMB client knows.
 func (t *target) missesAnswers() bool {
 	if t.Probed.NFS() {
@@ -75,8 +75,8 @@ func (t *target) missesAnswers() bool {
 	return known && (lost > 0 || established == 0 && proven && t.share != smbclient.Good)
 }
 
-// askDaemons has the daemons looked at of those targets which must not be checked and have
-// had requests without an answer for longer than a check may take.
+// askDaemons has the daemons examined of those targets that must not be checked and whose
+// requests have been without an answer for longer than a check may take.
 func (m *Mountstat) askDaemons(now time.Time) {
 	for _, t := range m.targets {
 		if t.skipReason == "" || !t.Probed.FUSE() {
@@ -100,9 +100,10 @@ func (t *target) hasWaited(now time.Time) bool {
 	return !t.waitedSince.IsZero() && now.Sub(t.waitedSince) > t.policy.timeout
 }
 
-// judgeDaemon tells a target whose daemon does not answer those who wait for it. That requests
-// wait proves nothing, since one may be for a lock that another host has: the daemon is
-// stopped, its server does not answer it, or it waits for another target that is at fault.
+// judgeDaemon finds the fault of a target whose daemon does not answer those that wait for it.
+// Waiting requests alone prove nothing, since one may be for a lock that another host has. The
+// daemon must be stopped, or its server must not answer it, or it must wait for another target
+// that is at fault.
 func (m *Mountstat) judgeDaemon(t *target, f *finding) {
 	d := t.daemon
 	if d == nil || !t.hasWaited(time.Now()) {
