@@ -125,7 +125,7 @@ func dependsOnDaemon(f *finding) bool {
 	return true
 }
 
-// findDaemons has the daemons that were asked for found, unless that is already under way.
+// findDaemons starts the search for the daemons that were asked for, unless one is under way.
 func (m *Mountstat) findDaemons() {
 	d := &m.daemons
 	if d.underWay || len(d.asked) == 0 {

@@ -304,9 +304,9 @@ func (m *Mountstat) holdBack(t *target, f *finding) bool {
 // reconsider has the reports that were held back judged again.
 func (m *Mountstat) reconsider() { m.arrived, m.held = append(m.arrived, m.held...), nil }
 
-// awaitsServers reports whether an answer of the servers is still to come. It is as long as no
-// server has answered a call made since the check began, and none has failed to answer in time (a
-// soft mount fails before that). It also is until the SMB client was read.
+// awaitsServers reports whether an answer of the servers is still to come: they have not yet
+// answered a call that was made since the check began, nor failed to answer in time (a soft mount
+// fails before that). It is also true until the SMB client has been read.
 func (m *Mountstat) awaitsServers(t *target) (waits bool) {
 	for _, s := range t.servers {
 		if !s.answer.At.After(t.report.Since) {

@@ -8,7 +8,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/smbclient"
 )
 
-// judgeUntouched is what is known about a target that must not be checked. It shows to be at
+// judgeUntouched is what is known about a target that must not be checked. The target is found at
 // fault where its server, or its daemon, answers neither vfsprobe nor the target's users.
 func (m *Mountstat) judgeUntouched(t *target) finding {
 	f := finding{code: result.Unchecked, reason: t.skipReason}
@@ -75,8 +75,8 @@ func (t *target) missesAnswers() bool {
 	return known && (lost > 0 || established == 0 && proven && t.share != smbclient.Good)
 }
 
-// askDaemons has the daemons examined of those targets that must not be checked and whose
-// requests have been without an answer for longer than a check may take.
+// askDaemons has the daemons of some targets examined: of those that must not be checked, and
+// whose requests have been without an answer for longer than a check may take.
 func (m *Mountstat) askDaemons(now time.Time) {
 	for _, t := range m.targets {
 		if t.skipReason == "" || !t.Probed.FUSE() {
