@@ -1,6 +1,7 @@
-// Package openfiles tells what other processes have open, and how they were called. Helper processes look at it:
-// whoever looks at a link or an fdinfo of /proc/PID/fd holds the file for a moment, and
-// can become the last to do so, who closes it. On a dead server that takes for ever.
+// Package openfiles tells what other processes have open, and how they were started. Helper
+// processes look at it: reading a link or an fdinfo of /proc/PID/fd holds the file for a moment.
+// The helper can become the last to hold it, and then closes it. On a dead server that takes for
+// ever.
 package openfiles
 
 import (
@@ -20,22 +21,23 @@ import (
 )
 
 const (
-	// readerKey is that of all who look: there is never more than one that hangs. Who reads
-	// a command line waits for that process's memory, and keeps no others from looking.
+	// readerKey is the key of all helpers that look, so that never more than one hangs. Helpers
+	// that read command lines have a key of their own: they wait for the memory of processes, and
+	// must not keep others from looking.
 	readerKey      = "host open files"
 	commandLineKey = "host command lines"
 	mapsKey        = "host memory maps"
 	// readerTimeout is when a helper is given up.
 	readerTimeout = 2 * time.Second
-	// directoriesPerPlan and infosPerPlan are how many a helper looks at: each takes
-	// three steps of the 32 that a plan can have.
+	// directoriesPerPlan and infosPerPlan are how many a helper looks at. Each takes
+	// three of the 32 steps that a plan can have.
 	directoriesPerPlan = 10
 	infosPerPlan       = 10
 	maxInfo            = 64 << 10 // bytes of an fdinfo file
 	maxStack           = 16 << 10 // bytes of a stack file
 	maxCommandLine     = 64 << 10 // bytes
 	maxMaps            = 8 << 20  // bytes of a maps file
-	// targetsPerPlan is how many links a helper reads: each takes two pages of the 16 that a
+	// targetsPerPlan is how many links a helper reads. Each takes two of the 16 pages that a
 	// plan can have.
 	targetsPerPlan = 7
 )
@@ -52,8 +54,8 @@ type Links struct {
 	Errno syscall.Errno // why it could not be read to its end; ENOENT: the process has ended
 }
 
-// Links reads directories below procfs such as PID/fd or PID/task/TID/fd: of each at
-// most so many links, those whose target begins with the prefix of at most 8 bytes. An
+// Links reads directories below procfs such as PID/fd or PID/task/TID/fd. Of each it reads at
+// most limit links, only those whose target begins with the prefix of at most 8 bytes. An
 // error says that not all were read.
 func (r *Reader) Links(directories []string, prefix string, limit int) ([]Links, error) {
 	all := make([]Links, 0, len(directories))
@@ -78,7 +80,7 @@ func (r *Reader) Links(directories []string, prefix string, limit int) ([]Links,
 	return all, nil
 }
 
-// linksOf takes the steps of one directory: the first is there only if it failed.
+// linksOf returns the result of the steps of one directory. opened is there only if it failed.
 func linksOf(opened, read *prober.StepResult) Links {
 	switch {
 	case opened != nil:
@@ -112,13 +114,13 @@ func (r *Reader) Targets(links []string) ([]string, error) {
 	return all, nil
 }
 
-// Maps reads what processes have mapped, proc_pid_maps(5), which waits for their memory. What
+// Maps reads what processes have mapped, proc_pid_maps(5); this waits for their memory. What
 // could not be read is nil.
 func (r *Reader) Maps(pids []int) ([][]byte, error) {
 	return r.files(mapsKey, filesOf(pids, "maps"), maxMaps)
 }
 
-// filesOf are the files of that name of processes, below procfs.
+// filesOf returns the paths, below procfs, of the files of that name of processes.
 func filesOf(pids []int, name string) []string {
 	files := make([]string, len(pids))
 	for i, pid := range pids {
@@ -161,7 +163,7 @@ func (r *Reader) files(key string, files []string, limit int) ([][]byte, error) 
 	return all, nil
 }
 
-// Task is what a task waits in and works in.
+// Task is where a task waits and works.
 type Task struct {
 	Cwd   string // its working directory, raw bytes; empty: unknown
 	Stack string // where in the kernel it is; empty without CAP_SYS_ADMIN
@@ -203,7 +205,7 @@ func (r *Reader) run(key string, p *prober.Plan) (*prober.Report, error) {
 	return &report, nil
 }
 
-// MountID is the number of the mount of an open file, by its fdinfo file.
+// MountID is the number of the mount that an open file is on, by its fdinfo file.
 func MountID(info []byte) (id int, found bool) {
 	_, rest, ok := bytes.Cut(info, []byte("\nmnt_id:\t"))
 	line, _, _ := bytes.Cut(rest, []byte("\n"))
