@@ -9,7 +9,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/printable"
 )
 
-// accumulator takes the metrics of one input in one round.
+// accumulator collects the metrics of one input in one round.
 type accumulator struct {
 	input *input
 	round *round
@@ -67,8 +67,8 @@ func (a *accumulator) AddMetric(m telegraf.Metric) {
 	a.round.add(m)
 }
 
-// clean keeps names that others have chosen from being more than values: inputs
-// make their own printable, and this is for what they forget.
+// clean keeps names that others have chosen from being more than values. Inputs
+// make theirs printable; this is for those that they forget.
 func clean(m telegraf.Metric) {
 	for _, tag := range m.TagList() {
 		tag.Value = printable.Text(tag.Value)

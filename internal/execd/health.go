@@ -40,14 +40,14 @@ type health struct {
 	before counters // of earlier runs
 }
 
-// counters are those that go on over a restart.
+// counters are those that go on across a restart.
 type counters struct {
 	Forked   int64 `json:"helpers_forked"`
 	Killed   int64 `json:"helpers_killed"`
 	Restarts int64 `json:"fork_server_restarts"`
 }
 
-// healthKey is what they are kept under.
+// healthKey is the name that the counters are kept under.
 const healthKey = "vfsprobe"
 
 func newHealth(p *prober.Prober, s *state.Store) *health {

@@ -16,15 +16,15 @@ const (
 	// maxLogLine keeps log lines far below the 64 KiB at which Telegraf's reader
 	// of stderr gives up for good.
 	maxLogLine = 8 << 10
-	// maxWaitingLog is how many bytes of lines may wait: all that is said when
-	// thousands of mounts hang at once.
+	// maxWaitingLog is how many bytes of lines may wait: enough for all lines that are
+	// logged when thousands of mounts hang at once.
 	maxWaitingLog = 1 << 20
 )
 
-// Log writes lines which Telegraf's execd input reads with their level: each
+// Log writes lines that Telegraf's execd input reads with their level: each
 // begins with "E! ", "W! ", "I! ", "D! " or "T! ".
 //
-// Who logs never waits for the writer, which may be the pipe of a Telegraf that
+// Logging never blocks on the writer, which may be the pipe of a Telegraf that
 // is stopped. Lines for which there is no room are dropped and counted.
 type Log struct {
 	writer io.Writer
@@ -82,7 +82,7 @@ func (l *Log) add(text string) {
 	}
 }
 
-// queue is called with mu held.
+// queue appends a line. It is called with mu held.
 func (l *Log) queue(line string) {
 	l.waiting = append(l.waiting, line)
 	l.size += len(line)

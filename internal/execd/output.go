@@ -14,17 +14,17 @@ import (
 
 const (
 	// maxBatchAge is how long a batch may wait while stdout is blocked, unless it is of
-	// this round or the last: old metrics are worth less than a bounded memory,
+	// this round or the last one. Old metrics are worth less than bounded memory,
 	// and would come as a flood.
 	maxBatchAge = time.Second
-	// chunk is about how much is written at a time, in bytes, always whole lines:
-	// between chunks what is no longer fresh can be dropped.
+	// chunk is about how many bytes are written at a time, always whole lines.
+	// Between chunks, what is no longer fresh can be dropped.
 	chunk = 16 << 10
 )
 
 var errBlocked = errors.New("it is blocked")
 
-// An Output writes metrics from a goroutine of its own: who reads them may be stopped, and
+// An Output writes metrics from a goroutine of its own: the reader may be stopped, and
 // a gather must not wait for it.
 type Output struct {
 	name    string // of what it writes to
@@ -50,7 +50,7 @@ type batch struct {
 	since time.Time
 }
 
-// NewOutput makes an Output for as many inputs as there are. The name is that of what it
+// NewOutput makes an Output for that many inputs. The name is that of what it
 // writes to, for errors.
 func NewOutput(w io.Writer, name string, log telegraf.Logger, inputs int) *Output {
 	o := &Output{
@@ -98,7 +98,7 @@ func lines(text []byte) int {
 	return bytes.IndexByte(text, '\n') + 1
 }
 
-// next waits for the batch to be written next. There is none after Close.
+// next waits for the batch that is written next. There is none after Close.
 func (o *Output) next() (batch, bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -114,14 +114,15 @@ func (o *Output) next() (batch, bool) {
 	return b, true
 }
 
-// drop reports whether the rest of a batch is not to be written.
+// drop reports whether the rest of a batch should not be written.
 func (o *Output) drop(b batch) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return len(b.lines) > 0 && o.stale(b)
 }
 
-// stale is called with mu held. It says so to the log.
+// stale reports whether a batch is too old to be written, and logs that. It is called with mu
+// held.
 func (o *Output) stale(b batch) bool {
 	if o.closed || o.round-b.round < 2 || time.Since(b.since) < maxBatchAge {
 		return false
@@ -137,7 +138,7 @@ func (o *Output) sayDropping() {
 	}
 }
 
-// Failed gets the error of a write, after which nothing is written any more.
+// Failed receives the error of a write, after which nothing more is written.
 func (o *Output) Failed() <-chan error { return o.failed }
 
 // Begin notes that a round was triggered.
@@ -147,8 +148,8 @@ func (o *Output) Begin() {
 	o.round++
 }
 
-// Write serializes the metrics and queues them. A metric that can't be
-// serialized costs itself alone, and is said once.
+// Write serializes the metrics and queues them. If a metric can't be
+// serialized, only this one is lost, and that is logged once.
 func (o *Output) Write(metrics []telegraf.Metric) {
 	o.mu.Lock()
 	defer o.mu.Unlock()

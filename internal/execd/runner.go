@@ -2,9 +2,9 @@
 // newline on stdin triggers a gather, stdout carries line protocol, stderr
 // carries log lines, and the end of stdin ends the program.
 //
-// Inputs gather side by side, with one timestamp. What an input has gathered is
-// written when it has finished; of one that takes longer, what it has after
-// 0.1 s is written first. An input which still gathers is not started again.
+// Inputs gather side by side, with one timestamp. The metrics of an input are
+// written when it has finished; if it takes longer, what it has after
+// 0.1 s is written first. An input that is still gathering is not started again.
 package execd
 
 import (
@@ -42,7 +42,7 @@ const (
 // calls it when the next gather is due.
 type Interrupter interface{ Interrupt() }
 
-// A HostUser is an input that looks at the host. The runner hands it the one which all
+// A HostUser is an input that looks at the host. The runner hands it the Host that all
 // inputs share, before Init.
 type HostUser interface{ UseHost(*host.Host) }
 
@@ -53,7 +53,7 @@ type Options struct {
 	Log    *Log
 	Stdout io.Writer
 	// Take is handed the metrics of each input instead of Stdout, as soon as the
-	// input has finished; of one that takes longer, what it has after 0.1 s first.
+	// input has finished; if it takes longer, what it has after 0.1 s comes first.
 	// It is called by one goroutine at a time for each round. All metrics of a round
 	// have the time of its trigger.
 	Take func([]telegraf.Metric)
@@ -107,7 +107,7 @@ func New(o Options) (*Runner, error) {
 	return r, errors.Join(problems...)
 }
 
-// setLog gives a plugin its logger where Telegraf puts it: the field Log.
+// setLog sets the logger of a plugin where Telegraf does: the field Log.
 func setLog(plugin telegraf.Input, log telegraf.Logger) {
 	v := reflect.ValueOf(plugin)
 	if v.Kind() != reflect.Pointer || v.Elem().Kind() != reflect.Struct {
@@ -125,8 +125,8 @@ func (r *Runner) Once() error {
 	return r.output.Close(time.Minute)
 }
 
-// Round gathers from all inputs and waits for them. When ctx ends before, inputs
-// that can are interrupted, and have a moment to say what they know. It reports
+// Round gathers from all inputs and waits for them. When ctx ends earlier, inputs
+// that can be are interrupted, and have a moment to report what they know. It reports
 // whether all ended in time. It is for runners with Options.Take.
 func (r *Runner) Round(ctx context.Context) bool {
 	r.trigger(time.Now())
@@ -148,8 +148,8 @@ func (r *Runner) Round(ctx context.Context) bool {
 	return false
 }
 
-// Collect gathers from one input that no Runner has. Errors are those that it has reported
-// beside its metrics, sorted.
+// Collect gathers from one input that belongs to no Runner. errors are those that the input has
+// reported beside its metrics, sorted.
 func Collect(plugin telegraf.Input) (metrics []telegraf.Metric, errors []string, err error) {
 	in, all := &input{plugin: plugin}, &round{time: time.Now()}
 	err = plugin.Gather(&accumulator{input: in, round: all})
@@ -185,7 +185,7 @@ func (r *Runner) Run(ctx context.Context, triggers <-chan time.Time) error {
 	}
 }
 
-// ended returns a channel which is closed when no input gathers any more.
+// ended returns a channel that is closed when no input is gathering any more.
 func (r *Runner) ended() <-chan struct{} {
 	ended := make(chan struct{})
 	go func() {
@@ -208,7 +208,7 @@ func (r *Runner) trigger(now time.Time) {
 	}
 }
 
-// round is one trigger's metrics.
+// round holds the metrics of one trigger.
 type round struct {
 	time    time.Time
 	take    func([]telegraf.Metric)
@@ -229,7 +229,7 @@ func (r *round) add(m telegraf.Metric) {
 	r.metrics = append(r.metrics, m)
 }
 
-// finished writes an input's metrics. The plugin's own comes with the last.
+// finished writes an input's metrics. The plugin's own metrics come with the last input's.
 func (r *round) finished() {
 	defer r.gathers.Done()
 	r.mu.Lock()
@@ -273,7 +273,7 @@ type input struct {
 	skipped bool                // a gather was skipped, and that was said
 }
 
-// start begins to gather for the round. An input which still gathers for an
+// start begins to gather for the round. An input that is still gathering for an
 // earlier round is interrupted, or left out of this one.
 func (in *input) start(r *round) {
 	in.mu.Lock()
@@ -363,7 +363,7 @@ func (in *input) fail(err error) {
 }
 
 // report logs what changed since the last gather: an error that persists is
-// said once, and so is the end of all errors.
+// logged once, and so is the end of all errors.
 func (in *input) report(ok bool) {
 	for text := range in.errors {
 		if _, said := in.known[text]; !said {
