@@ -20,7 +20,7 @@ type Observation struct {
 	// Hangs says that there was no answer. Such a check may be no fault yet: a lock
 	// waits for the server's grace period to end.
 	Hangs bool
-	// Answered says that there was one.
+	// Answered says that there was an answer.
 	Answered bool
 	Began    time.Time // the check; zero: At
 	At       time.Time // when this was found
@@ -28,7 +28,7 @@ type Observation struct {
 	Inconclusive bool
 }
 
-// History is what is known of one thing. The zero History knows nothing.
+// History is what is known about one thing that is checked. The zero History knows nothing.
 type History struct {
 	Known      bool // it was observed
 	Answered   bool // the last check that was made
@@ -36,17 +36,17 @@ type History struct {
 	FaultSince time.Time
 	LastOK     time.Time
 	Recoveries int64
-	// FaultTotal is how long faults have lasted that are over.
+	// FaultTotal is how long past faults have lasted together.
 	FaultTotal time.Duration
 }
 
-// Notable reports whether there is more to know than that all was always well.
+// Notable reports whether there is more to tell than that all was always well.
 func (h *History) Notable() bool {
 	return !h.HungSince.IsZero() || !h.FaultSince.IsZero() || h.Recoveries > 0 || h.FaultTotal > 0
 }
 
-// Kept is the history as it is kept over a restart: when it was last well is of interest
-// only while it is not. Times are in UTC: for local ones Go would read the time zone's file.
+// Kept is the history as it is kept across a restart. When the thing was last well matters only
+// while it is not well. Times are in UTC: for local ones Go would read the time zone's file.
 func (h *History) Kept() History {
 	kept := *h
 	if h.FaultSince.IsZero() {
@@ -58,8 +58,7 @@ func (h *History) Kept() History {
 	return kept
 }
 
-// Observe notes what a check has found. It returns for how long there had been a fault
-// before.
+// Observe notes what a check has found. It returns how long a fault had lasted until then.
 func (h *History) Observe(o Observation) (lasted time.Duration) {
 	if o.Began.IsZero() {
 		o.Began = o.At
@@ -126,7 +125,7 @@ func SecondsSince(t time.Time) float64 {
 // Verdict is what a helper's report says by itself.
 type Verdict struct {
 	Code result.Code
-	// Answered says that the helper came to the end of its plan, or to a failure.
+	// Answered says that the helper came to the end of its plan, or to a call that failed.
 	Answered bool
 	// Call is the step that hangs; empty where that is not known.
 	Call string
@@ -140,9 +139,9 @@ type Verdict struct {
 // Hangs reports whether there was no answer.
 func (v *Verdict) Hangs() bool { return v.Code == result.Timeout || v.Code == result.Stuck }
 
-// VerdictOf judges a report by its outcome alone: a plan that came to its end or to a
-// failure is OK, and for the input to judge. A check that got no place because another
-// one's helper hangs in the same thing hangs, too.
+// VerdictOf judges a report by its outcome alone. A plan that came to its end or to a
+// failure is OK, and the input judges it further. A check also hangs if it got no place because
+// the helper of another check hangs in the same thing.
 func VerdictOf(r *prober.Report) Verdict {
 	switch r.Outcome {
 	case prober.Expired:
@@ -161,7 +160,7 @@ func VerdictOf(r *prober.Report) Verdict {
 	return Verdict{Answered: true}
 }
 
-// Survival says for the log why a stuck helper is still there.
+// Survival tells, for the log, why a stuck helper is still there.
 func Survival(r *prober.Report) string {
 	if r.Wait == prober.Asleep {
 		return ", asleep and to nobody's harm"
@@ -169,7 +168,7 @@ func Survival(r *prober.Report) string {
 	return " and survives SIGKILL"
 }
 
-// CodeOf is the result for a call that failed so.
+// CodeOf is the result for a call that failed with an errno.
 func CodeOf(errno syscall.Errno) result.Code {
 	switch errno {
 	case 0:

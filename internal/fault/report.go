@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// Report is what was known of a fault when it began, as an input's evidence has it: for people,
-// who may come when it is over.
+// Report is what was known of a fault when it began, from an input's evidence. It is for people
+// who may come when the fault is over.
 type Report struct {
 	Input   string
 	Subject string // what is at fault: a mount point, mostly
 	Began   time.Time
-	// Cause is that of the metric, which Fields say more about.
+	// Cause is that of the metric. Fields say more about it.
 	Cause  string
 	Fields map[string]any
 	Facts  []Fact // beside the fields
-	// Helper is the process of vfsprobe's own that waits; 0: none does. Processes are those
+	// Helper is vfsprobe's own process that waits; 0 if none does. Processes are those
 	// of the host whose threads tell more.
 	Helper    int
 	Processes []int
@@ -25,7 +25,7 @@ type Report struct {
 // Fact is one thing that is known, of one or more lines.
 type Fact struct{ Name, Text string }
 
-// Add adds a fact, if there is one.
+// Add adds a fact, unless it is empty.
 func (r *Report) Add(name, text string) {
 	if text != "" {
 		r.Facts = append(r.Facts, Fact{name, text})
@@ -34,12 +34,12 @@ func (r *Report) Add(name, text string) {
 
 // A Recorder keeps what is known of faults when they begin.
 type Recorder interface {
-	// Began takes a fault. It returns the name of the file in which its report will be; empty:
-	// it is not kept, or in no file.
+	// Began records a fault. It returns the name of the file in which its report will be. The
+	// name is empty if the report is not kept, or in no file.
 	Began(*Report) (file string)
 }
 
-// KeptIn is what a line of the log says of the file in which a fault's report will be.
+// KeptIn is the part of a log line that names the file in which a fault's report will be.
 func KeptIn(file string) string {
 	if file == "" {
 		return ""
