@@ -1,11 +1,11 @@
 // Package state keeps what is known of faults over a restart, an upgrade or another
 // configuration: since when, how often, for how long.
 //
-// It is a file of JSON, which helper processes read and write: they can be left behind.
-// Nothing is written while the file system that the file is on is at fault, nor more often
-// than every ten seconds, or ten minutes for counters alone. What was kept before the
-// machine was started is ignored by all but an [Heir]; so is, and that is said, a file that
-// can't be understood.
+// It keeps it in a JSON file. Helper processes read and write the file, since they can be left
+// behind. Nothing is written while the file system that the file is on is at fault, nor more
+// often than every ten seconds, or ten minutes if only counters have changed. What was kept
+// before the machine was started is ignored, except by an [Heir]. A file that can't be understood
+// is ignored, too, and that is logged.
 package state
 
 import (
@@ -28,48 +28,48 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
-// A Keeper is an input that knows what is worth to be kept.
+// A Keeper is an input that knows something worth keeping.
 type Keeper interface {
-	// Keep returns that, as encoding/json takes it: nil if there is nothing. It is called
-	// when the input does not gather.
+	// Keep returns what is to be kept, as encoding/json takes it; nil if there is nothing. It is
+	// called while the input does not gather.
 	Keep() any
-	// Restore takes what Keep has returned in an earlier run, before the first Gather.
+	// Restore gets what Keep has returned in an earlier run, before the first Gather.
 	Restore(kept json.RawMessage) error
 }
 
-// An Heir is a Keeper that leaves something behind which outlives the machine's start.
+// An Heir is a Keeper that leaves something behind that outlives the machine's start.
 type Heir interface {
 	Keeper
-	// Inherit takes what Keep has returned before the machine was started, before the first
+	// Inherit gets what Keep has returned before the machine was started, before the first
 	// Gather.
 	Inherit(kept json.RawMessage) error
 }
 
 const (
-	// format is that of the file.
+	// format is the number of the file's format.
 	format = 1
 	// maxFile bounds the file, in bytes.
 	maxFile = 16 << 20
 	// readTimeout is how long the start waits for the file.
 	readTimeout = 5 * time.Second
-	// writeTimeout is for each part of it.
+	// writeTimeout is for each part of the file.
 	writeTimeout = 5 * time.Second
-	// writeInterval is between two writes, and counterInterval where only counters have
-	// changed.
+	// writeInterval is the time between two writes, and counterInterval the time where only
+	// counters have changed.
 	writeInterval   = 10 * time.Second
 	counterInterval = 10 * time.Minute
-	// part is how much a helper writes, in bytes.
+	// part is how many bytes a helper writes.
 	part = 32 << 10
 )
 
-// document is what the file holds.
+// document is the content of the file.
 type document struct {
 	Format int                        `json:"format"`
 	Boot   string                     `json:"boot_id"`
 	Kept   map[string]json.RawMessage `json:"kept"`
 }
 
-// A Store is what is kept, in memory and in a file.
+// A Store holds what is kept, in memory and in a file.
 type Store struct {
 	path   string
 	boot   string
@@ -88,8 +88,8 @@ type Store struct {
 	results map[string]result.Code // of mounts that the file may be on, by path
 }
 
-// Open reads the file; one that is not there is made at the first change. A store of an
-// empty path keeps nothing. read reads a file that may hang; proc is where procfs is.
+// Open reads the file. A missing file is made at the first change. A store with an
+// empty path keeps nothing. read reads a file that may hang; proc is where procfs is mounted.
 func Open(path, proc string, p *prober.Prober, log telegraf.Logger, read func(name string, limit int, timeout time.Duration) ([]byte, error)) *Store {
 	s := &Store{path: path, prober: p, log: log, kept: make(map[string]json.RawMessage), results: make(map[string]result.Code)}
 	if !s.Keeps() {
@@ -116,7 +116,7 @@ func Open(path, proc string, p *prober.Prober, log telegraf.Logger, read func(na
 	return s
 }
 
-// parse returns what a file holds, and of which boot.
+// parse returns what a file holds, and the boot that it is of.
 func parse(content []byte) (kept map[string]json.RawMessage, boot string, err error) {
 	var d document
 	if err := json.Unmarshal(content, &d); err != nil {
@@ -175,7 +175,7 @@ func (s *Store) put(name string, value any, changed *bool) {
 	}
 }
 
-// Observe takes the results of mounts that the file may be on.
+// Observe notes the results of mounts that the file may be on.
 func (s *Store) Observe(metrics []telegraf.Metric) {
 	if !s.Keeps() {
 		return
@@ -217,7 +217,7 @@ func (s *Store) atFaultLocked() bool {
 	return s.results[longest].Fault()
 }
 
-// Save writes the file if something has changed, in a while. It does not wait.
+// Save has the file written after a while, if something has changed. It does not wait.
 func (s *Store) Save() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -243,8 +243,8 @@ func (s *Store) Close(limit time.Duration) {
 	}
 }
 
-// saveLocked has the file written, and returns what is closed when it is: nil where it
-// must not be.
+// saveLocked has the file written, and returns a channel that is closed when it is written; nil
+// if it must not be written.
 func (s *Store) saveLocked() <-chan struct{} {
 	if !s.Keeps() || s.writing || s.atFaultLocked() {
 		return nil
@@ -274,7 +274,7 @@ func (s *Store) saveLocked() <-chan struct{} {
 	return written
 }
 
-// WriteFile has helpers write a file beside, and put it in the place of the old one.
+// WriteFile has helpers write a new file next to the old one, and rename it to the old one's name.
 func WriteFile(helpers *prober.Prober, path string, content []byte) error {
 	beside := path + ".new"
 	flags := unix.O_WRONLY | unix.O_CREAT | unix.O_TRUNC | unix.O_NOFOLLOW
