@@ -16,18 +16,18 @@ import (
 )
 
 const (
-	// firstRetryDelay passes after a connection that was lost, and doubles up to
+	// firstRetryDelay passes after a connection was lost. It doubles up to
 	// maxRetryDelay.
 	firstRetryDelay = 100 * time.Millisecond
 	maxRetryDelay   = 10 * time.Second
 	dialTimeout     = 5 * time.Second
-	// maxTriggerAge bounds how long a newline waits for the connection: that of a client or a
-	// service that has just been started.
+	// maxTriggerAge bounds how long a newline waits for the connection, when the client or the
+	// service has just been started.
 	maxTriggerAge = time.Second
 )
 
-// A Client passes newlines to a service, and its metrics and log lines back. While there is
-// no service it tries again, and says so once.
+// A Client passes newlines to a service, and the service's metrics and log lines back. While
+// there is no service it tries again, and logs that once.
 type Client struct {
 	Socket string
 	Stdout io.Writer // gets metrics
@@ -40,8 +40,8 @@ type Client struct {
 	asked time.Time // when a newline came while there was none
 }
 
-// Run connects, again whenever the connection ends, until ctx ends or stdout can't be
-// written to.
+// Run connects, and connects again whenever the connection ends, until ctx ends or stdout can't
+// be written to.
 func (c *Client) Run(ctx context.Context) error {
 	delay := firstRetryDelay
 	for ctx.Err() == nil {
@@ -69,8 +69,8 @@ func (c *Client) Run(ctx context.Context) error {
 	return nil
 }
 
-// Trigger asks for a gather. Without a connection it is asked for in a moment or not at all:
-// a metric would be of another time.
+// Trigger asks for a gather. Without a connection, the request waits for a moment, and is then
+// dropped: a later metric would be of another time.
 func (c *Client) Trigger() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -88,12 +88,12 @@ func (c *Client) askLocked() {
 	}
 }
 
-// stdoutError is one that ends the program.
+// stdoutError is an error of stdout, which ends the program.
 type stdoutError struct{ err error }
 
 func (e stdoutError) Error() string { return e.err.Error() }
 
-// connect is one connection, to its end. It reports whether there was one.
+// connect runs one connection to its end. It reports whether there was one.
 func (c *Client) connect(ctx context.Context) (established bool, err error) {
 	dialer := net.Dialer{Timeout: dialTimeout}
 	conn, err := dialer.DialContext(ctx, "unix", c.Socket)
@@ -127,7 +127,7 @@ func (c *Client) connect(ctx context.Context) (established bool, err error) {
 	}
 }
 
-// use takes a connection, or none, for newlines.
+// use sets the connection for newlines; nil means none.
 func (c *Client) use(conn net.Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

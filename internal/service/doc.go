@@ -1,22 +1,22 @@
 // Package service lets several Telegrafs share one vfsprobe, which runs as a service of its
-// own: with its own rights, cgroup and stop.
+// own: with its own rights and cgroup, and stopped by itself.
 //
 // A [Server] listens on a Unix socket. [Connect] is what Telegraf runs instead of vfsprobe
 // itself: it passes newlines one way, and metrics and log lines the other.
 //
 // # The protocol
 //
-// Both sides begin with the line "vfsprobe 1", of which the number is the protocol's. Then
+// Both sides begin with the line "vfsprobe 1", where the number is the protocol's. Then
 // the client sends a newline for each gather that it wants. The server sends frames: a line
-// "metrics LENGTH" or "log LENGTH", and as many bytes, always whole lines.
+// "metrics LENGTH" or "log LENGTH", and then that many bytes, always whole lines.
 //
 // # Promises
 //
 //   - Each newline is answered by a gather that begins after it. Clients whose newlines are
-//     less than half an interval apart share one: who asks first waits for the other.
-//   - A client that does not read costs nobody else anything, and no memory without bound.
-//   - Whoever connects is told by the kernel (SO_PEERCRED): root, the service's own user, and
-//     the members of one group.
+//     less than half an interval apart share a gather: the first one waits for the other.
+//   - A client that does not read costs the others nothing, and memory only up to a bound.
+//   - The kernel tells who connects (SO_PEERCRED). Those allowed are root, the service's own
+//     user, and the members of one group.
 package service
 
 import (

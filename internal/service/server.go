@@ -20,30 +20,30 @@ import (
 const (
 	// greetTimeout is for a client's first line.
 	greetTimeout = 5 * time.Second
-	// closeTimeout is what a client has to read what waits for it, when the service ends.
+	// closeTimeout is how long a client may read what waits for it when the service ends.
 	closeTimeout = 40 * time.Millisecond
 	// maxClients bounds connections.
 	maxClients = 64
 	// shareSlack is how much later than an interval ago a newline may come.
 	shareSlack = 50 * time.Millisecond
-	// keptRounds is more than the gathers that can be under way: that one, the one before
-	// that was interrupted, and those that were left out since an input was at both.
+	// keptRounds is more than the number of gathers that can be under way: the current one, the
+	// one before that was interrupted, and those left out because an input was busy with both.
 	keptRounds = 16
 )
 
 // ServerOptions of a Server.
 type ServerOptions struct {
-	// Group, besides root and this process's own user, may connect: its number, or false
-	// while there is none of that name. It is asked for at each connection, since the
-	// group may be made later.
+	// Group returns the number of the group that may connect, besides root and this process's
+	// own user, or false while there is no group of that name. It is called for each
+	// connection, since the group may be made later.
 	Group  func() (gid uint32, found bool)
 	Log    telegraf.Logger
 	Fan    *LogFan // hands the log to clients; may be nil
 	Inputs int     // how many there are
 }
 
-// A LogFan writes the lines of a log to all clients of a server; before there is one, to
-// nobody.
+// A LogFan writes the lines of a log to all clients of a server. Before there is a server, it
+// writes them to nobody.
 type LogFan struct {
 	mu     sync.Mutex
 	server *Server
@@ -65,8 +65,8 @@ func (f *LogFan) attach(s *Server) {
 	f.server = s
 }
 
-// A Server answers clients with the metrics of gathers that they have asked for. Make one
-// with Listen.
+// A Server answers clients with the metrics of the gathers that they have asked for. Listen
+// makes one.
 type Server struct {
 	options  ServerOptions
 	listener *net.UnixListener
@@ -93,8 +93,8 @@ type client struct {
 	interval time.Duration // between its last two newlines; 0: unknown
 }
 
-// Listen makes a socket of that name, in the place of one that nobody listens on. Anybody
-// may write to it: who connects is asked for by the server.
+// Listen makes a socket of that name, replacing one that nobody listens on. Everybody
+// may write to the socket: the server itself checks who connects.
 func Listen(name string, o ServerOptions) (*Server, error) {
 	if conn, err := net.Dial("unix", name); err == nil {
 		conn.Close()
@@ -120,7 +120,7 @@ func Listen(name string, o ServerOptions) (*Server, error) {
 	return s, nil
 }
 
-// Triggers are the times of the gathers that are to begin.
+// Triggers returns the channel with the times of the gathers that are to begin.
 func (s *Server) Triggers() <-chan time.Time { return s.triggers }
 
 // log queues a line for all clients.
@@ -132,7 +132,7 @@ func (s *Server) log(line []byte) {
 	}
 }
 
-// Take hands metrics to those who have asked for their gather.
+// Take hands metrics to the clients that have asked for their gather.
 func (s *Server) Take(metrics []telegraf.Metric) {
 	if len(metrics) == 0 {
 		return
@@ -145,7 +145,7 @@ func (s *Server) Take(metrics []telegraf.Metric) {
 	}
 }
 
-// Close ends all connections, which have a moment to be written to.
+// Close ends all connections. What waits for them may be written for a moment.
 func (s *Server) Close() {
 	s.listener.Close()
 	s.mu.Lock()
@@ -196,7 +196,7 @@ func (s *Server) say(what string) {
 	}
 }
 
-// serve is a client's connection.
+// serve runs a client's connection.
 func (s *Server) serve(conn *net.UnixConn) {
 	defer conn.Close()
 	name, err := s.authorize(conn)
@@ -232,7 +232,7 @@ func (s *Server) serve(conn *net.UnixConn) {
 	}
 }
 
-// authorize returns who has connected, if that one may.
+// authorize returns the name of the user who has connected, if that user may.
 func (s *Server) authorize(conn *net.UnixConn) (name string, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -275,8 +275,8 @@ func (s *Server) remove(c *client) {
 	_ = c.metrics.Close(0)
 }
 
-// ask notes that a client wants a gather. It begins at once, or when the others have asked
-// that are expected to within half an interval.
+// ask notes that a client wants a gather. The gather begins at once, or when the other clients
+// that are expected to ask within half an interval have asked.
 func (s *Server) ask(c *client, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -304,7 +304,7 @@ func (s *Server) ask(c *client, now time.Time) {
 	})
 }
 
-// waitLocked is how long those who have asked wait for others.
+// waitLocked is how long the clients that have asked wait for others.
 func (s *Server) waitLocked(now time.Time) (wait time.Duration) {
 	for c := range s.clients {
 		if c.interval == 0 || slices.Contains(s.asked, c) {
@@ -323,8 +323,8 @@ func (s *Server) waitLocked(now time.Time) (wait time.Duration) {
 	return max(wait, 0)
 }
 
-// beginLocked begins a gather for all that have asked. Who asks before the last one has
-// begun is of the next.
+// beginLocked begins a gather for all clients that have asked. Clients that ask before the last
+// gather has begun belong to the next one.
 func (s *Server) beginLocked() {
 	if len(s.asked) == 0 || s.begins {
 		return
