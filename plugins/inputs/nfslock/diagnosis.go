@@ -40,7 +40,7 @@ const (
 	lockLimit                = result.LockLimit
 )
 
-// stage is a part of the probe, in the order they are made.
+// stage is a part of the probe. The stages are made in this order.
 type stage int
 
 const (
@@ -62,7 +62,7 @@ const (
 	failed
 )
 
-// evidence is all that a diagnosis is made from.
+// evidence is everything that a diagnosis is made from.
 type evidence struct {
 	end   ending
 	stage stage         // where it hung or failed
@@ -76,7 +76,7 @@ type evidence struct {
 	nlm    bool     // locks go by NLM, as those of NFS versions 2 and 3 do
 	local  services // of this host: rpcbind, nsm
 	server services
-	// inGrace: the server's lock service said so while the lock took long.
+	// inGrace: the server's lock service said so while the lock was slow.
 	inGrace bool
 
 	// Of NFSv4: what is known of this client's state at the server.
@@ -87,9 +87,9 @@ type evidence struct {
 	flaps        bool // it was made known again and again
 }
 
-// diagnose names the link that is broken. What the probe itself met comes
-// first; what only a question to a service has shown explains a hang or a
-// failure, and is a fault of its own only where it threatens locks.
+// diagnose names the broken link. What the probe itself met comes first. What only a question
+// to a service has shown explains a hang or a failure; it is a fault of its own only where it
+// threatens locks.
 func (e *evidence) diagnose() diagnosis {
 	switch {
 	case e.end == failed && e.errno == unix.ESTALE:
@@ -120,7 +120,7 @@ func (e *evidence) diagnose() diagnosis {
 	case e.end == passed:
 		return healthy
 	}
-	// Nothing was tried: what a lock would meet is all there is.
+	// Nothing was tried: only what a lock would meet is known.
 	e.stage = flocking
 	if d := e.broken(); d != "" {
 		return d
@@ -131,7 +131,7 @@ func (e *evidence) diagnose() diagnosis {
 	return unknown
 }
 
-// held reports whether somebody else has the lock: fcntl(2) allows for both.
+// held reports whether another process has the lock: fcntl(2) allows both errnos.
 func (e *evidence) held() bool {
 	return e.end == failed && e.stage >= locking && (e.errno == unix.EAGAIN || e.errno == unix.EACCES)
 }
@@ -167,9 +167,9 @@ func (e *evidence) broken() diagnosis {
 	return ""
 }
 
-// state is what is wrong with the state of this client at an NFSv4 server, if so. What the
-// kernel said comes first. That it waits alone tells nothing: a server says "later" in a grace
-// period as it does while it recalls a delegation.
+// state is what is wrong with this client's state at an NFSv4 server, if anything is. What the
+// kernel said comes first. Its waiting alone tells nothing: a server says "later" in a grace
+// period, and also while it recalls a delegation.
 func (e *evidence) state() diagnosis {
 	switch {
 	case e.inUse:
@@ -190,7 +190,7 @@ func (e *evidence) state() diagnosis {
 	return ""
 }
 
-// statd is what is wrong with the rpc.statd of this host, if so.
+// statd is what is wrong with the rpc.statd of this host, if anything is.
 func (e *evidence) statd() diagnosis {
 	nsm := e.local.nsm
 	switch {
@@ -204,9 +204,8 @@ func (e *evidence) statd() diagnosis {
 	return statdDeadRegistered
 }
 
-// code is the result that goes with a diagnosis. hung is for how long the probe
-// has, and limit for how long it may in a grace period. stuck means that a
-// helper survives SIGKILL.
+// code is the result that goes with a diagnosis. hungFor is how long the probe has hung, and
+// limit how long it may hang in a grace period. stuck means that a helper survives SIGKILL.
 func (e *evidence) code(d diagnosis, stuck bool, hungFor, limit time.Duration) result.Code {
 	switch e.end {
 	case hung:

@@ -33,13 +33,13 @@ func (n *NFSLock) Restore(content json.RawMessage) error {
 	return err
 }
 
-// Inherit implements state.Heir: the file by the host's earlier name is still there.
+// Inherit implements state.Heir: the file with the host's earlier name still exists.
 func (n *NFSLock) Inherit(content json.RawMessage) error {
 	_, err := n.restoreKept(content)
 	return err
 }
 
-// restoreKept takes what holds over a start of the machine, too: the name that the host had.
+// restoreKept restores what also outlives a start of the machine: the name that the host had.
 func (n *NFSLock) restoreKept(content json.RawMessage) (k kept, err error) {
 	if err = json.Unmarshal(content, &k); err == nil && k.Hostname != n.hostname {
 		n.formerHostname = k.Hostname

@@ -15,27 +15,27 @@ type kernel struct {
 	lost     uint64 // records
 	total    map[kmsg.Kind]int64
 	of       map[mounts.NFSServer]map[kmsg.Kind]int64 // by the server they are about
-	// unclaimed are those that name no server of this host's mounts, by the name: it may be
-	// that of one that is mounted again.
+	// unclaimed are the counts of messages that name no server of this host's mounts, by the
+	// name: a server of that name may be mounted again.
 	unclaimed map[string]map[kmsg.Kind]int64
 	doubtful  []doubtful
 }
 
-// doubtful is a message about one of several servers of a name, none of which is known to be at
-// fault yet, or more than one.
+// doubtful is a message about one of several servers of a name, none of which, or more than one
+// of which, is known to be at fault yet.
 type doubtful struct {
 	kmsg.Message
 	at time.Time
 }
 
-// maxNames bounds the names that are remembered, and the messages in doubt; doubtTimeout is how long
-// these are.
+// maxNames bounds the names that are remembered, and the messages in doubt. doubtTimeout is how
+// long a message stays in doubt.
 const (
 	maxNames     = 1000
 	doubtTimeout = time.Minute
 )
 
-// read takes what is new in the log.
+// read reads what is new in the log.
 func (k *kernel) read(n *NFSLock) {
 	news, readable := n.host.KernelLog(n.KernelLog, n)
 	if !readable {
@@ -80,7 +80,7 @@ func (k *kernel) note(n *NFSLock, r kmsg.Record) {
 	}
 }
 
-// countOf is what a message counts: of lost locks the locks.
+// countOf is how much a message counts: for lost locks, the number of locks.
 func countOf(m kmsg.Message) int64 {
 	if m.Kind == kmsg.LostLocks {
 		return m.Number
@@ -88,8 +88,8 @@ func countOf(m kmsg.Message) int64 {
 	return 1
 }
 
-// claim counts a message for the server it is about. It has no port: of several servers of one
-// name it is about the one at fault, which may show only when their locks are tried next.
+// claim counts a message for the server it is about. It has no port. Of several servers of one
+// name it is about the one at fault, which may be seen only when their locks are tried next.
 func (k *kernel) claim(n *NFSLock, message kmsg.Message, at time.Time) {
 	count := countOf(message)
 	servers := n.named(message.Server)
@@ -124,7 +124,7 @@ func (k *kernel) add(s *lockServer, kind kmsg.Kind, count int64) {
 	k.of[key][kind] += count
 }
 
-// named returns the servers that the kernel calls so. There are several where tunnels to
+// named returns the servers that the kernel calls by a name. There are several where tunnels to
 // servers begin at ports of this host.
 func (n *NFSLock) named(name string) (all []*lockServer) {
 	for _, s := range n.servers {

@@ -11,15 +11,15 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/sunrpc"
 )
 
-// services are those of one host that locks depend on, with what they said when they
-// were last asked; and whether those that give locks said that they do not yet.
+// services are the services of one host that locks depend on, with what they answered when last
+// asked, and whether those that give locks said that they do not give any yet.
 type services struct {
 	rpcbind, nfs, nlm, nsm serverpool.Answer
 	nfsGrace, nlmGrace     serverpool.Answer // of servers on which a lock takes long
 }
 
-// saidGrace reports whether the service that gives the locks has said after a time that its
-// grace period lasts.
+// saidGrace reports whether the service that gives the locks has said, after the given time,
+// that its grace period lasts.
 func (s *services) saidGrace(nlm bool, after time.Time) bool {
 	answer := s.nfsGrace
 	if nlm {
@@ -28,7 +28,7 @@ func (s *services) saidGrace(nlm bool, after time.Time) bool {
 	return answer.Errno == sunrpc.InGrace && answer.At.After(after)
 }
 
-// lockServer is what is known of a host whose services locks depend on.
+// lockServer is what is known about a host whose services locks depend on.
 type lockServer struct {
 	mounts.NFSServer                 // Version 0: it is not asked for NFS
 	byNLM, byNFS4    bool            // mounts lock by NLM, or by NFSv4
@@ -64,7 +64,7 @@ func thisHost() lockServer {
 	return lockServer{NFSServer: mounts.NFSServer{Address: netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), 0), Network: "tcp"}}
 }
 
-// serverOf returns where a mount's calls go; nil for what has no address.
+// serverOf returns the server that a mount's calls go to; nil if it has no address.
 func serverOf(mount *mounts.Mount) *mounts.NFSServer {
 	if s := mount.NFSServer(); s != nil {
 		return s
@@ -124,14 +124,14 @@ func (n *NFSLock) askAll() {
 	n.askLocal()
 }
 
-// needsLocal reports whether some lock needs the services of this host: that of a mount, or of
-// one to come.
+// needsLocal reports whether some lock needs the services of this host: the lock of a mount, or
+// of a mount to come.
 func (n *NFSLock) needsLocal() bool {
 	ready := n.readiness.facts
 	return slices.ContainsFunc(n.targets, func(t *target) bool { return t.nlm }) || ready != nil && ready.Asks()
 }
 
-// askAboutLate asks the servers of the targets whose probes take long, once they do. stop
+// askAboutLate asks the servers of targets whose probes take long, once they do. stop
 // must be called.
 func (n *NFSLock) askAboutLate(pending map[*target]struct{}) (stop func() bool) {
 	return time.AfterFunc(serverpool.EvidenceAfter(n.shortestTimeout()), func() {
@@ -146,8 +146,9 @@ func (n *NFSLock) askAboutLate(pending map[*target]struct{}) (stop func() bool) 
 	}).Stop
 }
 
-// ask asks a server for all that its mounts' locks depend on; of this host, for what all
-// others' depend on. While an answer is to come, and in the same round, it is not asked again.
+// ask asks a server for everything that its mounts' locks depend on, or this host for what the
+// locks of all mounts depend on. It does not ask again in the same round, nor while an answer is
+// still to come.
 func (n *NFSLock) ask(s *lockServer, evidence bool) {
 	if s.asking > 0 || s.asked == n.round {
 		return
@@ -175,7 +176,8 @@ func (n *NFSLock) ask(s *lockServer, evidence bool) {
 	}
 }
 
-// askGrace asks a server on which a lock takes long whether it grants none yet, once in a round.
+// askGrace asks a server on which a lock is slow whether it is in its grace period, once in a
+// round.
 func (n *NFSLock) askGrace(s *lockServer) {
 	if s.graceAsked == n.round {
 		return
@@ -192,8 +194,8 @@ func (n *NFSLock) askGrace(s *lockServer) {
 	}
 }
 
-// put puts one question to a server. It reports whether the answer is to come, and not only
-// that of an earlier round.
+// put puts one question to a server. It reports whether the answer is still to come; if not,
+// there is only that of an earlier round.
 func (n *NFSLock) put(s *lockServer, answer *serverpool.Answer, port uint16, service serverpool.Service, ask serverpool.Asker, evidence bool) bool {
 	q := serverpool.Question{Network: s.Network, Address: netip.AddrPortFrom(s.Address.Addr(), port), Service: service}
 	*answer = n.host.Servers.Last(q)

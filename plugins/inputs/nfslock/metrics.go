@@ -69,8 +69,8 @@ func (n *NFSLock) emit(acc telegraf.Accumulator, t *target, f *finding, locks *l
 	}
 }
 
-// fields names the holder. A pid of another host has no meaning here, but there
-// it has.
+// fields adds the holder. A pid of another host has no meaning here, but on that host it
+// does.
 func (h *holder) fields(fields map[string]any) {
 	fields["holder_lock"] = "read"
 	if h.write {
@@ -82,8 +82,8 @@ func (h *holder) fields(fields map[string]any) {
 }
 
 // firstFunction is the name of the function on top of a stack, or a wchan. On some
-// architectures, arm64 for one, the scheduler's are on top of all. Kernels before
-// 4.15 show an address where later ones show [<0>].
+// architectures, such as arm64, functions of the scheduler are on top of it and are skipped.
+// Kernels before 4.15 show an address where later ones show [<0>].
 func firstFunction(waits string) string {
 	for line := range strings.Lines(waits) {
 		if _, function, found := strings.Cut(line, ">] "); found {
@@ -99,7 +99,7 @@ func firstFunction(waits string) string {
 	return ""
 }
 
-// emitServers makes one metric per server: it says at once what 300 mounts have
+// emitServers makes one metric per server: it shows at once what 300 mounts have
 // in common.
 func (n *NFSLock) emitServers(acc telegraf.Accumulator) {
 	all := make(map[*lockServer]*fault.Sums, len(n.servers))

@@ -1,4 +1,4 @@
-// Package nfslock is a Telegraf input which tells whether this host can take
+// Package nfslock is a Telegraf input that tells whether this host can take
 // file locks on its NFS mounts, and if not, which link of the chain is broken. A
 // lock that hangs costs a helper process, never the gather.
 package nfslock
@@ -55,7 +55,7 @@ type NFSLock struct {
 	table   *mounts.Snapshot // nil: none could be read yet
 	targets []*target
 	kept    map[string]fault.History // of an earlier run, by unit
-	// formerHostname is what the host was called before; empty: as now, or not known.
+	// formerHostname is the host's earlier name; empty: it is the same, or not known.
 	formerHostname string
 	byMount        map[int]*target // by mount ID
 	servers        map[mounts.NFSServer]*lockServer
@@ -105,7 +105,7 @@ func (n *NFSLock) Init() error {
 
 // Gather probes all mounts side by side, asks the services that their locks
 // depend on, and reports each mount as soon as its diagnosis is sure. It returns
-// when all are reported, or their time is up, or Interrupt is called.
+// when all are reported, when their time is up, or when Interrupt is called.
 func (n *NFSLock) Gather(acc telegraf.Accumulator) error {
 	n.began = time.Now()
 	n.interrupted.Store(false)
@@ -145,7 +145,7 @@ func (n *NFSLock) Gather(acc telegraf.Accumulator) error {
 	return nil
 }
 
-// finish reports what is still pending, and what is known of all together.
+// finish reports the targets that are still pending, and the sums of all.
 func (n *NFSLock) finish(acc telegraf.Accumulator, pending map[*target]struct{}, locks *lockTable, counts *counts) {
 	n.watch(pending) // for the gather that reports them
 	for t := range pending {
@@ -181,8 +181,7 @@ func (n *NFSLock) Interrupt() {
 	n.mail.Post(func() {}) // wakes it
 }
 
-// refresh brings the targets up to date with the mount table. Before the first table
-// there are none.
+// refresh updates the targets to the mount table. Before the first table there are none.
 func (n *NFSLock) refresh() {
 	view := n.host.Mounts(n.round)
 	if view.Snapshot == nil {
@@ -201,7 +200,7 @@ func (n *NFSLock) refresh() {
 	}
 }
 
-// setDeadlines gives the probes of all targets their time, and returns those which are
+// setDeadlines sets the deadlines of all targets' probes, and returns the targets that are
 // to be reported: all.
 func (n *NFSLock) setDeadlines() map[*target]struct{} {
 	pending := make(map[*target]struct{}, len(n.targets))
@@ -217,7 +216,7 @@ func (n *NFSLock) setDeadlines() map[*target]struct{} {
 	return pending
 }
 
-// advance starts the probe of a target if none is under way, and looks after one that
+// advance starts the probe of a target if none is under way, and otherwise looks after one that
 // takes long.
 func (n *NFSLock) advance(t *target) {
 	switch {
@@ -231,10 +230,10 @@ func (n *NFSLock) advance(t *target) {
 	}
 }
 
-// evident reports whether all is known that the diagnosis of the attempt needs, and asks
-// the server of a lock that does not work: its word must be newer than the attempt. A lock
-// that works needs this host's rpc.statd only, and the last answer of it will do: healthy
-// mounts wait for nobody.
+// evident reports whether everything is known that the diagnosis of the attempt needs. It asks
+// the server of a lock that does not work: that answer must be newer than the attempt. A lock
+// that works needs only this host's rpc.statd, whose last answer suffices: healthy mounts wait
+// for nobody.
 func (n *NFSLock) evident(t *target) bool {
 	switch t.attempt.end {
 	case passed:
@@ -251,20 +250,20 @@ func (n *NFSLock) evident(t *target) bool {
 	return !n.awaitsAnswers(t)
 }
 
-// answeredSince reports whether all services on which the locks of the target depend have
+// answeredSince reports whether all services that the target's locks depend on have
 // answered, or been given up, after a time.
 func (n *NFSLock) answeredSince(t *target, at time.Time) bool {
 	return (t.server == nil || t.server.answered.After(at)) && (!t.nlm || n.local.answered.After(at))
 }
 
-// awaitsAnswers reports whether a service has still to answer on which the locks
-// of the target depend.
+// awaitsAnswers reports whether a service that the target's locks depend on has still
+// to answer.
 func (n *NFSLock) awaitsAnswers(t *target) bool {
 	return t.server != nil && t.server.asking > 0 || t.nlm && n.local.asking > 0
 }
 
 // emitPending reports a target whose probe was still under way when Gather had to
-// return: one that hung before still does; of others nothing is known.
+// return. A target that hung before still does; of others nothing is known.
 func (n *NFSLock) emitPending(acc telegraf.Accumulator, t *target, locks *lockTable, counts *counts) {
 	if t.Hung() && t.found.end == hung || t.late != nil {
 		f := t.found

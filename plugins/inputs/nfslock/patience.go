@@ -6,22 +6,22 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
-// A lock that hangs may still fail: rpc.statd that does not answer makes it
+// A lock that hangs may still fail: rpc.statd that does not answer turns it into
 // ENOLCK after 65 s. So the helper of a lock that hangs is left waiting, up to
-// grace_timeout, while the hang is reported. What the call returns at last refines
+// grace_timeout, while the hang is reported. What the call finally returns refines
 // the report.
 
-// maxPatient bounds the helpers that are left waiting: each adds 1 to the load
+// maxPatient bounds the helpers that are left waiting. Each adds 1 to the load
 // average.
 const maxPatient = 8
 
-// watchShare is the part of a timeout that is left when nfslock looks where a helper waits: that
+// watchShare is the part of a timeout that is left when nfslock looks where a helper waits. That
 // takes helpers of its own, which a busy machine is slow to run.
 const watchShare = 4
 
 // watch looks where the helpers that are about to be killed wait, and gives more
-// time to those whose call may still return what is worth knowing. A stack takes a helper
-// to read: where time runs out, the function that each waits in has to do.
+// time to those whose call may still return something worth knowing. Reading a stack takes a
+// helper. Where time runs out, the function that each helper waits in must do.
 func (n *NFSLock) watch(pending map[*target]struct{}) {
 	enough := time.Now().Add(n.shortestTimeout() / (2 * watchShare))
 	for t := range pending {
@@ -51,8 +51,8 @@ func (n *NFSLock) watch(pending map[*target]struct{}) {
 	}
 }
 
-// mayReturn reports whether it is worth waiting for a helper: one that hangs in a
-// lock, and can be killed there. In a grace period a new one knows sooner.
+// mayReturn reports whether it is worth waiting for a helper: for one that hangs in a
+// lock, and can be killed there. In a grace period a new helper knows sooner.
 func (n *NFSLock) mayReturn(t *target, r *prober.Report) bool {
 	explained := waitOf(t.waits) != waitOther || t.server != nil && t.server.saidGrace(t.nlm, r.Since)
 	return t.killable && t.Probed.NFS() && t.plan.hangsAt(r) >= asking && !explained
@@ -82,7 +82,7 @@ func (n *NFSLock) nextWatch(pending map[*target]struct{}, now time.Time) (in tim
 }
 
 // judgePatient makes an attempt of a probe that is left waiting, once its time is
-// up. Where what was broken works again, or the server has begun a grace period,
+// up. If what was broken works again, or the server has begun a grace period,
 // the helper is killed: a new one knows sooner.
 func (n *NFSLock) judgePatient(t *target, now time.Time) {
 	if !t.patient || t.superseded || now.Before(t.deadline) {
@@ -104,8 +104,8 @@ func (n *NFSLock) judgePatient(t *target, now time.Time) {
 	}
 }
 
-// waitedFor takes the report of a probe that was left waiting. It reports whether the
-// probe is to be made anew.
+// waitedFor records the report of a probe that was left waiting. It reports whether the
+// probe must be made again.
 func (t *target) waitedFor(r *prober.Report) (again bool) {
 	superseded := t.superseded
 	t.superseded = false
@@ -118,8 +118,8 @@ func (t *target) waitedFor(r *prober.Report) (again bool) {
 	return false
 }
 
-// refine replaces a hang by the failure that the last one ended with, as long as
-// it has not lasted longer.
+// refine replaces a hang by the failure that the last hang ended with, as long as
+// the hang has not lasted longer than that one.
 func (t *target) refine() {
 	a, late := t.attempt, t.late
 	if late == nil || a == late {

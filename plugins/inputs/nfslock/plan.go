@@ -15,7 +15,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
-// step is what a step of a plan is for.
+// step is the purpose of a step of a plan.
 type step int
 
 const (
@@ -40,8 +40,8 @@ const (
 	closingOwn
 )
 
-// steps say how each shows in metrics, by the fields hangs_in and failed_call, and by
-// the one of its time.
+// steps tells how each step shows in metrics: in the fields hangs_in and failed_call, and by
+// the field of its time.
 var steps = [...]struct {
 	name  string
 	stage stage
@@ -67,7 +67,7 @@ var steps = [...]struct {
 	closingOwn:      {name: "close", stage: unlocking},
 }
 
-// plan is a prober's that knows what its steps are for.
+// plan is a prober's plan that knows the purpose of its steps.
 type plan struct {
 	prober.Plan
 	steps []step // by their index
@@ -80,17 +80,17 @@ func (p *plan) add(what step, call prober.Step) int {
 	return i
 }
 
-// mark says what the steps are for that were appended since the last call.
+// mark records the purpose of the steps that were appended since the last call.
 func (p *plan) mark(what step) {
 	for len(p.steps) < len(p.Steps) {
 		p.steps = append(p.steps, what)
 	}
 }
 
-// of returns what a step is for that has ended.
+// of returns the purpose of a step that has ended.
 func (p *plan) of(r *prober.StepResult) step { return p.steps[r.Index] }
 
-// result returns how the step for something has ended, or nil.
+// result returns how the step with a purpose has ended, or nil.
 func (p *plan) result(r *prober.Report, what step) *prober.StepResult {
 	return r.Step(slices.Index(p.steps, what))
 }
@@ -105,8 +105,8 @@ func (p *plan) failed(r *prober.Report) *prober.StepResult {
 	return nil
 }
 
-// hangsAt returns the stage in which a helper hangs. Where it is that of another plan,
-// as of another table's, all that is known of its step is the name.
+// hangsAt returns the stage in which a helper hangs. If the helper runs another plan,
+// such as that of another table, only the name of its step is known.
 func (p *plan) hangsAt(r *prober.Report) stage {
 	if r.HangsAt >= 0 && r.HangsAt < len(p.steps) {
 		return steps[p.steps[r.HangsAt]].stage
@@ -125,14 +125,14 @@ type access struct {
 	readOnly   bool // for a read lock, which takes the same way to the server
 }
 
-// accesses are the ways in the order they are tried. As root's owner a canary of
-// mode 0666 can be opened in spite of root_squash.
+// accesses returns the ways in the order in which they are tried. As the root's owner, a canary
+// of mode 0666 can be opened in spite of root_squash.
 func accesses() []access {
 	return []access{{}, {asItsOwner: true}, {readOnly: true}, {asItsOwner: true, readOnly: true}}
 }
 
 // newPlan makes a plan with the steps that lead to the root, make the helper its owner (or
-// another), and ask the server for a sign of life.
+// another user), and ask the server for a sign of life.
 func (n *NFSLock) newPlan(t *target, way access) (p *plan, root int) {
 	const most = 25
 	p = &plan{Plan: prober.Plan{Timeout: time.Until(t.deadline), Killable: t.Probed.NFS(), Steps: make([]prober.Step, 0, most)}, steps: make([]step, 0, most)}
@@ -142,7 +142,7 @@ func (n *NFSLock) newPlan(t *target, way access) (p *plan, root int) {
 		unix.STATX_TYPE|unix.STATX_MODE|unix.STATX_UID|unix.STATX_GID|unix.STATX_MNT_ID))
 	switch {
 	case !n.becomes, t.Probed.Kerberos():
-		// The server knows a user by a ticket, and only root has a machine's.
+		// The server knows a user by a ticket, and only root has that of the machine.
 	case way.asItsOwner:
 		p.Become(t.canary.uid, t.canary.gid)
 	case !t.canary.rootOwned || !n.superuser:
@@ -153,9 +153,9 @@ func (n *NFSLock) newPlan(t *target, way access) (p *plan, root int) {
 	return p, root
 }
 
-// openStep opens a file of the mount. Links are not followed: the last one by
-// O_NOFOLLOW, those before it by openat2(2), which Linux has since 5.6 and only a canary
-// in a subdirectory needs.
+// openStep opens a file of the mount. Links are not followed: the last one because of
+// O_NOFOLLOW, those before it because of openat2(2). Linux has openat2 since 5.6, and only a
+// canary in a subdirectory needs it.
 func openStep(root int, file string, flags int) prober.Step {
 	flags |= unix.O_CLOEXEC | unix.O_NOFOLLOW
 	if flags&unix.O_PATH == 0 {
@@ -183,7 +183,7 @@ func (p *plan) open(what step, root int, file string, flags int) int {
 	return i
 }
 
-// newLookPlan is the plan that finds out what the canary is. It opens nothing, so that
+// newLookPlan is the plan that finds out what the canary is. It opens nothing, so
 // its helper can be killed on NFS whatever happens.
 func (n *NFSLock) newLookPlan(t *target) *plan {
 	p, root := n.newPlan(t, access{})
@@ -192,8 +192,8 @@ func (n *NFSLock) newLookPlan(t *target) *plan {
 	return p
 }
 
-// newLockPlan is the plan that takes locks and gives them back at once: the window in
-// which its helper could survive SIGKILL is that short. Everything before is
+// newLockPlan is the plan that takes locks and gives them back at once, to keep the window short
+// in which its helper could survive SIGKILL. Everything before it is
 // killable on NFS, and so is a lock that is waited for.
 func (n *NFSLock) newLockPlan(t *target) *plan {
 	way := n.accessOf(t)
@@ -205,7 +205,7 @@ func (n *NFSLock) newLockPlan(t *target) *plan {
 	}
 	mode |= t.withoutDelegation()
 	if t.canary.create {
-		// Not one that has appeared since: it may be somebody's link to a file
+		// Not a file that has appeared since: it may be somebody's link to a file
 		// whose mode is not ours to change.
 		mode |= unix.O_CREAT | unix.O_EXCL
 	}
@@ -213,7 +213,7 @@ func (n *NFSLock) newLockPlan(t *target) *plan {
 	if t.canary.create {
 		p.add(changingMode, prober.Chmod(file, 0o666).Optional().Silent())
 	}
-	// It may have been replaced since that look. readahead(2) refuses what
+	// The file may have been replaced since that look. readahead(2) refuses what
 	// can't be mapped, and behind the end of a file it does nothing.
 	p.add(checkingType, prober.ReadAhead(file, 1<<60, 1).Silent())
 	start := n.rangeOf(t)
@@ -229,9 +229,9 @@ func (n *NFSLock) newLockPlan(t *target) *plan {
 
 // addFlock appends flock on a file that no other host locks: on NFS it takes the
 // whole file, and would meet the other hosts' ranges of the canary. Where there
-// is no such file it is left out, or made if that is wanted. Not by each probe:
-// O_CREAT hangs on a frozen export although the file is there, and takes one of the
-// server's threads. One that the host has made under an earlier name is removed then.
+// is no such file, flock is left out, or the file is made if that is wanted. It is not made by
+// each probe: O_CREAT hangs on a frozen export even if the file exists, and takes one of the
+// server's threads. A file that the host has made under an earlier name is then removed.
 func (n *NFSLock) addFlock(p *plan, root int, t *target) {
 	mode := unix.O_RDWR | t.withoutDelegation()
 	if t.canary.createOwn {
@@ -249,9 +249,10 @@ func (n *NFSLock) addFlock(p *plan, root int, t *target) {
 }
 
 // withoutDelegation is the flag of open(2) by which an NFSv4.1 client asks the server for no
-// delegation (nfs4_map_atomic_open_share, fs/nfs/nfs4proc.c). With one it would take locks
-// itself, and the server would never be asked (_nfs4_proc_setlk); and others who open the file
-// would wait until this host gives it back: for as long as its lease lasts, if it has died.
+// delegation (nfs4_map_atomic_open_share, fs/nfs/nfs4proc.c). With a delegation the client would
+// take locks itself, and never ask the server (_nfs4_proc_setlk). Others who open the file would
+// wait until this host gives the delegation back; if the host has died, for as long as its lease
+// lasts.
 func (t *target) withoutDelegation() int {
 	if t.Probed.FSType == "nfs4" {
 		return unix.O_DIRECT
@@ -259,10 +260,10 @@ func (t *target) withoutDelegation() int {
 	return 0
 }
 
-// ownFile is the file that only the host of that name locks.
+// ownFile is the file that only the host with that name locks.
 func ownFile(t *target, hostname string) string { return t.policy.canary + "." + hostname }
 
-// accessOf is how to open the canary.
+// accessOf is the way to open the canary.
 func (n *NFSLock) accessOf(t *target) access {
 	way := accesses()[t.canary.access]
 	way.readOnly = way.readOnly || t.Probed.ReadOnly()
@@ -284,9 +285,9 @@ func (n *NFSLock) nextAccess(t *target) bool {
 	return false
 }
 
-// rangeOf is the first byte of the range that is this host's own, which is one
+// rangeOf is the first byte of this host's own range, which is one
 // byte long. Each target has its own, since a host may have mounted an export
-// twice. Two are the same with a probability of 2^-61. NFS version 2 has offsets
+// twice. Two ranges are the same with a probability of 2^-61. NFS version 2 has offsets
 // of 31 bits.
 func (n *NFSLock) rangeOf(t *target) int64 {
 	hash := fnv.New64a()
@@ -298,9 +299,9 @@ func (n *NFSLock) rangeOf(t *target) int64 {
 	return int64(hash.Sum64()%(1<<61)) + 1<<61
 }
 
-// findHost tells this host from others. Its machine-id and name may be those of another one, as
-// of machines that were cloned: what the kernel has chosen at random when it booted is not,
-// and on one kernel network namespaces differ.
+// findHost tells this host from others. Its machine-id and name may be those of another host, if
+// machines were cloned. What the kernel has chosen at random when it booted is its own, and on one
+// kernel network namespaces differ.
 func (n *NFSLock) findHost() {
 	const length = 64
 	id, err := n.host.ReadFile(filepath.Join(n.host.Etc, "machine-id"), length, min(n.timeout/2, time.Second)) // the fork server may not be there yet

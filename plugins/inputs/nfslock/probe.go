@@ -79,8 +79,8 @@ func (n *NFSLock) isLate(t *target) bool {
 	return true
 }
 
-// start begins the probe: with the locks where the last probe went well, and with a look at the
-// canary elsewhere.
+// start begins the probe. It takes locks at once where the last probe went well, and looks at the
+// canary first elsewhere.
 func (n *NFSLock) start(t *target) {
 	t.canary.create, t.canary.retried = false, false
 	switch {
@@ -92,7 +92,7 @@ func (n *NFSLock) start(t *target) {
 	}
 }
 
-// goOn tries the locks once the look has shown how.
+// goOn tries the locks after the look has shown how.
 func (n *NFSLock) goOn(t *target) {
 	if n.isLate(t) {
 		t.canary.regular = true
@@ -124,7 +124,7 @@ func (n *NFSLock) submit(t *target, p *plan, judge func(*target, *prober.Report)
 }
 
 // ended judges what both plans have in common. final is false if the plan went on to steps that
-// only its own judge knows.
+// only its own judge function knows.
 func (n *NFSLock) ended(t *target, r *prober.Report) (a *attempt, final bool) {
 	a = t.plan.attempt(r)
 	if root := t.plan.result(r, examiningRoot).Statx(); root != nil {
@@ -143,7 +143,7 @@ func (n *NFSLock) ended(t *target, r *prober.Report) (a *attempt, final bool) {
 		}
 		a.stuck = verdict.Code == result.Stuck
 		t.killable = t.killable && !a.stuck
-		// Without a step it is the hang of another input's helper.
+		// A hang without a step is that of another input's helper.
 		t.leftover = t.leftover || a.stage >= locking && len(r.Steps) > 0
 		return a, true
 	case !verdict.Answered:
@@ -210,7 +210,7 @@ func absent(errno syscall.Errno) bool {
 	return false
 }
 
-// typeName is what a file is, unless it is a regular one.
+// typeName names the type of a file, unless it is a regular one.
 func typeName(mode uint16) string {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFREG:
@@ -251,7 +251,7 @@ func (n *NFSLock) judgeLock(t *target, r *prober.Report) {
 	t.attempt = a
 }
 
-// judgeFailure judges the step of the locks that has failed. It reports whether they are
+// judgeFailure judges the step of the locks that has failed. It reports whether the locks are
 // tried again in another way.
 func (n *NFSLock) judgeFailure(t *target, tried *canary, a *attempt, failure *prober.StepResult) (again bool) {
 	switch what, errno := t.plan.of(failure), failure.Errno; {
@@ -296,7 +296,7 @@ func holderOf(lock *unix.Flock_t) *holder {
 	return &holder{pid: int64(lock.Pid), write: lock.Type == unix.F_WRLCK}
 }
 
-// evidenceOf puts together what is known about the target's locks, beside what the
+// evidenceOf puts together what is known about the target's locks, beyond what the
 // attempt has met.
 func (n *NFSLock) evidenceOf(t *target, a *attempt) evidence {
 	e := evidence{end: a.end, stage: a.stage, errno: a.errno, absent: a.absent, nlm: t.nlm, local: n.local.services,
@@ -326,8 +326,8 @@ func (n *NFSLock) evidenceOf(t *target, a *attempt) evidence {
 	return e
 }
 
-// hangsSince returns when the first of the unanswered probes began, of which the attempt is the
-// last.
+// hangsSince returns when the first of the unanswered probes began. The attempt is the last of
+// them.
 func (t *target) hangsSince(a *attempt) time.Time {
 	if t.Hung() || a.report == nil {
 		return t.HungSince

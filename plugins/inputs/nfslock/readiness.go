@@ -16,12 +16,12 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/units"
 )
 
-// readinessInterval is how often the host is examined for what needs locks of NFS 3, and for how
-// rpc.statd would be started: people edit such files by hand.
+// readinessInterval is how often the host is examined: for what needs locks of NFS 3, and for how
+// rpc.statd would be started. People edit such files by hand.
 const readinessInterval = time.Minute
 
-// readiness is whether this host could take a lock on an NFS mount of version 2 or 3, also
-// before it has one.
+// readiness tells whether this host could take a lock on an NFS mount of version 2 or 3, even
+// before it has such a mount.
 type readiness struct {
 	reader  lockready.Reader
 	facts   *lockready.Facts // nil: not known yet
@@ -33,7 +33,7 @@ type readiness struct {
 	said lockready.Verdict // in the log
 }
 
-// askReadiness has the host looked at when that is due. The first gather waits for it, but not
+// askReadiness has the host examined when that is due. The first gather waits for it, but not
 // for longer than its probes may take.
 func (n *NFSLock) askReadiness() {
 	r := &n.readiness
@@ -61,8 +61,8 @@ func (n *NFSLock) askReadiness() {
 	}()
 }
 
-// hostsNetwork reports whether this process is in the network namespace of the host's, as far
-// as it may know: rpcbind and rpc.statd of a container's are not those that the kernel asks.
+// hostsNetwork reports whether this process is in the host's network namespace, as far as it can
+// know. The rpcbind and rpc.statd of a container are not those that the kernel asks.
 func (n *NFSLock) hostsNetwork() bool {
 	if !n.host.OtherProc() {
 		return true
@@ -82,7 +82,7 @@ func (n *NFSLock) askLocal() {
 	}
 }
 
-// emitReadiness makes the metric of a host that has to do with locks of NFS 2 or 3.
+// emitReadiness makes the metric, if the host has to do with locks of NFS 2 or 3.
 func (n *NFSLock) emitReadiness(acc telegraf.Accumulator) {
 	r := &n.readiness
 	if r.facts == nil || !r.facts.Needed() {
@@ -115,7 +115,7 @@ func (n *NFSLock) emitReadiness(acc telegraf.Accumulator) {
 	acc.AddGauge("nfslock_readiness", fields, nil)
 }
 
-// logReadiness logs a change. What the locks of mounts say themselves is not said twice.
+// logReadiness logs a change. What the locks of mounts report themselves is not logged twice.
 func (n *NFSLock) logReadiness(v lockready.Verdict, lasted time.Duration) {
 	before := n.readiness.said
 	if v.Code == result.Unchecked || v.Code == before.Code && v.Cause == before.Cause {

@@ -8,7 +8,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
-// reportOf is what is known of a target's fault, which begins.
+// reportOf is what is known about a target's fault when it begins.
 func (n *NFSLock) reportOf(t *target) *fault.Report {
 	f := &t.found
 	r := &fault.Report{Input: "nfslock", Subject: t.Probed.Mountpoint, Began: t.FaultSince, Cause: string(f.diagnosis),
@@ -38,7 +38,7 @@ func (n *NFSLock) reportOf(t *target) *fault.Report {
 	return r
 }
 
-// addTo tells what the services have answered.
+// addTo adds what the services have answered.
 func (s *services) addTo(r *fault.Report, host string) {
 	for _, service := range []struct {
 		name   string

@@ -18,7 +18,7 @@ const (
 )
 
 // scopeOf reads the mount's options: local_lock of nfs(5), which the kernel
-// shows for nolock too, and shows but ignores on NFSv4; nobrl of mount.cifs(8);
+// shows for nolock too, and which it shows but ignores on NFSv4; nobrl of mount.cifs(8);
 // localflock of mount.lustre(8).
 func scopeOf(mount *mounts.Mount) scope {
 	if !mount.NFS() {

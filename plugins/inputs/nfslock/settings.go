@@ -44,7 +44,7 @@ type settings struct {
 	superuser bool
 }
 
-// resolve checks the configuration. Its error names all that is wrong.
+// resolve checks the configuration. Its error names everything that is wrong.
 func (n *NFSLock) resolve() error {
 	var problems []error
 	complain := func(format string, arguments ...any) {

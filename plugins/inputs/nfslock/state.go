@@ -14,8 +14,8 @@ import (
 const (
 	// stateInterval is how often the counters of NFSv4 mounts are read.
 	stateInterval = 30 * time.Second
-	// stateWindow is how long what the kernel said about a server's lease is evidence, and
-	// samplesWindow how long what its counters did.
+	// stateWindow is how long a message of the kernel's about a server's lease is evidence, and
+	// samplesWindow how long samples of its counters are.
 	stateWindow   = 10 * time.Minute
 	samplesWindow = 5 * time.Minute
 	// manyIdentities is how often a client may make itself known to a server in that time.
@@ -42,7 +42,7 @@ type leaseSample struct {
 	mounts.NFS4State
 }
 
-// restart says whether the server was restarted since it gave a lock.
+// restart tells whether the server was restarted since it gave a lock.
 type restart int
 
 const (
@@ -51,8 +51,8 @@ const (
 	restarted
 )
 
-// readState has the counters of NFSv4 mounts read, if there are any and it is due. It waits
-// for nobody.
+// readState has the counters of NFSv4 mounts read, if there are any and it is due. It does not
+// wait.
 func (n *NFSLock) readState(due time.Time) {
 	wanted := false
 	for _, t := range n.targets {
@@ -79,7 +79,7 @@ func (n *NFSLock) readState(due time.Time) {
 func (t *target) v4() bool { return t.Probed.FSType == "nfs4" && t.server != nil }
 
 // noteCounters notes the counters of the mount that stands for each server's client: the oldest
-// that is probed.
+// mount that is probed.
 func (n *NFSLock) noteCounters(at time.Time, all []mounts.NFSStats) {
 	of := make(map[string]*mounts.NFSStats, len(all))
 	for i := range all {
@@ -99,7 +99,7 @@ func (n *NFSLock) noteCounters(at time.Time, all []mounts.NFSStats) {
 	}
 }
 
-// add keeps a sample. Those of another mount, or of one that was made anew, can't be compared.
+// add keeps a sample. Samples of another mount, or of one that was made again, can't be compared.
 func (l *leaseState) add(s leaseSample) {
 	if n := len(l.samples); n > 0 && (l.samples[n-1].path != s.path || s.connects < l.samples[n-1].connects || s.Identities < l.samples[n-1].Identities) {
 		l.samples = nil
@@ -111,8 +111,8 @@ func (l *leaseState) add(s leaseSample) {
 }
 
 // restarted tells whether the server was restarted since it gave a lock, and no longer ago than
-// a grace period lasts: the client has connected anew, or had no answer. One that has given a
-// lock on another mount since this one began to hang was not.
+// a grace period lasts: the client has connected again, or had no answer. A server that has given
+// a lock on another mount since this one began to hang was not restarted.
 func (l *leaseState) restarted(grace time.Duration, hangs time.Time) restart {
 	if l.lastOK.IsZero() || len(l.samples) == 0 {
 		return restartUnknown
@@ -168,13 +168,13 @@ func (l *leaseState) said(m kmsg.Message, at time.Time) {
 	}
 }
 
-// holds reports whether what the kernel said is evidence still: no lock has worked since.
+// holds reports whether what the kernel said is still evidence: no lock has worked since.
 func (l *leaseState) holds(said time.Time) bool {
 	return !said.IsZero() && time.Since(said) < stateWindow && said.After(l.lastOK)
 }
 
-// isManager reports whether a thread of the kernel's recovers the state at a server: its name
-// has 15 bytes before Linux 5.17 (nfs4_schedule_state_manager, fs/nfs/nfs4state.c).
+// isManager reports whether a task is the kernel thread that recovers the state at a server. Its
+// name has 15 bytes before Linux 5.17 (nfs4_schedule_state_manager, fs/nfs/nfs4state.c).
 func isManager(comm string, server netip.Addr) bool {
 	const most = 15
 	name := server.String() + "-manager"
@@ -193,7 +193,7 @@ func (n *NFSLock) noteManagers(tasks []blocked.Task) {
 	}
 }
 
-// wait is what a process waits for by its stack or wchan.
+// wait is what a process waits for according to its stack or wchan.
 type wait int
 
 const (
@@ -216,7 +216,7 @@ func waitOf(waits string) wait {
 	return waitOther
 }
 
-// stateReason says what else is known of the state of a target that is at fault for it.
+// stateReason tells what else is known about the state of a target that is at fault because of it.
 func (n *NFSLock) stateReason(t *target, d diagnosis) string {
 	l := &t.server.lease
 	switch d {
@@ -230,7 +230,7 @@ func (n *NFSLock) stateReason(t *target, d diagnosis) string {
 	return ""
 }
 
-// leaseFields adds what the counters say of the lease.
+// leaseFields adds what the counters say about the lease.
 func (t *target) leaseFields(fields map[string]any) {
 	if !t.lease.HasLease {
 		return

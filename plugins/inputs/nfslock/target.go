@@ -35,13 +35,13 @@ type target struct {
 	found     finding
 	concluded finding   // the last one that told something
 	said      diagnosis // in the log
-	// leftover: a helper was killed while it held a lock or was about to, and
-	// none could be taken since.
+	// leftover: a helper was killed while it held a lock or was about to take one, and
+	// no lock could be taken since.
 	leftover bool
 	lease    mounts.NFS4State // as last read; of NFSv4
 }
 
-// canary is what is known of the file that is locked.
+// canary is what is known about the file that is locked.
 type canary struct {
 	regular bool // it is there, and can be locked
 	access  int  // index of accesses
@@ -54,7 +54,7 @@ type canary struct {
 	rootOwned bool // of the root: uid 0
 }
 
-// regroup sorts the mounts by unit, and keeps what is known about those that were there
+// regroup sorts the mounts by unit, and keeps what is known about units that were there
 // before.
 func (n *NFSLock) regroup() {
 	before := make(map[string]*target, len(n.targets))
@@ -86,7 +86,7 @@ func (n *NFSLock) regroup() {
 	n.linkServers()
 }
 
-// settle notes a finding, and logs it if it is another than before.
+// settle notes a finding, and logs it if it differs from the one before.
 func (n *NFSLock) settle(t *target, f finding) {
 	o := fault.Observation{
 		Code: f.code, Hangs: f.end == hung, Answered: f.end == passed || f.end == failed, At: time.Now(),
@@ -114,9 +114,9 @@ func (n *NFSLock) settle(t *target, f finding) {
 	}
 }
 
-// onlyEvidenceChanged reports whether the lock hangs as before, or was at fault for the
-// same reason before a helper could be had, and what is said of it was said already or is
-// nothing new: the evidence of a server that answers some calls comes and goes.
+// onlyEvidenceChanged reports whether a finding is no news. That is so if the lock hangs as before,
+// or was at fault for the same reason before a helper could be had, and the diagnosis was logged
+// already or says nothing new: the evidence of a server that answers some calls comes and goes.
 func (t *target) onlyEvidenceChanged(before *finding) bool {
 	f := &t.found
 	sameHang := f.end == hung && before.end == hung && f.code == before.code

@@ -21,13 +21,13 @@ type waiters struct {
 	blocked []blockedTask
 }
 
-// waiter is a process that waits for a lock which another one of this host holds.
+// waiter is a process that waits for a lock that another process of this host holds.
 type waiter struct {
 	pid        int
 	superblock string
 }
 
-// blockedTask is one that waits for the lock service of a server.
+// blockedTask is a task that waits for the lock service of a server.
 type blockedTask struct {
 	blocked.Task
 	target *target // nil: unknown
@@ -90,7 +90,7 @@ func (n *NFSLock) readLocks(now time.Time) *lockTable {
 	return t
 }
 
-// nfsMounts are all of the table, also those that are not probed.
+// nfsMounts returns all NFS mounts of the table, also those that are not probed.
 func (n *NFSLock) nfsMounts() (all []*mounts.Mount) {
 	if n.table == nil {
 		return nil
@@ -103,7 +103,7 @@ func (n *NFSLock) nfsMounts() (all []*mounts.Mount) {
 	return all
 }
 
-// waiterFields adds who has waited longest.
+// waiterFields adds the process that has waited longest.
 func (n *NFSLock) waiterFields(w waiter, fields map[string]any) {
 	if w == (waiter{}) {
 		return
@@ -121,8 +121,8 @@ func lockWaits() []string {
 	return []string{"nlmclnt_block", "nlmclnt_wait", "nlm_wait_on_grace", "nlmclnt_lock", "nfs4_retry_setlk", "nfs4_retry_setlk_simple", "nfs4_proc_lock"}
 }
 
-// lockCalls are parts of the names of functions that show in the stack of a task
-// which waits for a server's answer about a lock.
+// lockCalls are parts of the names of functions in the stack of a task that waits for a
+// server's answer about a lock.
 func lockCalls() []string {
 	return []string{"nlmclnt_", "nlm_wait_on_grace", "nsm_mon_unmon", "nfs4_proc_lock", "nfs4_proc_setlk", "nfs4_proc_getlk", "nfs4_proc_unlck", "nfs3_proc_lock", " nfs_lock+", " nfs_flock+"}
 }
@@ -151,7 +151,7 @@ func (n *NFSLock) findBlocked() {
 	}
 }
 
-// waitsForLock reports whether a task waits for the lock service of a server. Of those
+// waitsForLock reports whether a task waits for the lock service of a server. For tasks
 // in state D only the stack tells.
 func (n *NFSLock) waitsForLock(task blocked.Task) bool {
 	return slices.Contains(lockWaits(), task.Wchan) || task.State == 'D' && isLockCall(n.host.Tasks.Stack(task))
@@ -161,7 +161,8 @@ func isLockCall(stack string) bool {
 	return slices.ContainsFunc(lockCalls(), func(call string) bool { return strings.Contains(stack, call) })
 }
 
-// blockedFields adds how many tasks wait for the locks of a target, or of any, and the one that has waited longest.
+// blockedFields adds how many tasks wait for the locks of a target, or of any target, and which has
+// waited longest.
 func (n *NFSLock) blockedFields(t *target, fields map[string]any) {
 	var count int64
 	var longest *blockedTask
