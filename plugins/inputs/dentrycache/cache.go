@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// dentrySize is that of struct dentry with 64 bits, where the allocator's
-	// figure can't be read.
+	// dentrySize is the size of struct dentry on 64-bit kernels. It is used where the
+	// allocator's figure can't be read.
 	dentrySize = 192
 	// slabinfoInterval is how often /proc/slabinfo is read at most.
 	slabinfoInterval = time.Minute
@@ -24,7 +24,7 @@ const (
 	sysctlInterval = time.Minute
 )
 
-// cache is what is known of the host's dentry cache.
+// cache is what is known about the host's dentry cache.
 type cache struct {
 	kernel  dcache.Version
 	buckets int64  // of the hash table; 0: unknown
@@ -55,8 +55,8 @@ type cache struct {
 	noSlab    bool      // and never will be
 }
 
-// grows reports whether there are so many negative dentries more per second, over
-// a second at least; where the kernel does not count them, dentries.
+// grows reports whether the negative dentries grow by at least so many per second, over
+// at least a second. Where the kernel does not count them, all dentries are taken instead.
 func (c *cache) grows(least float64) bool {
 	rate := c.rates.dentries
 	if c.before.dentries.HasNegative {
@@ -65,8 +65,8 @@ func (c *cache) grows(least float64) bool {
 	return c.rates.known && rate*min(c.rates.elapsed, 1) > least
 }
 
-// readKernelLog takes what is new in the kernel's log: how large the hash table is, which it says
-// when it starts, and stalls that have happened.
+// readKernelLog reads what is new in the kernel's log: the size of the hash table, which the kernel
+// logs when it starts, and stalls that have happened.
 func (d *DentryCache) readKernelLog() {
 	c := &d.cache
 	var news kmsg.News
@@ -100,7 +100,7 @@ func ofProcess(comm string) string {
 	return " (process " + mounts.Printable(comm) + ")"
 }
 
-// moreStalls says that there were others since the last look, as at the start.
+// moreStalls says that there were other stalls since the last look, as at the start.
 func moreStalls(n int64) string {
 	if n == 0 {
 		return ""
@@ -163,8 +163,8 @@ func (d *DentryCache) gatherHost(acc telegraf.Accumulator, now time.Time) error 
 	return nil
 }
 
-// sample takes the rates since the last sample. One that follows another within
-// no time is not taken.
+// sample computes the rates since the last sample. A sample that follows another within
+// no time is ignored.
 func (c *cache) sample(dentries dcache.DentryState, now time.Time) {
 	elapsed := now.Sub(c.before.at).Seconds()
 	if !c.before.at.IsZero() && elapsed <= 0 {
@@ -210,7 +210,7 @@ func (d *DentryCache) addSettings(fields map[string]any, now time.Time) {
 	}
 }
 
-// addMemory adds what the dentries take of the memory.
+// addMemory adds how much of the memory the dentries take.
 func (d *DentryCache) addMemory(fields map[string]any, dentries int64) {
 	c := &d.cache
 	size, bytes := int64(dentrySize), dentries*dentrySize
@@ -236,8 +236,8 @@ func (d *DentryCache) addMemory(fields map[string]any, dentries int64) {
 	}
 }
 
-// readSlab asks the slab allocator: sysfs where that has it all, and otherwise,
-// now and then, slabinfo.
+// readSlab asks the slab allocator: by sysfs, if that has everything, and otherwise,
+// now and then, by slabinfo.
 func (d *DentryCache) readSlab(now time.Time) {
 	c := &d.cache
 	if c.noSlab {

@@ -28,7 +28,7 @@ type owners struct {
 	namesDue time.Time
 }
 
-// gatherCgroups reports the cgroups that hold most, by what is their own.
+// gatherCgroups reports the cgroups that hold most, not counting what is below them.
 func (d *DentryCache) gatherCgroups(acc telegraf.Accumulator, now time.Time) {
 	o := &d.owners
 	if d.TopCgroups == 0 || o.hierarchies.Memory == "" {
@@ -65,8 +65,8 @@ func (d *DentryCache) gatherCgroups(acc telegraf.Accumulator, now time.Time) {
 	}
 }
 
-// addUsage adds what a cgroup, which holds so many bytes and so many more per second, has of its
-// limit.
+// addUsage adds how a cgroup stands to its limit. It holds so many bytes, and so many more per
+// second.
 func addUsage(fields map[string]any, u cgroups.Usage, held int64, growth float64) {
 	if u.Kernel > 0 {
 		fields["kernel_memory_bytes"] = u.Kernel
@@ -87,7 +87,7 @@ func addUsage(fields map[string]any, u cgroups.Usage, held int64, growth float64
 	}
 }
 
-// walkCgroups brings the figures up to date. It takes at most walkCgroupsShare of a CPU.
+// walkCgroups updates the figures. It takes at most walkCgroupsShare of a CPU.
 func (d *DentryCache) walkCgroups(now time.Time) {
 	o := &d.owners
 	began := time.Now()

@@ -1,5 +1,5 @@
-// Package dentrycache is a Telegraf input which tells whether the dentry cache
-// grows toward the stall that freezes hosts, how long that would last by now,
+// Package dentrycache is a Telegraf input that tells whether the dentry cache
+// grows toward the stall that freezes hosts, how long that stall would last by now,
 // and which process and directory cause it.
 package dentrycache
 
@@ -130,9 +130,9 @@ func (d *DentryCache) Init() error {
 	return nil
 }
 
-// Gather reports the whole host and its cgroups at once, and then the directories:
-// each is looked at by a helper process, and its children are counted. It returns
-// when all are reported, or their time is up, or Interrupt is called.
+// Gather reports the whole host and its cgroups at once, and then the directories.
+// A helper process looks at each directory, and its children are counted. Gather returns
+// when all are reported, when their time is up, or when Interrupt is called.
 func (d *DentryCache) Gather(acc telegraf.Accumulator) error {
 	now, round := time.Now(), d.host.Join(d)
 	d.interrupted.Store(false)
@@ -201,7 +201,7 @@ func (d *DentryCache) Close() {
 	}
 }
 
-// await does what is posted until something is so.
+// await runs what is posted until so returns true.
 func (d *DentryCache) await(so func() bool) {
 	for !so() {
 		<-d.mail.Wake()
@@ -209,8 +209,8 @@ func (d *DentryCache) await(so func() bool) {
 	}
 }
 
-// report reports a directory. One that was found growing and can't be looked at is
-// not one to alert on: it is forgotten.
+// report reports a directory. If a directory was found growing and can't be looked at, there is
+// nothing to alert on: it is forgotten.
 func (d *DentryCache) report(acc telegraf.Accumulator, dir *directory, now time.Time) {
 	if dir.configured || dir.found.code == result.OK {
 		d.emitDirectory(acc, dir)
@@ -221,16 +221,16 @@ func (d *DentryCache) report(acc telegraf.Accumulator, dir *directory, now time.
 }
 
 // reportPending reports a directory about which something was still under way
-// when Gather had to return. One that hung before still does, and one that is
-// being walked has an older figure; of others nothing is known.
+// when Gather had to return. A directory that hung before still does, and one that is
+// being walked has an older figure. Of others nothing is known.
 func (d *DentryCache) reportPending(acc telegraf.Accumulator, dir *directory) {
 	if dir.history.Known && (!dir.underWay || dir.history.Hung()) {
 		d.emitDirectory(acc, dir)
 	}
 }
 
-// foundGrowing takes directories in which negative dentries grow, with how many
-// per second. The fastest have a place beside the configured ones.
+// foundGrowing records directories in which negative dentries grow, with how many
+// per second. The fastest ones get a place beside the configured ones.
 func (d *DentryCache) foundGrowing(rates map[string]float64, now time.Time) {
 	for _, dir := range d.directories {
 		if rate, growing := rates[dir.path]; growing {
@@ -257,7 +257,7 @@ func (d *DentryCache) foundGrowing(rates map[string]float64, now time.Time) {
 	}
 }
 
-// slowest is the directory that can be dropped for one which grows faster.
+// slowest is the directory that can be dropped for one that grows faster.
 func (d *DentryCache) slowest() (slowest *directory) {
 	for _, dir := range d.directories {
 		if !dir.configured && !dir.underWay && !dir.walking && !d.dangerous(dir) && (slowest == nil || dir.rate < slowest.rate) {
@@ -273,7 +273,7 @@ func (d *DentryCache) drop(dir *directory) {
 	d.said.Info("negatives of "+dir.path, nil)
 }
 
-// forget drops the directories that were found, have not grown for long, and are harmless.
+// forget drops the directories that were found growing, have not grown for long, and are harmless.
 func (d *DentryCache) forget(now time.Time) {
 	for _, dir := range slices.Clone(d.directories) {
 		if !dir.configured && !dir.underWay && !dir.walking && now.Sub(dir.grew) > idleTimeout && !d.dangerous(dir) {

@@ -26,19 +26,19 @@ const (
 	// walkShare is the part of a CPU that walking one directory may take.
 	walkShare = 0.02
 	// idleTimeout is how long a directory that was found growing is looked at after it
-	// has ceased to, if it is not dangerous.
+	// has stopped growing, if it is not dangerous.
 	idleTimeout = 10 * time.Minute
-	// dangerousStall is the predicted one from which on a directory is not forgotten: that of
+	// dangerousStall is the predicted stall from which on a directory is not forgotten: that of
 	// the alert DirectoryStallNears.
 	dangerousStall = 50 * time.Millisecond
-	// scanShare is the part of the time in which watches may be looked for: 1 % of a
-	// CPU, since 1.2 are at work meanwhile, those of the helpers included.
+	// scanShare is the part of the time in which watches may be looked for. It makes 1 % of a
+	// CPU, since 1.2 CPUs are at work meanwhile, those of the helpers included.
 	scanShare = 0.008
 	// sampledNames is how many of the newest names are reported, if that is wanted.
 	sampledNames = 8
 )
 
-// directory is one that is looked at.
+// directory is a directory that is looked at.
 type directory struct {
 	path       string // the host's, as configured or found
 	configured bool
@@ -79,8 +79,8 @@ func (dir *directory) predictedStall() time.Duration {
 	return time.Duration(dir.walk.Children) * stallPerChild
 }
 
-// dangerous reports whether the directory would stall the host by the last count, whether or not
-// it still grows.
+// dangerous reports whether the directory would stall the host according to the last count,
+// whether or not it still grows.
 func (d *DentryCache) dangerous(dir *directory) bool {
 	return d.walker != nil && dir.predictedStall() >= dangerousStall && dir.found.code != result.Missing
 }
@@ -122,7 +122,7 @@ func (d *DentryCache) submit(dir *directory) {
 	})
 }
 
-// judge takes a helper's report, and goes on to the walk.
+// judge evaluates a helper's report, and goes on to the walk.
 func (d *DentryCache) judge(dir *directory, r *prober.Report, steps *lookSteps) {
 	dir.examine(r, steps, d.mounts)
 	f := dir.findingOf(r, steps)
@@ -201,8 +201,8 @@ func (d *DentryCache) settle(dir *directory, f finding, began time.Time) {
 	}
 }
 
-// wantWalk starts a walk of the directory, unless the last one was so long that it
-// has to rest.
+// wantWalk starts a walk of the directory, unless the last walk took so long that it
+// must rest.
 func (d *DentryCache) wantWalk(dir *directory) {
 	if d.walker == nil || dir.walking || time.Now().Before(dir.walkDue) {
 		return
@@ -239,7 +239,7 @@ func (d *DentryCache) wantWalk(dir *directory) {
 
 func (d *DentryCache) endWalk(dir *directory, found attribution.Directory, err error) {
 	if failed, ok := errors.AsType[*attribution.OpenError](err); ok {
-		// It hangs or went away since it was looked at.
+		// The directory hangs or went away since it was looked at.
 		d.settle(dir, failure(&failed.Report), failed.Report.Since)
 		return
 	}
@@ -252,7 +252,7 @@ func (d *DentryCache) endWalk(dir *directory, found attribution.Directory, err e
 	}
 }
 
-// emitDirectory reports a directory with what is known of it.
+// emitDirectory reports a directory with what is known about it.
 func (d *DentryCache) emitDirectory(acc telegraf.Accumulator, dir *directory) {
 	f := &dir.found
 	fields := map[string]any{"result": f.code.String(), "result_code": int64(f.code), "configured": dir.configured}
@@ -306,7 +306,7 @@ func (d *DentryCache) addWalk(fields map[string]any, dir *directory) {
 	}
 }
 
-// addWatches says whether somebody watches the directory.
+// addWatches tells whether somebody watches the directory.
 func (d *DentryCache) addWatches(fields map[string]any, dir *directory) {
 	if d.watches == nil || dir.mount == nil || dir.found.code != result.OK {
 		return

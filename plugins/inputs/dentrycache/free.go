@@ -19,7 +19,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 )
 
-// Freeing gives back the negative children of one directory, after a question.
+// Freeing frees the negative children of one directory, after a question.
 type Freeing struct {
 	Directory string
 	Cgroup    string // whose memory is reclaimed; empty: the one that holds most
@@ -29,23 +29,23 @@ type Freeing struct {
 }
 
 const (
-	// reclaimStep is the least that is reclaimed at a time, some 70,000 dentries in 50 ms, and
-	// reclaimShare the part of what is left, as the children are counted after each step.
+	// reclaimStep is the least that is reclaimed at a time, some 70,000 dentries in 50 ms.
+	// reclaimShare is the part of what is left, as the children are counted after each step.
 	reclaimStep, reclaimShare = 16 << 20, 8
-	// dentryBytes is what a dentry takes of memory, and freeTime how long it takes to free one.
+	// dentryBytes is how much memory a dentry takes, and freeTime how long it takes to free one.
 	dentryBytes = 200
 	freeTime    = 650 * time.Nanosecond
-	// walkTimeout is how long the children may be counted.
+	// walkTimeout is how long counting the children may take.
 	walkTimeout = time.Minute
-	// reclaimTimeout is how long one step may take: with version 1, which has no other, hundreds
-	// of millions of dentries.
+	// reclaimTimeout is how long one step may take. With version 1 of cgroups there is only one,
+	// of up to hundreds of millions of dentries.
 	reclaimTimeout = 5 * time.Minute
-	// uselessSteps is how many steps may free nothing of the directory before it ends.
+	// uselessSteps is how many steps in a row may free nothing of the directory before it ends.
 	uselessSteps = 3
 )
 
-// Run says what it will do, asks, and does it. When ctx ends it returns at once; what waits for
-// the kernel then is left to itself, and no further step is begun.
+// Run says what it will do, asks, and does it. When ctx ends it returns at once. What still waits
+// for the kernel is then left alone, and no further step is begun.
 func (f *Freeing) Run(ctx context.Context) error {
 	done := make(chan error, 1)
 	go func() { done <- f.run(ctx) }()
@@ -89,7 +89,7 @@ func (f *Freeing) run(ctx context.Context) error {
 	return err
 }
 
-// agreed reports whether who is asked says yes.
+// agreed reports whether the person asked says yes.
 func (f *Freeing) agreed() bool {
 	line, _ := bufio.NewReader(f.In).ReadString('\n')
 	return line == "y\n" || line == "yes\n"
@@ -134,8 +134,9 @@ No file is changed, and no lock is held for longer than it takes to free a few d
 Go on? [y/N] `, mounts.Printable(group.Path), what, group.Bytes>>20, usage.WorkingSet>>20, (time.Duration(negative) * freeTime).Seconds())
 }
 
-// freeAll reclaims step by step until the directory is empty, nothing more comes of it, or ctx
-// ends. left are the negative children, of which others may have made a hundredth.
+// freeAll reclaims step by step until the directory is empty, a step has no more effect, or ctx
+// ends. left is how many negative children are left. Up to a hundredth is no failure: others may
+// have made them meanwhile.
 func (f *Freeing) freeAll(ctx context.Context, walker *attribution.Walker, h *cgroups.Hierarchies, group string, negative int64) (left int64, err error) {
 	left = negative
 	for useless := 0; left > 0; {

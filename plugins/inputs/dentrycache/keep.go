@@ -11,7 +11,7 @@ import (
 
 var _ state.Keeper = (*DentryCache)(nil)
 
-// keptDirectory is one that is looked at, over a restart.
+// keptDirectory is what is kept across a restart about a directory that is looked at.
 type keptDirectory struct {
 	Path     string        `json:"path"`
 	Grew     time.Time     `json:"grew"`
@@ -19,8 +19,8 @@ type keptDirectory struct {
 	History  fault.History `json:"history"`
 }
 
-// Keep implements state.Keeper: it returns the directories that were found, and those of
-// which there is something to know.
+// Keep implements state.Keeper: it returns the directories that were found growing, and those
+// about which there is something to know.
 func (d *DentryCache) Keep() any {
 	var kept []keptDirectory
 	for _, dir := range d.directories {

@@ -20,7 +20,7 @@ type location struct {
 func (l *location) on(m *mounts.Mount) { l.device, l.fstype = m.Device, m.FSType }
 
 // locate finds the path of a directory that the kernel has named by its
-// superblock and the way from its root.
+// superblock and the path from its root.
 func locate(table *mounts.Snapshot, p *attribution.Place) location {
 	if p.Nowhere() {
 		return location{}
@@ -39,7 +39,7 @@ func locate(table *mounts.Snapshot, p *attribution.Place) location {
 	if p.Relative == "" || p.Relative == "." {
 		return found
 	}
-	// A path with .. is left as it is: what a link before it leads to is unknown.
+	// A path with .. is left as it is: where a link before the .. leads is unknown.
 	if strings.Contains("/"+p.Relative+"/", "/../") {
 		found.path, found.real = strings.TrimSuffix(found.path, "/")+"/"+p.Relative, false
 		return found
@@ -51,7 +51,7 @@ func locate(table *mounts.Snapshot, p *attribution.Place) location {
 	return found
 }
 
-// showing is the mount that shows the directory of their file system: of several the
+// showing is the mount of the file system that shows the directory; if there are several, the
 // one with the shortest mount point.
 func showing(all []*mounts.Mount, inside string) (best *mounts.Mount) {
 	for _, m := range all {

@@ -18,12 +18,11 @@ import (
 // no such step.
 type lookSteps struct{ examine, missing, list, cached, watch int }
 
-// missingName is looked up in each directory. It is always the same, so that it
+// missingName is looked up in each directory. It is always the same name, so that it
 // makes no more than one negative dentry.
 const missingName = ".vfsprobe-missing-name"
 
-// maxEntries is the size in bytes of what is read of a directory to find a name
-// that is there.
+// maxEntries is how many bytes of a directory are read to find an existing name.
 const maxEntries = 4096
 
 // newPlan is the plan that finds out what a directory is, and times look-ups in it.
@@ -50,13 +49,13 @@ func (d *DentryCache) newPlan(dir *directory) (*prober.Plan, lookSteps) {
 	}
 	if d.InotifyProbe {
 		instance := p.Add(prober.InotifyInit())
-		// For events of the children: others, such as IN_CREATE, don't stall.
+		// Watch for events that concern the children: others, such as IN_CREATE, don't stall.
 		steps.watch = p.Add(prober.InotifyAddWatch(prober.ResultOf(instance), name, unix.IN_ATTRIB|unix.IN_ONLYDIR).Optional())
 	}
 	return p, steps
 }
 
-// examine takes what a helper has found.
+// examine evaluates what a helper has found.
 func (dir *directory) examine(r *prober.Report, steps *lookSteps, table *mounts.Snapshot) {
 	dir.lookups = make(map[string]float64)
 	note := func(field string, step *prober.StepResult, expected syscall.Errno) {
@@ -80,8 +79,8 @@ func (dir *directory) examine(r *prober.Report, steps *lookSteps, table *mounts.
 	}
 }
 
-// identify finds out the file system. The mount's number tells it also where
-// st_dev is another one than the superblock's, as on btrfs; kernels before 5.8
+// identify finds out the file system. The mount's number tells it even where
+// st_dev differs from the superblock's number, as on btrfs. Kernels before 5.8
 // have only the path.
 func (dir *directory) identify(st *unix.Statx_t, table *mounts.Snapshot) {
 	dir.inode, dir.mode = st.Ino, st.Mode
@@ -93,8 +92,8 @@ func (dir *directory) identify(st *unix.Statx_t, table *mounts.Snapshot) {
 	}
 }
 
-// chooseName picks a name whose look-up touches no other file system out of what
-// getdents64(2) has returned: that of a file, if there is one. It is empty if
+// chooseName picks, from what getdents64(2) has returned, a name whose look-up touches no
+// other file system: the name of a file, if there is one. It is empty if
 // there is none.
 func chooseName(entries []byte, mountPoint func(string) bool) string {
 	chosen, best := "", 0
@@ -137,7 +136,7 @@ func nextEntry(entries []byte) (name string, kind byte, rest []byte, ok bool) {
 	return string(raw), entries[kindOffset], entries[length:], true
 }
 
-// typeName names what is no directory.
+// typeName names the type of a file that is no directory.
 func typeName(mode uint16) string {
 	switch mode & unix.S_IFMT {
 	case unix.S_IFREG:

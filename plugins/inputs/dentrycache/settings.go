@@ -12,8 +12,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/selection"
 )
 
-// maxDirectories is how many directories are looked at, those that were found
-// included.
+// maxDirectories is how many directories are looked at, including those that were found
+// growing.
 const maxDirectories = 16
 
 // settings are the configuration, checked and resolved.
@@ -22,7 +22,7 @@ type settings struct {
 	modes   []attribution.Mode // of the attribution, that may be used; none: it is off
 }
 
-// resolve checks the configuration. Its error names all that is wrong.
+// resolve checks the configuration. Its error names everything that is wrong.
 func (d *DentryCache) resolve() error {
 	var problems []error
 	complain := func(format string, arguments ...any) {

@@ -20,17 +20,17 @@ import (
 const calmIntervals = 3
 
 const (
-	// missedWatchTime is how long the mode ENOENT stays on after growth that was not seen: the
-	// next burst of a program that comes once a minute is. It is doubled up to
+	// missedWatchTime is how long the mode ENOENT stays on after growth that was not seen. That
+	// is enough to see the next burst of a program that runs once a minute. It is doubled up to
 	// maxMissedWatchTime while that does not help.
 	missedWatchTime    = 150 * time.Second
 	maxMissedWatchTime = 20 * time.Minute
 	// trickleWindow is the time over which slow growth is looked at.
 	trickleWindow = 10 * time.Minute
-	// bystander is the part of the growth that is not explained below which a source has
-	// nothing to do with it.
+	// bystander is the share of the unexplained growth below which a source has nothing to do
+	// with that growth.
 	bystander = 0.1
-	// fewSamples are as many of those in the mode ENOENT as chance alone gives to somebody.
+	// fewSamples is how many samples in the mode ENOENT chance alone can give to somebody.
 	fewSamples = 4 * attribution.SampleWeight
 )
 
@@ -59,13 +59,13 @@ type trickle struct {
 	count int64
 }
 
-// counted is what a row has said in a read.
+// counted is what a row said when it was read.
 type counted struct {
 	counts
 	read int
 }
 
-// placeKey is what the directory of a row is known by.
+// placeKey identifies the directory of a row.
 type placeKey struct {
 	device   attribution.Device
 	inode    uint64
@@ -77,7 +77,7 @@ func keyOf(p *attribution.Place) placeKey {
 	return placeKey{p.Device, p.Inode, p.Relative, p.FromRoot}
 }
 
-// seriesKey is what a series is known by: its tags.
+// seriesKey identifies a series: by its tags.
 type seriesKey struct {
 	comm, cgroup, container, directory, device, fstype string
 }
@@ -91,12 +91,12 @@ func (c *counts) add(o counts) {
 	c.killed += o.killed
 }
 
-// grown is how many negative dentries there are more for it, those that were freed
-// left aside.
+// grown is by how much the negative dentries have become more because of it, leaving aside those
+// that were freed.
 func (c counts) grown() int64 { return max(c.created+c.unlinked-c.converted, 0) }
 
 // since is what was counted since before. A row that was dropped for another and came back has
-// begun at zero, and so has a directory: it is kept apart from its rows.
+// begun at zero again, and so has a directory: it is kept apart from its rows.
 func (c counts) since(before counts) counts {
 	recent := counts{c.created - before.created, c.converted - before.converted, c.unlinked - before.unlinked, c.killed - before.killed}
 	if min(recent.created, recent.converted, recent.unlinked) < 0 {
@@ -108,7 +108,7 @@ func (c counts) since(before counts) counts {
 	return recent
 }
 
-// series is one that may be reported.
+// series is a series that may be reported.
 type series struct {
 	key    seriesKey
 	owner  cgroups.Identity
@@ -122,7 +122,7 @@ type series struct {
 	directories int64
 }
 
-// gatherSources reports who has created most negative dentries since the last
+// gatherSources reports which processes have created most negative dentries since the last
 // gather, and notes which directories grow.
 func (d *DentryCache) gatherSources(acc telegraf.Accumulator, now time.Time) {
 	s := &d.sources
@@ -171,8 +171,8 @@ func (d *DentryCache) gatherSources(acc telegraf.Accumulator, now time.Time) {
 	}
 }
 
-// readRows reads the rows, unless they were read since they have last changed: mostly nothing is
-// counted in the mode ENOENT.
+// readRows reads the rows, unless they have not changed since they were last read: in the mode
+// ENOENT mostly nothing is counted.
 func (d *DentryCache) readRows() ([]attribution.Source, attribution.Totals, error) {
 	if d.sources.still {
 		return d.tracer.ReadUnless(d.sources.totals)
@@ -201,21 +201,21 @@ func (d *DentryCache) explain(before *attribution.Totals, elapsed float64) {
 type sums struct {
 	all map[seriesKey]*series // that have changed since the last read
 	// growth is by how much the negative dentries of each directory that can be looked at
-	// have become more since then.
+	// have grown since then.
 	growth    map[string]float64
 	unchanged []*attribution.Source
-	// The rows of one directory have those that were killed in common.
+	// killed is set for a directory once a series has its killed dentries: its rows share them.
 	killed map[killedIn]bool
 }
 
-// killedIn is a directory of which a series has those that were killed.
+// killedIn is a directory whose killed dentries a series has.
 type killedIn struct {
 	*series
 	placeKey
 }
 
-// killedOnce reports whether a series is to have those that were killed in a directory: not
-// twice.
+// killedOnce reports whether a series should get the killed dentries of a directory, so that
+// they are not counted twice.
 func (s *sums) killedOnce(one *series, place placeKey) bool {
 	at := killedIn{one, place}
 	again := s.killed[at]
@@ -269,8 +269,8 @@ func (d *DentryCache) sumUp(rows []attribution.Source, now time.Time) sums {
 	return sum
 }
 
-// count notes what a row says, and returns it with what came since the last read. The directory of
-// a new row may be an old one: when those were killed is not known.
+// count notes what a row says, and returns it with what came since the last read. The directory
+// of a new row may be an old one, for which it is not known when its dentries were killed.
 func (s *sources) count(row *attribution.Source) (total, recent counts) {
 	if s.before == nil {
 		s.before = make(map[uint64]counted)
@@ -308,7 +308,7 @@ func (d *DentryCache) addUnchanged(sum *sums, reported []*series, now time.Time)
 	}
 }
 
-// seriesOf returns which series a row belongs to, and whose it is.
+// seriesOf returns which series a row belongs to, and who owns it.
 func (d *DentryCache) seriesOf(row *attribution.Source, at location, now time.Time) (seriesKey, cgroups.Identity) {
 	key := seriesKey{
 		comm:      mounts.Printable(row.Comm),
@@ -326,8 +326,8 @@ func (d *DentryCache) seriesOf(row *attribution.Source, at location, now time.Ti
 	return key, id
 }
 
-// choose returns the series by which there are at least so many more, the greatest
-// first. What has less counts for the directory above: a program that
+// choose returns the series that have grown by at least so many, the greatest
+// first. A series with less counts for the directory above: so a program that
 // makes directory after directory shows, and each series is worth its place in a
 // database.
 func choose(all map[seriesKey]*series, least float64) []*series {
@@ -365,13 +365,13 @@ func choose(all map[seriesKey]*series, least float64) []*series {
 	return chosen
 }
 
-// raise counts a series for the directory above.
+// raise adds a series to that of the directory above.
 func raise(one *series, all, level map[seriesKey]*series) {
 	key := one.key
 	key.directory = path.Dir(key.directory)
 	above := level[key]
 	if above == nil {
-		// It may be there, and have created nothing itself.
+		// There may be a series for it that has created nothing itself.
 		if above = all[key]; above == nil {
 			above = &series{key: key, owner: one.owner}
 		}
@@ -387,7 +387,7 @@ func raise(one *series, all, level map[seriesKey]*series) {
 	}
 }
 
-// depthOf is how many directories are above.
+// depthOf is how many directories are above a directory.
 func depthOf(directory string) int {
 	if directory == "/" || !strings.HasPrefix(directory, "/") {
 		return 0
@@ -426,7 +426,7 @@ func emitSource(acc telegraf.Accumulator, one *series, owner containers.Owner, e
 }
 
 // watchMisses turns the mode ENOENT on while negative dentries grow, and off
-// when they have not for some intervals: each system call costs more meanwhile.
+// when they have not grown for some intervals: each system call costs more while it is on.
 func (d *DentryCache) watchMisses(now time.Time) {
 	s := &d.sources
 	s.watched = true
@@ -453,8 +453,8 @@ func (d *DentryCache) watchMisses(now time.Time) {
 	}
 }
 
-// expect decides how long to wait for more of what has grown. A burst that was not watched
-// may come again; one that was, and is explained, need not be waited for.
+// expect decides how long to wait for more growth. A burst that was not watched
+// may come again. A burst that was watched, and is explained, need not be waited for.
 func (s *sources) expect(watching, growing, trickles bool, now time.Time) {
 	switch {
 	case watching && growing && s.explained >= s.unexplained:
@@ -467,8 +467,8 @@ func (s *sources) expect(watching, growing, trickles bool, now time.Time) {
 	}
 }
 
-// trickles reports, once in a trickleWindow, whether the negative dentries have become more in
-// it by what source_threshold takes to be worth a look.
+// trickles reports, once in a trickleWindow, whether the negative dentries have grown in it by
+// as much as source_threshold says is worth a look.
 func (d *DentryCache) trickles(now time.Time) bool {
 	t, count := &d.sources.trickle, d.cache.before.dentries.Negative
 	if !t.at.IsZero() && now.Sub(t.at) < trickleWindow {

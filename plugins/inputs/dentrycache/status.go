@@ -15,8 +15,8 @@ import (
 var errOff = errors.New(`attribution = "none"`)
 
 // startAttribution starts the BPF programs at the first gather, in a goroutine of
-// its own: it can take seconds. Unless somebody waits for them it begins when the first
-// metrics are out.
+// its own: it can take seconds. Unless somebody waits for them, it begins when the first
+// metrics have been written.
 func (d *DentryCache) startAttribution() {
 	if d.started {
 		return
@@ -46,12 +46,12 @@ func (d *DentryCache) startAttribution() {
 	}()
 }
 
-// waits reports whether a gather waits for what takes long the first time, the BPF programs
-// and the watches: for who looks once.
+// waits reports whether a gather waits for what takes long the first time: the BPF programs
+// and the watches. It is so for callers that look only once.
 func (d *DentryCache) waits() bool { return d.Eager || d.host.Servers.AtOnce }
 
-// startDelay is how much later than the first gather has begun that is started: the first
-// metrics come before. To load the programs takes 0.1 s of CPU time.
+// startDelay is how long after the beginning of the first gather the start begins, so that the
+// first metrics come before it. Loading the programs takes 0.1 s of CPU time.
 func (d *DentryCache) startDelay() time.Duration {
 	if d.waits() {
 		return 0
@@ -59,7 +59,8 @@ func (d *DentryCache) startDelay() time.Duration {
 	return 100 * time.Millisecond
 }
 
-// attributionStarted takes what there is, which counts since then, and says once what there is not.
+// attributionStarted takes over what could be started, which counts from then on, and logs once
+// what could not.
 func (d *DentryCache) attributionStarted(tracer *attribution.Tracer, err error, walker *attribution.Walker, walkerErr error, since time.Time) {
 	d.ready = true
 	switch {
@@ -91,7 +92,7 @@ func (d *DentryCache) attributionStarted(tracer *attribution.Tracer, err error, 
 	}
 }
 
-// sayMode says which mode is used, if it is not the best one. It can change later:
+// sayMode logs which mode is used, if it is not the best one. The mode can change later:
 // where fentry turns out to miss events, kprobe takes over.
 func (d *DentryCache) sayMode(status *attribution.Status) {
 	var lacks error
@@ -101,7 +102,7 @@ func (d *DentryCache) sayMode(status *attribution.Status) {
 	d.said.Info("mode", lacks)
 }
 
-// refusals says why no better mode is used.
+// refusals tells why no better mode is used.
 func refusals(status *attribution.Status) string {
 	all := make([]string, len(status.Refused))
 	for i, refused := range status.Refused {
@@ -110,7 +111,7 @@ func refusals(status *attribution.Status) string {
 	return strings.Join(all, "; ")
 }
 
-// emitStatus says how the figures were made, and what they may lack.
+// emitStatus tells how the figures were made, and what they may lack.
 func (d *DentryCache) emitStatus(acc telegraf.Accumulator) {
 	fields := map[string]any{"walker": d.walker != nil}
 	switch {
