@@ -8,13 +8,13 @@ import (
 
 // Devices makes the tag "device" as Telegraf's disk input makes it: the source without
 // /dev/, and the kernel's name for /dev/root and for what the device mapper has made.
-// It asks sysfs alone, and no device.
+// It asks only sysfs, and no device.
 type Devices struct {
 	Sys string // where sysfs is mounted; empty: that is not asked
 }
 
 // Tag returns the tag of a mount, which is printable. Where the kernel's name can't be
-// found, that of the mount table stays.
+// found, the tag is the name in the mount table.
 func (d Devices) Tag(m *Mount) string {
 	source := m.Source
 	switch mapped, found := strings.CutPrefix(source, "/dev/mapper/"); {
@@ -33,5 +33,5 @@ func (d Devices) Tag(m *Mount) string {
 	return SourceTag(source)
 }
 
-// SourceTag is the tag for a source which is not mounted.
+// SourceTag is the tag for a source that is not mounted.
 func SourceTag(source string) string { return Printable(strings.ReplaceAll(source, "/dev/", "")) }

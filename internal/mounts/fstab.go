@@ -13,17 +13,17 @@ import (
 // FstabEntry is one line of fstab(5). Names are raw bytes; see Printable.
 type FstabEntry struct {
 	Source string // escapes decoded, quotes kept; see Device
-	// Mountpoint is as written, but for escapes and superfluous slashes and
-	// dots. Symbolic links in it are not resolved, which mount(8) does.
+	// Mountpoint is as written, except for escapes and superfluous slashes and
+	// dots. Symbolic links in it are not resolved, as mount(8) would do.
 	Mountpoint string
 	FSType     string
 	Options    string // empty where the line has none
 	Line       int    // its number, from 1
 }
 
-// ParseFstab reads the content of an fstab file. It opens none, and asks for no
-// device. As for libmount, the fields after the type may be missing, escapes
-// are three octal digits and quotes don't hold blanks together. Lines that make
+// ParseFstab reads the content of an fstab file. It opens no file, and asks for no
+// device. As in libmount, the fields after the type may be missing, escapes
+// are three octal digits, and quotes don't hold blanks together. Lines that make
 // no sense are left out, and named in the error.
 func ParseFstab(content []byte) ([]FstabEntry, error) {
 	var entries []FstabEntry
@@ -57,7 +57,7 @@ func fstabEntry(fields []string) (FstabEntry, error) {
 	if len(fields) > 3 {
 		entry.Options = UnescapeOctal(fields[3])
 	}
-	// fs_freq and fs_passno mean nothing here, but show a blank too many.
+	// fs_freq and fs_passno mean nothing here, but they show a blank that is too many.
 	for _, field := range fields[min(4, len(fields)):min(6, len(fields))] {
 		if field[0] == '#' {
 			break // no comment by fstab(5), but libmount reads it so
@@ -69,8 +69,8 @@ func fstabEntry(fields []string) (FstabEntry, error) {
 	return entry, nil
 }
 
-// UnescapeOctal decodes \040 and the like, by which the kernel writes white space and backslashes
-// in paths (seq_path, fs/seq_file.c), and leaves what is none alone.
+// UnescapeOctal decodes \040 and the like, which the kernel writes for white space and backslashes
+// in paths (seq_path, fs/seq_file.c). It leaves alone what is no such escape.
 func UnescapeOctal(field string) string {
 	if !strings.Contains(field, `\`) {
 		return field
@@ -90,8 +90,8 @@ func UnescapeOctal(field string) string {
 
 func octal(c byte) bool { return c >= '0' && c <= '7' }
 
-// MountedType is the type that the mount table will have: mount(8) asks NFS servers for
-// version 4, whose type is another one, unless an option says otherwise, nfs(5).
+// MountedType is the type that the mount table will have. mount(8) asks NFS servers for
+// version 4, which has a type of its own, unless an option says otherwise, nfs(5).
 func (e *FstabEntry) MountedType() string {
 	if e.FSType != "nfs" {
 		return e.FSType
@@ -117,19 +117,19 @@ func (e *FstabEntry) Automount() bool {
 	return e.last("x-systemd.automount", "comment=systemd.automount") != ""
 }
 
-// ReadOnly reports whether writing is to be refused. It does not know that a
+// ReadOnly reports whether writing should be refused. It does not know that a
 // file system may be unable to write, as iso9660 is.
 func (e *FstabEntry) ReadOnly() bool { return e.last("ro", "rw") == "ro" }
 
 // Swap reports whether the entry is swap space.
 func (e *FstabEntry) Swap() bool { return e.FSType == "swap" }
 
-// HasMountpoint reports whether the entry is to be mounted somewhere: it is not
+// HasMountpoint reports whether the entry is mounted somewhere: it is not
 // swap space, and its mount point is not "none" or some other word.
 func (e *FstabEntry) HasMountpoint() bool { return !e.Swap() && strings.HasPrefix(e.Mountpoint, "/") }
 
-// last is the last of the entry's options that is one of the words; with
-// mount(8), it wins.
+// last is the last of the entry's options that is one of the words. For
+// mount(8), the last one wins.
 func (e *FstabEntry) last(words ...string) (found string) {
 	for option := range e.options() {
 		for _, word := range words {
@@ -151,7 +151,7 @@ func (e *FstabEntry) options() iter.Seq[string] {
 }
 
 // Device is the path of the entry's device: the source, or the symbolic link
-// which udev makes for LABEL=, UUID=, PARTLABEL=, PARTUUID= or ID=. It is empty
+// that udev makes for LABEL=, UUID=, PARTLABEL=, PARTUUID= or ID=. It is empty
 // where the source is neither. Nothing is looked up: the link may be missing.
 func (e *FstabEntry) Device() string {
 	tag, value, isTag := strings.Cut(e.Source, "=")
@@ -175,7 +175,7 @@ func (e *FstabEntry) Device() string {
 	return directory + udevName(value)
 }
 
-// udevName is a label as udev and libblkid write it in a file name: all but
+// udevName is a label as udev and libblkid write it in a file name: everything except
 // some ASCII and valid UTF-8 becomes \x20 and the like.
 func udevName(label string) string {
 	var b strings.Builder
@@ -196,5 +196,5 @@ func nameByte(c byte) bool {
 	return c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || strings.IndexByte("#+-.:=@_", c) >= 0
 }
 
-// character excludes what udev takes for no characters of Unicode.
+// character excludes what udev does not accept as a Unicode character.
 func character(r rune) bool { return (r < 0xfdd0 || r > 0xfdef) && r&0xffff != 0xffff }

@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Pseudo reports whether file systems of the type hold no files of a user's and
+// Pseudo reports whether file systems of the type hold no files of users and
 // never wait for a device or a server. Checking them would tell nothing.
 func Pseudo(fstype string) bool {
 	switch fstype {
@@ -32,16 +32,16 @@ func (m *Mount) FUSE() bool {
 	return m.FSType == "fuse" || m.FSType == "fuseblk" || strings.HasPrefix(m.FSType, "fuse.")
 }
 
-// AppImage reports whether the file system is that of an AppImage, which is there while its
-// program runs, for its user alone, at another path each time: .mount_ and six characters of
-// chance below $TMPDIR (type2-runtime, runtime.c).
+// AppImage reports whether the file system is that of an AppImage. It is there while its
+// program runs, only for its user, and at another path each time: .mount_ and six random
+// characters below $TMPDIR (type2-runtime, runtime.c).
 func (m *Mount) AppImage() bool {
 	return m.FUSE() && m.ReadOnly() && strings.HasPrefix(path.Base(m.Mountpoint), ".mount_")
 }
 
-// ListingCosts reports whether to list a directory of the file system is a request for all
-// that is in a bucket, which can take minutes and is paid for: file systems on object
-// stores.
+// ListingCosts reports whether listing a directory of the file system makes a request for
+// everything that is in a bucket. That can take minutes and is paid for. It is so for file
+// systems on object stores.
 func (m *Mount) ListingCosts() bool {
 	kind, fuse := strings.CutPrefix(m.FSType, "fuse.")
 	if !fuse && m.FSType == "fuse" {
@@ -57,8 +57,8 @@ func (m *Mount) ListingCosts() bool {
 // BlockDevice reports whether the file system is a local block device's.
 func (m *Mount) BlockDevice() bool { return strings.HasPrefix(m.Source, "/dev/") && !m.FUSE() }
 
-// Independent reports whether the file system is the root, which all else depends
-// on, or one that is in memory alone.
+// Independent reports whether the file system is the root, which everything else depends
+// on, or one that is only in memory.
 func (m *Mount) Independent() bool {
 	switch m.FSType {
 	case "tmpfs", "ramfs", "devtmpfs":
@@ -82,8 +82,8 @@ func (m *Mount) FateGroup() string {
 	return m.FSType + " " + m.Source
 }
 
-// AlwaysReadOnly reports whether file systems of the type can't be written to by
-// nature.
+// AlwaysReadOnly reports whether file systems of the type can never be
+// written to.
 func AlwaysReadOnly(fstype string) bool {
 	switch fstype {
 	case "iso9660", "squashfs", "erofs", "cramfs", "romfs", "udf":
@@ -93,8 +93,8 @@ func AlwaysReadOnly(fstype string) bool {
 }
 
 // asksForOptions reports whether file systems of the type are asked for their options
-// when somebody reads the mount table, and may wait for a device then: btrfs looks the
-// name of a subvolume up (btrfs_show_options, fs/btrfs/super.c), bcachefs takes its
+// when somebody reads the mount table, and may then wait for a device. btrfs looks up the
+// name of a subvolume (btrfs_show_options, fs/btrfs/super.c), bcachefs takes its
 // state_lock, and ZFS its teardown lock.
 func asksForOptions(fstype string) bool {
 	switch fstype {

@@ -3,9 +3,10 @@ package mounts
 import "strings"
 
 // Layers returns the absolute paths of the directories that the file system shows in another
-// way, as the mount table has them: those of an overlay (ovl_show_options,
-// fs/overlayfs/params.c), or the source of ecryptfs, bindfs and their like. A relative path
-// is left out: nobody knows what it was relative to. An SMB server's //HOST/SHARE is none.
+// form, as the mount table has them: those of an overlay (ovl_show_options,
+// fs/overlayfs/params.c), or the source of ecryptfs, bindfs and the like. A relative path
+// is left out, since it is not known what it was relative to. An SMB server's //HOST/SHARE is no
+// such path.
 func (m *Mount) Layers() []string {
 	if m.FSType != "overlay" {
 		if strings.HasPrefix(m.Source, "/") && !strings.HasPrefix(m.Source, "/dev/") && !m.SMB() {
@@ -34,7 +35,7 @@ func appendAbsolute(all []string, paths ...string) []string {
 	return all
 }
 
-// splitEscaped splits a list at colons before which there is no backslash
+// splitEscaped splits a list at colons that follow no backslash
 // (Documentation/filesystems/overlayfs.rst).
 func splitEscaped(list string) []string {
 	all := []string{""}

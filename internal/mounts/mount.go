@@ -1,6 +1,6 @@
 // Package mounts knows what is mounted, and what should be. It makes no call on a
-// mounted file system: tables which the kernel asks file systems for are read by a
-// helper process.
+// mounted file system. A helper process reads tables for which the kernel asks file
+// systems.
 package mounts
 
 import (
@@ -20,9 +20,9 @@ type Mount struct {
 	// Hidden means that the mount point's path leads to another mount, which
 	// lies on top of this one or of a directory above it.
 	Hidden bool
-	// OnDemand means that the mount is unmounted when it was idle, and that whoever walks there
-	// starts its idle time anew: the way to it leads through one of autofs that does so, or it
-	// is a Submount.
+	// OnDemand means that the mount is unmounted after it was idle, and that whoever walks there
+	// restarts its idle time. It is so if the way to the mount leads through an autofs that
+	// does this, or if the mount is a Submount.
 	OnDemand bool
 	// Submount means that the kernel seems to have made the mount by itself, below another one
 	// of the file system's type, when somebody walked there.
@@ -31,12 +31,12 @@ type Mount struct {
 	Device string
 }
 
-// Line tells all of the mount, as for a report.
+// Line describes the whole mount in one line, for a report.
 func (m *Mount) Line() string {
 	return m.Source + " on " + m.Mountpoint + " (" + m.Root + "), " + m.FSType + ", " + m.Superblock() + ": " + m.Options + "; " + m.VFSOptions
 }
 
-// Superblock is the device number, as major:minor, which all mounts of one
+// Superblock is the device number, as major:minor, that all mounts of one
 // file system instance share.
 func (m *Mount) Superblock() string { return strconv.Itoa(m.Major) + ":" + strconv.Itoa(m.Minor) }
 
@@ -69,24 +69,25 @@ func hasWord(list, word string) bool {
 // superblock.
 func (m *Mount) ReadOnly() bool { return m.HasOption("ro") }
 
-// Bind reports whether the mount shows a part of its file system only, as a
+// Bind reports whether the mount shows only a part of its file system, as a
 // bind mount of a directory does.
 func (m *Mount) Bind() bool { return m.Root != "/" }
 
 // expires reports whether it is a mount of autofs that unmounts what was idle for some time.
-// systemd's do not, unless TimeoutIdleSec= says so (autofs_show_options, fs/autofs/inode.c).
+// Those of systemd do not, unless TimeoutIdleSec= says so (autofs_show_options,
+// fs/autofs/inode.c).
 func (m *Mount) expires() bool {
 	timeout, found := m.Option("timeout")
 	return m.FSType == "autofs" && (!found || timeout != "0")
 }
 
-// SourceDeleted reports whether the directory or file was deleted that a bind mount shows
+// SourceDeleted reports whether the directory or file that a bind mount shows was deleted
 // (show_mountinfo, fs/proc_namespace.c; d_path, fs/d_path.c): nothing can be made in it.
 func (m *Mount) SourceDeleted() bool { return strings.HasSuffix(m.Root, "//deleted") }
 
-// Shows reports whether a file of these attributes, of which STATX_MNT_ID was asked
-// for, lies on the mount. It may not: the mount is gone by now, or the path means
-// another file system here, in a container say. Of a mount that was never in the
+// Shows reports whether a file with these attributes, which were asked for with STATX_MNT_ID,
+// lies on the mount. It may not: the mount may have gone, or the path means another file
+// system here, in a container for example. Of a mount that was never in the
 // table, whose ID is 0, nothing is known.
 func (m *Mount) Shows(st *unix.Statx_t) bool {
 	switch {
@@ -111,8 +112,8 @@ func (m *Mount) ShowsType(st *unix.Statfs_t) bool {
 	return true
 }
 
-// Named is a mount point that is not in any table which was read: all that is known
-// of it is its path.
+// Named is a mount point that is not in any table that was read: only its path
+// is known.
 func Named(path string) Mount {
 	return Mount{Info: &mountinfo.Info{Mountpoint: path, Root: "/"}}
 }

@@ -31,7 +31,7 @@ func (m *Mount) Kerberos() bool {
 	return strings.HasPrefix(security, "krb5")
 }
 
-// NFSServer is where a mount's calls go.
+// NFSServer is the server that a mount's calls go to.
 type NFSServer struct {
 	Address netip.AddrPort
 	Network string // tcp or udp
@@ -41,7 +41,7 @@ type NFSServer struct {
 // nfsPort is where servers listen unless the option port says otherwise, nfs(5).
 const nfsPort = 2049
 
-// NFSServer returns nil for what is not NFS, or NFS over something else than TCP
+// NFSServer returns nil for what is not NFS, and for NFS over something other than TCP
 // and UDP (nfs_show_mount_options, fs/nfs/super.c).
 func (m *Mount) NFSServer() *NFSServer {
 	option := func(name string) string {

@@ -23,8 +23,8 @@ type NFSStats struct {
 	State      NFS4State
 }
 
-// NFS4State is what the counters tell of an NFSv4 client's lease. The operations are those of
-// all mounts of the client together, since Linux 5.0; before it there were none.
+// NFS4State is what the counters tell about an NFSv4 client's lease. Since Linux 5.0 the
+// operations are those of all mounts of the client together; before there were none.
 type NFS4State struct {
 	HasLease     bool  // Linux 5.10 and later show it
 	LeaseTime    int64 // seconds that the server gives it without a renewal
@@ -42,7 +42,7 @@ type NFSBytes struct {
 	ServerRead, ServerWritten int64 // from and to the server; caches make it differ
 }
 
-// NFSTransport is the sum over the mount's connections, of which there are
+// NFSTransport is the sum over the mount's connections; there are
 // several with nconnect. See xs_tcp_print_stats, net/sunrpc/xprtsock.c, and
 // xprt_rdma_print_stats.
 type NFSTransport struct {
@@ -55,7 +55,7 @@ type NFSTransport struct {
 	BadXIDs     int64 // answers which no call waited for
 	// Backlog and Pending are no lengths: at every call the kernel adds the
 	// length that the queue then has. Their growth divided by that of Sends is
-	// the mean length: of calls that wait for a slot, and of calls that were sent
+	// the mean length of a queue: of calls that wait for a slot, and of calls that were sent
 	// and are not answered. Pending is 0 for rdma, which has no such count.
 	Backlog int64
 	Pending int64
@@ -90,8 +90,8 @@ func (o *NFSOperations) Retransmissions() int64 { return max(0, o.Transmissions-
 //		per-op statistics
 //		        READ: 1 1 0 176 4216 0 1 1 0
 //
-// Lines and columns which it does not know are skipped. An NFS mount with a line
-// that makes no sense is left out, and the line named in the error.
+// Unknown lines and columns are skipped. An NFS mount with a line that makes no
+// sense is left out, and the line is named in the error.
 func ParseMountStats(content []byte) ([]NFSStats, error) {
 	var all []NFSStats
 	var problems []error
@@ -131,8 +131,8 @@ func ParseMountStats(content []byte) ([]NFSStats, error) {
 	return all, errors.Join(problems...)
 }
 
-// skipName skips what is left of the server's name after its first line, as those of FreeBSD have
-// more of them: name='…',domain='…',date='…' (show_implementation_id, fs/nfs/super.c).
+// skipName skips the rest of the server's name after its first line. Names of FreeBSD servers
+// have more lines: name='…',domain='…',date='…' (show_implementation_id, fs/nfs/super.c).
 func skipName(line, content []byte) []byte {
 	for !bytes.Contains(line, []byte(",date='")) && len(content) > 0 && !bytes.HasPrefix(content, []byte("device ")) {
 		line, content = cutLine(content)
@@ -156,7 +156,7 @@ func deviceLine(line []byte) (NFSStats, bool) {
 	return NFSStats{Device: UnescapeOctal(f[1]), Mountpoint: UnescapeOctal(f[4]), FSType: f[7], Version: version}, found
 }
 
-// add counts one line, which is one of an operation or of the mount.
+// add counts one line, which is that of an operation or of the mount.
 func (s *NFSStats) add(operation bool, key string, values []byte) error {
 	var n [12]int64
 	switch {
@@ -254,9 +254,9 @@ func (t *NFSTransport) add(values []byte) error {
 	return nil
 }
 
-// columns reads numbers, of which there must be so many at least. What is
-// beyond the array is skipped, what is missing stays zero. A time below zero, which the kernel
-// prints as if it had no sign (rpc_clnt_show_stats, net/sunrpc/stats.c), is zero.
+// columns reads numbers. There must be at least atLeast of them. Numbers beyond the array are
+// skipped, missing ones stay zero. A time below zero, which the kernel prints as if it had no sign
+// (rpc_clnt_show_stats, net/sunrpc/stats.c), becomes zero.
 func columns(text []byte, numbers []int64, atLeast int) (count int, err error) {
 	for field := range bytes.FieldsSeq(text) {
 		if count == len(numbers) {

@@ -12,9 +12,9 @@ import (
 )
 
 // ParseProgram returns the mount that a program such as mount(8), mount.nfs(8) or mount.cifs(8)
-// is to make, from its arguments: type, source, mount point, and of the options those that say
-// where the server is. The others can be passwords. A server that the source names by its
-// address has the option addr. It is nil for other programs.
+// has been asked to make, from its arguments: type, source, mount point, and of the options those
+// that say where the server is. The other options can be passwords. If the source names the server
+// by its address, the mount has the option addr. It is nil for other programs.
 func ParseProgram(arguments []string) *Mount {
 	if len(arguments) == 0 {
 		return nil
@@ -62,8 +62,8 @@ func ParseProgram(arguments []string) *Mount {
 	return m
 }
 
-// serverOptions are those of mount(8) which say where a server is. ip is another name of addr,
-// mount.cifs(8), and nfsvers of vers, nfs(5).
+// serverOptions returns the options of mount(8) that say where a server is. ip is another name of
+// addr, mount.cifs(8), and nfsvers of vers, nfs(5).
 func serverOptions(options string) string {
 	var kept []string
 	for option := range strings.SplitSeq(options, ",") {
@@ -94,17 +94,17 @@ func (m *Mount) Host() (host string) {
 	return strings.Trim(host, "[]")
 }
 
-// ServersAt are the servers that the mount has if its server is at an address which its options
-// do not tell.
+// ServersAt returns the servers of the mount if its server is at an address that its options do
+// not tell.
 func (m *Mount) ServersAt(address netip.Addr) []Server {
 	named := *m.Info
 	named.VFSOptions += ",addr=" + address.String()
 	return (&Mount{Info: &named}).Servers()
 }
 
-// PortsAskedFirst are those to which the client of an SMB or NFS mount connects before it is
-// mounted: that of its server, and those which it tries as well. Without an option SMB's goes on
-// to NetBIOS (ip_connect, fs/smb/client/connect.c); NFS 3 asks rpcbind.
+// PortsAskedFirst are the ports that the client of an SMB or NFS mount connects to before it is
+// mounted: that of its server, and those that it tries as well. Without an option, SMB's client
+// goes on to NetBIOS (ip_connect, fs/smb/client/connect.c); that of NFS 3 asks rpcbind.
 func (m *Mount) PortsAskedFirst() (ports []uint16) {
 	for _, s := range m.ServersAt(netip.IPv4Unspecified()) {
 		ports = append(ports, s.Address.Port())

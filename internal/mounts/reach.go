@@ -2,7 +2,7 @@ package mounts
 
 import "path"
 
-// reach finds out how the way to each mount point leads through the others. All it
+// reach finds out how the way to each mount point leads through the others. Everything it
 // does is linear in the number of mounts, whatever their shape: each asks its parent,
 // whose answer is kept.
 type reach struct {
@@ -46,8 +46,8 @@ func (r *reach) likenessOf(m *Mount) likeness {
 	return unlike
 }
 
-// submount reports whether the kernel seems to have made a mount by itself. What looks like a
-// referral was made by it if libmount has noted the mount above, and nothing of this one.
+// submount reports whether the kernel seems to have made a mount by itself. It has made what looks
+// like a referral if libmount has noted the mount above, and nothing about this one.
 func (r *reach) submount(m *Mount) bool {
 	switch like := r.likenessOf(m); {
 	case like == unlike || r.notes.byHand(m):
@@ -99,7 +99,7 @@ func (r *reach) wayTo(m *Mount) way {
 	return w
 }
 
-// through is the way to a mount by its parent, to which the way is known.
+// through is the way to a mount by its parent. The way to the parent is known.
 func (r *reach) through(parent, m *Mount, w way) way {
 	w = way{hidden: w.hidden || r.covered(parent, m.ID), onDemand: w.onDemand || parent.expires()}
 	r.ways[m.ID] = w

@@ -32,8 +32,8 @@ func (m *Mount) NineP() bool { return m.FSType == "9p" }
 // Ceph reports whether the mount is the kernel's of a Ceph cluster.
 func (m *Mount) Ceph() bool { return m.FSType == "ceph" }
 
-// Servers are those of the mount that can be asked over TCP or UDP: one, or the monitors of a
-// Ceph cluster. There is none where the table has names instead of addresses, which are not
+// Servers are the servers of the mount that can be asked over TCP or UDP: one, or the monitors of
+// a Ceph cluster. There is none where the table has names instead of addresses, which are not
 // resolved.
 func (m *Mount) Servers() []Server {
 	switch {
@@ -54,8 +54,8 @@ func serverAt(service serverpool.Service, address netip.Addr, port uint16) Serve
 	return Server{Question: serverpool.Question{Network: "tcp", Address: netip.AddrPortFrom(address, port), Service: service}}
 }
 
-// smbServer is where addr= says. Current kernels do not show the port (cifs_show_options,
-// fs/smb/client/cifsfs.c).
+// smbServer is the server that addr= names. Current kernels do not show the port
+// (cifs_show_options, fs/smb/client/cifsfs.c).
 func (m *Mount) smbServer() []Server {
 	value, _ := m.Option("addr")
 	address, err := netip.ParseAddr(value)
@@ -82,8 +82,9 @@ func (m *Mount) portOr(usual uint16) uint16 {
 	return usual
 }
 
-// cephMonitors are those in mon_addr=A/B, which belongs to sources such as USER@FSID.FS=/PATH,
-// or in the source A,B:/PATH (ceph_parse_source and ceph_show_options, fs/ceph/super.c).
+// cephMonitors are the monitors in mon_addr=A/B, which belongs to sources such as
+// USER@FSID.FS=/PATH, or in the source A,B:/PATH (ceph_parse_source and ceph_show_options,
+// fs/ceph/super.c).
 func (m *Mount) cephMonitors() (all []Server) {
 	list, found := m.Option("mon_addr")
 	separator := "/"
@@ -109,7 +110,7 @@ func (m *Mount) cephMonitors() (all []Server) {
 }
 
 // usualPort is where a service listens by default; 0: the server stands behind a FUSE daemon.
-// Monitors have two such ports, which they are told apart by.
+// Monitors have two such ports, which tell their protocols apart.
 func usualPort(service serverpool.Service) uint16 {
 	switch service {
 	case serverpool.NFS:
@@ -124,8 +125,8 @@ func usualPort(service serverpool.Service) uint16 {
 	return 0
 }
 
-// Tags are those of a server's metric: its address; its port if that is not the usual one, its
-// protocol if that is not TCP, and its service if that is not NFS.
+// Tags are the tags of a server's metric: its address; its port if that is not the usual one; its
+// protocol if that is not TCP; and its service if that is not NFS.
 func (s *Server) Tags() map[string]string {
 	tags := map[string]string{"server": s.Address.Addr().String()}
 	if port := s.Address.Port(); port != usualPort(s.Service) && port != 0 {

@@ -89,7 +89,7 @@ func (s *Snapshot) At(path string) *Mount { return s.at[path] }
 // table's order.
 func (s *Snapshot) ByDevice(major, minor int) []*Mount { return s.byNumber()[number{major, minor}] }
 
-// Above returns the mount that m was put on, or nil where that is out of sight.
+// Above returns the mount that m was put on, or nil if that is out of sight.
 func (s *Snapshot) Above(m *Mount) *Mount {
 	if above := s.byID[m.Parent]; above != m {
 		return above
@@ -97,7 +97,7 @@ func (s *Snapshot) Above(m *Mount) *Mount {
 	return nil
 }
 
-// NeedsFUSE reports whether a daemon on this host serves the mount, or one that its path
+// NeedsFUSE reports whether a daemon on this host serves the mount, or a mount that its path
 // leads through.
 func (s *Snapshot) NeedsFUSE(m *Mount) bool {
 	for range s.Mounts { // a table that lies may be a ring
@@ -109,7 +109,7 @@ func (s *Snapshot) NeedsFUSE(m *Mount) bool {
 	return m != nil && m.FUSE()
 }
 
-// Holding returns the mount that a path lies on, by the path alone; nil where the
+// Holding returns the mount that a path lies on, judged by the path alone; nil if the
 // table shows no root.
 func (s *Snapshot) Holding(path string) *Mount {
 	for {
@@ -133,9 +133,9 @@ func Below(path, directory string) bool {
 	return directory == "/" || path == directory || strings.HasPrefix(path, directory) && path[len(directory)] == '/'
 }
 
-// A Unit is what is judged as one: the mounts of one file system which can't differ. A
-// local file system is a unit as a whole. Of one that a server or daemon stands behind,
-// each directory is, since it can be removed alone: NFS gives all directories of an
+// A Unit is what is judged as one: the mounts of one file system that can't differ. A
+// local file system is a unit as a whole. If a server or daemon stands behind it,
+// each directory is a unit, since it can be removed alone: NFS gives all directories of an
 // export one superblock.
 type Unit struct {
 	ID     string   // the same at the next reading
@@ -158,8 +158,8 @@ func UnitID(m *Mount) string {
 	return id
 }
 
-// Units sorts mounts by unit, in the order in which those are met first. With each,
-// each mount is a unit of its own.
+// Units sorts mounts by unit, in the order in which the units first occur. With each,
+// every mount is a unit of its own.
 func Units(all []*Mount, each bool) []*Unit {
 	var units []*Unit
 	found := make(map[string]*Unit, len(all))
@@ -183,13 +183,13 @@ func Units(all []*Mount, each bool) []*Unit {
 }
 
 // Same reports whether a unit that was known before under this ID is the same file
-// system: numbers are given again.
+// system: numbers are used again.
 func (u *Unit) Same(before *Mount) bool {
 	return u.Probed.Source == before.Source && u.Probed.FSType == before.FSType
 }
 
 // probeRank orders mounts of one unit: what autofs has mounted is checked last, and
-// the whole file system rather than a part of it.
+// the whole file system is preferred to a part of it.
 func probeRank(m *Mount) int {
 	rank := 0
 	if m.OnDemand {
@@ -220,8 +220,8 @@ func (s *Snapshot) Visible(keep func(*Mount) bool) []*Mount {
 	return slices.Clip(all)
 }
 
-// AskForOptions reports whether there is a file system which may not answer when somebody reads
-// the table as text, of this namespace or of another one.
+// AskForOptions reports whether there is a file system that may not answer when somebody reads
+// the table as text, in this namespace or in another one.
 func (s *Snapshot) AskForOptions() bool {
 	return slices.ContainsFunc(s.Mounts, func(m Mount) bool { return asksForOptions(m.FSType) })
 }
@@ -237,8 +237,8 @@ func (s *Snapshot) hasLikeSubmounts() bool {
 	return false
 }
 
-// told is the snapshot with the mounts by hand told from the kernel's, by notes: the same one
-// if they make no difference.
+// told returns the snapshot in which notes tell mounts by hand from the kernel's. It is the same
+// snapshot if they make no difference.
 func (s *Snapshot) told(n *notes) *Snapshot {
 	other := &Snapshot{Mounts: slices.Clone(s.Mounts), Malformed: s.Malformed, Err: s.Err}
 	other.index()
@@ -252,7 +252,7 @@ func (s *Snapshot) told(n *notes) *Snapshot {
 	return s
 }
 
-// with is the snapshot with those mounts of an earlier one that it lacks: a reading
+// with returns the snapshot with those mounts of an earlier one that it lacks: a reading
 // during which mounts vanished may have skipped others.
 func (s *Snapshot) with(before *Snapshot) *Snapshot {
 	if before == nil {

@@ -56,8 +56,8 @@ const (
 	offsetID        = 40
 )
 
-// errIncomplete says that statmount(2) has not told of all mounts, or not what is needed:
-// a mount point's path may be too long, and kernels before 6.13 do not know the source.
+// errIncomplete says that statmount(2) has not reported all mounts, or not what is needed:
+// a mount point's path may be too long, and kernels before 6.13 do not report the source.
 var errIncomplete = errors.New("statmount(2) tells too little")
 
 // parseRecords reads what statmount(2) says of each mount. Where it says too little of
@@ -76,8 +76,8 @@ func parseRecords(records iter.Seq[[]byte]) ([]*mountinfo.Info, error) {
 	return all, errors.Join(problems...)
 }
 
-// knownFrom is what the next look needs to know of the mounts of this one: their options
-// were asked for, or not.
+// knownFrom is what the next look must know about the mounts of this one: whether their options
+// were asked for.
 func knownFrom(records iter.Seq[[]byte]) *prober.KnownMounts {
 	known := &prober.KnownMounts{}
 	copy(known.Magics[:], magicsThatAskForOptions())
@@ -195,8 +195,8 @@ func superOptions(flags uint32, own string) string {
 	return strings.Join(words, ",")
 }
 
-// someAskForOptions reports whether a file system may be mounted which asksForOptions holds
-// for: where the kernel has its type, by proc_filesystems(5), and sysfs does not say that there
+// someAskForOptions reports whether a file system may be mounted for which asksForOptions is
+// true: the kernel has its type, by proc_filesystems(5), and sysfs does not say that there
 // is none.
 func someAskForOptions(proc, sys string) bool {
 	content, err := os.ReadFile(proc + "/filesystems")
@@ -213,7 +213,7 @@ func someAskForOptions(proc, sys string) bool {
 }
 
 // mayBeMounted reports whether file systems of a type may be mounted. btrfs and bcachefs have a
-// directory for each that is, beside the one of the kernel's features (btrfs_sysfs_add_mounted,
+// directory for each mounted one, beside that of the kernel's features (btrfs_sysfs_add_mounted,
 // fs/btrfs/sysfs.c; bch2_fs_online, fs/bcachefs/super.c); ZFS has none.
 func mayBeMounted(sys, fstype string) bool {
 	entries, err := os.ReadDir(filepath.Join(sys, "fs", fstype))

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// likeness is how much a mount looks like one that the kernel itself has put on another, when
-// somebody walked there, and unmounts when it was not used for some time (d_automount of a file
-// system, mnt_set_expiry in fs/namespace.c). No option says so: what somebody has mounted there
-// by hand, with the same options, looks the same.
+// likeness is how much a mount looks like one that the kernel itself has put on another one when
+// somebody walked there, and that it unmounts after some time without use (d_automount of a file
+// system, mnt_set_expiry in fs/namespace.c). No option says so: a mount by hand with the same
+// options looks the same.
 type likeness int
 
 const (
@@ -18,7 +18,7 @@ const (
 )
 
 // like compares the mount with the one that it was put on. The submounts of virtiofs don't
-// expire (fuse_dentry_automount, fs/fuse/dir.c), nor does tracefs below debugfs, whose types
+// expire (fuse_dentry_automount, fs/fuse/dir.c). Nor does tracefs below debugfs, where the types
 // differ.
 func (m *Mount) like(parent *Mount) likeness {
 	below, found := strings.CutPrefix(m.Mountpoint, strings.TrimSuffix(parent.Mountpoint, "/"))
@@ -47,7 +47,7 @@ func (m *Mount) like(parent *Mount) likeness {
 	return unlike
 }
 
-// likeNFS is like of NFS.
+// likeNFS is like for NFS.
 func (m *Mount) likeNFS(parent *Mount, inTree bool) likeness {
 	if inTree && m.inheritsFrom(parent) { // another file system of the server's, nfs_d_automount, fs/nfs/namespace.c
 		return sameTree
@@ -59,8 +59,8 @@ func (m *Mount) likeNFS(parent *Mount, inTree bool) likeness {
 	return unlike
 }
 
-// likeSnapshot is like of ZFS. Whoever walks to such a place has the kernel mount the snapshot,
-// also who wants to mount something there: nothing is mounted by hand there
+// likeSnapshot is like for ZFS. Whoever walks to such a place has the kernel mount the snapshot,
+// even to mount something there. So nothing is mounted there by hand
 // (zfsctl_snapshot_mount, module/os/linux/zfs/zfs_ctldir.c of OpenZFS).
 func (m *Mount) likeSnapshot(parent *Mount, below string) likeness {
 	if snapshot, found := strings.CutPrefix(below, "/.zfs/snapshot/"); found && m.Source == parent.Source+"@"+snapshot {
@@ -69,9 +69,9 @@ func (m *Mount) likeSnapshot(parent *Mount, below string) likeness {
 	return unlike
 }
 
-// inheritsFrom reports whether an NFS mount has what the kernel gives those that it makes:
-// the options of the mount above, but for some (nfs_clone_server, fs/nfs/client.c), and none
-// about mountd, which it does not ask (nfs_show_mountd_options, fs/nfs/super.c).
+// inheritsFrom reports whether an NFS mount has what the kernel gives to mounts that it makes:
+// the options of the mount above, with some exceptions (nfs_clone_server, fs/nfs/client.c), and
+// none about mountd, which the kernel does not ask (nfs_show_mountd_options, fs/nfs/super.c).
 func (m *Mount) inheritsFrom(parent *Mount, but ...string) bool {
 	if _, asked := m.Option("mountaddr"); asked {
 		return false
@@ -79,7 +79,7 @@ func (m *Mount) inheritsFrom(parent *Mount, but ...string) bool {
 	return inherited(m.VFSOptions, but) == inherited(parent.VFSOptions, but)
 }
 
-// inherited leaves out of an NFS mount's options what each file system of a server can have
+// inherited removes from an NFS mount's options those that each file system of a server can have
 // of its own, and some more.
 func inherited(options string, but []string) string {
 	var kept []string

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// Utab is where libmount keeps what the kernel's mount table does not have of the mounts that
-// it has made. mount.nfs has libmount note each of its mounts there, with what it was given
-// (store_mount_options, utils/mount/mount_libmount.c of nfs-utils); who mounts without it, as
-// BusyBox does, notes nothing.
+// Utab is where libmount keeps what the kernel's mount table does not say about the mounts that
+// libmount has made. mount.nfs has libmount note each of its mounts there, with what it was given
+// (store_mount_options, utils/mount/mount_libmount.c of nfs-utils). A program that mounts without
+// it, such as BusyBox, notes nothing.
 const Utab = "/run/mount/utab"
 
 // maxUtab bounds it, in bytes: some 200 for a mount.
@@ -60,8 +60,8 @@ const dfsCache = "fs/cifs/dfscache"
 // maxDFSCache bounds it, in bytes: the client keeps 1,024 paths with their targets.
 const maxDFSCache = 16 << 20
 
-// parseDFSLinks returns the paths of links, as dfsPath has them. It is nil where the content is
-// no such list. Lines are as
+// parseDFSLinks returns the paths of links, as dfsPath has them. It is nil if the content is
+// not such a list. Lines look like
 //
 //	cache entry: path=\dom.example\dfs\team,type=link,ttl=600,etime=…
 func parseDFSLinks(content []byte) map[string]bool {
@@ -78,19 +78,19 @@ func parseDFSLinks(content []byte) map[string]bool {
 	return links
 }
 
-// dfsPath is a path of DFS, \dom\dfs\team or //dom/dfs/team, as //dom/dfs/team in lower case.
+// dfsPath returns a path of DFS, \dom\dfs\team or //dom/dfs/team, as //dom/dfs/team in lower case.
 func dfsPath(path string) string {
 	return "//" + strings.ToLower(strings.Trim(strings.ReplaceAll(path, `\`, "/"), "/"))
 }
 
-// notes are what is known, beside the mount table, of who has made mounts.
+// notes are what is known, beyond the mount table, about who has made mounts.
 type notes struct {
 	utab  map[string]utabEntry
 	links map[string]bool // of DFS; nil: they are not known
 }
 
 // byHand reports whether the kernel has not made a mount: libmount has noted it, or it is of
-// SMB, and no link of DFS.
+// SMB, and is no link of DFS.
 func (n *notes) byHand(m *Mount) bool {
 	return n.utab[m.Mountpoint].notes(m) || n.links != nil && m.SMB() && !n.links[dfsPath(m.Source)]
 }

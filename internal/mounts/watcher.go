@@ -17,28 +17,28 @@ import (
 )
 
 const (
-	// readerTimeout is when a reader is given up that may wait for a file system. Whether
-	// SIGKILL ends it is up to what it waits for. One that was not done by then, and did not
-	// wait, has twice the time at its next try, up to maxReaderTimeout, which one has at once
-	// that asks no file system: of mounts that are stacked on one directory the kernel's time
-	// is quadratic (prepend_path, fs/d_path.c), some 5 s for 32,767.
+	// readerTimeout is when a reader that may wait for a file system is given up. What it waits
+	// for decides whether SIGKILL ends it. A reader that was not done by then, and did not
+	// wait, has twice the time at its next try, up to maxReaderTimeout. A reader that asks no
+	// file system has that time at once: for mounts that are stacked on one directory the
+	// kernel's time is quadratic (prepend_path, fs/d_path.c), some 5 s for 32,767.
 	readerTimeout    = 5 * time.Second
 	maxReaderTimeout = time.Minute
-	// maxStatsTime is the longest that a table may take of whose mounts the counters are read,
-	// which takes as long, in each round.
+	// maxStatsTime is the longest that reading a table may take if the counters of its mounts
+	// are to be read: that takes as long, in each round.
 	maxStatsTime = readerTimeout / 2
 	// rereadShare is the part of the time, one in so many, that may be spent on reading a
-	// table which the kernel has not said to have changed.
+	// table that has not changed, as far as the kernel has said.
 	rereadShare = 100
-	// awaitTimeout is how long a gather waits for a table that is being read. One of
+	// awaitTimeout is how long a gather waits for a table that is being read. A table of
 	// 5,000 mounts takes some 20 ms on an idle machine.
 	awaitTimeout = 500 * time.Millisecond
 	// maxTable bounds a table, in bytes: 30,000 mounts with the longest of paths.
 	maxTable = 256 << 20
 	// maxRereads is how often a table that changes while it is read is read again.
 	maxRereads = 3
-	// readerKey is that of all who read tables: there is never more than one, since it
-	// holds the kernel's namespace_sem, and whoever mounts waits for it.
+	// readerKey is the key of all readers of tables. There is never more than one reader, since
+	// it holds the kernel's namespace_sem, and everybody who mounts waits for that.
 	readerKey = "host mount tables"
 )
 
@@ -53,9 +53,9 @@ type WatcherOptions struct {
 	Patience time.Duration
 }
 
-// Watcher keeps the mount table of one mount namespace. The kernel says when it has
-// changed (poll(2), which asks nobody), and a helper process reads it then: some file
-// systems are asked for their options meanwhile, and may not answer. Its methods may be
+// Watcher keeps the mount table of one mount namespace. The kernel tells when it has
+// changed (poll(2), which asks no file system), and a helper process then reads it: the kernel
+// asks some file systems for their options meanwhile, and these may not answer. Its methods may be
 // called from several goroutines, and never wait for a file system.
 type Watcher struct {
 	o    WatcherOptions
@@ -92,7 +92,7 @@ type View struct {
 	Hindrance error         // why there is no newer one
 }
 
-// NewWatcher returns a Watcher which has read nothing yet.
+// NewWatcher returns a Watcher that has read nothing yet.
 func NewWatcher(o WatcherOptions) *Watcher {
 	if o.Patience == 0 {
 		o.Patience = awaitTimeout
@@ -114,10 +114,10 @@ func kernelAtLeast(major, minor int) bool {
 	return err == nil && (a > major || a == major && b >= minor)
 }
 
-// View returns the table of a round. Whoever asks first in a round has it brought up to
-// date; a snapshot that is the same as before is the same pointer. It waits for a reader
-// for no longer than WatcherOptions.Patience, and for one that hangs since an earlier
-// round not at all.
+// View returns the table of a round. The first caller in a round has it updated.
+// A snapshot that is the same as before is the same pointer. View waits for a reader
+// no longer than WatcherOptions.Patience, and does not wait for a reader that has hung since an
+// earlier round.
 func (w *Watcher) View(round uint64) View {
 	w.mu.Lock()
 	if w.done != nil && w.round == round {
@@ -140,11 +140,11 @@ func (w *Watcher) View(round uint64) View {
 	return view
 }
 
-// Await brings the table up to date before the first round, and waits for that: for those
-// who gather once, and have no later round to know more in.
+// Await updates the table before the first round, and waits for that. It is for callers that
+// gather once, and have no later round in which more is known.
 func (w *Watcher) Await(timeout time.Duration) { w.update(timeout) }
 
-// update brings the table up to date, if that is done within patience.
+// update updates the table, if that takes no longer than patience.
 func (w *Watcher) update(patience time.Duration) View {
 	w.updating.Lock()
 	defer w.updating.Unlock()
@@ -169,8 +169,8 @@ func (w *Watcher) update(patience time.Duration) View {
 	return view
 }
 
-// read reads the table, again if it changes meanwhile and the kernel may have skipped
-// lines, or has changed since a reader hung. It returns why there is no newer one.
+// read reads the table. It reads it again if it changes meanwhile and the kernel may have skipped
+// lines, or has changed since a reader hung. It returns why there is no newer table.
 func (w *Watcher) read(patience time.Duration) error {
 	before := w.current
 	var deadline time.Time // none for a reader that hangs since an earlier round
@@ -211,12 +211,12 @@ func (w *Watcher) read(patience time.Duration) error {
 	return nil
 }
 
-// errRetry says that the table is to be read in another way.
+// errRetry says that the table must be read in another way.
 var errRetry = errors.New("statmount(2) can't be used")
 
 // Invalidate has the table read again although the kernel has announced no change: it
-// does not say that it has turned a file system read-only after an error. A table that takes
-// long to read is read so seldom.
+// does not announce that it has turned a file system read-only after an error. If the table takes
+// long to read, this is seldom done.
 func (w *Watcher) Invalidate() {
 	w.updating.Lock()
 	defer w.updating.Unlock()
@@ -225,8 +225,8 @@ func (w *Watcher) Invalidate() {
 	}
 }
 
-// outdate notes that neither what is known nor what a reader brings that was started
-// before is the table of now.
+// outdate notes that neither what is known, nor what a reader brings that was started
+// before, is the current table.
 func (w *Watcher) outdate() {
 	w.stale = true
 	if w.reading != nil {
@@ -234,12 +234,12 @@ func (w *Watcher) outdate() {
 	}
 }
 
-// open opens the file which is polled. Opening asks no file system.
+// open opens the file that is polled. Opening asks no file system.
 func (w *Watcher) open() error {
 	if w.file != nil {
 		return nil
 	}
-	// Not os.Open: Go's poller would watch the file for us to no use.
+	// Not os.Open: it would make Go's poller watch the file, to no use.
 	fd, err := unix.Open(w.name("mountinfo"), unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("opening the mount table: %w", &os.PathError{Op: "open", Path: w.name("mountinfo"), Err: err})
@@ -269,8 +269,8 @@ func (w *Watcher) changed() bool {
 }
 
 // plan is what a helper does to read the table. Where that is possible it asks no file
-// system which may not answer; where there is none, the text is what takes the kernel least:
-// statmount(2) follows a mount's parents up to the root more than once.
+// system that may not answer. Where there is no such file system, it reads the text, which costs
+// the kernel least: statmount(2) follows a mount's parents up to the root more than once.
 func (w *Watcher) plan() *prober.Plan {
 	asks := w.anyAsks()
 	w.asText = w.plainText || !asks
@@ -324,15 +324,15 @@ func (w *Watcher) adopt(r *prober.Report) error {
 	return nil
 }
 
-// A notesReading is one of what tells who has made mounts, by steps of its plan.
+// A notesReading is a reading of what tells who has made mounts, by steps of its plan.
 type notesReading struct {
 	*reading
 	utab, links int
 }
 
-// tellSubmounts tells mounts by hand from those that the kernel has made, by what libmount has
-// noted of them, and the SMB client. For a reader that hangs since an earlier look it does not
-// wait.
+// tellSubmounts tells mounts by hand from those that the kernel has made, by what libmount and the
+// SMB client have noted about them. It does not wait for a reader that has hung since an earlier
+// look.
 func (w *Watcher) tellSubmounts(patience time.Duration) {
 	if w.noteLooks == 0 && w.notes == nil {
 		return
@@ -364,7 +364,7 @@ func outputOf(r *prober.Report, step int) []byte {
 	return nil
 }
 
-// contentOf is what a plan has read that ends in ReadAll or StatMounts.
+// contentOf is what was read by a plan that ends in ReadAll or StatMounts.
 func contentOf(r *prober.Report) ([]byte, error) {
 	if failed := r.Failed(); failed != nil {
 		return nil, fmt.Errorf("%s: %w", failed.Name, failed.Errno)
@@ -380,7 +380,7 @@ func contentOf(r *prober.Report) ([]byte, error) {
 	return nil, nil
 }
 
-// hang says what is known of a reader that does not end: where it waits, and which file
+// hang tells what is known about a reader that does not end: where it waits, and which file
 // system it asks.
 func (w *Watcher) hang(r *prober.Report) error {
 	text := fmt.Sprintf("reading the mount table hangs since %v", time.Since(r.Since).Round(100*time.Millisecond))
@@ -399,8 +399,8 @@ func (w *Watcher) hang(r *prober.Report) error {
 }
 
 // asked is the mount whose file system the kernel asks for its options while it makes
-// the line after the last of a text. The last lines that it has made are not in the
-// text yet, so it is one that follows and can wait.
+// the line after the last one of a text. The last lines that the kernel has made are not in the
+// text yet, so it is a mount that follows and that can wait.
 func (w *Watcher) asked(text []byte) *Mount {
 	if w.current == nil || !w.asText {
 		return nil
@@ -470,8 +470,8 @@ func (r *reading) wait(limit time.Duration) bool {
 	}
 }
 
-// ReadOther reads the mount table of another process, whose mount namespace may be
-// another one.
+// ReadOther reads the mount table of another process, which may be in another mount
+// namespace.
 func (w *Watcher) ReadOther(process string) (*Snapshot, error) {
 	name := filepath.Join(w.o.Proc, process, "mountinfo")
 	content, err := w.readFile(name)
@@ -483,7 +483,7 @@ func (w *Watcher) ReadOther(process string) (*Snapshot, error) {
 }
 
 // ReadNFSStats reads the counters of all NFS mounts of the namespace. An error that
-// comes with counters is about lines which could not be understood.
+// comes with counters is about lines that could not be understood.
 func (w *Watcher) ReadNFSStats() ([]NFSStats, error) {
 	if took := w.tableTook(); took > maxStatsTime {
 		return nil, fmt.Errorf("the counters of NFS mounts are not read: the kernel takes as long for them as for the mount table, %v", took.Round(100*time.Millisecond))
