@@ -15,14 +15,11 @@ import (
 // locks alone.
 const rootCgroupTimeout = 5 * time.Second
 
-// becomeSteps is how many [Plan.Become] adds.
-const becomeSteps = 4
-
 // rootCgroups moves helpers that may outlive this process out of its cgroups.
 type rootCgroups struct {
 	files   []string // Options.RootCgroups
 	waiting []int    // helpers, by pid
-	under   bool     // some are being moved
+	moving  int      // plans under way
 }
 
 // leaveCgroupsLocked moves a helper to the root cgroups. Whoever stops this process may
@@ -36,43 +33,54 @@ func (p *Prober) leaveCgroupsLocked(h *helper) {
 	p.moveHelpersLocked()
 }
 
-// moveHelpersLocked has a helper move as many as its plan has steps for.
+// moveHelpersLocked has as many helpers moved as the steps of a plan are for, or one by several
+// plans.
 func (p *Prober) moveHelpersLocked() {
 	c := &p.cgroups
-	if c.under || len(c.waiting) == 0 {
+	if c.moving > 0 || len(c.waiting) == 0 {
 		return
 	}
-	c.under = true
-	most := min(max(1, (forkserver.MaxSteps-becomeSteps)/len(c.files)-1), len(c.waiting))
-	plan := moveTo(c.files, c.waiting[:most])
-	c.waiting = slices.Clone(c.waiting[most:])
-	check := Check{Key: "root cgroups", Group: "root cgroups", Trusted: true, Independent: true, Essential: true, Plan: plan}
-	p.completed = append(p.completed, func() { p.Submit(check, p.moved) })
+	plans, pids := movePlans(c.files, c.waiting, os.Geteuid() != 0 && CanBecome())
+	c.waiting = slices.Clone(c.waiting[pids:])
+	c.moving = len(plans)
+	for i, plan := range plans {
+		check := Check{Key: "root cgroups " + strconv.Itoa(i), Group: "root cgroups", Trusted: true, Independent: true, Essential: true, Plan: plan}
+		p.completed = append(p.completed, func() { p.Submit(check, p.moved) })
+	}
 }
 
-// moveTo is a plan that writes the processes to each of the files, which are root's. One that
-// has ended fails with ESRCH.
-func moveTo(files []string, pids []int) *Plan {
-	plan := &Plan{Timeout: rootCgroupTimeout}
-	if os.Geteuid() != 0 && CanBecome() {
-		plan.Become(0, 0)
-	}
-	for _, file := range files {
-		procs := ResultOf(plan.Add(Open(CWD(), file, unix.O_WRONLY, 0)))
-		for _, pid := range pids {
-			plan.Add(Pwrite(procs, []byte(strconv.Itoa(pid)), 0).Optional())
+// movePlans returns plans that write the first of the processes to each of the files, which are
+// root's, and the number of those processes. One that has ended fails with ESRCH.
+func movePlans(files []string, pids []int, becomeRoot bool) (plans []*Plan, moved int) {
+	newPlan := func() *Plan {
+		plan := &Plan{Timeout: rootCgroupTimeout}
+		if becomeRoot {
+			plan.Become(0, 0)
 		}
+		return plan
 	}
-	return plan
+	steps := forkserver.MaxSteps - len(newPlan().Steps) // for each file one, and one for each process
+	moved = min(len(pids), max(1, steps/len(files)-1))
+	for files := range slices.Chunk(files, steps/(1+moved)) {
+		plan := newPlan()
+		for _, file := range files {
+			procs := ResultOf(plan.Add(Open(CWD(), file, unix.O_WRONLY, 0)))
+			for _, pid := range pids[:moved] {
+				plan.Add(Pwrite(procs, []byte(strconv.Itoa(pid)), 0).Optional())
+			}
+		}
+		plans = append(plans, plan)
+	}
+	return plans, moved
 }
 
 func (p *Prober) moved(r Report) {
 	p.mu.Lock()
 	defer p.unlock()
 	c := &p.cgroups
-	c.under = false
+	c.moving--
 	for i := range r.Steps {
-		if s := &r.Steps[i]; s.Errno != 0 && s.Errno != unix.ESRCH {
+		if s := &r.Steps[i]; s.Errno != 0 && s.Errno != unix.ESRCH && len(c.files) > 0 {
 			p.warnLocked("helpers that hang stay in this process's cgroups: %s: %v", s.Name, s.Errno)
 			c.files, c.waiting = nil, nil
 			return

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
 )
@@ -68,6 +70,30 @@ func TestProber_HelpersThatHangLeaveTheCgroup(t *testing.T) {
 			}
 			assert.Equal(t, "/"+filepath.Base(own), cgroupOf(t, serverOf(t, os.Getpid())))
 		})
+	}
+}
+
+// A host that mounts the controllers of version 1 one by one has more hierarchies than a plan has
+// steps for.
+func TestProber_HelpersThatHangLeaveManyHierarchies(t *testing.T) {
+	faultfs.Require(t)
+	var files []string
+	for i := range 2 * forkserver.MaxSteps {
+		files = append(files, filepath.Join(t.TempDir(), fmt.Sprint(i)))
+		require.NoError(t, os.WriteFile(files[i], nil, 0o600))
+	}
+	p := startGentle(t, prober.Options{RootCgroups: files})
+	for range 2 {
+		fs := faultfs.New(t)
+		fs.Silence()
+		r := p.Run(check(fs.Dir))
+		require.Equal(t, prober.Stuck, r.Outcome, "%v", &r)
+		for _, file := range files {
+			eventually(t, "it is moved by "+file, func() bool {
+				content, err := os.ReadFile(file)
+				return err == nil && string(content) == strconv.Itoa(r.PID)
+			})
+		}
 	}
 }
 
