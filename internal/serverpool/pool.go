@@ -70,6 +70,14 @@ func (a Answer) Broken() bool { return a.Known && a.Errno != "" }
 // Unregistered reports whether the host's register answers and does not know the service.
 func (a Answer) Unregistered() bool { return a.Known && a.Errno == NotRegistered }
 
+// since notes since when it has been so, by the answer before.
+func (a *Answer) since(before Answer) {
+	a.Since = before.Since
+	if a.Errno != before.Errno || a.Known != before.Known {
+		a.Since = a.At
+	}
+}
+
 // AddTo adds the time of the answer, or the reason for its absence, to a metric's fields.
 func (a Answer) AddTo(fields map[string]any, name string) {
 	switch {
@@ -325,13 +333,16 @@ func (p *Pool) giveUp(q Question, a *asked, w *waiter) {
 	if i >= 0 {
 		a.waiting = slices.Delete(a.waiting, i, i+1)
 	}
+	before := a.answer
 	p.mu.Unlock()
-	switch now := time.Now(); {
+	silent := Answer{Known: true, Errno: "ETIMEDOUT", At: time.Now()}
+	silent.since(before)
+	switch {
 	case i < 0:
 	case q.Address.Port() == 0:
 		w.done(Answer{}) // it may be the register that does not answer
 	default:
-		w.done(Answer{Known: true, Errno: "ETIMEDOUT", At: now, Since: now})
+		w.done(silent)
 	}
 }
 
@@ -348,10 +359,8 @@ func (p *Pool) Last(q Question) Answer {
 func (p *Pool) answered(q Question, answer Answer) {
 	p.mu.Lock()
 	a := p.known[q]
-	answer.At, answer.Since = time.Now(), a.answer.Since
-	if answer.Errno != a.answer.Errno || answer.Known != a.answer.Known {
-		answer.Since = answer.At
-	}
+	answer.At = time.Now()
+	answer.since(a.answer)
 	a.answer, a.pending, a.evidence = answer, false, false
 	waiting := a.waiting
 	a.waiting = nil

@@ -71,6 +71,11 @@ func TestPool_KeepsTheLimitOfEachCaller(t *testing.T) {
 	assert.Equal(t, "ETIMEDOUT", a.Errno)
 	assert.True(t, a.Reached)
 	assert.Empty(t, hasty, "it is told once")
+
+	p.Ask(2, q, Wanted{Evidence: true, Timeout: time.Second, Ask: hello}, func(a Answer) { patient <- a })
+	p.Ask(2, q, Wanted{Evidence: true, Timeout: 20 * time.Millisecond, Ask: hello}, func(a Answer) { hasty <- a })
+	assert.Equal(t, a.Since, (<-hasty).Since, "as before")
+	assert.Equal(t, a.Since, (<-patient).Since)
 }
 
 func TestPool_ConnectsToAServerTwiceAtATime(t *testing.T) {

@@ -215,6 +215,19 @@ func TestLeaseState_KnowsARestartFromNone(t *testing.T) {
 	assert.Equal(t, notRestarted, l.restarted(time.Minute, time.Now()), "no grace period lasts as long")
 }
 
+func TestLeaseState_OneCallWithoutAnAnswerIsNoRestart(t *testing.T) {
+	now := time.Now()
+	lost := func(errno string, since time.Duration) restart {
+		l := leaseState{lastOK: now.Add(-time.Minute), samples: []leaseSample{{at: now.Add(-2 * time.Minute)}, {at: now.Add(-time.Second)}}}
+		l.noteSilence(serverpool.Answer{Known: true, Errno: errno, At: now.Add(-2 * time.Second), Since: now.Add(-2*time.Second - since)})
+		return l.restarted(time.Minute, now)
+	}
+	assert.Equal(t, notRestarted, lost("ETIMEDOUT", 0), "this host may have been too busy")
+	assert.Equal(t, notRestarted, lost("ETIMEDOUT", time.Second), "both may be of one moment")
+	assert.Equal(t, restarted, lost("ETIMEDOUT", 10*time.Second))
+	assert.Equal(t, restarted, lost("ECONNREFUSED", 0), "it is there, and nfsd is not")
+}
+
 func TestLeaseState_KnowsHostsOfOneName(t *testing.T) {
 	add := func(l *leaseState, minute int, connects, identities int64) {
 		l.add(leaseSample{at: time.Now().Add(time.Duration(minute-60) * time.Minute), path: "/mnt", connects: connects, NFS4State: mounts.NFS4State{Identities: identities}})

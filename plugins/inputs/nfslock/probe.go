@@ -342,7 +342,7 @@ func (n *NFSLock) noteState(t *target, f *finding) {
 	case f.end == passed:
 		l.lastOK = time.Now()
 	case f.diagnosis == serverUnreachable:
-		l.silent = time.Now()
+		l.noteSilence(t.server.nfs)
 	case f.reason == "":
 		f.reason = n.stateReason(t, f.diagnosis)
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 const (
@@ -20,6 +21,9 @@ const (
 	samplesWindow = 5 * time.Minute
 	// manyIdentities is how often a client may make itself known to a server in that time.
 	manyIdentities = 3
+	// silence is for how long a server has not answered that may have been restarted. One call
+	// without an answer can be the fault of this host, which has no CPU to read it.
+	silence = 5 * time.Second
 )
 
 // leaseState is what is known of an NFSv4 client's state at a server. The kernel has one
@@ -108,6 +112,14 @@ func (l *leaseState) add(s leaseSample) {
 		l.samples = l.samples[1:]
 	}
 	l.samples = append(l.samples, s)
+}
+
+// noteSilence notes that the server does not answer: at once where it refuses, which is no doubt
+// its own doing, or where two calls were without an answer.
+func (l *leaseState) noteSilence(nfs serverpool.Answer) {
+	if nfs.Errno != "ETIMEDOUT" || nfs.At.Sub(nfs.Since) >= silence {
+		l.silent = nfs.At
+	}
 }
 
 // restarted tells whether the server was restarted since it gave a lock, and no longer ago than
