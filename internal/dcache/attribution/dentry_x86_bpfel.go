@@ -51,16 +51,18 @@ type dentryRowKey struct {
 }
 
 type dentryScratch struct {
-	_         structs.HostLayout
-	Began     uint64
-	Misses    uint64
-	Skip      uint64
-	Epoch     uint64
-	Count     uint64
-	Negative  int64
-	Directory dentryDirectory
-	Overflow  [256]uint8
-	Asked     [256]uint8
+	_          structs.HostLayout
+	Began      uint64
+	Misses     uint64
+	Skip       uint64
+	Epoch      uint64
+	Count      uint64
+	Negative   int64
+	Describing uint64
+	Explaining uint64
+	Directory  dentryDirectory
+	Overflow   [256]uint8
+	Asked      [256]uint8
 }
 
 type dentryWalk struct {

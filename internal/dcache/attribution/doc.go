@@ -39,9 +39,11 @@
 //
 //   - Fentry: BPF trampolines (Linux 5.5; on arm64 6.4), about 60 % of the cost of kprobes. Exact,
 //     but for kernels that preempt: a program which a task is preempted in is not
-//     run for others on that CPU meanwhile. On 7.2 two to seven of 100 events of
-//     many threads were lost so on an emulated, slow CPU. [Status.EventsLost] tells
-//     how many at most, and Read changes to Kprobe where it is more than one in 1000.
+//     run for others on that CPU meanwhile, and while it reads the path of a directory, the
+//     other programs read none: a directory that is new to them has no path yet. On 7.2
+//     two to seven of 100 events of many threads were lost so on an emulated, slow CPU.
+//     [Status.EventsLost] tells how many at most, and Read changes to Kprobe where it is
+//     more than one in 1000.
 //   - Kprobe: exact; the kernel does not preempt them.
 //   - ENOENT: what a system call has made the kernel's count of negative dentries grow by, by
 //     the path in the caller's memory, in the tracepoint sys_exit. It runs in every system call
@@ -64,8 +66,8 @@
 // make has a command, but no directory ([Place.Nowhere]); if dentries are freed in the same
 // call, it is counted too low.
 // On kernels that preempt programs of tracepoints (7.2 does, 6.18 not), what others do on that
-// CPU until the preempted one goes on is counted when they give it up, mostly without a directory,
-// or for the task that looks next: 1 of 100 events on an emulated, slow CPU.
+// CPU until the preempted one goes on is counted when they give it up, without a directory: 1 of
+// 100 events on an emulated, slow CPU.
 //
 // Other ways that a kernel in lockdown leaves were tried on 6.18. fanotify(7) tells of files that
 // are created, renamed and deleted, and of the process, but of no look-up; it takes a mark on

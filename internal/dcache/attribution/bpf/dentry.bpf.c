@@ -77,14 +77,19 @@ struct {
 	TYPE(value, u64);
 } totals SEC(".maps");
 
-/* Room for what does not fit on the stack of 512 bytes. */
+/*
+ * Room for what does not fit on the stack of 512 bytes. Programs on one CPU share it, and one
+ * can be preempted for another: see enter().
+ */
 struct scratch {
 	u64 began;  /* when failed look-ups were last counted from zero */
 	u64 misses; /* since then */
 	u64 skip;   /* so many more before one is counted */
 	u64 epoch;  /* of what follows */
 	u64 count;  /* address of this CPU's part of the kernel's count */
-	s64 negative; /* what that was when it was last looked at */
+	volatile s64 negative; /* what that was when it was last looked at */
+	volatile u64 describing; /* programs that use directory and overflow, or would */
+	volatile u64 explaining; /* programs that use asked and what began to skip, or would */
 	struct directory directory;
 	u8 overflow[NAME]; /* the last name may begin at the end of path */
 	u8 asked[NAME];
@@ -101,6 +106,23 @@ INLINE struct scratch *scratch_here(void)
 {
 	u32 zero = 0;
 	return bpf_map_lookup_elem(&scratches, &zero);
+}
+
+/*
+ * Whether nobody else on this CPU uses a part of the scratch; who comes second is to do without.
+ * Either calls leave() in the end. Programs of trampolines can be preempted, and since 7.2 those
+ * of tracepoints; the kernel runs a program only once at a time on a CPU, but others meanwhile. An
+ * addition is done or not, whoever is preempted; nothing may use what it returns before 5.12.
+ */
+INLINE bool enter(volatile u64 *users)
+{
+	__sync_fetch_and_add(users, 1);
+	return *users == 1;
+}
+
+INLINE void leave(volatile u64 *users)
+{
+	__sync_fetch_and_add(users, -1);
 }
 
 INLINE void total(u32 counter, u64 weight)
@@ -148,16 +170,10 @@ INLINE void read_path(struct directory *directory, struct dentry *dentry)
 	directory->truncated = !complete;
 }
 
-/* Notes what the directory is called, and that it is in use. */
-INLINE void know(const struct place *place, struct dentry *dentry, struct super_block *sb, const u8 *asked,
-		 u64 relative_size, bool from_root)
+/* Notes what the directory is called. */
+INLINE void describe(struct directory *directory, const struct place *place, struct dentry *dentry, struct super_block *sb,
+		     const u8 *asked, u64 relative_size, bool from_root)
 {
-	if (bpf_map_lookup_elem(&directories, place))
-		return;
-	struct scratch *scratch = scratch_here();
-	if (!scratch)
-		return;
-	struct directory *directory = &scratch->directory;
 	directory->killed = 0;
 	directory->from_root = from_root;
 	directory->relative_size = 0;
@@ -176,6 +192,23 @@ INLINE void know(const struct place *place, struct dentry *dentry, struct super_
 	/* The rest is left over from another one. Nobody reads it. */
 	if (bpf_map_update_elem(&directories, place, directory, BPF_NOEXIST) == -7 /* E2BIG */)
 		total(LOST, 1);
+}
+
+/*
+ * Notes that the directory is in use, and what it is called, if that is not known. While another
+ * program is at that, the directory stays without a name, until the next one in it.
+ */
+INLINE void know(const struct place *place, struct dentry *dentry, struct super_block *sb, const u8 *asked,
+		 u64 relative_size, bool from_root)
+{
+	if (bpf_map_lookup_elem(&directories, place))
+		return;
+	struct scratch *scratch = scratch_here();
+	if (!scratch)
+		return;
+	if (enter(&scratch->describing))
+		describe(&scratch->directory, place, dentry, sb, asked, relative_size, from_root);
+	leave(&scratch->describing);
 }
 
 INLINE struct row *row_of(const struct row_key *key)
@@ -548,9 +581,11 @@ INLINE s64 grown_here(struct scratch *scratch)
 {
 	if (!scratch->count)
 		scratch->count = (u64)bpf_get_current_task_btf()->se.cfs_rq->rq + count_from_runqueue;
-	s64 now = 0;
+	s64 now = 0, before = scratch->negative;
 	bpf_probe_read_kernel(&now, sizeof(now), (void *)scratch->count);
-	s64 grown = now - scratch->negative;
+	if (scratch->negative != before)
+		return 0; /* preempted: sched_switch has counted it */
+	s64 grown = now - before;
 	scratch->negative = now;
 	if (scratch->epoch != epoch) {
 		scratch->epoch = epoch;
@@ -559,13 +594,24 @@ INLINE s64 grown_here(struct scratch *scratch)
 	return grown;
 }
 
+/* Explains it by the system call, if no other program on this CPU is at that. */
+INLINE int on_growth(struct scratch *scratch, struct pt_regs *regs, struct task_struct *task, s64 result, s64 grown)
+{
+	if (enter(&scratch->explaining))
+		on_exit(scratch, regs, task, true, result, grown);
+	else if (grown > 0)
+		count_nowhere(grown);
+	leave(&scratch->explaining);
+	return 0;
+}
+
 SEC("tp_btf/sys_exit") int sys_exit_counted(u64 *context)
 {
 	struct scratch *scratch = scratch_here();
 	s64 grown = scratch ? grown_here(scratch) : 0;
 	if (!grown)
 		return 0;
-	return on_exit(scratch, (struct pt_regs *)context[0], bpf_get_current_task_btf(), true, context[1], grown);
+	return on_growth(scratch, (struct pt_regs *)context[0], bpf_get_current_task_btf(), context[1], grown);
 }
 
 /*
@@ -580,7 +626,7 @@ SEC("tp_btf/sched_switch") int sched_switch(u64 *context)
 	if (!grown)
 		return 0;
 	struct task_struct *task = bpf_get_current_task_btf();
-	return on_exit(scratch, bpf_task_pt_regs(task), task, true, 0, grown);
+	return on_growth(scratch, bpf_task_pt_regs(task), task, 0, grown);
 }
 
 /* And without it, where the kernel does not tell. */

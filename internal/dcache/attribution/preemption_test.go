@@ -1,0 +1,141 @@
+package attribution_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
+)
+
+// TestTracer_ScratchInUse: while one program uses what the others on its CPU share, they count
+// without it, and say nothing rather than what is another's.
+func TestTracer_ScratchInUse(t *testing.T) {
+	const names = 300
+	eachMode(t, func(t *testing.T, mode attribution.Mode) {
+		tracer := inMode(t, mode)
+		dir := ext4(t)
+		require.NoError(t, tracer.Describing(1))
+		miss(t, dir, 0, names)
+		s := in(t, tracer, dir)
+		assert.InDelta(t, names, s.Created, astray(mode))
+		assert.Empty(t, s.Place.Path)
+		assert.Empty(t, s.Place.FSType)
+		assert.True(t, s.Place.Truncated, "it is not known how long")
+
+		require.NoError(t, tracer.Describing(-1))
+		miss(t, dir, names, 2*names)
+		s = in(t, tracer, dir)
+		assert.InDelta(t, 2*names, s.Created, 2*astray(mode))
+		assert.Equal(t, []string{filepath.Base(filepath.Dir(dir)), "sub dir"}, s.Place.Path)
+		assert.False(t, s.Place.Truncated)
+	})
+}
+
+// TestTracer_ExplanationInUse: what grows while another program on that CPU reads the path of a
+// system call has a command, and no directory.
+func TestTracer_ExplanationInUse(t *testing.T) {
+	const names = 300
+	tracer := inMode(t, attribution.ENOENT)
+	if !tracer.Status().Counted {
+		t.Skip("one program only, which runs once at a time")
+	}
+	nowhere := func() (sum int64) {
+		sources, _, err := tracer.Read()
+		require.NoError(t, err)
+		for _, s := range sources {
+			if s.Place.Nowhere() && int(s.PID) == os.Getpid() {
+				sum += s.Created
+			}
+		}
+		return sum
+	}
+	dir := ext4(t)
+	before := nowhere()
+	require.NoError(t, tracer.Explaining(1))
+	miss(t, dir, 0, names)
+	assert.Zero(t, in(t, tracer, dir).Created)
+	assert.InDelta(t, names, nowhere()-before, astray(attribution.ENOENT))
+
+	require.NoError(t, tracer.Explaining(-1))
+	miss(t, dir, names, 2*names)
+	assert.InDelta(t, names, in(t, tracer, dir).Created, astray(attribution.ENOENT))
+}
+
+// TestTracer_NamesWhilePreempted: no directory gets the path of another one, though threads of
+// one CPU take it from each other while programs read what their directories are called. That
+// shows a fault only where the kernel preempts programs.
+func TestTracer_NamesWhilePreempted(t *testing.T) {
+	const threads, each, levels = 6, 400, 12
+	eachMode(t, func(t *testing.T, mode attribution.Mode) {
+		top := ext4(t)
+		paths := make(map[uint64]string) // by inode
+		dirs := make([][]int, threads)
+		var device attribution.Device
+		for i := range threads {
+			deep := top
+			for level := range levels {
+				deep = filepath.Join(deep, fmt.Sprintf("thread-%d-level-%d", i, level))
+			}
+			require.NoError(t, os.MkdirAll(deep, 0o700))
+			for n := range each {
+				dir := filepath.Join(deep, fmt.Sprintf("dir-%d-%d", i, n))
+				require.NoError(t, os.Mkdir(dir, 0o700))
+				inode, of := inodeOf(t, dir)
+				paths[inode], device = dir, of
+				fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+				require.NoError(t, err)
+				defer unix.Close(fd)
+				dirs[i] = append(dirs[i], fd)
+			}
+		}
+		tracer := inMode(t, mode)
+		var cpus unix.CPUSet
+		require.NoError(t, unix.SchedGetaffinity(0, &cpus))
+		var one unix.CPUSet
+		for cpu := 0; one.Count() == 0; cpu++ {
+			if cpus.IsSet(cpu) {
+				one.Set(cpu)
+			}
+		}
+		var wait sync.WaitGroup
+		for i := range threads {
+			wait.Go(func() {
+				runtime.LockOSThread() // which ends with this goroutine
+				assert.NoError(t, unix.SchedSetaffinity(0, &one))
+				for _, fd := range dirs[i] {
+					assert.Equal(t, unix.ENOENT, missing(fd, 0))
+					file, err := unix.Openat(fd, "file", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
+					assert.NoError(t, err)
+					assert.NoError(t, unix.Close(file))
+					assert.NoError(t, unix.Unlinkat(fd, "file", 0))
+				}
+			})
+		}
+		wait.Wait()
+		sources, _, err := tracer.Read()
+		require.NoError(t, err)
+		named, wrong := 0, []string(nil)
+		for _, s := range sources {
+			path, ours := paths[s.Place.Inode]
+			if !ours || s.Place.Device != device || len(s.Place.Path) == 0 {
+				continue
+			}
+			named++
+			if got := strings.Join(s.Place.Path, "/"); !strings.HasSuffix(path, "/"+got) {
+				wrong = append(wrong, fmt.Sprintf("%s is called %q", path, got))
+			}
+		}
+		t.Logf("%d of %d directories have a name; %d events lost", named, len(paths), tracer.Status().EventsLost)
+		assert.Positive(t, named)
+		assert.Empty(t, wrong)
+	})
+}
