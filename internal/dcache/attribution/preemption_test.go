@@ -109,8 +109,10 @@ func TestTracer_NamesWhilePreempted(t *testing.T) {
 		var wait sync.WaitGroup
 		for i := range threads {
 			wait.Go(func() {
-				runtime.LockOSThread() // which ends with this goroutine
+				runtime.LockOSThread()
+				defer runtime.UnlockOSThread()
 				assert.NoError(t, unix.SchedSetaffinity(0, &one))
+				defer func() { assert.NoError(t, unix.SchedSetaffinity(0, &cpus)) }()
 				for _, fd := range dirs[i] {
 					assert.Equal(t, unix.ENOENT, missing(fd, 0))
 					file, err := unix.Openat(fd, "file", unix.O_CREAT|unix.O_WRONLY|unix.O_CLOEXEC, 0o600)
