@@ -148,6 +148,16 @@ func TestReport_WithWaiters(t *testing.T) {
 	assert.Equal(t, []Metric{mount, waits("a")}, withWaiters([]Metric{mount, waits("a")}, []Metric{mount}), "the second was too short")
 }
 
+func TestEvidence_NamesTheHolder(t *testing.T) {
+	fields := map[string]any{"holder_lock": "write", "holder_pid": int64(7), "holder_remote": true}
+	m := row("nfslock", "/n", "error", 5, fields)
+	assert.Contains(t, evidence(&m), "process 7 of another host holds a write lock")
+	fields["holder_host"], fields["reason"] = "build-17", "the server says that build-17 holds it"
+	m = row("nfslock", "/n", "error", 5, fields)
+	assert.Contains(t, evidence(&m), "the server says that build-17 holds it")
+	assert.NotContains(t, evidence(&m), "process 7", "which is no process: its client counts")
+}
+
 func TestDuration(t *testing.T) {
 	for seconds, want := range map[float64]string{
 		0.000012: "12µs", 0.25: "250ms", 5.04: "5s", 59.99: "1m0s", 60: "1m", 130: "2m10s", 3600: "1h0m", 86400 * 5.5: "5d12h",

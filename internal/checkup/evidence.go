@@ -77,7 +77,7 @@ func evidence(m *Metric) string {
 	if waiting := m.integer("fuse_waiting"); waiting > 0 {
 		add("%d FUSE requests wait", waiting)
 	}
-	if pid := m.integer("holder_pid"); pid != 0 {
+	if pid := m.integer("holder_pid"); pid != 0 && m.text("holder_host") == "" { // else it is the count of a client
 		host := "of this host"
 		if remote, _ := m.Fields["holder_remote"].(bool); remote {
 			host = "of another host"

@@ -16,7 +16,7 @@ import (
 // has open.
 func planCalls() []uintptr {
 	return []uintptr{
-		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_CLOSE, unix.SYS_DUP3, unix.SYS_SOCKET, unix.SYS_CONNECT, unix.SYS_STATX, unix.SYS_NEWFSTATAT, unix.SYS_STATFS, unix.SYS_FSTATFS,
+		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_CLOSE, unix.SYS_DUP3, unix.SYS_SOCKET, unix.SYS_CONNECT, unix.SYS_STATX, unix.SYS_NEWFSTATAT, unix.SYS_STATFS, unix.SYS_FSTATFS, unix.SYS_NAME_TO_HANDLE_AT,
 		unix.SYS_GETDENTS64, unix.SYS_FGETXATTR, unix.SYS_READLINKAT, unix.SYS_READ, unix.SYS_PREAD64, unix.SYS_READAHEAD,
 		unix.SYS_FADVISE64, unix.SYS_PWRITE64, unix.SYS_FSYNC, unix.SYS_UNLINKAT, unix.SYS_RENAMEAT,
 		unix.SYS_FCHMOD, unix.SYS_FCNTL, unix.SYS_FLOCK, unix.SYS_INOTIFY_INIT1, unix.SYS_INOTIFY_ADD_WATCH,

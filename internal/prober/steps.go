@@ -67,6 +67,14 @@ func Fstatfs(fd Argument) Step {
 	return Step{Name: "fstatfs", number: unix.SYS_FSTATFS, arguments: []Argument{fd, output(unsafe.Sizeof(unix.Statfs_t{}))}}
 }
 
+// FileHandle is name_to_handle_at(2) of fd itself; see [StepResult.FileHandle].
+func FileHandle(fd Argument) Step {
+	const header, largest, mountID = 8, 128, 4 // of struct file_handle; MAX_HANDLE_SZ of linux/exportfs.h; an int
+	handle := binary.NativeEndian.AppendUint32(nil, largest)
+	return Step{Name: "name_to_handle_at", number: unix.SYS_NAME_TO_HANDLE_AT, arguments: []Argument{
+		fd, pathname(""), inOut(append(handle, make([]byte, header-4+largest)...)), scratch(mountID), value(unix.AT_EMPTY_PATH)}}
+}
+
 // Getdents is getdents64(2) of at most size bytes.
 func Getdents(fd Argument, size int) Step {
 	return Step{Name: "getdents64", number: unix.SYS_GETDENTS64, arguments: []Argument{fd, output(uintptr(size)), value(size)}}
@@ -260,6 +268,19 @@ func (r *StepResult) Statx() *unix.Statx_t { return structure[unix.Statx_t](r) }
 
 // Statfs returns what statfs(2) has found, or nil if it failed.
 func (r *StepResult) Statfs() *unix.Statfs_t { return structure[unix.Statfs_t](r) }
+
+// FileHandle returns the handle that name_to_handle_at(2) has found, and of which type it
+// is, or nil if it failed.
+func (r *StepResult) FileHandle() (kind int32, handle []byte) {
+	header := structure[struct {
+		size uint32
+		kind int32
+	}](r)
+	if header == nil || uint64(header.size) > uint64(len(r.Output))-uint64(unsafe.Sizeof(*header)) {
+		return 0, nil
+	}
+	return header.kind, r.Output[unsafe.Sizeof(*header):][:header.size]
+}
 
 // Lock returns the lock that F_GETLK has found, or nil if it failed.
 func (r *StepResult) Lock() *unix.Flock_t { return structure[unix.Flock_t](r) }

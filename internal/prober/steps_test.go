@@ -452,6 +452,32 @@ func TestSteps_OfEachCall(t *testing.T) {
 	assert.Empty(t, r.Step(100).Links())
 }
 
+func TestFileHandle_IsTheKernels(t *testing.T) {
+	p := start(t, prober.Options{})
+	for _, path := range []string{t.TempDir(), "/proc/version", "/sys/kernel"} {
+		var plan prober.Plan
+		index := plan.Add(prober.FileHandle(prober.ResultOf(plan.Add(prober.OpenPath(prober.CWD(), path, 0)))).Optional())
+		plan.Timeout = time.Minute
+		r := p.Run(prober.Check{Key: path, Plan: &plan})
+		require.NotNil(t, r.Step(index), "%v", &r)
+		kind, handle := r.Step(index).FileHandle()
+		want, _, err := unix.NameToHandleAt(unix.AT_FDCWD, path, 0)
+		if err != nil { // of file systems without handles
+			assert.Equal(t, err, r.Step(index).Errno, path)
+			assert.Nil(t, handle)
+			continue
+		}
+		assert.Equal(t, want.Type(), kind, path)
+		assert.Equal(t, want.Bytes(), handle, path)
+	}
+	for _, forged := range []prober.StepResult{{}, {Output: make([]byte, 7)}, {Output: []byte{1, 0, 0, 0, 0, 0, 0, 0}}, {Output: bytes.Repeat([]byte{0xff}, 136)}} {
+		_, handle := forged.FileHandle()
+		assert.Empty(t, handle)
+	}
+	_, handle := (*prober.StepResult)(nil).FileHandle()
+	assert.Nil(t, handle)
+}
+
 func TestSteps_ACompoundStepWithoutLimitIsRefused(t *testing.T) {
 	p := start(t, prober.Options{})
 	for _, step := range []prober.Step{

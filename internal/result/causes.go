@@ -223,7 +223,7 @@ var causes = []explanation{
 		"`flock -n FILE true` says: Disk quota exceeded. `lslocks | wc -l` counts this host's.",
 		"End programs that hold many locks or have many files open, or spread them over more clients, mounts or files. Of EFS: 8,192 locks for each mount and 512 for each file. No quota of bytes helps."},
 	{HeldElsewhere, nfslock, true, "somebody else holds a lock on the canary, or died while they did",
-		"EAGAIN twice. `holder_pid` and `holder_lock` say who, if the server does. A read lock that nobody holds any more is left of a client that died.",
+		"EAGAIN twice. `holder_pid`, `holder_lock` and, of NFS 3, `holder_host` say who, if the server does. A read lock that nobody holds any more is left of a client that died.",
 		"`lslocks` on the holder. On a Linux server, with the INODE of `ls -i CANARY`: `grep INODE /proc/locks`, and for NFSv4 `grep -l 'type: lock.*:INODE\"' /proc/fs/nfsd/clients/*/states`; the file `info` beside it names the client. Of NFS 3, `ls /var/lib/nfs/sm` has all clients that hold locks.",
 		"End the holder. For a client that died: boot it with its rpc.statd, which tells the server to drop its locks. If it never comes back, restart the server's NFS service: clients that live reclaim their locks. Don't use /proc/fs/nfsd/unlock_ip: it takes the server's own address, and drops the locks of all clients."},
 	{CanaryDenied, nfslock, true, "the canary may not be opened",

@@ -54,6 +54,7 @@ type Answer struct {
 	Errno   string        // see [ErrorName]; empty: the service answers
 	Reached bool          // the server's host answered in some way, if only to refuse
 	Elapsed time.Duration // of the call that was answered
+	Text    string        // what else it said, of a question that asks for more
 	// Connections are those that this host had when the server was asked over TCP for
 	// evidence: those of its mounts, without the one that asked.
 	Connections sockdiag.Connections

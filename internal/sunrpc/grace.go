@@ -12,11 +12,8 @@ import (
 // time ago, and grants only those locks that its clients had before.
 const InGrace = "EGRACE"
 
-// Numbers of NLM version 4 (XNFS, chapter 14) and of NFS version 4 (RFC 7530).
+// Numbers of NFS version 4 (RFC 7530), and one of knfsd's file handles.
 const (
-	nlmProcCancel     = 3
-	nlmDeniedInGrace  = 4
-	maxCookie         = 1024 // bytes of a netobj
 	unknownHandleType = 0xff
 	nfsProcCompound   = 1
 	nfsMinorVersion   = 0 // the only one that needs no session
@@ -63,17 +60,14 @@ func grace(ctx context.Context, network string, address netip.AddrPort, program,
 func cancelNothing() []byte {
 	handle := make([]byte, 32)
 	handle[0], handle[2] = 1, unknownHandleType // version 1
-	message := opaque(nil, []byte(caller))      // the cookie
-	message = words(message, 0, 1)              // does not block, and is exclusive
-	message = opaque(text(message, caller), handle)
-	message = opaque(message, []byte(caller)) // its owner
-	return words(message, 0, 0, 0, 0, 1)      // his number, and the first byte in 64 bits each
+	message := words(text(nil, caller), 0)      // the cookie, and that it does not block
+	return Lock{Handle: handle, Exclusive: true}.arguments(message, 0)
 }
 
 // nlmInGrace reads the results of NLM4_CANCEL: the cookie, and a status.
 func nlmInGrace(results []byte) bool {
 	r := reader{rest: results}
-	r.opaque(maxCookie)
+	r.opaque(maxNetobj)
 	return r.word() == nlmDeniedInGrace && !r.short
 }
 

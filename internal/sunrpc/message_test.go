@@ -19,6 +19,7 @@ func FuzzReply(f *testing.F) {
 		words(nil, xid, typeReply, msgAccepted, authNone, 0xffffffff, 0),
 		words(nil, xid, typeReply, msgAccepted, authNone, 0, acceptSuccess, 0, nlmDeniedInGrace),
 		words(nil, xid, typeReply, msgAccepted, authNone, 0, acceptSuccess, nfsErrGrace, 0, 2),
+		words(text(words(nil, xid, typeReply, msgAccepted, authNone, 0, acceptSuccess, 0, nlmDenied, 1, 7), "7@host"), 0, 5, 0, 1),
 		words(nil, xid, typeReply, msgDenied, rejectAuthError, 5),
 		words(nil, xid, typeReply, msgDenied, rejectRPCMismatch, 3, 4),
 	} {
@@ -41,6 +42,7 @@ func FuzzReply(f *testing.F) {
 		require.True(t, known(err), "%v", err)
 		require.False(t, nlmInGrace(results) && len(results) < 8)
 		require.False(t, nfsInGrace(results) && len(results) < 4)
+		require.Regexp(t, `^[!-~]{0,64}$`, holderHost(results))
 
 		record, err := readRecord(bytes.NewReader(input), buffer)
 		require.True(t, known(err) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF), "%v", err)

@@ -148,20 +148,28 @@ func Serve(t testing.TB, address string, serve func(net.Conn)) netip.AddrPort {
 }
 
 // AnswerNull is an RPC server which accepts every call, RFC 5531.
-func AnswerNull(conn net.Conn) {
-	call := make([]byte, 4096)
-	for {
-		n, err := conn.Read(call)
-		if err != nil || n < 8 {
-			return
-		}
-		reply := binary.BigEndian.AppendUint32(nil, 1<<31|24)
-		reply = append(reply, call[4:8]...) // xid
-		for _, word := range []uint32{1, 0, 0, 0, 0} {
-			reply = binary.BigEndian.AppendUint32(reply, word)
-		}
-		if _, err := conn.Write(reply); err != nil {
-			return
+func AnswerNull(conn net.Conn) { Answer(func([]byte) []byte { return nil })(conn) }
+
+// Answer is an RPC server which accepts every call, and answers with the results that it has for
+// it, in XDR.
+func Answer(results func(call []byte) []byte) func(net.Conn) {
+	return func(conn net.Conn) {
+		record := make([]byte, 4096)
+		for {
+			n, err := conn.Read(record)
+			if err != nil || n < 28 {
+				return
+			}
+			call := record[4:n]
+			content := results(call)
+			reply := binary.BigEndian.AppendUint32(nil, 1<<31|uint32(24+len(content)))
+			reply = append(reply, call[:4]...) // xid
+			for _, word := range []uint32{1, 0, 0, 0, 0} {
+				reply = binary.BigEndian.AppendUint32(reply, word)
+			}
+			if _, err := conn.Write(append(reply, content...)); err != nil {
+				return
+			}
 		}
 	}
 }

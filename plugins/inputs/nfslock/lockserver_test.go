@@ -281,27 +281,13 @@ func TestLockServer_SaysThatItsGracePeriodLasts(t *testing.T) {
 	fs := daemon(t)
 	var lasts atomic.Bool
 	lasts.Store(true)
-	rpchost.Serve(t, "127.0.0.1:2049", func(conn net.Conn) {
-		call := make([]byte, 4096)
-		for {
-			n, err := conn.Read(call)
-			if err != nil || n < 28 {
-				return
-			}
-			reply := binary.BigEndian.AppendUint32(nil, 1<<31|36)
-			reply = append(reply, call[4:8]...) // xid
-			status := uint32(10022)             // NFS4ERR_STALE_CLIENTID
-			if lasts.Load() {
-				status = 10013 // NFS4ERR_GRACE
-			}
-			for _, word := range []uint32{1, 0, 0, 0, 0, status, 0, 0} {
-				reply = binary.BigEndian.AppendUint32(reply, word)
-			}
-			if _, err := conn.Write(reply); err != nil {
-				return
-			}
+	rpchost.Serve(t, "127.0.0.1:2049", rpchost.Answer(func([]byte) []byte {
+		status := uint32(10022) // NFS4ERR_STALE_CLIENTID
+		if lasts.Load() {
+			status = 10013 // NFS4ERR_GRACE
 		}
-	})
+		return append(binary.BigEndian.AppendUint32(nil, status), make([]byte, 8)...)
+	}))
 	n, _ := newInput(t, on(fs.Dir))
 	var sx unix.Statx_t
 	require.NoError(t, unix.Statx(unix.AT_FDCWD, fs.Dir, unix.AT_STATX_DONT_SYNC, 0, &sx))

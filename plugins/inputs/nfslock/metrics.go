@@ -79,6 +79,9 @@ func (h *holder) fields(fields map[string]any) {
 	if h.pid != 0 && h.pid != -1 {
 		fields["holder_pid"], fields["holder_remote"] = max(h.pid, -h.pid), h.pid < 0
 	}
+	if h.host != "" {
+		fields["holder_host"] = h.host
+	}
 }
 
 // firstFunction is the name of the function on top of a stack, or a wchan. On some

@@ -242,12 +242,12 @@ func (n *NFSLock) evident(t *target) bool {
 		return n.answeredSince(t, time.Time{}) || !n.awaitsAnswers(t)
 	}
 	if n.answeredSince(t, t.attempt.report.Since) {
-		return true
+		return !t.attempt.awaitsHolder
 	}
 	if t.server != nil {
 		n.ask(t.server, true)
 	}
-	return !n.awaitsAnswers(t)
+	return !t.attempt.awaitsHolder && !n.awaitsAnswers(t)
 }
 
 // answeredSince reports whether all services that the target's locks depend on have

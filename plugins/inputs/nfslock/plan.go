@@ -28,6 +28,7 @@ const (
 	openingCanary
 	changingMode
 	checkingType // fails on everything but files and block devices
+	namingCanary // as the server knows it
 	askingForLock
 	settingLock
 	releasingLock
@@ -55,6 +56,7 @@ var steps = [...]struct {
 	openingCanary:   {"openat", opening, "open_seconds"},
 	changingMode:    {name: "fchmod", stage: opening},
 	checkingType:    {name: "readahead", stage: opening},
+	namingCanary:    {name: "name_to_handle_at", stage: opening},
 	askingForLock:   {"getlk", asking, "getlk_seconds"},
 	settingLock:     {"setlk", locking, "setlk_seconds"},
 	releasingLock:   {"unlock", unlocking, "unlock_seconds"},
@@ -216,6 +218,9 @@ func (n *NFSLock) newLockPlan(t *target) *plan {
 	// The file may have been replaced since that look. readahead(2) refuses what
 	// can't be mapped, and behind the end of a file it does nothing.
 	p.add(checkingType, prober.ReadAhead(file, 1<<60, 1).Silent())
+	if version, _ := t.Probed.Option("vers"); t.canary.retried && t.nlm && version == "3" {
+		p.add(namingCanary, prober.FileHandle(file).Optional()) // the server may say who has it
+	}
 	start := n.rangeOf(t)
 	p.add(askingForLock, prober.Lock(file, unix.F_GETLK, &unix.Flock_t{Type: kind, Start: start, Len: 1}))
 	p.add(settingLock, prober.Lock(file, unix.F_OFD_SETLK, &unix.Flock_t{Type: kind, Start: start, Len: 1}))

@@ -27,6 +27,8 @@ type attempt struct {
 	readOnly bool // by a read lock
 	seconds  map[string]time.Duration
 	report   *prober.Report // nil: no helper was to try
+
+	awaitsHolder bool // the server is to say on which host the holder is
 }
 
 // finding is an attempt with its cause.
@@ -40,6 +42,7 @@ type finding struct {
 type holder struct {
 	pid   int64 // negative: on another host; -1: an open file's, of nobody; 0: unknown
 	write bool
+	host  string // what it calls itself, if the server says it
 }
 
 // attempt notes what a helper has done.
@@ -249,6 +252,9 @@ func (n *NFSLock) judgeLock(t *target, r *prober.Report) {
 		t.canary.regular, t.leftover, a.holder = true, false, nil
 	}
 	t.attempt = a
+	if a.end == failed && a.stage == locking && a.errno == unix.EAGAIN {
+		n.askForHolder(t, a, serverHandle(t.plan.result(r, namingCanary).FileHandle()))
+	}
 }
 
 // judgeFailure judges the step of the locks that has failed. It reports whether the locks are

@@ -31,6 +31,7 @@ func (*NFSLock) Schema() []schema.Measurement {
 				schema.Strings("read or write: the lock that is in the way", "holder_lock"),
 				schema.Integers("of who holds it; if the server says", "holder_pid"),
 				schema.Booleans("whether that is on another host", "holder_remote"),
+				schema.Strings("what the holder's host calls itself; of NFS 3, if the server says it and Linux has the lock", "holder_host"),
 				schema.Booleans("true if a killed helper may have left a lock", "leftover"),
 				schema.Floats("since the first probe without an answer; 0 if it answers", "hung_seconds"),
 				schema.Floats("since the first probe that found a fault; 0 if there is none", "fault_seconds"),
