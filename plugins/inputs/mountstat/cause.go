@@ -64,13 +64,13 @@ func (m *Mountstat) causeOf(t *target, f *finding) cause {
 }
 
 func (m *Mountstat) causeOfError(t *target, f *finding) cause {
-	if f.errno == "" || f.check == checkDevice {
-		if c := t.disk.cause(); c != "" {
+	if !t.Probed.FUSE() {
+		if c := m.causeBelow(t, f); c != "" {
 			return c
 		}
 	}
-	if !t.Probed.FUSE() {
-		if c := m.causeBelow(t, f); c != "" {
+	if f.errno == "" || f.check == checkDevice {
+		if c := t.disk.cause(); c != "" {
 			return c
 		}
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/sysfs"
 )
 
 // What a file system is made of hangs, and is what is named.
@@ -66,6 +67,36 @@ func TestMountstat_NamesTheLayerThatHangs(t *testing.T) {
 			noneLeft(t, m)
 		})
 	}
+}
+
+// Where all that is asked for is in caches, sysfs tells that a loop device hangs: the layer below
+// is named nevertheless.
+func TestMountstat_NamesTheLayerBelowADeviceWhoseRequestsWait(t *testing.T) {
+	daemon := faultfs.New(t)
+	disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	var st unix.Stat_t
+	require.NoError(t, unix.Stat(disk.Dir, &st))
+	fake := sysfs.New(t)
+	loop := fake.Disk(mountNumber(t, st.Dev), "virtual/block/loop7")
+	image := filepath.Join(daemon.Dir, faultfs.FileName)
+	fake.Set(loop+"/loop/backing_file", image)
+	m, _ := newInput(t, func(m *Mountstat) {
+		m.MountPoints, m.Checks, m.host.Sys = []string{disk.Dir, daemon.Dir}, []string{"statfs", "readdir"}, fake.Dir
+	})
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), disk.Dir), "result"))
+	daemon.Silence()
+	fake.Stat(loop, 100, 3)
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), disk.Dir), "result"), "for a moment")
+	for _, target := range m.targets {
+		target.disk.moved = time.Now().Add(-7 * time.Second)
+	}
+	collect.Gather(t, m)
+	metric := at(collect.Gather(t, m), disk.Dir)
+	assert.Equal(t, "error fuse_daemon_silent", text(metric, "result")+" "+text(metric, "cause"))
+	assert.Contains(t, text(metric, "reason"), "3 requests are in flight")
+	assert.Contains(t, text(metric, "reason"), fmt.Sprintf("the image it lies on, %s, is on %s ", image, daemon.Dir))
+	daemon.Heal()
+	noneLeft(t, m)
 }
 
 // What an overlay lies on may be in no table any more: then nothing tells whose fault it is, and
