@@ -19,6 +19,9 @@ func Mount(t testing.TB, dir string, idle uint64) error {
 	var pipe [2]int
 	require.NoError(t, unix.Pipe2(pipe[:], unix.O_CLOEXEC))
 	t.Cleanup(func() { unix.Close(pipe[0]); unix.Close(pipe[1]) })
+	if unix.Getpgrp() == 0 { // it is of another PID namespace, where the kernel would not find it
+		require.NoError(t, unix.Setpgid(0, 0))
+	}
 	options := fmt.Sprintf("fd=%d,pgrp=%d,minproto=5,maxproto=5,indirect", pipe[1], unix.Getpgrp())
 	if err := unix.Mount("auto.home", dir, "autofs", 0, options); err != nil {
 		return fmt.Errorf("mounting autofs on %s: %w", dir, err)

@@ -6,7 +6,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/testing/blackhole"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
@@ -134,8 +137,9 @@ func TestUntouched_A9PMountThatNeedsARemount(t *testing.T) {
 	assert.Zero(t, m.targets[0].Recoveries, "it never was well")
 }
 
-// Who waits for an automounted FUSE mount shows in fusectl, and its daemon tells why.
-func TestUntouched_AFUSEMountWhoseServerIsDead(t *testing.T) {
+// automountedFUSE is a directory of an automount, where fusectl tells who waits.
+func automountedFUSE(t *testing.T) string {
+	t.Helper()
 	const connections = "/sys/fs/fuse/connections"
 	faultfs.Require(t)
 	if err := unix.Mount("fusectl", connections, "fusectl", 0, ""); err != nil && err != unix.EBUSY {
@@ -144,6 +148,12 @@ func TestUntouched_AFUSEMountWhoseServerIsDead(t *testing.T) {
 	t.Cleanup(func() { _ = unix.Unmount(connections, unix.MNT_DETACH) })
 	child := filepath.Join(automount(t, 300), "child")
 	require.NoError(t, os.Mkdir(child, 0o755))
+	return child
+}
+
+// Who waits for an automounted FUSE mount shows in fusectl, and its daemon tells why.
+func TestUntouched_AFUSEMountWhoseServerIsDead(t *testing.T) {
+	child := automountedFUSE(t)
 	server := sshhost.New(t)
 	fs := server.MountAt(t, child)
 	m, log := newInput(t, only(child))
@@ -175,4 +185,30 @@ func TestUntouched_AFUSEMountWhoseServerIsDead(t *testing.T) {
 	defer func() { _ = fs.Daemon.Signal(unix.SIGCONT) }()
 	require.Eventually(t, func() bool { return gather() == "error fuse_daemon_silent" }, 20*time.Second, 100*time.Millisecond)
 	assert.NotEmpty(t, log.about("is stopped: kill -CONT"))
+}
+
+// sshfs mounts before it has connected: the kernel's first request waits for that, and tells it.
+func TestUntouched_AFUSEMountWhoseServerWasDeadWhenItWasMade(t *testing.T) {
+	if _, err := exec.LookPath("sshfs"); err != nil {
+		t.Skip(err)
+	}
+	child := automountedFUSE(t)
+	server := blackhole.Listen(t)
+	sshfs := exec.Command("sshfs", "-f", "-p", strconv.Itoa(int(server.Port())), "root@127.0.0.1:/", child,
+		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "ConnectTimeout=60")
+	sshfs.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	require.NoError(t, sshfs.Start())
+	t.Cleanup(func() {
+		_ = unix.Kill(-sshfs.Process.Pid, unix.SIGKILL) // and its ssh
+		_ = sshfs.Wait()
+		_ = unix.Unmount(child, unix.MNT_DETACH)
+	})
+	m, _ := newInput(t, only(child))
+	var metric telegraf.Metric
+	require.Eventually(t, func() bool {
+		metric = at(collect.Gather(t, m), child)
+		return metric != nil && text(metric, "result") != "unchecked"
+	}, 30*time.Second, 100*time.Millisecond)
+	assert.Equal(t, "error fuse_server_unreachable", text(metric, "result")+" "+text(metric, "cause"))
+	assert.Contains(t, text(metric, "reason"), "its server "+server.String()+" of root@127.0.0.1:/, by ssh")
 }
