@@ -105,7 +105,7 @@ func TestService_KnowsAHangOverRestarts(t *testing.T) {
 	check("a bad configuration")
 	require.NoError(t, os.WriteFile(s.config, append(content, "\n# another\n"...), 0o600))
 	require.NoError(t, service.Process.Signal(syscall.SIGHUP))
-	require.Eventually(t, func() bool { return strings.Contains(service.stderr.String(), "starting anew") }, patience, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(service.stderr.String(), "starting again with the configuration") }, patience, 10*time.Millisecond)
 	check("another configuration")
 	assert.True(t, running(service.Process.Pid), "the same process")
 
