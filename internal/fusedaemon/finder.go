@@ -297,7 +297,7 @@ func (f *Finder) guess(connections []Connection, suspects []int) error {
 	})
 	named := slices.DeleteFunc(slices.Compact(suspects), func(pid int) bool {
 		comm := f.commOf(pid)
-		return !slices.ContainsFunc(unknown, func(c Connection) bool { return c.Kind[:min(len(c.Kind), maxComm)] == comm })
+		return !slices.ContainsFunc(unknown, func(c Connection) bool { return c.fits(comm) })
 	})
 	named = named[:min(len(named), maxNamed)]
 	lines, err := f.files.CommandLines(named)
@@ -313,6 +313,15 @@ func (f *Finder) guess(connections []Connection, suspects []int) error {
 		}
 	}
 	return err
+}
+
+// fits reports whether a process has the name of the connection's daemon, or of a link to it by
+// which mount(8) calls it, as sshfs's package has.
+func (c Connection) fits(comm string) bool {
+	return slices.ContainsFunc([]string{"", "mount.fuse.", "mount."}, func(prefix string) bool {
+		name := prefix + c.Kind
+		return name[:min(len(name), maxComm)] == comm
+	})
 }
 
 // inspect tells what a daemon does; nil if it has ended.
