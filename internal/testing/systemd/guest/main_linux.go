@@ -1,5 +1,6 @@
 // Command guest mounts a FUSE file system whose daemon it is, for a test in a machine that
-// has no Go: it answers nothing until SIGHUP comes.
+// has no Go: it answers nothing until SIGHUP comes. Without arguments it only waits for its end,
+// as what holds the namespaces of a pod.
 package main
 
 import (
@@ -13,6 +14,12 @@ import (
 )
 
 func main() {
+	if len(os.Args) == 1 {
+		ended := make(chan os.Signal, 1)
+		signal.Notify(ended, unix.SIGTERM, unix.SIGINT)
+		<-ended
+		return
+	}
 	fs, err := faultfs.Mount(os.Args[1], faultfs.Options{Source: "silent"})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "guest:", err)
