@@ -17,6 +17,7 @@ echo '10.9.0.4 filer' >>/etc/hosts
 for entry in used:10.9.0.1 cut:10.9.0.1 hung:10.9.0.1 cut-named:filer hung-named:filer; do
 	echo "${entry%:*} -fstype=cifs,user=root,pass=right,nosharesock,echo_interval=5 ://${entry#*:}/data"
 done >/etc/auto.shares
+echo 'nine -fstype=9p,trans=tcp,port=5640,aname=/srv/nine,version=9p2000.L,uname=root,access=user :10.9.0.1' >>/etc/auto.shares
 cat >/run/automounter <<'X'
 #!/bin/sh
 # automounter start|stop|freeze|thaw
@@ -46,13 +47,14 @@ func TestCauses_OfAutomounts(t *testing.T) {
 	used := []string{`result="unchecked"`}
 	l.watchFor(expected{auto + "/used": used, auto: gone()})
 	cut, hung, cutNamed, hungNamed := auto+"/cut", auto+"/hung", auto+"/cut-named", auto+"/hung-named"
+	nine := auto + "/nine"
 	for _, s := range []scenario{
 		{fault: "packets from the server are dropped, and somebody goes to what is not mounted yet, and to what is",
 			inflict: "/run/net drop; " + wants(cut) + wants(auto+"/used"), heal: "/run/net undrop",
 			expect: expected{cut: {`cause="server_unreachable"`, "mount.cifs waits"}, auto + "/used": {`result="error"`, `cause="server_unreachable"`}},
 			after:  expected{cut: gone(`result="unchecked"`), auto + "/used": used}},
 		{fault: "the server is stopped with SIGSTOP, and somebody goes to what is not mounted yet",
-			inflict: "/run/servers freeze; " + wants(hung) + wants(auto+"/used"), heal: "/run/servers thaw",
+			inflict: "/run/servers freeze; " + wants(hung) + wants(auto+"/used"), heal: "/run/servers thaw", within: 3 * interval,
 			expect: expected{hung: {`cause="server_service_dead"`, "mount.cifs waits"}, auto + "/used": {`result="error"`, `cause="server_service_dead"`}},
 			after:  expected{hung: gone(`result="unchecked"`), auto + "/used": used}},
 		{fault: "packets from a server that has a name in the map are dropped, and somebody goes to what is not mounted yet",
@@ -65,6 +67,9 @@ func TestCauses_OfAutomounts(t *testing.T) {
 			expect: expected{auto: {`cause="automounter_stopped"`, "is stopped: kill -CONT"}}, after: expected{auto: gone()}},
 		{fault: "automount is killed", inflict: "/run/automounter stop", heal: "umount -l /mnt/auto; /run/automounter start",
 			expect: expected{auto: {`cause="automounter_stopped"`, "has ended"}}, after: expected{auto: gone()}},
+		{fault: "the 9P server is stopped with SIGSTOP, and somebody goes to what is not mounted yet",
+			inflict: "/run/servers freeze; " + wants(nine), heal: "/run/servers thaw", within: 3 * interval,
+			expect: expected{nine: {`cause="server_service_dead"`, "mount waits for its server 10.9.0.1:5640"}}, after: expected{nine: gone(`result="unchecked"`)}},
 	} {
 		l.try(s)
 	}
