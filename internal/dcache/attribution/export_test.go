@@ -1,30 +1,45 @@
 package attribution
 
-import "github.com/cilium/ebpf"
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/cilium/ebpf"
+)
 
 // WithoutCount makes the mode ENOENT go by failed calls, as where the kernel's count can't be
 // read.
 func (o *Options) WithoutCount() { o.skipExit = 1 }
 
-// Describing has a program more, or less, describe a directory on each CPU, as if it had been
-// preempted there.
-func (t *Tracer) Describing(programs int) error {
-	return t.changeScratch(func(s *dentryScratch) { s.Describing += uint64(programs) })
-}
-
-// Explaining has a program more, or less, explain what has grown.
-func (t *Tracer) Explaining(programs int) error {
-	return t.changeScratch(func(s *dentryScratch) { s.Explaining += uint64(programs) })
-}
-
-func (t *Tracer) changeScratch(change func(*dentryScratch)) error {
+// Use has so many programs describe a directory on each CPU, and explain what has grown, as if
+// they had been preempted there. What programs change at the same moment can get lost, so it is
+// looked at again.
+func (t *Tracer) Use(describing, explaining uint64) error {
 	scratches := t.collection.Maps["scratches"]
+	for range 100 {
+		var cpus []dentryScratch
+		if err := scratches.Lookup(uint32(0), &cpus); err != nil {
+			return err
+		}
+		other := func(s dentryScratch) bool { return s.Describing != describing || s.Explaining != explaining }
+		if !slices.ContainsFunc(cpus, other) {
+			return nil
+		}
+		for i := range cpus {
+			cpus[i].Describing, cpus[i].Explaining = describing, explaining
+		}
+		if err := scratches.Update(uint32(0), cpus, ebpf.UpdateExist); err != nil {
+			return err
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return errors.New("programs are always at it")
+}
+
+// InUse reports whether a program uses a part of the scratch of a CPU.
+func (t *Tracer) InUse() (bool, error) {
 	var cpus []dentryScratch
-	if err := scratches.Lookup(uint32(0), &cpus); err != nil {
-		return err
-	}
-	for i := range cpus {
-		change(&cpus[i])
-	}
-	return scratches.Update(uint32(0), cpus, ebpf.UpdateExist)
+	err := t.collection.Maps["scratches"].Lookup(uint32(0), &cpus)
+	return slices.ContainsFunc(cpus, func(s dentryScratch) bool { return s.Describing != 0 || s.Explaining != 0 }), err
 }

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -23,7 +24,7 @@ func TestTracer_ScratchInUse(t *testing.T) {
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
 		tracer := inMode(t, mode)
 		dir := ext4(t)
-		require.NoError(t, tracer.Describing(1))
+		require.NoError(t, tracer.Use(1, 0))
 		miss(t, dir, 0, names)
 		s := in(t, tracer, dir)
 		assert.InDelta(t, names, s.Created, astray(mode))
@@ -31,7 +32,7 @@ func TestTracer_ScratchInUse(t *testing.T) {
 		assert.Empty(t, s.Place.FSType)
 		assert.True(t, s.Place.Truncated, "it is not known how long")
 
-		require.NoError(t, tracer.Describing(-1))
+		require.NoError(t, tracer.Use(0, 0))
 		miss(t, dir, names, 2*names)
 		s = in(t, tracer, dir)
 		assert.InDelta(t, 2*names, s.Created, 2*astray(mode))
@@ -60,12 +61,12 @@ func TestTracer_ExplanationInUse(t *testing.T) {
 	}
 	dir := ext4(t)
 	before := nowhere()
-	require.NoError(t, tracer.Explaining(1))
+	require.NoError(t, tracer.Use(0, 1))
 	miss(t, dir, 0, names)
 	assert.Zero(t, in(t, tracer, dir).Created)
 	assert.InDelta(t, names, nowhere()-before, astray(attribution.ENOENT))
 
-	require.NoError(t, tracer.Explaining(-1))
+	require.NoError(t, tracer.Use(0, 0))
 	miss(t, dir, names, 2*names)
 	assert.InDelta(t, names, in(t, tracer, dir).Created, astray(attribution.ENOENT))
 }
@@ -138,6 +139,10 @@ func TestTracer_NamesWhilePreempted(t *testing.T) {
 		}
 		t.Logf("%d of %d directories have a name; %d events lost", named, len(paths), tracer.Status().EventsLost)
 		assert.Positive(t, named)
+		assert.Eventually(t, func() bool {
+			inUse, err := tracer.InUse()
+			return err == nil && !inUse
+		}, 20*time.Second, 10*time.Millisecond, "whoever enters leaves")
 		assert.Empty(t, wrong)
 	})
 }
