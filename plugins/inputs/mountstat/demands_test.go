@@ -186,24 +186,31 @@ func TestDemands_AnAutomountByFUSEThatCanNotBeMade(t *testing.T) {
 			require.NoError(t, os.Mkdir(path, 0o755))
 			program := filepath.Join(t.TempDir(), "mount.fuse")
 			require.NoError(t, os.Symlink(own, program))
-			command := exec.Command(program, "sshfs#root@127.0.0.1:/", path)
-			command.Env = append(os.Environ(), fmt.Sprintf("%s=%d", asMountProgram, c.server.Port()))
-			command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-			require.NoError(t, command.Start())
-			end := sync.OnceFunc(func() {
-				if d := m.demands[path]; d != nil && d.daemon != nil && d.daemon.Worker != nil {
-					_ = unix.Kill(d.daemon.Worker.PID, unix.SIGKILL) // which is an orphan
+			end := func() {}
+			t.Cleanup(func() { end() })
+			mount := func() {
+				command := exec.Command(program, "sshfs#root@127.0.0.1:/", path)
+				command.Env = append(os.Environ(), fmt.Sprintf("%s=%d", asMountProgram, c.server.Port()))
+				command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+				require.NoError(t, command.Start())
+				end = sync.OnceFunc(func() {
+					if d := m.demands[path]; d != nil && d.daemon != nil && d.daemon.Worker != nil {
+						_ = unix.Kill(d.daemon.Worker.PID, unix.SIGKILL) // which is an orphan
+					}
+					_ = command.Process.Kill()
+					t.Log("the program of the mount: ", command.Wait())
+					_ = unix.Unmount(path, unix.MNT_DETACH) // sshfs mounts first, since 3.0
+				})
+			}
+			g := collect.Gather(t, m)
+			for try := 0; try < 3 && at(g, path) == nil; try++ { // one in dozens was not seen: somebody asks again
+				end()
+				mount()
+				for until := time.Now().Add(10 * time.Second); at(g, path) == nil && time.Now().Before(until); time.Sleep(100 * time.Millisecond) {
+					g = collect.Gather(t, m)
 				}
-				_ = command.Process.Kill()
-				_ = command.Wait()
-				_ = unix.Unmount(path, unix.MNT_DETACH) // sshfs mounts first, since 3.0
-			})
-			t.Cleanup(end)
-			var g *collect.Metrics
-			require.Eventually(t, func() bool {
-				g = collect.Gather(t, m)
-				return at(g, path) != nil
-			}, 30*time.Second, 100*time.Millisecond)
+			}
+			require.NotNil(t, at(g, path))
 			metric := at(g, path)
 			assert.Equal(t, "error "+c.cause, text(metric, "result")+" "+text(metric, "cause"))
 			assert.Contains(t, text(metric, "reason"), "sshfs")
