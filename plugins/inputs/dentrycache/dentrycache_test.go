@@ -13,13 +13,13 @@ import (
 	"github.com/influxdata/telegraf/plugins/inputs"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
+	"github.com/vfsprobe/vfsprobe/internal/testing/kernellog"
 	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 )
 
@@ -278,15 +278,8 @@ func TestDentryCache_Cgroups(t *testing.T) {
 
 // TestDentryCache_StallsThatHaveHappened: what the kernel reports of a walk is counted, once.
 func TestDentryCache_StallsThatHaveHappened(t *testing.T) {
-	name := filepath.Join(t.TempDir(), "kmsg")
-	require.NoError(t, unix.Mkfifo(name, 0o600))
-	kernel, err := os.OpenFile(name, os.O_RDWR, 0)
-	require.NoError(t, err)
-	defer kernel.Close()
-	say := func(sequence, text string) {
-		_, err := kernel.WriteString("4," + sequence + ",1,-;" + text)
-		require.NoError(t, err)
-	}
+	name, write := kernellog.New(t)
+	say := func(sequence, text string) { write("4," + sequence + ",1,-;" + text) }
 	d, log := newInput(t, func(d *DentryCache) { d.KernelLog = name })
 	say("1", "Dentry cache hash table entries: 4096 (order: 3, 32768 bytes, linear)")
 	fields := gatherHost(t, d)

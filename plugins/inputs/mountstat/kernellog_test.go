@@ -18,6 +18,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/kernellog"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
 )
@@ -131,16 +132,11 @@ func TestMountstat_KnowsByTheKernelsLogThatAFileSystemWasShutDown(t *testing.T) 
 func TestMountstat_ChoosesItsEvidence(t *testing.T) {
 	faultfs.Require(t)
 	dir, inflict, _ := onFaultyDevice(func(d *faultfs.FS) { d.Fail(unix.EIO, faultfs.Read) }, (*faultfs.FS).Heal)(t)
-	name := filepath.Join(t.TempDir(), "kmsg")
-	require.NoError(t, unix.Mkfifo(name, 0o600))
-	kernel, err := os.OpenFile(name, os.O_RDWR, 0)
-	require.NoError(t, err)
-	defer kernel.Close()
+	name, write := kernellog.New(t)
 	sequence := 0
 	say := func(format string, a ...any) {
 		sequence++
-		_, err := fmt.Fprintf(kernel, "3,%d,1,-;"+format+"\n", append([]any{sequence}, a...)...)
-		require.NoError(t, err)
+		write(fmt.Sprintf("3,%d,1,-;"+format+"\n", append([]any{sequence}, a...)...))
 	}
 	m, _ := newInput(t, func(m *Mountstat) {
 		only(dir)(m)
@@ -184,11 +180,8 @@ func TestMountstat_ChoosesItsEvidence(t *testing.T) {
 // and the mount table says nothing. It is one until it is mounted anew.
 func TestMountstat_SeesAnAbortedJournal(t *testing.T) {
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
-	name := filepath.Join(t.TempDir(), "kmsg")
-	require.NoError(t, unix.Mkfifo(name, 0o600))
-	kernel, err := os.OpenFile(name, os.O_RDWR, 0)
-	require.NoError(t, err)
-	defer kernel.Close()
+	name, write := kernellog.New(t)
+	say := func(sequence int, says string) { write(fmt.Sprintf("3,%d,1,-;%s\n", sequence, says)) }
 	m, _ := newInput(t, func(m *Mountstat) {
 		only(fs.Dir)(m)
 		m.kernelLog.name = name
@@ -206,15 +199,10 @@ func TestMountstat_SeesAnAbortedJournal(t *testing.T) {
 		{"EXT4-fs (" + device + "): mounted filesystem", "ok"},
 		{"Aborting journal on device " + device + ".", "error EROFS read_only the kernel: Aborting journal on device " + device + "."},
 	} {
-		_, err := fmt.Fprintf(kernel, "3,%d,1,-;%s\n", sequence+1, step.says)
-		require.NoError(t, err)
+		say(sequence+1, step.says)
 		assert.Equal(t, step.want, verdict(), step.says)
 	}
 	// Records that were lost may have told of a mount; after that, what comes counts again.
-	say := func(sequence int, says string) {
-		_, err := fmt.Fprintf(kernel, "3,%d,1,-;%s\n", sequence, says)
-		require.NoError(t, err)
-	}
 	say(100, "usb 1-1: another device")
 	assert.Equal(t, "ok", verdict())
 	say(101, "Aborting journal on device "+device+"-8.")
@@ -231,18 +219,13 @@ func TestMountstat_SeesAnAbortedJournal(t *testing.T) {
 // Without a lease a server's refusal says nothing of the modes of files: the kernel names why.
 func TestMountstat_NamesWhyAnNFS4MountHasNoLease(t *testing.T) {
 	faultfs.Require(t)
-	name := filepath.Join(t.TempDir(), "kmsg")
-	require.NoError(t, unix.Mkfifo(name, 0o600))
-	kernel, err := os.OpenFile(name, os.O_RDWR, 0)
-	require.NoError(t, err)
-	defer kernel.Close()
+	name, write := kernellog.New(t)
 	sequence := 0
 	say := func(text string) {
 		sequence++
 		var now unix.Timespec
 		require.NoError(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
-		_, err := fmt.Fprintf(kernel, "4,%d,%d,-;%s\n", sequence, now.Nano()/1000, text)
-		require.NoError(t, err)
+		write(fmt.Sprintf("4,%d,%d,-;%s\n", sequence, now.Nano()/1000, text))
 	}
 	fs := faultfs.New(t)
 	m, _ := newPretendedNFS(t, func(m *Mountstat) {

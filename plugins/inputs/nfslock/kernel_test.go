@@ -2,35 +2,22 @@ package nfslock
 
 import (
 	"net/netip"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
+	"github.com/vfsprobe/vfsprobe/internal/testing/kernellog"
 )
 
-// A FIFO stands in for the kernel's log, to which no program can write as the
-// kernel.
 func TestKernel_CountsItsMessages(t *testing.T) {
-	log := filepath.Join(t.TempDir(), "kmsg")
-	require.NoError(t, unix.Mkfifo(log, 0o600))
-	kernel, err := os.OpenFile(log, os.O_RDWR, 0)
-	require.NoError(t, err)
-	defer kernel.Close()
-	say := func(lines ...string) {
-		for _, line := range lines {
-			_, err := kernel.WriteString(line)
-			require.NoError(t, err)
-		}
-	}
+	log, say := kernellog.New(t)
 	dir := tmpfs(t, "")
 	n, _ := newInput(t, func(n *NFSLock) { n.KernelLog = log })
 	pretend(t, n, map[string]string{dir: nfs4})
