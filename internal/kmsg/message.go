@@ -3,6 +3,7 @@ package kmsg
 import (
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Kind says what a message is about.
@@ -59,6 +60,12 @@ type Message struct {
 	// the message names none. That of statd is "rpc.statd": the local one.
 	Server string
 	Number int64 // see the kinds; 1 for those without
+}
+
+// RefusesLease reports whether an NFSv4 server gives this host no lease: the state manager has
+// failed with EPERM or EACCES (nfs4_state_manager, fs/nfs/nfs4state.c).
+func (m Message) RefusesLease() bool {
+	return m.Kind == StateManager && (m.Number == int64(syscall.EPERM) || m.Number == int64(syscall.EACCES))
 }
 
 // Parse recognizes a message of lockd, sunrpc or nfs by the record's text. The

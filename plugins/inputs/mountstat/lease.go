@@ -17,14 +17,13 @@ type leaseLog struct {
 
 // noteLease notes a message about the lease at a server.
 func (l *kernelLog) noteLease(m kmsg.Message, said message) {
-	const eperm, eacces = 1, 13
 	log, found := l.leases[m.Server]
 	switch {
 	case m.Server == "" || !found && len(l.leases) == maxLogDevices:
 		return
 	case m.Kind == kmsg.ClientIDInUse:
 		log.inUse = said
-	case m.Kind == kmsg.StateManager && (m.Number == eperm || m.Number == eacces):
+	case m.RefusesLease():
 		log.refused = said
 	default:
 		return

@@ -169,11 +169,10 @@ func (l *leaseState) flaps() bool {
 
 // said notes what the kernel's log says about the state at a server.
 func (l *leaseState) said(m kmsg.Message, at time.Time) {
-	const eperm, eacces = 1, 13
 	switch {
 	case m.Kind == kmsg.ClientIDInUse:
 		l.inUse = at
-	case m.Kind == kmsg.StateManager && (m.Number == eperm || m.Number == eacces):
+	case m.RefusesLease():
 		l.refused = at
 	case m.Kind == kmsg.StateManager:
 		l.failed, l.failure = at, m.Number
