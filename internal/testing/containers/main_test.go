@@ -3,7 +3,6 @@
 package containers
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -40,19 +39,9 @@ func TestMain(m *testing.M) {
 			}
 		}
 	case role == roleRead:
-		for {
-			_, _ = os.ReadDir(os.Args[1])
-			time.Sleep(100 * time.Millisecond)
-		}
+		List(os.Args[1])
 	case role == roleEat:
-		if err := os.WriteFile(os.Args[1], []byte("0"), 0); err != nil {
-			fmt.Println(err)
-		}
-		var eaten [][]byte
-		for range 1024 {
-			eaten = append(eaten, bytes.Repeat([]byte{1}, 1<<20))
-		}
-		fmt.Println("there is enough memory:", len(eaten))
+		RunOutOfMemory(os.Args[1])
 	case role == roleInit:
 		os.Exit(asInit())
 	case role == roleTests, os.Geteuid() != 0:

@@ -3,7 +3,6 @@
 package kubernetes
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -12,10 +11,10 @@ import (
 	"path/filepath"
 	"syscall"
 	"testing"
-	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/testing/containers"
 	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
 )
 
@@ -45,19 +44,9 @@ func TestMain(m *testing.M) {
 		tryToWrite(os.Args[1:])
 		pause()
 	case roleEat:
-		if err := os.WriteFile(os.Args[1], []byte("0"), 0); err != nil {
-			fmt.Println(err)
-		}
-		var eaten [][]byte
-		for range 1024 {
-			eaten = append(eaten, bytes.Repeat([]byte{1}, 1<<20))
-		}
-		fmt.Println("there is enough memory:", len(eaten))
+		containers.RunOutOfMemory(os.Args[1])
 	case roleRead:
-		for {
-			_, _ = os.ReadDir(os.Args[1])
-			time.Sleep(100 * time.Millisecond)
-		}
+		containers.List(os.Args[1])
 	default:
 		if os.Getenv(wanted) == "" {
 			os.Exit(m.Run()) // which skips all
