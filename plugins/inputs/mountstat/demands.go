@@ -78,12 +78,6 @@ func (m *Mountstat) noteDemands(tasks []blocked.Task, programs map[int]*mounts.M
 	m.askDemands()
 }
 
-// onDemand reports whether an automounter should mount something at a path, and has not.
-func (m *Mountstat) onDemand(path string) bool {
-	holder := m.table.Holding(path)
-	return holder != nil && holder.FSType == "autofs"
-}
-
 // askDemands asks the servers of what is to be mounted on demand.
 func (m *Mountstat) askDemands() {
 	for _, d := range m.demands {

@@ -105,14 +105,6 @@ func (m *Mountstat) compare() {
 		})
 }
 
-// mountedAt returns what is mounted at a path, except autofs.
-func (m *Mountstat) mountedAt(path string) *mounts.Mount {
-	if mount := m.table.At(path); mount != nil && mount.FSType != "autofs" {
-		return mount
-	}
-	return nil
-}
-
 // findShortfalls compares what is wanted with the mount table.
 func (m *Mountstat) findShortfalls() (missing, readOnly map[string]*shortfall) {
 	e := &m.expectations

@@ -86,14 +86,6 @@ func (m *Mountstat) causeBelow(t *target, f *finding) cause {
 	return ""
 }
 
-// holding is the target that a path lies on, or nil.
-func (m *Mountstat) holding(path string) *target {
-	if mount := m.table.Holding(path); mount != nil {
-		return m.byMount[mount.ID]
-	}
-	return nil
-}
-
 // causeOfOther is why another target is at fault. Its check may still be under way: what
 // depends on it may have been found to hang, or to fail, before it. Empty means that it is not at
 // fault.

@@ -60,27 +60,15 @@ type Mountstat struct {
 
 	Log telegraf.Logger `toml:"-"`
 
-	settings
-	host *host.Host
-	said *oncelog.Log
-	mail *mailbox.Mailbox
-
-	view    mounts.View      // of this round
-	table   *mounts.Snapshot // the view's, or what is named while there is none
-	targets []*target
-	byID    map[string]*target
-	kept    map[string]fault.History // of an earlier run, by unit
-	byMount map[int]*target          // by the mount's number in the table
+	kit
+	inventory
+	view    mounts.View // of this round
 	servers map[serverpool.Question]*server
 	smb     smbClient
 	smbAt   smbLocations
-	// regrouped says that there were targets before.
-	regrouped bool
-	binds     bool      // some of the targets' mounts are such
-	reread    time.Time // when the table is read again for them
+	reread  time.Time // when the table is read again for bind mounts
 	// turnsReadOnly is when a file system last seemed to: ext4 counts an error before it does.
 	turnsReadOnly time.Time
-	hidden        int
 	extErrors     map[string]int64 // that ext4 has counted, by file of sysfs
 	panics        bool             // the kernel does, over hung tasks
 	kernelLog     kernelLog
@@ -103,6 +91,17 @@ type Mountstat struct {
 	interrupted atomic.Bool
 }
 
+// kit is what the parts of the input share. Init sets it; nothing changes it afterwards.
+type kit struct {
+	settings
+	host *host.Host
+	log  telegraf.Logger
+	said *oncelog.Log
+	mail *mailbox.Mailbox
+	// reconsider has the reports that wait for evidence judged again, since there is more of it.
+	reconsider func()
+}
+
 func init() {
 	inputs.Add("mountstat", func() telegraf.Input {
 		return &Mountstat{
@@ -117,7 +116,7 @@ func init() {
 			MountNamespaces: "own",
 			BlockedTop:      10,
 			kernelLog:       kernelLog{name: kmsg.Device, devices: make(map[string]*deviceLog), servers: make(map[string]message)},
-			mail:            mailbox.New(),
+			kit:             kit{mail: mailbox.New()},
 			demands:         make(map[string]*demand),
 			smbAt:           smbLocations{ports: make(map[netip.Addr][]uint16)},
 		}
@@ -135,7 +134,7 @@ func (m *Mountstat) Init() error {
 	if m.host == nil {
 		m.host = host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: prober.New(prober.Options{Warnf: m.Log.Warnf}), Log: m.Log})
 	}
-	m.said = oncelog.New(m.Log)
+	m.log, m.said, m.kit.reconsider = m.Log, oncelog.New(m.Log), m.reconsider
 	m.allProcesses = m.host.SeesAllProcesses()
 	if err := m.resolve(); err != nil {
 		return err

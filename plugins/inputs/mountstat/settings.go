@@ -86,6 +86,7 @@ type settings struct {
 	// usualFstab says that fstab is the host's, wherever that shows; otherwise the user has
 	// named a file.
 	usualFstab bool
+	ignored    []string // mount options
 	units      bool
 	ofImage    bool // the usual fstab and the units are, if this is a container
 	becomes    bool // helpers can take on other identities
@@ -105,6 +106,7 @@ func (m *Mountstat) resolve() error {
 	s := &m.settings
 	s.superuser = os.Geteuid() == 0
 	s.becomes = prober.CanBecome()
+	s.ignored = m.IgnoreMountOpts
 	s.debugData = smbclient.DebugData(m.host.Proc)
 
 	var err error
@@ -224,6 +226,19 @@ func (m *Mountstat) resolveSources() {
 	default:
 		s.fstab = m.host.Where(defaultFstab)
 	}
+}
+
+// ignores reports whether a mount is not to be checked.
+func (s *settings) ignores(mount *mounts.Mount) bool {
+	if mount.ID == 0 {
+		return false // it was named
+	}
+	if mounts.Pseudo(mount.FSType) || mount.AppImage() || !s.selection.Fits(mount) {
+		return true
+	}
+	return slices.ContainsFunc(s.ignored, func(option string) bool {
+		return mount.HasOption(option) || option == "bind" && mount.Bind()
+	})
 }
 
 // condition is what decides which checks may be made, besides the configuration.

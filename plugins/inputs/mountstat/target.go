@@ -1,9 +1,7 @@
 package mountstat
 
 import (
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/fault"
@@ -53,53 +51,16 @@ type target struct {
 	reportOf  *plan          // which may be an older one
 }
 
-// regroup sorts the mounts that are to be checked into targets, and keeps what is known about
-// targets that were there before.
+// regroup sorts the mounts that are to be checked into targets, and finds out how each is checked.
 func (m *Mountstat) regroup() {
-	before, servers := m.byID, m.servers
+	m.inventory.sort(&m.settings, m.PerMount, m.namespaces.found)
+	before := m.servers
 	m.servers = make(map[serverpool.Question]*server)
-	m.targets, m.byID, m.byMount, m.hidden, m.binds = nil, make(map[string]*target, len(before)), make(map[int]*target), 0, false
-	for i := range m.table.Mounts {
-		if mount := &m.table.Mounts[i]; mount.Hidden && !m.ignored(mount) {
-			m.hidden++
-		}
-	}
-	add := func(all []*mounts.Mount, ns *namespace) {
-		for _, unit := range mounts.Units(all, m.PerMount) {
-			if m.byID[unit.ID] != nil {
-				continue // it is checked where it was seen first
-			}
-			t := before[unit.ID]
-			if t == nil || !unit.Same(t.Probed) {
-				t = &target{History: m.kept[unit.ID], worked: make(map[check]bool)}
-				if m.regrouped {
-					t.appeared = time.Now()
-				}
-				delete(m.kept, unit.ID)
-			}
-			t.Unit, t.namespace = unit, ns
-			m.byID[unit.ID] = t
-			m.targets = append(m.targets, t)
-		}
-	}
-	wanted := func(mount *mounts.Mount) bool { return !m.ignored(mount) }
-	add(m.table.Visible(wanted), nil)
-	for _, ns := range m.namespaces.found {
-		add(slices.DeleteFunc(slices.Clone(ns.mounts), func(mount *mounts.Mount) bool { return !wanted(mount) }), ns)
-	}
 	for _, t := range m.targets {
 		t.policy, t.plan = m.policyFor(t.Probed, m.conditionOf(t)), nil
-		t.key, t.group = "mountstat "+t.ID, t.Probed.FateGroup()
-		m.linkServers(t, servers)
-		m.binds = m.binds || slices.ContainsFunc(t.Mounts, (*mounts.Mount).Bind)
-		if t.namespace == nil {
-			for _, mount := range t.Mounts {
-				m.byMount[mount.ID] = t
-			}
-		}
+		m.linkServers(t, before)
 	}
 	m.skip()
-	m.regrouped = true
 }
 
 // skip finds out which targets must not be checked.
@@ -107,35 +68,6 @@ func (m *Mountstat) skip() {
 	for _, t := range m.targets {
 		t.skipReason = m.skipReasonOf(t)
 	}
-}
-
-// named are the mounts that are checked while there is no table: the root, and what
-// the configuration names by a path.
-func (m *Mountstat) named() *mounts.Snapshot {
-	paths := append([]string{"/"}, m.Expected...)
-	paths = append(paths, m.MountPoints...)
-	for i := range m.Override {
-		paths = append(paths, m.Override[i].MountPoints...)
-	}
-	paths = slices.DeleteFunc(paths, func(path string) bool { return strings.ContainsAny(path, "*?[{") })
-	slices.Sort(paths)
-	var all []mounts.Mount
-	for _, path := range slices.Compact(paths) {
-		all = append(all, mounts.Named(path))
-	}
-	return mounts.NewSnapshot(all)
-}
-
-func (m *Mountstat) ignored(mount *mounts.Mount) bool {
-	if mount.ID == 0 {
-		return false // it was named
-	}
-	if mounts.Pseudo(mount.FSType) || mount.AppImage() || !m.selection.Fits(mount) {
-		return true
-	}
-	return slices.ContainsFunc(m.IgnoreMountOpts, func(option string) bool {
-		return mount.HasOption(option) || option == "bind" && mount.Bind()
-	})
 }
 
 // skipReasonOf says why a target must not be checked; empty if it may be.
