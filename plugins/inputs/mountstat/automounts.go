@@ -50,7 +50,7 @@ func (m *Mountstat) judgeAutomounts() {
 		}
 	}
 	m.judgeDemands(now)
-	m.automounts = m.follow(m.automounts, now, m.sayUnmet, m.sayMet)
+	m.automounts = follow(m.automounts, now, m.sayUnmet, m.sayMet)
 }
 
 // automounterFails is why a process group can mount nothing, as the process that leads it tells

@@ -390,7 +390,7 @@ func (m *Mountstat) compareReadOnly(t *target, st *unix.Statfs_t) {
 	says := readOnly && !t.Probed.ReadOnly() && (t.seenWritable || m.host.MountPrefix == "" || m.namespace != "")
 	if turned := says && t.saysReadOnly && m.view.Hindrance == nil; turned != t.turnedReadOnly {
 		t.turnedReadOnly = turned
-		m.compare()
+		m.expectations.compare(&m.inventory)
 	}
 	t.saysReadOnly = says
 }

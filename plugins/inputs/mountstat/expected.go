@@ -34,6 +34,8 @@ type shortfall struct {
 
 // expectations are what the sources and the configuration want, compared with the table.
 type expectations struct {
+	*kit
+	own       []expectation // of the configuration
 	wanted    []expectation
 	missing   map[string]*shortfall        // by mount point
 	untouched []expectation                // automounts that nobody has triggered
@@ -48,17 +50,26 @@ type expectations struct {
 // expect updates the expectations.
 func (m *Mountstat) expect(tableChanged bool) {
 	e := &m.expectations
-	read := e.read
-	e.read = nil
-	if read != nil {
-		m.said.Error("fstab", read.fstab)
-		m.said.Error("units", read.units)
-		e.wanted = read.wanted
+	news := e.takeNews()
+	if news {
 		m.skip()
 	}
-	if m.view.Snapshot != nil && (read != nil || tableChanged || e.missing == nil) {
-		m.compare() // without a table nothing is known to be missing
+	if m.view.Snapshot != nil && (news || tableChanged || e.missing == nil) {
+		e.compare(&m.inventory) // without a table nothing is known to be missing
 	}
+}
+
+// takeNews takes over what was read since the last time. It reports whether there was something.
+func (e *expectations) takeNews() bool {
+	read := e.read
+	e.read = nil
+	if read == nil {
+		return false
+	}
+	e.said.Error("fstab", read.fstab)
+	e.said.Error("units", read.units)
+	e.wanted = read.wanted
+	return true
 }
 
 // wants reports whether something should be mounted at a path.
@@ -66,51 +77,49 @@ func (e *expectations) wants(path string) bool {
 	return slices.ContainsFunc(e.wanted, func(w expectation) bool { return w.path == path })
 }
 
-// configured is what the configuration wants.
-func (m *Mountstat) configured() []expectation {
-	var all []expectation
-	for _, path := range m.Expected {
-		all = append(all, expectation{path: filepath.Clean(path), by: "the configuration"})
+// configure sets what the configuration wants.
+func (e *expectations) configure(paths []string) {
+	e.own = nil
+	for _, path := range paths {
+		e.own = append(e.own, expectation{path: filepath.Clean(path), by: "the configuration"})
 	}
-	return all
+	e.wanted = e.own
 }
 
 // compare finds what is missing, and what is read-only though it should not be, and
 // logs what has changed.
-func (m *Mountstat) compare() {
-	e := &m.expectations
-	missing, readOnly := m.findShortfalls()
-	e.missing = m.follow(e.missing, missing,
+func (e *expectations) compare(in *inventory) {
+	missing, readOnly := e.findShortfalls(in)
+	e.missing = follow(e.missing, missing,
 		func(s *shortfall) {
-			m.Log.Warnf("%s is not mounted, though %s wants it", mounts.Printable(s.path), s.by)
+			e.log.Warnf("%s is not mounted, though %s wants it", mounts.Printable(s.path), s.by)
 		},
 		func(s *shortfall) {
-			if m.mountedAt(s.path) != nil {
-				m.Log.Infof("%s is mounted; it was missing for %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
+			if in.mountedAt(s.path) != nil {
+				e.log.Infof("%s is mounted; it was missing for %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
 			}
 		})
-	e.readOnly = m.follow(e.readOnly, readOnly,
+	e.readOnly = follow(e.readOnly, readOnly,
 		func(s *shortfall) {
 			why := joinReasons(string(result.ReadOnly), s.why)
 			if s.by == "" {
-				m.Log.Warnf("%s was mounted for writing, and turned read-only: %s", mounts.Printable(s.path), why)
+				e.log.Warnf("%s was mounted for writing, and turned read-only: %s", mounts.Printable(s.path), why)
 			} else {
-				m.Log.Warnf("%s is mounted read-only, though %s wants it writable: %s", mounts.Printable(s.path), s.by, why)
+				e.log.Warnf("%s is mounted read-only, though %s wants it writable: %s", mounts.Printable(s.path), s.by, why)
 			}
 		},
 		func(s *shortfall) {
-			if m.mountedAt(s.path) != nil {
-				m.Log.Infof("%s is writable again after %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
+			if in.mountedAt(s.path) != nil {
+				e.log.Infof("%s is writable again after %v", mounts.Printable(s.path), time.Since(s.since).Round(time.Second))
 			}
 		})
 }
 
 // findShortfalls compares what is wanted with the mount table.
-func (m *Mountstat) findShortfalls() (missing, readOnly map[string]*shortfall) {
-	e := &m.expectations
+func (e *expectations) findShortfalls(in *inventory) (missing, readOnly map[string]*shortfall) {
 	automounts := make(map[string]bool)
-	for i := range m.table.Mounts {
-		if mount := &m.table.Mounts[i]; mount.FSType == "autofs" {
+	for i := range in.table.Mounts {
+		if mount := &in.table.Mounts[i]; mount.FSType == "autofs" {
 			automounts[mount.Mountpoint] = true
 		}
 	}
@@ -120,7 +129,7 @@ func (m *Mountstat) findShortfalls() (missing, readOnly map[string]*shortfall) {
 	}
 	e.untouched = nil
 	for _, w := range e.wanted {
-		mount := m.mountedAt(w.path)
+		mount := in.mountedAt(w.path)
 		switch {
 		case mount == nil && automounts[w.path]:
 			e.untouched = append(e.untouched, w)
@@ -129,7 +138,7 @@ func (m *Mountstat) findShortfalls() (missing, readOnly map[string]*shortfall) {
 			continue
 		case w.source != "" && !w.readOnly && mount.ReadOnly() && !mounts.AlwaysReadOnly(mount.FSType):
 			readOnly[w.path] = &shortfall{expectation: w}
-			if t := m.byMount[mount.ID]; t != nil {
+			if t := in.byMount[mount.ID]; t != nil {
 				readOnly[w.path].why = t.quote(quoted[result.ReadOnly]...)
 			}
 		}
@@ -137,7 +146,7 @@ func (m *Mountstat) findShortfalls() (missing, readOnly map[string]*shortfall) {
 			e.tags[w.path] = mountTags(mount)
 		}
 	}
-	for _, t := range m.targets {
+	for _, t := range in.targets {
 		for _, mount := range t.Mounts {
 			if readOnly[mount.Mountpoint] == nil && t.namespace == nil && (t.turnedReadOnly && !mount.ReadOnly() || turnedReadOnly(mount)) {
 				readOnly[mount.Mountpoint] = &shortfall{expectation: expectation{path: mount.Mountpoint}, why: t.quote(quoted[result.ReadOnly]...)}
@@ -148,7 +157,7 @@ func (m *Mountstat) findShortfalls() (missing, readOnly map[string]*shortfall) {
 }
 
 // follow keeps the time since which each shortfall has been there.
-func (m *Mountstat) follow(before, now map[string]*shortfall, began, ended func(*shortfall)) map[string]*shortfall {
+func follow(before, now map[string]*shortfall, began, ended func(*shortfall)) map[string]*shortfall {
 	for path, s := range now {
 		if earlier := before[path]; earlier != nil {
 			s.since = earlier.since
@@ -178,23 +187,24 @@ func turnedReadOnly(mount *mounts.Mount) bool {
 	return has(mount.VFSOptions, "emergency_ro") || has(mount.VFSOptions, "ro") && has(mount.Options, "rw")
 }
 
-// emitMissing reports the mounts that are missing.
-func (m *Mountstat) emitMissing(acc telegraf.Accumulator, counts *counts) {
-	tags := func(e *expectation) map[string]string {
-		if last := m.expectations.tags[e.path]; last != nil {
+// emit reports the mounts that are missing, and the automounts that nobody has asked for, except
+// those of which it is known that they can't be made.
+func (e *expectations) emit(acc telegraf.Accumulator, counts *counts, unmet map[string]*shortfall) {
+	tags := func(w *expectation) map[string]string {
+		if last := e.tags[w.path]; last != nil {
 			return maps.Clone(last) // the series that was well is the one that is not
 		}
 		mode := "rw"
-		if e.readOnly {
+		if w.readOnly {
 			mode = "ro"
 		}
-		t := map[string]string{"path": mounts.Printable(e.path), "mode": mode}
-		if e.source != "" {
-			t["device"], t["fstype"] = mounts.SourceTag(e.source), mounts.Printable(e.fstype)
+		t := map[string]string{"path": mounts.Printable(w.path), "mode": mode}
+		if w.source != "" {
+			t["device"], t["fstype"] = mounts.SourceTag(w.source), mounts.Printable(w.fstype)
 		}
 		return t
 	}
-	for _, s := range m.expectations.missing {
+	for _, s := range e.missing {
 		counts[result.Missing]++
 		acc.AddGauge("mountstat", map[string]any{
 			"result":        result.Missing.String(),
@@ -205,8 +215,8 @@ func (m *Mountstat) emitMissing(acc telegraf.Accumulator, counts *counts) {
 			"fault_seconds": time.Since(s.since).Seconds(),
 		}, tags(&s.expectation))
 	}
-	for i := range m.expectations.untouched {
-		if m.automounts[m.expectations.untouched[i].path] != nil {
+	for i := range e.untouched {
+		if unmet[e.untouched[i].path] != nil {
 			continue // it can't be mounted
 		}
 		counts[result.Unchecked]++
@@ -216,6 +226,6 @@ func (m *Mountstat) emitMissing(acc telegraf.Accumulator, counts *counts) {
 			"reason":        "to be mounted on demand; nobody has asked for it",
 			"hung_seconds":  0.0,
 			"fault_seconds": 0.0,
-		}, tags(&m.expectations.untouched[i]))
+		}, tags(&e.untouched[i]))
 	}
 }

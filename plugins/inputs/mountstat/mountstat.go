@@ -140,7 +140,8 @@ func (m *Mountstat) Init() error {
 		return err
 	}
 	m.host.ExpectKernelLog(m.kernelLog.name, m)
-	m.expectations.wanted = m.configured()
+	m.expectations.kit = &m.kit
+	m.expectations.configure(m.Expected)
 	if (m.policy.runAs.owner || m.policy.runAs.user) && !m.becomes {
 		m.Log.Infof("file systems are checked as this user, not as run_as says, which needs CAP_SETUID, CAP_SETGID and CAP_KILL")
 	}
@@ -163,7 +164,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.readBcachefs(began)
 	m.inspectDisks(began)
 	m.readTraffic(began)
-	m.askSources(began)
+	m.expectations.ask(began, m.table)
 	m.mail.Drain()
 	m.expect(changed)
 	pending := m.submit()
@@ -222,7 +223,7 @@ func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{
 	m.sayRefused(refused)
 	m.expect(false)
 	m.judgeAutomounts()
-	m.emitMissing(acc, counts)
+	m.expectations.emit(acc, counts, m.automounts)
 	m.emitAutomounts(acc, counts)
 	m.emitServers(acc)
 	m.locateSMB()

@@ -40,20 +40,18 @@ type reading struct {
 	fstab, units error
 }
 
-// askSources has the sources read when that is due.
-func (m *Mountstat) askSources(now time.Time) {
-	e := &m.expectations
-	if now.Before(e.due) || e.reading || m.fstab == "" && !m.settings.units && len(m.Expected) == 0 {
+// ask has the sources read when that is due.
+func (e *expectations) ask(now time.Time, table *mounts.Snapshot) {
+	if now.Before(e.due) || e.reading || e.fstab == "" && !e.units && len(e.own) == 0 {
 		return
 	}
 	if e.sources == nil {
-		e.sources = &sources{host: m.host, settings: &m.settings, own: m.configured(), units: &units.Wanted{}, resolved: make(map[string]string)}
+		e.sources = &sources{host: e.host, settings: &e.settings, own: e.own, units: &units.Wanted{}, resolved: make(map[string]string)}
 	}
 	e.reading, e.due = true, now.Add(sourcesInterval)
-	table := m.table
 	go func() {
 		read := e.sources.read(table)
-		m.mail.Post(func() { e.reading, e.read = false, read })
+		e.mail.Post(func() { e.reading, e.read = false, read })
 	}()
 }
 
