@@ -13,15 +13,23 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
+	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
 const others = "other"
 
-// scanBlocked looks for tasks that wait for file systems.
-func (m *Mountstat) scanBlocked() (blocked.Scan, error) {
-	request := blocked.Request{Round: m.round, Asker: m}
-	for _, t := range m.targets {
+// blockedTasks looks for tasks that wait for file systems.
+type blockedTasks struct {
+	*kit
+	programs map[programID]*mounts.Mount // of mounts, that wait
+}
+
+// scan looks for tasks that wait for file systems. automounts says that there are automounters,
+// whose programs are to be looked for.
+func (b *blockedTasks) scan(round uint64, targets []*target, automounts bool) (blocked.Scan, error) {
+	request := blocked.Request{Round: round, Asker: b, Programs: automounts}
+	for _, t := range targets {
 		if t.Hung() {
 			request.Urgent = true
 			if t.Probed.FUSE() {
@@ -29,8 +37,7 @@ func (m *Mountstat) scanBlocked() (blocked.Scan, error) {
 			}
 		}
 	}
-	request.Programs = m.automounted // that an automounter has called
-	return m.host.Tasks.Scan(request)
+	return b.host.Tasks.Scan(request)
 }
 
 // waitSite is where tasks wait.
@@ -45,15 +52,13 @@ type taskGroup struct {
 	sample int       // its pid
 }
 
-// emitBlocked reports the tasks that have waited since the last gather or
-// longer, by site. vfsprobe's own helpers are only counted.
-func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any) {
-	scan, err := m.scanBlocked()
-	m.said.Error("blocked tasks", err)
+// emit reports the tasks that have waited since the last gather or longer, by site, at most top
+// of them, and all others as one. vfsprobe's own helpers are only counted.
+func (b *blockedTasks) emit(acc telegraf.Accumulator, scan *blocked.Scan, in *inventory, top int) {
 	now := time.Now()
 	groups := make(map[waitSite]*taskGroup)
-	programs := m.mountPrograms(slices.Concat(scan.Tasks, scan.Mounting))
-	resolver := mountResolver{m: m, namespace: m.host.MountNamespace(), foreign: make(map[string]*mounts.Snapshot)}
+	programs := b.mountPrograms(slices.Concat(scan.Tasks, scan.Mounting))
+	resolver := mountResolver{host: b.host, inventory: in, namespace: b.host.MountNamespace(), foreign: make(map[string]*mounts.Snapshot)}
 	for _, task := range scan.Tasks {
 		site, source := waitSite{wchan: task.Wchan, comm: commonName(&task)}, ""
 		if program := programs[task.PID]; program != nil {
@@ -68,21 +73,19 @@ func (m *Mountstat) emitBlocked(acc telegraf.Accumulator, summary map[string]any
 		}
 		g.add(1, task.Since, task.PID)
 	}
-	summary["blocked"], summary["blocked_helpers"] = int64(len(scan.Tasks)), scan.Helpers
-
-	sorted := slices.SortedFunc(maps.Values(groups), func(a, b *taskGroup) int {
-		return cmp.Or(cmp.Compare(b.count, a.count), a.since.Compare(b.since), strings.Compare(a.comm, b.comm))
+	sorted := slices.SortedFunc(maps.Values(groups), func(a, other *taskGroup) int {
+		return cmp.Or(cmp.Compare(other.count, a.count), a.since.Compare(other.since), strings.Compare(a.comm, other.comm))
 	})
 	rest := &taskGroup{waitSite: waitSite{wchan: others, comm: others}, since: now}
 	for i, g := range sorted {
-		if i < m.BlockedTop {
-			m.emitTasks(acc, g, now)
+		if i < top {
+			b.emitTasks(acc, g, now)
 		} else {
 			rest.add(g.count, g.since, g.sample)
 		}
 	}
 	if rest.count > 0 {
-		m.emitTasks(acc, rest, now)
+		b.emitTasks(acc, rest, now)
 	}
 }
 
@@ -99,9 +102,9 @@ type programID struct {
 // for instance, whose server does not answer, so that nothing is mounted yet. The arguments of
 // each are read once, even if they could not be read: waiting for a process's memory keeps the
 // gather waiting.
-func (m *Mountstat) mountPrograms(tasks []blocked.Task) map[int]*mounts.Mount {
-	before := m.programs
-	m.programs = make(map[programID]*mounts.Mount)
+func (b *blockedTasks) mountPrograms(tasks []blocked.Task) map[int]*mounts.Mount {
+	before := b.programs
+	b.programs = make(map[programID]*mounts.Mount)
 	var news []programID
 	var pids []int
 	for _, task := range tasks {
@@ -110,21 +113,21 @@ func (m *Mountstat) mountPrograms(tasks []blocked.Task) map[int]*mounts.Mount {
 		switch {
 		case task.Comm != "mount" && !strings.HasPrefix(task.Comm, "mount."), slices.Contains(pids, task.PID):
 		case known:
-			m.programs[id] = program
+			b.programs[id] = program
 		case len(pids) < maxMountPrograms:
-			m.programs[id] = program
+			b.programs[id] = program
 			news, pids = append(news, id), append(pids, task.PID)
 		}
 	}
 	if len(pids) > 0 {
-		lines, err := m.host.Files.CommandLines(pids)
-		m.said.Error("arguments of mount programs", err)
+		lines, err := b.host.Files.CommandLines(pids)
+		b.said.Error("arguments of mount programs", err)
 		for i, line := range lines {
-			m.programs[news[i]] = mounts.ParseProgram(line)
+			b.programs[news[i]] = mounts.ParseProgram(line)
 		}
 	}
-	programs := make(map[int]*mounts.Mount, len(m.programs))
-	for id, program := range m.programs {
+	programs := make(map[int]*mounts.Mount, len(b.programs))
+	for id, program := range b.programs {
 		programs[id.pid] = program
 	}
 	return programs
@@ -137,7 +140,7 @@ func (g *taskGroup) add(count int64, since time.Time, pid int) {
 	}
 }
 
-func (m *Mountstat) emitTasks(acc telegraf.Accumulator, g *taskGroup, now time.Time) {
+func (b *blockedTasks) emitTasks(acc telegraf.Accumulator, g *taskGroup, now time.Time) {
 	tags := map[string]string{"wchan": cmp.Or(g.wchan, "unknown"), "comm": mounts.Printable(g.comm)}
 	if g.path != "" {
 		tags["path"] = mounts.Printable(g.path)
@@ -150,9 +153,9 @@ func (m *Mountstat) emitTasks(acc telegraf.Accumulator, g *taskGroup, now time.T
 	if g.source != "" {
 		fields["source"] = mounts.Printable(g.source)
 	}
-	if id := cgroups.Identify(filepath.Join(m.host.Proc, strconv.Itoa(g.sample), "cgroup")); id.Name != "" {
+	if id := cgroups.Identify(filepath.Join(b.host.Proc, strconv.Itoa(g.sample), "cgroup")); id.Name != "" {
 		fields["container"] = id.Name
-		m.host.OwnerOf(id).AddTo(fields, "")
+		b.host.OwnerOf(id).AddTo(fields, "")
 	}
 	acc.AddGauge("mountstat_blocked", fields, tags)
 }
@@ -168,7 +171,8 @@ func commonName(task *blocked.Task) string {
 
 // mountResolver finds the mount that a task waits for.
 type mountResolver struct {
-	m         *Mountstat
+	*inventory
+	host      *host.Host
 	namespace string                      // of the table
 	foreign   map[string]*mounts.Snapshot // tables of other namespaces
 }
@@ -177,7 +181,7 @@ type mountResolver struct {
 // hangs. If none of them hangs, it returns the only one that a server or daemon stands behind. If
 // there are several such, or none, the result is empty.
 func (r *mountResolver) mountOf(task blocked.Task) string {
-	files := r.m.host.Tasks.Files(task)
+	files := r.host.Tasks.Files(task)
 	table := r.tableOf(task.PID, files.MountNS)
 	if table == nil {
 		return ""
@@ -207,11 +211,11 @@ func (r *mountResolver) targetOf(table *mounts.Snapshot, mount *mounts.Mount) *t
 	switch {
 	case mount == nil:
 		return nil
-	case table == r.m.table:
-		return r.m.byMount[mount.ID]
+	case table == r.table:
+		return r.byMount[mount.ID]
 	}
 	id := mounts.UnitID(mount)
-	for _, t := range r.m.targets {
+	for _, t := range r.targets {
 		if mounts.UnitID(t.Probed) == id {
 			return t
 		}
@@ -222,11 +226,11 @@ func (r *mountResolver) targetOf(table *mounts.Snapshot, mount *mounts.Mount) *t
 // tableOf is the mount table of a task's namespace. It is read once.
 func (r *mountResolver) tableOf(pid int, namespace string) *mounts.Snapshot {
 	if namespace == "" || namespace == r.namespace {
-		return r.m.table
+		return r.table
 	}
 	table, known := r.foreign[namespace]
 	if !known {
-		table, _ = r.m.host.MountsOf(strconv.Itoa(pid))
+		table, _ = r.host.MountsOf(strconv.Itoa(pid))
 		r.foreign[namespace] = table
 	}
 	return table

@@ -101,7 +101,7 @@ func TestBlocked_WhatAMountProgramWaitsFor(t *testing.T) {
 // The arguments of a program are read once: here there is nobody to read them.
 func TestMountstat_KnowsMountPrograms(t *testing.T) {
 	home := mounts.ParseProgram([]string{"mount.nfs", "nas:/home", "/auto/home"})
-	m := &Mountstat{programs: map[programID]*mounts.Mount{{7, 100}: home, {8, 100}: home}}
+	m := &blockedTasks{programs: map[programID]*mounts.Mount{{7, 100}: home, {8, 100}: home}}
 	tasks := []blocked.Task{{PID: 7, Start: 100, Comm: "mount.nfs"}, {PID: 9, Start: 100, Comm: "cat"}}
 	for range 2 {
 		assert.Equal(t, map[int]*mounts.Mount{7: home}, m.mountPrograms(tasks))

@@ -47,8 +47,8 @@ func (m *Mountstat) findDemands() {
 	if !m.automounted {
 		return
 	}
-	scan, _ := m.scanBlocked() // emitBlocked says what hinders it
-	m.noteDemands(scan.Mounting, m.mountPrograms(slices.Concat(scan.Tasks, scan.Mounting)))
+	scan, _ := m.blocked.scan(m.round, m.targets, true) // summarize says what hinders it
+	m.noteDemands(scan.Mounting, m.blocked.mountPrograms(slices.Concat(scan.Tasks, scan.Mounting)))
 }
 
 // noteDemands notes what programs have been trying to mount on demand for some time, and asks

@@ -236,7 +236,10 @@ func (m *Mountstat) summarize(acc telegraf.Accumulator, counts *counts, began ti
 	fields["mounts"] = int64(reported)
 	fields["faults"] = int64(faults)
 	m.hungTaskFields(fields)
-	m.emitBlocked(acc, fields)
+	scan, err := m.blocked.scan(m.round, m.targets, m.automounted)
+	m.said.Error("blocked tasks", err)
+	fields["blocked"], fields["blocked_helpers"] = int64(len(scan.Tasks)), scan.Helpers
+	m.blocked.emit(acc, &scan, &m.inventory, m.BlockedTop)
 	fields["gather_seconds"] = time.Since(began).Seconds()
 	acc.AddGauge("mountstat_summary", fields, nil)
 }

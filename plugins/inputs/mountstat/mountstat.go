@@ -81,7 +81,7 @@ type Mountstat struct {
 	daemons       daemons
 	guards        guards
 	bcachefs      bcachefs
-	programs      map[programID]*mounts.Mount // that wait
+	blocked       blockedTasks
 
 	// Of the gather under way.
 	round       uint64
@@ -140,7 +140,7 @@ func (m *Mountstat) Init() error {
 		return err
 	}
 	m.host.ExpectKernelLog(m.kernelLog.name, m)
-	m.expectations.kit = &m.kit
+	m.expectations.kit, m.namespaces.kit, m.blocked.kit = &m.kit, &m.kit, &m.kit
 	m.expectations.configure(m.Expected)
 	if (m.policy.runAs.owner || m.policy.runAs.user) && !m.becomes {
 		m.Log.Infof("file systems are checked as this user, not as run_as says, which needs CAP_SETUID, CAP_SETGID and CAP_KILL")
@@ -257,7 +257,7 @@ func (m *Mountstat) refresh(now time.Time) (changed bool) {
 	changed = table != m.table
 	m.table = table
 	panics := m.panicsOverHungTasks()
-	if looked := m.findNamespaces(now); looked || changed || panics != m.panics {
+	if looked := m.namespaces.find(m.table, now); looked || changed || panics != m.panics {
 		m.panics = panics
 		m.regroup()
 	}

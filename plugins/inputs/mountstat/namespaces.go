@@ -26,67 +26,71 @@ type namespace struct {
 	mounts    []*mounts.Mount
 }
 
+// namespaces are the other mount namespaces, as they were last looked at.
 type namespaces struct {
+	*kit
 	found []*namespace
 	due   time.Time
 }
 
-// findNamespaces looks for network file systems that the table does not show.
-// It reports whether it has looked.
-func (m *Mountstat) findNamespaces(now time.Time) bool {
-	if m.MountNamespaces != "all" || now.Before(m.namespaces.due) {
+// find looks for network file systems that the table does not show, when that is due. It reports
+// whether it has looked.
+func (n *namespaces) find(table *mounts.Snapshot, now time.Time) bool {
+	if !n.foreign || now.Before(n.due) {
 		return false
 	}
-	m.namespaces.due = now.Add(namespacesInterval)
-	m.namespaces.found = nil
-	processes, err := os.ReadDir(m.host.Proc)
-	m.said.Error("namespaces", err)
-	own := make(map[string]bool, len(m.table.Mounts))
-	for i := range m.table.Mounts {
-		own[mounts.UnitID(&m.table.Mounts[i])] = true
-	}
-	link := func(process, name string) string {
-		target, _ := os.Readlink(filepath.Join(m.host.Proc, process, "ns", name))
-		return target
+	n.due = now.Add(namespacesInterval)
+	n.found = nil
+	processes, err := os.ReadDir(n.host.Proc)
+	n.said.Error("namespaces", err)
+	own := make(map[string]bool, len(table.Mounts))
+	for i := range table.Mounts {
+		own[mounts.UnitID(&table.Mounts[i])] = true
 	}
 	network, _ := os.Readlink("/proc/self/ns/net")
-	seen := map[string]bool{"": true, m.host.MountNamespace(): true}
+	seen := map[string]bool{"": true, n.host.MountNamespace(): true}
 	for _, process := range processes {
 		if _, err := strconv.Atoi(process.Name()); err != nil {
 			continue
 		}
-		id := link(process.Name(), "mnt")
+		id := n.link(process.Name(), "mnt")
 		if seen[id] {
 			continue
 		}
 		seen[id] = true
-		table, err := m.host.MountsOf(process.Name())
+		other, err := n.host.MountsOf(process.Name())
 		switch {
 		case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ESRCH), errors.Is(err, unix.EINVAL):
 			delete(seen, id) // the process has ended; another may be there
 			continue
 		case err != nil:
-			m.said.Error("namespace", err)
+			n.said.Error("namespace", err)
 			return true
 		}
-		all := table.Visible(func(mount *mounts.Mount) bool { return mount.Network() && !own[mounts.UnitID(mount)] })
+		all := other.Visible(func(mount *mounts.Mount) bool { return mount.Network() && !own[mounts.UnitID(mount)] })
 		if len(all) > 0 {
-			m.namespaces.found = append(m.namespaces.found, &namespace{
-				path:      filepath.Join(m.host.Proc, process.Name(), "ns", "mnt"),
-				container: cgroups.Identify(filepath.Join(m.host.Proc, process.Name(), "cgroup")).Name,
-				network:   network != "" && network == link(process.Name(), "net"),
+			n.found = append(n.found, &namespace{
+				path:      filepath.Join(n.host.Proc, process.Name(), "ns", "mnt"),
+				container: cgroups.Identify(filepath.Join(n.host.Proc, process.Name(), "cgroup")).Name,
+				network:   network != "" && network == n.link(process.Name(), "net"),
 				mounts:    all,
 			})
 		}
 	}
-	m.said.Error("namespace", nil)
+	n.said.Error("namespace", nil)
 	return true
 }
 
+// link tells which namespace of a kind a process is in; it is empty if that can't be read.
+func (n *namespaces) link(process, kind string) string {
+	namespace, _ := os.Readlink(filepath.Join(n.host.Proc, process, "ns", kind))
+	return namespace
+}
+
 // namespaceOf is the mount namespace that a helper must enter for a check.
-func (m *Mountstat) namespaceOf(t *target) string {
+func (s *settings) namespaceOf(t *target) string {
 	if t.namespace != nil {
 		return t.namespace.path
 	}
-	return m.namespace
+	return s.namespace
 }

@@ -81,6 +81,7 @@ type settings struct {
 	hostname  string // for the file of the check "write"
 	prefix    string // of the host's paths, as seen from here
 	namespace string // mount namespace to enter for each check, if any
+	foreign   bool   // mounts of other namespaces are checked, too
 	fstab     string
 	debugData string // of the SMB client
 	// usualFstab says that fstab is the host's, wherever that shows; otherwise the user has
@@ -203,7 +204,7 @@ func (m *Mountstat) resolveHost() error {
 	if m.resolveSources(); s.fstab != "" && !filepath.IsAbs(s.fstab) {
 		return fmt.Errorf("fstab = %q is not an absolute path", s.fstab)
 	}
-	if m.MountNamespaces != "own" && m.MountNamespaces != "all" {
+	if s.foreign = m.MountNamespaces == "all"; m.MountNamespaces != "own" && !s.foreign {
 		return fmt.Errorf("mount_namespaces = %q: it must be \"own\" or \"all\"", m.MountNamespaces)
 	}
 	return nil
