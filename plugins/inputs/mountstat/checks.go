@@ -86,39 +86,39 @@ func (p *plan) hangs(r *prober.Report) step {
 
 // newPlan is what a helper does to check the target. The root is opened as the
 // plugin's own user, since its owner may not be allowed to search the
-// directories above. Everything else goes through that descriptor.
-func (m *Mountstat) newPlan(t *target) *plan {
+// directories above. Everything else goes through that descriptor. outlivesServer is the plan's.
+func (s *settings) newPlan(t *target, outlivesServer bool) *plan {
 	mount := t.Probed
 	p := &plan{Plan: prober.Plan{
 		Timeout: t.policy.timeout,
 		// rpc_wait_bit_killable, net/sunrpc/sched.c. Not with files open or
 		// dirty: giving them back takes the server.
 		Killable:       mount.NFS() && !t.makes(checkRead) && !t.makes(checkWrite),
-		OutlivesServer: m.table.NeedsFUSE(mount),
+		OutlivesServer: outlivesServer,
 	}}
-	path := m.prefix + mount.Mountpoint
-	if namespace := m.namespaceOf(t); namespace != "" {
+	path := s.prefix + mount.Mountpoint
+	if namespace := s.namespaceOf(t); namespace != "" {
 		p.EnterMountNS(namespace)
 		path = mount.Mountpoint
 	} else {
-		p.SearchBelow(m.prefix)
+		p.SearchBelow(s.prefix)
 	}
 	var device prober.Argument
 	if t.makes(checkDevice) {
-		device = m.openDevice(p, t, strings.TrimSuffix(path, mount.Mountpoint))
+		device = openDevice(p, t, strings.TrimSuffix(path, mount.Mountpoint))
 	}
 	open := prober.OpenPath(prober.CWD(), path, unix.O_CLOEXEC).Named(stepOpen)
 	if !asksForAttributes(mount) {
 		open = open.Silent()
 	}
 	root := prober.ResultOf(p.Add(open))
-	m.identify(p, t, root)
+	s.identify(p, t, root)
 	p.mark("")
 	for _, c := range t.policy.checks {
 		if c == checkDevice {
 			readDevice(p, t, device)
 		} else {
-			m.addCheck(p, c, root, t)
+			s.addCheck(p, c, root, t)
 		}
 		p.mark(c)
 	}
@@ -129,7 +129,7 @@ func (t *target) makes(wanted check) bool { return slices.Contains(t.policy.chec
 
 // addCheck appends a check's steps. A step that could fail for reasons of the check's own is
 // optional, and judged later.
-func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) {
+func (s *settings) addCheck(p *plan, c check, root prober.Argument, t *target) {
 	open := func(name string, flags int) prober.Step {
 		return prober.Open(root, name, flags|unix.O_CLOEXEC|unix.O_NONBLOCK|unix.O_NOFOLLOW, 0o600)
 	}
@@ -141,7 +141,7 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) 
 	case checkReaddir:
 		// The root may be a file: a bind mount of one.
 		flags := unix.O_RDONLY | unix.O_DIRECTORY
-		if m.leavesAtime(t) {
+		if s.leavesAtime(t) {
 			flags |= unix.O_NOATIME
 		}
 		directory := prober.ResultOf(p.Add(open(".", flags).Optional().MergeWithNext()))
@@ -158,7 +158,7 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) 
 		}
 		p.Add(prober.Close(directory).Optional().Silent())
 	case checkRead:
-		file := prober.ResultOf(p.OpenRegular(open(m.canary, unix.O_PATH).Optional(), open(m.canary, unix.O_RDONLY).Optional()))
+		file := prober.ResultOf(p.OpenRegular(open(s.canary, unix.O_PATH).Optional(), open(s.canary, unix.O_RDONLY).Optional()))
 		p.Add(prober.Fadvise(file, 0, 0, unix.FADV_DONTNEED).Optional())
 		p.Add(prober.Pread(file, canaryBlock, 0).WithoutOutput().Optional())
 		p.Add(prober.Close(file).Optional().Silent())
@@ -167,8 +167,8 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) 
 		// has its name may be somebody's link to a file of another user. The file must be removed
 		// even after an error. It is no failure if a killed helper has left nothing; all other
 		// failures show in the next step.
-		name := m.writtenFile(t)
-		content := []byte("a write check by vfsprobe on " + m.hostname + "\n")
+		name := s.writtenFile(t)
+		content := []byte("a write check by vfsprobe on " + s.hostname + "\n")
 		leftBehind := prober.Unlink(root, name).Named(stepLeftBehind).Optional().MergeWithNext()
 		p.Add(leftBehind)
 		file := prober.ResultOf(p.Add(open(name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL)))
@@ -181,28 +181,28 @@ func (m *Mountstat) addCheck(p *plan, c check, root prober.Argument, t *target) 
 
 // leavesAtime reports whether the check "readdir" leaves the root's access time as it is,
 // which only the owner may ask for, open(2). Otherwise it would write to a disk that sleeps.
-func (m *Mountstat) leavesAtime(t *target) bool {
-	return m.becomes && t.policy.runAs.owner && t.Probed.BlockDevice() && !t.writesAtime
+func (s *settings) leavesAtime(t *target) bool {
+	return s.becomes && t.policy.runAs.owner && t.Probed.BlockDevice() && !t.writesAtime
 }
 
 // writtenFile is the name of the file that the check "write" makes. It is the same after a
 // reboot, so that what a killed helper has left is removed then, too. Other hosts share the
 // directory, and so may other mounts and containers of this host.
-func (m *Mountstat) writtenFile(t *target) string {
+func (s *settings) writtenFile(t *target) string {
 	where := fnv.New32a()
 	where.Write([]byte(t.Probed.Mountpoint))
 	if t.namespace != nil {
 		where.Write([]byte("\x00" + t.namespace.container))
 	}
-	return fmt.Sprintf("%s.%s.%08x", m.canary, m.hostname, where.Sum32())
+	return fmt.Sprintf("%s.%s.%08x", s.canary, s.hostname, where.Sum32())
 }
 
 // identify appends the steps that make the helper the user that checks, and
 // fetch the root's attributes.
-func (m *Mountstat) identify(p *plan, t *target, root prober.Argument) {
+func (s *settings) identify(p *plan, t *target, root prober.Argument) {
 	as, becomesOwner := t.policy.runAs, false
 	switch {
-	case !m.becomes:
+	case !s.becomes:
 	case as.user:
 		p.Become(as.UID, as.GID, as.Groups...)
 	case !as.owner:
@@ -211,11 +211,11 @@ func (m *Mountstat) identify(p *plan, t *target, root prober.Argument) {
 	case t.Probed.FUSE():
 		// The root's attributes may not have been fetched yet, and without
 		// allow_other only this user may look.
-		if uid, gid, found := fuseUser(t.Probed); found && !m.isUser(uid) {
+		if uid, gid, found := fuseUser(t.Probed); found && !isUser(uid) {
 			p.Become(uid, gid)
 		}
 	default:
-		becomesOwner = !t.rootOwned || !m.superuser
+		becomesOwner = !t.rootOwned || !s.superuser
 	}
 	statx := p.Add(prober.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC,
 		unix.STATX_TYPE|unix.STATX_MODE|unix.STATX_UID|unix.STATX_GID|unix.STATX_MNT_ID))
@@ -224,7 +224,7 @@ func (m *Mountstat) identify(p *plan, t *target, root prober.Argument) {
 	}
 }
 
-func (m *Mountstat) isUser(uid uint32) bool { return int64(uid) == int64(os.Geteuid()) }
+func isUser(uid uint32) bool { return int64(uid) == int64(os.Geteuid()) }
 
 // fuseUser is the user who mounted a FUSE file system (fuse_show_options, fs/fuse/inode.c).
 func fuseUser(mount *mounts.Mount) (uid, gid uint32, found bool) {
@@ -283,7 +283,7 @@ func (f *finding) failWith(errno syscall.Errno) {
 // judge turns a report into a finding, without its cause.
 func (m *Mountstat) judge(t *target) finding {
 	f := finding{seconds: make(map[check]time.Duration, len(t.policy.checks))}
-	attributes := m.measure(t, &f)
+	attributes := t.measure(&f)
 	verdict := fault.VerdictOf(t.report)
 	switch {
 	case verdict.Hangs():
@@ -329,11 +329,11 @@ func (t *target) leadsElsewhere(attributes *unix.Statx_t, st *unix.Statfs_t) str
 }
 
 // judgeSteps finds the first step that has failed.
-func (m *Mountstat) judgeSteps(t *target, f *finding, attributes *unix.Statx_t) {
+func (s *settings) judgeSteps(t *target, f *finding, attributes *unix.Statx_t) {
 	for i := range t.report.Steps {
-		s := &t.report.Steps[i]
-		if s.Errno != 0 || t.reportOf.steps[s.Index] == readCanary && s.Result == 0 {
-			m.judgeStep(t, f, s, attributes)
+		r := &t.report.Steps[i]
+		if r.Errno != 0 || t.reportOf.steps[r.Index] == readCanary && r.Result == 0 {
+			s.judgeStep(t, f, r, attributes)
 		}
 		if f.code != result.OK {
 			if f.check == checkDevice {
@@ -356,7 +356,7 @@ func (m *Mountstat) judgeAnswered(t *target, f *finding) {
 	}
 	for _, held := range t.policy.heldBack {
 		for _, c := range held.checks {
-			m.leaveOut(f, c, held.why)
+			f.leaveOut(c, held.why)
 		}
 	}
 	m.compareReadOnly(t, f.statfs)
@@ -397,7 +397,7 @@ func (m *Mountstat) compareReadOnly(t *target, st *unix.Statfs_t) {
 
 // measure sums up the times of the checks, keeps what statfs returned, and
 // returns the root's attributes if they were found.
-func (m *Mountstat) measure(t *target, f *finding) (attributes *unix.Statx_t) {
+func (t *target) measure(f *finding) (attributes *unix.Statx_t) {
 	for i := range t.report.Steps {
 		s := &t.report.Steps[i]
 		purpose := t.reportOf.steps[s.Index]
@@ -417,45 +417,45 @@ func (m *Mountstat) measure(t *target, f *finding) (attributes *unix.Statx_t) {
 }
 
 // judgeStep judges a step that failed.
-func (m *Mountstat) judgeStep(t *target, f *finding, s *prober.StepResult, attributes *unix.Statx_t) {
-	purpose := t.reportOf.steps[s.Index]
+func (s *settings) judgeStep(t *target, f *finding, r *prober.StepResult, attributes *unix.Statx_t) {
+	purpose := t.reportOf.steps[r.Index]
 	c := purpose.check
-	refused := s.Errno == unix.EACCES || s.Errno == unix.EPERM
-	if purpose.call == stepLeftBehind || purpose == askAlive && s.Errno != unix.EIO {
+	refused := r.Errno == unix.EACCES || r.Errno == unix.EPERM
+	if purpose.call == stepLeftBehind || purpose == askAlive && r.Errno != unix.EIO {
 		return
 	}
 	f.check, f.call = cmp.Or(c, t.policy.checks[0]), purpose.call
 	switch {
-	case purpose == openRoot && s.Errno == unix.ENOENT:
+	case purpose == openRoot && r.Errno == unix.ENOENT:
 		f.code, f.reason = result.Unchecked, "there is no such path: it was unmounted, or does not show here"
 	case purpose == openRoot && refused:
 		f.code, f.reason = result.Unchecked, "this user may not search a directory above"
 	case c == "" && purpose != openRoot && purpose != examineRoot:
-		f.code, f.reason = result.Unchecked, fmt.Sprintf("preparing the helper: %s: %v", s.Name, s.Errno)
-	case purpose == openDirectory && s.Errno == unix.ENOTDIR && attributes != nil && attributes.Mode&unix.S_IFMT != unix.S_IFDIR:
-		m.leaveOut(f, c, "the mount is of a file")
-	case purpose == openDirectory && s.Errno == unix.EPERM && m.leavesAtime(t):
-		m.leaveOut(f, c, "its access time would have to be written")
+		f.code, f.reason = result.Unchecked, fmt.Sprintf("preparing the helper: %s: %v", r.Name, r.Errno)
+	case purpose == openDirectory && r.Errno == unix.ENOTDIR && attributes != nil && attributes.Mode&unix.S_IFMT != unix.S_IFDIR:
+		f.leaveOut(c, "the mount is of a file")
+	case purpose == openDirectory && r.Errno == unix.EPERM && s.leavesAtime(t):
+		f.leaveOut(c, "its access time would have to be written")
 		t.writesAtime, t.plan = true, nil // from the next check on
-	case purpose == openNode && (refused || s.Errno == unix.ENOENT):
-		m.leaveOut(f, c, fmt.Sprintf("its device can't be opened: %v", s.Errno))
-	case purpose == readNode && s.Errno == unix.ENODATA:
-		m.leaveOut(f, c, "the disk can't read a sector, which need not be in use")
-	case purpose == openCanary && s.Errno == unix.ENOENT:
-		m.leaveOut(f, c, "there is no canary "+m.canary)
-	case purpose == openCanary && s.Errno == unix.EBADF && !f.leftOut(c):
-		m.leaveOut(f, c, "the canary "+m.canary+" is no file")
-	case purpose == readCanary && s.Errno == 0:
-		m.leaveOut(f, c, "the canary "+m.canary+" is empty")
-	case s.Errno == unix.EBADF && f.leftOut(c): // of what could not be opened
-	case refused && c != checkStatfs && attributes != nil && !m.entitled(t, attributes):
-		m.leaveOut(f, c, fmt.Sprintf("%s: %s", result.ErrnoName(s.Errno), describe(attributes)))
-	case (s.Errno == unix.ENOSYS || s.Errno == unix.EOPNOTSUPP) && !t.worked[c]:
-		m.leaveOut(f, c, fmt.Sprintf("the file system does not have it: %s: %v", s.Name, s.Errno))
+	case purpose == openNode && (refused || r.Errno == unix.ENOENT):
+		f.leaveOut(c, fmt.Sprintf("its device can't be opened: %v", r.Errno))
+	case purpose == readNode && r.Errno == unix.ENODATA:
+		f.leaveOut(c, "the disk can't read a sector, which need not be in use")
+	case purpose == openCanary && r.Errno == unix.ENOENT:
+		f.leaveOut(c, "there is no canary "+s.canary)
+	case purpose == openCanary && r.Errno == unix.EBADF && !f.leftOut(c):
+		f.leaveOut(c, "the canary "+s.canary+" is no file")
+	case purpose == readCanary && r.Errno == 0:
+		f.leaveOut(c, "the canary "+s.canary+" is empty")
+	case r.Errno == unix.EBADF && f.leftOut(c): // of what could not be opened
+	case refused && c != checkStatfs && attributes != nil && !s.entitled(t, attributes):
+		f.leaveOut(c, fmt.Sprintf("%s: %s", result.ErrnoName(r.Errno), describe(attributes)))
+	case (r.Errno == unix.ENOSYS || r.Errno == unix.EOPNOTSUPP) && !t.worked[c]:
+		f.leaveOut(c, fmt.Sprintf("the file system does not have it: %s: %v", r.Name, r.Errno))
 	case refused && t.Probed.Kerberos() && !t.worked[c]:
-		f.code, f.reason = result.Unchecked, "this host has no Kerberos ticket for the server: "+result.ErrnoName(s.Errno)
+		f.code, f.reason = result.Unchecked, "this host has no Kerberos ticket for the server: "+result.ErrnoName(r.Errno)
 	default:
-		f.failWith(s.Errno)
+		f.failWith(r.Errno)
 		// The mode that SMB mounts have is mostly this client's own.
 		if refused && attributes != nil && !(t.Probed.SMB() && c == checkStatfs) {
 			f.reason = describe(attributes)
@@ -464,7 +464,7 @@ func (m *Mountstat) judgeStep(t *target, f *finding, s *prober.StepResult, attri
 }
 
 // leaveOut notes that a check could not be made. That is no fault.
-func (m *Mountstat) leaveOut(f *finding, c check, why string) {
+func (f *finding) leaveOut(c check, why string) {
 	f.check, f.call = "", ""
 	delete(f.seconds, c)
 	f.addReason(string(c) + " was left out: " + why)
@@ -477,10 +477,10 @@ func (f *finding) leftOut(c check) bool {
 
 // entitled reports whether the helper should have been let in: it kept its own user on purpose,
 // or it is the owner and not subject to root_squash, or everybody may enter.
-func (m *Mountstat) entitled(t *target, st *unix.Statx_t) bool {
+func (s *settings) entitled(t *target, st *unix.Statx_t) bool {
 	const all = 0o005
 	as := t.policy.runAs
-	asked := m.becomes || !as.owner && !as.user
+	asked := s.becomes || !as.owner && !as.user
 	squashed := as.owner && t.Probed.Network() && (st.Uid == 0 || t.Probed.Kerberos())
 	return asked && !squashed || st.Mode&all == all
 }

@@ -203,7 +203,7 @@ func (d *disk) describe() string {
 }
 
 // openDevice appends the step that opens the target's device, as the plugin's own user.
-func (m *Mountstat) openDevice(p *plan, t *target, prefix string) prober.Argument {
+func openDevice(p *plan, t *target, prefix string) prober.Argument {
 	name := prefix + "/dev/" + strings.ReplaceAll(t.disk.device.Name, "!", "/")
 	device := prober.ResultOf(p.Add(prober.Open(prober.CWD(), name, unix.O_RDONLY|unix.O_CLOEXEC|unix.O_NONBLOCK, 0).Optional()))
 	p.mark(checkDevice)

@@ -279,7 +279,7 @@ func (m *Mountstat) submit() (pending map[*target]struct{}) {
 		}
 		t.underWay, t.submitted = true, time.Now()
 		if t.plan == nil {
-			t.plan = m.newPlan(t)
+			t.plan = m.newPlan(t, m.table.NeedsFUSE(t.Probed))
 		}
 		made := t.plan
 		m.host.Prober.Submit(t.check(), func(r prober.Report) {

@@ -76,7 +76,7 @@ func (m *Mountstat) skipReasonOf(t *target) string {
 	if !m.ProbeAutomounted && m.keptByChecks(t) {
 		return "mounted on demand: a check would keep it mounted; see probe_automounted"
 	}
-	if uid, _, private := privateFUSE(mount); private && !m.becomes && !m.isUser(uid) {
+	if uid, _, private := privateFUSE(mount); private && !m.becomes && !isUser(uid) {
 		return "only the user who mounted it, " + strconv.FormatUint(uint64(uid), 10) + ", may look at it"
 	}
 	return ""
