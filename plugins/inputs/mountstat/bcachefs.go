@@ -18,15 +18,15 @@ type bcachefs struct {
 
 // readBcachefs has helpers read the error counters of bcachefs once a minute: reading them
 // can wait for the disk.
-func (m *Mountstat) readBcachefs(now time.Time) {
-	b := &m.bcachefs
+func (d *disks) readBcachefs(targets []*target, now time.Time) {
+	b := &d.bcachefs
 	if b.reading || now.Before(b.due) {
 		return
 	}
 	files := make(map[string][]string)
-	for _, t := range m.targets {
+	for _, t := range targets {
 		if t.Probed.FSType == "bcachefs" && t.disk.device != nil {
-			files[t.ID] = blockdev.BcachefsErrorFiles(blockdev.Tree(m.host.Sys).Bcachefs(t.disk.device.Name))
+			files[t.ID] = blockdev.BcachefsErrorFiles(blockdev.Tree(d.host.Sys).Bcachefs(t.disk.device.Name))
 		}
 	}
 	if len(files) == 0 {
@@ -34,18 +34,18 @@ func (m *Mountstat) readBcachefs(now time.Time) {
 	}
 	b.reading, b.due = true, now.Add(sourcesInterval)
 	go func() {
-		errors := m.readErrors(files)
-		m.mail.Post(func() { b.reading, b.errors = false, errors })
+		errors := d.readErrors(files)
+		d.mail.Post(func() { b.reading, b.errors = false, errors })
 	}()
 }
 
 // readErrors reads files with errors of bcachefs, and sums them up for each unit. It stops at
 // the first file that can't be read.
-func (m *Mountstat) readErrors(files map[string][]string) map[string]int64 {
+func (d *disks) readErrors(files map[string][]string) map[string]int64 {
 	errors := make(map[string]int64)
 	for unit, all := range files {
 		for _, file := range all {
-			content, err := m.host.ReadFile(file, maxErrorFile, m.policy.timeout)
+			content, err := d.host.ReadFile(file, maxErrorFile, d.policy.timeout)
 			sum, found := blockdev.BcachefsErrors(content)
 			if err != nil || !found {
 				return nil

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/vfsprobe/vfsprobe/internal/blockdev"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/procfs"
 	"github.com/vfsprobe/vfsprobe/internal/result"
@@ -225,40 +224,4 @@ func (m *Mountstat) fuseWaiting(t *target) count {
 // as the kernel keeps it, MINORBITS being 20.
 func fuseConnection(mount *mounts.Mount) (int64, bool) {
 	return int64(mount.Major)<<20 | int64(mount.Minor), mount.FUSE()
-}
-
-// extErrorsGrew reports whether ext4 has counted errors since the last look. An error can have
-// turned it read-only, which the kernel does not announce.
-func (m *Mountstat) extErrorsGrew() (grew bool) {
-	before := m.extErrors
-	m.extErrors = make(map[string]int64)
-	for _, t := range m.targets {
-		if t.namespace != nil || t.Probed.FSType != "ext4" && t.Probed.FSType != "ext3" {
-			continue
-		}
-		file := m.extErrorsFile(t)
-		if count, err := procfs.ReadNumber(file); err == nil {
-			m.extErrors[file] = count
-			grew = grew || count != before[file]
-		}
-	}
-	return grew
-}
-
-// extErrorsFile is where ext4 counts errors, Documentation/ABI/testing/sysfs-fs-ext4.
-func (m *Mountstat) extErrorsFile(t *target) string {
-	return filepath.Join(m.host.Sys, "fs/ext4", t.Probed.Device, "errors_count")
-}
-
-// fsErrors is how many errors the file system has counted.
-func (m *Mountstat) fsErrors(t *target) (c count) {
-	switch t.Probed.FSType {
-	case "btrfs":
-		c.n, c.known = blockdev.BtrfsErrors(t.disk.btrfs)
-	case "bcachefs":
-		c.n, c.known = m.bcachefs.errors[t.ID]
-	default:
-		c.n, c.known = m.extErrors[m.extErrorsFile(t)]
-	}
-	return c
 }

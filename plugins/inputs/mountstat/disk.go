@@ -8,7 +8,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/blockdev"
-	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
@@ -49,51 +48,12 @@ type disk struct {
 	inUse    bool
 }
 
-// inspectDisks updates what sysfs says about block devices. This asks none of them.
-func (m *Mountstat) inspectDisks(now time.Time) {
-	tree := blockdev.Tree(m.host.Sys)
-	for _, t := range m.targets {
-		if t.namespace != nil || !t.Probed.BlockDevice() {
-			continue
-		}
-		device := t.disk.device
-		if device == nil || !device.Unchanged() {
-			device, t.disk.btrfs = blockDeviceOf(tree, t.Probed), ""
-			if device != nil && t.Probed.FSType == "btrfs" {
-				t.disk.btrfs = tree.Btrfs(device.Name)
-			}
-		}
-		if device != nil {
-			t.disk.known = device
-		}
-		before := m.conditionOf(t)
-		t.messages = m.logOf(t)
-		t.disk.blamed = t.newest(kmsg.DeviceError, kmsg.DeviceTimeout).at
-		t.disk.counts = false
-		if errors := m.fsErrors(t); errors.known && device != nil {
-			t.disk.countErrors(errors.n, now)
-		}
-		t.disk.inspect(device, t.found.code.Fault() && t.found.check == checkDevice, m.LetDisksSleep, now)
-		if device == nil && t.Probed.Major != 0 && tree.Known() {
-			t.disk.state = blockdev.State{Trouble: blockdev.Gone, Says: fmt.Sprintf("%s is not in /sys/dev/block", t.Probed.Superblock())}
-		}
-		if after := m.conditionOf(t); after != before {
-			t.policy, t.plan = m.policyFor(t.Probed, after), nil
-		}
-	}
-}
-
 // blockDeviceOf finds the block device of a mount, or nil.
 func blockDeviceOf(tree blockdev.Tree, mount *mounts.Mount) *blockdev.Device {
 	if mount.Major == 0 { // btrfs has a number of its own
 		return tree.BySource(mount.Source)
 	}
 	return tree.ByNumber(mount.Major, mount.Minor)
-}
-
-// conditionOf is the condition that decides now which checks of the target may be made.
-func (m *Mountstat) conditionOf(t *target) condition {
-	return condition{panics: m.panics, asleep: t.disk.asleep, inUse: t.disk.inUse}
 }
 
 // inspect updates what is known about the device. A device that failed the last time is read now

@@ -253,9 +253,9 @@ func TestMountstat_TellsWhatBcachefsHasCounted(t *testing.T) {
 	m, _ := newInput(t, func(m *Mountstat) { m.MountPoints, m.host.Sys = []string{dir}, fake.Dir })
 	withTable(m, tableOf(t, dir, "/", "rw", "bcachefs", "/dev/sda", "rw"))
 	gather := func() telegraf.Metric {
-		m.bcachefs.due = time.Time{}
+		m.disks.bcachefs.due = time.Time{}
 		collect.Gather(t, m)
-		require.Eventually(t, func() bool { m.mail.Drain(); return !m.bcachefs.reading }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { m.mail.Drain(); return !m.disks.bcachefs.reading }, 10*time.Second, time.Millisecond)
 		return at(collect.Gather(t, m), dir)
 	}
 	assert.False(t, gather().HasField("fs_errors"), "sysfs does not say")

@@ -47,9 +47,9 @@ func (c count) addTo(fields map[string]any, name string) {
 func (m *Mountstat) collect(t *target) {
 	t.evidence = evidence{
 		requests: m.fuseWaiting(t), fsErrors: count{n: t.disk.errors, known: t.disk.counts},
-		messages: m.logOf(t), stopped: m.stopped(t),
+		messages: m.kernelLog.of(t), stopped: m.disks.stopped(t),
 	}
-	t.kernelErrors, t.client = m.countMessages(t), m.clientSays(t)
+	t.kernelErrors, t.client = m.kernelLog.count(t), m.kernelLog.clientSays(t, m.targets)
 	for _, s := range t.servers {
 		t.answers = append(t.answers, s.answer)
 	}

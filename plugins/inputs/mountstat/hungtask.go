@@ -20,9 +20,9 @@ func (m *Mountstat) hungTaskFields(fields map[string]any) {
 // panicsOverHungTasks reports whether the kernel panics when a task waits unkillably for
 // longer than its limit: kernel.hung_task_panic and kernel.hung_task_timeout_secs,
 // Documentation/admin-guide/sysctl/kernel.rst.
-func (m *Mountstat) panicsOverHungTasks() bool {
+func panicsOverHungTasks(proc string) bool {
 	sysctl := func(name string) int64 {
-		n, _ := procfs.ReadNumber(filepath.Join(m.host.Proc, "sys/kernel", name))
+		n, _ := procfs.ReadNumber(filepath.Join(proc, "sys/kernel", name))
 		return n
 	}
 	return sysctl("hung_task_panic") > 0 && sysctl("hung_task_timeout_secs") > 0

@@ -33,6 +33,7 @@ const (
 // kernelLog is what the kernel has logged about devices, file systems and helpers,
 // as far back as its log goes.
 type kernelLog struct {
+	*kit
 	name        string
 	readable    bool
 	lost        uint64                // records, so far
@@ -54,13 +55,13 @@ type message struct {
 	at   time.Time
 }
 
-// readKernelLog reads what is new in the kernel's log. Only a message about a journal makes
+// read reads what is new in the kernel's log. Only a message about a journal makes
 // a fault. All others are evidence for the cause of one, and are counted.
-func (m *Mountstat) readKernelLog() {
-	l := &m.kernelLog
+// It returns whether a file system of a target seems to have turned read-only.
+func (l *kernelLog) read(targets []*target) (turnsReadOnly bool) {
 	first := !l.readable
 	var news kmsg.News
-	news, l.readable = m.host.KernelLog(l.name, m)
+	news, l.readable = l.host.KernelLog(l.name, l)
 	if news.Lost > l.lost {
 		l.lost = news.Lost
 		for _, d := range l.devices {
@@ -74,13 +75,14 @@ func (m *Mountstat) readKernelLog() {
 			l.noteLease(said, message{r.Text, r.At})
 		} else if about, found := kmsg.ParseDisk(r); found {
 			l.noteDisk(about, message{r.Text, r.At})
-			if !first && about.Kind == kmsg.TurnedReadOnly && m.isTarget(about.Device) {
-				m.turnsReadOnly = time.Now() // which shows in the mount table
+			if !first && about.Kind == kmsg.TurnedReadOnly && l.isAbout(targets, about.Device) {
+				turnsReadOnly = true
 			}
 		} else if about, found := kmsg.ParseServer(r.Text); found {
 			l.noteServer(about, message{r.Text, r.At})
 		}
 	}
+	return turnsReadOnly
 }
 
 // noteServer notes a client's message about its server.
@@ -93,19 +95,20 @@ func (l *kernelLog) noteServer(about kmsg.ServerMessage, said message) {
 }
 
 // clientSays is the client's newest message about the target's server, if it is from the time of
-// the target's fault. Ceph's messages do not say which cluster they are about.
-func (m *Mountstat) clientSays(t *target) string {
+// the target's fault. Ceph's messages do not say which cluster they are about: targets tell whether
+// there is only one.
+func (l *kernelLog) clientSays(t *target, targets []*target) string {
 	var names []string
 	switch {
-	case t.namespace != nil || len(m.kernelLog.servers) == 0:
+	case t.namespace != nil || len(l.servers) == 0:
 	case t.Probed.SMB():
 		names = []string{`\\` + strings.ToLower(t.Probed.Host())}
-	case t.Probed.Ceph() && m.oneCephCluster(t):
+	case t.Probed.Ceph() && oneCephCluster(t, targets):
 		names = []string{"mon", "mds", "osd"}
 	}
 	var newest message
 	for _, name := range names {
-		if said := m.kernelLog.servers[name]; said.at.After(newest.at) {
+		if said := l.servers[name]; said.at.After(newest.at) {
 			newest = said
 		}
 	}
@@ -120,8 +123,8 @@ func (m *Mountstat) clientSays(t *target) string {
 }
 
 // oneCephCluster reports whether all mounts of CephFS have the monitors of this target.
-func (m *Mountstat) oneCephCluster(t *target) bool {
-	return !slices.ContainsFunc(m.targets, func(other *target) bool { return other.Probed.Ceph() && !slices.Equal(other.servers, t.servers) })
+func oneCephCluster(t *target, targets []*target) bool {
+	return !slices.ContainsFunc(targets, func(other *target) bool { return other.Probed.Ceph() && !slices.Equal(other.servers, t.servers) })
 }
 
 // quote is the text of the message, for a reason.
@@ -129,9 +132,9 @@ func (said *message) quote() string {
 	return "the kernel: " + printable.Text(said.text[:min(len(said.text), maxQuote)])
 }
 
-// isTarget reports whether a name in the kernel's log is that of a target.
-func (m *Mountstat) isTarget(name string) bool {
-	return slices.ContainsFunc(m.targets, func(t *target) bool { return slices.Contains(m.namesInLog(t), name) })
+// isAbout reports whether a name in the log is that of one of the targets.
+func (l *kernelLog) isAbout(targets []*target, name string) bool {
+	return slices.ContainsFunc(targets, func(t *target) bool { return slices.Contains(l.names(t), name) })
 }
 
 // noteDisk notes a message about a device or its file system.
@@ -160,38 +163,38 @@ func (l *kernelLog) noteDisk(about kmsg.DiskMessage, said message) {
 	d.last[about.Kind] = said
 }
 
-// namesInLog are the names that the kernel's messages use for the target's devices, also for
+// names are the names that the kernel's messages use for the target's devices, also for
 // devices that are gone by now.
-func (m *Mountstat) namesInLog(t *target) []string {
+func (l *kernelLog) names(t *target) []string {
 	if t.namespace != nil || t.disk.known == nil {
 		return nil
 	}
 	names := t.disk.known.NamesInLog()
 	if t.Probed.FSType == "bcachefs" {
-		if directory := blockdev.Tree(m.host.Sys).Bcachefs(t.disk.known.Name); directory != "" {
+		if directory := blockdev.Tree(l.host.Sys).Bcachefs(t.disk.known.Name); directory != "" {
 			names = append(names, filepath.Base(directory))
 		}
 	}
 	return names
 }
 
-// logOf are the messages about the target's devices.
-func (m *Mountstat) logOf(t *target) (all []*deviceLog) {
-	if len(m.kernelLog.devices) == 0 {
+// of are the messages about the target's devices.
+func (l *kernelLog) of(t *target) (all []*deviceLog) {
+	if len(l.devices) == 0 {
 		return nil // as on all hosts that are well
 	}
-	for _, name := range m.namesInLog(t) {
-		if d := m.kernelLog.devices[name]; d != nil {
+	for _, name := range l.names(t) {
+		if d := l.devices[name]; d != nil {
 			all = append(all, d)
 		}
 	}
 	return all
 }
 
-// countMessages is how many errors of the target and its devices the kernel has logged;
+// count is how many errors of the target and its devices the kernel has logged;
 // unknown where its log can't be read.
-func (m *Mountstat) countMessages(t *target) count {
-	c := count{known: m.kernelLog.readable && t.namespace == nil && t.disk.known != nil}
+func (l *kernelLog) count(t *target) count {
+	c := count{known: l.readable && t.namespace == nil && t.disk.known != nil}
 	for _, d := range t.messages {
 		c.n += d.errors
 	}
@@ -251,14 +254,6 @@ func (t *target) causeInKernel(f *finding) cause {
 		}
 	}
 	return ""
-}
-
-// stopped is where sysfs says that f2fs has stopped, or nothing.
-func (m *Mountstat) stopped(t *target) string {
-	if t.Probed.FSType != "f2fs" || t.namespace != nil || t.disk.known == nil {
-		return ""
-	}
-	return blockdev.Tree(m.host.Sys).F2FSStopped(t.disk.known.Name)
 }
 
 // quoted are the kinds of messages that are evidence for a cause, the best ones first.

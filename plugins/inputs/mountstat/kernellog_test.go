@@ -297,7 +297,7 @@ func TestMountstat_TheKernelsMessagesAboutCeph(t *testing.T) {
 	m.kernelLog.noteServer(kmsg.ServerMessage{Server: "mds"}, message{"ceph: mds0 hung", now.Add(-time.Second)})
 	m.kernelLog.noteServer(kmsg.ServerMessage{Server: "osd"}, message{"libceph: osd0 down", now})
 	m.targets = []*target{one, same}
-	assert.Equal(t, "the kernel: libceph: osd0 down", m.clientSays(one))
+	assert.Equal(t, "the kernel: libceph: osd0 down", m.kernelLog.clientSays(one, m.targets))
 	m.targets = []*target{one, same, other}
-	assert.Empty(t, m.clientSays(one))
+	assert.Empty(t, m.kernelLog.clientSays(one, m.targets))
 }

@@ -37,11 +37,11 @@ func (l *kernelLog) noteLease(m kmsg.Message, said message) {
 // causeOfLease is why an NFSv4 mount without a lease hangs or is refused. Without one, every call
 // to the server fails with the state manager's error (nfs4_handle_reclaim_lease_error,
 // fs/nfs/nfs4state.c), whatever the modes of files are.
-func (m *Mountstat) causeOfLease(t *target, f *finding) cause {
+func (l *kernelLog) causeOfLease(t *target, f *finding) cause {
 	if t.Probed.FSType != "nfs4" || t.namespace != nil {
 		return ""
 	}
-	log := m.kernelLog.leases[t.Probed.Host()]
+	log := l.leases[t.Probed.Host()]
 	switch {
 	case t.holds(log.inUse) && (f.hangs() || f.errno == "EPERM"): // the state manager has failed with that, too
 		f.reason = log.inUse.quote()

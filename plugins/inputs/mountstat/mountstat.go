@@ -69,8 +69,7 @@ type Mountstat struct {
 	reread  time.Time // when the table is read again for bind mounts
 	// turnsReadOnly is when a file system last seemed to: ext4 counts an error before it does.
 	turnsReadOnly time.Time
-	extErrors     map[string]int64 // that ext4 has counted, by file of sysfs
-	panics        bool             // the kernel does, over hung tasks
+	disks         disks
 	kernelLog     kernelLog
 	namespaces    namespaces
 	expectations  expectations
@@ -80,7 +79,6 @@ type Mountstat struct {
 	allProcesses  bool                  // of the host show
 	daemons       daemons
 	guards        guards
-	bcachefs      bcachefs
 	blocked       blockedTasks
 
 	// Of the gather under way.
@@ -139,8 +137,10 @@ func (m *Mountstat) Init() error {
 	if err := m.resolve(); err != nil {
 		return err
 	}
-	m.host.ExpectKernelLog(m.kernelLog.name, m)
-	m.expectations.kit, m.namespaces.kit, m.blocked.kit = &m.kit, &m.kit, &m.kit
+	m.host.ExpectKernelLog(m.kernelLog.name, &m.kernelLog)
+	for _, part := range []**kit{&m.expectations.kit, &m.namespaces.kit, &m.blocked.kit, &m.kernelLog.kit, &m.disks.kit} {
+		*part = &m.kit
+	}
 	m.expectations.configure(m.Expected)
 	if (m.policy.runAs.owner || m.policy.runAs.user) && !m.becomes {
 		m.Log.Infof("file systems are checked as this user, not as run_as says, which needs CAP_SETUID, CAP_SETGID and CAP_KILL")
@@ -161,8 +161,8 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.interrupted.Store(false)
 	m.round = m.host.Join(m)
 	changed := m.refresh(began)
-	m.readBcachefs(began)
-	m.inspectDisks(began)
+	m.disks.readBcachefs(m.targets, began)
+	m.disks.inspect(m.targets, &m.kernelLog, began)
 	m.readTraffic(began)
 	m.expectations.ask(began, m.table)
 	m.mail.Drain()
@@ -240,7 +240,7 @@ func (m *Mountstat) Interrupt() {
 // since the last gather.
 func (m *Mountstat) refresh(now time.Time) (changed bool) {
 	m.readKernelLog()
-	if m.extErrorsGrew() {
+	if m.disks.extErrorsGrew(m.targets) {
 		m.turnsReadOnly = now
 	}
 	if now.Sub(m.turnsReadOnly) < rereadInterval || m.binds && now.After(m.reread) {
@@ -256,13 +256,21 @@ func (m *Mountstat) refresh(now time.Time) (changed bool) {
 	}
 	changed = table != m.table
 	m.table = table
-	panics := m.panicsOverHungTasks()
-	if looked := m.namespaces.find(m.table, now); looked || changed || panics != m.panics {
-		m.panics = panics
+	panics := panicsOverHungTasks(m.host.Proc)
+	if looked := m.namespaces.find(m.table, now); looked || changed || panics != m.disks.panics {
+		m.disks.panics = panics
 		m.regroup()
 	}
 	slices.SortStableFunc(m.targets, func(a, b *target) int { return a.schedulingRank() - b.schedulingRank() })
 	return changed
+}
+
+// readKernelLog reads what is new in the kernel's log. What it says of a file system that turned
+// read-only shows in the mount table.
+func (m *Mountstat) readKernelLog() {
+	if m.kernelLog.read(m.targets) {
+		m.turnsReadOnly = time.Now()
+	}
 }
 
 // submit starts a check of each target, unless one is under way, or has ended since

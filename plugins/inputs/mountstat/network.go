@@ -139,7 +139,7 @@ func (m *Mountstat) causeAtClient(t *target, f *finding) cause {
 	}
 	switch {
 	case t.Probed.NFS():
-		return m.causeOfLease(t, f)
+		return m.kernelLog.causeOfLease(t, f)
 	case t.Probed.SMB():
 		return t.causeAtSMBClient(f)
 	case t.Probed.NineP():
@@ -207,7 +207,7 @@ func (t *target) causeInCeph(f *finding) cause {
 
 // causeOfRefusal is why this host is not let in.
 func (m *Mountstat) causeOfRefusal(t *target, f *finding) cause {
-	if c := m.causeOfLease(t, f); c != "" {
+	if c := m.kernelLog.causeOfLease(t, f); c != "" {
 		return c
 	}
 	switch {

@@ -90,6 +90,7 @@ type settings struct {
 	ignored    []string // mount options
 	units      bool
 	ofImage    bool // the usual fstab and the units are, if this is a container
+	letSleep   bool // disks, for which a disk is taken to sleep that has nothing to do
 	becomes    bool // helpers can take on other identities
 	superuser  bool
 }
@@ -107,7 +108,7 @@ func (m *Mountstat) resolve() error {
 	s := &m.settings
 	s.superuser = os.Geteuid() == 0
 	s.becomes = prober.CanBecome()
-	s.ignored = m.IgnoreMountOpts
+	s.ignored, s.letSleep = m.IgnoreMountOpts, m.LetDisksSleep
 	s.debugData = smbclient.DebugData(m.host.Proc)
 
 	var err error

@@ -57,7 +57,7 @@ func (m *Mountstat) regroup() {
 	before := m.servers
 	m.servers = make(map[serverpool.Question]*server)
 	for _, t := range m.targets {
-		t.policy, t.plan = m.policyFor(t.Probed, m.conditionOf(t)), nil
+		t.policy, t.plan = m.policyFor(t.Probed, m.disks.conditionOf(t)), nil
 		m.linkServers(t, before)
 	}
 	m.skip()
