@@ -89,9 +89,9 @@ func (m *Mountstat) askDemands() {
 			m.findConnection(d)
 		}
 		for _, found := range d.found {
-			s := m.serverOf(found, m.policy.timeout, nil)
+			s := m.servers.at(found, m.policy.timeout, nil)
 			d.servers = append(d.servers, s)
-			m.ask(s, true)
+			m.servers.ask(s, true)
 		}
 	}
 }
@@ -108,12 +108,12 @@ func (m *Mountstat) findServer(d *demand) {
 		return
 	}
 	d.searching = true
-	m.asking++
+	m.searching++
 	go func() {
 		lost := m.withoutAnswer(ports)
 		m.mail.Post(func() {
 			d.searching = false
-			m.asking--
+			m.searching--
 			lost = slices.DeleteFunc(lost, func(s sockdiag.TCP) bool { return m.hasMountsOf(s.Peer.Addr()) })
 			if address, one := onlyPeer(lost); one {
 				d.found = d.mount.ServersAt(address)
@@ -130,8 +130,8 @@ func (m *Mountstat) findConnection(d *demand) {
 		return
 	}
 	d.searching = true
-	m.asking++
-	done := sync.OnceFunc(func() { m.asking-- })
+	m.searching++
+	done := sync.OnceFunc(func() { m.searching-- })
 	timer := time.AfterFunc(min(daemonsTimeout, m.policy.timeout), func() { m.mail.Post(done) })
 	pid := d.pid
 	go func() {

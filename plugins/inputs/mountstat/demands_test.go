@@ -125,7 +125,7 @@ func TestDemands_AnAutomountWhoseServerHasANameAmongOthers(t *testing.T) {
 	m, path, _ := demanding(t, "mount.nfs", "nas.example.com:/home", "-o", fmt.Sprintf("port=%d", server.Port()))
 	other := &mounts.Mount{Info: &mountinfo.Info{FSType: "nfs", Source: "other:/home", VFSOptions: "addr=127.0.0.1"}}
 	of := &target{Unit: &mounts.Unit{Probed: other}, policy: m.policy}
-	m.linkServers(of, nil)
+	m.servers.link(of, nil)
 	m.targets = append(m.targets, of)
 	m.demands[path].found = nil
 	m.askDemands()

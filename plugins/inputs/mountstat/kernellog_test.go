@@ -286,10 +286,10 @@ func TestMountstat_QuotesTheKernelAboutAServer(t *testing.T) {
 // Messages about Ceph's daemons do not say which cluster they are of.
 func TestMountstat_TheKernelsMessagesAboutCeph(t *testing.T) {
 	m, _ := newPretendedNFS(t, nil)
-	m.servers = make(map[serverpool.Question]*server)
+	m.servers.byQuestion = make(map[serverpool.Question]*server)
 	of := func(source string) *target {
 		t := &target{Unit: &mounts.Unit{Probed: &mounts.Mount{Info: &mountinfo.Info{FSType: "ceph", Source: source}}}, policy: m.policy}
-		m.linkServers(t, nil)
+		m.servers.link(t, nil)
 		return t
 	}
 	one, same, other := of("10.0.0.1:6789:/"), of("10.0.0.1:6789:/data"), of("10.0.0.2:6789:/")

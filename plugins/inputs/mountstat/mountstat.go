@@ -25,7 +25,6 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/printable"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
-	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 //go:embed sample.conf
@@ -63,9 +62,8 @@ type Mountstat struct {
 	kit
 	inventory
 	view    mounts.View // of this round
-	servers map[serverpool.Question]*server
+	servers servers
 	smb     smbClient
-	smbAt   smbLocations
 	reread  time.Time // when the table is read again for bind mounts
 	// turnsReadOnly is when a file system last seemed to: ext4 counts an error before it does.
 	turnsReadOnly time.Time
@@ -76,26 +74,26 @@ type Mountstat struct {
 	automounts    map[string]*shortfall // where nothing can be mounted
 	automounted   bool                  // there are mounts of autofs
 	demands       map[string]*demand    // by mount point
-	allProcesses  bool                  // of the host show
+	searching     int                   // for servers of demands
 	daemons       daemons
 	guards        guards
 	blocked       blockedTasks
 
 	// Of the gather under way.
-	round       uint64
 	arrived     []*target // whose report came
 	held        []*target // whose report waits for evidence
-	asking      int       // answers of servers to come
 	interrupted atomic.Bool
 }
 
-// kit is what the parts of the input share. Init sets it; nothing changes it afterwards.
+// kit is what the parts of the input share. Init sets it; nothing but the round changes afterwards.
 type kit struct {
 	settings
-	host *host.Host
-	log  telegraf.Logger
-	said *oncelog.Log
-	mail *mailbox.Mailbox
+	host         *host.Host
+	allProcesses bool   // of the host show
+	round        uint64 // under way, or the last one
+	log          telegraf.Logger
+	said         *oncelog.Log
+	mail         *mailbox.Mailbox
 	// reconsider has the reports that wait for evidence judged again, since there is more of it.
 	reconsider func()
 }
@@ -116,7 +114,7 @@ func init() {
 			kernelLog:       kernelLog{name: kmsg.Device, devices: make(map[string]*deviceLog), servers: make(map[string]message)},
 			kit:             kit{mail: mailbox.New()},
 			demands:         make(map[string]*demand),
-			smbAt:           smbLocations{ports: make(map[netip.Addr][]uint16)},
+			servers:         servers{smbAt: smbLocations{ports: make(map[netip.Addr][]uint16)}},
 		}
 	})
 }
@@ -138,7 +136,7 @@ func (m *Mountstat) Init() error {
 		return err
 	}
 	m.host.ExpectKernelLog(m.kernelLog.name, &m.kernelLog)
-	for _, part := range []**kit{&m.expectations.kit, &m.namespaces.kit, &m.blocked.kit, &m.kernelLog.kit, &m.disks.kit} {
+	for _, part := range []**kit{&m.expectations.kit, &m.namespaces.kit, &m.blocked.kit, &m.kernelLog.kit, &m.disks.kit, &m.servers.kit, &m.smb.kit} {
 		*part = &m.kit
 	}
 	m.expectations.configure(m.Expected)
@@ -163,16 +161,16 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	changed := m.refresh(began)
 	m.disks.readBcachefs(m.targets, began)
 	m.disks.inspect(m.targets, &m.kernelLog, began)
-	m.readTraffic(began)
+	m.servers.readTraffic(m.targets, began)
 	m.expectations.ask(began, m.table)
 	m.mail.Drain()
 	m.expect(changed)
 	pending := m.submit()
 	m.daemons.begin()
-	m.askServers()
+	m.servers.askAll(m.targets, m.suspects)
 	m.findDemands()
 	m.askDaemons(began)
-	defer m.askAboutLate(pending)()
+	defer m.servers.askAboutLate(pending)()
 	m.reconsider() // what a gather that was cut short has left
 
 	var counts counts
@@ -225,8 +223,8 @@ func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{
 	m.judgeAutomounts()
 	m.expectations.emit(acc, counts, m.automounts)
 	m.emitAutomounts(acc, counts)
-	m.emitServers(acc)
-	m.locateSMB()
+	m.servers.emit(acc, m.targets, m.demands)
+	m.servers.locateSMB(&m.inventory)
 }
 
 // Interrupt makes a Gather under way return. What still hangs then is reported by
@@ -278,7 +276,7 @@ func (m *Mountstat) readKernelLog() {
 func (m *Mountstat) submit() (pending map[*target]struct{}) {
 	pending = make(map[*target]struct{}, len(m.targets))
 	for _, t := range m.targets {
-		if t.skipReason != "" || m.awaitsLogin(t) {
+		if t.skipReason != "" || m.smb.awaitsLogin(t) {
 			continue
 		}
 		pending[t] = struct{}{}
@@ -312,18 +310,12 @@ func (m *Mountstat) holdBack(t *target, f *finding) bool {
 // reconsider has the reports that were held back judged again.
 func (m *Mountstat) reconsider() { m.arrived, m.held = append(m.arrived, m.held...), nil }
 
-// awaitsServers reports whether an answer of the servers is still to come: they have not yet
-// answered a call that was made since the check began, nor failed to answer in time (a soft mount
-// fails before that). It is also true until the SMB client has been read.
+// awaitsServers reports whether an answer of the servers is still to come, or the SMB client is
+// still to be read.
 func (m *Mountstat) awaitsServers(t *target) (waits bool) {
-	for _, s := range t.servers {
-		if !s.answer.At.After(t.report.Since) {
-			m.ask(s, true)
-			waits = waits || s.pending
-		}
-	}
+	waits = m.servers.await(t)
 	if len(t.servers) > 0 && t.Probed.SMB() && !m.smb.at.After(t.report.Since) {
-		m.readSMBClient()
+		m.smb.read()
 		waits = waits || m.smb.reading
 	}
 	return waits
@@ -340,7 +332,7 @@ func (m *Mountstat) await(pending map[*target]struct{}) bool {
 		case m.interrupted.Load():
 			m.sayLate(len(pending))
 			return false
-		case len(pending) == 0 && m.asking == 0 && !m.expectations.reading && !m.smb.reading && (!m.daemons.underWay || m.daemons.late):
+		case len(pending) == 0 && m.servers.asking+m.searching == 0 && !m.expectations.reading && !m.smb.reading && (!m.daemons.underWay || m.daemons.late):
 			return false
 		}
 		<-m.mail.Wake()

@@ -33,9 +33,10 @@ func causeOfServer(service serverpool.Service, a serverpool.Answer) cause {
 
 // smbClient is what the kernel's SMB client knew when it was last read.
 type smbClient struct {
+	*kit
 	shares  []smbclient.Share
 	at      time.Time
-	round   uint64 // in which it was last read
+	readIn  uint64 // the last round in which it was
 	reading bool
 }
 
@@ -45,31 +46,31 @@ const loginInterval = time.Minute
 // awaitsLogin reports whether a target is left alone in this gather, because its server refuses
 // the login. Each check can be one more try to log in, and directories lock accounts after some.
 // Meanwhile what the client knows is read; it tells when the client has logged in.
-func (m *Mountstat) awaitsLogin(t *target) bool {
+func (c *smbClient) awaitsLogin(t *target) bool {
 	t.leftAlone = t.found.cause == result.LoginRefused && !t.underWay && t.report == nil &&
 		t.share == smbclient.NoSession && time.Since(t.submitted) < loginInterval
 	if t.leftAlone {
-		m.readSMBClient()
+		c.read()
 	}
 	return t.leftAlone
 }
 
-// readSMBClient has a helper read what the SMB client knows, at most once in each round.
-func (m *Mountstat) readSMBClient() {
-	if m.smb.reading || m.smb.round == m.round {
+// read has a helper read what the SMB client knows, at most once in each round.
+func (c *smbClient) read() {
+	if c.reading || c.readIn == c.round {
 		return
 	}
-	m.smb.reading, m.smb.round = true, m.round
-	p := &prober.Plan{Timeout: m.policy.timeout / 4}
-	p.SearchBelow(m.debugData)
-	content := p.ReadFile(m.debugData, smbclient.MaxDebugData)
-	m.host.Prober.Submit(prober.Check{Key: "mountstat smb client", Group: "smb client", Trusted: true, Independent: true, Plan: p}, func(r prober.Report) {
-		m.mail.Post(func() {
-			m.smb.reading, m.smb.at, m.smb.shares = false, time.Now(), nil
+	c.reading, c.readIn = true, c.round
+	p := &prober.Plan{Timeout: c.policy.timeout / 4}
+	p.SearchBelow(c.debugData)
+	content := p.ReadFile(c.debugData, smbclient.MaxDebugData)
+	c.host.Prober.Submit(prober.Check{Key: "mountstat smb client", Group: "smb client", Trusted: true, Independent: true, Plan: p}, func(r prober.Report) {
+		c.mail.Post(func() {
+			c.reading, c.at, c.shares = false, time.Now(), nil
 			if r.Outcome == prober.Done && r.Failed() == nil {
-				m.smb.shares = smbclient.Parse(r.Step(content).Output)
+				c.shares = smbclient.Parse(r.Step(content).Output)
 			}
-			m.reconsider()
+			c.reconsider()
 		})
 	})
 }

@@ -239,14 +239,14 @@ func ofTheKernel(t *testing.T, server netip.AddrPort) {
 // The addresses of mounts in another network namespace mean other hosts, or none.
 func TestMountstat_MountsOfAnotherNetworkHaveNoServers(t *testing.T) {
 	m, _ := newPretendedNFS(t, nil)
-	m.servers = make(map[serverpool.Question]*server)
+	m.servers.byQuestion = make(map[serverpool.Question]*server)
 	mount := &mounts.Mount{Info: &mountinfo.Info{FSType: "cifs", Source: "//nas/data", VFSOptions: "rw,addr=10.0.0.2"}}
 	for _, c := range []struct {
 		namespace *namespace
 		servers   int
 	}{{nil, 1}, {&namespace{network: true}, 1}, {&namespace{}, 0}} {
 		of := &target{Unit: &mounts.Unit{Probed: mount}, policy: m.policy, namespace: c.namespace}
-		m.linkServers(of, nil)
+		m.servers.link(of, nil)
 		assert.Len(t, of.servers, c.servers)
 	}
 }
@@ -276,7 +276,7 @@ func TestCause_OfAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 		port, _ := g.Named("mountstat_server")[0].GetTag("port")
 		return port == fmt.Sprint(server.Port())
 	}, 15*time.Second, 10*time.Millisecond, "it is asked there")
-	assert.Len(t, m.smbAt.ports, 1)
+	assert.Len(t, m.servers.smbAt.ports, 1)
 	silent.Store(true)
 	fs.Pause()
 	metric := at(collect.Gather(t, m), fs.Dir)
@@ -431,7 +431,7 @@ func TestCause_OfACephMount(t *testing.T) {
 // A server is asked once, however many mounts it has, and not again while all is well.
 func TestMountstat_AsksAServerOfManyMountsOnce(t *testing.T) {
 	m, _ := newPretendedNFS(t, nil)
-	m.targets, m.servers = nil, make(map[serverpool.Question]*server)
+	m.targets, m.servers.byQuestion = nil, make(map[serverpool.Question]*server)
 	var asked atomic.Int64
 	at := rpchost.Serve(t, "0.0.0.0:0", func(conn net.Conn) {
 		asked.Add(1)
@@ -441,15 +441,15 @@ func TestMountstat_AsksAServerOfManyMountsOnce(t *testing.T) {
 		address := netip.AddrFrom4([4]byte{127, 0, 0, byte(1 + i%5)})
 		mount := &mounts.Mount{Info: &mountinfo.Info{FSType: "cifs", Source: fmt.Sprintf("//nas%d/%d", i%5, i), VFSOptions: fmt.Sprintf("port=%d,addr=%v", at.Port(), address)}}
 		of := &target{Unit: &mounts.Unit{Probed: mount}, policy: m.policy}
-		m.linkServers(of, nil)
+		m.servers.link(of, nil)
 		m.targets = append(m.targets, of)
 	}
-	require.Len(t, m.servers, 5)
+	require.Len(t, m.servers.byQuestion, 5)
 	var before, after unix.Rusage
 	require.NoError(t, unix.Getrusage(unix.RUSAGE_SELF, &before))
 	const rounds = 10
 	for m.round = 1; m.round <= rounds; m.round++ {
-		m.askServers()
+		m.servers.askAll(m.targets, m.suspects)
 		for m.await(nil) {
 		}
 	}

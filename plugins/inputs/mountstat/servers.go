@@ -26,6 +26,14 @@ type server struct {
 	proven, elsewhere bool
 }
 
+// servers are the servers of all targets, and of mounts that are to be made.
+type servers struct {
+	*kit
+	byQuestion map[serverpool.Question]*server
+	asking     int // answers to come
+	smbAt      smbLocations
+}
+
 // asker is how the server is asked.
 func (s *server) asker() serverpool.Asker {
 	if s.Service == serverpool.NFS {
@@ -34,75 +42,75 @@ func (s *server) asker() serverpool.Asker {
 	return fileserver.Asker(s.Service)
 }
 
-// linkServers finds the servers of a target, if its mounts are in the table's network.
-func (m *Mountstat) linkServers(t *target, before map[serverpool.Question]*server) {
+// link finds the servers of a target, if its mounts are in the table's network.
+func (all *servers) link(t *target, before map[serverpool.Question]*server) {
 	t.servers = nil
 	if t.namespace != nil && !t.namespace.network {
 		return // their addresses mean another network
 	}
 	for _, found := range t.Probed.Servers() {
-		for _, place := range m.placesOf(t, found) {
-			if s := m.serverOf(place, t.policy.timeout, before); !slices.Contains(t.servers, s) {
+		for _, place := range all.placesOf(t, found) {
+			if s := all.at(place, t.policy.timeout, before); !slices.Contains(t.servers, s) {
 				t.servers = append(t.servers, s)
 			}
 		}
 	}
 }
 
-// serverOf is what is known about a server whose mounts have a timeout.
-func (m *Mountstat) serverOf(found mounts.Server, timeout time.Duration, before map[serverpool.Question]*server) *server {
-	s := m.servers[found.Question]
+// at is what is known about a server whose mounts have a timeout.
+func (all *servers) at(found mounts.Server, timeout time.Duration, before map[serverpool.Question]*server) *server {
+	s := all.byQuestion[found.Question]
 	if s == nil {
 		if s = before[found.Question]; s == nil {
 			s = &server{}
 		}
 		s.Server, s.timeout = found, timeout
-		m.servers[found.Question] = s
+		all.byQuestion[found.Question] = s
 	}
 	s.timeout = min(s.timeout, timeout)
 	return s
 }
 
-// askServers asks the servers whose answers are evidence, has the others asked by turns, and
-// does not wait for the answers.
-func (m *Mountstat) askServers() {
-	m.takeAnswers()
-	evidence := make(map[*server]bool, len(m.servers))
-	for _, t := range m.targets {
+// askAll asks the servers whose answers are evidence, has the others asked by turns, and does not
+// wait for the answers. suspects tells whether one of a target that must not be checked is asked.
+func (all *servers) askAll(targets []*target, suspects func(*target, *server) bool) {
+	all.takeAnswers()
+	evidence := make(map[*server]bool, len(all.byQuestion))
+	for _, t := range targets {
 		for _, s := range t.servers {
-			evidence[s] = evidence[s] || t.found.code.Fault() || t.skipReason != "" && m.suspects(t, s)
+			evidence[s] = evidence[s] || t.found.code.Fault() || t.skipReason != "" && suspects(t, s)
 		}
 	}
-	for _, s := range m.servers {
-		m.ask(s, evidence[s])
+	for _, s := range all.byQuestion {
+		all.ask(s, evidence[s])
 	}
 }
 
 // takeAnswers collects the servers' last answers, whoever has asked.
-func (m *Mountstat) takeAnswers() {
-	for _, s := range m.servers {
-		s.answer = m.host.Servers.Last(s.Question)
+func (all *servers) takeAnswers() {
+	for _, s := range all.byQuestion {
+		s.answer = all.host.Servers.Last(s.Question)
 	}
 }
 
 // askAboutLate asks the servers of targets whose checks take long, once they do. stop
 // must be called.
-func (m *Mountstat) askAboutLate(pending map[*target]struct{}) (stop func() bool) {
-	if len(m.servers) == 0 {
+func (all *servers) askAboutLate(pending map[*target]struct{}) (stop func() bool) {
+	if len(all.byQuestion) == 0 {
 		return func() bool { return true }
 	}
-	shortest := m.longestTimeout()
-	for _, s := range m.servers {
+	shortest := all.longestTimeout()
+	for _, s := range all.byQuestion {
 		shortest = min(shortest, s.timeout)
 	}
 	return time.AfterFunc(serverpool.EvidenceAfter(shortest), func() {
-		m.mail.Post(func() {
+		all.mail.Post(func() {
 			for t := range pending {
 				if !t.underWay {
 					continue
 				}
 				for _, s := range t.servers {
-					m.ask(s, true)
+					all.ask(s, true)
 				}
 			}
 		})
@@ -110,27 +118,40 @@ func (m *Mountstat) askAboutLate(pending map[*target]struct{}) (stop func() bool
 }
 
 // ask puts the question to a server, at most once in each round.
-func (m *Mountstat) ask(s *server, evidence bool) {
-	if s.pending || s.asked == m.round {
+func (all *servers) ask(s *server, evidence bool) {
+	if s.pending || s.asked == all.round {
 		return // a gather may have been cut short
 	}
 	wanted := serverpool.Wanted{Evidence: evidence, Ask: s.asker(), Timeout: s.timeout}
-	if !m.host.Servers.Ask(m.round, s.Question, wanted, func(serverpool.Answer) {
-		m.mail.Post(func() {
-			s.pending, s.answer = false, m.host.Servers.Last(s.Question)
-			m.asking--
-			m.reconsider()
+	if !all.host.Servers.Ask(all.round, s.Question, wanted, func(serverpool.Answer) {
+		all.mail.Post(func() {
+			s.pending, s.answer = false, all.host.Servers.Last(s.Question)
+			all.asking--
+			all.reconsider()
 		})
 	}) {
 		return
 	}
-	s.asked, s.pending = m.round, true
-	m.asking++
+	s.asked, s.pending = all.round, true
+	all.asking++
 }
 
-// noteElsewhere notes whether an SMB server is at the address that is asked. It is once it has
+// await reports whether an answer of the target's servers is still to come: they have not yet
+// answered a call that was made since the check began, nor failed to answer in time (a soft mount
+// fails before that). It has them asked.
+func (all *servers) await(t *target) (waits bool) {
+	for _, s := range t.servers {
+		if !s.answer.At.After(t.report.Since) {
+			all.ask(s, true)
+			waits = waits || s.pending
+		}
+	}
+	return waits
+}
+
+// noteElsewhere notes whether the SMB server of a target is at the address that is asked. It is once it has
 // answered there. It is not if a mount of it answers and the address never did.
-func (m *Mountstat) noteElsewhere(t *target, s *server) {
+func (s *server) noteElsewhere(t *target) {
 	switch a := s.answer; {
 	case s.Service != serverpool.SMB:
 	case a.Answered():
@@ -150,17 +171,17 @@ type traffic struct {
 }
 
 // readTraffic reads the statistics of the transports, if there are NFS mounts.
-func (m *Mountstat) readTraffic(now time.Time) {
-	if !slices.ContainsFunc(m.targets, func(t *target) bool { return t.Probed.NFS() }) {
+func (all *servers) readTraffic(targets []*target, now time.Time) {
+	if !slices.ContainsFunc(targets, func(t *target) bool { return t.Probed.NFS() }) {
 		return
 	}
-	counters := m.host.NFSStats(m.round, time.Time{})
-	m.said.Error("mountstats", counters.Err)
+	counters := all.host.NFSStats(all.round, time.Time{})
+	all.said.Error("mountstats", counters.Err)
 	at := make(map[string]*mounts.NFSStats, len(counters.All))
 	for i := range counters.All {
 		at[counters.All[i].Mountpoint] = &counters.All[i]
 	}
-	for _, t := range m.targets {
+	for _, t := range targets {
 		t.traffic.stats = nil
 		if !t.Probed.NFS() || t.namespace != nil {
 			continue
@@ -202,22 +223,22 @@ func (t *target) serverFields(fields map[string]any) {
 	fields["nfs_last_reply_seconds_ago"] = time.Since(traffic.lastReply).Seconds()
 }
 
-// emitServers makes one metric per server: it shows at once what 300 mounts have in
+// emit makes one metric per server: it shows at once what 300 mounts have in
 // common.
-func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
-	all := make(map[mounts.Server]*fault.Sums, len(m.servers))
+func (all *servers) emit(acc telegraf.Accumulator, targets []*target, demands map[string]*demand) {
+	sums := make(map[mounts.Server]*fault.Sums, len(all.byQuestion))
 	add := func(s mounts.Server, mounts int, superblock string, code result.Code, h *fault.History) {
-		if all[s] == nil {
-			all[s] = &fault.Sums{}
+		if sums[s] == nil {
+			sums[s] = &fault.Sums{}
 		}
-		all[s].Add(mounts, superblock, code, h)
+		sums[s].Add(mounts, superblock, code, h)
 	}
 	addTarget := func(s mounts.Server, t *target) {
 		add(s, len(t.Mounts), t.Probed.Superblock(), t.found.code, &t.History)
 	}
-	for _, t := range m.targets {
+	for _, t := range targets {
 		for _, s := range t.servers {
-			m.noteElsewhere(t, s)
+			s.noteElsewhere(t)
 			t.ruleOut(s)
 			addTarget(s.Server, t)
 		}
@@ -225,14 +246,14 @@ func (m *Mountstat) emitServers(acc telegraf.Accumulator) {
 			addTarget(t.behindDaemon, t)
 		}
 	}
-	for path, d := range m.demands {
+	for path, d := range demands {
 		if d.unmet != nil {
 			add(d.server(), 1, path, result.Error, &fault.History{})
 		}
 	}
-	for s, sums := range all {
-		fields := sums.Fields()
-		if asked := m.servers[s.Question]; asked != nil {
+	for s, sum := range sums {
+		fields := sum.Fields()
+		if asked := all.byQuestion[s.Question]; asked != nil {
 			asked.answer.AddTo(fields, "rpc")
 		}
 		acc.AddGauge("mountstat_server", fields, s.Tags())

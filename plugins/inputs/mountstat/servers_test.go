@@ -205,19 +205,19 @@ func TestMountstat_LeavesSubmountsAlone(t *testing.T) {
 
 func TestMountstat_AsksServersAtOnce(t *testing.T) {
 	m, _ := newPretendedNFS(t, nil)
-	m.targets, m.servers = nil, make(map[serverpool.Question]*server)
+	m.targets, m.servers.byQuestion = nil, make(map[serverpool.Question]*server)
 	silent := rpchost.Serve(t, "127.0.0.1:0", silence)
 	for i := range 300 {
 		address := netip.AddrFrom4([4]byte{127, 0, byte(i / 250), byte(1 + i%250)})
 		mount := &mounts.Mount{Info: &mountinfo.Info{FSType: "nfs", VFSOptions: fmt.Sprintf("vers=3,proto=tcp,port=%d,addr=%v", silent.Port(), address)}}
 		of := &target{Unit: &mounts.Unit{Probed: mount}, policy: m.policy}
-		m.linkServers(of, nil)
+		m.servers.link(of, nil)
 		m.targets = append(m.targets, of)
 	}
-	require.Len(t, m.servers, 300)
+	require.Len(t, m.servers.byQuestion, 300)
 	began := time.Now()
 	m.round = 1
-	m.askServers()
+	m.servers.askAll(m.targets, m.suspects)
 	require.Less(t, time.Since(began), timeout, "without waiting")
 	for m.await(nil) {
 	}

@@ -30,35 +30,35 @@ type smbLocations struct {
 // fs/smb/client/cifsfs.c; DebugData of Linux 3.10 to 7.0 does not have it). The client's own
 // connections do: they are the connections to the address that belong to no process. The server
 // itself tells whether one of them is of SMB.
-func (m *Mountstat) locateSMB() {
-	all := m.unlocated()
-	if len(all) == 0 {
+func (all *servers) locateSMB(in *inventory) {
+	unlocated := all.unlocated(in.targets)
+	if len(unlocated) == 0 {
 		return
 	}
-	m.smbAt.underWay = true
+	all.smbAt.underWay = true
 	known, usual := make(map[*server][]uint16), make(map[*server]uint16)
-	for _, s := range all {
-		known[s], usual[s] = m.portsAt(s.Address.Addr()), s.Address.Port()
+	for _, s := range unlocated {
+		known[s], usual[s] = all.portsAt(s.Address.Addr()), s.Address.Port()
 	}
 	go func() {
-		found, _ := m.host.Servers.Sockets.Search(0, func(c *sockdiag.TCP) bool {
-			return c.State == sockdiag.Established && slices.ContainsFunc(all, func(s *server) bool { return s.hasPeer(c) })
+		found, _ := all.host.Servers.Sockets.Search(0, func(c *sockdiag.TCP) bool {
+			return c.State == sockdiag.Established && slices.ContainsFunc(unlocated, func(s *server) bool { return s.hasPeer(c) })
 		}, searchTimeout)
 		here, ports := make(map[*server]bool), make(map[*server][]uint16)
-		for _, s := range all {
+		for _, s := range unlocated {
 			own := slices.DeleteFunc(slices.Clone(found), func(c sockdiag.TCP) bool { return !s.hasPeer(&c) })
 			here[s] = slices.ContainsFunc(own, func(c sockdiag.TCP) bool { return c.Peer.Port() == usual[s] })
-			ports[s] = m.portsOfTheKernel(own, known[s])
+			ports[s] = all.portsOfTheKernel(own, known[s])
 		}
-		m.mail.Post(func() {
-			m.smbAt.underWay = false
-			for _, s := range all {
+		all.mail.Post(func() {
+			all.smbAt.underWay = false
+			for _, s := range unlocated {
 				s.proven = s.proven || here[s]
 				if here[s] && len(ports[s]) == 0 {
-					m.endSearch(s.Address.Addr())
+					in.endSearch(s.Address.Addr())
 				}
 				for _, port := range ports[s] {
-					m.trySMB(s, port, here[s])
+					all.trySMB(in, s, port, here[s])
 				}
 			}
 		})
@@ -66,8 +66,8 @@ func (m *Mountstat) locateSMB() {
 }
 
 // endSearch notes that it is known where the SMB servers at an address listen.
-func (m *Mountstat) endSearch(address netip.Addr) {
-	for _, t := range m.targets {
+func (in *inventory) endSearch(address netip.Addr) {
+	for _, t := range in.targets {
 		if t.hasSMBServerAt(address) {
 			t.searches = maxSMBSearches
 		}
@@ -76,22 +76,22 @@ func (m *Mountstat) endSearch(address netip.Addr) {
 
 // unlocated are the SMB servers, one of each address, of mounts that are well and for which they
 // are to be looked for.
-func (m *Mountstat) unlocated() (all []*server) {
-	if m.smbAt.underWay {
+func (all *servers) unlocated(targets []*target) (found []*server) {
+	if all.smbAt.underWay {
 		return nil
 	}
-	for _, t := range m.targets {
+	for _, t := range targets {
 		if t.searches >= maxSMBSearches || t.namespace != nil || t.skipReason != "" || t.underWay || t.found.code != result.OK || tellsPort(t.Probed) {
 			continue
 		}
 		t.searches++
 		for _, s := range t.servers {
-			if s.Service == serverpool.SMB && !slices.ContainsFunc(all, func(other *server) bool { return other.Address.Addr() == s.Address.Addr() }) {
-				all = append(all, s)
+			if s.Service == serverpool.SMB && !slices.ContainsFunc(found, func(other *server) bool { return other.Address.Addr() == s.Address.Addr() }) {
+				found = append(found, s)
 			}
 		}
 	}
-	return all
+	return found
 }
 
 // hasPeer reports whether a connection is to the server's host.
@@ -106,8 +106,8 @@ func tellsPort(mount *mounts.Mount) bool {
 }
 
 // portsAt are the ports at an address on which services of other mounts listen.
-func (m *Mountstat) portsAt(address netip.Addr) (ports []uint16) {
-	for q := range m.servers {
+func (all *servers) portsAt(address netip.Addr) (ports []uint16) {
+	for q := range all.byQuestion {
 		if q.Address.Addr() == address {
 			ports = append(ports, q.Address.Port())
 		}
@@ -117,7 +117,7 @@ func (m *Mountstat) portsAt(address netip.Addr) (ports []uint16) {
 
 // portsOfTheKernel are the ports to which the kernel itself has connections, except those that
 // are known to belong to other services. There are none where that can't be told.
-func (m *Mountstat) portsOfTheKernel(connections []sockdiag.TCP, known []uint16) (ports []uint16) {
+func (all *servers) portsOfTheKernel(connections []sockdiag.TCP, known []uint16) (ports []uint16) {
 	port := make(map[uint32]uint16)
 	var inodes []uint32
 	for i := range connections {
@@ -126,10 +126,10 @@ func (m *Mountstat) portsOfTheKernel(connections []sockdiag.TCP, known []uint16)
 			inodes = append(inodes, c.Inode)
 		}
 	}
-	if len(inodes) == 0 || !m.allProcesses {
+	if len(inodes) == 0 || !all.allProcesses {
 		return nil
 	}
-	own, _ := m.host.Daemons.OfTheKernel(inodes)
+	own, _ := all.host.Daemons.OfTheKernel(inodes)
 	for _, inode := range own {
 		if !slices.Contains(ports, port[inode]) {
 			ports = append(ports, port[inode])
@@ -141,27 +141,27 @@ func (m *Mountstat) portsOfTheKernel(connections []sockdiag.TCP, known []uint16)
 // trySMB asks whether an SMB server is at another port of a server's address. If one answers, the
 // mounts of that address belong to one of the servers that are known there. If here is set, the
 // port that was asked so far counts as one of them.
-func (m *Mountstat) trySMB(s *server, port uint16, here bool) {
+func (all *servers) trySMB(in *inventory, s *server, port uint16, here bool) {
 	there, address := s.Server, s.Address.Addr()
 	there.Address = netip.AddrPortFrom(address, port)
 	other := &server{Server: there, timeout: s.timeout}
-	m.host.Servers.Ask(m.round, there.Question, serverpool.Wanted{Evidence: true, Ask: other.asker(), Timeout: s.timeout}, func(a serverpool.Answer) {
-		m.mail.Post(func() {
-			ports := m.smbAt.ports[address]
-			if !a.Answered() || slices.Contains(ports, port) || m.servers[s.Question] != s && len(ports) == 0 {
+	all.host.Servers.Ask(all.round, there.Question, serverpool.Wanted{Evidence: true, Ask: other.asker(), Timeout: s.timeout}, func(a serverpool.Answer) {
+		all.mail.Post(func() {
+			ports := all.smbAt.ports[address]
+			if !a.Answered() || slices.Contains(ports, port) || all.byQuestion[s.Question] != s && len(ports) == 0 {
 				return
 			}
 			if here && len(ports) == 0 {
 				ports = append(ports, s.Address.Port())
 			}
-			m.smbAt.ports[address] = append(ports, port)
+			all.smbAt.ports[address] = append(ports, port)
 			other.proven, other.answer = true, a
-			m.servers[there.Question] = other
+			all.byQuestion[there.Question] = other
 			if !here {
-				delete(m.servers, s.Question)
+				delete(all.byQuestion, s.Question)
 			}
-			m.relink(address)
-			m.endSearch(address)
+			all.relink(in.targets, address)
+			in.endSearch(address)
 		})
 	})
 }
@@ -171,29 +171,29 @@ func (t *target) hasSMBServerAt(address netip.Addr) bool {
 }
 
 // relink links the mounts of SMB servers at an address to the servers that are known to be there.
-func (m *Mountstat) relink(address netip.Addr) {
-	for _, t := range m.targets {
+func (all *servers) relink(targets []*target, address netip.Addr) {
+	for _, t := range targets {
 		if t.hasSMBServerAt(address) {
-			m.linkServers(t, nil)
+			all.link(t, nil)
 		}
 	}
 }
 
 // placesOf are the places where a mount's server can be if the table has it at the usual port.
-func (m *Mountstat) placesOf(t *target, found mounts.Server) []mounts.Server {
-	ports := m.smbAt.ports[found.Address.Addr()]
+func (all *servers) placesOf(t *target, found mounts.Server) []mounts.Server {
+	ports := all.smbAt.ports[found.Address.Addr()]
 	if len(ports) == 0 || found.Service != serverpool.SMB || tellsPort(t.Probed) {
 		return []mounts.Server{found}
 	}
-	var all []mounts.Server
+	var places []mounts.Server
 	for _, port := range ports {
 		at := found
 		at.Address = netip.AddrPortFrom(found.Address.Addr(), port)
 		if !slices.Contains(t.notAt, at.Question) {
-			all = append(all, at)
+			places = append(places, at)
 		}
 	}
-	return all
+	return places
 }
 
 // ruleOut notes that a server is not the mount's: the mount has answered while this host had no

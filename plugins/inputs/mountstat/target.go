@@ -54,11 +54,11 @@ type target struct {
 // regroup sorts the mounts that are to be checked into targets, and finds out how each is checked.
 func (m *Mountstat) regroup() {
 	m.inventory.sort(&m.settings, m.PerMount, m.namespaces.found)
-	before := m.servers
-	m.servers = make(map[serverpool.Question]*server)
+	before := m.servers.byQuestion
+	m.servers.byQuestion = make(map[serverpool.Question]*server)
 	for _, t := range m.targets {
 		t.policy, t.plan = m.policyFor(t.Probed, m.disks.conditionOf(t)), nil
-		m.linkServers(t, before)
+		m.servers.link(t, before)
 	}
 	m.skip()
 }

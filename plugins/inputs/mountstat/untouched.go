@@ -47,7 +47,7 @@ func (m *Mountstat) suspects(t *target, s *server) bool {
 	case t.Probed.NFS():
 		return t.traffic.unanswered() > 0
 	case t.Probed.SMB() && broken:
-		m.readSMBClient()
+		m.smb.read()
 		return s.proven
 	default:
 		return broken

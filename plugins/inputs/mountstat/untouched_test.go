@@ -65,7 +65,7 @@ func TestUntouched_AMountWhoseServerIsDead(t *testing.T) {
 			fs.Silence()
 			for range 3 {
 				assert.Equal(t, "unchecked", text(at(collect.Gather(t, m), fs.Dir), "result"), "nobody waits for it")
-				for _, s := range m.servers {
+				for _, s := range m.servers.byQuestion {
 					s.proven = true // it has answered before
 				}
 			}
