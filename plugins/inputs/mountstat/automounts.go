@@ -19,20 +19,32 @@ import (
 // maxAutomounts is how many mounts of autofs are looked at; a direct map has one for each entry.
 const maxAutomounts = 1024
 
-// judgeAutomounts finds the mounts of autofs whose automounter is stopped or has ended. Whoever
+// automounts are the mounts of autofs, where something is mounted on demand.
+type automounts struct {
+	*kit
+	*inventory
+	servers *servers
+
+	there     bool                  // some are
+	unmet     map[string]*shortfall // where nothing can be mounted, by mount point
+	demands   map[string]*demand    // by mount point
+	searching int                   // for servers of demands, that go on
+}
+
+// judge finds the mounts of autofs whose automounter is stopped or has ended. Whoever
 // opens what such an automounter has not mounted waits, or finds nothing. Of the others it
 // reports only what they can't mount because its server is dead.
-func (m *Mountstat) judgeAutomounts() {
+func (a *automounts) judge(expected *expectations) {
 	whys := make(map[string]string) // by process group
 	now, looked := make(map[string]*shortfall), 0
-	m.automounted = false
-	for i := range m.table.Mounts {
-		mount := &m.table.Mounts[i]
-		if mount.FSType != "autofs" || mount.Hidden || !m.selection.Fits(mount) || strings.HasPrefix(mount.Mountpoint, "/proc/") {
+	a.there = false
+	for i := range a.table.Mounts {
+		mount := &a.table.Mounts[i]
+		if mount.FSType != "autofs" || mount.Hidden || !a.selection.Fits(mount) || strings.HasPrefix(mount.Mountpoint, "/proc/") {
 			continue // or it is binfmt_misc, which each host has
 		}
-		m.automounted = true
-		if m.expectations.wants(mount.Mountpoint) {
+		a.there = true
+		if expected.wants(mount.Mountpoint) {
 			continue
 		}
 		if looked++; looked > maxAutomounts {
@@ -41,7 +53,7 @@ func (m *Mountstat) judgeAutomounts() {
 		group, _ := mount.Option("pgrp")
 		why, known := whys[group]
 		if !known {
-			why = m.automounterFails(group)
+			why = a.automounterFails(group)
 			whys[group] = why
 		}
 		if why != "" {
@@ -49,20 +61,20 @@ func (m *Mountstat) judgeAutomounts() {
 				cause: result.AutomounterStopped, why: why}
 		}
 	}
-	m.judgeDemands(now)
-	m.automounts = follow(m.automounts, now, m.sayUnmet, m.sayMet)
+	a.judgeDemands(now)
+	a.unmet = follow(a.unmet, now, a.sayUnmet, a.sayMet)
 }
 
 // automounterFails is why a process group can mount nothing, as the process that leads it tells
 // (pgrp=, autofs_show_options, fs/autofs/inode.c). It is empty if the group can, or if that can't
 // be seen.
-func (m *Mountstat) automounterFails(group string) string {
+func (a *automounts) automounterFails(group string) string {
 	pid, err := strconv.Atoi(group)
 	if err != nil || pid <= 1 { // 0: it is of another PID namespace
 		return ""
 	}
-	stat, err := procfs.ReadText(filepath.Join(m.host.Proc, group, "stat"))
-	if errors.Is(err, fs.ErrNotExist) && m.seesProcesses() {
+	stat, err := procfs.ReadText(filepath.Join(a.host.Proc, group, "stat"))
+	if errors.Is(err, fs.ErrNotExist) && a.seesProcesses() {
 		return fmt.Sprintf("its automounter, process %d, has ended", pid)
 	}
 	comm, state := processState(stat)
@@ -74,8 +86,8 @@ func (m *Mountstat) automounterFails(group string) string {
 
 // seesProcesses reports whether processes of other users can be seen: hidepid= can hide them,
 // proc(5).
-func (m *Mountstat) seesProcesses() bool {
-	_, err := procfs.ReadText(filepath.Join(m.host.Proc, "1/stat"))
+func (a *automounts) seesProcesses() bool {
+	_, err := procfs.ReadText(filepath.Join(a.host.Proc, "1/stat"))
 	return err == nil
 }
 
@@ -88,9 +100,9 @@ func processState(stat string) (comm string, state byte) {
 	return stat[begin+1 : end], stat[end+2]
 }
 
-// emitAutomounts reports the automounts where nothing can be mounted.
-func (m *Mountstat) emitAutomounts(acc telegraf.Accumulator, counts *counts) {
-	for _, s := range m.automounts {
+// emit reports the automounts where nothing can be mounted.
+func (a *automounts) emit(acc telegraf.Accumulator, counts *counts) {
+	for _, s := range a.unmet {
 		counts[result.Error]++
 		fields := map[string]any{
 			"result":        result.Error.String(),

@@ -27,8 +27,8 @@ type blockedTasks struct {
 
 // scan looks for tasks that wait for file systems. automounts says that there are automounters,
 // whose programs are to be looked for.
-func (b *blockedTasks) scan(round uint64, targets []*target, automounts bool) (blocked.Scan, error) {
-	request := blocked.Request{Round: round, Asker: b, Programs: automounts}
+func (b *blockedTasks) scan(targets []*target, automounts bool) (blocked.Scan, error) {
+	request := blocked.Request{Round: b.round, Asker: b, Programs: automounts}
 	for _, t := range targets {
 		if t.Hung() {
 			request.Urgent = true

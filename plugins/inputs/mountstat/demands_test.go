@@ -38,7 +38,7 @@ func demanding(t *testing.T, program ...string) (m *Mountstat, path string, log 
 	assert.Nil(t, at(collect.Gather(t, m), path))
 	mount := mounts.ParseProgram(append([]string{program[0], program[1], path}, program[2:]...))
 	require.NotNil(t, mount)
-	m.noteDemands([]blocked.Task{{PID: 7, Comm: program[0]}, {PID: 8, Comm: "cat"}}, map[int]*mounts.Mount{7: mount})
+	m.automounts.noteDemands([]blocked.Task{{PID: 7, Comm: program[0]}, {PID: 8, Comm: "cat"}}, map[int]*mounts.Mount{7: mount})
 	return m, path, log
 }
 
@@ -84,14 +84,14 @@ func TestDemands_AnAutomountThatCanNotBeMadeSinceItsServerIsDead(t *testing.T) {
 			collect.Gather(t, m)
 			assert.Len(t, log.about("nothing can be mounted at"), 1)
 			if c.server == unreachable {
-				m.demands[path].seen = time.Now().Add(-maxDemandAge)
+				m.automounts.demands[path].seen = time.Now().Add(-maxDemandAge)
 				assert.Nil(t, at(collect.Gather(t, m), path), "nobody asks for it any more")
 				return
 			}
 			well.Store(true)
 			require.Eventually(t, func() bool { return at(collect.Gather(t, m), path) == nil }, 15*time.Second, 10*time.Millisecond)
 			assert.Len(t, log.about("the server of "+path+" answers"), 1)
-			assert.Empty(t, m.demands)
+			assert.Empty(t, m.automounts.demands)
 		})
 	}
 }
@@ -127,10 +127,10 @@ func TestDemands_AnAutomountWhoseServerHasANameAmongOthers(t *testing.T) {
 	of := &target{Unit: &mounts.Unit{Probed: other}, policy: m.policy}
 	m.servers.link(of, nil)
 	m.targets = append(m.targets, of)
-	m.demands[path].found = nil
-	m.askDemands()
-	require.Eventually(t, func() bool { m.mail.Drain(); return !m.demands[path].searching }, 15*time.Second, 10*time.Millisecond)
-	assert.Empty(t, m.demands[path].found)
+	m.automounts.demands[path].found = nil
+	m.automounts.askDemands()
+	require.Eventually(t, func() bool { m.mail.Drain(); return !m.automounts.demands[path].searching }, 15*time.Second, 10*time.Millisecond)
+	assert.Empty(t, m.automounts.demands[path].found)
 }
 
 // connect connects to a server until the test ends, whether or not it answers.
@@ -194,7 +194,7 @@ func TestDemands_AnAutomountByFUSEThatCanNotBeMade(t *testing.T) {
 				command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 				require.NoError(t, command.Start())
 				end = sync.OnceFunc(func() {
-					if d := m.demands[path]; d != nil && d.daemon != nil && d.daemon.Worker != nil {
+					if d := m.automounts.demands[path]; d != nil && d.daemon != nil && d.daemon.Worker != nil {
 						_ = unix.Kill(d.daemon.Worker.PID, unix.SIGKILL) // which is an orphan
 					}
 					_ = command.Process.Kill()

@@ -236,7 +236,7 @@ func (m *Mountstat) summarize(acc telegraf.Accumulator, counts *counts, began ti
 	fields["mounts"] = int64(reported)
 	fields["faults"] = int64(faults)
 	m.hungTaskFields(fields)
-	scan, err := m.blocked.scan(m.round, m.targets, m.automounted)
+	scan, err := m.blocked.scan(m.targets, m.automounts.there)
 	m.said.Error("blocked tasks", err)
 	fields["blocked"], fields["blocked_helpers"] = int64(len(scan.Tasks)), scan.Helpers
 	m.blocked.emit(acc, &scan, &m.inventory, m.BlockedTop)

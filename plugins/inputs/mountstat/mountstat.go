@@ -71,10 +71,7 @@ type Mountstat struct {
 	kernelLog     kernelLog
 	namespaces    namespaces
 	expectations  expectations
-	automounts    map[string]*shortfall // where nothing can be mounted
-	automounted   bool                  // there are mounts of autofs
-	demands       map[string]*demand    // by mount point
-	searching     int                   // for servers of demands
+	automounts    automounts
 	daemons       daemons
 	guards        guards
 	blocked       blockedTasks
@@ -113,7 +110,7 @@ func init() {
 			BlockedTop:      10,
 			kernelLog:       kernelLog{name: kmsg.Device, devices: make(map[string]*deviceLog), servers: make(map[string]message)},
 			kit:             kit{mail: mailbox.New()},
-			demands:         make(map[string]*demand),
+			automounts:      automounts{demands: make(map[string]*demand)},
 			servers:         servers{smbAt: smbLocations{ports: make(map[netip.Addr][]uint16)}},
 		}
 	})
@@ -136,9 +133,10 @@ func (m *Mountstat) Init() error {
 		return err
 	}
 	m.host.ExpectKernelLog(m.kernelLog.name, &m.kernelLog)
-	for _, part := range []**kit{&m.expectations.kit, &m.namespaces.kit, &m.blocked.kit, &m.kernelLog.kit, &m.disks.kit, &m.servers.kit, &m.smb.kit} {
+	for _, part := range []**kit{&m.expectations.kit, &m.namespaces.kit, &m.blocked.kit, &m.kernelLog.kit, &m.disks.kit, &m.servers.kit, &m.smb.kit, &m.automounts.kit} {
 		*part = &m.kit
 	}
+	m.automounts.inventory, m.automounts.servers = &m.inventory, &m.servers
 	m.expectations.configure(m.Expected)
 	if (m.policy.runAs.owner || m.policy.runAs.user) && !m.becomes {
 		m.Log.Infof("file systems are checked as this user, not as run_as says, which needs CAP_SETUID, CAP_SETGID and CAP_KILL")
@@ -168,7 +166,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	pending := m.submit()
 	m.daemons.begin()
 	m.servers.askAll(m.targets, m.suspects)
-	m.findDemands()
+	m.automounts.findDemands(&m.blocked)
 	m.askDaemons(began)
 	defer m.servers.askAboutLate(pending)()
 	m.reconsider() // what a gather that was cut short has left
@@ -220,10 +218,10 @@ func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{
 	}
 	m.sayRefused(refused)
 	m.expect(false)
-	m.judgeAutomounts()
-	m.expectations.emit(acc, counts, m.automounts)
-	m.emitAutomounts(acc, counts)
-	m.servers.emit(acc, m.targets, m.demands)
+	m.automounts.judge(&m.expectations)
+	m.expectations.emit(acc, counts, m.automounts.unmet)
+	m.automounts.emit(acc, counts)
+	m.servers.emit(acc, m.targets, m.automounts.demands)
 	m.servers.locateSMB(&m.inventory)
 }
 
@@ -332,7 +330,7 @@ func (m *Mountstat) await(pending map[*target]struct{}) bool {
 		case m.interrupted.Load():
 			m.sayLate(len(pending))
 			return false
-		case len(pending) == 0 && m.servers.asking+m.searching == 0 && !m.expectations.reading && !m.smb.reading && (!m.daemons.underWay || m.daemons.late):
+		case len(pending) == 0 && m.servers.asking+m.automounts.searching == 0 && !m.expectations.reading && !m.smb.reading && (!m.daemons.underWay || m.daemons.late):
 			return false
 		}
 		<-m.mail.Wake()
