@@ -33,44 +33,56 @@ const (
 	unknown           = result.Unknown
 )
 
+// causes finds out why file systems are at fault. Without touching them it collects what the
+// kernel, servers and daemons say; it changes nothing but what is known of a target.
+type causes struct {
+	*kit
+	*inventory
+	disks     *disks
+	kernelLog *kernelLog
+	smb       *smbClient
+	daemons   *daemons
+	guards    *guards
+}
+
 // explain finds the cause of a fault, and what else can be said about it.
-func (m *Mountstat) explain(t *target, f *finding) {
-	f.cause = m.causeOf(t, f)
+func (c *causes) explain(t *target, f *finding) {
+	f.cause = c.causeOf(t, f)
 	t.explainDisk(f)
 	t.explainNetwork(f)
 }
 
 // causeOf derives the cause of a fault from its kind, and from what can be
 // found out without touching the mount.
-func (m *Mountstat) causeOf(t *target, f *finding) cause {
+func (c *causes) causeOf(t *target, f *finding) cause {
 	switch f.code {
 	case result.Denied:
-		return m.causeOfRefusal(t, f)
+		return c.causeOfRefusal(t, f)
 	case result.Stale:
 		if t.Probed.Network() {
 			return staleExport
 		}
 		return ioError
 	case result.Error:
-		return m.causeOfError(t, f)
+		return c.causeOfError(t, f)
 	case result.Timeout, result.Stuck:
 		if f.call == stepOpen {
-			return m.causeAbove(t, f)
+			return c.causeAbove(t, f)
 		}
-		return m.causeOfHang(t, f)
+		return c.causeOfHang(t, f)
 	}
 	return ""
 }
 
-func (m *Mountstat) causeOfError(t *target, f *finding) cause {
+func (c *causes) causeOfError(t *target, f *finding) cause {
 	if !t.Probed.FUSE() {
-		if c := m.causeBelow(t, f); c != "" {
-			return c
+		if why := c.causeBelow(t, f); why != "" {
+			return why
 		}
 	}
 	if f.errno == "" || f.check == checkDevice {
-		if c := t.disk.cause(); c != "" {
-			return c
+		if why := t.disk.cause(); why != "" {
+			return why
 		}
 	}
 	switch {
@@ -88,8 +100,8 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 		return noSpace
 	}
 	if t.Probed.FUSE() {
-		if c := m.causeOfFailingFUSE(t, f); c != "" {
-			return c
+		if why := c.causeOfFailingFUSE(t, f); why != "" {
+			return why
 		}
 	}
 	switch f.errno {
@@ -99,11 +111,11 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 		}
 	}
 	// A soft mount gives up with EIO or ETIMEDOUT, nfs(5).
-	if c := m.causeAtServer(t); c != "" {
-		return c
+	if why := t.causeAtServer(); why != "" {
+		return why
 	}
-	if c := m.causeAtClient(t, f); c != "" {
-		return c
+	if why := c.causeAtClient(t, f); why != "" {
+		return why
 	}
 	switch f.errno {
 	case "EHOSTDOWN", "EHOSTUNREACH", "ENETUNREACH", "ENETDOWN", "ETIMEDOUT", "ENOTCONN", "ECONNREFUSED", "ECONNRESET":
@@ -122,24 +134,24 @@ func (m *Mountstat) causeOfError(t *target, f *finding) cause {
 	return cmp.Or(t.causeInKernel(f), ioError)
 }
 
-func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
+func (c *causes) causeOfHang(t *target, f *finding) cause {
 	if !t.Probed.FUSE() {
-		if c := m.causeBelow(t, f); c != "" {
-			return c
+		if why := c.causeBelow(t, f); why != "" {
+			return why
 		}
 	}
 	switch {
 	case waitsForGuard(t):
-		f.reason = m.describeGuards()
+		f.reason = c.guards.describe()
 		return result.FanotifySilent
 	case t.Probed.FUSE():
-		return m.causeOfSilentFUSE(t, f)
+		return c.causeOfSilentFUSE(t, f)
 	case len(t.servers) > 0:
-		if c := m.causeAtServer(t); c != "" {
-			return c
+		if why := t.causeAtServer(); why != "" {
+			return why
 		}
-		if c := m.causeAtClient(t, f); c != "" {
-			return c
+		if why := c.causeAtClient(t, f); why != "" {
+			return why
 		}
 		// A client that has not yet connected again waits for its connection.
 		if t.answer.Answered() && t.share != smbclient.Disconnected {
@@ -165,7 +177,7 @@ func (m *Mountstat) causeOfHang(t *target, f *finding) cause {
 // while to notice that its server is back, v3 half a minute. So the cause stays what
 // it was until a reply has come on the mount's own connection. It also stays for checks that
 // began before the server was back.
-func (m *Mountstat) causeAtServer(t *target) cause {
+func (t *target) causeAtServer() cause {
 	a := t.answer
 	switch {
 	case !a.Known, t.servers[t.telling].elsewhere:
@@ -187,36 +199,36 @@ func (m *Mountstat) causeAtServer(t *target) cause {
 
 // causeAbove is why the way to a mount hangs: its path leads through a file system
 // that hangs.
-func (m *Mountstat) causeAbove(t *target, f *finding) cause {
+func (c *causes) causeAbove(t *target, f *finding) cause {
 	if t.namespace != nil {
 		return unknown
 	}
 	mount := t.Probed
-	for range m.table.Mounts { // a table that lies may be a ring
-		if mount = m.table.Above(mount); mount == nil {
+	for range c.table.Mounts { // a table that lies may be a ring
+		if mount = c.table.Above(mount); mount == nil {
 			break
 		}
-		if above := m.byMount[mount.ID]; above != nil && above != t {
-			if c := m.causeOfOther(above, true); c != "" {
+		if above := c.byMount[mount.ID]; above != nil && above != t {
+			if why := c.causeOfOther(above, true); why != "" {
 				f.blame(above)
-				return c
+				return why
 			}
 		}
 	}
 	if asksForAttributes(t.Probed) && len(t.servers) > 0 {
-		return m.causeOfHang(t, &finding{code: t.found.code})
+		return c.causeOfHang(t, &finding{code: t.found.code})
 	}
 	return unknown
 }
 
 // fuseWaiting is the number of requests the daemon has not answered; unknown
 // where fusectl is not mounted.
-func (m *Mountstat) fuseWaiting(t *target) count {
+func (c *causes) fuseWaiting(t *target) count {
 	connection, found := fuseConnection(t.Probed)
 	if !found || t.namespace != nil {
 		return count{}
 	}
-	waiting, err := procfs.ReadNumber(filepath.Join(m.host.Sys, "fs/fuse/connections", strconv.FormatInt(connection, 10), "waiting"))
+	waiting, err := procfs.ReadNumber(filepath.Join(c.host.Sys, "fs/fuse/connections", strconv.FormatInt(connection, 10), "waiting"))
 	return count{waiting, err == nil}
 }
 

@@ -44,12 +44,12 @@ func (c count) addTo(fields map[string]any, name string) {
 }
 
 // collect gathers the evidence about a target.
-func (m *Mountstat) collect(t *target) {
+func (c *causes) collect(t *target) {
 	t.evidence = evidence{
-		requests: m.fuseWaiting(t), fsErrors: count{n: t.disk.errors, known: t.disk.counts},
-		messages: m.kernelLog.of(t), stopped: m.disks.stopped(t),
+		requests: c.fuseWaiting(t), fsErrors: count{n: t.disk.errors, known: t.disk.counts},
+		messages: c.kernelLog.of(t), stopped: c.disks.stopped(t),
 	}
-	t.kernelErrors, t.client = m.kernelLog.count(t), m.kernelLog.clientSays(t, m.targets)
+	t.kernelErrors, t.client = c.kernelLog.count(t), c.kernelLog.clientSays(t, c.targets)
 	for _, s := range t.servers {
 		t.answers = append(t.answers, s.answer)
 	}
@@ -58,13 +58,13 @@ func (m *Mountstat) collect(t *target) {
 		t.answer = t.answers[t.telling]
 	}
 	if t.Probed.FUSE() {
-		t.daemon = m.daemons.found[connectionTo(t)]
+		t.daemon = c.daemons.found[connectionTo(t)]
 	}
 	if t.Probed.SMB() {
-		t.share = smbclient.Of(m.smb.shares, t.Probed.Source)
+		t.share = smbclient.Of(c.smb.shares, t.Probed.Source)
 	}
 	if r := t.report; r != nil && r.PID != 0 && r.Outcome != prober.Done {
-		t.waits = m.host.FunctionOf(r.PID)
+		t.waits = c.host.FunctionOf(r.PID)
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 // guards are the programs that the kernel asks for permission before files are opened.
 type guards struct {
+	*kit
 	pids     []int
 	asked    uint64 // the last round in which they were looked for
 	underWay bool
@@ -26,41 +27,40 @@ func waitsForGuard(t *target) bool {
 	return t.report != nil && strings.HasPrefix(t.report.Function, "fanotify_")
 }
 
-// awaitsGuards reports whether such programs are being looked for; the reason will name them.
-func (m *Mountstat) awaitsGuards(t *target, f *finding) bool {
-	g := &m.guards
+// await reports whether such programs are being looked for; the reason will name them.
+func (g *guards) await(t *target, f *finding) bool {
 	if !f.hangs() || !waitsForGuard(t) || g.late {
 		return false
 	}
-	if g.asked == m.round || g.underWay {
+	if g.asked == g.round || g.underWay {
 		return g.underWay
 	}
-	g.asked, g.underWay = m.round, true
+	g.asked, g.underWay = g.round, true
 	timer := time.AfterFunc(daemonsTimeout, func() {
-		m.mail.Post(func() {
+		g.mail.Post(func() {
 			g.late = g.underWay
-			m.reconsider()
+			g.reconsider()
 		})
 	})
 	go func() {
-		pids, err := watches.Guards(m.host.Files)
+		pids, err := watches.Guards(g.host.Files)
 		timer.Stop()
-		m.mail.Post(func() {
+		g.mail.Post(func() {
 			g.pids, g.underWay, g.late = pids, false, false
-			m.said.Error("fanotify", err)
-			m.reconsider()
+			g.said.Error("fanotify", err)
+			g.reconsider()
 		})
 	}()
 	return true
 }
 
-// describeGuards names the programs that may be the ones that do not answer.
-func (m *Mountstat) describeGuards() string {
+// describe names the programs that may be the ones that do not answer.
+func (g *guards) describe() string {
 	var all []string
-	for _, pid := range m.guards.pids {
-		comm, _ := procfs.ReadText(m.fileOf(pid, "comm"))
+	for _, pid := range g.pids {
+		comm, _ := procfs.ReadText(g.fileOf(pid, "comm"))
 		says := fmt.Sprintf("%s (process %d)", mounts.Printable(comm), pid)
-		if status, _ := procfs.ReadText(m.fileOf(pid, "status")); strings.Contains(status, "\nState:\tT") {
+		if status, _ := procfs.ReadText(g.fileOf(pid, "status")); strings.Contains(status, "\nState:\tT") {
 			says += fmt.Sprintf(", which is stopped: kill -CONT %d", pid)
 		}
 		all = append(all, says)
@@ -71,18 +71,18 @@ func (m *Mountstat) describeGuards() string {
 	return "asked for permission: " + strings.Join(all, "; ")
 }
 
-// guardFields says which program it is, if there is only one.
-func (m *Mountstat) guardFields(fields map[string]any) {
-	if len(m.guards.pids) != 1 {
+// addTo says in the fields which program it is, if there is only one.
+func (g *guards) addTo(fields map[string]any) {
+	if len(g.pids) != 1 {
 		return
 	}
-	pid := m.guards.pids[0]
+	pid := g.pids[0]
 	fields["guard_pid"] = int64(pid)
-	if restart := cgroups.Restart(m.fileOf(pid, "cgroup")); restart != "" {
+	if restart := cgroups.Restart(g.fileOf(pid, "cgroup")); restart != "" {
 		fields["restart_command"] = restart
 	}
 }
 
-func (m *Mountstat) fileOf(pid int, name string) string {
-	return filepath.Join(m.host.Proc, strconv.Itoa(pid), name)
+func (g *guards) fileOf(pid int, name string) string {
+	return filepath.Join(g.host.Proc, strconv.Itoa(pid), name)
 }

@@ -25,6 +25,8 @@ const (
 
 // daemons are the daemons of the FUSE file systems at fault.
 type daemons struct {
+	*kit
+	*inventory
 	found    map[fusedaemon.Connection]*fusedaemon.Daemon // in this round; nil: it was not found
 	asked    []fusedaemon.Connection                      // whose are to be found next
 	underWay bool
@@ -82,30 +84,13 @@ func (t *target) commands() (text string) {
 	return text + fmt.Sprintf("; who waits is freed, and what was not written is lost, by: echo 1 >/sys/fs/fuse/connections/%d/abort", connection)
 }
 
-// awaitsDaemon reports whether the cause of a fault depends on what the target's daemon does, and
-// this is being found out; or on a mount below the target that has not been judged.
-func (m *Mountstat) awaitsDaemon(t *target, f *finding) bool {
-	if !t.Probed.FUSE() || !dependsOnDaemon(f) || m.daemons.late {
-		return false
-	}
-	c := connectionTo(t)
-	if _, known := m.daemons.found[c]; known {
-		return m.awaitsBelow(t)
-	}
-	if !m.askDaemon(c) {
-		return false
-	}
-	m.findDaemons()
-	return true
-}
-
-// askDaemon asks for a connection's daemon to be found. It reports whether it will be.
-func (m *Mountstat) askDaemon(c fusedaemon.Connection) bool {
-	if !slices.Contains(m.daemons.asked, c) {
-		if len(m.daemons.found)+len(m.daemons.asked) >= maxDaemons {
+// ask asks for a connection's daemon to be found. It reports whether it will be.
+func (d *daemons) ask(c fusedaemon.Connection) bool {
+	if !slices.Contains(d.asked, c) {
+		if len(d.found)+len(d.asked) >= maxDaemons {
 			return false
 		}
-		m.daemons.asked = append(m.daemons.asked, c)
+		d.asked = append(d.asked, c)
 	}
 	return true
 }
@@ -125,53 +110,52 @@ func dependsOnDaemon(f *finding) bool {
 	return true
 }
 
-// findDaemons starts the search for the daemons that were asked for, unless one is under way.
-func (m *Mountstat) findDaemons() {
-	d := &m.daemons
+// find starts the search for the daemons that were asked for, unless one is under way.
+func (d *daemons) find() {
 	if d.underWay || len(d.asked) == 0 {
 		return
 	}
 	asked := slices.Clone(d.asked)
 	d.underWay = true
 	timer := time.AfterFunc(daemonsTimeout, func() {
-		m.mail.Post(func() {
+		d.mail.Post(func() {
 			d.late = d.underWay
-			m.reconsider()
+			d.reconsider()
 		})
 	})
 	go func() {
-		found, err := m.host.Daemons.Find(asked)
+		found, err := d.host.Daemons.Find(asked)
 		timer.Stop()
-		m.mail.Post(func() {
+		d.mail.Post(func() {
 			d.underWay, d.late = false, false
-			m.said.Error("FUSE daemons", err)
+			d.said.Error("FUSE daemons", err)
 			if d.found == nil {
 				d.found = make(map[fusedaemon.Connection]*fusedaemon.Daemon)
 			}
 			for _, c := range asked {
 				d.found[c] = found[c]
 			}
-			m.noteServersBehind(found)
+			d.noteServersBehind(found)
 			d.asked = slices.DeleteFunc(d.asked, func(c fusedaemon.Connection) bool { return slices.Contains(asked, c) })
-			m.reconsider()
-			m.findDaemons()
+			d.reconsider()
+			d.find()
 		})
 	}()
 }
 
 // noteServersBehind notes which servers the daemons are connected to. A daemon with several
 // connections belongs to the first of them that told something, for as long as it has that one.
-func (m *Mountstat) noteServersBehind(found map[fusedaemon.Connection]*fusedaemon.Daemon) {
-	for _, t := range m.targets {
+func (d *daemons) noteServersBehind(found map[fusedaemon.Connection]*fusedaemon.Daemon) {
+	for _, t := range d.targets {
 		if !t.Probed.FUSE() {
 			continue
 		}
-		d := found[connectionTo(t)]
-		if d == nil || d.ConnectedTo(t.behindDaemon.Address) {
+		daemon := found[connectionTo(t)]
+		if daemon == nil || daemon.ConnectedTo(t.behindDaemon.Address) {
 			continue
 		}
-		if d.ServerAddress().IsValid() {
-			t.behindDaemon = serverBehind(t.Probed, d)
+		if daemon.ServerAddress().IsValid() {
+			t.behindDaemon = serverBehind(t.Probed, daemon)
 		}
 	}
 }
@@ -182,20 +166,20 @@ func serverBehind(mount *mounts.Mount, d *fusedaemon.Daemon) mounts.Server {
 	return mounts.Server{Question: serverpool.Question{Network: "tcp", Address: d.ServerAddress(), Service: serverpool.Service(service)}}
 }
 
-// usedByDaemon are the targets that a target's daemon is known to use. Other targets that the
+// usedBy are the targets that a target's daemon is known to use. Other targets that the
 // daemon serves itself are left out.
-func (m *Mountstat) usedByDaemon(t *target) iter.Seq[*target] {
+func (d *daemons) usedBy(t *target) iter.Seq[*target] {
 	return func(yield func(*target) bool) {
 		if t.daemon == nil {
 			return
 		}
-		use, known := m.daemons.uses[t]
+		use, known := d.uses[t]
 		if !known || use.daemon != t.daemon {
-			use = daemonUse{t.daemon, m.findUsed(t)}
-			if m.daemons.uses == nil {
-				m.daemons.uses = make(map[*target]daemonUse)
+			use = daemonUse{t.daemon, d.findUsed(t)}
+			if d.uses == nil {
+				d.uses = make(map[*target]daemonUse)
 			}
-			m.daemons.uses[t] = use
+			d.uses[t] = use
 		}
 		for _, other := range use.used {
 			if (other.daemon == nil || other.daemon.PID != t.daemon.PID) && !yield(other) {
@@ -208,24 +192,24 @@ func (m *Mountstat) usedByDaemon(t *target) iter.Seq[*target] {
 // findUsed finds the targets that a target's daemon uses: by its open files, its working
 // directory, its arguments and the source of its mount. The latter two hold what bindfs and
 // mergerfs show.
-func (m *Mountstat) findUsed(t *target) []*target {
-	d := t.daemon
-	if t.namespace != nil || d.Files.MountNS != "" && d.Files.MountNS != m.host.MountNamespace() {
+func (d *daemons) findUsed(t *target) []*target {
+	daemon := t.daemon
+	if t.namespace != nil || daemon.Files.MountNS != "" && daemon.Files.MountNS != d.host.MountNamespace() {
 		return nil
 	}
 	used := make(map[*target]bool)
-	for _, id := range d.Files.MountIDs {
-		used[m.byMount[id]] = true
+	for _, id := range daemon.Files.MountIDs {
+		used[d.byMount[id]] = true
 	}
-	for _, path := range append(pathsIn(append(d.Arguments, t.Probed.Source)), d.Files.Cwd) {
-		if mount := m.table.Holding(path); mount != nil && path != "" {
-			used[m.byMount[mount.ID]] = true
+	for _, path := range append(pathsIn(append(daemon.Arguments, t.Probed.Source)), daemon.Files.Cwd) {
+		if mount := d.table.Holding(path); mount != nil && path != "" {
+			used[d.byMount[mount.ID]] = true
 		}
 	}
 	delete(used, nil)
 	delete(used, t)
 	var all []*target
-	for _, other := range m.targets {
+	for _, other := range d.targets {
 		if used[other] {
 			all = append(all, other)
 		}
@@ -246,15 +230,32 @@ func pathsIn(arguments []string) []string {
 	return paths
 }
 
+// awaitsDaemon reports whether the cause of a fault depends on what the target's daemon does, and
+// this is being found out; or on a mount below the target that has not been judged.
+func (c *causes) awaitsDaemon(t *target, f *finding) bool {
+	if !t.Probed.FUSE() || !dependsOnDaemon(f) || c.daemons.late {
+		return false
+	}
+	connection := connectionTo(t)
+	if _, known := c.daemons.found[connection]; known {
+		return c.awaitsBelow(t)
+	}
+	if !c.daemons.ask(connection) {
+		return false
+	}
+	c.daemons.find()
+	return true
+}
+
 // culpritBelow is a target at fault that the target's daemon uses, or nil. A target that hangs
 // comes first.
-func (m *Mountstat) culpritBelow(t *target, hangs bool) *target {
-	for below := range m.usedByDaemon(t) {
+func (c *causes) culpritBelow(t *target, hangs bool) *target {
+	for below := range c.daemons.usedBy(t) {
 		if below.found.hangs() {
 			return below
 		}
 	}
-	for below := range m.usedByDaemon(t) {
+	for below := range c.daemons.usedBy(t) {
 		if !hangs && below.found.code.Fault() {
 			return below
 		}
@@ -263,7 +264,7 @@ func (m *Mountstat) culpritBelow(t *target, hangs bool) *target {
 }
 
 // causeOfSilentFUSE is why a FUSE file system hangs. The finding's reason gives the evidence.
-func (m *Mountstat) causeOfSilentFUSE(t *target, f *finding) cause {
+func (c *causes) causeOfSilentFUSE(t *target, f *finding) cause {
 	d := t.daemon
 	if d == nil {
 		if before := t.found; before.hangs() && before.cause != "" {
@@ -271,7 +272,7 @@ func (m *Mountstat) causeOfSilentFUSE(t *target, f *finding) cause {
 			return before.cause // the evidence has gone, or could not be had in this round
 		}
 		f.reason = "the process that serves it could not be seen"
-		return cmp.Or(m.causeBelow(t, f), fuseDaemonSilent)
+		return cmp.Or(c.causeBelow(t, f), fuseDaemonSilent)
 	}
 	who := describeDaemon(d)
 	forFUSE, uninterruptible := d.ForFUSE(), d.Uninterruptible()
@@ -280,14 +281,14 @@ func (m *Mountstat) causeOfSilentFUSE(t *target, f *finding) cause {
 		return fuseDaemonSilent
 	}
 	if forFUSE != nil || uninterruptible != nil || !d.Seen() {
-		if below := m.culpritBelow(t, true); below != nil {
+		if below := c.culpritBelow(t, true); below != nil {
 			f.reason = fmt.Sprintf("%s uses %s, which hangs", who, mounts.Printable(below.Probed.Mountpoint))
 			f.blame(below)
 			return cmp.Or(below.found.cause, unknown)
 		}
 	}
-	if c := causeAtFUSEServer(t.Probed, d, f); c != "" {
-		return c
+	if why := causeAtFUSEServer(t.Probed, d, f); why != "" {
+		return why
 	}
 	switch {
 	case forFUSE != nil:
@@ -339,19 +340,19 @@ func lostServer(errno string) bool {
 
 // causeOfFailingFUSE is why a FUSE file system fails, if what its daemon does tells. The daemon is
 // alive, so the error does not come from the kernel.
-func (m *Mountstat) causeOfFailingFUSE(t *target, f *finding) cause {
+func (c *causes) causeOfFailingFUSE(t *target, f *finding) cause {
 	d := t.daemon
 	if d == nil || !d.Lives() || !dependsOnDaemon(f) {
 		return ""
 	}
 	who := describeDaemon(d)
-	if below := m.culpritBelow(t, false); below != nil {
+	if below := c.culpritBelow(t, false); below != nil {
 		f.reason = fmt.Sprintf("%s uses %s, which is at fault", who, mounts.Printable(below.Probed.Mountpoint))
 		f.blame(below)
 		return cmp.Or(below.found.cause, unknown)
 	}
-	if c := causeAtFUSEServer(t.Probed, d, f); c != "" {
-		return c
+	if why := causeAtFUSEServer(t.Probed, d, f); why != "" {
+		return why
 	}
 	if lostServer(f.errno) && (ofServer(t.Probed) || f.errno != "ETIMEDOUT") { // which may be of a disk
 		f.reason = fmt.Sprintf("%s lives, and says %s of %s", who, f.errno, describeServer(t.Probed, d))

@@ -169,7 +169,7 @@ func stop(t *testing.T, process *os.Process) {
 }
 
 // daemonUsing is a FUSE file system whose daemon, of that process, uses others.
-func daemonUsing(m *Mountstat, pid int, used ...*target) *target {
+func daemonUsing(m *causes, pid int, used ...*target) *target {
 	t := &target{Unit: &mounts.Unit{Probed: &mounts.Mount{Info: &mountinfo.Info{FSType: "fuse.mergerfs"}}}}
 	t.daemon = &fusedaemon.Daemon{Process: fusedaemon.Process{PID: pid}}
 	m.daemons.uses[t] = daemonUse{t.daemon, used}
@@ -178,14 +178,14 @@ func daemonUsing(m *Mountstat, pid int, used ...*target) *target {
 
 // A daemon of several file systems has all their mount points among its arguments.
 func TestMountstat_WhatADaemonServesItselfIsNotWhatItUses(t *testing.T) {
-	m := &Mountstat{daemons: daemons{uses: make(map[*target]daemonUse)}}
+	m := &causes{daemons: &daemons{uses: make(map[*target]daemonUse)}}
 	branch, same := daemonUsing(m, 2), daemonUsing(m, 1)
-	assert.Equal(t, []*target{branch}, slices.Collect(m.usedByDaemon(daemonUsing(m, 1, same, branch))))
+	assert.Equal(t, []*target{branch}, slices.Collect(m.daemons.usedBy(daemonUsing(m, 1, same, branch))))
 }
 
 // Of file systems upon file systems there are more ways down than a gather has time for.
 func TestMountstat_LooksAtEachLayerOnce(t *testing.T) {
-	m := &Mountstat{daemons: daemons{uses: make(map[*target]daemonUse)}}
+	m := &causes{daemons: &daemons{uses: make(map[*target]daemonUse)}}
 	lowest := daemonUsing(m, 1)
 	left, right := daemonUsing(m, 2, lowest), daemonUsing(m, 3, lowest)
 	for pid := 4; pid < 200; pid += 2 {

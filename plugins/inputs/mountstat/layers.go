@@ -28,16 +28,16 @@ func layersOf(t *target) (all []layer) {
 }
 
 // usedBy are the targets that a target depends on: what its daemon uses, or what it lies on.
-func (m *Mountstat) usedBy(t *target) iter.Seq[*target] {
+func (c *causes) usedBy(t *target) iter.Seq[*target] {
 	if t.Probed.FUSE() {
-		return m.usedByDaemon(t)
+		return c.daemons.usedBy(t)
 	}
 	return func(yield func(*target) bool) {
 		if t.namespace != nil {
 			return // its paths mean other files
 		}
 		for _, l := range layersOf(t) {
-			if below := m.holding(l.path); below != nil && below != t && !yield(below) {
+			if below := c.holding(l.path); below != nil && below != t && !yield(below) {
 				return
 			}
 		}
@@ -45,9 +45,9 @@ func (m *Mountstat) usedBy(t *target) iter.Seq[*target] {
 }
 
 // awaitsBelow reports whether a target that this one depends on has not been judged.
-func (m *Mountstat) awaitsBelow(t *target) bool {
-	for below := range m.usedBy(t) {
-		if (below.underWay || below.report != nil) && !m.uses(below, t, make(map[*target]bool)) {
+func (c *causes) awaitsBelow(t *target) bool {
+	for below := range c.usedBy(t) {
+		if (below.underWay || below.report != nil) && !c.uses(below, t, make(map[*target]bool)) {
 			return true
 		}
 	}
@@ -56,10 +56,10 @@ func (m *Mountstat) awaitsBelow(t *target) bool {
 
 // uses reports whether a target depends on another, directly or through further ones. It adds
 // to seen.
-func (m *Mountstat) uses(t, other *target, seen map[*target]bool) bool {
+func (c *causes) uses(t, other *target, seen map[*target]bool) bool {
 	seen[t] = true
-	for below := range m.usedBy(t) {
-		if below == other || !seen[below] && m.uses(below, other, seen) {
+	for below := range c.usedBy(t) {
+		if below == other || !seen[below] && c.uses(below, other, seen) {
 			return true
 		}
 	}
@@ -68,19 +68,19 @@ func (m *Mountstat) uses(t, other *target, seen map[*target]bool) bool {
 
 // causeBelow is the cause of a fault that comes from what the file system is made of. The reason
 // then names that.
-func (m *Mountstat) causeBelow(t *target, f *finding) cause {
+func (c *causes) causeBelow(t *target, f *finding) cause {
 	if t.namespace != nil {
 		return "" // its paths mean other files
 	}
 	for _, l := range layersOf(t) {
-		below := m.holding(l.path)
+		below := c.holding(l.path)
 		if below == nil || below == t {
 			continue
 		}
-		if c := m.causeOfOther(below, f.hangs()); c != "" {
+		if why := c.causeOfOther(below, f.hangs()); why != "" {
 			f.addReason(fmt.Sprintf("%s it lies on, %s, is on %s", l.what, mounts.Printable(l.path), below.Probed))
 			f.blame(below)
-			return c
+			return why
 		}
 	}
 	return ""
@@ -89,15 +89,15 @@ func (m *Mountstat) causeBelow(t *target, f *finding) cause {
 // causeOfOther is why another target is at fault. Its check may still be under way: what
 // depends on it may have been found to hang, or to fail, before it. Empty means that it is not at
 // fault.
-func (m *Mountstat) causeOfOther(other *target, hangs bool) cause {
+func (c *causes) causeOfOther(other *target, hangs bool) cause {
 	f := other.found
 	switch {
 	case f.code.Fault():
 		return f.cause
 	case hangs && other.underWay:
 		f.check = other.policy.checks[0]
-		m.collect(other)
-		return m.causeOfHang(other, &f)
+		c.collect(other)
+		return c.causeOfHang(other, &f)
 	}
 	return ""
 }

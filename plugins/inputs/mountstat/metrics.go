@@ -53,7 +53,7 @@ func (m *Mountstat) fieldsOf(t *target, f *finding) map[string]any {
 	if f.code.Fault() {
 		culpritOf(t, f).daemonFields(fields)
 		if f.cause == result.FanotifySilent {
-			m.guardFields(fields)
+			m.guards.addTo(fields)
 		}
 	}
 	if label := m.labelOf(t.Probed); label != "" {

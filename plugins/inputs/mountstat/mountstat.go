@@ -74,6 +74,7 @@ type Mountstat struct {
 	automounts    automounts
 	daemons       daemons
 	guards        guards
+	causes        causes
 	blocked       blockedTasks
 
 	// Of the gather under way.
@@ -133,10 +134,12 @@ func (m *Mountstat) Init() error {
 		return err
 	}
 	m.host.ExpectKernelLog(m.kernelLog.name, &m.kernelLog)
-	for _, part := range []**kit{&m.expectations.kit, &m.namespaces.kit, &m.blocked.kit, &m.kernelLog.kit, &m.disks.kit, &m.servers.kit, &m.smb.kit, &m.automounts.kit} {
+	for _, part := range []**kit{&m.expectations.kit, &m.namespaces.kit, &m.blocked.kit, &m.kernelLog.kit, &m.disks.kit, &m.servers.kit, &m.smb.kit, &m.automounts.kit, &m.daemons.kit, &m.guards.kit} {
 		*part = &m.kit
 	}
 	m.automounts.inventory, m.automounts.servers = &m.inventory, &m.servers
+	m.daemons.inventory = &m.inventory
+	m.causes = causes{kit: &m.kit, inventory: &m.inventory, disks: &m.disks, kernelLog: &m.kernelLog, smb: &m.smb, daemons: &m.daemons, guards: &m.guards}
 	m.expectations.configure(m.Expected)
 	if (m.policy.runAs.owner || m.policy.runAs.user) && !m.becomes {
 		m.Log.Infof("file systems are checked as this user, not as run_as says, which needs CAP_SETUID, CAP_SETGID and CAP_KILL")
@@ -167,7 +170,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.daemons.begin()
 	m.servers.askAll(m.targets, m.suspects)
 	m.automounts.findDemands(&m.blocked)
-	m.askDaemons(began)
+	m.causes.askDaemons(began)
 	defer m.servers.askAboutLate(pending)()
 	m.reconsider() // what a gather that was cut short has left
 
@@ -185,11 +188,11 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 			if found.code.Fault() && (t.Probed.BlockDevice() || t.Probed.SMB() || t.Probed.Ceph()) {
 				m.readKernelLog() // the check may have it say something
 			}
-			m.collect(t)
+			m.causes.collect(t)
 			if found.code.Fault() && m.holdBack(t, &found) {
 				continue
 			}
-			m.explain(t, &found)
+			m.causes.explain(t, &found)
 			if t.report.Err != nil {
 				refused += len(t.Mounts)
 			}
@@ -298,7 +301,7 @@ func (m *Mountstat) submit() (pending map[*target]struct{}) {
 
 // holdBack keeps the report of a fault until the evidence of its cause has come.
 func (m *Mountstat) holdBack(t *target, f *finding) bool {
-	waits := m.awaitsServers(t) || m.awaitsDaemon(t, f) || m.awaitsGuards(t, f) || !t.Probed.FUSE() && m.awaitsBelow(t)
+	waits := m.awaitsServers(t) || m.causes.awaitsDaemon(t, f) || m.guards.await(t, f) || !t.Probed.FUSE() && m.causes.awaitsBelow(t)
 	if waits {
 		m.held = append(m.held, t)
 	}
@@ -402,7 +405,7 @@ func (m *Mountstat) sayLate(n int) {
 // emitPending reports a target whose check was still under way when Gather had to
 // return. A target that was at fault still is; of others nothing is known.
 func (m *Mountstat) emitPending(acc telegraf.Accumulator, t *target, counts *counts) {
-	m.collect(t)
+	m.causes.collect(t)
 	found := finding{code: result.Unchecked, reason: "the check was under way when the next gather was due"}
 	if f := &t.found; f.code.Fault() {
 		found = finding{code: f.code, errno: f.errno, cause: f.cause, check: f.check, call: f.call, culprit: f.culprit}
@@ -415,8 +418,8 @@ func (m *Mountstat) emitPending(acc telegraf.Accumulator, t *target, counts *cou
 
 // emitSkipped reports a target that must not be checked.
 func (m *Mountstat) emitSkipped(acc telegraf.Accumulator, t *target, counts *counts) {
-	m.collect(t)
-	found := m.judgeUntouched(t)
+	m.causes.collect(t)
+	found := m.causes.judgeUntouched(t)
 	if found.code.Fault() {
 		m.settle(t, found)
 	} else if !t.FaultSince.IsZero() {

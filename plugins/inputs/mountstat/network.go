@@ -134,17 +134,17 @@ func describeConnections(where string, a serverpool.Answer) string {
 
 // causeAtClient is the cause that the client of a network file system knows, while its server
 // answers.
-func (m *Mountstat) causeAtClient(t *target, f *finding) cause {
+func (c *causes) causeAtClient(t *target, f *finding) cause {
 	if len(t.servers) == 0 {
 		return ""
 	}
 	switch {
 	case t.Probed.NFS():
-		return m.kernelLog.causeOfLease(t, f)
+		return c.kernelLog.causeOfLease(t, f)
 	case t.Probed.SMB():
 		return t.causeAtSMBClient(f)
 	case t.Probed.NineP():
-		return m.causeAtNinePClient(t, f)
+		return c.causeAtNinePClient(t, f)
 	case t.Probed.Ceph():
 		return t.causeInCeph(f)
 	}
@@ -165,21 +165,21 @@ func (t *target) causeAtSMBClient(f *finding) cause {
 
 // causeAtNinePClient finds a mount that has lost its connection for good: the client never
 // connects again (p9_conn_cancel, net/9p/trans_fd.c).
-func (m *Mountstat) causeAtNinePClient(t *target, f *finding) cause {
-	c := t.answer.Connections
+func (c *causes) causeAtNinePClient(t *target, f *finding) cause {
+	known := &t.answer.Connections
 	if f.errno == "ENOENT" {
 		return staleExport // of the root, which is there while its directory is exported
 	}
-	if f.code != result.Error || !c.Known || !t.answer.Answered() {
+	if f.code != result.Error || !known.Known || !t.answer.Answered() {
 		return ""
 	}
 	superblocks := make(map[string]struct{})
-	for _, other := range m.targets {
+	for _, other := range c.targets {
 		if len(other.servers) > 0 && other.servers[0] == t.servers[0] {
 			superblocks[other.Probed.Superblock()] = struct{}{}
 		}
 	}
-	if c.CloseWait > 0 || c.Established < len(superblocks) {
+	if known.CloseWait > 0 || known.Established < len(superblocks) {
 		return result.MountNeedsRemount
 	}
 	return ""
@@ -207,9 +207,9 @@ func (t *target) causeInCeph(f *finding) cause {
 }
 
 // causeOfRefusal is why this host is not let in.
-func (m *Mountstat) causeOfRefusal(t *target, f *finding) cause {
-	if c := m.kernelLog.causeOfLease(t, f); c != "" {
-		return c
+func (c *causes) causeOfRefusal(t *target, f *finding) cause {
+	if why := c.kernelLog.causeOfLease(t, f); why != "" {
+		return why
 	}
 	switch {
 	case t.Probed.SMB() && t.causeAtSMBClient(f) == result.LoginRefused:

@@ -223,7 +223,7 @@ func TestMountstat_AsksServersAtOnce(t *testing.T) {
 	}
 	assert.Less(t, time.Since(began), 4*timeout, "side by side")
 	for _, target := range m.targets {
-		m.collect(target)
+		m.causes.collect(target)
 		assert.True(t, target.answer.Broken())
 	}
 }

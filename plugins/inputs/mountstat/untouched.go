@@ -10,16 +10,16 @@ import (
 
 // judgeUntouched is what is known about a target that must not be checked. The target is found at
 // fault where its server, or its daemon, answers neither vfsprobe nor the target's users.
-func (m *Mountstat) judgeUntouched(t *target) finding {
+func (c *causes) judgeUntouched(t *target) finding {
 	f := finding{code: result.Unchecked, reason: t.skipReason}
-	if c := m.causeAtServer(t); c != "" && t.missesAnswers() {
-		f.code, f.errno, f.cause = result.Error, t.answer.Errno, c
+	if why := t.causeAtServer(); why != "" && t.missesAnswers() {
+		f.code, f.errno, f.cause = result.Error, t.answer.Errno, why
 	} else if t.Probed.NineP() && len(t.servers) > 0 {
-		if f.cause = m.causeAtNinePClient(t, &finding{code: result.Error}); f.cause != "" {
+		if f.cause = c.causeAtNinePClient(t, &finding{code: result.Error}); f.cause != "" {
 			f.code = result.Error
 		}
 	} else if t.Probed.FUSE() {
-		m.judgeDaemon(t, &f)
+		c.judgeDaemon(t, &f)
 	}
 	switch {
 	case t.Probed.FUSE():
@@ -77,21 +77,21 @@ func (t *target) missesAnswers() bool {
 
 // askDaemons has the daemons of some targets examined: of those that must not be checked, and
 // whose requests have been without an answer for longer than a check may take.
-func (m *Mountstat) askDaemons(now time.Time) {
-	for _, t := range m.targets {
+func (c *causes) askDaemons(now time.Time) {
+	for _, t := range c.targets {
 		if t.skipReason == "" || !t.Probed.FUSE() {
 			continue
 		}
-		if m.collect(t); t.requests.n == 0 {
+		if c.collect(t); t.requests.n == 0 {
 			t.waitedSince = time.Time{}
 		} else if t.waitedSince.IsZero() {
 			t.waitedSince = now
 		}
 		if t.hasWaited(now) {
-			m.askDaemon(connectionTo(t))
+			c.daemons.ask(connectionTo(t))
 		}
 	}
-	m.findDaemons()
+	c.daemons.find()
 }
 
 // hasWaited reports whether somebody has waited for the target's daemon for longer than a check
@@ -104,17 +104,17 @@ func (t *target) hasWaited(now time.Time) bool {
 // Waiting requests alone prove nothing, since one may be for a lock that another host has. The
 // daemon must be stopped, or its server must not answer it, or it must wait for another target
 // that is at fault.
-func (m *Mountstat) judgeDaemon(t *target, f *finding) {
+func (c *causes) judgeDaemon(t *target, f *finding) {
 	d := t.daemon
 	if d == nil || !t.hasWaited(time.Now()) {
 		return
 	}
 	hangs := finding{code: result.Timeout}
-	c := m.causeOfSilentFUSE(t, &hangs)
+	why := c.causeOfSilentFUSE(t, &hangs)
 	state, socket := d.Server()
 	silent := state == fusedaemon.Silent && socket.Received > t.policy.timeout
 	if d.Stopped() || state == fusedaemon.Unreachable || silent || hangs.culprit != nil {
-		f.code, f.cause, f.culprit = result.Error, c, hangs.culprit
+		f.code, f.cause, f.culprit = result.Error, why, hangs.culprit
 		f.addReason(hangs.reason)
 	}
 }
