@@ -59,23 +59,25 @@ type Mountstat struct {
 
 	Log telegraf.Logger `toml:"-"`
 
+	// The parts. Each owns its fields; docs/TOUR.md says which of them read others.
 	kit
 	inventory
-	view    mounts.View // of this round
-	servers servers
-	smb     smbClient
-	reread  time.Time // when the table is read again for bind mounts
+	namespaces   namespaces
+	expectations expectations
+	kernelLog    kernelLog
+	disks        disks
+	servers      servers
+	smb          smbClient
+	automounts   automounts
+	daemons      daemons
+	guards       guards
+	causes       causes
+	blocked      blockedTasks
+
+	view   mounts.View // of this round
+	reread time.Time   // when the table is read again for bind mounts
 	// turnsReadOnly is when a file system last seemed to: ext4 counts an error before it does.
 	turnsReadOnly time.Time
-	disks         disks
-	kernelLog     kernelLog
-	namespaces    namespaces
-	expectations  expectations
-	automounts    automounts
-	daemons       daemons
-	guards        guards
-	causes        causes
-	blocked       blockedTasks
 
 	// Of the gather under way.
 	arrived     []*target // whose report came
@@ -133,18 +135,29 @@ func (m *Mountstat) Init() error {
 	if err := m.resolve(); err != nil {
 		return err
 	}
+	m.connect()
 	m.host.ExpectKernelLog(m.kernelLog.name, &m.kernelLog)
-	for _, part := range []**kit{&m.expectations.kit, &m.namespaces.kit, &m.blocked.kit, &m.kernelLog.kit, &m.disks.kit, &m.servers.kit, &m.smb.kit, &m.automounts.kit, &m.daemons.kit, &m.guards.kit} {
-		*part = &m.kit
-	}
-	m.automounts.inventory, m.automounts.servers = &m.inventory, &m.servers
-	m.daemons.inventory = &m.inventory
-	m.causes = causes{kit: &m.kit, inventory: &m.inventory, disks: &m.disks, kernelLog: &m.kernelLog, smb: &m.smb, daemons: &m.daemons, guards: &m.guards}
 	m.expectations.configure(m.Expected)
 	if (m.policy.runAs.owner || m.policy.runAs.user) && !m.becomes {
 		m.Log.Infof("file systems are checked as this user, not as run_as says, which needs CAP_SETUID, CAP_SETGID and CAP_KILL")
 	}
 	return nil
+}
+
+// connect gives the parts what they share, and those that read others these others.
+func (m *Mountstat) connect() {
+	for _, part := range []**kit{
+		&m.namespaces.kit, &m.expectations.kit, &m.kernelLog.kit, &m.disks.kit, &m.servers.kit, &m.smb.kit,
+		&m.automounts.kit, &m.daemons.kit, &m.guards.kit, &m.causes.kit, &m.blocked.kit,
+	} {
+		*part = &m.kit
+	}
+	for _, part := range []**inventory{&m.automounts.inventory, &m.daemons.inventory, &m.causes.inventory} {
+		*part = &m.inventory
+	}
+	m.automounts.servers = &m.servers
+	c := &m.causes
+	c.kernelLog, c.disks, c.smb, c.daemons, c.guards = &m.kernelLog, &m.disks, &m.smb, &m.daemons, &m.guards
 }
 
 // rereadInterval is how often the table is read again to see whether the source of a bind mount
