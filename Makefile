@@ -34,7 +34,7 @@ check-bpf: ## compile them, and compare with what is committed
 # Runs tests, and ends with a list of those that could not run here, and why.
 # $(call gotest,NAME) notes what each package takes, see tools/stage. Packages that fork
 # helpers have PID namespaces of their own: stuck ones of one would be orphans for another.
-gotest = "$$($(GO) -C tools/test tool -n gotestsum)" --format standard-quiet -- -count 1 -p 1 -timeout 20m -exec "$(CURDIR)/tools/stage $(1)/"
+gotest = "$$($(GO) -C "$(CURDIR)/tools/test" tool -n gotestsum)" --format standard-quiet -- -count 1 -p 1 -timeout 20m -exec "$(CURDIR)/tools/stage $(1)/"
 STAGE  = tools/stage $@
 
 # The packages whose tests need the CPUs for themselves, those that start machines, those
@@ -69,6 +69,7 @@ compile-tests: bin/nfsvm bin/kernels
 	-$(GO) run ./internal/testing/programs/all
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
 	CGO_ENABLED=0 $(GO) list -test -deps -export ./... >/dev/null
+	CGO_ENABLED=0 $(GO) -C tools/dashboards list -test -deps -export ./... >/dev/null
 	CGO_ENABLED=1 $(GO) list -race -test -deps -export $(RACED) >/dev/null
 
 test-alone:
@@ -78,7 +79,7 @@ test-machines:
 	CGO_ENABLED=0 $(call gotest,machines) $(MACHINES)
 
 test-loop:
-	CGO_ENABLED=0 $(call gotest,loop) $(LOOP)
+	CGO_ENABLED=0 $(call gotest,loop) $(LOOP); code=$$?; cd tools/dashboards && CGO_ENABLED=0 $(call gotest,loop) ./... && exit $$code
 	$(RACE) $(filter $(LOOP),$(RACED))
 
 test-others:
@@ -103,13 +104,14 @@ test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(call gotest,long) -run TestTelegraf_IsStopped ./internal/testing/e2e
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 CGO_ENABLED=0 $(call gotest,long) -timeout 40m ./internal/testing/systemd
-	VFSPROBE_VICTORIAMETRICS=1 CGO_ENABLED=0 $(call gotest,long) -run TestRules_OnVictoriaMetrics ./tools/dashboards/alerts
-	VFSPROBE_FLUX=1 CGO_ENABLED=0 $(call gotest,long) -run TestPanels ./tools/dashboards
+	cd tools/dashboards && VFSPROBE_VICTORIAMETRICS=1 CGO_ENABLED=0 $(call gotest,long) -run TestRules_OnVictoriaMetrics ./alerts
+	cd tools/dashboards && VFSPROBE_FLUX=1 CGO_ENABLED=0 $(call gotest,long) -run TestPanels .
 	$(MAKE) --no-print-directory test-kubernetes
 	VFSPROBE_FLEET=130s CGO_ENABLED=0 $(call gotest,long) ./internal/testing/fleet
 	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMountstat_MemoryDoesNotGrow ./plugins/inputs/mountstat
-	VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStory_Stall|TestStory_OrdinaryWork' ./tools/dashboards
-	GATHERS=100000 $(GO) run ./tools/bench idle
+	cd tools/dashboards && VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStory_Stall|TestStory_OrdinaryWork' .
+	$(MAKE) --no-print-directory bin/bench
+	GATHERS=100000 bin/bench idle
 	VFSPROBE_SOCKETS=100000 CGO_ENABLED=0 $(call gotest,long) -run TestTable_AmongManySockets ./internal/sockdiag
 	$(MAKE) --no-print-directory test-containers
 	$(MAKE) --no-print-directory test-vm FAMILIES="layers autofs ceph gluster s3 webdav"
@@ -171,6 +173,9 @@ test-arm64: bin/kernels ## those and the prober on arm64
 	bin/kernels -arch arm64 -suites bookworm,trixie -timeout 15m \
 		-package $(KERNEL_TESTS),./internal/prober,./internal/prober/forkserver
 
+bin/bench: $(SOURCES) $(wildcard tools/bench/*.go)
+	$(GO) -C tools/bench build -o "$(CURDIR)/$@" .
+
 bin/kernels: $(SOURCES)
 	$(GO) build -o $@ ./internal/testing/kernels
 
@@ -191,11 +196,12 @@ lint: ## formatting, vet, staticcheck, generated files, licenses
 	"$$($(GO) -C tools/lint tool -n staticcheck)" ./...
 	$(GO) mod tidy -diff
 	$(GO) -C tools/package vet . && $(GO) -C tools/package mod tidy -diff && $(GO) -C tools/package test .
+	for module in bench dashboards; do $(GO) -C tools/$$module vet ./... && $(GO) -C tools/$$module mod tidy -diff && (cd tools/$$module && "$$($(GO) -C ../lint tool -n staticcheck)" ./...) || exit; done
 	$(GO) -C tools/s3 vet . && $(GO) -C tools/s3 mod tidy -diff
 	$(GO) -C tools/kubernetes vet . && $(GO) -C tools/kubernetes mod tidy -diff && $(GO) -C tools/kubernetes test -count 1 .
 	tools/readme
 	$(GO) run ./tools/licenses ./...
-	$(GO) run ./tools/dashboards/generate -check .
+	$(GO) -C tools/dashboards run ./generate -check "$(CURDIR)"
 	$(GO) -C tools/pictures vet ./...
 
 # The detector makes all slow. It looks at internal/testing/e2e by a soak, with a plugin that
@@ -258,7 +264,7 @@ privileges: setup ## write the tables of docs/PRIVILEGES.md and docs/TROUBLESHOO
 
 # Grafana's dashboards, the alert rules and their runbooks.
 dashboards: ## write Grafana's dashboards, alert rules and runbooks
-	$(GO) run ./tools/dashboards/generate .
+	$(GO) -C tools/dashboards run ./generate "$(CURDIR)"
 
 # The plain manifest and kustomize's, from the Helm chart.
 manifests: dashboards ## write the Kubernetes manifests, from the Helm chart
@@ -269,7 +275,7 @@ manifests: dashboards ## write the Kubernetes manifests, from the Helm chart
 pictures: data := $(shell mktemp -u)
 pictures: bin/vfsprobe ## draw the pictures of the README
 	tools/stores
-	PICTURES=$(data) CGO_ENABLED=0 $(GO) test -count 1 -timeout 5m -run TestPanels ./tools/dashboards
+	PICTURES=$(data) CGO_ENABLED=0 $(GO) -C tools/dashboards test -count 1 -timeout 5m -run TestPanels .
 	mkdir -p docs/images
 	CGO_ENABLED=0 $(GO) -C tools/pictures run . $(data) "$(CURDIR)/docs/images/dashboards.png"
 	tools/pictures/session bin/vfsprobe $(data)
@@ -279,23 +285,23 @@ pictures: bin/vfsprobe ## draw the pictures of the README
 # Writes the tables of docs/FLEET.md.
 fleet: ## write the tables of docs/FLEET.md
 	tools/stores
-	FLEET="$(CURDIR)/docs/FLEET.md" $(GO) test -count 1 -timeout 10m -v -run TestFleet ./tools/dashboards
+	FLEET="$(CURDIR)/docs/FLEET.md" $(GO) -C tools/dashboards test -count 1 -timeout 10m -v -run TestFleet .
 
-bench: ## what checks and attribution cost
+bench: bin/bench ## what checks and attribution cost
 	tools/setup gcc
-	$(GO) run ./tools/bench
+	bin/bench
 	$(GO) test -count 1 -timeout 10m -run '^$$' -bench . ./internal/dcache/attribution
 	GATHERS=10000 $(GO) test -count 1 -timeout 30m -v -run TestMountstat_MemoryDoesNotGrow ./plugins/inputs/mountstat
 
 # Whole gathers beside those of other programs, in ten minutes, and what vfsprobe
 # takes between them.
 gathers: raw := docs/images/gathers.csv
-gathers: ## draw what gathers cost beside those of other programs
+gathers: bin/bench ## draw what gathers cost beside those of other programs
 	-@tools/stores
 	mkdir -p docs/images
-	$(GO) run ./tools/bench -raw $(raw) compare
+	bin/bench -raw $(raw) compare
 	CGO_ENABLED=0 $(GO) -C tools/pictures run . gathers "$(CURDIR)/$(raw)" "$(CURDIR)/docs/images/gathers.png"
-	$(GO) run ./tools/bench idle
+	bin/bench idle
 
 # Half an hour of faults under Telegraf, at random. SOAK sets another time, and
 # VFSPROBE_SOAK_SEED what is drawn.

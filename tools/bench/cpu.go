@@ -60,7 +60,7 @@ func measureCPU(dir string) error {
 	if err != nil {
 		return err
 	}
-	helper, err := build(dir, "tools/bench/helper")
+	helper, err := build(dir, "helper")
 	if err != nil {
 		return err
 	}

@@ -6,12 +6,12 @@
 // measured in the same run and interleaved with it; those of checks also to the limit
 // of what shares memory.
 //
-// Usage: bench [-raw FILE] [cpu] [start] [memory] [gather] [size] [idleTimeout] [compare]
+// Usage: bench [-raw FILE] [cpu] [start] [memory] [gather] [size] [idle] [compare]
 //
 // Without arguments it measures all but idle and compare, which take five and ten
 // minutes. compare writes its raw values to FILE, and GATHERS in the environment
-// says how many gathers idle makes. It needs gcc, the go command and this module as
-// the current directory's; all but cpu and size mount file systems, in a mount
+// says how many gathers idle makes. It needs gcc, the go command and the repository as
+// the current directory; all but cpu and size mount file systems, in a mount
 // namespace of their own, which takes root and /dev/fuse. Memory is that of the
 // whole host: nothing else should run.
 package main
@@ -31,7 +31,7 @@ import (
 )
 
 const (
-	// module is the path of the programs to be built and measured.
+	// module is the path of what is measured.
 	module = "github.com/vfsprobe/vfsprobe"
 	// rounds is how often everything is measured.
 	rounds = 5
@@ -149,11 +149,11 @@ func withOwnProc(role func(arguments []string) error) func(arguments []string) e
 	}
 }
 
-// build builds a small program of this module that vfsprobe is compared with, and returns
+// build builds a small program below this one that vfsprobe is compared with, and returns
 // its path.
 func build(dir, name string) (string, error) {
-	output := filepath.Join(dir, filepath.Base(name))
-	c := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", output, module+"/"+name)
+	output := filepath.Join(dir, name)
+	c := exec.Command("go", "build", "-C", "tools/bench", "-trimpath", "-ldflags", "-s -w", "-o", output, "./"+name)
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	return output, run(c)
 }

@@ -23,7 +23,7 @@ const (
 // measureStart compares the time from the start of vfsprobe to its first
 // metric with the time in which an empty Go program starts and ends.
 func measureStart(dir string) error {
-	empty, err := build(dir, "tools/bench/empty")
+	empty, err := build(dir, "empty")
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -21,7 +22,6 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/document"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
-	"github.com/vfsprobe/vfsprobe/tools/dashboards/alerts"
 )
 
 // replayed is the flood of a test. The small one is for every run of the tests.
@@ -240,10 +240,14 @@ func TestDentryCache_ADirectoryOfSevenMillion(t *testing.T) {
 	if memory.Freeram+memory.Bufferram < 4<<30 {
 		t.Skip("it takes 2 GB of memory")
 	}
+	rules, err := os.ReadFile("../../../dashboards/prometheus/vfsprobe-alerts.yml")
+	require.NoError(t, err)
 	preset := make(map[string]float64) // the alerts' thresholds
-	for _, alert := range alerts.All() {
-		preset[alert.Name] = alert.Above
+	for _, m := range regexp.MustCompile(`alert: (DirectoryStall\w+)\n    expr: \|-\n.*? > ([0-9.]+)`).FindAllStringSubmatch(string(rules), -1) {
+		preset[m[1]], err = strconv.ParseFloat(m[2], 64)
+		require.NoError(t, err)
 	}
+	require.Len(t, preset, 2)
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	dir := directoryOf(t, fs.Dir, "srv")
 	found := func(d *DentryCache) {
