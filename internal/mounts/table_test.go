@@ -225,24 +225,29 @@ func TestSnapshot_HiddenAsTheKernelSees(t *testing.T) {
 	assert.Greater(t, hidden, 100, "the random mounts hide one another")
 }
 
-// onItsOwn runs f on a thread that has a root directory of its own, and ends with f.
+// onItsOwn runs f on a thread that has a root directory of its own. Nothing else runs on the
+// thread afterward. It does not end, since a fork server that it has started would end with it.
 func onItsOwn(t *testing.T, f func()) {
 	t.Helper()
 	done := make(chan struct{})
 	go func() {
-		defer close(done)
-		runtime.LockOSThread() // and not unlocked, so that the thread ends
+		runtime.LockOSThread()
 		if unix.Gettid() == unix.Getpid() {
-			// This one would stay, and is what /proc/self shows.
+			// This one is what /proc/self shows.
+			defer close(done)
 			defer runtime.UnlockOSThread()
 			onItsOwn(t, f)
 			return
 		}
-		if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
-			t.Errorf("unshare: %v", err)
-			return
-		}
-		f()
+		func() {
+			defer close(done)
+			if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+				t.Errorf("unshare: %v", err)
+				return
+			}
+			f()
+		}()
+		select {}
 	}()
 	<-done
 }
