@@ -236,7 +236,7 @@ verify-release: ## make it again from its tag, and compare: VERSION=1.2.3
 
 # Both, in a copy that is thrown away: what CI checks.
 check-release: ## both, in a copy that is thrown away
-	-@tools/setup lintian rpmlint rpm2cpio cpio
+	-@tools/setup lintian rpmlint rpm rpm2cpio cpio
 	tools/release -dry-run
 
 # Writes the tables of docs/FAULTS.md.
