@@ -209,10 +209,7 @@ func TestContainer_SeesTheHost(t *testing.T) {
 	m := daemonSet(t)
 	hung, healthy := faultfs.New(t), faultfs.New(t)
 	watched := t.TempDir()
-	for i := range misses {
-		_, err := os.Lstat(filepath.Join(watched, "missing"+strconv.Itoa(i)))
-		require.ErrorIs(t, err, os.ErrNotExist)
-	}
+	miss(t, watched)
 	m.Data["vfsprobe.toml"] = strings.Replace(m.Data["vfsprobe.toml"], "[[inputs.dentrycache]]",
 		"[[inputs.dentrycache]]\n  lookup_probe = false\n  directories = [\""+watched+"\"]", 1)
 	n := newNode(t)

@@ -104,10 +104,7 @@ func newWard(t *testing.T) *ward {
 	w.watched = directory("watched", 0o755)
 	w.dentries = filepath.Join(root, "dentries.toml")
 	require.NoError(t, os.WriteFile(w.dentries, fmt.Appendf(nil, "[[inputs.dentrycache]]\n  directories = [%q]\n  find_directories = false\n  lookup_probe = false\n", w.watched), 0o644))
-	for i := range misses {
-		_, err := os.Lstat(filepath.Join(w.watched, "missing"+strconv.Itoa(i)))
-		require.ErrorIs(t, err, os.ErrNotExist)
-	}
+	miss(t, w.watched)
 	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = unix.Close(watch) })
@@ -154,6 +151,20 @@ func (w *ward) check(t *testing.T, capabilities doctor.Capabilities) *seen {
 
 // misses is how many negative dentries the watched directory has.
 const misses = 50
+
+// miss makes them. One has the name that each vfsprobe looks up where it finds negative dentries to
+// grow: another one on this host, which may see these, adds none then.
+func miss(t *testing.T, dir string) {
+	t.Helper()
+	names := []string{".vfsprobe-missing-name"}
+	for i := range misses - 1 {
+		names = append(names, "missing"+strconv.Itoa(i))
+	}
+	for _, name := range names {
+		_, err := os.Lstat(filepath.Join(dir, name))
+		require.ErrorIs(t, err, os.ErrNotExist)
+	}
+}
 
 const (
 	// gathers is after how many, 0.25 s apart, dentrycache has loaded its programs and
