@@ -59,16 +59,23 @@ func (m *Mount) BlockDevice() bool { return strings.HasPrefix(m.Source, "/dev/")
 
 // Independent reports whether the file system is the root, which everything else depends
 // on, or one that is only in memory.
-func (m *Mount) Independent() bool {
+func (m *Mount) Independent() bool { return m.inMemory() || m.Mountpoint == "/" }
+
+// inMemory reports whether the file system is in memory alone.
+func (m *Mount) inMemory() bool {
 	switch m.FSType {
 	case "tmpfs", "ramfs", "devtmpfs":
 		return true
 	}
-	return m.Mountpoint == "/"
+	return false
 }
 
-// FateGroup names what mounts share a fate with: their server, daemon or device.
+// FateGroup names what mounts share a fate with: their server, daemon or device. One in memory
+// has its own, since its source is but a name.
 func (m *Mount) FateGroup() string {
+	if m.inMemory() {
+		return m.FSType + " " + m.Superblock()
+	}
 	if server := m.NFSServer(); server != nil {
 		return "nfs " + server.Address.String()
 	}

@@ -113,6 +113,9 @@ func TestMount_FateGroup(t *testing.T) {
 	assert.Equal(t, at("cifs //nas/x rw,addr=192.0.2.1"), at("cifs //nas/y rw,addr=192.0.2.1"))
 	assert.NotEqual(t, at("fuse.sshfs a: rw"), at("fuse.sshfs b: rw"))
 	assert.Equal(t, at("ext4 /dev/sda1 rw"), at("ext4 /dev/sda1 ro"))
+	two := pointers(t, "31 20 0:40 / /a rw - tmpfs tmpfs rw\n32 20 0:41 / /b rw - tmpfs tmpfs rw\n")
+	assert.NotEqual(t, two[0].FateGroup(), two[1].FateGroup(), "each is in memory by itself, whatever it is called")
+	assert.Equal(t, two[0].FateGroup(), at("tmpfs other rw"), "one superblock, mounted twice")
 }
 
 func TestMount_Kinds(t *testing.T) {
