@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/influxdata/telegraf"
-	"github.com/influxdata/telegraf/plugins/serializers/influx"
 )
 
 const (
@@ -33,14 +32,14 @@ type Output struct {
 	log     telegraf.Logger
 	backlog int // how many batches may wait
 
-	mu         sync.Mutex
-	changed    *sync.Cond // of the rest
-	waiting    []batch
-	round      int64 // that was triggered last
-	serializer influx.Serializer
-	refused    map[string]struct{} // serialization errors that were logged
-	dropping   bool
-	closed     bool
+	mu       sync.Mutex
+	changed  *sync.Cond // of the rest
+	waiting  []batch
+	round    int64               // that was triggered last
+	usual    int                 // bytes of a line
+	refused  map[string]struct{} // serialization errors that were logged
+	dropping bool
+	closed   bool
 }
 
 // batch is what waits to be written.
@@ -54,13 +53,12 @@ type batch struct {
 // writes to, for errors.
 func NewOutput(w io.Writer, name string, log telegraf.Logger, inputs int) *Output {
 	o := &Output{
-		name:       name,
-		backlog:    8 + 4*inputs,                        // two rounds, in parts
-		serializer: influx.Serializer{SortFields: true}, // people read it too
-		failed:     make(chan error, 1),
-		drained:    make(chan struct{}),
-		log:        log,
-		refused:    make(map[string]struct{}),
+		name:    name,
+		backlog: 8 + 4*inputs, // two rounds, in parts
+		failed:  make(chan error, 1),
+		drained: make(chan struct{}),
+		log:     log,
+		refused: make(map[string]struct{}),
 	}
 	o.changed = sync.NewCond(&o.mu)
 	go o.run(w)
@@ -148,27 +146,27 @@ func (o *Output) Begin() {
 	o.round++
 }
 
-// Write serializes the metrics and queues them. If a metric can't be
+// Write serializes the metrics and queues them. If a metric or a field can't be
 // serialized, only this one is lost, and that is logged once.
 func (o *Output) Write(metrics []telegraf.Metric) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var text bytes.Buffer
+	text := make([]byte, 0, len(metrics)*o.usual)
 	for _, m := range metrics {
-		line, err := o.serializer.Serialize(m)
+		line, err := appendLine(text, m)
 		if err != nil {
-			text := fmt.Sprintf("metric %q is lost: %v", m.Name(), err)
-			if _, said := o.refused[text]; !said {
-				o.refused[text] = struct{}{}
-				o.log.Error(text)
+			fate := "is incomplete"
+			if len(line) == len(text) {
+				fate = "is lost"
 			}
-			continue
+			o.sayRefused(fmt.Sprintf("metric %q %s: %v", m.Name(), fate, err))
 		}
-		text.Write(line)
+		text = line
 	}
-	if text.Len() == 0 || o.closed {
+	if len(text) == 0 || o.closed {
 		return
 	}
+	o.usual = len(text)/len(metrics) + 1
 	for len(o.waiting) > 0 && o.stale(o.waiting[0]) {
 		o.waiting = o.waiting[1:]
 	}
@@ -176,8 +174,15 @@ func (o *Output) Write(metrics []telegraf.Metric) {
 		o.sayDropping()
 		o.waiting = o.waiting[1:]
 	}
-	o.waiting = append(o.waiting, batch{lines: text.Bytes(), round: o.round, since: time.Now()})
+	o.waiting = append(o.waiting, batch{lines: text, round: o.round, since: time.Now()})
 	o.changed.Signal()
+}
+
+func (o *Output) sayRefused(what string) {
+	if _, said := o.refused[what]; !said {
+		o.refused[what] = struct{}{}
+		o.log.Error(what)
+	}
 }
 
 // Close waits until everything queued is written, but not longer than limit.
