@@ -115,11 +115,12 @@ func (s *Scanner) SetWaits(waits ...string) { s.waits = waits }
 func (s *Scanner) setPrograms(noted bool) { s.programs = noted }
 
 // mounts reports whether a stat file, proc_pid_stat(5), is that of mount(8), or of a program
-// such as mount.nfs that mount(8) runs.
-func mounts(stat []byte) bool {
+// such as mount.nfs that mount(8) runs. A FUSE daemon that such a program has become, as
+// mount.fuse.sshfs does, leads a session of its own (daemon(3)): it has mounted.
+func mounts(pid int, stat []byte, session int) bool {
 	_, rest, _ := bytes.Cut(stat, []byte("("))
 	name, is := bytes.CutPrefix(rest, []byte("mount"))
-	return is && len(name) > 0 && (name[0] == '.' || name[0] == ')')
+	return is && len(name) > 0 && (name[0] == ')' || name[0] == '.' && session != pid)
 }
 
 // FUSEWaits are the functions in which tasks wait for a FUSE server. They show
@@ -240,7 +241,7 @@ func (s *scan) inspect(pid, tid int, file []byte) (stat, bool) {
 		s.note(err)
 		return stat{}, false
 	}
-	if s.programs && tid == pid && mounts(content) {
+	if s.programs && tid == pid && mounts(pid, content, st.session) {
 		s.noteProgram(pid, st)
 	}
 	switch st.state {

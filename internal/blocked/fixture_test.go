@@ -27,6 +27,7 @@ type fakeTask struct {
 	wchan            string
 	switches, forced int
 	flags            int
+	session          int
 }
 
 func (f fakeTask) write(t testing.TB, proc string) {
@@ -34,8 +35,8 @@ func (f fakeTask) write(t testing.TB, proc string) {
 	if f.statComm == "" {
 		f.statComm = f.comm
 	}
-	stat := fmt.Sprintf("%d (%s) %c 1 1 1 0 -1 %d 0 0 0 0 5 6 0 0 20 0 %d 0 %d 4096 1 18446744073709551615 0 0\n",
-		f.tid, f.statComm, f.state, f.flags, f.threads, f.start)
+	stat := fmt.Sprintf("%d (%s) %c 1 1 %d 0 -1 %d 0 0 0 0 5 6 0 0 20 0 %d 0 %d 4096 1 18446744073709551615 0 0\n",
+		f.tid, f.statComm, f.state, f.session, f.flags, f.threads, f.start)
 	process := filepath.Join(proc, strconv.Itoa(f.pid))
 	task := filepath.Join(process, "task", strconv.Itoa(f.tid))
 	require.NoError(t, os.MkdirAll(filepath.Join(task, "ns"), 0o755))

@@ -61,6 +61,10 @@ func TestMonitor_NotesWhatMounts(t *testing.T) {
 		task := fakeTask{pid: pid, tid: pid, comm: comm, state: 'S', threads: 1, start: 5, wchan: "wait_woken", switches: pid}
 		task.write(t, proc)
 	}
+	// A FUSE daemon that keeps the name of the program which mounted; systemd has mount(8) lead a session.
+	for pid, comm := range map[int]string{12: "mount.fuse.sshf", 13: "mount"} {
+		fakeTask{pid: pid, tid: pid, comm: comm, state: 'S', threads: 1, start: 5, session: pid}.write(t, proc)
+	}
 	var names []string
 	for round := uint64(1); round <= 3; round++ {
 		found, err := m.Scan(blocked.Request{Round: round, Asker: t, Urgent: true, Programs: round > 1})
@@ -74,7 +78,7 @@ func TestMonitor_NotesWhatMounts(t *testing.T) {
 			assert.Empty(t, names, "they may have begun just now")
 		}
 	}
-	assert.ElementsMatch(t, []string{"mount.nfs", "mount"}, names)
+	assert.ElementsMatch(t, []string{"mount.nfs", "mount", "mount"}, names)
 	found, err := m.Scan(blocked.Request{Round: 4, Asker: t, Urgent: true})
 	require.NoError(t, err)
 	assert.Empty(t, found.Mounting, "nobody asks for them")

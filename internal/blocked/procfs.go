@@ -106,6 +106,7 @@ func parseNumber(name []byte) (number int, ok bool) {
 type stat struct {
 	state   byte
 	parent  int
+	session int
 	kernel  bool
 	threads int
 	start   uint64 // ticks after boot
@@ -123,7 +124,7 @@ func parseStat(content []byte) (stat, error) {
 	st := stat{state: rest[1]}
 	field := 4
 	for value := range bytes.FieldsSeq(rest[3:]) {
-		if field == 4 || field == 9 || field == 20 || field == 22 { // ppid, flags, num_threads, starttime
+		if field == 4 || field == 6 || field == 9 || field == 20 || field == 22 { // ppid, session, flags, num_threads, starttime
 			number, err := strconv.ParseUint(string(value), 10, 64)
 			if err != nil {
 				return stat{}, fmt.Errorf("field %d of a stat file: %w: %q", field, err, content)
@@ -131,6 +132,8 @@ func parseStat(content []byte) (stat, error) {
 			switch field {
 			case 4:
 				st.parent = int(min(number, 1<<31))
+			case 6:
+				st.session = int(min(number, 1<<31))
 			case 9:
 				st.kernel = number&pfKthread != 0
 			case 20:

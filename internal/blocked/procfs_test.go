@@ -14,7 +14,7 @@ import (
 func TestParseStat(t *testing.T) {
 	got, err := parseStat([]byte("1 (a) D 1) R 2 3 4 5 6 2097216 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22\n"))
 	require.NoError(t, err)
-	assert.Equal(t, stat{parent: 2, state: 'R', kernel: true, threads: 18, start: 20}, got)
+	assert.Equal(t, stat{parent: 2, session: 4, state: 'R', kernel: true, threads: 18, start: 20}, got)
 	for _, content := range []string{
 		"", "1", "1 (a", "1 (a)", "1 (a) ", "1 (a) D", "1 (a) D ", "1 (a)D 1", "1 (a) D 1 2 3", "1 (a) D 2 3 4 5 6 x 8 9",
 		"1 (a) D 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 -18 19 20 21",
