@@ -3,6 +3,7 @@ package mountstat
 import (
 	"encoding/json"
 	"maps"
+	"net/netip"
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/fault"
@@ -18,19 +19,23 @@ type kept struct {
 	// Tags are those that the missing mounts had while they were mounted: their series goes on.
 	Tags     map[string]map[string]string `json:"tags,omitempty"`
 	ReadOnly map[string]time.Time         `json:"read_only,omitempty"` // the same
+	// SMBPorts are where SMB servers listen that are not at the usual port. It can't be found out
+	// while they are dead.
+	SMBPorts map[netip.Addr][]uint16 `json:"smb_ports,omitempty"`
 }
 
 // Keep implements state.Keeper.
 func (m *Mountstat) Keep() any {
 	k := kept{Units: make(map[string]fault.History), Missing: sinceWhen(m.expectations.missing), ReadOnly: sinceWhen(m.expectations.readOnly),
-		Tags: maps.Clone(m.expectations.tags)}
+		Tags: maps.Clone(m.expectations.tags), SMBPorts: maps.Clone(m.servers.smbAt.ports)}
 	maps.DeleteFunc(k.Tags, func(path string, _ map[string]string) bool { return m.expectations.missing[path] == nil })
+	maps.DeleteFunc(k.SMBPorts, func(address netip.Addr, _ []uint16) bool { return !m.inventory.hasSMBServerAt(address) })
 	for _, t := range m.targets {
 		if t.Notable() {
 			k.Units[t.ID] = t.Kept()
 		}
 	}
-	if len(k.Units)+len(k.Missing)+len(k.ReadOnly) == 0 {
+	if len(k.Units)+len(k.Missing)+len(k.ReadOnly)+len(k.SMBPorts) == 0 {
 		return nil
 	}
 	return k
@@ -44,6 +49,9 @@ func (m *Mountstat) Restore(content json.RawMessage) error {
 	}
 	m.kept, m.expectations.tags = k.Units, k.Tags
 	m.expectations.missing, m.expectations.readOnly = shortfalls(k.Missing), shortfalls(k.ReadOnly)
+	for address, ports := range k.SMBPorts {
+		m.servers.smbAt.ports[address] = ports[:min(len(ports), maxSMBPorts)]
+	}
 	return nil
 }
 

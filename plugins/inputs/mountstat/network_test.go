@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -267,7 +268,8 @@ func TestCause_OfAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 	others, err := net.Dial("tcp", rpchost.Serve(t, "127.0.0.1:0", silence).String())
 	require.NoError(t, err)
 	defer others.Close()
-	withTable(m, tableOf(t, fs.Dir, "/", "rw", "cifs", "//nas/data", "rw,vers=3.1.1,addr=127.0.0.1"))
+	table := tableOf(t, fs.Dir, "/", "rw", "cifs", "//nas/data", "rw,vers=3.1.1,addr=127.0.0.1")
+	withTable(m, table)
 	collect.Gather(t, m)
 	require.Equal(t, 1, m.targets[0].searches, "the client is about to connect anew")
 	ofTheKernel(t, server)
@@ -277,6 +279,8 @@ func TestCause_OfAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 		return port == fmt.Sprint(server.Port())
 	}, 15*time.Second, 10*time.Millisecond, "it is asked there")
 	assert.Len(t, m.servers.smbAt.ports, 1)
+	kept, err := json.Marshal(m.Keep())
+	require.NoError(t, err)
 	silent.Store(true)
 	fs.Pause()
 	metric := at(collect.Gather(t, m), fs.Dir)
@@ -284,6 +288,33 @@ func TestCause_OfAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 	assert.Contains(t, text(metric, "reason"), server.String())
 	m.regroup()
 	assert.Equal(t, server, m.targets[0].servers[0].Address, "also by another table")
+
+	after, _ := newPretendedNFS(t, nil) // which never saw the server to be well
+	require.NoError(t, after.Restore(kept))
+	withTable(after, table)
+	metric = at(collect.Gather(t, after), fs.Dir)
+	assert.Equal(t, "timeout server_service_dead", text(metric, "result")+" "+text(metric, "cause"))
+	assert.Contains(t, text(metric, "reason"), server.String())
+}
+
+// Where a server listened before a restart is no longer held for true once a connection of the
+// mount goes to another port.
+func TestMountstat_FindsAnSMBServerThatHasMoved(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	m.allProcesses = true // as where this process is in no PID namespace of its own
+	gone := refusing(t)
+	require.NoError(t, m.Restore(fmt.Appendf(nil, `{"smb_ports":{"127.0.0.1":[%d]}}`, gone.Port())))
+	server := rpchost.Serve(t, "127.0.0.1:0", answerSMB)
+	ofTheKernel(t, server)
+	withTable(m, tableOf(t, fs.Dir, "/", "rw", "cifs", "//nas/data", "rw,vers=3.1.1,addr=127.0.0.1"))
+	require.Eventually(t, func() bool {
+		assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+		return slices.Equal(m.servers.smbAt.ports[server.Addr()], []uint16{server.Port()})
+	}, 15*time.Second, 10*time.Millisecond)
+	assert.Equal(t, server, m.targets[0].servers[0].Address)
+	assert.Len(t, m.targets[0].servers, 1)
 }
 
 // smbServer answers until it is silent, or closed.

@@ -50,7 +50,9 @@ func (all *servers) link(t *target, before map[serverpool.Question]*server) {
 	}
 	for _, found := range t.Probed.Servers() {
 		for _, place := range all.placesOf(t, found) {
-			if s := all.at(place, t.policy.timeout, before); !slices.Contains(t.servers, s) {
+			s := all.at(place, t.policy.timeout, before)
+			s.proven = s.proven || slices.Contains(all.smbAt.ports[place.Address.Addr()], place.Address.Port())
+			if !slices.Contains(t.servers, s) {
 				t.servers = append(t.servers, s)
 			}
 		}

@@ -148,6 +148,9 @@ func (all *servers) trySMB(in *inventory, s *server, port uint16, here bool) {
 	all.host.Servers.Ask(all.round, there.Question, serverpool.Wanted{Evidence: true, Ask: other.asker(), Timeout: s.timeout}, func(a serverpool.Answer) {
 		all.mail.Post(func() {
 			ports := all.smbAt.ports[address]
+			if !here {
+				ports = slices.DeleteFunc(slices.Clone(ports), func(p uint16) bool { return p == s.Address.Port() })
+			}
 			if !a.Answered() || slices.Contains(ports, port) || all.byQuestion[s.Question] != s && len(ports) == 0 {
 				return
 			}
@@ -164,6 +167,11 @@ func (all *servers) trySMB(in *inventory, s *server, port uint16, here bool) {
 			in.endSearch(address)
 		})
 	})
+}
+
+// hasSMBServerAt reports whether the server of some SMB mount is at an address.
+func (in *inventory) hasSMBServerAt(address netip.Addr) bool {
+	return slices.ContainsFunc(in.targets, func(t *target) bool { return t.hasSMBServerAt(address) })
 }
 
 func (t *target) hasSMBServerAt(address netip.Addr) bool {
