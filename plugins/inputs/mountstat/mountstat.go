@@ -181,7 +181,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.expect(changed)
 	pending := m.submit()
 	m.daemons.begin()
-	m.servers.askAll(m.targets, m.suspects)
+	m.servers.askAll(m.targets, m.suspects())
 	m.automounts.findDemands(&m.blocked)
 	m.causes.askDaemons(began)
 	defer m.servers.askAboutLate(pending)()

@@ -1,8 +1,11 @@
 package mountstat
 
 import (
+	"slices"
+	"sync"
 	"time"
 
+	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/smbclient"
@@ -39,19 +42,31 @@ func (t *target) unseen() bool {
 		(!a.Answered() || t.Probed.NineP())
 }
 
-// suspects reports whether a server of a target that must not be checked should be asked, since
-// the target's users may have no answer. An SMB server that never answered may listen elsewhere:
-// then only the client is asked.
-func (m *Mountstat) suspects(t *target, s *server) bool {
-	switch broken := s.answer.Broken(); {
-	case t.Probed.NFS():
-		return t.traffic.unanswered() > 0
-	case t.Probed.SMB() && broken:
-		m.smb.read()
-		return s.proven
-	default:
-		return broken
+// suspects returns what reports whether a server of a target that must not be checked should be
+// asked, since the target's users may have no answer. An SMB server that never answered may listen
+// elsewhere: then only the client is asked. Who waits is looked up once for all of them.
+func (m *Mountstat) suspects() func(*target, *server) bool {
+	somebodyWaits := sync.OnceValue(m.somebodyWaits)
+	return func(t *target, s *server) bool {
+		switch {
+		case t.Probed.NFS():
+			return t.traffic.unanswered() > 0
+		case !s.answer.Broken() && !somebodyWaits():
+			return false
+		case t.Probed.SMB():
+			m.smb.read()
+			return s.proven
+		default:
+			return true
+		}
 	}
+}
+
+// somebodyWaits reports whether a program has waited uninterruptibly since an earlier scan, as
+// those do whose SMB, 9P or Ceph server does not answer. What it waits for is not asked here.
+func (m *Mountstat) somebodyWaits() bool {
+	scan, _ := m.blocked.scan(m.targets, m.automounts.there) // summarize says what hinders it
+	return slices.ContainsFunc(scan.Tasks, func(task blocked.Task) bool { return !task.Kernel })
 }
 
 // missesAnswers reports whether the target's users get no answer from its server. NFS tells by

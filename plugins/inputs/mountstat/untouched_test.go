@@ -90,6 +90,60 @@ func TestUntouched_AMountWhoseServerIsDead(t *testing.T) {
 	}
 }
 
+// A server is asked at once when somebody waits uninterruptibly, and not only in its moment of
+// the minute: it was well when it was last asked.
+func TestUntouched_AMountWhoseServerDiesIsFoundWhileSomebodyWaits(t *testing.T) {
+	faultfs.Require(t)
+	for fstype, answer := range map[string]func(net.Conn){"cifs": answerSMB, "9p": answerNineP, "ceph": answerCeph} {
+		t.Run(fstype, func(t *testing.T) {
+			var dead atomic.Bool
+			var taken atomic.Int64
+			server := rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
+				if taken.Add(1) > 1 && !dead.Load() {
+					answer(conn)
+				}
+				silence(conn)
+			})
+			own, err := net.Dial("tcp", server.String()) // of the mount
+			require.NoError(t, err)
+			defer own.Close()
+			fs := faultfs.New(t)
+			m, _ := newPretendedNFS(t, nil)
+			networkMount(t, fs, fstype, server)(m)
+			onAutofs(t, m, fs.Dir)
+			require.Eventually(t, func() bool { // a busy host may not ask in time
+				g := collect.Gather(t, m)
+				return text(at(g, fs.Dir), "result") == "unchecked" && m.targets[0].servers[0].answer.Answered()
+			}, 20*time.Second, 10*time.Millisecond)
+			dead.Store(true)
+			_, err = own.Write([]byte("a request of somebody's"))
+			require.NoError(t, err)
+			for range 3 {
+				require.Equal(t, "unchecked", text(at(collect.Gather(t, m), fs.Dir), "result"), "nobody waits")
+			}
+			waitUninterruptibly(t)
+			require.Eventually(t, func() bool {
+				metric := at(collect.Gather(t, m), fs.Dir)
+				return text(metric, "result") == "error" && text(metric, "errno") == "ETIMEDOUT"
+			}, 20*time.Second, 10*time.Millisecond)
+			assert.Zero(t, fs.Unanswered(), "it was never touched")
+		})
+	}
+}
+
+// waitUninterruptibly has a process in state D until the test ends: one that was killed while it
+// waits for a FUSE daemon which has read its request.
+func waitUninterruptibly(t *testing.T) {
+	t.Helper()
+	fs := faultfs.New(t)
+	fs.Silence(faultfs.Read)
+	victim := exec.Command("cat", filepath.Join(fs.Dir, faultfs.FileName))
+	require.NoError(t, victim.Start())
+	t.Cleanup(func() { fs.Heal(); _ = victim.Wait() })
+	require.Eventually(t, func() bool { return fs.Unanswered() > 0 }, 10*time.Second, 10*time.Millisecond)
+	require.NoError(t, victim.Process.Kill())
+}
+
 // The table does not tell where an SMB server listens, so that one which refuses proves
 // nothing; its client knows.
 func TestUntouched_AnSMBMountByWhatItsClientKnows(t *testing.T) {
