@@ -44,17 +44,17 @@ func (all *servers) locateSMB(in *inventory) {
 		found, _ := all.host.Servers.Sockets.Search(0, func(c *sockdiag.TCP) bool {
 			return c.State == sockdiag.Established && slices.ContainsFunc(unlocated, func(s *server) bool { return s.hasPeer(c) })
 		}, searchTimeout)
-		here, ports := make(map[*server]bool), make(map[*server][]uint16)
+		here, ports, told := make(map[*server]bool), make(map[*server][]uint16), make(map[*server]bool)
 		for _, s := range unlocated {
 			own := slices.DeleteFunc(slices.Clone(found), func(c sockdiag.TCP) bool { return !s.hasPeer(&c) })
 			here[s] = slices.ContainsFunc(own, func(c sockdiag.TCP) bool { return c.Peer.Port() == usual[s] })
-			ports[s] = all.portsOfTheKernel(own, known[s])
+			ports[s], told[s] = all.portsOfTheKernel(own, known[s])
 		}
 		all.mail.Post(func() {
 			all.smbAt.underWay = false
 			for _, s := range unlocated {
 				s.proven = s.proven || here[s]
-				if here[s] && len(ports[s]) == 0 {
+				if here[s] && told[s] && len(ports[s]) == 0 {
 					in.endSearch(s.Address.Addr())
 				}
 				for _, port := range ports[s] {
@@ -116,8 +116,9 @@ func (all *servers) portsAt(address netip.Addr) (ports []uint16) {
 }
 
 // portsOfTheKernel are the ports to which the kernel itself has connections, except those that
-// are known to belong to other services. There are none where that can't be told.
-func (all *servers) portsOfTheKernel(connections []sockdiag.TCP, known []uint16) (ports []uint16) {
+// are known to belong to other services. told is false if a busy host did not tell in time. There
+// are none where processes don't show.
+func (all *servers) portsOfTheKernel(connections []sockdiag.TCP, known []uint16) (ports []uint16, told bool) {
 	port := make(map[uint32]uint16)
 	var inodes []uint32
 	for i := range connections {
@@ -127,15 +128,15 @@ func (all *servers) portsOfTheKernel(connections []sockdiag.TCP, known []uint16)
 		}
 	}
 	if len(inodes) == 0 || !all.allProcesses {
-		return nil
+		return nil, true
 	}
-	own, _ := all.host.Daemons.OfTheKernel(inodes)
+	own, err := all.host.Daemons.OfTheKernel(inodes)
 	for _, inode := range own {
 		if !slices.Contains(ports, port[inode]) {
 			ports = append(ports, port[inode])
 		}
 	}
-	return ports[:min(len(ports), maxSMBPorts)]
+	return ports[:min(len(ports), maxSMBPorts)], err == nil
 }
 
 // trySMB asks whether an SMB server is at another port of a server's address. If one answers, the
