@@ -22,7 +22,7 @@ const others = "other"
 // blockedTasks looks for tasks that wait for file systems.
 type blockedTasks struct {
 	*kit
-	programs map[programID]*mounts.Mount // of mounts, that wait
+	programs map[programID]mountProgram // that wait
 }
 
 // scan looks for tasks that wait for file systems. automounts says that there are automounters,
@@ -92,6 +92,17 @@ func (b *blockedTasks) emit(acc telegraf.Accumulator, scan *blocked.Scan, in *in
 // maxMountPrograms is the number of mount programs whose arguments are read in a gather.
 const maxMountPrograms = 64
 
+// maxArgumentReads is how often the arguments of a mount program are read that were not got
+// before: a busy host may have no helper in time, and a program that is just being started has
+// none yet.
+const maxArgumentReads = 3
+
+// mountProgram is a program that mounts something.
+type mountProgram struct {
+	mount *mounts.Mount // nil: its arguments are not known, or none of a mount
+	reads int           // of its arguments that may follow
+}
+
 // programID identifies a process by its number and its start, in ticks after boot.
 type programID struct {
 	pid   int
@@ -100,21 +111,25 @@ type programID struct {
 
 // mountPrograms returns the mount programs among tasks, by their pids: those of an automounter,
 // for instance, whose server does not answer, so that nothing is mounted yet. The arguments of
-// each are read once, even if they could not be read: waiting for a process's memory keeps the
-// gather waiting.
+// each are read once, or a few times if they could not be read: waiting for a process's memory
+// keeps the gather waiting.
 func (b *blockedTasks) mountPrograms(tasks []blocked.Task) map[int]*mounts.Mount {
 	before := b.programs
-	b.programs = make(map[programID]*mounts.Mount)
+	b.programs = make(map[programID]mountProgram)
 	var news []programID
 	var pids []int
 	for _, task := range tasks {
 		id := programID{task.PID, task.Start}
 		program, known := before[id]
+		if !known {
+			program.reads = maxArgumentReads
+		}
 		switch {
 		case task.Comm != "mount" && !strings.HasPrefix(task.Comm, "mount."), slices.Contains(pids, task.PID):
-		case known:
+		case program.reads == 0:
 			b.programs[id] = program
 		case len(pids) < maxMountPrograms:
+			program.reads--
 			b.programs[id] = program
 			news, pids = append(news, id), append(pids, task.PID)
 		}
@@ -123,12 +138,14 @@ func (b *blockedTasks) mountPrograms(tasks []blocked.Task) map[int]*mounts.Mount
 		lines, err := b.host.Files.CommandLines(pids)
 		b.said.Error("arguments of mount programs", err)
 		for i, line := range lines {
-			b.programs[news[i]] = mounts.ParseProgram(line)
+			if len(line) > 0 {
+				b.programs[news[i]] = mountProgram{mount: mounts.ParseProgram(line)}
+			}
 		}
 	}
 	programs := make(map[int]*mounts.Mount, len(b.programs))
 	for id, program := range b.programs {
-		programs[id.pid] = program
+		programs[id.pid] = program.mount
 	}
 	return programs
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/openfiles"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
@@ -101,12 +103,43 @@ func TestBlocked_WhatAMountProgramWaitsFor(t *testing.T) {
 // The arguments of a program are read once: here there is nobody to read them.
 func TestMountstat_KnowsMountPrograms(t *testing.T) {
 	home := mounts.ParseProgram([]string{"mount.nfs", "nas:/home", "/auto/home"})
-	m := &blockedTasks{programs: map[programID]*mounts.Mount{{7, 100}: home, {8, 100}: home}}
+	m := &blockedTasks{programs: map[programID]mountProgram{{7, 100}: {mount: home}, {8, 100}: {mount: home}}}
 	tasks := []blocked.Task{{PID: 7, Start: 100, Comm: "mount.nfs"}, {PID: 9, Start: 100, Comm: "cat"}}
 	for range 2 {
 		assert.Equal(t, map[int]*mounts.Mount{7: home}, m.mountPrograms(tasks))
 	}
 	assert.Len(t, m.programs, 1, "what has ended is forgotten")
+}
+
+// The arguments of a program are read again if they could not be, but not for ever.
+func TestMountstat_ReadsTheArgumentsOfAMountProgramAgain(t *testing.T) {
+	input, log := newInput(t, nil)
+	m := input.blocked
+	good := m.host.Files.Prober
+	closed := prober.New(prober.Options{})
+	closed.Close()
+	proc := t.TempDir()
+	m.host.Files = &openfiles.Reader{Prober: good, Proc: proc}
+	tasks := []blocked.Task{{PID: 7, Start: 100, Comm: "mount.nfs"}}
+	busy := func() {
+		m.host.Files.Prober = closed
+		assert.Nil(t, m.mountPrograms(tasks)[7])
+		m.host.Files.Prober = good
+	}
+	busy()
+	assert.Len(t, log.about("command lines: the helper process 0 is unavailable"), 1)
+	assert.Nil(t, m.mountPrograms(tasks)[7], "it is being started")
+	require.NoError(t, os.Mkdir(filepath.Join(proc, "7"), 0o755))
+	require.NoError(t, os.WriteFile(filepath.Join(proc, "7", "cmdline"), []byte("mount.nfs\x00nas:/home\x00/auto/home\x00"), 0o600))
+	for range 2 {
+		require.NotNil(t, m.mountPrograms(tasks)[7])
+		assert.Equal(t, "/auto/home", m.mountPrograms(tasks)[7].Mountpoint)
+	}
+	tasks[0].Start = 200
+	for range maxArgumentReads {
+		busy()
+	}
+	assert.Nil(t, m.mountPrograms(tasks)[7], "it has been tried often enough")
 }
 
 func TestBlocked_WhoWaitsForAFrozenFileSystem(t *testing.T) {
