@@ -15,11 +15,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/influxdata/telegraf"
-
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/metric"
 	"github.com/vfsprobe/vfsprobe/internal/printable"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
@@ -121,7 +120,7 @@ type collector struct {
 	rows    int
 }
 
-func (c *collector) take(all []telegraf.Metric) {
+func (c *collector) take(all []*metric.Metric) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.rows
@@ -147,12 +146,12 @@ func (c *collector) taken() []Metric {
 }
 
 // newMetric copies a metric. Its strings become safe for terminals.
-func newMetric(m telegraf.Metric) Metric {
-	made := Metric{Name: printable.Terminal(m.Name()), Tags: make(map[string]string), Fields: make(map[string]any)}
-	for _, tag := range m.TagList() {
+func newMetric(m *metric.Metric) Metric {
+	made := Metric{Name: printable.Terminal(m.Name), Tags: make(map[string]string), Fields: make(map[string]any)}
+	for _, tag := range m.Tags {
 		made.Tags[printable.Terminal(tag.Key)] = printable.Terminal(tag.Value)
 	}
-	for _, field := range m.FieldList() {
+	for _, field := range m.Fields {
 		value := field.Value
 		if text, ok := value.(string); ok {
 			value = printable.Terminal(text)

@@ -6,12 +6,12 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/influxdata/telegraf"
+	"github.com/vfsprobe/vfsprobe/internal/metric"
 )
 
 // WriteDentries shows what dentrycache has gathered as tables for a person, and the errors of
 // that gather below.
-func WriteDentries(w io.Writer, metrics []telegraf.Metric, errors []string) error {
+func WriteDentries(w io.Writer, metrics []*metric.Metric, errors []string) error {
 	t := &Text{w: w}
 	all := make([]Metric, len(metrics))
 	for i, m := range metrics {

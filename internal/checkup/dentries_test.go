@@ -5,18 +5,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/influxdata/telegraf"
-	"github.com/influxdata/telegraf/metric"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/metric"
 )
 
 func TestWriteDentries(t *testing.T) {
-	made := func(name string, fields map[string]any, tags map[string]string) telegraf.Metric {
+	made := func(name string, fields map[string]any, tags map[string]string) *metric.Metric {
 		return metric.New(name, tags, fields, time.Time{})
 	}
 	var b strings.Builder
-	require.NoError(t, WriteDentries(&b, []telegraf.Metric{
+	require.NoError(t, WriteDentries(&b, []*metric.Metric{
 		made("dentrycache_source", map[string]any{"negative_per_s": 10.0, "below_created_per_s": 5.0, "below_directories": int64(3)}, map[string]string{"comm": "c", "container": "abc"}),
 		made("dentrycache_dir", map[string]any{"children": int64(5), "predicted_stall_seconds": 0.0125, "complete": false, "incomplete_reason": "max_children"}, map[string]string{"directory": "/a"}),
 		made("dentrycache_dir", map[string]any{"children": int64(50), "predicted_stall_seconds": 0.5, "complete": true}, map[string]string{"directory": "/b"}),

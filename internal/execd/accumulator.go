@@ -4,8 +4,8 @@ import (
 	"time"
 
 	"github.com/influxdata/telegraf"
-	"github.com/influxdata/telegraf/metric"
 
+	"github.com/vfsprobe/vfsprobe/internal/metric"
 	"github.com/vfsprobe/vfsprobe/internal/printable"
 )
 
@@ -18,48 +18,46 @@ type accumulator struct {
 var _ telegraf.Accumulator = (*accumulator)(nil)
 
 func (a *accumulator) AddFields(name string, fields map[string]any, tags map[string]string, at ...time.Time) {
-	a.add(name, fields, tags, telegraf.Untyped, at)
-}
-
-func (a *accumulator) AddGauge(name string, fields map[string]any, tags map[string]string, at ...time.Time) {
-	a.add(name, fields, tags, telegraf.Gauge, at)
-}
-
-func (a *accumulator) AddCounter(name string, fields map[string]any, tags map[string]string, at ...time.Time) {
-	a.add(name, fields, tags, telegraf.Counter, at)
-}
-
-func (a *accumulator) AddSummary(name string, fields map[string]any, tags map[string]string, at ...time.Time) {
-	a.add(name, fields, tags, telegraf.Summary, at)
-}
-
-func (a *accumulator) AddHistogram(name string, fields map[string]any, tags map[string]string, at ...time.Time) {
-	a.add(name, fields, tags, telegraf.Histogram, at)
-}
-
-func (a *accumulator) add(name string, fields map[string]any, tags map[string]string, kind telegraf.ValueType, at []time.Time) {
 	when := a.round.time
 	if len(at) > 0 {
 		when = at[0]
 	}
-	a.AddMetric(metric.New(name, tags, fields, when, kind))
+	a.add(metric.New(name, tags, fields, when))
 }
 
-// AddMetric names and tags the metric as the input's options say, in the way
-// Telegraf does: the metric's own tags win.
+// The kind of a metric has no place in line protocol.
+
+func (a *accumulator) AddGauge(name string, fields map[string]any, tags map[string]string, at ...time.Time) {
+	a.AddFields(name, fields, tags, at...)
+}
+
+func (a *accumulator) AddCounter(name string, fields map[string]any, tags map[string]string, at ...time.Time) {
+	a.AddFields(name, fields, tags, at...)
+}
+
+func (a *accumulator) AddSummary(name string, fields map[string]any, tags map[string]string, at ...time.Time) {
+	a.AddFields(name, fields, tags, at...)
+}
+
+func (a *accumulator) AddHistogram(name string, fields map[string]any, tags map[string]string, at ...time.Time) {
+	a.AddFields(name, fields, tags, at...)
+}
+
+// AddMetric is for metrics that were made elsewhere.
 func (a *accumulator) AddMetric(m telegraf.Metric) {
+	a.AddFields(m.Name(), m.Fields(), m.Tags(), m.Time())
+}
+
+// add names and tags the metric as the input's options say, in the way
+// Telegraf does: the metric's own tags win.
+func (a *accumulator) add(m *metric.Metric) {
 	o := &a.input.options
 	if o.NameOverride != "" {
-		m.SetName(o.NameOverride)
+		m.Name = o.NameOverride
 	}
-	if o.NamePrefix != "" {
-		m.AddPrefix(o.NamePrefix)
-	}
-	if o.NameSuffix != "" {
-		m.AddSuffix(o.NameSuffix)
-	}
+	m.Name = o.NamePrefix + m.Name + o.NameSuffix
 	for key, value := range o.Tags {
-		if !m.HasTag(key) {
+		if _, has := m.Tag(key); !has {
 			m.AddTag(key, value)
 		}
 	}
@@ -69,13 +67,15 @@ func (a *accumulator) AddMetric(m telegraf.Metric) {
 
 // clean keeps names that others have chosen from being more than values. Inputs
 // make theirs printable; this is for those that they forget.
-func clean(m telegraf.Metric) {
-	for _, tag := range m.TagList() {
-		tag.Value = printable.Text(tag.Value)
+func clean(m *metric.Metric) {
+	for i := range m.Tags {
+		m.Tags[i].Value = printable.Text(m.Tags[i].Value)
 	}
-	for _, field := range m.FieldList() {
-		if text, ok := field.Value.(string); ok {
-			field.Value = printable.Text(text)
+	for i := range m.Fields {
+		if text, ok := m.Fields[i].Value.(string); ok {
+			if safe := printable.Text(text); safe != text { // else it would be copied to the heap
+				m.Fields[i].Value = safe
+			}
 		}
 	}
 }

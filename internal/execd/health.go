@@ -7,10 +7,9 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/influxdata/telegraf"
-	"github.com/influxdata/telegraf/metric"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/metric"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/schema"
 	"github.com/vfsprobe/vfsprobe/internal/state"
@@ -58,7 +57,7 @@ func newHealth(p *prober.Prober, s *state.Store) *health {
 	return h
 }
 
-func (h *health) metric(at time.Time) telegraf.Metric {
+func (h *health) metric(at time.Time) *metric.Metric {
 	fields := make(map[string]any)
 	var own unix.Rusage
 	if unix.Getrusage(unix.RUSAGE_SELF, &own) == nil {
@@ -78,7 +77,7 @@ func (h *health) metric(at time.Time) telegraf.Metric {
 	fields["fork_server_restarts"] = now.Restarts
 	fields["fork_server_cpu_seconds"] = s.CPUSeconds
 	fields["fork_server_resident_bytes"] = s.ResidentBytes
-	return metric.New("vfsprobe", nil, fields, at, telegraf.Gauge)
+	return metric.New("vfsprobe", nil, fields, at)
 }
 
 // residentBytes reads how much memory this process has.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/influxdata/telegraf"
+
+	"github.com/vfsprobe/vfsprobe/internal/metric"
 )
 
 const (
@@ -148,18 +150,18 @@ func (o *Output) Begin() {
 
 // Write serializes the metrics and queues them. If a metric or a field can't be
 // serialized, only this one is lost, and that is logged once.
-func (o *Output) Write(metrics []telegraf.Metric) {
+func (o *Output) Write(metrics []*metric.Metric) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	text := make([]byte, 0, len(metrics)*o.usual)
 	for _, m := range metrics {
-		line, err := appendLine(text, m)
+		line, err := m.AppendLine(text)
 		if err != nil {
 			fate := "is incomplete"
 			if len(line) == len(text) {
 				fate = "is lost"
 			}
-			o.sayRefused(fmt.Sprintf("metric %q %s: %v", m.Name(), fate, err))
+			o.sayRefused(fmt.Sprintf("metric %q %s: %v", m.Name, fate, err))
 		}
 		text = line
 	}

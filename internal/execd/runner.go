@@ -25,6 +25,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/metric"
 	"github.com/vfsprobe/vfsprobe/internal/state"
 )
 
@@ -56,7 +57,7 @@ type Options struct {
 	// input has finished; if it takes longer, what it has after 0.1 s comes first.
 	// It is called by one goroutine at a time for each round. All metrics of a round
 	// have the time of its trigger.
-	Take func([]telegraf.Metric)
+	Take func([]*metric.Metric)
 	// State keeps what inputs know, see [state.Keeper]; may be nil.
 	State *state.Store
 }
@@ -65,7 +66,7 @@ type Options struct {
 type Runner struct {
 	inputs  []*input
 	output  *Output // nil where Options.Take is set
-	take    func([]telegraf.Metric)
+	take    func([]*metric.Metric)
 	health  *health
 	state   *state.Store
 	gathers sync.WaitGroup // each input's part of each round
@@ -150,7 +151,7 @@ func (r *Runner) Round(ctx context.Context) bool {
 
 // Collect gathers from one input that belongs to no Runner. errors are those that the input has
 // reported beside its metrics, sorted.
-func Collect(plugin telegraf.Input) (metrics []telegraf.Metric, errors []string, err error) {
+func Collect(plugin telegraf.Input) (metrics []*metric.Metric, errors []string, err error) {
 	in, all := &input{plugin: plugin}, &round{time: time.Now()}
 	err = plugin.Gather(&accumulator{input: in, round: all})
 	return all.metrics, slices.Sorted(maps.Keys(in.errors)), err
@@ -211,7 +212,7 @@ func (r *Runner) trigger(now time.Time) {
 // round holds the metrics of one trigger.
 type round struct {
 	time    time.Time
-	take    func([]telegraf.Metric)
+	take    func([]*metric.Metric)
 	health  *health
 	state   *state.Store
 	gathers *sync.WaitGroup
@@ -220,10 +221,10 @@ type round struct {
 	mu        sync.Mutex
 	gathering int  // inputs that have not finished
 	healthy   bool // the plugin's own metric was written
-	metrics   []telegraf.Metric
+	metrics   []*metric.Metric
 }
 
-func (r *round) add(m telegraf.Metric) {
+func (r *round) add(m *metric.Metric) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.metrics = append(r.metrics, m)

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/execd"
+	"github.com/vfsprobe/vfsprobe/internal/metric"
 )
 
 const (
@@ -133,12 +134,12 @@ func (s *Server) log(line []byte) {
 }
 
 // Take hands metrics to the clients that have asked for their gather.
-func (s *Server) Take(metrics []telegraf.Metric) {
+func (s *Server) Take(metrics []*metric.Metric) {
 	if len(metrics) == 0 {
 		return
 	}
 	s.mu.Lock()
-	to := s.rounds[metrics[0].Time().UnixNano()]
+	to := s.rounds[metrics[0].Time.UnixNano()]
 	s.mu.Unlock()
 	for _, c := range to {
 		c.metrics.Write(metrics)

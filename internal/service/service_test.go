@@ -16,11 +16,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/influxdata/telegraf"
-	"github.com/influxdata/telegraf/metric"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vfsprobe/vfsprobe/internal/metric"
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
 )
 
@@ -71,7 +70,7 @@ func serve(t *testing.T, socket string) *fixture {
 				f.gathers = append(f.gathers, now)
 				n := len(f.gathers)
 				f.mu.Unlock()
-				f.Take([]telegraf.Metric{metric.New("gather", nil, map[string]any{"n": int64(n)}, now)})
+				f.Take([]*metric.Metric{metric.New("gather", nil, map[string]any{"n": int64(n)}, now)})
 			case <-f.ended:
 				return
 			}

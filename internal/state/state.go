@@ -24,6 +24,7 @@ import (
 	"github.com/influxdata/telegraf"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/metric"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
@@ -176,17 +177,16 @@ func (s *Store) put(name string, value any, changed *bool) {
 }
 
 // Observe notes the results of mounts that the file may be on.
-func (s *Store) Observe(metrics []telegraf.Metric) {
+func (s *Store) Observe(metrics []*metric.Metric) {
 	if !s.Keeps() {
 		return
 	}
 	for _, m := range metrics {
-		path, _ := m.GetTag("path")
-		code, found := m.GetField("result_code")
-		if m.Name() != "mountstat" || !found || !below(s.path, path) {
+		if m.Name != "mountstat" {
 			continue
 		}
-		if n, ok := code.(int64); ok {
+		path, _ := m.Tag("path")
+		if n, ok := m.Field("result_code").(int64); ok && below(s.path, path) {
 			s.mu.Lock()
 			s.results[path] = result.Code(n)
 			s.mu.Unlock()

@@ -8,11 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/influxdata/telegraf"
-	"github.com/influxdata/telegraf/metric"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vfsprobe/vfsprobe/internal/metric"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
@@ -32,7 +31,7 @@ func open(t *testing.T, path string) (*Store, *journal.Journal) {
 	return Open(path, "/proc", p, log, read), log
 }
 
-func resultOf(path string, code int64) telegraf.Metric {
+func resultOf(path string, code int64) *metric.Metric {
 	return metric.New("mountstat", map[string]string{"path": path}, map[string]any{"result_code": code}, time.Now())
 }
 
@@ -85,11 +84,11 @@ func TestStore_WritesNothingToAFileSystemAtFault(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
 	s, _ := open(t, path)
 	mount := filepath.Dir(path)
-	s.Observe([]telegraf.Metric{resultOf("/", 0), resultOf(mount, 7), resultOf(mount+"x", 0), metric.New("other", nil, map[string]any{"a": 1}, time.Now())})
+	s.Observe([]*metric.Metric{resultOf("/", 0), resultOf(mount, 7), resultOf(mount+"x", 0), metric.New("other", nil, map[string]any{"a": 1}, time.Now())})
 	s.Put("a", 1)
 	s.Close(patience)
 	assert.NoFileExists(t, path)
-	s.Observe([]telegraf.Metric{resultOf(mount, 0), resultOf("/", 7)})
+	s.Observe([]*metric.Metric{resultOf(mount, 0), resultOf("/", 7)})
 	s.Close(patience)
 	assert.FileExists(t, path)
 }
