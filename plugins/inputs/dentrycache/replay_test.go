@@ -45,6 +45,9 @@ func replaySize() replayed {
 // directory then stalls for as long as the kernel takes to go through them. Where FAULTS
 // names a file, it floods more, and writes its table there: "make faults" does so.
 func TestFaults(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes a quarter of a minute")
+	}
 	size := replaySize()
 	part := size.names / 20
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
@@ -234,6 +237,9 @@ func (d *DentryCache) directoryAt(path string) *directory {
 // the warning before the critical one, with the options that are preset. It is not forgotten
 // when it has ceased to grow, nor over a restart, but when its children are gone.
 func TestDentryCache_ADirectoryOfSevenMillion(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes two minutes")
+	}
 	const warning, critical = 600_000, 7_000_000
 	var memory unix.Sysinfo_t
 	require.NoError(t, unix.Sysinfo(&memory))

@@ -240,6 +240,9 @@ func faults() []faultCase {
 // mountstat says of it against what it should. Where FAULTS names a file, it
 // writes its table there: "make faults" does so.
 func TestFaults(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes half a minute")
+	}
 	faultfs.Require(t)
 	table := document.Table{Header: []string{"fault", "checks", "result", "errno", "failed_check", "cause", "reported after", "recovered after"}}
 	for _, f := range faults() {
@@ -296,6 +299,9 @@ func TestFaults(t *testing.T) {
 // systems written to. It does so 1000 times for "make faults", 20 times
 // otherwise.
 func TestFaults_NoneOfAHealthyHost(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes a quarter of a minute")
+	}
 	faultfs.Require(t)
 	gathers := 20
 	if os.Getenv("FAULTS") != "" {

@@ -299,6 +299,9 @@ func healthyKinds() []healthyKind {
 // TestFaults_HealthyKinds holds each for twenty gathers. Where FAULTS names a file, it writes its
 // table there.
 func TestFaults_HealthyKinds(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes ten seconds")
+	}
 	faultfs.Require(t)
 	const gathers = 20
 	table := document.Table{Header: []string{"mount", "how", "reported as"}}

@@ -23,6 +23,9 @@ import (
 // descriptors, threads and children. It gathers 200
 // times, or as often as GATHERS says: "make bench" does it 10000 times.
 func TestMountstat_MemoryDoesNotGrow(t *testing.T) {
+	if testing.Short() {
+		t.Skip("it takes ten seconds")
+	}
 	faultfs.Require(t)
 	gathers := 200
 	if text := os.Getenv("GATHERS"); text != "" {
