@@ -1,13 +1,12 @@
 package dentrycache
 
 import (
-	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
 	"github.com/vfsprobe/vfsprobe/internal/selection"
 )
@@ -24,44 +23,39 @@ type settings struct {
 
 // resolve checks the configuration. Its error names everything that is wrong.
 func (d *DentryCache) resolve() error {
-	var problems []error
-	complain := func(format string, arguments ...any) {
-		problems = append(problems, fmt.Errorf(format, arguments...))
-	}
+	var wrong config.Problems
 	if len(d.Directories) > maxDirectories {
-		complain("directories: %d of them, at most %d are possible", len(d.Directories), maxDirectories)
+		wrong.Add("directories: %d of them, at most %d are possible", len(d.Directories), maxDirectories)
 	}
 	for i, directory := range d.Directories {
 		if !filepath.IsAbs(directory) || strings.ContainsRune(directory, 0) {
-			complain("directories: %q is not an absolute path", directory)
+			wrong.Add("directories: %q is not an absolute path", directory)
 			continue
 		}
 		clean := filepath.Clean(directory)
 		if slices.Contains(d.Directories[:i], clean) {
-			complain("directories: %q is there twice", directory)
+			wrong.Add("directories: %q is there twice", directory)
 		}
 		d.Directories[i] = clean
 	}
 	if d.MaxChildren < 0 {
-		complain("max_children = %d: it can't be negative", d.MaxChildren)
+		wrong.Add("max_children = %d: it can't be negative", d.MaxChildren)
 	}
 	for key, value := range map[string]int{"top_sources": d.TopSources, "top_cgroups": d.TopCgroups} {
 		if value < 0 {
-			complain("%s = %d: it can't be negative", key, value)
+			wrong.Add("%s = %d: it can't be negative", key, value)
 		}
 	}
 	for key, value := range map[string]float64{"source_threshold": d.SourceThreshold, "enoent_threshold": d.ENOENTThreshold} {
 		if !(value >= 0) {
-			complain("%s = %v: it can't be negative", key, value)
+			wrong.Add("%s = %v: it can't be negative", key, value)
 		}
 	}
 	if !(d.MemoryShare > 0 && d.MemoryShare <= 1) {
-		complain("memory_share = %v: it must be more than 0 and at most 1", d.MemoryShare)
+		wrong.Add("memory_share = %v: it must be more than 0 and at most 1", d.MemoryShare)
 	}
 	d.timeout = time.Duration(d.Timeout)
-	if err := selection.CheckTimeout("timeout", d.timeout); err != nil {
-		problems = append(problems, err)
-	}
+	wrong.AddError(selection.CheckTimeout("timeout", d.timeout))
 	switch d.Attribution {
 	case "auto":
 		d.modes = []attribution.Mode{attribution.Fentry, attribution.Kprobe, attribution.ENOENT}
@@ -74,7 +68,7 @@ func (d *DentryCache) resolve() error {
 	case attribution.ENOENT.String():
 		d.modes = []attribution.Mode{attribution.ENOENT}
 	default:
-		complain(`attribution = %q: there are "auto", "fentry", "kprobe", "enoent" and "none"`, d.Attribution)
+		wrong.Add(`attribution = %q: there are "auto", "fentry", "kprobe", "enoent" and "none"`, d.Attribution)
 	}
-	return errors.Join(problems...)
+	return wrong.Err()
 }

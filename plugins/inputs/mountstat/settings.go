@@ -95,16 +95,9 @@ type settings struct {
 	superuser  bool
 }
 
-// problems are all errors in the configuration.
-type problems []error
-
-func (p *problems) add(format string, arguments ...any) {
-	*p = append(*p, fmt.Errorf(format, arguments...))
-}
-
 // resolve checks the configuration. Its error names everything that is wrong.
 func (m *Mountstat) resolve() error {
-	var wrong problems
+	var wrong config.Problems
 	s := &m.settings
 	s.superuser = os.Geteuid() == 0
 	s.becomes = prober.CanBecome()
@@ -112,12 +105,11 @@ func (m *Mountstat) resolve() error {
 	s.debugData = smbclient.DebugData(m.host.Proc)
 
 	var err error
-	if s.selection, err = selection.New(selection.Patterns{
+	s.selection, err = selection.New(selection.Patterns{
 		MountPoints: m.MountPoints, IgnoreMountPoints: m.IgnoreMountPoints,
 		Types: m.FS, IgnoreTypes: m.IgnoreFS, Devices: m.Devices, IgnoreDevices: m.IgnoreDevices,
-	}, "fs"); err != nil {
-		wrong = append(wrong, err)
-	}
+	}, "fs")
+	wrong.AddError(err)
 	checks := m.Checks
 	if checks == nil {
 		checks = []string{}
@@ -128,7 +120,7 @@ func (m *Mountstat) resolve() error {
 		where := fmt.Sprintf("override %d: ", i+1)
 		var resolved override
 		if resolved.selection, err = selection.New(selection.Patterns{MountPoints: o.MountPoints, Types: o.FS, Devices: o.Devices}, "fs"); err != nil {
-			wrong.add("%s%w", where, err)
+			wrong.Add("%s%w", where, err)
 		}
 		resolved.policy = m.resolvePolicy(&wrong, where, s.policy, &o)
 		resolved.policy.chosen = o.Checks != nil
@@ -136,42 +128,41 @@ func (m *Mountstat) resolve() error {
 	}
 
 	if s.canary = m.Canary; s.canary == "" || strings.ContainsRune(s.canary, '/') || s.canary == "." || s.canary == ".." {
-		wrong.add("canary = %q: it must be the name of a file", s.canary)
+		wrong.Add("canary = %q: it must be the name of a file", s.canary)
 	}
 	for _, path := range m.Expected {
 		if !filepath.IsAbs(path) {
-			wrong.add("expected: %q is not an absolute path", path)
+			wrong.Add("expected: %q is not an absolute path", path)
 		}
 	}
 	if m.BlockedTop < 0 {
-		wrong.add("blocked_top = %d: it can't be negative", m.BlockedTop)
+		wrong.Add("blocked_top = %d: it can't be negative", m.BlockedTop)
 	}
 	if s.hostname, err = os.Hostname(); err != nil {
-		wrong.add("the host's name: %w", err)
+		wrong.Add("the host's name: %w", err)
 	}
-	return errors.Join(append(wrong, m.resolveHost())...)
+	wrong.AddError(m.resolveHost())
+	return wrong.Err()
 }
 
 // resolvePolicy returns the base policy as changed by the override.
-func (m *Mountstat) resolvePolicy(wrong *problems, where string, base policy, o *Override) policy {
+func (m *Mountstat) resolvePolicy(wrong *config.Problems, where string, base policy, o *Override) policy {
 	p := base
 	if o.Timeout != nil {
 		p.timeout = time.Duration(*o.Timeout)
-		if err := selection.CheckTimeout(where+"timeout", p.timeout); err != nil {
-			*wrong = append(*wrong, err)
-		}
+		wrong.AddError(selection.CheckTimeout(where+"timeout", p.timeout))
 	}
 	if o.SlowThreshold != nil {
 		p.slow = time.Duration(*o.SlowThreshold)
 		if p.slow <= 0 {
-			wrong.add("%sslow_threshold = %q: it must be more than 0", where, p.slow)
+			wrong.Add("%sslow_threshold = %q: it must be more than 0", where, p.slow)
 		}
 	}
 	if o.Checks != nil {
 		p.checks = nil
 		for _, name := range o.Checks {
 			if !slices.Contains(allChecks(), check(name)) {
-				wrong.add("%schecks: unknown check %q; there are %q", where, name, allChecks())
+				wrong.Add("%schecks: unknown check %q; there are %q", where, name, allChecks())
 			}
 		}
 		for _, c := range allChecks() {
@@ -180,13 +171,13 @@ func (m *Mountstat) resolvePolicy(wrong *problems, where string, base policy, o 
 			}
 		}
 		if len(o.Checks) == 0 {
-			wrong.add("%schecks: there must be one", where)
+			wrong.Add("%schecks: there must be one", where)
 		}
 	}
 	if o.RunAs != "" {
 		var err error
 		if p.runAs, err = m.parseRunAs(o.RunAs); err != nil {
-			wrong.add("%srun_as: %w", where, err)
+			wrong.Add("%srun_as: %w", where, err)
 		}
 	}
 	return p

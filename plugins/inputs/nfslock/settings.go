@@ -1,7 +1,6 @@
 package nfslock
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -46,10 +45,7 @@ type settings struct {
 
 // resolve checks the configuration. Its error names everything that is wrong.
 func (n *NFSLock) resolve() error {
-	var problems []error
-	complain := func(format string, arguments ...any) {
-		problems = append(problems, fmt.Errorf(format, arguments...))
-	}
+	var wrong config.Problems
 	s := &n.settings
 	s.superuser, s.becomes = os.Geteuid() == 0, prober.CanBecome()
 
@@ -57,19 +53,19 @@ func (n *NFSLock) resolve() error {
 	s.types = n.FS
 	switch {
 	case n.FS != nil && n.FSTypes != nil:
-		complain("fs and fstypes are two names of one setting: leave out fstypes")
+		wrong.Add("fs and fstypes are two names of one setting: leave out fstypes")
 	case n.FSTypes != nil:
 		key, s.types = "fstypes", n.FSTypes
 	case n.FS == nil:
 		s.types = []string{"nfs", "nfs4"}
 	}
 	if len(s.types) == 0 {
-		complain("%s: there must be one", key)
+		wrong.Add("%s: there must be one", key)
 	}
 	choose := func(where string, p selection.Patterns) selection.Selection {
 		selected, err := selection.New(p, key)
 		if err != nil {
-			complain("%s%w", where, err)
+			wrong.Add("%s%w", where, err)
 		}
 		return selected
 	}
@@ -77,11 +73,9 @@ func (n *NFSLock) resolve() error {
 
 	check := func(where string, p policy) policy {
 		if !filepath.IsLocal(p.canary) || p.canary == "." {
-			complain("%scanary = %q: it must be a path below the mount's root", where, p.canary)
+			wrong.Add("%scanary = %q: it must be a path below the mount's root", where, p.canary)
 		}
-		if err := selection.CheckTimeout(where+"timeout", p.timeout); err != nil {
-			problems = append(problems, err)
-		}
+		wrong.AddError(selection.CheckTimeout(where+"timeout", p.timeout))
 		return p
 	}
 	s.policy = check("", policy{n.Canary, time.Duration(n.Timeout)})
@@ -99,16 +93,16 @@ func (n *NFSLock) resolve() error {
 	}
 	s.slow, s.grace = time.Duration(n.SlowThreshold), time.Duration(n.GraceTimeout)
 	if s.slow <= 0 {
-		complain("slow_threshold = %q: it must be more than 0", s.slow)
+		wrong.Add("slow_threshold = %q: it must be more than 0", s.slow)
 	}
 	if s.grace < 0 {
-		complain("grace_timeout = %q: it can't be negative", s.grace)
+		wrong.Add("grace_timeout = %q: it can't be negative", s.grace)
 	}
 	var err error
 	if s.hostname, err = os.Hostname(); err != nil {
-		complain("the host's name: %w", err)
+		wrong.Add("the host's name: %w", err)
 	}
-	return errors.Join(problems...)
+	return wrong.Err()
 }
 
 // policyFor returns how to probe the mount.
