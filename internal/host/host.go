@@ -121,6 +121,11 @@ type Host struct {
 	feeds  map[string]*kmsg.Feed
 }
 
+// Alone returns a Host with a prober of its own, for an input that was given none.
+func Alone(log telegraf.Logger) *Host {
+	return New(Options{Roots: FindRoots(os.Getenv), Prober: prober.New(prober.Options{Warnf: log.Warnf}), Log: log})
+}
+
 // New returns a Host that has looked at nothing yet.
 func New(o Options) *Host {
 	files := &openfiles.Reader{Prober: o.Prober, Proc: o.Roots.Proc}

@@ -6,7 +6,6 @@ package dentrycache
 import (
 	_ "embed"
 	"fmt"
-	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -23,7 +22,6 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mailbox"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/oncelog"
-	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/watches"
 )
@@ -113,7 +111,7 @@ func (d *DentryCache) Init() error {
 		return err
 	}
 	if d.host == nil {
-		d.host = host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: prober.New(prober.Options{Warnf: d.Log.Warnf}), Log: d.Log})
+		d.host = host.Alone(d.Log)
 	}
 	d.said, d.mounts = oncelog.New(d.Log), mounts.NewSnapshot(nil)
 	kernel, err := dcache.ReadVersion(d.host.Proc)

@@ -7,7 +7,6 @@ import (
 	_ "embed"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -128,7 +127,7 @@ func (m *Mountstat) UseHost(h *host.Host) { m.host = h }
 // Init checks the configuration.
 func (m *Mountstat) Init() error {
 	if m.host == nil {
-		m.host = host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: prober.New(prober.Options{Warnf: m.Log.Warnf}), Log: m.Log})
+		m.host = host.Alone(m.Log)
 	}
 	m.log, m.said, m.kit.reconsider = m.Log, oncelog.New(m.Log), m.reconsider
 	m.allProcesses = m.host.SeesAllProcesses()

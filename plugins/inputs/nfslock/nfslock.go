@@ -5,7 +5,6 @@ package nfslock
 
 import (
 	_ "embed"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -19,7 +18,6 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mailbox"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/oncelog"
-	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
@@ -97,7 +95,7 @@ func (n *NFSLock) Init() error {
 		return err
 	}
 	if n.host == nil {
-		n.host = host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: prober.New(prober.Options{Warnf: n.Log.Warnf}), Log: n.Log})
+		n.host = host.Alone(n.Log)
 	}
 	n.said = oncelog.New(n.Log)
 	return nil
