@@ -1,12 +1,16 @@
 package nfslock
 
 import (
+	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
@@ -215,6 +219,23 @@ func TestLeaseState_KnowsARestartFromNone(t *testing.T) {
 	assert.Equal(t, notRestarted, l.restarted(time.Minute, time.Now()), "no grace period lasts as long")
 }
 
+// Where the counters could not be read before it hung, as on a very busy host, they tell as long as
+// there was but one connection.
+func TestLeaseState_TheFirstConnectionIsNoRestart(t *testing.T) {
+	now := time.Now()
+	of := func(connects, connections int64) restart {
+		l := leaseState{lastOK: now.Add(-time.Minute)}
+		for at := now.Add(-10 * time.Second); at.Before(now); at = at.Add(time.Second) {
+			l.add(leaseSample{at: at, path: "/mnt", connects: connects, connections: connections})
+		}
+		return l.restarted(time.Minute, now)
+	}
+	assert.Equal(t, notRestarted, of(1, 1))
+	assert.Equal(t, notRestarted, of(4, 4), "nconnect=4")
+	assert.Equal(t, restartUnknown, of(2, 1), "it may have been then or before")
+	assert.Equal(t, restartUnknown, of(0, 1), "the kernel does not say")
+}
+
 func TestLeaseState_OneCallWithoutAnAnswerIsNoRestart(t *testing.T) {
 	now := time.Now()
 	lost := func(errno string, since time.Duration) restart {
@@ -274,4 +295,31 @@ func TestIsManager(t *testing.T) {
 		assert.Equal(t, want, isManager(comm, netip.MustParseAddr("192.0.2.1")), comm)
 	}
 	assert.True(t, isManager("192.168.100.100", netip.MustParseAddr("192.168.100.100")), "all that fits")
+}
+
+// A busy host may not read the counters in time.
+func TestNFSLock_ReadsCountersAgainThatCouldNotBeRead(t *testing.T) {
+	n, _ := newInput(t, nil)
+	dir := tmpfs(t, "")
+	withTable(t, n, fmt.Sprintf("1001 1 0:1 / %s rw - nfs4 nas:/export rw,%s\n", dir, nfs4))
+	n.round = n.host.Join(n)
+	n.refresh()
+	read := func() {
+		n.round++
+		n.readState(time.Now().Add(-stateInterval))
+		for n.asking > 0 {
+			<-n.mail.Wake()
+			n.mail.Drain()
+		}
+	}
+	read()
+	assert.Zero(t, n.stateRead)
+	assert.Empty(t, n.targets[0].server.lease.samples)
+	file := filepath.Join(n.host.Proc, n.host.PID, "mountstats")
+	require.NoError(t, os.WriteFile(file, fmt.Appendf(nil, "device nas:/export mounted on %s with fstype nfs4 statvers=1.1\n"+
+		"\tage:\t100\n\txprt:\ttcp 900 1 1 0 0 9 9 0 0 0 2 0 0\n\n", dir), 0o600))
+	read()
+	assert.NotZero(t, n.stateRead)
+	require.Len(t, n.targets[0].server.lease.samples, 1)
+	assert.EqualValues(t, 1, n.targets[0].server.lease.samples[0].connects)
 }

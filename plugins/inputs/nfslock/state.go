@@ -40,9 +40,9 @@ type leaseState struct {
 
 // leaseSample is what the counters of one mount said at a time.
 type leaseSample struct {
-	at       time.Time
-	path     string
-	connects int64
+	at                    time.Time
+	path                  string
+	connects, connections int64 // how often the connections that there are were made
 	mounts.NFS4State
 }
 
@@ -71,7 +71,10 @@ func (n *NFSLock) readState(due time.Time) {
 	go func() {
 		counters := n.host.NFSStats(round, due)
 		n.mail.Post(func() {
-			n.stateReading, n.stateRead = false, counters.At
+			n.stateReading = false
+			if counters.Err == nil || len(counters.All) > 0 {
+				n.stateRead = counters.At // else the next gather tries again
+			}
 			n.asking--
 			n.said.Error("mountstats", counters.Err)
 			n.noteCounters(counters.At, counters.All)
@@ -98,7 +101,7 @@ func (n *NFSLock) noteCounters(at time.Time, all []mounts.NFSStats) {
 		t.lease = stats.State
 		if !seen[t.server] {
 			seen[t.server] = true
-			t.server.lease.add(leaseSample{at: at, path: t.Probed.Mountpoint, connects: stats.Transport.Connects, NFS4State: stats.State})
+			t.server.lease.add(leaseSample{at: at, path: t.Probed.Mountpoint, connects: stats.Transport.Connects, connections: stats.Transport.Connections, NFS4State: stats.State})
 		}
 	}
 }
@@ -137,6 +140,8 @@ func (l *leaseState) restarted(grace time.Duration, hangs time.Time) restart {
 		return notRestarted
 	case !newest.at.After(l.lastOK):
 		return restartUnknown
+	case newest.connects > 0 && newest.connects == newest.connections:
+		return notRestarted // there was none but the first connection
 	}
 	connected := newest.at // when the connection of today was first seen
 	for i := len(l.samples) - 1; i >= 0; i-- {
