@@ -146,7 +146,8 @@ type Source struct {
 	// KilledInDir is how many negative dentries of the directory were freed, by
 	// whomever: rows of one directory have it in common.
 	KilledInDir int64
-	// PID and UID of the last event, in the initial namespaces.
+	// PID and UID of the last event, in the initial namespaces. 0 and 0: not known, as the last
+	// event may have been another row's.
 	PID int32
 	UID uint32
 }

@@ -39,8 +39,8 @@ type dentryRow struct {
 	Created   uint64
 	Converted uint64
 	Unlinked  uint64
-	Pid       uint32
-	Uid       uint32
+	Pid       uint64
+	Uid       uint64
 }
 
 type dentryRowKey struct {

@@ -37,6 +37,25 @@ func (t *Tracer) Use(describing, explaining uint64) error {
 	return errors.New("programs are always at it")
 }
 
+// WriteAstray writes a pid and a uid of another key's process to all rows of a command, as a program
+// does that was preempted while the kernel gave its row to another key.
+func (t *Tracer) WriteAstray(comm string, pid, uid uint32) error {
+	rows := t.collection.Maps[dentryMapRows]
+	astray := make(map[dentryRowKey]dentryRow)
+	err := each(rows, func(key *dentryRowKey, row *dentryRow) {
+		if string(cString(key.Comm[:])) == comm {
+			other := *key
+			other.Place.Inode++
+			row.Pid, row.Uid = uint64(pid)<<32|uint64(markOf(&other)), uint64(uid)<<32|uint64(markOf(&other))
+			astray[*key] = *row
+		}
+	})
+	for key, row := range astray {
+		err = errors.Join(err, rows.Update(&key, &row, ebpf.UpdateExist))
+	}
+	return err
+}
+
 // InUse reports whether a program uses a part of the scratch of a CPU.
 func (t *Tracer) InUse() (bool, error) {
 	var cpus []dentryScratch

@@ -41,6 +41,29 @@ func TestTracer_ScratchInUse(t *testing.T) {
 	})
 }
 
+// TestTracer_RowOfAnother: no row has the pid and uid of another one's process.
+func TestTracer_RowOfAnother(t *testing.T) {
+	const names = 100
+	eachMode(t, func(t *testing.T, mode attribution.Mode) {
+		tracer := inMode(t, mode)
+		dir := ext4(t)
+		miss(t, dir, 0, names)
+		s := in(t, tracer, dir)
+		assert.EqualValues(t, os.Getpid(), s.PID)
+
+		require.NoError(t, tracer.WriteAstray(s.Comm, 1, 4711))
+		s = in(t, tracer, dir)
+		assert.Zero(t, s.PID)
+		assert.Zero(t, s.UID)
+		assert.InDelta(t, names, s.Created, astray(mode))
+
+		miss(t, dir, names, 2*names)
+		s = in(t, tracer, dir)
+		assert.EqualValues(t, os.Getpid(), s.PID)
+		assert.EqualValues(t, os.Getuid(), s.UID)
+	})
+}
+
 // TestTracer_ExplanationInUse: what grows while another program on that CPU reads the path of a
 // system call has a command, and no directory.
 func TestTracer_ExplanationInUse(t *testing.T) {

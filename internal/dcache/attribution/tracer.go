@@ -3,6 +3,7 @@ package attribution
 import (
 	"bytes"
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
@@ -581,13 +582,28 @@ func (t *Tracer) sources() ([]Source, error) {
 			Converted:   int64(row.Converted),
 			Unlinked:    int64(row.Unlinked),
 			KilledInDir: directory.killed,
-			PID:         int32(row.Pid),
-			UID:         row.Uid,
+		}
+		if mark := markOf(key); uint32(row.Pid) == mark && uint32(row.Uid) == mark {
+			s.PID, s.UID = int32(row.Pid>>32), uint32(row.Uid>>32)
 		}
 		s.Place.Device, s.Place.Inode = deviceOf(key.Place.Device), key.Place.Inode
 		sources = append(sources, s)
 	})
 	return sources, err
+}
+
+// markOf is what the programs mark the pid and the uid in a key's row with, see the C source: a
+// program that was preempted may have written those of another key's process.
+func markOf(key *dentryRowKey) uint32 {
+	word := func(at int) uint64 {
+		var bytes [8]byte
+		for i := range bytes {
+			bytes[i] = byte(key.Comm[at+i])
+		}
+		return binary.NativeEndian.Uint64(bytes[:])
+	}
+	mix := key.Place.Inode*3 ^ key.Place.Hash*5 ^ uint64(key.Place.Device)*7 ^ key.Cgroup*11 ^ word(0)*13 ^ word(8)*17
+	return uint32(mix ^ mix>>32)
 }
 
 func (t *Tracer) totals() (Totals, error) {

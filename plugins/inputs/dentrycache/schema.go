@@ -109,7 +109,7 @@ func (*DentryCache) Schema() []schema.Measurement {
 				schema.Counters("that became files; not in the mode enoent where it goes by failed look-ups, nor the next one", "converted"),
 				schema.Counters("left by removed files", "unlinked"),
 				schema.Counters("freed in this directory, whoever created them; not in the mode enoent", "killed_in_dir"),
-				schema.Integers("of the last event", "pid", "uid"),
+				schema.Integers("of the last event; if that is known", "pid", "uid"),
 				schema.Strings("in Kubernetes; where kubelet's or the runtime's files name them", "namespace", "pod_name"),
 				schema.Strings("likewise, also of Docker, Podman, CRI-O, containerd and Nomad", "container_name"),
 			},

@@ -410,7 +410,9 @@ func emitSource(acc telegraf.Accumulator, one *series, owner containers.Owner, e
 	fields := map[string]any{
 		"created": one.total.created, "created_per_s": float64(one.recent.created) / elapsed,
 		"negative_per_s": float64(one.recent.grown()) / elapsed,
-		"pid":            int64(one.pid), "uid": int64(one.uid),
+	}
+	if one.pid != 0 {
+		fields["pid"], fields["uid"] = int64(one.pid), int64(one.uid)
 	}
 	if status.Mode > attribution.ENOENT {
 		fields["killed_in_dir"] = one.total.killed

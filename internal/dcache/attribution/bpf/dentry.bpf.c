@@ -39,9 +39,14 @@ struct row_key {
 	u8 comm[COMM];
 };
 
+/*
+ * The kernel gives a row to another key when there are more than KEYS, also while a program that
+ * has just found it is preempted. What that adds then counts for the other key. So the pid and the
+ * uid are written together with a part of whose they are, and believed only with the key's own.
+ */
 struct row {
 	u64 created, converted, unlinked;
-	u32 pid, uid;
+	u64 pid, uid; /* in the upper half; the lower one is that of the key */
 };
 
 struct directory {
@@ -239,6 +244,14 @@ INLINE u64 current_cgroup(void)
 	return READ(READ(READ(state, cgroup), kn), id);
 }
 
+/* What a row's pid and uid are marked with: 32 bits of the key. */
+INLINE u64 mark_of(const struct row_key *key)
+{
+	const u64 *comm = (const u64 *)key->comm;
+	u64 mix = key->place.inode * 3 ^ key->place.hash * 5 ^ key->place.device * 7ULL ^ key->cgroup * 11 ^ comm[0] * 13 ^ comm[1] * 17;
+	return (mix ^ mix >> 32) & 0xffffffff;
+}
+
 /* Counts an event, which stands for weight of its kind. */
 INLINE void count(u32 counter, u64 weight, struct row_key *key, struct dentry *dir, struct super_block *sb,
 		  const u8 *asked, u64 relative_size, bool from_root)
@@ -266,8 +279,9 @@ INLINE void count(u32 counter, u64 weight, struct row_key *key, struct dentry *d
 		n = row->unlinked;
 		__sync_fetch_and_add(&row->unlinked, weight);
 	}
-	row->pid = bpf_get_current_pid_tgid() >> 32;
-	row->uid = bpf_get_current_uid_gid();
+	u64 mark = mark_of(key);
+	row->pid = (bpf_get_current_pid_tgid() & ~0xffffffffULL) | mark;
+	row->uid = bpf_get_current_uid_gid() << 32 | mark;
 	/* Seldom, as it costs a look-up; but a directory in use must not be evicted. */
 	if (dir && (weight > 1 || !(n & 15)))
 		know(&key->place, dir, sb, asked, relative_size, from_root);
