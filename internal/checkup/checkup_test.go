@@ -149,13 +149,22 @@ func TestReport_WithWaiters(t *testing.T) {
 }
 
 func TestEvidence_NamesTheHolder(t *testing.T) {
-	fields := map[string]any{"holder_lock": "write", "holder_pid": int64(7), "holder_remote": true}
-	m := row("nfslock", "/n", "error", 5, fields)
-	assert.Contains(t, evidence(&m), "process 7 of another host holds a write lock")
-	fields["holder_host"], fields["reason"] = "build-17", "the server says that build-17 holds it"
-	m = row("nfslock", "/n", "error", 5, fields)
-	assert.Contains(t, evidence(&m), "the server says that build-17 holds it")
-	assert.NotContains(t, evidence(&m), "process 7", "which is no process: its client counts")
+	for name, c := range map[string]struct {
+		fstype string
+		fields map[string]any
+		want   string
+	}{
+		"of this host":         {"nfs", map[string]any{"holder_lock": "read", "holder_pid": int64(7), "holder_remote": false}, "process 7 of this host holds a read lock"},
+		"NFS 3":                {"nfs", map[string]any{"holder_lock": "write", "holder_pid": int64(7), "holder_remote": true}, "another host, or the server itself (which calls the owner 7), holds a write lock"},
+		"NFS 3 with a host":    {"nfs", map[string]any{"holder_lock": "write", "holder_pid": int64(7), "holder_remote": true, "holder_host": "build-17", "reason": "the server says that build-17 holds it"}, "the server says that build-17 holds it"},
+		"NFSv4":                {"nfs4", map[string]any{"holder_lock": "write"}, "somebody holds a write lock"},
+		"a cluster's, by pids": {"gfs2", map[string]any{"holder_lock": "write", "holder_pid": int64(7), "holder_remote": true}, "process 7 of another host holds a write lock"},
+		"nobody":               {"nfs", map[string]any{}, ""},
+	} {
+		m := row("nfslock", "/n", "error", 5, c.fields)
+		m.Tags["fstype"] = c.fstype
+		assert.Equal(t, c.want, evidence(&m), name)
+	}
 }
 
 func TestDuration(t *testing.T) {

@@ -77,12 +77,8 @@ func evidence(m *Metric) string {
 	if waiting := m.integer("fuse_waiting"); waiting > 0 {
 		add("%d FUSE requests wait", waiting)
 	}
-	if pid := m.integer("holder_pid"); pid != 0 && m.text("holder_host") == "" { // else it is the count of a client
-		host := "of this host"
-		if remote, _ := m.Fields["holder_remote"].(bool); remote {
-			host = "of another host"
-		}
-		add("process %d %s holds a %s lock", pid, host, m.text("holder_lock"))
+	if holder := holderOf(m); holder != "" {
+		add("%s holds a %s lock", holder, m.text("holder_lock"))
 	}
 	if n := m.integer("tasks_blocked"); n > 0 {
 		add("%d tasks wait for it, such as %s (%d)", n, m.text("blocked_comm"), m.integer("blocked_pid"))
@@ -94,6 +90,26 @@ func evidence(m *Metric) string {
 		add("same file system as %s", other)
 	}
 	return strings.Join(parts, "; ")
+}
+
+// holderOf says who holds the lock that is in the way. Empty: nobody does, or the reason says who.
+// Of NFS 3 a server gives a number that it or the holder's host has counted, which is no process
+// (__nlm_alloc_pid, nlmsvc_testlock, fs/lockd); of NFSv4 none (decode_lock_denied,
+// fs/nfs/nfs4xdr.c).
+func holderOf(m *Metric) string {
+	pid := m.integer("holder_pid")
+	remote, _ := m.Fields["holder_remote"].(bool)
+	switch {
+	case m.text("holder_lock") == "", m.text("holder_host") != "":
+		return ""
+	case pid == 0:
+		return "somebody"
+	case !remote:
+		return fmt.Sprintf("process %d of this host", pid)
+	case strings.HasPrefix(m.Tags["fstype"], "nfs"):
+		return fmt.Sprintf("another host, or the server itself (which calls the owner %d),", pid)
+	}
+	return fmt.Sprintf("process %d of another host", pid)
 }
 
 // duration is short and readable.
