@@ -244,9 +244,11 @@ func prepare(ctx context.Context, o options) (*vm.Image, error) {
 	if err != nil {
 		return nil, err
 	}
+	base := vm.NFSBase(suite)
+	base.Packages = append(base.Packages, "nfs-ganesha", "nfs-ganesha-vfs")
 	config := vm.Config{
 		Emulator: o.emulator,
-		Base:     vm.NFSBase(suite),
+		Base:     base,
 		// The kernel's parts that may be modules.
 		Modules: []string{"lockd", "nfs", "nfsv3", "nfsv4", "nfsd", "veth", "brd", "ext4", "fuse", "crc32c_generic",
 			"ip_tables", "iptable_filter", "ipt_REJECT", "xt_tcpudp"},

@@ -93,7 +93,7 @@ func (l *lab) rpcbind(h *host, how string) error {
 // twin has another client go by the name of the observed one, and mount what it has.
 func (r *run) twin(on, mount string) error {
 	return r.lab.on(on, func(h *host) error {
-		return errors.Join(h.do("sh", "-c", "echo "+r.observer.host.name+" >/proc/sys/kernel/hostname"), h.mountAlike(mount))
+		return errors.Join(h.do("sh", "-c", "echo "+r.observer.host.name+" >/proc/sys/kernel/hostname"), r.mountAlike(h, mount))
 	})
 }
 

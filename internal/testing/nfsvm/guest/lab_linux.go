@@ -49,6 +49,7 @@ func healthyExport() export {
 // of the scenario under way.
 type lab struct {
 	server, server2 *host
+	ganesha         *host // runs NFS-Ganesha; nil: it was not started
 	clients         map[string]*host
 	forgot          bool                   // the server's rpcbind knows nothing of its services
 	nested          []string               // directories in exports on which another file system lies
@@ -113,7 +114,7 @@ func newLab(say func(Message) error) (*lab, error) {
 	step := func(what string) { fmt.Printf("%5.1f s: %s\n", time.Since(began).Seconds(), what) }
 	for _, module := range [][]string{
 		{"lockd", "nlm_tcpport=32803", "nlm_udpport=32769"},
-		{"nfsd"}, {"nfsv3"}, {"nfsv4"}, {"veth"}, {"brd", "rd_nr=3", "rd_size=65536"},
+		{"nfsd"}, {"nfsv3"}, {"nfsv4"}, {"veth"}, {"brd", "rd_nr=4", "rd_size=65536"},
 		{"ext4"}, {"ip_tables"}, {"iptable_filter"}, {"ipt_REJECT"},
 	} {
 		if out, err := exec.Command("modprobe", module...).CombinedOutput(); err != nil {
@@ -203,29 +204,35 @@ func (h *host) startNFSD(grace int) error {
 // newClient makes a client host, joined to the servers.
 func (l *lab) newClient(name string) (*host, error) {
 	c := number(name)
-	h, err := startHost(name, fmt.Sprintf("127.0.0.1 localhost\n%s server\n%s server2\n%s %s\n",
-		address(1, c, 1), address(2, c, 1), address(1, c, 2), name))
+	h, err := startHost(name, fmt.Sprintf("127.0.0.1 localhost\n%s server\n%s server2\n%s ganesha\n%s %s\n",
+		address(1, c, 1), address(2, c, 1), address(3, c, 1), address(1, c, 2), name))
 	if err != nil {
 		return nil, err
 	}
 	l.clients[name] = h
-	for s, server := range map[int]*host{1: l.server, 2: l.server2} {
-		near, far := fmt.Sprintf("s%d", s), fmt.Sprintf("c%d", c)
-		_ = server.do("ip", "link", "delete", far) // of an earlier client, whose namespace the kernel may still be taking down
-		target := []string{}
-		if server.pid != 0 {
-			target = []string{"netns", fmt.Sprint(server.pid)}
+	for s, server := range map[int]*host{1: l.server, 2: l.server2, 3: l.ganesha} {
+		if server == nil {
+			continue
 		}
-		arguments := append([]string{"link", "add", near, "netns", fmt.Sprint(h.pid), "type", "veth", "peer", "name", far}, target...)
-		if err := errors.Join(
-			l.server.do("ip", arguments...),
-			h.do("ip", "address", "add", address(s, c, 2)+"/24", "dev", near), h.do("ip", "link", "set", near, "up"),
-			server.do("ip", "address", "add", address(s, c, 1)+"/24", "dev", far), server.do("ip", "link", "set", far, "up"),
-		); err != nil {
+		if err := l.join(server, s, h, c); err != nil {
 			return nil, err
 		}
 	}
 	return h, errors.Join(h.do("rpcbind"), h.do("rpc.statd", "-p", "662", "-L"))
+}
+
+// join connects client C to server S.
+func (l *lab) join(server *host, s int, client *host, c int) error {
+	near, far := fmt.Sprintf("s%d", s), fmt.Sprintf("c%d", c)
+	_ = server.do("ip", "link", "delete", far) // of an earlier client, whose namespace the kernel may still be taking down
+	arguments := []string{"link", "add", near, "netns", fmt.Sprint(client.pid), "type", "veth", "peer", "name", far}
+	if server.pid != 0 {
+		arguments = append(arguments, "netns", fmt.Sprint(server.pid))
+	}
+	return errors.Join(
+		l.server.do("ip", arguments...),
+		client.do("ip", "address", "add", address(s, c, 2)+"/24", "dev", near), client.do("ip", "link", "set", near, "up"),
+		server.do("ip", "address", "add", address(s, c, 1)+"/24", "dev", far), server.do("ip", "link", "set", far, "up"))
 }
 
 // reset undoes what a scenario has left, and gives up its clients.
@@ -235,6 +242,10 @@ func (l *lab) reset() error {
 		errs = append(errs, h.umountAll(), h.end())
 	}
 	clear(l.clients)
+	if l.ganesha != nil {
+		errs = append(errs, l.ganesha.end())
+		l.ganesha = nil
+	}
 	errs = append(errs, l.unnest(), l.unmake())
 	// Nobody holds a lock any more.
 	for _, e := range l.exports() {

@@ -116,8 +116,11 @@ func (o *observer) hostname() string {
 
 // write writes a file of the host.
 func (h *host) write(path, text string) error {
-	return os.WriteFile(fmt.Sprintf("/proc/%d/root%s", h.pid, path), []byte(text), 0o644)
+	return os.WriteFile(h.path(path), []byte(text), 0o644)
 }
+
+// path is where a file of a host with namespaces of its own is found from outside.
+func (h *host) path(path string) string { return fmt.Sprintf("/proc/%d/root%s", h.pid, path) }
 
 func (o *observer) start() error {
 	o.command = o.host.plain(vfsprobeBinary, "-config", "/run/vfsprobe.toml")

@@ -1,6 +1,7 @@
 package guest
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -19,9 +20,10 @@ import (
 type run struct {
 	lab      *lab
 	observer *observer
-	others   []*observer // on clients of a crowd
-	mounts   []string    // mount points' names, globs standing for many
-	gone     []string    // those that were unmounted
+	others   []*observer       // on clients of a crowd
+	mounts   []string          // mount points' names, globs standing for many
+	sources  map[string]string // of mounts that a line has made, by name
+	gone     []string          // those that were unmounted
 	result   *report.Result
 	nevers   []never
 	// began is when the last thing was done: what is reported from then on is
@@ -43,7 +45,7 @@ type never struct {
 // run runs the scenario of that name from a fresh client to a clean lab.
 func (l *lab) run(name string) *report.Result {
 	began := time.Now()
-	r := &run{lab: l, result: &report.Result{Scenario: name}}
+	r := &run{lab: l, result: &report.Result{Scenario: name}, sources: make(map[string]string)}
 	err := r.all(name)
 	for _, o := range r.others {
 		err = errors.Join(err, o.stop(stopLimit))
@@ -52,6 +54,9 @@ func (l *lab) run(name string) *report.Result {
 		err = errors.Join(err, r.observer.stop(stopLimit))
 	}
 	r.note(err)
+	if err != nil && l.ganesha != nil {
+		r.note(errors.New(l.ganesha.saidByGanesha()))
+	}
 	r.note(l.setClockRight())
 	r.note(l.reset())
 	if counts := r.result.Count(); counts.Failed > 0 && r.observer != nil {
@@ -150,6 +155,8 @@ func (r *run) step(s scenario.Step) (err error) {
 		err = l.on(a[0], func(h *host) error { return l.statd(h, a[1]) })
 	case "rpcbind":
 		err = l.on(a[0], func(h *host) error { return l.rpcbind(h, a[1]) })
+	case "ganesha":
+		err = l.startGanesha()
 	case "nfsd":
 		if a[0] == "stop" {
 			err = l.server.do("rpc.nfsd", "0")
@@ -278,24 +285,29 @@ func (r *run) mountStep(a []string) error {
 }
 
 func (r *run) mount(name, source, options string) error {
-	if err := provideCanary(name, source); err != nil {
+	if err := r.lab.provideCanary(name, source); err != nil {
 		return err
 	}
-	r.mounts = append(r.mounts, name)
+	r.mounts, r.sources[name] = append(r.mounts, name), source
 	return r.observer.host.mount(name, source, options)
 }
 
-// provideCanary makes the file that is locked on a mount of this name. One that lies in another
+// provideCanary makes the file that is locked, and can be read, on a mount of this name. One that lies in another
 // has none.
-func provideCanary(name, source string) error {
-	if !strings.HasSuffix(source, ":/srv/data") && !strings.HasPrefix(source, "server:/srv/data/") || strings.Contains(name, "/") {
+func (l *lab) provideCanary(name, source string) error {
+	file := "/srv/data/lock-" + name
+	switch {
+	case strings.Contains(name, "/"):
+		return nil
+	case l.ganesha != nil && source == "ganesha:"+ganeshaExport:
+		file = l.ganesha.path(ganeshaExport + "/lock-" + name)
+	case !strings.HasSuffix(source, ":/srv/data") && !strings.HasPrefix(source, "server:/srv/data/"):
 		return nil
 	}
-	file := "/srv/data/lock-" + name
 	if _, err := os.Stat(file); err == nil {
 		return nil // a client may have a delegation of it, for which opening it would wait
 	}
-	return errors.Join(os.WriteFile(file, nil, 0o666), os.Chmod(file, 0o666))
+	return errors.Join(os.WriteFile(file, []byte("canary\n"), 0o666), os.Chmod(file, 0o666))
 }
 
 func (h *host) mount(name, source, options string) error {
@@ -358,7 +370,7 @@ func (r *run) crowd(count, name, source, options string) error {
 	if err != nil {
 		return err
 	}
-	if err := provideCanary(name, source); err != nil {
+	if err := r.lab.provideCanary(name, source); err != nil {
 		return err
 	}
 	for i := range n {
@@ -434,20 +446,20 @@ func (r *run) observe(how string) error {
 	return err
 }
 
-// mountAlike mounts on another client what the observed one has.
-func (h *host) mountAlike(mount string) error {
-	options := "vers=3"
+// mountAlike mounts on another client what the observed one has, or would have of that name.
+func (r *run) mountAlike(h *host, mount string) error {
+	options, source := "vers=3", cmp.Or(r.sources[mount], "server:/srv/data")
 	if strings.HasPrefix(mount, "v4") {
 		options = "vers=4.2"
 	}
-	return h.mount(mount, "server:/srv/data", options)
+	return errors.Join(r.lab.provideCanary(mount, source), h.mount(mount, source, options))
 }
 
 // lock takes a lock and holds it, or opens the file to get a delegation.
 func (r *run) lock(on, mount, how string) error {
 	return r.lab.on(on, func(h *host) error {
 		if on == "client2" {
-			if err := errors.Join(provideCanary(mount, "server:/srv/data"), h.mountAlike(mount)); err != nil {
+			if err := r.mountAlike(h, mount); err != nil {
 				return err
 			}
 		}

@@ -34,6 +34,7 @@ func Verbs() []Verb {
 		{Name: "statd", Usage: "HOST stop|kill|freeze|thaw|start", Min: 2, Max: 2, First: hosts, Does: "does that to rpc.statd; a stopped one unregisters, a killed one does not"},
 		{Name: "rpcbind", Usage: "HOST stop|start|forget|remember", Min: 2, Max: 2, First: hosts, Does: "does that to rpcbind; with forget it is restarted, and knows nothing of what was registered until it is to remember"},
 		{Name: "nfsd", Usage: "stop|start [grace]", Min: 1, Max: 2, First: []string{"stop", "start"}, Does: "does that on the server; the grace period is short, and ended at once for v4, unless asked for"},
+		{Name: "ganesha", Usage: "start", Min: 1, Max: 1, First: []string{"start"}, Does: "starts a server of that kind, NFS-Ganesha, which exports ganesha:/srv/ganesha until the scenario ends"},
 		{Name: "mountd", Usage: "freeze|thaw", Min: 1, Max: 1, First: []string{"freeze", "thaw"}, Does: "does that to the server's rpc.mountd, and has nfsd forget what it said: requests wait for it"},
 		{Name: "unexport", Usage: "PATH", Min: 1, Max: 1, Does: "takes an export away"},
 		{Name: "export", Usage: "PATH", Min: 1, Max: 1, Does: "exports it again, as it was at first"},
