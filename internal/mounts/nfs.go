@@ -5,6 +5,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
@@ -22,6 +24,19 @@ func (m *Mount) RemoteLocking() bool {
 	}
 	local, _ := m.Option("local_lock")
 	return !m.HasOption("nolock") && local != "all"
+}
+
+// WithoutDelegation returns the flag of open(2) by which an NFSv4.1 client asks the server for no
+// delegation of the file (nfs4_map_atomic_open_share, fs/nfs/nfs4proc.c); 0 for what is not
+// NFSv4. With a delegation the client would open the file and take its locks itself, and not ask
+// the server (can_open_delegated, _nfs4_proc_setlk). Others who open the file would wait until
+// this host gives the delegation back; if the host has died, for as long as its lease lasts. Reads
+// go past the page cache, and need not be aligned.
+func (m *Mount) WithoutDelegation() int {
+	if m.FSType == "nfs4" {
+		return unix.O_DIRECT
+	}
+	return 0
 }
 
 // Kerberos reports whether the server knows users by their tickets, sec=krb5* in

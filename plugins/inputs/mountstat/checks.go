@@ -158,7 +158,7 @@ func (s *settings) addCheck(p *plan, c check, root prober.Argument, t *target) {
 		}
 		p.Add(prober.Close(directory).Optional().Silent())
 	case checkRead:
-		file := prober.ResultOf(p.OpenRegular(open(s.canary, unix.O_PATH).Optional(), open(s.canary, unix.O_RDONLY).Optional()))
+		file := prober.ResultOf(p.OpenRegular(open(s.canary, unix.O_PATH).Optional(), open(s.canary, unix.O_RDONLY|t.Probed.WithoutDelegation()).Optional()))
 		p.Add(prober.Fadvise(file, 0, 0, unix.FADV_DONTNEED).Optional())
 		p.Add(prober.Pread(file, canaryBlock, 0).WithoutOutput().Optional())
 		p.Add(prober.Close(file).Optional().Silent())

@@ -205,7 +205,7 @@ func (n *NFSLock) newLockPlan(t *target) *plan {
 	if way.readOnly {
 		mode, kind = unix.O_RDONLY, unix.F_RDLCK
 	}
-	mode |= t.withoutDelegation()
+	mode |= t.Probed.WithoutDelegation()
 	if t.canary.create {
 		// Not a file that has appeared since: it may be somebody's link to a file
 		// whose mode is not ours to change.
@@ -238,7 +238,7 @@ func (n *NFSLock) newLockPlan(t *target) *plan {
 // each probe: O_CREAT hangs on a frozen export even if the file exists, and takes one of the
 // server's threads. A file that the host has made under an earlier name is then removed.
 func (n *NFSLock) addFlock(p *plan, root int, t *target) {
-	mode := unix.O_RDWR | t.withoutDelegation()
+	mode := unix.O_RDWR | t.Probed.WithoutDelegation()
 	if t.canary.createOwn {
 		mode |= unix.O_CREAT | unix.O_EXCL
 		if n.formerHostname != "" {
@@ -251,18 +251,6 @@ func (n *NFSLock) addFlock(p *plan, root int, t *target) {
 	p.add(excluding, prober.Flock(own, unix.LOCK_EX|unix.LOCK_NB))
 	p.add(endingExclusive, prober.Flock(own, unix.LOCK_UN))
 	p.add(closingOwn, prober.Close(own).Silent())
-}
-
-// withoutDelegation is the flag of open(2) by which an NFSv4.1 client asks the server for no
-// delegation (nfs4_map_atomic_open_share, fs/nfs/nfs4proc.c). With a delegation the client would
-// take locks itself, and never ask the server (_nfs4_proc_setlk). Others who open the file would
-// wait until this host gives the delegation back; if the host has died, for as long as its lease
-// lasts.
-func (t *target) withoutDelegation() int {
-	if t.Probed.FSType == "nfs4" {
-		return unix.O_DIRECT
-	}
-	return 0
 }
 
 // ownFile is the file that only the host with that name locks.
