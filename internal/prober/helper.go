@@ -31,7 +31,6 @@ type helper struct {
 	place       place
 	leftCgroups bool // or is about to
 	lacksStatx  bool
-	timer       *time.Timer
 	report      Report
 	reported    bool
 	err         error
@@ -59,10 +58,8 @@ func (p *Prober) startLocked(w *pending) bool {
 		return false
 	}
 	w.decided = true
-	if w.timer != nil {
-		w.timer.Stop()
-	}
-	h := &helper{pending: w, started: time.Now(), slot: slot, shares: slot != nil && !s.apart && w.compiled.header.Apart == 0}
+	now := time.Now()
+	h := &helper{pending: w, started: now, slot: slot, shares: slot != nil && !s.apart && w.compiled.header.Apart == 0}
 	h.report = Report{HangsAt: -1, Steps: make([]StepResult, 0, w.compiled.told)}
 	if slot != nil {
 		s.holders[s.slots.Index(slot)] = h
@@ -72,7 +69,7 @@ func (p *Prober) startLocked(w *pending) bool {
 	p.countFreshLocked(h, 1)
 	p.admission.moveLocked(h, w.check.place())
 	p.stats.Forked++
-	h.timer = time.AfterFunc(min(maxFreshTime, time.Until(w.deadline)), func() { p.due(h) })
+	p.setTimerLocked(w, min(maxFreshTime, w.deadline.Sub(now)))
 	return true
 }
 
@@ -319,7 +316,7 @@ func (p *Prober) retryLocked(h *helper) {
 		return
 	}
 	p.admission.enqueueLocked(w)
-	w.timer = time.AfterFunc(max(0, time.Until(w.deadline)-w.check.Plan.Timeout/2), func() { p.giveUp(w) })
+	p.setTimerLocked(w, max(0, time.Until(w.deadline)-w.check.Plan.Timeout/2))
 }
 
 // exitedLocked handles the end of a helper.

@@ -14,10 +14,29 @@ type pending struct {
 	compiled *compiled
 	done     func(Report)
 	deadline time.Time
-	timer    *time.Timer // refuses the check when it is too late to start it
+	timer    *time.Timer // until it is too late to start it, and then of its helper
 	ahead    *helper     // of the same key, for whose end it waits
 	decided  bool
 	overdue  bool // its time is up, and it has got some more
+}
+
+// setTimerLocked sets the check's one timer: while it waits that ends in giveUp, and when it has a
+// helper in due.
+func (p *Prober) setTimerLocked(w *pending, d time.Duration) {
+	if w.timer != nil {
+		w.timer.Reset(d)
+		return
+	}
+	w.timer = time.AfterFunc(d, func() {
+		p.mu.Lock()
+		h := p.helpers[w.id]
+		p.mu.Unlock()
+		if h != nil {
+			p.due(h)
+		} else {
+			p.giveUp(w)
+		}
+	})
 }
 
 // decideLocked ends a check without a helper.
@@ -56,6 +75,10 @@ func (p *Prober) giveUp(w *pending) {
 		}
 		h.behind = slices.DeleteFunc(h.behind, func(o *pending) bool { return o == w })
 		p.decideLocked(w, w.outwaitedLocked(h, h.nextStepLocked()))
+		return
+	}
+	if left := time.Until(w.deadline) - w.check.Plan.Timeout/2; left > 0 {
+		w.timer.Reset(left) // it was the time of a helper after which the check is queued again
 		return
 	}
 	p.refuseLocked(w)

@@ -206,7 +206,7 @@ func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 	p.admission.enqueueLocked(w)
 	p.pumpLocked()
 	if !w.decided {
-		w.timer = time.AfterFunc(check.Plan.Timeout/2, func() { p.giveUp(w) })
+		p.setTimerLocked(w, check.Plan.Timeout/2)
 	}
 	return Ticket{w}
 }

@@ -57,10 +57,10 @@ func pretendPlan(t testing.TB, plan *Plan) *pretended {
 		helpers: make(map[uint64]*helper), byPID: make(map[int]*helper), byKey: make(map[string]*helper),
 	}}
 	p.admission.groups = make(map[string]*group)
-	w := &pending{check: Check{Key: "key", Plan: plan}, comm: "vfsp:test", deadline: time.Now().Add(time.Hour), done: func(r Report) { p.reports <- r }}
+	w := &pending{check: Check{Key: "key", Plan: plan}, comm: "vfsp:test", deadline: time.Now().Add(time.Hour), done: func(r Report) { p.reports <- r }, timer: time.NewTimer(time.Hour)}
 	w.compiled, err = plan.compile(statxWorks)
 	require.NoError(t, err)
-	h := &helper{pending: w, started: time.Now(), report: Report{HangsAt: -1}, timer: time.NewTimer(time.Hour)}
+	h := &helper{pending: w, started: time.Now(), report: Report{HangsAt: -1}}
 	p.helpers[0], p.byKey["key"] = h, h
 	p.ticket = Ticket{w}
 	p.fresh++
