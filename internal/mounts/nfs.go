@@ -63,8 +63,11 @@ func (m *Mount) NFSServer() *NFSServer {
 		value, _ := m.Option(name)
 		return value
 	}
+	if !m.NFS() {
+		return nil
+	}
 	address, err := netip.ParseAddr(option("addr"))
-	if err != nil || !m.NFS() {
+	if err != nil {
 		return nil
 	}
 	s := &NFSServer{Network: strings.TrimSuffix(option("proto"), "6")}

@@ -285,12 +285,18 @@ func (r *StepResult) FileHandle() (kind int32, handle []byte) {
 // Lock returns the lock that F_GETLK has found, or nil if it failed.
 func (r *StepResult) Lock() *unix.Flock_t { return structure[unix.Flock_t](r) }
 
-// structure returns a copy of the output, or nil if the step failed or has less.
+// structure is the output as what it is, or nil if the step failed or has less. It is a copy
+// only where the output is not aligned.
 func structure[T any](r *StepResult) *T {
-	s := new(T)
+	var s *T
 	if r == nil || r.Errno != 0 || len(r.Output) < int(unsafe.Sizeof(*s)) {
 		return nil
 	}
+	first := unsafe.Pointer(unsafe.SliceData(r.Output))
+	if uintptr(first)%unsafe.Alignof(*s) == 0 {
+		return (*T)(first)
+	}
+	s = new(T)
 	copy(unsafe.Slice((*byte)(unsafe.Pointer(s)), unsafe.Sizeof(*s)), r.Output)
 	return s
 }

@@ -88,7 +88,9 @@ func tells(answers []serverpool.Answer, worst bool) (which int) {
 // reportOf is what is known about a target's fault when it begins.
 func (m *Mountstat) reportOf(t *target) *fault.Report {
 	f := &t.found
-	r := &fault.Report{Input: "mountstat", Subject: t.Probed.Mountpoint, Began: t.FaultSince, Cause: string(f.cause), Fields: m.fieldsOf(t, f)}
+	fields := make(map[string]any)
+	m.addFields(fields, t, f)
+	r := &fault.Report{Input: "mountstat", Subject: t.Probed.Mountpoint, Began: t.FaultSince, Cause: string(f.cause), Fields: fields}
 	for _, mount := range t.Mounts {
 		r.Add("mount", mount.Line())
 	}

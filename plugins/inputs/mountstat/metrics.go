@@ -22,13 +22,13 @@ type counts [result.Count]int
 
 // emit makes one metric per mount of a target, from what its check found.
 func (m *Mountstat) emit(acc telegraf.Accumulator, t *target, f *finding, counts *counts) {
-	m.add(acc, t, f, m.fieldsOf(t, f), counts)
+	clear(m.fields)
+	m.addFields(m.fields, t, f)
+	m.add(acc, t, f, m.fields, counts)
 }
 
-// fieldsOf returns the fields that all mounts of a target have.
-func (m *Mountstat) fieldsOf(t *target, f *finding) map[string]any {
-	const usual = 20 // how many a healthy mount has, and some more
-	fields := make(map[string]any, usual)
+// addFields adds the fields that all mounts of a target have.
+func (m *Mountstat) addFields(fields map[string]any, t *target, f *finding) {
 	fields["result"], fields["result_code"] = f.code.String(), int64(f.code)
 	t.AddTo(fields)
 	for _, text := range [...]struct{ name, value string }{
@@ -63,7 +63,6 @@ func (m *Mountstat) fieldsOf(t *target, f *finding) map[string]any {
 	t.fsErrors.addTo(fields, "fs_errors")
 	t.kernelErrors.addTo(fields, "kernel_errors")
 	t.serverFields(fields)
-	return fields
 }
 
 // add makes one metric per mount of the target.

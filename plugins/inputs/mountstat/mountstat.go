@@ -79,8 +79,9 @@ type Mountstat struct {
 	turnsReadOnly time.Time
 
 	// Of the gather under way.
-	arrived     []*target // whose report came
-	held        []*target // whose report waits for evidence
+	arrived     []*target      // whose report came
+	held        []*target      // whose report waits for evidence
+	fields      map[string]any // of the metric that is being made: whoever is given them copies them
 	interrupted atomic.Bool
 }
 
@@ -112,6 +113,7 @@ func init() {
 			BlockedTop:      10,
 			kernelLog:       kernelLog{name: kmsg.Device, devices: make(map[string]*deviceLog), servers: make(map[string]message)},
 			kit:             kit{mail: mailbox.New()},
+			fields:          make(map[string]any),
 			automounts:      automounts{demands: make(map[string]*demand)},
 			servers:         servers{smbAt: smbLocations{ports: make(map[netip.Addr][]uint16)}},
 		}
