@@ -33,7 +33,7 @@ func TestFeatures_WhatBPFTakes(t *testing.T) {
 			for file, content := range c.proc {
 				files[file] = content
 			}
-			r := Run(Options{Root: host(t, usual()), Proc: host(t, files), Sys: host(t, c.sys)})
+			r := Run(Options{Root: hostWith(t, usual()), Proc: hostWith(t, files), Sys: hostWith(t, c.sys)})
 			for _, id := range []string{"kernel.btf", "kernel.bpf_loop", "kernel.lockdown", "kernel.kprobes"} {
 				f := find(r, id)
 				if id != c.id {

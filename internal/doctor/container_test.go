@@ -22,12 +22,12 @@ type contained struct {
 func inContainer(t *testing.T, stanza string, proc map[string]string, refused ...string) (contained, string) {
 	t.Helper()
 	files := map[string]string{"usr/bin/vfsprobe": "", "usr/bin/telegraf": usual()["usr/bin/telegraf"], "etc/telegraf/telegraf.conf": stanza, ownConf: "[[inputs.mountstat]]\n"}
-	own, root := host(t, files), t.TempDir()
+	own, root := hostWith(t, files), t.TempDir()
 	all := map[string]string{"sys/kernel/osrelease": "6.1.0\n", "sys/fs/dentry-state": "5\t4\t45\t0\t0\t0\n"}
 	for name, content := range proc {
 		all[name] = content
 	}
-	p := host(t, all)
+	p := hostWith(t, all)
 	return contained{Run(Options{Root: root, Proc: p, Own: own, Contained: true, Self: true, SeccompRefuses: func() []string { return refused }}), []string{p, "/proc"}}, own
 }
 

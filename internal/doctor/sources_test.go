@@ -71,9 +71,9 @@ func TestSources_Found(t *testing.T) {
 					delete(files, name)
 				}
 			}
-			root := host(t, files)
+			root := hostWith(t, files)
 			link(t, root, c.links)
-			r := Run(Options{Root: root, Proc: host(t, map[string]string{"sys/kernel/osrelease": "6.1.0\n"}), TelegrafConfig: c.config})
+			r := Run(Options{Root: root, Proc: hostWith(t, map[string]string{"sys/kernel/osrelease": "6.1.0\n"}), TelegrafConfig: c.config})
 			for _, f := range r.Findings {
 				if strings.HasPrefix(f.ID, "telegraf.") && f.Status != checkup.OK {
 					assert.True(t, c.unread, "%+v", f)
@@ -92,8 +92,8 @@ func TestSources_OfARunningTelegraf(t *testing.T) {
 	delete(files, service)
 	delete(files, included)
 	files["opt/t/x.conf"] = strings.Replace(Stanza, "STDIN", "${SIGNAL}", 1)
-	root := host(t, files)
-	proc := host(t, map[string]string{"sys/kernel/osrelease": "6.1.0\n", "7/comm": "telegraf\n", "7/cmdline": "telegraf\x00--config\x00/opt/t/x.conf\x00", "7/environ": "A=1\x00SIGNAL=STDIN\x00"})
+	root := hostWith(t, files)
+	proc := hostWith(t, map[string]string{"sys/kernel/osrelease": "6.1.0\n", "7/comm": "telegraf\n", "7/cmdline": "telegraf\x00--config\x00/opt/t/x.conf\x00", "7/environ": "A=1\x00SIGNAL=STDIN\x00"})
 	r := Run(Options{Root: root, Proc: proc})
 	assert.True(t, slices.ContainsFunc(r.Findings, func(f Finding) bool { return f.ID == "telegraf.stanza" && f.Status == checkup.OK }), "%+v", r.Findings)
 	link(t, proc, map[string]string{"7/ns/mnt": "mnt:[1]", "self/ns/mnt": "mnt:[2]"})

@@ -2,9 +2,11 @@ package doctor
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +15,9 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/host"
+	"github.com/vfsprobe/vfsprobe/internal/setpriv"
 )
 
 // Capabilities is a set, in the bits of capabilities(7).
@@ -30,12 +35,13 @@ func (c Capabilities) implied() Capabilities {
 	return c
 }
 
-// String lists the names as systemd takes them.
+// String lists the names of those that the plugin has a use for, as systemd takes them.
 func (c Capabilities) String() string {
+	numbers := setpriv.Capabilities()
 	var names []string
-	for _, known := range knownCapabilities() {
-		if c.has(known.bit) {
-			names = append(names, known.name)
+	for _, name := range slices.SortedFunc(maps.Keys(numbers), func(a, b string) int { return numbers[a] - numbers[b] }) {
+		if c.has(1 << numbers[name]) {
+			names = append(names, "CAP_"+name)
 		}
 	}
 	return strings.Join(names, " ")
@@ -56,28 +62,14 @@ const (
 	BPF           Capabilities = 1 << unix.CAP_BPF
 )
 
-type capability struct {
-	name string
-	bit  Capabilities
-}
-
-func knownCapabilities() []capability {
-	return []capability{
-		{"CAP_DAC_OVERRIDE", DACOverride}, {"CAP_DAC_READ_SEARCH", DACReadSearch}, {"CAP_KILL", Kill}, {"CAP_SETGID", SetGID}, {"CAP_SETUID", SetUID},
-		{"CAP_SYS_CHROOT", SysChroot}, {"CAP_SYS_PTRACE", SysPtrace}, {"CAP_SYS_ADMIN", SysAdmin}, {"CAP_SYSLOG", Syslog},
-		{"CAP_PERFMON", Perfmon}, {"CAP_BPF", BPF},
-	}
-}
-
 // parseCapabilities reads the words of a list, systemd.exec(5). Names that are not known
 // here are left out.
 func parseCapabilities(list string) Capabilities {
 	var set Capabilities
-	for word := range strings.FieldsSeq(list) {
-		for _, known := range knownCapabilities() {
-			if strings.EqualFold(word, known.name) {
-				set |= known.bit
-			}
+	for word := range strings.FieldsSeq(strings.ToUpper(list)) {
+		name, named := strings.CutPrefix(word, "CAP_")
+		if number, known := setpriv.Capabilities()[name]; known && named {
+			set |= 1 << number
 		}
 	}
 	return set
@@ -230,69 +222,24 @@ func (p *examination) ofUnit(u *unit, own bool) *subject {
 	return s
 }
 
-// account is a line of passwd(5).
-type account struct {
-	name     string
-	uid, gid uint32
-}
-
-// parsePasswd leaves out lines that are no accounts.
-func parsePasswd(content []byte) []account {
-	var all []account
-	for line := range strings.Lines(string(content)) {
-		fields := strings.Split(line, ":")
-		if len(fields) < 7 || fields[0] == "" {
-			continue
-		}
-		uid, err := strconv.ParseUint(fields[2], 10, 32)
-		gid, err2 := strconv.ParseUint(fields[3], 10, 32)
-		if err == nil && err2 == nil {
-			all = append(all, account{fields[0], uint32(uid), uint32(gid)})
-		}
-	}
-	return all
-}
-
-// parseGroup returns the groups that have the user as a member, group(5).
-func parseGroup(content []byte, user string) []uint32 {
-	var groups []uint32
-	for line := range strings.Lines(string(content)) {
-		fields := strings.Split(strings.TrimSuffix(line, "\n"), ":")
-		if len(fields) < 4 || !slices.Contains(strings.Split(fields[3], ","), user) {
-			continue
-		}
-		if gid, err := strconv.ParseUint(fields[2], 10, 32); err == nil {
-			groups = append(groups, uint32(gid))
-		}
-	}
-	return groups
-}
-
-func (p *examination) accounts() []account {
-	content, _ := os.ReadFile(p.host("/etc/passwd"))
-	return parsePasswd(content)
-}
-
+// userName is the name of a user, or says which number it has.
 func (p *examination) userName(id uint32) string {
-	for _, a := range p.accounts() {
-		if a.uid == id {
-			return a.name
-		}
-	}
-	return fmt.Sprintf("uid %d", id)
+	passwd, _ := os.ReadFile(p.host("/etc/passwd"))
+	names, _ := host.NamesIn(passwd)
+	return cmp.Or(names[id], fmt.Sprintf("uid %d", id))
 }
 
 // lookUpUser finds a user by name or number: the first that matches. One that is not
 // known, such as a dynamic one of systemd's, is nobody.
 func (p *examination) lookUpUser(user string) (uint32, []uint32) {
-	for _, a := range p.accounts() {
-		if a.name == user || strconv.FormatUint(uint64(a.uid), 10) == user {
-			content, _ := os.ReadFile(p.host("/etc/group"))
-			return a.uid, append([]uint32{a.gid}, parseGroup(content, a.name)...)
-		}
-	}
 	const nobody = 65534
-	return nobody, []uint32{nobody}
+	passwd, _ := os.ReadFile(p.host("/etc/passwd"))
+	group, _ := os.ReadFile(p.host("/etc/group"))
+	found, err := host.FindUser(passwd, group, user)
+	if err != nil {
+		return nobody, []uint32{nobody}
+	}
+	return found.UID, append([]uint32{found.GID}, found.Groups...)
 }
 
 // may reports whether a subject has a permission (4 read, 1 execute) for a

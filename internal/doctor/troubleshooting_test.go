@@ -47,7 +47,7 @@ func symptoms(t *testing.T) []Finding {
 	}
 
 	// Files of a unit that systemd has read before they were changed.
-	root := host(t, usual())
+	root := hostWith(t, usual())
 	reloaded := Run(Options{Root: root, Proc: t.TempDir(), ShowUnit: func(string) ([]byte, error) {
 		return []byte("LoadState=loaded\nNeedDaemonReload=yes\nFragmentPath=" + filepath.Join(root, service) + "\n"), nil
 	}})
@@ -90,7 +90,7 @@ func symptoms(t *testing.T) []Finding {
 		files := usual()
 		files[service] = unit.String()
 		delete(files, "etc/systemd/system/telegraf.service.d/kill.conf")
-		root, proc, sys := host(t, files), host(t, kernel.proc), host(t, kernel.sys)
+		root, proc, sys := hostWith(t, files), hostWith(t, kernel.proc), hostWith(t, kernel.sys)
 		require.NoError(t, os.MkdirAll(filepath.Join(proc, "self"), 0o755))
 		if !kernel.noTable {
 			require.NoError(t, os.WriteFile(filepath.Join(proc, "self/mountinfo"), fmt.Appendf(nil, "22 28 0:21 / %s rw - proc proc rw,hidepid=2\n", proc), 0o644))

@@ -36,6 +36,12 @@ func (h *Host) LookUpUser(name string) (User, error) {
 	if err != nil && !os.IsNotExist(err) {
 		return User{}, err
 	}
+	return FindUser(passwd, group, name)
+}
+
+// FindUser finds the first user of that name or number in the content of passwd(5), and the groups
+// that have the user as a member in that of group(5). It leaves out lines that are malformed.
+func FindUser(passwd, group []byte, name string) (User, error) {
 	all, err := user.ParsePasswdFilter(bytes.NewReader(numbered(passwd, 2, 3)), func(u user.User) bool { return u.Name == name || fmt.Sprint(u.Uid) == name })
 	if err != nil {
 		return User{}, fmt.Errorf("/etc/passwd: %w", err)
@@ -61,13 +67,13 @@ func (h *Host) LookUpUser(name string) (User, error) {
 	return found, nil
 }
 
-// numbered leaves out the lines of passwd(5) or group(5) in which one of these fields is no
+// numbered leaves out the lines of passwd(5) or group(5) that name nobody, or in which one of these fields is no
 // number, as the C library does. The parser would take such a field for 0, which is root.
 func numbered(content []byte, fields ...int) []byte {
 	var kept []byte
 	for line := range bytes.Lines(content) {
 		columns := bytes.Split(bytes.TrimSpace(line), []byte(":"))
-		if !slices.ContainsFunc(fields, func(i int) bool { return i >= len(columns) || !isID(columns[i]) }) {
+		if len(columns[0]) > 0 && !slices.ContainsFunc(fields, func(i int) bool { return i >= len(columns) || !isID(columns[i]) }) {
 			kept = append(kept, line...)
 		}
 	}
@@ -103,7 +109,12 @@ func (h *Host) UserNames() (map[uint32]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	all, err := user.ParsePasswd(bytes.NewReader(numbered(content, 2, 3)))
+	return NamesIn(content)
+}
+
+// NamesIn are the names of the users in the content of passwd(5), of each number the first.
+func NamesIn(passwd []byte) (map[uint32]string, error) {
+	all, err := user.ParsePasswd(bytes.NewReader(numbered(passwd, 2, 3)))
 	if err != nil {
 		return nil, fmt.Errorf("/etc/passwd: %w", err)
 	}

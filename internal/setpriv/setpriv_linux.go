@@ -103,7 +103,7 @@ func parse(list string) (uint64, error) {
 	}
 	var set uint64
 	for name := range strings.SplitSeq(list, ",") {
-		number, known := numbers()[strings.TrimPrefix(strings.ToUpper(strings.TrimSpace(name)), "CAP_")]
+		number, known := Capabilities()[strings.TrimPrefix(strings.ToUpper(strings.TrimSpace(name)), "CAP_")]
 		switch {
 		case known:
 			set |= 1 << number
@@ -114,8 +114,9 @@ func parse(list string) (uint64, error) {
 	return set, nil
 }
 
-// numbers are those of the capabilities that vfsprobe has a use for; linux/capability.h.
-func numbers() map[string]int {
+// Capabilities are those that vfsprobe has a use for: their numbers, by their names without
+// "CAP_"; linux/capability.h.
+func Capabilities() map[string]int {
 	return map[string]int{
 		"DAC_OVERRIDE": unix.CAP_DAC_OVERRIDE, "DAC_READ_SEARCH": unix.CAP_DAC_READ_SEARCH, "KILL": unix.CAP_KILL, "SETGID": unix.CAP_SETGID,
 		"SETUID": unix.CAP_SETUID, "SYS_CHROOT": unix.CAP_SYS_CHROOT, "SYS_PTRACE": unix.CAP_SYS_PTRACE, "SYS_ADMIN": unix.CAP_SYS_ADMIN,
