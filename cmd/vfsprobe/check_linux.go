@@ -125,29 +125,39 @@ func check(arguments []string) int {
 		}
 	}
 	options := checkup.TextOptions{All: *all, Explain: *explain, Color: checkup.WantsColor(os.Stdout, os.LookupEnv)}
-	var content bytes.Buffer
-	for {
-		content.Reset()
+	write := func(w io.Writer, report *checkup.Report) error {
 		switch {
 		case *problem:
-			_, err = fmt.Fprintln(&content, report.Summary)
+			_, err := fmt.Fprintln(w, report.Summary)
+			return err
 		case *asJSON:
-			err = report.JSON(&content)
-		default:
-			err = report.Text(&content, options)
+			return report.JSON(w)
 		}
-		if err != nil {
-			return complain(err)
-		}
-		if !*watch {
-			// Who has read enough, or nothing, still gets the exit code.
-			_ = checkup.Deliver(os.Stdout, content.Bytes(), deliverTimeout)
-			return code(report.Status)
+		return report.Text(w, options)
+	}
+	if *watch {
+		return complain(repeat(c, report, write, *interval))
+	}
+	var content bytes.Buffer
+	if err := write(&content, report); err != nil {
+		return complain(err)
+	}
+	// Who has read enough, or nothing, still gets the exit code.
+	_ = checkup.Deliver(os.Stdout, content.Bytes(), deliverTimeout)
+	return code(report.Status)
+}
+
+// repeat shows a report, and looks again after every interval, until it can't be shown.
+func repeat(c *checkup.Checkup, report *checkup.Report, write func(io.Writer, *checkup.Report) error, interval time.Duration) error {
+	for {
+		var content bytes.Buffer
+		if err := write(&content, report); err != nil {
+			return err
 		}
 		if err := checkup.Paint(os.Stdout, content.Bytes()); err != nil {
-			return complain(err)
+			return err
 		}
-		time.Sleep(*interval)
+		time.Sleep(interval)
 		report = c.Report()
 	}
 }
