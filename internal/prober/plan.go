@@ -289,101 +289,141 @@ func (p *Plan) compileAnew(statx statxSupport) (*compiled, error) {
 	}
 
 	header := forkserver.RequestHeader{Kind: forkserver.Fork, Steps: uint32(len(steps)), Capabilities: p.capabilities()}
-	var (
-		sent     []byte // behind the steps: inputs
-		wire     = make([]forkserver.Step, len(steps))
-		base     = int(unsafe.Sizeof(header)) + len(steps)*int(unsafe.Sizeof(wire[0]))
-		inputEnd = base
-	)
+	l := newLayout(steps)
 	for i := range steps {
-		for _, a := range steps[i].arguments {
-			inputEnd += aligned(len(a.data))
-		}
-	}
-	memoryEnd := inputEnd
-	for i := range steps {
-		step, w := &steps[i], &wire[i]
-		w.Number = uint32(step.number)
-		if step.compound() {
+		if steps[i].compound() {
 			header.Messages = 1
 		}
-		if step.optional {
-			w.Flags |= forkserver.ContinueOnError
-		}
-		if step.silent || step.mergeWithNext {
-			w.Flags |= forkserver.Silent
-		}
-		if step.mergeWithNext {
-			w.Flags |= forkserver.MergeWithNext
-		}
-		if step.number == unix.SYS_CAPSET { // the last of those that change credentials
-			w.Flags |= forkserver.RearmDeathSignal
-		}
-		if step.repeatable() {
-			w.Flags |= forkserver.Repeatable
-		}
-		w.IfRegular, w.ModeOffset = uint16(step.ifRegular), uint16(unsafe.Offsetof(unix.Statx_t{}.Mode))
-		if step.statxByStat {
-			w.ModeOffset = uint16(unsafe.Offsetof(unix.Stat_t{}.Mode))
-		}
-		if len(step.arguments) > len(w.Arguments) {
-			return nil, fmt.Errorf("step %s: %d arguments, a system call takes %d", step.Name, len(step.arguments), len(w.Arguments))
-		}
-		for k, a := range step.arguments {
-			w.Arguments[k] = a.value
-			switch a.kind {
-			case inputKind, inOutKind:
-				w.Kinds[k], w.Arguments[k] = forkserver.Address, uint64(base+len(sent))
-				if a.kind == inOutKind {
-					w.OutputOffset, w.OutputLength = uint32(base+len(sent)), uint32(len(a.data))
-				}
-				sent = append(sent, a.data...)
-				sent = append(sent, make([]byte, aligned(len(sent))-len(sent))...)
-			case outputKind, scratchKind:
-				w.Kinds[k], w.Arguments[k] = forkserver.Address, uint64(memoryEnd)
-				if a.kind == outputKind {
-					w.OutputOffset, w.OutputLength = uint32(memoryEnd), uint32(a.size)
-				}
-				memoryEnd += aligned(a.size)
-			case resultKind, uint32Kind:
-				if a.value >= uint64(i) {
-					return nil, fmt.Errorf("step %s: refers to the result of step %d, which comes later", step.Name, a.value)
-				}
-				w.Kinds[k] = forkserver.ResultOf
-				if a.kind == uint32Kind {
-					earlier, offset := &wire[a.value], a.size
-					if steps[a.value].statxByStat {
-						offset = int(statOffset(uintptr(offset)))
-					}
-					if offset+4 > int(earlier.OutputLength) {
-						return nil, fmt.Errorf("step %s: refers to byte %d of the output of step %d, which has %d", step.Name, offset, a.value, earlier.OutputLength)
-					}
-					w.Kinds[k], w.Arguments[k] = forkserver.Uint32At, uint64(earlier.OutputOffset)+uint64(offset)
-				}
-			}
-		}
-		if w.OutputLength > forkserver.MaxOutput {
-			return nil, fmt.Errorf("step %s: output of %d bytes, at most %d are possible", step.Name, w.OutputLength, forkserver.MaxOutput)
+		if err := l.place(i); err != nil {
+			return nil, fmt.Errorf("step %s: %w", steps[i].Name, err)
 		}
 	}
-	if memoryEnd > forkserver.MaxRequest {
-		return nil, fmt.Errorf("plan of %d bytes: at most %d are possible", memoryEnd, forkserver.MaxRequest)
+	if l.end > forkserver.MaxRequest {
+		return nil, fmt.Errorf("plan of %d bytes: at most %d are possible", l.end, forkserver.MaxRequest)
 	}
-
 	if header.Capabilities&forkserver.ChangeUser != 0 {
 		header.Apart = 1
 	}
-	body := make([]byte, 0, inputEnd-int(unsafe.Sizeof(header)))
-	for i := range wire {
-		body = append(body, forkserver.Bytes(&wire[i])...)
-	}
-	c := &compiled{header: header, body: append(body, sent...), memory: memoryEnd, steps: steps, from: *p, statx: statx}
+	c := &compiled{header: header, body: l.body(), memory: l.end, steps: steps, from: *p, statx: statx}
 	for i := range steps {
 		if !steps[i].isSilent() {
 			c.told++
 		}
 	}
 	return c, nil
+}
+
+// layout is where everything of a plan lies in a request, and in the helper's memory: the header,
+// the steps, the inputs, and then room for outputs, which is not sent.
+type layout struct {
+	steps []Step
+	wire  []forkserver.Step
+	sent  []byte // behind the steps: inputs
+	base  int    // where they begin
+	end   int    // of the memory that is used
+}
+
+func newLayout(steps []Step) *layout {
+	l := &layout{steps: steps, wire: make([]forkserver.Step, len(steps))}
+	l.base = int(unsafe.Sizeof(forkserver.RequestHeader{})) + len(steps)*int(unsafe.Sizeof(forkserver.Step{}))
+	l.end = l.base
+	for i := range steps {
+		for _, a := range steps[i].arguments {
+			l.end += aligned(len(a.data))
+		}
+	}
+	l.sent = make([]byte, 0, l.end-l.base)
+	return l
+}
+
+// place lays out a step. Those before it were.
+func (l *layout) place(i int) error {
+	step, w := &l.steps[i], &l.wire[i]
+	w.Number, w.Flags = uint32(step.number), step.flags()
+	w.IfRegular, w.ModeOffset = uint16(step.ifRegular), uint16(unsafe.Offsetof(unix.Statx_t{}.Mode))
+	if step.statxByStat {
+		w.ModeOffset = uint16(unsafe.Offsetof(unix.Stat_t{}.Mode))
+	}
+	if len(step.arguments) > len(w.Arguments) {
+		return fmt.Errorf("%d arguments, a system call takes %d", len(step.arguments), len(w.Arguments))
+	}
+	for k, a := range step.arguments {
+		w.Arguments[k] = a.value
+		switch a.kind {
+		case inputKind, inOutKind:
+			at := l.base + len(l.sent)
+			w.Kinds[k], w.Arguments[k] = forkserver.Address, uint64(at)
+			if a.kind == inOutKind {
+				w.OutputOffset, w.OutputLength = uint32(at), uint32(len(a.data))
+			}
+			l.sent = append(l.sent, a.data...)
+			l.sent = append(l.sent, make([]byte, aligned(len(l.sent))-len(l.sent))...)
+		case outputKind, scratchKind:
+			w.Kinds[k], w.Arguments[k] = forkserver.Address, uint64(l.end)
+			if a.kind == outputKind {
+				w.OutputOffset, w.OutputLength = uint32(l.end), uint32(a.size)
+			}
+			l.end += aligned(a.size)
+		case resultKind, uint32Kind:
+			if a.value >= uint64(i) {
+				return fmt.Errorf("refers to the result of step %d, which comes later", a.value)
+			}
+			w.Kinds[k] = forkserver.ResultOf
+			if a.kind == uint32Kind {
+				at, err := l.outputAt(int(a.value), a.size)
+				if err != nil {
+					return err
+				}
+				w.Kinds[k], w.Arguments[k] = forkserver.Uint32At, at
+			}
+		}
+	}
+	if w.OutputLength > forkserver.MaxOutput {
+		return fmt.Errorf("output of %d bytes, at most %d are possible", w.OutputLength, forkserver.MaxOutput)
+	}
+	return nil
+}
+
+// outputAt is where four bytes of an earlier step's output lie.
+func (l *layout) outputAt(step, offset int) (uint64, error) {
+	if l.steps[step].statxByStat {
+		offset = int(statOffset(uintptr(offset)))
+	}
+	w := &l.wire[step]
+	if offset+4 > int(w.OutputLength) {
+		return 0, fmt.Errorf("refers to byte %d of the output of step %d, which has %d", offset, step, w.OutputLength)
+	}
+	return uint64(w.OutputOffset) + uint64(offset), nil
+}
+
+// body is what is sent behind the header.
+func (l *layout) body() []byte {
+	size := l.base - int(unsafe.Sizeof(forkserver.RequestHeader{})) + len(l.sent)
+	body := make([]byte, 0, size)
+	for i := range l.wire {
+		body = append(body, forkserver.Bytes(&l.wire[i])...)
+	}
+	return append(body, l.sent...)
+}
+
+// flags are those of the step in a request.
+func (s *Step) flags() (flags forkserver.StepFlags) {
+	if s.optional {
+		flags |= forkserver.ContinueOnError
+	}
+	if s.silent || s.mergeWithNext {
+		flags |= forkserver.Silent
+	}
+	if s.mergeWithNext {
+		flags |= forkserver.MergeWithNext
+	}
+	if s.number == unix.SYS_CAPSET { // the last of those that change credentials
+		flags |= forkserver.RearmDeathSignal
+	}
+	if s.repeatable() {
+		flags |= forkserver.Repeatable
+	}
+	return flags
 }
 
 // request is the header of a check's request.
