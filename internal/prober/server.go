@@ -198,8 +198,8 @@ func (p *Prober) readAnswers(s *server) {
 	}
 }
 
-// endUnreadable ends a server that can't be heard any more. It has ended before, unless
-// an empty message was sent, which looks like the end.
+// endUnreadable ends a server that can't be read from any more. Usually it has ended already;
+// an empty message looks the same.
 func (p *Prober) endUnreadable(s *server) {
 	p.mu.Lock()
 	defer p.unlock()
@@ -230,23 +230,7 @@ func (p *Prober) watchEnd(s *server) {
 		}
 		return
 	}
-	lost := 0
-	for _, h := range p.helpers {
-		if !s.ready && !h.reported { // no helper was forked
-			p.stats.Forked--
-			p.retryLocked(h)
-			continue
-		}
-		if !h.reported {
-			lost++
-		}
-		h.err = errors.New("the fork server ended while the check was under way")
-		if s.err != nil {
-			h.err = s.err
-		}
-		p.finishLocked(h, Unavailable)
-		p.removeLocked(h)
-	}
+	lost := p.giveUpLocked(s)
 	reason := fmt.Sprintf("exit status %d", status.ExitStatus())
 	if status.Signaled() {
 		reason = status.Signal().String()
@@ -277,6 +261,28 @@ func (p *Prober) watchEnd(s *server) {
 	}
 	p.startServerInLocked(p.restart.delay)
 	p.pauseLocked()
+}
+
+// giveUpLocked ends what was under way in a server that has ended. Helpers that were never forked
+// are tried again. It returns how many checks were lost.
+func (p *Prober) giveUpLocked(s *server) (lost int) {
+	for _, h := range p.helpers {
+		if !s.ready && !h.reported { // no helper was forked
+			p.stats.Forked--
+			p.retryLocked(h)
+			continue
+		}
+		if !h.reported {
+			lost++
+		}
+		h.err = errors.New("the fork server ended while the check was under way")
+		if s.err != nil {
+			h.err = s.err
+		}
+		p.finishLocked(h, Unavailable)
+		p.removeLocked(h)
+	}
+	return lost
 }
 
 // memoryFault reports whether a process died of touching memory it has not.
