@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Bcachefs is where sysfs has the file system of bcachefs which the device is a part of; or
+// Bcachefs returns where sysfs has the bcachefs file system that the device is a part of, or
 // nothing. The directory's name is its UUID, as in the kernel's log (bch2_dev_sysfs_online,
 // fs/bcachefs/super.c).
 func (t Tree) Bcachefs(device string) string {
@@ -22,8 +22,8 @@ func (t Tree) Bcachefs(device string) string {
 }
 
 // BcachefsErrorFiles are the files in which bcachefs counts the errors of each of a file
-// system's devices. Who reads one waits for the superblock's lock, which is held while that is
-// written (bch2_dev_io_errors_to_text, fs/bcachefs/error.c): so helpers do.
+// system's devices. A reader waits for the superblock's lock, which is held while the superblock
+// is written (bch2_dev_io_errors_to_text, fs/bcachefs/error.c): so helpers read them.
 func BcachefsErrorFiles(directory string) []string {
 	files, _ := filepath.Glob(filepath.Join(directory, "dev-*/io_errors"))
 	return files

@@ -117,7 +117,7 @@ func (t Tree) find(link string, depth int) *Device {
 	return d
 }
 
-// findBelow finds the devices that one is made of.
+// findBelow finds the devices that a device is made of.
 func (t Tree) findBelow(d *Device, depth int) {
 	d.names, d.listed = d.madeOf()
 	for name := range strings.FieldsSeq(d.names) {
@@ -127,8 +127,8 @@ func (t Tree) findBelow(d *Device, depth int) {
 	}
 }
 
-// madeOf are the names of the devices that one is made of, if it can be of any: those of the
-// device mapper, of md, and other virtual ones. It reports whether sysfs tells.
+// madeOf returns the names of the devices that a device is made of. Only those of the device
+// mapper, of md and other virtual ones are made of any. It reports whether sysfs tells.
 func (d *Device) madeOf() (names string, listed bool) {
 	if !strings.Contains(d.dir, "/devices/virtual/") || strings.HasPrefix(d.Name, "loop") || strings.HasPrefix(d.Name, "zram") {
 		return "", false
@@ -176,8 +176,8 @@ func (d *Device) walk(yield func(*Device) bool) bool {
 	return true
 }
 
-// Suspended reports whether the kernel has stopped a disk that the device lies on: who reads
-// from it wakes it (Documentation/power/runtime_pm.rst).
+// Suspended reports whether the kernel has stopped a disk that the device lies on. Reading from it
+// would wake it (Documentation/power/runtime_pm.rst).
 func (d *Device) Suspended() bool {
 	for disk := range d.All() {
 		if status, _ := disk.kindsAttribute("device/power/runtime_status"); status == "suspended" {
@@ -194,7 +194,7 @@ func (d *Device) BackingFile() string {
 	return strings.TrimSuffix(path, " (deleted)")
 }
 
-// Requests are those that a device was ever given.
+// Requests counts the requests that a device was ever given.
 type Requests struct {
 	Completed int64 // reads, writes, discards and flushes
 	InFlight  int64
@@ -226,8 +226,8 @@ func (d *Device) attribute(name string) (string, error) {
 	return procfs.ReadText(filepath.Join(d.dir, name))
 }
 
-// kindsAttribute reads one of those files which all devices of a kind have, or none. That the
-// device has it not is remembered.
+// kindsAttribute reads a file that either all devices of a kind have, or none of them. It remembers
+// if the device has no such file.
 func (d *Device) kindsAttribute(name string) (string, error) {
 	if d.lacks[name] {
 		return "", os.ErrNotExist

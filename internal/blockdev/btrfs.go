@@ -9,7 +9,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
-// Btrfs is where sysfs has the file system of btrfs which the device is a part of; or nothing.
+// Btrfs returns where sysfs has the btrfs file system that the device is a part of, or nothing.
 func (t Tree) Btrfs(device string) string {
 	parts, _ := filepath.Glob(filepath.Join(string(t), "fs/btrfs/*/devices", device))
 	if len(parts) == 0 {
@@ -19,8 +19,8 @@ func (t Tree) Btrfs(device string) string {
 }
 
 // BtrfsErrors returns how many errors btrfs has counted on the devices of the file system
-// which sysfs has in a directory, of all kinds and since its making; false where it does not
-// say, as before Linux 5.14 (btrfs_devinfo_error_stats_show, fs/btrfs/sysfs.c).
+// that sysfs has in a directory, of all kinds, since it was made. It returns false where sysfs does
+// not say, as before Linux 5.14 (btrfs_devinfo_error_stats_show, fs/btrfs/sysfs.c).
 func BtrfsErrors(directory string) (sum int64, found bool) {
 	if directory == "" {
 		return 0, false

@@ -8,8 +8,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
-// F2FSStopped is what says that f2fs on the device has stopped, after an error or because it
-// was told to, and gives EIO; or nothing
+// F2FSStopped returns what in sysfs says that f2fs on the device has stopped, after an error or
+// because it was told to, and answers EIO; or nothing
 // (Documentation/ABI/testing/sysfs-fs-f2fs, cp_status since Linux 6.1, sb_status since 5.11).
 func (t Tree) F2FSStopped(device string) string {
 	for _, status := range []struct {

@@ -5,9 +5,9 @@ import (
 	"slices"
 )
 
-// NamesInLog are the names that the kernel's messages have for the device and what it lies
-// on: besides the kernel's names those of what sysfs has disks in, the addresses of SCSI disks
-// (2:0:0:0) and the controllers of NVMe ones (nvme0).
+// NamesInLog returns the names that the kernel's messages have for the device and what it lies
+// on: the kernel's own, the addresses of SCSI disks (2:0:0:0), and the controllers of NVMe disks
+// (nvme0), which sysfs has as the directories of the disks.
 func (d *Device) NamesInLog() (all []string) {
 	for device := range d.All() {
 		parent := filepath.Dir(device.dir)

@@ -40,8 +40,8 @@ var known = []struct {
 	{"md", "md/array_state", map[string]Trouble{"clear": Gone, "inactive": Fails, "broken": Fails, "suspended": Hangs}},
 }
 
-// State returns what sysfs says. A device of several that can do without some of them, as
-// multipath, is in trouble when all are.
+// State returns what sysfs says. A device that is made of several and can do without some of them,
+// such as multipath, is in trouble when all of them are.
 func (d *Device) State() State {
 	if strings.HasPrefix(d.Name, "dm-") && d.listed && d.names == "" {
 		// Of the device mapper's targets only error and zero are made of no device; the table
@@ -52,7 +52,7 @@ func (d *Device) State() State {
 	return d.state()
 }
 
-// state is State but for the device's table.
+// state is State without a look at the device mapper's table.
 func (d *Device) state() State {
 	if own := d.own(); own.Trouble != None {
 		return own
