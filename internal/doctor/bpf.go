@@ -14,8 +14,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
-// examineBPF looks for what the BPF programs of dentrycache take of the kernel.
-// Whether it lets them run only a try tells: dentrycache_status has that.
+// examineBPF looks for what the BPF programs of dentrycache need of the kernel. Only a try
+// tells whether the kernel lets them run: dentrycache_status has that.
 func (p *examination) examineBPF(h Host, s *subject, kernel dcache.Version) {
 	lacks := func(id, object, says, symptom, cure string) {
 		p.add(Finding{ID: "kernel." + id, Status: checkup.Warning, Object: object, Says: says, Symptom: symptom, Cure: cure})
@@ -58,7 +58,7 @@ func lockdown(content string) string {
 }
 
 // examineKprobes matters only where there are no BPF trampolines, which the mode
-// "fentry" takes.
+// "fentry" needs.
 func (p *examination) examineKprobes(h Host, s *subject, kernel dcache.Version) {
 	if trampolines(kernel, runtime.GOARCH) {
 		p.fine("kernel.kprobes", "attribution", "this kernel has BPF trampolines, and needs no kprobes")
@@ -81,8 +81,8 @@ func (p *examination) examineKprobes(h Host, s *subject, kernel dcache.Version) 
 	p.fine("kernel.kprobes", device, "there")
 }
 
-// trampolines reports whether a kernel can attach programs by them, with the
-// capabilities of 5.8: on arm64 since ftrace has direct calls there.
+// trampolines reports whether a kernel can attach programs by trampolines, with the
+// capabilities of 5.8. On arm64 that takes ftrace's direct calls.
 func trampolines(kernel dcache.Version, architecture string) bool {
 	since := map[string]dcache.Version{"amd64": {Major: 5, Minor: 8}, "arm64": {Major: 6, Minor: 4}}
 	first, known := since[architecture]

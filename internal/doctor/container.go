@@ -13,8 +13,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
 )
 
-// findContainer finds out whether Telegraf runs in this container, and what it is to be looked
-// for then.
+// findContainer finds out whether Telegraf runs in this container, and what is then to be
+// examined.
 func (p *examination) findContainer() {
 	own := cmp.Or(p.Own, "/")
 	if info, err := os.Stat(filepath.Join(own, cmp.Or(p.TelegrafConfig, etcTelegraf))); !p.Contained || err != nil || p.TelegrafConfig == "" && !info.IsDir() {
@@ -23,7 +23,7 @@ func (p *examination) findContainer() {
 	p.contained, p.Root = true, own
 }
 
-// inContainer is a cure for who is in a container; empty elsewhere.
+// inContainer is a cure for those who run in a container; elsewhere it is empty.
 func (p *examination) inContainer(cure string) string {
 	if p.contained {
 		return cure
@@ -47,7 +47,7 @@ func profile(manifest, flag string) string {
 	return "in the manifest:\nsecurityContext:\n" + manifest + "\nwith docker or podman run:\n--security-opt=" + flag
 }
 
-// examineProfiles looks for what a container's runtime takes away beside capabilities.
+// examineProfiles looks for what a container's runtime takes away in addition to capabilities.
 func (p *examination) examineProfiles() {
 	if !p.contained {
 		return
@@ -75,8 +75,8 @@ func (p *examination) examineProfiles() {
 	}
 }
 
-// label reads a /proc/PID/attr/current that confines a container: the module whose it is, and
-// its profile or type. Others are left out: those of the host's own policy allow what is needed.
+// label reads a /proc/PID/attr/current that confines a container: the security module, and its
+// profile or type. Labels of the host's own policy are left out: they allow what is needed.
 func label(content []byte) (module, name string) {
 	text := string(bytes.TrimRight(content, "\x00\n"))
 	if profile, enforced := strings.CutSuffix(text, " (enforce)"); enforced {
@@ -99,7 +99,7 @@ func (p *examination) sharesMounts(pid string) bool {
 // socketTimeout is for a connection to the service on the same host.
 const socketTimeout = 2 * time.Second
 
-// examineSocket looks whether the service answers to which a container's Telegraf connects.
+// examineSocket looks whether the service that a container's Telegraf connects to answers.
 func (p *examination) examineSocket(found *stanzas) {
 	socket := "/run/vfsprobe/socket"
 	for i := range found.all {

@@ -1,5 +1,5 @@
 // Package doctor looks at what is around the plugin: the Telegraf that should run
-// it, the systemd unit of that, the capabilities that it gives, and the kernel. For
+// it, Telegraf's systemd unit, the capabilities that the unit gives, and the kernel. For
 // each thing that is wrong or missing it says how that shows, and what cures it.
 //
 // It makes ordinary calls on the files it looks at, which may hang. Its caller has
@@ -132,8 +132,8 @@ func Run(o Options) *Report {
 	return r
 }
 
-// Fix writes the drop-in that makes all the unit's settings which are missing, and what has
-// to be done by hand as comments. Nothing is changed.
+// Fix writes a drop-in with all settings that the unit lacks, and as comments what has to be
+// done by hand. It changes nothing.
 func (r *Report) Fix(w io.Writer) error {
 	unit, lines, byHand := "", []string{}, []string{}
 	capabilities := make(map[string]Capabilities)

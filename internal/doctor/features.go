@@ -16,7 +16,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 )
 
-// Feature is something the plugin can do only where it is let.
+// Feature is something that the plugin can do only where it has the privileges.
 type Feature struct {
 	ID string // stable
 	// Capabilities that it takes, all of them. Root, which has them, needs no more.
@@ -54,8 +54,8 @@ func Features() []Feature {
 	}
 }
 
-// grant completes a finding by how to grant capabilities to who runs the plugin: a unit, or
-// a container.
+// grant adds to a finding how to grant capabilities to what runs the plugin: a unit, or a
+// container.
 func (p *examination) grant(f Finding, s *subject, c Capabilities) {
 	if p.contained {
 		f.Cure = grantContainer(c)

@@ -21,8 +21,8 @@ type sources struct {
 	environment map[string]string
 }
 
-// lookUpVariable finds a variable as Telegraf does. Where it has no unit, its environment is taken
-// to be this one.
+// lookUpVariable finds a variable as Telegraf does. If Telegraf has no unit, its environment is
+// taken to be that of this process.
 func (s *sources) lookUpVariable(name string) (string, bool) {
 	if s.environment == nil {
 		return os.LookupEnv(name)
@@ -75,8 +75,8 @@ func (p *examination) sources(u *unit) *sources {
 	return s
 }
 
-// telegrafProcess is the number of a Telegraf that runs, and sees the files that are seen
-// from here; that of another mount namespace means others by their names.
+// telegrafProcess is the number of a running Telegraf that sees the same files as this process.
+// In another mount namespace the same names mean other files.
 func (p *examination) telegrafProcess() string {
 	namespace := func(pid string) string {
 		name, _ := os.Readlink(filepath.Join(p.Proc, pid, "ns/mnt"))
@@ -282,7 +282,7 @@ func (p *examination) readFile(s *stanzas, file string) {
 	}
 }
 
-// addFile takes what is in a file that Telegraf reads.
+// addFile adds what is in a file that Telegraf reads.
 func (p *examination) addFile(s *stanzas, name string, content []byte, err error) {
 	if err != nil {
 		s.failed++
@@ -351,7 +351,7 @@ func (p *examination) readUnread(s *stanzas, root, where, cure string) {
 	})
 }
 
-// host is where a file of the host's is found from here.
+// host returns the path of a file of the host, as seen from here.
 func (p *examination) host(name string) string { return p.follow(filepath.Join(p.Root, name)) }
 
 // follow follows links below a root directory, where absolute ones begin there.

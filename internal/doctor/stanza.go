@@ -65,7 +65,7 @@ type found struct {
 	hanging []stanza // tables of Telegraf's inputs that a dead mount stops
 }
 
-// diskStanza is what takes the place of inputs.disk, in the plugin's own configuration.
+// diskStanza replaces inputs.disk, in the plugin's own configuration.
 const diskStanza = `[[inputs.mountstat]]
   disk_metrics = true`
 
@@ -321,8 +321,8 @@ func (s *stanza) paths() (all []string) {
 	return all
 }
 
-// canHang returns which mount of a server or a daemon, or automount, a search for the files of
-// that pattern comes by.
+// canHang returns a mount of a server or a daemon, or an automount, that a search for the files of
+// this pattern touches.
 func (p *examination) canHang(pattern string) string {
 	if p.table.Snapshot == nil || !filepath.IsAbs(pattern) {
 		return ""
@@ -346,7 +346,7 @@ func (p *examination) canHang(pattern string) string {
 	return ""
 }
 
-// comesBy reports whether a search for a pattern looks at a directory. In Telegraf's patterns
+// comesBy reports whether a search for a pattern looks into a directory. In Telegraf's patterns
 // "**" is any number of directories, and braces are alternatives, which are taken to match.
 func comesBy(pattern, directory string) bool {
 	wanted := strings.Split(pattern, "/")
@@ -445,8 +445,8 @@ func (p *examination) telegraf() *subject {
 	return &subject{user: "root"}
 }
 
-// examineConfig checks the plugin's own configuration, as its user would read it, which a
-// command names in some place.
+// examineConfig checks the plugin's own configuration, which a command names somewhere, as its
+// user would read it.
 func (p *examination) examineConfig(at string, command []string, as *subject) {
 	file, given := "", false
 	for i, word := range command[min(1, len(command)):] {

@@ -88,8 +88,8 @@ type subject struct {
 	bound  Capabilities // which its unit can give it; 0: not known
 }
 
-// subject finds out under whom Telegraf runs the plugin: it shows where it runs,
-// or else in the unit. Without Telegraf it is this process.
+// subject finds out as which user Telegraf runs the plugin: from the plugin's process, if it
+// runs, else from the unit. Without Telegraf it is this process.
 func (p *examination) subject(u *unit) *subject {
 	if !p.Self {
 		if s := p.running(); s != nil {

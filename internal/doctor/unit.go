@@ -54,8 +54,8 @@ type unit struct {
 	shown    map[string]string // what systemd itself says of it; nil where that can't be asked
 }
 
-// value returns what a key of [Service] is set to; false if that is nothing. Where systemd
-// tells, it tells of the defaults, too.
+// value returns what a key of [Service] is set to, or false if it is not set. What systemd itself
+// says includes the defaults.
 func (u *unit) value(key string) (assignment, bool) {
 	last := assignment{"Service", key, "", u.file}
 	for _, a := range slices.Backward(u.settings) {
@@ -123,7 +123,7 @@ func (u *unit) yes(key string) bool {
 	return yes(a.value)
 }
 
-// readUnit finds a unit and its drop-ins. It is nil where there is none.
+// readUnit finds a unit and its drop-ins. It returns nil if there is no such unit.
 func (p *examination) readUnit(name string) *unit {
 	u, files := p.askSystemd(name)
 	if u == nil {
@@ -145,7 +145,7 @@ func (p *examination) readUnit(name string) *unit {
 	return u
 }
 
-// masked reports whether a unit's file stands for none: a link to /dev/null, or an empty one.
+// masked reports whether a unit's file masks it: a link to /dev/null, or an empty file.
 func (p *examination) masked(file string) bool {
 	target, _ := os.Readlink(file)
 	info, err := os.Stat(p.follow(file))
@@ -180,8 +180,8 @@ func (p *examination) findUnit(name string) (u *unit, files []string) {
 	return u, files
 }
 
-// askSystemd asks systemd about a unit, and which files it is from. It is nil where systemd
-// can't be asked, and where it knows no such unit.
+// askSystemd asks systemd about a unit, and from which files it is made. The result is nil if
+// systemd can't be asked, or knows no such unit.
 func (p *examination) askSystemd(name string) (u *unit, files []string) {
 	if p.ShowUnit == nil {
 		return nil, nil
@@ -323,7 +323,7 @@ func (s *Setting) cure() string {
 	return "systemctl edit " + strings.TrimSuffix(s.Unit, ".service") + ", add, and restart it:\n[Service]\n" + strings.Join(s.Lines, "\n")
 }
 
-// mend completes a finding by a setting.
+// mend adds to a finding the setting that cures it.
 func (p *examination) mend(f Finding, unit string, lines ...string) {
 	f.Setting = &Setting{unit, lines}
 	f.Cure = f.Setting.cure()
@@ -339,7 +339,7 @@ func (u *unit) runsAsRoot() bool {
 	return (!found || set("root", "0")(user.value)) && !u.yes("DynamicUser")
 }
 
-// examineUnit reports settings that cost something, of the unit that runs the plugin: its
+// examineUnit reports settings that take something away, of the unit that runs the plugin: its
 // own, or Telegraf's.
 func (p *examination) examineUnit() *unit {
 	name, id := telegrafUnit, "telegraf.unit"
