@@ -99,7 +99,7 @@ func hangs(metrics []Metric) bool {
 // blockedTasks is the measurement of the tasks that wait for file systems.
 const blockedTasks = "mountstat_blocked"
 
-// withWaiters puts the tasks that wait, as a second gather has them, in the place of those that
+// withWaiters replaces the tasks that wait by those of a second gather, instead of those that
 // the first knew of earlier ones.
 func withWaiters(first, second []Metric) []Metric {
 	waits := func(m Metric) bool { return m.Name == blockedTasks }

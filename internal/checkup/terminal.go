@@ -54,7 +54,7 @@ func Deliver(f *os.File, content []byte, limit time.Duration) error {
 	}
 }
 
-// Paint shows a text in the place of the one before. A terminal gets no more of it than it has
+// Paint shows a text instead of the one before. A terminal gets no more of it than it has
 // lines; anything else gets all of it, and an empty line.
 func Paint(f *os.File, text []byte) error {
 	size, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ)
