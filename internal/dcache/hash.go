@@ -22,8 +22,8 @@ func HashMessage(text string) (buckets int64, found bool) {
 	return n, err == nil && n > 0
 }
 
-// EstimateHash is the number of buckets that the kernel chooses by itself, where
-// its log has gone: one per two pages up to 64 GiB, half and a quarter of that
+// EstimateHash returns the number of buckets that the kernel chooses by itself, for hosts
+// whose log no longer says it: one per two pages up to 64 GiB, half and a quarter of that
 // per page for each fourfold above, rounded up to a power of two
 // (alloc_large_system_hash, mm/mm_init.c). It can be wrong by a factor of two,
 // since the kernel counts some pages that are not in MemTotal. The parameter
