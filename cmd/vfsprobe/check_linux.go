@@ -33,8 +33,8 @@ Flags:
 // deliverTimeout is how long a report waits for somebody to read it.
 const deliverTimeout = 10 * time.Second
 
-// parseFlags parses a subcommand's flags, of which it takes nothing else. Where it is done
-// with that, it returns the exit code.
+// parseFlags parses the flags of a subcommand that takes no other arguments. If there is nothing
+// more to do, it says so and returns the exit code.
 func parseFlags(flags *flag.FlagSet, usage string, arguments []string) (code int, done bool) {
 	code, done = parseLeading(flags, usage, arguments)
 	if !done && flags.NArg() > 0 {
@@ -44,7 +44,7 @@ func parseFlags(flags *flag.FlagSet, usage string, arguments []string) (code int
 	return code, done
 }
 
-// parseLeading is parseFlags for a subcommand that takes more, behind the flags.
+// parseLeading is parseFlags for a subcommand that takes arguments after the flags.
 func parseLeading(flags *flag.FlagSet, usage string, arguments []string) (code int, done bool) {
 	flags.SetOutput(io.Discard)
 	switch err := flags.Parse(arguments); {
@@ -142,7 +142,7 @@ func check(arguments []string) int {
 	if err := write(&content, report); err != nil {
 		return complain(err)
 	}
-	// Who has read enough, or nothing, still gets the exit code.
+	// A reader that has had enough, or reads nothing, still gets the exit code.
 	_ = checkup.Deliver(os.Stdout, content.Bytes(), deliverTimeout)
 	return code(report.Status)
 }

@@ -95,7 +95,7 @@ func examine(arguments []string) int {
 }
 
 // leavable examines in a process of its own, which is left behind when it hangs.
-// That has nothing of ours open: who reads our output would wait for its end.
+// That process has none of our files open: a reader of our output would wait for its end.
 func leavable(arguments []string) int {
 	signal.Ignore(syscall.SIGPIPE)
 	how := "plain"

@@ -122,7 +122,8 @@ type options struct {
 	prober        *prober.Options
 }
 
-// parse returns the options, or none and the exit code where all is done or wrong.
+// parse returns the options. If there is nothing more to do, or something is wrong, it returns none,
+// and the exit code.
 func parse(arguments []string, log telegraf.Logger) (*options, int) {
 	flags := flag.NewFlagSet("vfsprobe", flag.ContinueOnError)
 	flags.SetOutput(io.Discard)
@@ -228,7 +229,7 @@ func (o *options) gather(lines *execd.Log, fan *service.LogFan) error {
 	return restart()
 }
 
-// listen returns the server for those who connect, or nil where newlines come on stdin.
+// listen returns the server for clients, or nil if newlines come on stdin.
 func (o *options) listen(server service.ServerOptions) (*service.Server, error) {
 	if o.socket == "" {
 		return nil, nil
@@ -274,7 +275,7 @@ func (a atLeastOne) Set(text string) error {
 // logFlushTimeout is how long the last lines of the log wait for somebody to read them.
 const logFlushTimeout = 500 * time.Millisecond
 
-// stateTimeout is what the file of the state has at the end: Telegraf's stop waits for it.
+// stateTimeout is how long writing the state may take at the end: Telegraf's stop waits for it.
 const stateTimeout = 40 * time.Millisecond
 
 // newLog makes a Log that writes to stderr. Telegraf's packages log through the
@@ -286,11 +287,11 @@ func newLog(w io.Writer) *execd.Log {
 	return lines
 }
 
-// setUpDelay is how long after the start what only worse times need is made ready: the first
-// metrics are out by then.
+// setUpDelay is how long after the start everything is made ready that only worse times need. The
+// first metrics are out by then.
 const setUpDelay = 100 * time.Millisecond
 
-// prepare makes ready for a host that lacks memory or processes.
+// prepare makes this process ready for a host that lacks memory or processes.
 func prepare(log telegraf.Logger) {
 	threads.Reserve(runtime.GOMAXPROCS(0) + maxWaiting)
 	if err := lockProgram(); err != nil {
