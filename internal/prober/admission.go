@@ -78,7 +78,7 @@ func (c *Check) place() place {
 
 // roomLocked returns how many more helpers a check's group may have at the same time: five
 // sixteenths of the limit, less those that hang already (hang, of which own are of this run). When
-// so many hang, a trusted key is tried, and others after it while they answer.
+// so many hang, one trusted key is tried, and then others for as long as they answer.
 func (c *Check) roomLocked(hang, own, limit int) int {
 	switch most := max(1, limit*5/16); {
 	case hang < most:
@@ -115,7 +115,7 @@ func (a *admission) enqueueLocked(w *pending) {
 	a.wakeLocked(g)
 }
 
-// wakeLocked makes a group ready again which had to wait for its own helpers.
+// wakeLocked makes a group ready again that had to wait for its own helpers.
 func (a *admission) wakeLocked(g *group) {
 	for c := range g.waiting {
 		if len(g.waiting[c]) > 0 && !g.ready[c] {
@@ -133,7 +133,7 @@ func (a *admission) restLocked(c class) {
 	a.forgetLocked(g)
 }
 
-// forgetLocked drops a group of which there is nothing to know.
+// forgetLocked drops a group that has no checks and no helpers.
 func (a *admission) forgetLocked(g *group) {
 	for k := range g.waiting {
 		if len(g.waiting[k]) > 0 {

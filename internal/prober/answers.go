@@ -81,8 +81,8 @@ func (p *Prober) answeredLocked(h *helper, answer *forkserver.Answer, output []b
 	return h.addResultLocked(step, answer, output)
 }
 
-// distrustLocked ends a server if it, or one of its helpers, has said what no plan asks for: the
-// process that says so was taken over, and all of them share one socket.
+// distrustLocked ends a server that has sent, or whose helper has sent, what no plan asks for. The
+// sender was taken over, and all helpers share one socket.
 func (p *Prober) distrustLocked(s *server, what string) {
 	p.warnLocked("the fork server (pid %d) or a helper of it has sent %s, killing it", s.pid, what)
 	s.err = fmt.Errorf("the fork server or a helper of it has sent %s", what)
@@ -90,7 +90,7 @@ func (p *Prober) distrustLocked(s *server, what string) {
 }
 
 // expectedStepLocked returns the step that an answer is about, or nil if a helper with this plan
-// can't have reached it: so each step is answered at most once.
+// can't have reached it. Thus each step is answered at most once.
 func (h *helper) expectedStepLocked(answer *forkserver.Answer) *Step {
 	i := int(answer.Step)
 	if h.ended || i < h.answered || i >= len(h.compiled.steps) {

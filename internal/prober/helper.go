@@ -45,7 +45,7 @@ type helper struct {
 }
 
 // missedItsTimeLocked reports whether a helper of a plan that OutlivesServer has ended because its
-// time was up while it was stopped, as this process was.
+// time was up while both it and this process were stopped.
 func (h *helper) missedItsTimeLocked() bool {
 	return h.check.Plan.OutlivesServer && !h.reported && (h.renewLocked() || h.overdue && time.Now().Before(h.deadline))
 }
@@ -170,7 +170,7 @@ func (p *Prober) leaveLocked(h *helper, s stage, outcome Outcome) {
 	p.pumpLocked()
 }
 
-// leftLocked reports whether the helper was reported, and stays until it is answered.
+// leftLocked reports whether the helper was reported, and stays until its file system answers.
 func (h *helper) leftLocked() bool { return h.stage == stuck || h.stage == asleep }
 
 // waitLocked finds out how a helper waits, and counts it accordingly.

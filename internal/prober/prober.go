@@ -70,7 +70,7 @@ type Check struct {
 	// Essential says that the check reads what the host says of itself, such as
 	// /proc/self/mountinfo, without which nothing else is known. It is never refused
 	// because of the caps, and waits for no place under them; nor does it take one from
-	// others. There still is no more than one helper of its key: it is for a handful of
+	// others. There is still at most one helper of its key. It is for a handful of
 	// keys, since nothing else bounds how many of their helpers get stuck.
 	Essential bool
 	Plan      *Plan

@@ -10,10 +10,9 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
 )
 
-// planCalls are the system calls that plans may make. What would reach beyond
-// file systems is not among them: to execute, to trace, to mount. Of sockets only
-// those of the host itself can be had: by them this process is told what a helper
-// has open.
+// planCalls are the system calls that plans may make. Those that reach beyond file systems
+// are not among them: no execution, no tracing, no mounting. The only sockets are those of
+// the host itself: through them this process is told what a helper has open.
 func planCalls() []uintptr {
 	return []uintptr{
 		unix.SYS_OPENAT, unix.SYS_OPENAT2, unix.SYS_CLOSE, unix.SYS_DUP3, unix.SYS_SOCKET, unix.SYS_CONNECT, unix.SYS_STATX, unix.SYS_NEWFSTATAT, unix.SYS_STATFS, unix.SYS_FSTATFS, unix.SYS_NAME_TO_HANDLE_AT,

@@ -12,7 +12,7 @@ import (
 
 // A helper that shares the server's memory leaves its answers there, in its slot, instead
 // of sending them. They are read when it has ended, when its time is up, and when somebody
-// asks for its progress; from when on it is not fresh any more, after each step.
+// asks for its progress. From then on it is not fresh any more, and they are read after each step.
 
 // submitLocked puts the check's request into a slot, of which the server is told by
 // wakeServerLocked. It returns nil where the request has to be sent.

@@ -17,9 +17,9 @@ const (
 	statxLacking // fstatat(2) is made instead
 )
 
-// noteStatxLocked learns from a helper's answer. It reports whether the helper has failed
-// for want of statx(2) alone. That it is not permitted can be a file system's word, but not
-// where it has never been permitted.
+// noteStatxLocked learns from a helper's answer. It reports whether the helper has failed only
+// because there is no statx(2). EPERM can come from a file system, but not where statx(2) has
+// never been permitted.
 func (p *Prober) noteStatxLocked(number uintptr, errno syscall.Errno) (lacking bool) {
 	switch {
 	case number != unix.SYS_STATX || p.statx == statxWorks:
@@ -56,7 +56,7 @@ func statOffset(statx uintptr) uintptr {
 	return unsafe.Offsetof(to.Mode)
 }
 
-// withoutStatx is the plan's steps with fstatat(2) in the place of statx(2).
+// withoutStatx returns the plan's steps with fstatat(2) instead of statx(2).
 func withoutStatx(steps []Step) []Step {
 	const flags = unix.AT_EMPTY_PATH | unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT
 	all := make([]Step, len(steps))
@@ -72,7 +72,7 @@ func withoutStatx(steps []Step) []Step {
 	return all
 }
 
-// statxOf is a struct statx with what a struct stat has; nil if that is none.
+// statxOf returns a struct statx with what a struct stat has, or nil if it was given none.
 func statxOf(stat []byte) []byte {
 	var from unix.Stat_t
 	if len(stat) != int(unsafe.Sizeof(from)) {

@@ -211,14 +211,14 @@ func (s Step) Optional() Step {
 func (s *Step) IsOptional() bool { return s.optional }
 
 // Silent leaves the step out of reports unless it fails. It is for calls which can't
-// hang: a hang would be laid to the step after it.
+// hang: a hang would be ascribed to the step after it.
 func (s Step) Silent() Step {
 	s.silent = true
 	return s
 }
 
 // MergeWithNext makes one of the step and the next: it is silent, and its time is part of
-// the next one's. A hang in it is laid to the next one.
+// the next one's. A hang in it is ascribed to the next one.
 func (s Step) MergeWithNext() Step {
 	s.mergeWithNext = true
 	return s

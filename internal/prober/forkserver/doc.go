@@ -49,7 +49,7 @@
 // copy of its request. One that shares stays permitted all capabilities that the server has,
 // and has in effect those it needs: whoever may not trace the server may not trace it.
 //
-// What shares memory shares one fate besides: who is killed by the kernel's OOM
+// Processes that share memory also share one fate: what is killed by the kernel's OOM
 // killer takes the others along (mm/oom_kill.c).
 //
 // # Compound steps

@@ -41,7 +41,7 @@ type RequestHeader struct {
 	// its answers there: one that has compound steps.
 	Messages uint32
 	_        uint32
-	// Deadline, if not 0, is from when on the helper makes no further step, in nanoseconds
+	// Deadline, if not 0, is when the helper stops making further steps, in nanoseconds
 	// of CLOCK_MONOTONIC. Such a helper is not killed when the server ends: it ends when
 	// its call returns.
 	Deadline int64
