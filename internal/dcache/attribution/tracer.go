@@ -180,47 +180,16 @@ var exitPrograms = [][]string{
 func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Spec, exit []string) error {
 	liftMemlock(t.options.Proc)
 	spec := all.Copy()
+	var wanted map[string]bool // of the programs
+	var err error
 	t.functions = map[string]string{}
-	wanted := map[string]bool{}
-	switch mode {
-	case ENOENT:
-		for _, name := range exit {
-			wanted[name] = true
-		}
-		if t.status.Counted = wanted[dentryProgSysExitCounted]; t.status.Counted {
-			delete(spec.Maps, dentryMapSeen)
-			distance, err := countFromRunqueue(types)
-			if err != nil {
-				return err
-			}
-			if err := spec.Variables[dentryVarCountFromRunqueue].Set(distance); err != nil {
-				return err
-			}
-		}
-		if err := spec.Variables[dentryVarSyscalls].Set(pathSyscalls()); err != nil {
-			return err
-		}
-	case Fentry, Kprobe:
-		// What follows would look for other ways, and give their errors.
-		if _, err := os.Stat(kprobeEvents); mode == Kprobe && err != nil {
-			return fmt.Errorf("the kernel has no kprobes (CONFIG_KPROBE_EVENTS): %w", err)
-		}
-		for _, hook := range hooks {
-			program := spec.Programs[mode.String()+"_"+hook.program]
-			function, err := kernelFunction(types, hook.functions)
-			if err != nil && hook.required {
-				return err
-			}
-			if err == nil {
-				program.AttachTo = function
-				wanted[program.Name] = true
-				t.functions[program.Name] = function
-			}
-		}
-		delete(spec.Maps, dentryMapSeen)
-		delete(spec.Maps, ".bss")
-		delete(spec.Variables, dentryVarSecond)
-		delete(spec.Variables, dentryVarEpoch)
+	if mode == ENOENT {
+		wanted, err = t.prepareExits(spec, types, exit)
+	} else {
+		wanted, err = t.prepareHooks(spec, types, mode)
+	}
+	if err != nil {
+		return err
 	}
 	if err := spec.Variables[dentryVarMemoryV1].Set(t.options.MemoryV1); err != nil {
 		return err
@@ -251,6 +220,53 @@ func (t *Tracer) load(mode Mode, all *ebpf.CollectionSpec, types *btf.Spec, exit
 		}
 	}
 	return nil
+}
+
+// prepareExits sets what the programs at the exit of system calls need. It returns which programs
+// there are to be.
+func (t *Tracer) prepareExits(spec *ebpf.CollectionSpec, types *btf.Spec, exit []string) (map[string]bool, error) {
+	wanted := map[string]bool{}
+	for _, name := range exit {
+		wanted[name] = true
+	}
+	if t.status.Counted = wanted[dentryProgSysExitCounted]; t.status.Counted {
+		delete(spec.Maps, dentryMapSeen)
+		distance, err := countFromRunqueue(types)
+		if err != nil {
+			return nil, err
+		}
+		if err := spec.Variables[dentryVarCountFromRunqueue].Set(distance); err != nil {
+			return nil, err
+		}
+	}
+	return wanted, spec.Variables[dentryVarSyscalls].Set(pathSyscalls())
+}
+
+// prepareHooks sets what the programs at functions of the kernel are attached to. It returns which
+// programs there are to be.
+func (t *Tracer) prepareHooks(spec *ebpf.CollectionSpec, types *btf.Spec, mode Mode) (map[string]bool, error) {
+	// What follows would look for other ways, and give their errors.
+	if _, err := os.Stat(kprobeEvents); mode == Kprobe && err != nil {
+		return nil, fmt.Errorf("the kernel has no kprobes (CONFIG_KPROBE_EVENTS): %w", err)
+	}
+	wanted := map[string]bool{}
+	for _, hook := range hooks {
+		program := spec.Programs[mode.String()+"_"+hook.program]
+		function, err := kernelFunction(types, hook.functions)
+		if err != nil && hook.required {
+			return nil, err
+		}
+		if err == nil {
+			program.AttachTo = function
+			wanted[program.Name] = true
+			t.functions[program.Name] = function
+		}
+	}
+	delete(spec.Maps, dentryMapSeen)
+	delete(spec.Maps, ".bss")
+	delete(spec.Variables, dentryVarSecond)
+	delete(spec.Variables, dentryVarEpoch)
+	return wanted, nil
 }
 
 // countFromRunqueue returns how far the kernel's count of negative dentries is from the run
