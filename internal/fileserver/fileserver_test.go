@@ -133,6 +133,15 @@ func TestNegotiate(t *testing.T) {
 }
 
 // conversation is a connection whose other side has said all that it says.
+// Who asks calls what Asker returns.
+func TestAsker_KnowsEachFileService(t *testing.T) {
+	for _, service := range serverpool.FileServices() {
+		if service != serverpool.NFS { // see sunrpc.Asker
+			assert.NotNil(t, Asker(service), service)
+		}
+	}
+}
+
 type conversation struct{ io.Reader }
 
 func (conversation) Write(b []byte) (int, error) { return len(b), nil }

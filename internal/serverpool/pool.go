@@ -23,14 +23,11 @@ const (
 	CephMon Service = "ceph"
 )
 
+// FileServices returns all of them.
+func FileServices() []Service { return []Service{NFS, SMB, NineP, CephMon} }
+
 // fileService reports whether it is one of them.
-func (s Service) fileService() bool {
-	switch s {
-	case NFS, SMB, NineP, CephMon:
-		return true
-	}
-	return false
-}
+func (s Service) fileService() bool { return slices.Contains(FileServices(), s) }
 
 // Question is what a [Pool] asks a server: whether a service answers at an address, or
 // which port it has and whether it answers there.
