@@ -9,7 +9,8 @@ import (
 )
 
 const setprivUsage = `Runs a program as another user that keeps capabilities. So a container that starts
-as root can run its programs as a user that owns none of the host's files.
+as root can run its programs as a user that owns none of the host's files. It can't trace
+other processes, and becomes nobody else without KILL, SETGID and SETUID being kept.
 
 Usage: vfsprobe setpriv [flags] PROGRAM [ARGUMENT...]
 
@@ -27,7 +28,7 @@ func setPrivileges(arguments []string) int {
 	log := lines.Named("vfsprobe setpriv")
 	flags := flag.NewFlagSet("setpriv", flag.ContinueOnError)
 	user := flags.Int("user", ownUser, "the `number` of the user, and of the group")
-	keep := flags.String("keep", "all", "the `names` of the capabilities to keep, separated by commas; capabilities that are not there are not added")
+	keep := flags.String("keep", setpriv.Watching, "the `names` of the capabilities to keep, separated by commas, or all; capabilities that are not there are not added")
 	protected := flags.String("protect", "", "forbid writing below this `directory`, by Landlock; CAP_SYS_PTRACE is of no use then")
 	if code, done := parseLeading(flags, setprivUsage, arguments); done {
 		return min(code, exitUsage)

@@ -33,13 +33,15 @@ func (p *examination) inContainer(cure string) string {
 
 // grantContainer is how to grant capabilities to a container.
 func grantContainer(c Capabilities) string {
-	manifest, flags := "", ""
+	manifest, flags, names := "", "", []string{}
 	for name := range strings.FieldsSeq(c.String()) {
 		name = strings.TrimPrefix(name, "CAP_")
 		manifest += "    - " + name + "\n"
 		flags += " --cap-add=" + name
+		names = append(names, name)
 	}
-	return "in the manifest:\nsecurityContext:\n  capabilities:\n    add:\n" + manifest + "with docker or podman run:\n" + strings.TrimPrefix(flags, " ")
+	return "in the manifest:\nsecurityContext:\n  capabilities:\n    add:\n" + manifest + "with docker or podman run:\n" + strings.TrimPrefix(flags, " ") +
+		"\nand where vfsprobe setpriv runs Telegraf, to the names of its -keep:\n" + strings.Join(names, ",")
 }
 
 // profile is how to take a container's profile away.

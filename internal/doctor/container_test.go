@@ -53,6 +53,7 @@ func TestRun_ExaminesTheTelegrafOfTheContainer(t *testing.T) {
 	cure := grantContainer(BPF | Perfmon)
 	assert.Contains(t, cure, "    add:\n    - PERFMON\n    - BPF\n")
 	assert.Contains(t, cure, "--cap-add=PERFMON --cap-add=BPF")
+	assert.Contains(t, cure, "-keep:\nPERFMON,BPF")
 
 	r, _ = inContainer(t, Stanza, nil)
 	assert.Nil(t, find(r.Report, "kernel.seccomp"))

@@ -18,6 +18,11 @@ type Options struct {
 	Warn      func(error) // of a kernel that can't protect it
 }
 
+// Watching are the capabilities by which more of the host is seen. Of those that a container has
+// by default, none makes another user of who has taken it over, or lets that one write what is
+// another's. SYS_ADMIN does, where it was added.
+const Watching = "BPF,DAC_READ_SEARCH,PERFMON,SYSLOG,SYS_ADMIN,SYS_CHROOT,SYS_PTRACE"
+
 // Exec runs a program in place of this process. It returns only if it can't.
 func Exec(o Options, program string, arguments []string) error {
 	// Credentials are a thread's: those of the one that executes count.
@@ -35,6 +40,9 @@ func Exec(o Options, program string, arguments []string) error {
 	}
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("no new privileges: %w", err)
+	}
+	if err := refuseTracing(); err != nil {
+		return fmt.Errorf("giving up to trace others: %w", err)
 	}
 	if o.Protected != "" {
 		switch err := protect(o.Protected); {

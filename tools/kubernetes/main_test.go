@@ -127,8 +127,8 @@ func TestChart_EachWay(t *testing.T) {
 func TestChart_Values(t *testing.T) {
 	d := daemonSet(t, map[string]any{"moveHelpers": true, "capabilities": map[string]any{"BPF": nil, "PERFMON": nil}}, kubernetesVersion)
 	c := &d.Spec.Template.Spec.Containers[0]
-	if slices.Contains(c.SecurityContext.Capabilities.Add, "BPF") || !slices.Contains(c.SecurityContext.Capabilities.Add, "KILL") {
-		t.Errorf("capabilities: %v", c.SecurityContext.Capabilities.Add)
+	if added := c.SecurityContext.Capabilities.Add; !slices.Equal(added, []corev1.Capability{"DAC_READ_SEARCH", "SYS_PTRACE", "KILL", "SETGID", "SETUID"}) {
+		t.Errorf("capabilities: %v", added)
 	}
 	var writable []string
 	for _, mount := range c.VolumeMounts {
@@ -139,11 +139,19 @@ func TestChart_Values(t *testing.T) {
 	if !slices.Equal(writable, []string{"/host/sys/fs/cgroup"}) {
 		t.Errorf("writable: %v", writable)
 	}
-	if !slices.Equal(c.Command, []string{"/usr/bin/vfsprobe", "setpriv", "-user", "61100", "/usr/bin/telegraf"}) {
+	if !slices.Equal(c.Command, []string{"/usr/bin/vfsprobe", "setpriv", "-user", "61100", "-keep", "DAC_READ_SEARCH,KILL,SETGID,SETUID,SYS_PTRACE", "/usr/bin/telegraf"}) {
 		t.Errorf("command: %q", c.Command)
 	}
-	// Of who may look at nobody and become nobody, the container can become another user still.
-	less := map[string]any{"run": "containers", "user": 1234, "capabilities": map[string]any{"SYS_PTRACE": nil, "SETUID": nil, "SETGID": nil, "KILL": nil}}
+	c = &daemonSet(t, nil, kubernetesVersion).Spec.Template.Spec.Containers[0]
+	if !slices.Equal(c.Command, []string{"/usr/bin/vfsprobe", "setpriv", "-user", "61100", "-keep", "BPF,DAC_READ_SEARCH,PERFMON,SYS_PTRACE", "/usr/bin/telegraf"}) {
+		t.Errorf("command: %q", c.Command)
+	}
+	owner := map[string]any{"capabilities": map[string]any{"SETUID": "checks as the owner", "SETGID": "the same", "KILL": "ends such helpers"}}
+	if c = &daemonSet(t, owner, kubernetesVersion).Spec.Template.Spec.Containers[0]; !slices.Contains(c.Command, "BPF,DAC_READ_SEARCH,KILL,PERFMON,SETGID,SETUID,SYS_PTRACE") {
+		t.Errorf("command: %q", c.Command)
+	}
+	// Who may look at nobody: the command becomes another user, and gives up to.
+	less := map[string]any{"run": "containers", "user": 1234, "capabilities": map[string]any{"SYS_PTRACE": nil}}
 	c = &daemonSet(t, less, kubernetesVersion).Spec.Template.Spec.Containers[1]
 	if want := []string{"/usr/bin/vfsprobe", "setpriv", "-user", "1234", "-keep", "BPF,DAC_READ_SEARCH,PERFMON", "-protect", "/host", "/usr/bin/vfsprobe"}; !slices.Equal(c.Command, want) {
 		t.Errorf("command: %q", c.Command)

@@ -18,9 +18,9 @@ func SeccompRefuses() []string {
 	}
 	var names []string
 	// Behind a filter, the kernel finds fault with the arguments: there is no such command,
-	// and no attributes are at address 0.
+	// and no attributes are at address 0. Who has no CAP_BPF may be refused before that.
 	const none = ^uintptr(0) >> 33
-	if _, _, errno := unix.Syscall(unix.SYS_BPF, none, 0, 0); refusal(errno) {
+	if _, _, errno := unix.Syscall(unix.SYS_BPF, none, 0, 0); hasCapabilities(unix.CAP_BPF) && refusal(errno) {
 		names = append(names, "bpf(2)")
 	}
 	if _, _, errno := unix.Syscall6(unix.SYS_PERF_EVENT_OPEN, 0, 0, 0, 0, 0, 0); refusal(errno) {

@@ -27,8 +27,11 @@ const (
 	roleEat      = "eat"   // takes memory, in a cgroup
 )
 
-// becomeRoot is no file: it is tried to become root.
-const becomeRoot = "root"
+// These are no files: it is tried to become root, and to trace the node's first process.
+const (
+	becomeRoot = "root"
+	traceInit  = "trace"
+)
 
 // wanted is set where a cluster is to be made.
 const wanted = "VFSPROBE_KUBERNETES"
@@ -67,6 +70,8 @@ func tryToWrite(names []string) {
 		info, err := os.Stat(name)
 		if name == becomeRoot {
 			err = syscall.Setuid(0)
+		} else if name == traceInit {
+			err = unix.PtraceSeize(1)
 		} else if err == nil && info.IsDir() {
 			made := filepath.Join(name, "vfsprobe-was-here")
 			if err = os.WriteFile(made, nil, 0o600); err == nil {

@@ -90,9 +90,12 @@ capabilities:
     - {{ $name }} # {{ $why }}
     {{- end }}
     {{- end }}
+    {{- if and .Values.moveHelpers (not .Values.capabilities.KILL) }}
+    - KILL # ends helpers that become root, to write cgroups
+    {{- end }}
     {{- range $name := list "SETGID" "SETUID" }}
     {{- if not (index $.Values.capabilities $name) }}
-    - {{ $name }} # the command becomes another user, and gives it up
+    - {{ $name }} # the command becomes another user{{ if not $.Values.moveHelpers }}, and gives it up{{ end }}
     {{- end }}
     {{- end }}
     # Not given: SYSLOG, since /dev/kmsg takes a privileged container; SYS_ADMIN
@@ -109,8 +112,10 @@ capabilities. Where it may look at no other process, Landlock can forbid it to w
 {{- $kept = append $kept $name }}
 {{- end }}
 {{- end -}}
-"/usr/bin/vfsprobe", "setpriv", "-user", "{{ .Values.user }}"
-{{- if not (and .Values.capabilities.SETGID .Values.capabilities.SETUID) }}, "-keep", "{{ join "," $kept }}"{{ end }}
+{{- if .Values.moveHelpers }}
+{{- $kept = concat $kept (list "KILL" "SETGID" "SETUID") | uniq | sortAlpha }}
+{{- end -}}
+"/usr/bin/vfsprobe", "setpriv", "-user", "{{ .Values.user }}", "-keep", "{{ join "," $kept }}"
 {{- if not (or .Values.capabilities.SYS_PTRACE .Values.moveHelpers) }}, "-protect", "/host"{{ end }}
 {{- end }}
 
