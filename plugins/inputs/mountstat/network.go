@@ -226,5 +226,6 @@ func (c *causes) causeOfRefusal(t *target, f *finding) cause {
 
 // asksForAttributes reports whether the file system asks its server for the root's attributes,
 // though AT_STATX_DONT_SYNC says not to: 9P without a cache does (v9fs_vfs_getattr_dotl,
-// fs/9p/vfs_inode_dotl.c).
-func asksForAttributes(mount *mounts.Mount) bool { return mount.NineP() }
+// fs/9p/vfs_inode_dotl.c), and SMB after the attributes became invalid, as the check stat makes them
+// (cifs_getattr, fs/smb/client/inode.c).
+func asksForAttributes(mount *mounts.Mount) bool { return mount.NineP() || mount.SMB() }

@@ -20,7 +20,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
@@ -249,6 +251,18 @@ func TestMountstat_MountsOfAnotherNetworkHaveNoServers(t *testing.T) {
 		of := &target{Unit: &mounts.Unit{Probed: mount}, policy: m.policy, namespace: c.namespace}
 		m.servers.link(of, nil)
 		assert.Len(t, of.servers, c.servers)
+	}
+}
+
+// Which file systems ask their servers for attributes that were not asked for: what hangs then is
+// the mount, and not the way to it.
+func TestTarget_AHangInTheStatxBeforeTheChecks(t *testing.T) {
+	for fstype, call := range map[string]string{"cifs": "statx", "smb3": "statx", "9p": "statx", "nfs": "open", "ceph": "open"} {
+		of := &target{Unit: &mounts.Unit{Probed: &mounts.Mount{Info: &mountinfo.Info{FSType: fstype}}}, policy: policy{checks: []check{checkStatfs}},
+			reportOf: &plan{steps: []step{examineRoot}}, report: &prober.Report{HangsIn: "statx"}}
+		var f finding
+		of.judgeHang(&f, fault.Verdict{Code: result.Stuck, Call: "statx"})
+		assert.Equal(t, call, f.call, fstype)
 	}
 }
 
