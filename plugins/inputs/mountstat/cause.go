@@ -41,6 +41,7 @@ type causes struct {
 	disks     *disks
 	kernelLog *kernelLog
 	smb       *smbClient
+	ceph      *cephClients
 	daemons   *daemons
 	guards    *guards
 }

@@ -3,9 +3,11 @@ package mountstat
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 
+	"github.com/vfsprobe/vfsprobe/internal/cephclient"
 	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
@@ -20,6 +22,7 @@ type evidence struct {
 	answer       serverpool.Answer   // of them together
 	telling      int                 // which of them it is
 	share        smbclient.State     // what the SMB client last knew
+	ceph         cephclient.Client   // what the Ceph clients of its cluster last showed
 	client       string              // what the kernel's client says of the server
 	waits        string              // the kernel function in which a helper waits
 	daemon       *fusedaemon.Daemon  // who serves it by FUSE, if that was found out in this round
@@ -62,6 +65,13 @@ func (c *causes) collect(t *target) {
 	}
 	if t.Probed.SMB() {
 		t.share = smbclient.Of(c.smb.shares, t.Probed.Source)
+	}
+	if t.Probed.Ceph() {
+		var monitors []netip.AddrPort
+		for _, s := range t.servers {
+			monitors = append(monitors, s.Address)
+		}
+		t.ceph = cephclient.Of(c.ceph.all, monitors)
 	}
 	if r := t.report; r != nil && r.PID != 0 && r.Outcome != prober.Done {
 		t.waits = c.host.FunctionOf(r.PID)

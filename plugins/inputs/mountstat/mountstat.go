@@ -67,6 +67,7 @@ type Mountstat struct {
 	disks        disks
 	servers      servers
 	smb          smbClient
+	ceph         cephClients
 	automounts   automounts
 	daemons      daemons
 	guards       guards
@@ -148,7 +149,7 @@ func (m *Mountstat) Init() error {
 // connect gives the parts what they share, and those that read others these others.
 func (m *Mountstat) connect() {
 	for _, part := range []**kit{
-		&m.namespaces.kit, &m.expectations.kit, &m.kernelLog.kit, &m.disks.kit, &m.servers.kit, &m.smb.kit,
+		&m.namespaces.kit, &m.expectations.kit, &m.kernelLog.kit, &m.disks.kit, &m.servers.kit, &m.smb.kit, &m.ceph.kit,
 		&m.automounts.kit, &m.daemons.kit, &m.guards.kit, &m.causes.kit, &m.blocked.kit,
 	} {
 		*part = &m.kit
@@ -158,7 +159,7 @@ func (m *Mountstat) connect() {
 	}
 	m.automounts.servers = &m.servers
 	c := &m.causes
-	c.kernelLog, c.disks, c.smb, c.daemons, c.guards = &m.kernelLog, &m.disks, &m.smb, &m.daemons, &m.guards
+	c.kernelLog, c.disks, c.smb, c.ceph, c.daemons, c.guards = &m.kernelLog, &m.disks, &m.smb, &m.ceph, &m.daemons, &m.guards
 }
 
 // rereadInterval is how often the table is read again to see whether the source of a bind mount
@@ -325,13 +326,17 @@ func (m *Mountstat) holdBack(t *target, f *finding) bool {
 // reconsider has the reports that were held back judged again.
 func (m *Mountstat) reconsider() { m.arrived, m.held = append(m.arrived, m.held...), nil }
 
-// awaitsServers reports whether an answer of the servers is still to come, or the SMB client is
-// still to be read.
+// awaitsServers reports whether an answer of the servers is still to come, or the SMB or
+// Ceph client is still to be read.
 func (m *Mountstat) awaitsServers(t *target) (waits bool) {
 	waits = m.servers.await(t)
 	if len(t.servers) > 0 && t.Probed.SMB() && !m.smb.at.After(t.report.Since) {
 		m.smb.read()
 		waits = waits || m.smb.reading
+	}
+	if len(t.servers) > 0 && t.Probed.Ceph() && !m.ceph.at.After(t.report.Since) {
+		m.ceph.read()
+		waits = waits || m.ceph.reading
 	}
 	return waits
 }

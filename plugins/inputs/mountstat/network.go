@@ -2,6 +2,7 @@ package mountstat
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -85,6 +86,9 @@ func (t *target) explainNetwork(f *finding) {
 			return
 		}
 		f.addReason(t.connections())
+	}
+	if daemons := slices.Concat(t.ceph.MDS, t.ceph.OSDs); f.hangs() && len(daemons) > 0 {
+		f.addReason("the client waits for " + strings.Join(daemons, ", "))
 	}
 	if f.code.Fault() {
 		f.addReason(t.client)
@@ -194,13 +198,13 @@ func (t *target) causeInCeph(f *finding) cause {
 		waits = t.report.Function
 	}
 	switch {
-	case f.errno == "ESHUTDOWN": // EBLOCKLISTED, include/linux/ceph/libceph.h
+	case f.errno == "ESHUTDOWN", t.ceph.Evicted: // EBLOCKLISTED, include/linux/ceph/libceph.h
 		return result.ClientEvicted
 	case !f.hangs() || !t.answer.Answered():
 		return ""
 	case f.check == checkStatfs:
 		return result.CephMonitorsDead
-	case strings.HasPrefix(waits, "ceph_osdc_"), f.check == checkRead && f.call == readCanary.call:
+	case len(t.ceph.OSDs) > 0 && len(t.ceph.MDS) == 0, strings.HasPrefix(waits, "ceph_osdc_"), f.check == checkRead && f.call == readCanary.call:
 		return result.CephOSDsDead
 	}
 	return result.CephMDSDead
@@ -214,7 +218,7 @@ func (c *causes) causeOfRefusal(t *target, f *finding) cause {
 	switch {
 	case t.Probed.SMB() && t.causeAtSMBClient(f) == result.LoginRefused:
 		return result.LoginRefused
-	case t.Probed.Ceph() && f.check != checkStatfs && t.worked[f.check]:
+	case t.Probed.Ceph() && (t.ceph.Evicted || f.check != checkStatfs && t.worked[f.check]):
 		return result.ClientEvicted // EACCES of a rejected session (__do_request, fs/ceph/mds_client.c)
 	case t.Probed.FUSE() && t.Probed.ListingCosts() && t.worked[f.check]:
 		// Object stores have no owners and modes: s3fs says EPERM for HTTP's 403

@@ -15,11 +15,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/influxdata/telegraf"
 	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/cephclient"
 	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
@@ -251,6 +253,48 @@ func TestMountstat_MountsOfAnotherNetworkHaveNoServers(t *testing.T) {
 		of := &target{Unit: &mounts.Unit{Probed: mount}, policy: m.policy, namespace: c.namespace}
 		m.servers.link(of, nil)
 		assert.Len(t, of.servers, c.servers)
+	}
+}
+
+// What the Ceph client shows in debugfs names the daemons that it waits for, and tells that it was
+// evicted.
+func TestCause_OfACephMountByWhatItsClientShows(t *testing.T) {
+	faultfs.Require(t)
+	server := rpchost.Serve(t, "127.0.0.1:0", answerCeph)
+	for _, c := range []struct {
+		name, mdsc, osdc, status string
+		fault                    func(*faultfs.FS)
+		want, reason             string
+	}{
+		{"its OSDs", "", "REQUESTS 1 homeless 0\n17\tosd3\t2.1\t2.1\t[3]/3\t[3]/3\te13\tx\t0x1\t1\tread\n", "blocklisted: false\n",
+			func(fs *faultfs.FS) { fs.Silence(faultfs.Opendir) }, "timeout ceph_osds_dead", "the client waits for osd3"},
+		{"its MDS", "4711\tmds0\treaddir\t #1\n", "REQUESTS 0 homeless 0\n", "",
+			func(fs *faultfs.FS) { fs.Silence(faultfs.Opendir) }, "timeout ceph_mds_dead", "the client waits for mds0"},
+		{"evicted", "", "", "instance: client.7 (1)127.0.0.1:0/1\nblocklisted: true\n",
+			func(fs *faultfs.FS) { fs.Fail(unix.EACCES, faultfs.Opendir) }, "denied client_evicted", ""},
+		{"evicted, and it says EIO", "", "", "blocklisted: true\n",
+			func(fs *faultfs.FS) { fs.Fail(unix.EIO, faultfs.Opendir) }, "error client_evicted", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fs := faultfs.New(t)
+			m, _ := newPretendedNFS(t, nil)
+			networkMount(t, fs, "ceph", server)(m)
+			m.host.Sys = t.TempDir()
+			client := filepath.Join(cephclient.Directory(m.host.Sys), "11111111-2222-3333-4444-555555555555.client7")
+			require.NoError(t, os.MkdirAll(client, 0o700))
+			for file, content := range map[string]string{"monmap": fmt.Sprintf("epoch 1\n\tmon0\t(1)%v\n", server), "mdsc": c.mdsc, "osdc": c.osdc, "status": c.status} {
+				if content != "" {
+					require.NoError(t, os.WriteFile(filepath.Join(client, file), []byte(content), 0o400))
+				}
+			}
+			c.fault(fs)
+			var metric telegraf.Metric
+			require.Eventually(t, func() bool { // a busy host may not ask in time
+				metric = at(collect.Gather(t, m), fs.Dir)
+				return strings.Replace(text(metric, "result"), "stuck", "timeout", 1)+" "+text(metric, "cause") == c.want
+			}, 20*time.Second, 10*time.Millisecond, "%v", metric)
+			assert.Contains(t, text(metric, "reason"), c.reason)
+		})
 	}
 }
 
