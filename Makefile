@@ -54,6 +54,7 @@ RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -
 # It ends with a table of where the minutes went. What takes longest begins first. New inputs of
 # fuzz tests are test-long's: go test tries those of testdata.
 LANES ?= 3
+export GOFLAGS = -trimpath
 test: setup lint check-bpf check-release compile-tests ## all tests that can run here, and lint: what CI runs
 	@tools/stage -new
 	@code=0; $(MAKE) --no-print-directory test-alone || code=$$?; \

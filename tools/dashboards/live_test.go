@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -42,11 +41,6 @@ type live struct {
 // thisHost is the name of the one whose faults are made here.
 const thisHost = "web-1"
 
-func repository() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "../..")
-}
-
 // startLive starts a real Telegraf with vfsprobe, which feeds both databases.
 func startLive(t *testing.T, inputs, rules string) *live {
 	t.Helper()
@@ -77,7 +71,7 @@ func startLive(t *testing.T, inputs, rules string) *live {
   [outputs.file.tagdrop]
     copy = ["prometheus"]
 `, outputs, vfsprobe, file("vfsprobe.toml", inputs), l.replay, l.lines)
-	shipped, err := os.ReadFile(filepath.Join(repository(), "dashboards/prometheus/telegraf-prometheus.conf"))
+	shipped, err := os.ReadFile(filepath.Join(programs.Repository(), "dashboards/prometheus/telegraf-prometheus.conf"))
 	require.NoError(t, err)
 	l.runTelegraf(t, exec.Command(telegraf, "--config", file("telegraf.conf", main), "--config", file("prometheus.conf", listening(t, string(shipped), port))))
 	l.startPrometheus(t, file("rules.yml", rules), port)

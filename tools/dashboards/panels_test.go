@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 	"github.com/vfsprobe/vfsprobe/tools/dashboards/alerts"
 )
 
@@ -122,7 +123,7 @@ func (p places) demands() map[string]map[string]demand {
 
 // known are the fields and tags that the inputs' README files list.
 func known(t *testing.T) map[string]Names {
-	files, err := filepath.Glob(filepath.Join(repository(), "plugins/inputs/*/README.md"))
+	files, err := filepath.Glob(filepath.Join(programs.Repository(), "plugins/inputs/*/README.md"))
 	require.NoError(t, err)
 	all := make(map[string]Names)
 	for _, file := range files {

@@ -10,6 +10,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
 // The node of the story, under a real Telegraf: it is about to get its first NFS mount, and
@@ -19,7 +21,7 @@ func TestStory_ReadinessAlertFiresBeforeTheFirstMount(t *testing.T) {
 	if _, err := os.Stat("/run/rpcbind.sock"); err == nil {
 		t.Skip("an rpcbind runs on this host")
 	}
-	rules, err := os.ReadFile(filepath.Join(repository(), "dashboards/prometheus/vfsprobe-alerts.yml"))
+	rules, err := os.ReadFile(filepath.Join(programs.Repository(), "dashboards/prometheus/vfsprobe-alerts.yml"))
 	require.NoError(t, err)
 	l := startLive(t, "[[inputs.nfslock]]\n  expect_nfs = true\n", hasty(rules))
 	alert := "NFSLocksNotReady " + thisHost

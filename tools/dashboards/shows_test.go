@@ -122,7 +122,7 @@ func TestStory_FromThePackageToTheAlert(t *testing.T) {
 // tutorial returns the commands of docs/TUTORIAL.md, up to the fault.
 func tutorial(t *testing.T) (steps []string) {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join(repository(), "docs/TUTORIAL.md"))
+	content, err := os.ReadFile(filepath.Join(programs.Repository(), "docs/TUTORIAL.md"))
 	require.NoError(t, err)
 	for _, step := range regexp.MustCompile("(?s)\n```sh\n(.*?)\n```").FindAllStringSubmatch(string(content), -1) {
 		steps = append(steps, step[1])
@@ -165,7 +165,7 @@ func debian(t *testing.T) string {
 func builtPackage(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	root, err := filepath.Abs(repository())
+	root, err := filepath.Abs(programs.Repository())
 	require.NoError(t, err)
 	build := exec.Command("go", "run", ".", "-root", root, "-out", dir, "-version", "v0.0.1", "-arch", runtime.GOARCH)
 	build.Dir = filepath.Join(root, "tools/package")

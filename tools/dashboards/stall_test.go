@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 	"github.com/vfsprobe/vfsprobe/tools/dashboards/alerts"
 )
 
@@ -125,7 +126,7 @@ func TestStory_OrdinaryWorkRaisesNoAlert(t *testing.T) {
 			command.Dir = filepath.Join(disk, fmt.Sprint(i))
 			require.NoError(t, os.Mkdir(command.Dir, 0o755))
 		}
-		command.Env = append(os.Environ(), "REPOSITORY="+repository())
+		command.Env = append(os.Environ(), "REPOSITORY="+programs.Repository())
 		out, err := command.CombinedOutput()
 		require.NoError(t, err, "%s: %s", work.name, out)
 		done[work.name]++

@@ -5,24 +5,22 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
 // Image is the one of docs/CONTAINERS.md.
 const Image = "telegraf-vfsprobe:0.1.0"
 
 // Containerfile is the path of what it is built by.
-func Containerfile() string { return filepath.Join(repository(), "packaging/container/Containerfile") }
-
-func repository() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "../../..")
+func Containerfile() string {
+	return filepath.Join(programs.Repository(), "packaging/container/Containerfile")
 }
 
 // Example is what docs/CONTAINERS.md has below a mark.
 func Example(mark string) (string, error) {
-	document, err := os.ReadFile(filepath.Join(repository(), "docs/CONTAINERS.md"))
+	document, err := os.ReadFile(filepath.Join(programs.Repository(), "docs/CONTAINERS.md"))
 	if err != nil {
 		return "", err
 	}
@@ -36,7 +34,7 @@ func Example(mark string) (string, error) {
 // Configuration is that of the chart, by file, for one of its ways to run; with an interval of
 // a second, and an output to /out/metrics.
 func Configuration(way string) (map[string]string, error) {
-	dir := filepath.Join(repository(), "packaging/kubernetes/kustomize", way)
+	dir := filepath.Join(programs.Repository(), "packaging/kubernetes/kustomize", way)
 	files, err := os.ReadDir(dir)
 	if err != nil {
 		return nil, err

@@ -171,7 +171,7 @@ type problemDetector struct {
 // "unknown": its pkg/custompluginmonitor/plugin.
 func TestCheck_ANodeCondition(t *testing.T) {
 	faultfs.Require(t)
-	content, err := os.ReadFile(filepath.Join(repository(t), "packaging/kubernetes/node-problem-detector/vfsprobe.json"))
+	content, err := os.ReadFile(filepath.Join(repository(), "packaging/kubernetes/node-problem-detector/vfsprobe.json"))
 	require.NoError(t, err)
 	var detector problemDetector
 	require.NoError(t, json.Unmarshal(content, &detector))

@@ -60,7 +60,7 @@ type manifest struct {
 // daemonSet reads the ConfigMap and the DaemonSet into one.
 func daemonSet(t *testing.T) *manifest {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join(repository(t), "packaging/container/daemonset.yaml"))
+	content, err := os.ReadFile(filepath.Join(repository(), "packaging/container/daemonset.yaml"))
 	require.NoError(t, err)
 	m := &manifest{}
 	documents := yaml.NewDecoder(bytes.NewReader(content))

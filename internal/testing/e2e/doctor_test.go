@@ -127,7 +127,7 @@ func TestDoctor_Flags(t *testing.T) {
 
 // The manual names every flag, and no other.
 func TestManual_HasAllFlags(t *testing.T) {
-	manual, err := os.ReadFile(filepath.Join(repository(t), "packaging/vfsprobe.8"))
+	manual, err := os.ReadFile(filepath.Join(repository(), "packaging/vfsprobe.8"))
 	require.NoError(t, err)
 	there := map[string]bool{"help": true, "sample-config": true, "version": true}
 	for _, command := range [][]string{{"-help"}, {"check", "-help"}, {"doctor", "-help"}, {"who", "-help"}, {"drill", "-help"}, {"dentries", "-help"}, {"connect", "-help"}, {"setpriv", "-help"}} {

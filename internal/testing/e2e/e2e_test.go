@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -39,14 +38,11 @@ const (
 	binaryVariable     = "VFSPROBE_TEST_BINARY"
 )
 
-func repository(t testing.TB) string {
+func repository() string {
 	if dir := os.Getenv(repositoryVariable); dir != "" {
 		return dir
 	}
-	_, file, _, _ := runtime.Caller(0)
-	root, err := filepath.Abs(filepath.Join(filepath.Dir(file), "../../.."))
-	require.NoError(t, err)
-	return root
+	return programs.Repository()
 }
 
 var (
@@ -214,13 +210,13 @@ func field(t testing.TB, line, name string) float64 {
 }
 
 // inputs is the configuration that vfsprobe has in most tests.
-func inputs(t testing.TB) string { return filepath.Join(repository(t), "testdata/vfsprobe.toml") }
+func inputs(t testing.TB) string { return filepath.Join(repository(), "testdata/vfsprobe.toml") }
 
 // configure writes a Telegraf's configuration: of what it runs, and more.
 func configure(t testing.TB, command []string, more string) (config, metrics string) {
 	dir := t.TempDir()
 	metrics = filepath.Join(dir, "metrics")
-	template, err := os.ReadFile(filepath.Join(repository(t), "testdata/telegraf.conf"))
+	template, err := os.ReadFile(filepath.Join(repository(), "testdata/telegraf.conf"))
 	require.NoError(t, err)
 	text := strings.NewReplacer("COMMAND", fmt.Sprintf(`"%s"`, strings.Join(command, `", "`)), "METRICS", metrics).Replace(string(template)) + more
 	config = filepath.Join(dir, "telegraf.conf")
@@ -295,14 +291,14 @@ func TestTelegraf_OnAHostWithAHungMount(t *testing.T) {
 func TestTelegraf_TakesTheReadmesStanza(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
-		readme, err := os.ReadFile(filepath.Join(repository(t), "README.md"))
+		readme, err := os.ReadFile(filepath.Join(repository(), "README.md"))
 		require.NoError(t, err)
 		found := regexp.MustCompile("(?s)```toml\n(\\[\\[inputs\\.execd]].*?)```").FindSubmatch(readme)
 		require.NotNil(t, found)
 		stanza, program := string(found[1]), "/usr/local/bin/vfsprobe"
 		socket := newSocket(t)
 		if w == service {
-			packaged, err := os.ReadFile(filepath.Join(repository(t), "packaging/telegraf.d/vfsprobe.conf"))
+			packaged, err := os.ReadFile(filepath.Join(repository(), "packaging/telegraf.d/vfsprobe.conf"))
 			require.NoError(t, err)
 			stanza, program = strings.Replace(string(packaged), `"connect"`, `"connect", "-socket", "`+socket+`"`, 1), "/usr/bin/vfsprobe"
 			start(t, binary(t, vfsprobe), "-listen", socket)
@@ -457,7 +453,7 @@ func TestVfsprobe_TestPrintsOneGather(t *testing.T) {
 	faultfs.Require(t)
 	hung := faultfs.New(t)
 	hung.Silence()
-	p := start(t, binary(t, vfsprobe), "-test", "-config", filepath.Join(repository(t), "testdata/vfsprobe.toml"))
+	p := start(t, binary(t, vfsprobe), "-test", "-config", filepath.Join(repository(), "testdata/vfsprobe.toml"))
 	var got []string
 	for line := range p.lines {
 		got = append(got, line)

@@ -447,7 +447,7 @@ func TestVfsprobe_UpgradeAndDowngradeWhileHelpersAreStuck(t *testing.T) {
 		installed := filepath.Join(dir, "vfsprobe")
 		for _, version := range []string{"1", "2"} {
 			command := exec.Command("go", "build", "-ldflags", "-s -w -X main.version="+version, "-o", filepath.Join(dir, version), "./cmd/vfsprobe")
-			command.Dir = repository(t)
+			command.Dir = repository()
 			command.Env = append(os.Environ(), "CGO_ENABLED=0")
 			out, err := command.CombinedOutput()
 			require.NoError(t, err, "%s", out)

@@ -313,7 +313,7 @@ func TestPrivileges(t *testing.T) {
 		})
 		table.Add(strings.ReplaceAll(f.Capabilities.String(), " ", ", "), f.Buys, row.without, row.with)
 	}
-	file := filepath.Join(repository(t), "docs/PRIVILEGES.md")
+	file := filepath.Join(repository(), "docs/PRIVILEGES.md")
 	if os.Getenv("PRIVILEGES") != "" {
 		require.NoError(t, table.Write(file, "privileges"))
 		return

@@ -304,7 +304,7 @@ func (a *agent) log() string {
 
 // TestWays_EveryTestRunsInBoth holds all tests of the package to that.
 func TestWays_EveryTestRunsInBoth(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(repository(t), "internal/testing/e2e/*_test.go"))
+	files, err := filepath.Glob(filepath.Join(repository(), "internal/testing/e2e/*_test.go"))
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
 	there := make(map[string]bool)

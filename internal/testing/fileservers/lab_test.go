@@ -12,8 +12,6 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -25,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/document"
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/vm"
 	"github.com/vfsprobe/vfsprobe/internal/testing/vm/agent"
 )
@@ -90,15 +89,10 @@ const gathers = `printf '%%s\n' '[[inputs.mountstat]]' 'mount_points = ["/mnt/*"
 echo $! >/run/vfsprobe.pid
 `
 
-// buildProgram builds vfsprobe.
 func buildProgram(t *testing.T) string {
 	t.Helper()
-	_, file, _, _ := runtime.Caller(0)
-	program := filepath.Join(t.TempDir(), "vfsprobe")
-	build := exec.Command("go", "build", "-o", program, "./cmd/vfsprobe")
-	build.Dir, build.Env = filepath.Join(filepath.Dir(file), "../../.."), append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	program, err := programs.Vfsprobe()
+	require.NoError(t, err)
 	return program
 }
 
@@ -122,12 +116,12 @@ func inMachine(t *testing.T, base vm.Debian, modules string) *lab {
 
 // onThisHost is a lab in namespaces of this host, whose kernel is newer. All that runs there
 // ends with the test.
-func onThisHost(t *testing.T, programs ...string) *lab {
+func onThisHost(t *testing.T, needs ...string) *lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("namespaces take root")
 	}
-	for _, name := range append(programs, "ip", "nsenter", "fusermount3") {
+	for _, name := range append(needs, "ip", "nsenter", "fusermount3") {
 		if _, err := exec.LookPath(name); err != nil {
 			t.Skipf("no %s here", name)
 		}

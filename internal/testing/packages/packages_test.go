@@ -271,9 +271,7 @@ func (d *debian) recordSystemctl() (asked func() string) {
 func build(t *testing.T, version, epoch string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	_, file, _, _ := runtime.Caller(0)
-	root, err := filepath.Abs(filepath.Join(filepath.Dir(file), "../../.."))
-	require.NoError(t, err)
+	root := programs.Repository()
 	command := exec.Command("go", "run", ".", "-root", root, "-out", dir, "-version", version, "-arch", runtime.GOARCH)
 	command.Dir = filepath.Join(root, "tools/package")
 	command.Env = append(os.Environ(), "SOURCE_DATE_EPOCH="+epoch, "GOWORK=off")

@@ -52,7 +52,7 @@ func buildAll(name, module, environment, tags, ldflags string, targets ...string
 		return "", fmt.Errorf("a directory for %s: %w", name, err)
 	}
 	command := exec.Command("go", append([]string{"build", "-trimpath", "-ldflags", "-s -w " + ldflags, "-tags", tags, "-o", dir}, targets...)...)
-	command.Dir = filepath.Join(repository(), module)
+	command.Dir = filepath.Join(Repository(), module)
 	command.Env = append(os.Environ(), "GOWORK=off", environment)
 	if out, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %s: %w\n%s", strings.Join(targets, ", "), err, out)

@@ -8,8 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,7 +68,7 @@ func EndToEndTests() (binary, configuration string, err error) {
 	binary = filepath.Join(cache, "vfsprobe", "e2e.test")
 	const target = "./internal/testing/e2e"
 	command := exec.Command("go", "test", "-c", "-trimpath", "-ldflags", "-s -w", "-o", binary, target)
-	command.Dir = repository()
+	command.Dir = Repository()
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	if out, err := command.CombinedOutput(); err != nil {
 		return "", "", fmt.Errorf("building the tests of %s: %w\n%s", target, err, out)
@@ -86,10 +86,19 @@ func ServiceCommand(unit string) ([]string, error) {
 	return strings.Fields(start), nil
 }
 
-func repository() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "../../..")
-}
+// Repository returns the directory of the sources, in which this process was started, or "."
+// if it was started elsewhere.
+var Repository = sync.OnceValue(func() string {
+	started, _ := os.Getwd()
+	for dir := started; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, "internal/testing/programs")); err == nil {
+			return dir
+		}
+		if dir == filepath.Dir(dir) {
+			return "."
+		}
+	}
+})
 
 func build(name, module, target, ldflags, tags string) (string, error) {
 	return buildWith([]string{"CGO_ENABLED=0"}, name, module, target, ldflags, tags)
@@ -108,7 +117,7 @@ func buildWith(environment []string, name, module, target, ldflags, tags string,
 	}
 	defer unlock()
 	command := exec.Command("go", append(arguments, target)...)
-	command.Dir = filepath.Join(repository(), module)
+	command.Dir = filepath.Join(Repository(), module)
 	command.Env = append(append(os.Environ(), "GOWORK=off"), environment...)
 	if out, err := command.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %s: %w\n%s", target, err, out)

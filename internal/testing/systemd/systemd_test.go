@@ -48,16 +48,11 @@ type host struct {
 	t *testing.T
 }
 
-func repository() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(file), "../../..")
-}
-
 // run runs a program in a folder of the sources, and returns what it prints.
 func run(t *testing.T, folder string, arguments ...string) string {
 	t.Helper()
 	command := exec.Command(arguments[0], arguments[1:]...)
-	command.Dir = filepath.Join(repository(), folder)
+	command.Dir = filepath.Join(programs.Repository(), folder)
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off")
 	out, err := command.CombinedOutput()
 	require.NoError(t, err, "%q: %s", arguments, out)

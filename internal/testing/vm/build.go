@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
-	"runtime"
 )
 
 //go:embed shim/xsave.c
@@ -31,11 +29,12 @@ func buildShim(ctx context.Context) (string, error) {
 	})
 }
 
+// agentInit is the package of the init of machines that have no other.
+const agentInit = "github.com/vfsprobe/vfsprobe/internal/testing/vm/init"
+
 // buildAgent compiles the init of machines that have no other.
 func buildAgent(ctx context.Context, arch, program string) error {
-	_, file, _, _ := runtime.Caller(0)
-	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./init")
-	c.Dir = filepath.Dir(file)
+	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, agentInit)
 	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOARCH="+arch)
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("building the agent: %w\n%s", err, out)
