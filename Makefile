@@ -5,6 +5,12 @@ GO       ?= go
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null)
 LDFLAGS  := -s -w -E vfsprobe_start -X main.version=$(VERSION)
 FUZZTIME ?= 1s
+
+# All that is compiled is compiled alike, so that tests, linters and releases share it. Only the
+# race detector takes cgo.
+export CGO_ENABLED = 0
+export GOFLAGS = -trimpath
+
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
 .PHONY: help quick run build bpf check-bpf test test-long compile-tests test-alone test-others test-race test-loop test-machines test-containers test-kubernetes test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
@@ -19,7 +25,7 @@ build: bin/vfsprobe ## build bin/vfsprobe
 
 # Static and not position independent: the fork server's trimming is at its best so.
 bin/vfsprobe: $(SOURCES) .git/HEAD
-	CGO_ENABLED=0 $(GO) build -trimpath -buildmode=exe -ldflags "$(LDFLAGS)" -o $@ ./cmd/vfsprobe
+	$(GO) build -trimpath -buildmode=exe -ldflags "$(LDFLAGS)" -o $@ ./cmd/vfsprobe
 
 # Compiles the BPF programs. Their objects are committed: nothing else needs clang.
 BPF_NEEDS := clang-19 llvm-19:llvm-strip-19
@@ -34,7 +40,7 @@ check-bpf: ## compile them, and compare with what is committed
 # Runs tests, and ends with a list of those that could not run here, and why.
 # $(call gotest,NAME) notes what each package takes, see tools/stage. Packages that fork
 # helpers have PID namespaces of their own: stuck ones of one would be orphans for another.
-gotest = "$$($(GO) -C "$(CURDIR)/tools/test" tool -n gotestsum)" --format standard-quiet -- -count 1 -p 1 -timeout 20m -exec "$(CURDIR)/tools/stage $(1)/"
+gotest = "$$($(GO) -C "$(CURDIR)/tools/test" tool -n gotestsum)" --format standard-quiet -- -count 1 -p 1 -vet off -ldflags "-s -w" -timeout 20m -exec "$(CURDIR)/tools/stage $(1)/"
 STAGE  = tools/stage $@
 
 # The packages whose tests need the CPUs for themselves, those that start machines, those
@@ -54,7 +60,6 @@ RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -
 # It ends with a table of where the minutes went. What takes longest begins first. New inputs of
 # fuzz tests are test-long's: go test tries those of testdata.
 LANES ?= 3
-export GOFLAGS = -trimpath
 test: setup lint check-bpf check-release compile-tests ## all tests that can run here, and lint: what CI runs
 	@tools/stage -new
 	@code=0; $(MAKE) --no-print-directory test-alone || code=$$?; \
@@ -69,22 +74,22 @@ quick: ## lint and the unit tests of what was changed, in two minutes
 compile-tests: bin/nfsvm bin/kernels
 	-$(GO) run ./internal/testing/programs/all
 	$(GO) -C tools/test tool -n gotestsum >/dev/null
-	CGO_ENABLED=0 $(GO) list -test -deps -export ./... >/dev/null
-	CGO_ENABLED=0 $(GO) -C tools/dashboards list -test -deps -export ./... >/dev/null
+	$(GO) list -test -deps -export ./... >/dev/null
+	$(GO) -C tools/dashboards list -test -deps -export ./... >/dev/null
 	CGO_ENABLED=1 $(GO) list -race -test -deps -export $(RACED) >/dev/null
 
 test-alone:
-	CGO_ENABLED=0 $(call gotest,alone) $(ALONE)
+	$(call gotest,alone) $(ALONE)
 
 test-machines:
-	CGO_ENABLED=0 $(call gotest,machines) $(MACHINES)
+	$(call gotest,machines) $(MACHINES)
 
 test-loop:
-	CGO_ENABLED=0 $(call gotest,loop) $(LOOP); code=$$?; cd tools/dashboards && CGO_ENABLED=0 $(call gotest,loop) ./... && exit $$code
+	$(call gotest,loop) $(LOOP); code=$$?; cd tools/dashboards && $(call gotest,loop) ./... && exit $$code
 	$(RACE) $(filter $(LOOP),$(RACED))
 
 test-others:
-	CGO_ENABLED=0 $(call gotest,others) $(OTHERS)
+	$(call gotest,others) $(OTHERS)
 
 test-race:
 	$(RACE) $(filter-out $(LOOP),$(RACED))
@@ -95,25 +100,25 @@ test-race:
 test-containers: ## the image under Podman, Docker and containerd
 	tools/setup podman crun runc gcc qemu-user:qemu-aarch64
 	tools/engines
-	VFSPROBE_RUNTIMES=all CGO_ENABLED=0 $(call gotest,containers) -timeout 40m ./internal/testing/containers
+	VFSPROBE_RUNTIMES=all $(call gotest,containers) -timeout 40m ./internal/testing/containers
 	-@tools/setup mmdebstrap user-mode-linux:linux.uml
-	VFSPROBE_RUNTIMES=all CGO_ENABLED=0 $(call gotest,containers) -run TestSystemd_Containers ./internal/testing/systemd
+	VFSPROBE_RUNTIMES=all $(call gotest,containers) -run TestSystemd_Containers ./internal/testing/systemd
 
 # And what takes hours: CI's long mode.
 test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	$(MAKE) --no-print-directory soak
-	VFSPROBE_BLOCKED=1m CGO_ENABLED=0 $(call gotest,long) -run TestTelegraf_IsStopped ./internal/testing/e2e
+	VFSPROBE_BLOCKED=1m $(call gotest,long) -run TestTelegraf_IsStopped ./internal/testing/e2e
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
-	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 CGO_ENABLED=0 $(call gotest,long) -timeout 40m ./internal/testing/systemd
-	cd tools/dashboards && VFSPROBE_VICTORIAMETRICS=1 CGO_ENABLED=0 $(call gotest,long) -run TestRules_OnVictoriaMetrics ./alerts
-	cd tools/dashboards && VFSPROBE_FLUX=1 CGO_ENABLED=0 $(call gotest,long) -run TestPanels .
+	VFSPROBE_HANG=10m VFSPROBE_RESTARTS=5 $(call gotest,long) -timeout 40m ./internal/testing/systemd
+	cd tools/dashboards && VFSPROBE_VICTORIAMETRICS=1 $(call gotest,long) -run TestRules_OnVictoriaMetrics ./alerts
+	cd tools/dashboards && VFSPROBE_FLUX=1 $(call gotest,long) -run TestPanels .
 	$(MAKE) --no-print-directory test-kubernetes
-	VFSPROBE_FLEET=130s CGO_ENABLED=0 $(call gotest,long) ./internal/testing/fleet
-	GATHERS=10000 CGO_ENABLED=0 $(call gotest,long) -timeout 2h -run TestMountstat_MemoryDoesNotGrow ./plugins/inputs/mountstat
-	cd tools/dashboards && VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m CGO_ENABLED=0 $(call gotest,long) -timeout 40m -run 'TestStory_Stall|TestStory_OrdinaryWork' .
+	VFSPROBE_FLEET=130s $(call gotest,long) ./internal/testing/fleet
+	GATHERS=10000 $(call gotest,long) -timeout 2h -run TestMountstat_MemoryDoesNotGrow ./plugins/inputs/mountstat
+	cd tools/dashboards && VFSPROBE_STALL=1 VFSPROBE_ORDINARY=20m $(call gotest,long) -timeout 40m -run 'TestStory_Stall|TestStory_OrdinaryWork' .
 	$(MAKE) --no-print-directory bin/bench
 	GATHERS=100000 bin/bench idle
-	VFSPROBE_SOCKETS=100000 CGO_ENABLED=0 $(call gotest,long) -run TestTable_AmongManySockets ./internal/sockdiag
+	VFSPROBE_SOCKETS=100000 $(call gotest,long) -run TestTable_AmongManySockets ./internal/sockdiag
 	$(MAKE) --no-print-directory test-containers
 	$(MAKE) --no-print-directory test-vm FAMILIES="layers autofs ceph gluster s3 webdav"
 	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"
@@ -123,9 +128,9 @@ test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 # sources, which takes minutes the first time.
 test-kubernetes: ## the chart in a real cluster
 	tools/setup containerd etcd-server:etcd gcc iproute2:ip libseccomp-dev:/usr/include/seccomp.h pkg-config runc
-	VFSPROBE_KUBERNETES=1 CGO_ENABLED=0 $(call gotest,kubernetes) -timeout 30m ./internal/testing/kubernetes
+	VFSPROBE_KUBERNETES=1 $(call gotest,kubernetes) -timeout 30m ./internal/testing/kubernetes
 	-@tools/setup mmdebstrap user-mode-linux:linux.uml
-	VFSPROBE_KUBERNETES=1 CGO_ENABLED=0 $(call gotest,kubernetes) -timeout 20m -run TestSystemd_Kubelet ./internal/testing/systemd
+	VFSPROBE_KUBERNETES=1 $(call gotest,kubernetes) -timeout 20m -run TestSystemd_Kubelet ./internal/testing/systemd
 
 # Real NFS faults, in virtual machines: User Mode Linux, or QEMU with ACCEL=kvm
 # or ACCEL=tcg. RUN=expression selects scenarios. Where no machine can be started
@@ -152,11 +157,11 @@ FAMILY_NEEDS_s3 := s3fs
 FAMILY_NEEDS_webdav := rclone
 test-vm: ## faults of real file servers; FAMILIES="nfs smb layers autofs ceph gluster s3 webdav" chooses
 	-@tools/setup $(FAMILY_NEEDS) $(foreach family,$(FAMILIES),$(FAMILY_NEEDS_$(family)))
-	VFSPROBE_FAMILIES="$(filter-out nfs,$(FAMILIES)) -" FAULTS="$(abspath $(FAULTS))" CGO_ENABLED=0 $(GO) test -count 1 -timeout 40m -v ./internal/testing/fileservers
+	VFSPROBE_FAMILIES="$(filter-out nfs,$(FAMILIES)) -" FAULTS="$(abspath $(FAULTS))" $(GO) test -count 1 -timeout 40m -v ./internal/testing/fileservers
 	$(if $(filter nfs,$(FAMILIES)),$(MAKE) --no-print-directory test-nfs)
 
 bin/nfsvm: $(SOURCES) $(shell find internal/testing/nfsvm internal/testing/vm -name '*.scenario' -o -name '*.c')
-	CGO_ENABLED=0 $(GO) build -o $@ ./internal/testing/nfsvm
+	$(GO) build -o $@ ./internal/testing/nfsvm
 
 # The BPF programs on the kernels of Debian's suites, under QEMU.
 SUITES ?= bullseye,bookworm,trixie,sid
@@ -213,7 +218,7 @@ race: ## tests with the race detector
 	$(RACE) $(RACED)
 	$(RACESOAK)
 RACE     = VFSPROBE_TEST_TIMEOUT=1s CGO_ENABLED=1 $(call gotest,race) -race -skip ADirectoryOfSevenMillion
-RACESOAK = VFSPROBE_RACE=1 VFSPROBE_SOAK=30s CGO_ENABLED=0 $(call gotest,race) -run TestSoak $(INTERNAL)/testing/e2e
+RACESOAK = VFSPROBE_RACE=1 VFSPROBE_SOAK=30s $(call gotest,race) -run TestSoak $(INTERNAL)/testing/e2e
 
 # Every parser, for FUZZTIME each; FUZZTIME="-cpu 600" for ten minutes of CPU time
 # each, which is some sixteen hours of it.
@@ -276,11 +281,11 @@ manifests: dashboards ## write the Kubernetes manifests, from the Helm chart
 pictures: data := $(shell mktemp -u)
 pictures: bin/vfsprobe ## draw the pictures of the README
 	tools/stores
-	PICTURES=$(data) CGO_ENABLED=0 $(GO) -C tools/dashboards test -count 1 -timeout 5m -run TestPanels .
+	PICTURES=$(data) $(GO) -C tools/dashboards test -count 1 -timeout 5m -run TestPanels .
 	mkdir -p docs/images
-	CGO_ENABLED=0 $(GO) -C tools/pictures run . $(data) "$(CURDIR)/docs/images/dashboards.png"
+	$(GO) -C tools/pictures run . $(data) "$(CURDIR)/docs/images/dashboards.png"
 	tools/pictures/session bin/vfsprobe $(data)
-	CGO_ENABLED=0 $(GO) -C tools/pictures run . terminal $(data) "$(CURDIR)/docs/images/check.png"
+	$(GO) -C tools/pictures run . terminal $(data) "$(CURDIR)/docs/images/check.png"
 	rm -f $(data)
 
 # Writes the tables of docs/FLEET.md.
@@ -301,14 +306,14 @@ gathers: bin/bench ## draw what gathers cost beside those of other programs
 	-@tools/stores
 	mkdir -p docs/images
 	bin/bench -raw $(raw) compare
-	CGO_ENABLED=0 $(GO) -C tools/pictures run . gathers "$(CURDIR)/$(raw)" "$(CURDIR)/docs/images/gathers.png"
+	$(GO) -C tools/pictures run . gathers "$(CURDIR)/$(raw)" "$(CURDIR)/docs/images/gathers.png"
 	bin/bench idle
 
 # Half an hour of faults under Telegraf, at random. SOAK sets another time, and
 # VFSPROBE_SOAK_SEED what is drawn.
 SOAK ?= 30m
 soak: setup ## half an hour of faults at random; SOAK=2h for longer
-	VFSPROBE_SOAK=$(SOAK) CGO_ENABLED=0 $(GO) test -count 1 -timeout 24h -v -run 'TestSoak' ./internal/testing/e2e
+	VFSPROBE_SOAK=$(SOAK) $(GO) test -count 1 -timeout 24h -v -run 'TestSoak' ./internal/testing/e2e
 
 # Known vulnerabilities in what is linked. VULNDB is a copy of the database, as
 # file:///DIRECTORY, where the one on the net can't be reached.
