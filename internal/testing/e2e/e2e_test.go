@@ -124,6 +124,7 @@ func startCommand(t testing.TB, command *exec.Cmd) *process {
 	}()
 	t.Cleanup(func() {
 		_ = p.Process.Kill()
+		_ = stdout.Close() // which what it has started may hold: what strace traces, for one
 		<-p.exited
 		if t.Failed() {
 			t.Logf("the end of stderr of %s:\n%s", filepath.Base(p.Path), lastLines(p.stderr.String(), stderrShown))
@@ -177,6 +178,15 @@ func (p *process) reports(mount string, patterns ...string) (line string) {
 		return matches(line, is...)
 	}, patience, 50*time.Millisecond, "no line of %s with %q", mount, patterns)
 	return line
+}
+
+// sums triggers gathers until the summary of one is as all patterns say.
+func (p *process) sums(patterns ...string) {
+	p.t.Helper()
+	require.Eventually(p.t, func() bool {
+		p.trigger()
+		return matches(p.until("^mountstat_summary "), patterns...)
+	}, patience, 50*time.Millisecond, "no summary with %q", patterns)
 }
 
 func matches(line string, patterns ...string) bool {
@@ -618,8 +628,7 @@ func TestVfsprobe_TouchesNoMonitoredMount(t *testing.T) {
 			binary(t, vfsprobe), "-config", inputs(t)))
 		plugin := child(t, p.plugin.Process.Pid, "vfsprobe")
 		for range 3 {
-			p.trigger()
-			p.until("^mountstat_summary ", "stuck=3i")
+			p.sums("stuck=3i")
 		}
 		p.trigger()
 		p.until("^mountstat_blocked,", "comm=ls")

@@ -55,6 +55,7 @@ func TestVfsprobe_ThawedReportsNoFault(t *testing.T) {
 		fs := faultfs.New(t)
 		fs.Delay(400*time.Millisecond, faultfs.Statfs)
 		p := plugin(t, w)
+		p.reports(fs.Dir, `result="(ok|slow)"`)
 		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
 		for range 3 {
 			p.trigger()
@@ -78,6 +79,7 @@ func TestContainer_PausedReportsNoFault(t *testing.T) {
 		fs := faultfs.New(t)
 		fs.Delay(400*time.Millisecond, faultfs.Statfs)
 		p := plugin(t, w)
+		p.reports(fs.Dir, `result="(ok|slow)"`)
 		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
 		group.take(t, p.plugin.Process.Pid)
 		group.take(t, server)

@@ -47,6 +47,7 @@ var oneWay = map[string]string{
 	"TestVfsprobe_EndsAtABadConfiguration":             "it starts vfsprobe in both ways itself",
 	"TestVfsprobe_AConfigurationThatIsNotRead":         "it starts vfsprobe in both ways itself, at one time",
 	"TestWays_EveryTestRunsInBoth":                     "it reads the tests",
+	"TestVfsprobe_AsksNothingTwiceInARound":            "what is asked in a round; the program is the same in both ways",
 	"TestVfsprobe_VariablesAreTelegrafs":               "no vfsprobe runs: Telegraf's configuration",
 	"TestVfsprobe_IntervalNeedsNoTrigger":              "a service gathers for those who ask: -interval is not for it",
 	"TestTelegraf_IsStoppedForAWhile":                  "a service gathers for those who ask: a Telegraf that is stopped does not. TestServer_AClientThatStallsCostsOnlyItself has one that asks and does not read",
