@@ -126,6 +126,6 @@ func ExampleCause_Cure() {
 	fmt.Println(result.NotMounted.Cure(nil))
 	// Output:
 	// the FUSE daemon does not answer: it hangs itself, is stopped, or waits for something that could not be seen
-	// If it is stopped: `kill -CONT DAEMON`. If it waits for its server, its disk or another mount, mend that. Restart the daemon only if it hangs itself: `systemctl restart rclone@media.service`, with its unit or container. To free who waits: `echo 1 >/sys/fs/fuse/connections/57/abort`. This loses what was not written, and all calls fail until it is mounted anew: `umount -l '/srv/my media' && mount '/srv/my media'`.
+	// If it is stopped: `kill -CONT DAEMON`. If it waits for its server, its disk or another mount, mend that. Restart the daemon only if it hangs itself: `systemctl restart rclone@media.service`, with its unit or container. To free those who wait: `echo 1 >/sys/fs/fuse/connections/57/abort`. This loses what was not written, and all calls fail until it is mounted anew: `umount -l '/srv/my media' && mount '/srv/my media'`.
 	// `mount MOUNT`, or remove it from fstab, disable its unit, or take it out of the configuration.
 }

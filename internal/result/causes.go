@@ -17,9 +17,9 @@ const (
 	nfslock   = "nfslock"
 	both      = mountstat + " " + nfslock
 
-	recovers  = " Mounts recover by themselves. To free who waits for NFS without the server: `umount -f MOUNT`. It may say \"busy\", loses what was not written, and does not free who gives a lock back. `umount -l` frees nobody."
+	recovers  = " Mounts recover by themselves. To free those who wait for NFS while the server is gone: `umount -f MOUNT`. It may say \"busy\", loses what was not written, and does not free a process that gives a lock back. `umount -l` frees nobody."
 	findFUSE  = "`grep . /sys/fs/fuse/connections/*/waiting` shows requests that wait; if nothing is there: `mount -t fusectl none /sys/fs/fuse/connections`. `grep -F MOUNT /proc/self/mountinfo` shows the connection: it is the number after the colon in the third column. `grep -s fuse_connection /proc/[0-9]*/fdinfo/*` shows who serves it (Linux 6.16 and later)."
-	abortFUSE = "To free who waits: `echo 1 >/sys/fs/fuse/connections/CONNECTION/abort`. This loses what was not written, and all calls fail until it is mounted anew: " + remount + "."
+	abortFUSE = "To free those who wait: `echo 1 >/sys/fs/fuse/connections/CONNECTION/abort`. This loses what was not written, and all calls fail until it is mounted anew: " + remount + "."
 	remount   = "`umount -l MOUNT && mount MOUNT`"
 
 	askNFS    = "`rpcinfo -a SERVER.8.1 -T tcp nfs` (8.1 is port 2049; tcp6 for IPv6)"
@@ -99,11 +99,11 @@ var causes = []explanation{
 		"`ls MOUNT` says: Transport endpoint is not connected. `ps -eo pid,stat,args` shows no daemon.",
 		"Mount it anew: " + remount + ", or start its daemon again. If the daemon still runs, as glusterfs does when it has lost its bricks, mend its servers instead."},
 	{FUSEServerUnreachable, mountstat, true, "the FUSE daemon is well; its server can't be reached, refuses, or is gone",
-		"A FUSE file system hangs or fails, and its daemon lives. Its connection, or that of a process of its such as ssh, sends again and again what nobody confirms; or it has none; or it says itself that it has lost the server. `reason` names daemon and server.",
+		"A FUSE file system hangs or fails, and its daemon lives. Its connection, or that of a process it has started, such as ssh, sends again and again what nobody confirms; or it has none; or it says itself that it has lost the server. `reason` names daemon and server.",
 		"`ss -tnoip | grep -A1 DAEMON`, or with the pid of ssh: look for SYN-SENT, and for a timer that is on, with a backoff. Then ping the server, and try its port.",
 		"Bring the server, its service or the network back; look at firewalls, too. There is no need to restart the daemon or to mount anew, unless it does not reconnect: `systemctl restart UNIT`, with its unit or container. " + abortFUSE},
 	{FUSEServerSilent, mountstat, true, "the FUSE daemon is well, and waits for its server, which takes the connection and does not answer",
-		"A FUSE file system hangs, and its daemon lives. Its connection, or that of a process of its such as ssh, is established, all that was sent is confirmed by the server's kernel, and the server's program says nothing. `reason` names daemon and server.",
+		"A FUSE file system hangs, and its daemon lives. Its connection, or that of a process it has started, such as ssh, is established, all that was sent is confirmed by the server's kernel, and the server's program says nothing. `reason` names daemon and server.",
 		"`ss -tnoip | grep -A1 DAEMON`, or with the pid of ssh: ESTAB, and a lastrcv, in milliseconds, that grows.",
 		"On the server: look whether the service, or the disk behind it, hangs. There is no need to restart the daemon. " + abortFUSE},
 	{Frozen, mountstat, true, "the file system is frozen by fsfreeze or a snapshot: writers wait for the thaw",

@@ -81,7 +81,7 @@ func (t *target) commands() (text string) {
 	if d := t.daemon; d != nil && d.Restart != "" {
 		text = "; its daemon is restarted by: " + d.Restart
 	}
-	return text + fmt.Sprintf("; who waits is freed, and what was not written is lost, by: echo 1 >/sys/fs/fuse/connections/%d/abort", connection)
+	return text + fmt.Sprintf("; those who wait are freed, and what was not written is lost, by: echo 1 >/sys/fs/fuse/connections/%d/abort", connection)
 }
 
 // ask asks for a connection's daemon to be found. It reports whether it will be.
