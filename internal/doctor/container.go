@@ -68,7 +68,7 @@ func (p *examination) examineProfiles() {
 	switch module, name := label(content); module {
 	case "AppArmor":
 		p.add(Finding{ID: "kernel.apparmor", Status: checkup.Warning, Object: file, Says: "AppArmor confines this process: " + name,
-			Symptom: "mountstat_blocked has no path of processes that others run, and dentrycache_dir no watched: profiles of containers forbid to look at processes outside",
+			Symptom: "mountstat_blocked has no path for processes outside the container, and dentrycache_dir no watched: the container's profile forbids looking at them",
 			Cure:    profile("  appArmorProfile:\n    type: Unconfined", "apparmor=unconfined")})
 	case "SELinux":
 		p.add(Finding{ID: "kernel.selinux", Status: checkup.Warning, Object: file, Says: "SELinux confines this process: " + name,
@@ -119,7 +119,7 @@ func (p *examination) examineSocket(found *stanzas) {
 	conn, err := net.DialTimeout("unix", p.host(socket), socketTimeout)
 	if err != nil {
 		p.add(Finding{ID: "vfsprobe.socket", Status: checkup.Critical, Object: socket, Says: fmt.Sprintf("connecting to the service: %v", err),
-			Symptom: "no metrics of vfsprobe's; Telegraf's log says that the vfsprobe service does not answer",
+			Symptom: "no metrics of vfsprobe; Telegraf's log says that the vfsprobe service does not answer",
 			Cure:    "on the node: systemctl start vfsprobe\nin the manifest:\nvolumeMounts:\n- name: socket\n  mountPath: " + filepath.Dir(socket) + "\nvolumes:\n- name: socket\n  hostPath:\n    path: /run/vfsprobe\nwith docker or podman run:\n--volume=/run/vfsprobe:" + filepath.Dir(socket) + ":ro"})
 		return
 	}

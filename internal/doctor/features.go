@@ -156,8 +156,8 @@ func (p *examination) examineHungTaskPanic(h Host) {
 	}
 	p.add(Finding{ID: "kernel.hung_task_panic", Status: checkup.Warning, Object: object,
 		Says:    fmt.Sprintf("the kernel panics when a task waits unkillably for %s s, as any program does that needs a dead disk", timeout),
-		Symptom: "mountstat leaves out what could make it: readdir, device and read of disks, and write but on FUSE",
-		Cure:    "sysctl -w kernel.hung_task_panic=0, if no cluster software wants it so"})
+		Symptom: "mountstat leaves out the checks that could cause it: readdir, device and read on disks, and write except on FUSE",
+		Cure:    "sysctl -w kernel.hung_task_panic=0, unless cluster software needs it"})
 }
 
 // readMountTable reads the table as the plugin does.

@@ -261,7 +261,7 @@ func (p *examination) readFile(s *stanzas, file string) {
 	if regexp.MustCompile(`^\w+://`).MatchString(file) { // as Telegraf tells
 		s.failed++
 		p.add(Finding{ID: "telegraf.url", Status: checkup.Unknown, Object: s.object, Says: "Telegraf has its configuration from " + file + ", which is not looked at",
-			Symptom: "whether Telegraf runs vfsprobe is not known", Cure: "have it as a file, and name that: vfsprobe doctor -telegraf-config FILE"})
+			Symptom: "whether Telegraf runs vfsprobe is not known", Cure: "write it to a file, and name that: vfsprobe doctor -telegraf-config FILE"})
 		return
 	}
 	if !filepath.IsAbs(file) && s.named {
