@@ -345,7 +345,7 @@ func (p *examination) readUnread(s *stanzas, root, where, cure string) {
 		found, _ := parseTelegraf(name, content, s.lookUpVariable)
 		for i := range found.stanzas {
 			s.unread = append(s.unread, Finding{ID: "telegraf.unread", Status: checkup.Critical, Object: found.stanzas[i].at(), Says: "a stanza for vfsprobe in " + where,
-				Symptom: "no metrics of vfsprobe's", Cure: cure})
+				Symptom: "no metrics of vfsprobe", Cure: cure})
 		}
 		return nil
 	})

@@ -238,10 +238,10 @@ func (p *examination) examineStanzas(found *stanzas, s *subject, u *unit) {
 		p.findings = append(p.findings, found.unread...)
 	case len(found.all) == 0 && found.failed == 0:
 		p.add(Finding{ID: "telegraf.stanza", Status: checkup.Critical, Object: dir, Says: fmt.Sprintf("none of %d files runs vfsprobe", found.read),
-			Symptom: "no metrics of vfsprobe's", Cure: "write to " + filepath.Join(found.stanzaPlace(), "vfsprobe.conf") + ", and restart Telegraf:\n" + Stanza})
+			Symptom: "no metrics of vfsprobe", Cure: "write to " + filepath.Join(found.stanzaPlace(), "vfsprobe.conf") + ", and restart Telegraf:\n" + Stanza})
 	case running > 1:
 		p.add(Finding{ID: "telegraf.twice", Status: checkup.Warning, Object: dir, Says: fmt.Sprintf("%d stanzas run vfsprobe", running),
-			Symptom: "every metric comes as often, and every mount that hangs has as many stuck helpers", Cure: "remove all but one"})
+			Symptom: "every metric comes once for each of them, and every mount that hangs has as many stuck helpers", Cure: "remove all but one"})
 	}
 }
 
@@ -293,7 +293,7 @@ func (p *examination) examineHanging(s *stanza) {
 		}
 	}
 	p.add(Finding{ID: "telegraf.hangs", Status: status, Object: s.at(), Says: fmt.Sprintf("[[%s]] asks %s within Telegraf, and waits", s.kind, asks),
-		Symptom: "when one of them hangs, its metrics end, and Telegraf can't be stopped", Cure: s.hangs.cure})
+		Symptom: "when one of these mounts hangs, this input's metrics end, and Telegraf can't be stopped", Cure: s.hangs.cure})
 }
 
 // paths are those that the input is told; with all below them where it looks there.

@@ -196,7 +196,7 @@ func (p *examination) askSystemd(name string) (u *unit, files []string) {
 	}
 	if shown["NeedDaemonReload"] == "yes" {
 		p.add(Finding{ID: "systemd.reload", Status: checkup.Warning, Object: name, Says: "its files were changed after systemd has read them",
-			Symptom: "what they say does not hold yet", Cure: "systemctl daemon-reload && systemctl restart " + strings.TrimSuffix(name, ".service")})
+			Symptom: "changes of these files have no effect yet", Cure: "systemctl daemon-reload && systemctl restart " + strings.TrimSuffix(name, ".service")})
 	}
 	u = &unit{file: shown["FragmentPath"], shown: shown}
 	return u, append([]string{u.file}, strings.Fields(shown["DropInPaths"])...)
@@ -354,7 +354,7 @@ func (p *examination) examineUnit() *unit {
 	}
 	if u == nil && p.own {
 		p.add(Finding{ID: id, Status: checkup.Critical, Object: name, Says: "there is none, and Telegraf is to connect to it",
-			Symptom: "no metrics of vfsprobe's", Cure: "install vfsprobe's package; or have Telegraf run vfsprobe itself:\n" + Stanza})
+			Symptom: "no metrics of vfsprobe", Cure: "install vfsprobe's package; or have Telegraf run vfsprobe itself:\n" + Stanza})
 		return nil
 	}
 	if u == nil {
