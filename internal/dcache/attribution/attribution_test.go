@@ -136,6 +136,21 @@ func astray(mode attribution.Mode) float64 {
 	return 10
 }
 
+// withoutDirectory sums up what this program has created in directories that are not known.
+func withoutDirectory(t testing.TB, tracer *attribution.Tracer) (sum int64) {
+	t.Helper()
+	comm, err := os.ReadFile("/proc/self/comm")
+	require.NoError(t, err)
+	sources, _, err := tracer.Read()
+	require.NoError(t, err)
+	for _, s := range sources {
+		if s.Place.Nowhere() && s.Comm == strings.TrimSuffix(string(comm), "\n") {
+			sum += s.Created
+		}
+	}
+	return sum
+}
+
 // inPath sums up the rows of a directory, as it was written by those who asked for it.
 func inPath(t testing.TB, tracer *attribution.Tracer, dir string) (sum attribution.Source) {
 	t.Helper()
@@ -520,10 +535,11 @@ func TestTracer_ManyThreads(t *testing.T) {
 		wait.Wait()
 		lost := tracer.Status().EventsLost
 		created := in(t, tracer, dir).Created
-		t.Logf("%d counted of %d, %d lost", created, threads*each, lost)
+		nowhere := withoutDirectory(t, tracer) // where the kernel preempts programs of tracepoints
+		t.Logf("%d counted of %d, %d more without a directory, %d lost", created, threads*each, nowhere, lost)
 		off := int64(spread(mode, threads*each))
 		assert.LessOrEqual(t, created, threads*each+off)
-		assert.GreaterOrEqual(t, created+lost, threads*each-off)
+		assert.GreaterOrEqual(t, created+nowhere+lost, threads*each-off)
 		if mode == attribution.Kprobe {
 			assert.Zero(t, lost)
 		}

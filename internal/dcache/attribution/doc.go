@@ -66,8 +66,8 @@
 // make has a command, but no directory ([Place.Nowhere]); if dentries are freed in the same
 // call, it is counted too low.
 // On kernels that preempt programs of tracepoints (7.2 does, 6.18 not), what others do on that
-// CPU until the preempted one goes on is counted when they give it up, without a directory: 1 of
-// 100 events on an emulated, slow CPU.
+// CPU until the preempted one goes on is counted when they give it up, without a directory: of many
+// threads' events 1 to 39 of 100 on emulated, slow CPUs.
 //
 // Other ways that a kernel in lockdown leaves were tried on 6.18. fanotify(7) tells of files that
 // are created, renamed and deleted, and of the process, but of no look-up; it takes a mark on

@@ -72,22 +72,12 @@ func TestTracer_ExplanationInUse(t *testing.T) {
 	if !tracer.Status().Counted {
 		t.Skip("one program only, which runs once at a time")
 	}
-	nowhere := func() (sum int64) {
-		sources, _, err := tracer.Read()
-		require.NoError(t, err)
-		for _, s := range sources {
-			if s.Place.Nowhere() && int(s.PID) == os.Getpid() {
-				sum += s.Created
-			}
-		}
-		return sum
-	}
 	dir := ext4(t)
-	before := nowhere()
+	before := withoutDirectory(t, tracer)
 	require.NoError(t, tracer.Use(0, 1))
 	miss(t, dir, 0, names)
 	assert.Zero(t, in(t, tracer, dir).Created)
-	assert.InDelta(t, names, nowhere()-before, astray(attribution.ENOENT))
+	assert.InDelta(t, names, withoutDirectory(t, tracer)-before, astray(attribution.ENOENT))
 
 	require.NoError(t, tracer.Use(0, 0))
 	miss(t, dir, names, 2*names)
