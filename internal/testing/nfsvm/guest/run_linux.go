@@ -1,7 +1,6 @@
 package guest
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -446,9 +445,13 @@ func (r *run) observe(how string) error {
 	return err
 }
 
-// mountAlike mounts on another client what the observed one has, or would have of that name.
+// mountAlike mounts on another client what the observed one has, or would have of that name, and
+// without its proxy.
 func (r *run) mountAlike(h *host, mount string) error {
-	options, source := "vers=3", cmp.Or(r.sources[mount], "server:/srv/data")
+	options, source := "vers=3", "server:/srv/data"
+	if own := r.sources[mount]; strings.HasPrefix(own, "ganesha:") {
+		source = own
+	}
 	if strings.HasPrefix(mount, "v4") {
 		options = "vers=4.2"
 	}
