@@ -253,7 +253,7 @@ faults: setup ## write the tables of docs/FAULTS.md: local file systems and devi
 	FAULTS="$(CURDIR)/docs/FAULTS.md" $(GO) test -count 1 -timeout 20m -v -run 'TestDevices' ./internal/testing/devices
 
 # What the dashboards' tests replay: metrics of hosts with NFS faults.
-RECORDED = network-cut statd-killed nlm-dropped many-mounts rpcbind-stopped lock-held export-removed
+RECORDED = network-cut statd-killed nlm-dropped many-mounts rpcbind-stopped lock-held lock-held-ganesha export-removed
 record: bin/nfsvm ## record what the dashboards' tests replay
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
 	bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '^($(subst $() ,|,$(RECORDED)))$$' -record tools/dashboards/testdata/nfs

@@ -36,7 +36,7 @@ func expected() []string {
 		"FileServerHangs " + badServer, // 3 × 50 mounts, and 4 of another host
 		"FileSystemHangs " + thisHost, "FileSystemFails " + thisHost, "FileSystemMissing " + thisHost,
 		"StaleExport " + badServer,
-		"NFSLocksFailAtServer " + badServer, "NFSLocksFailOnHost statd", "NFSLocksNotReady statd", "NFSLockHeldElsewhere " + badServer,
+		"NFSLocksFailAtServer " + badServer, "NFSLocksFailOnHost statd", "NFSLocksNotReady statd", "NFSLockHeldElsewhere " + badServer, "NFSLockHeldElsewhere " + ganesha,
 	}
 }
 
@@ -123,7 +123,7 @@ func (l *live) judgeAlerts(t *testing.T, p places) {
 		"FileSystemHangs: fuse_daemon_silent " + thisHost, "FileSystemFails: fuse_daemon_dead " + thisHost, "FileSystemMissing: not_mounted " + thisHost,
 		"StaleExport: stale_export " + badServer,
 		"NFSLocksFailAtServer: nlm_unreachable " + badServer, "NFSLocksFailAtServer: server_rpcbind_unreachable " + badServer,
-		"NFSLocksFailOnHost: statd_dead_registered statd", "NFSLocksNotReady: statd_dead_registered statd", "NFSLockHeldElsewhere: held_elsewhere " + badServer,
+		"NFSLocksFailOnHost: statd_dead_registered statd", "NFSLocksNotReady: statd_dead_registered statd", "NFSLockHeldElsewhere: held_elsewhere " + badServer, "NFSLockHeldElsewhere: held_elsewhere " + ganesha,
 	}
 	slices.Sort(want)
 	var found []string

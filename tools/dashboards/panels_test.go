@@ -23,13 +23,15 @@ import (
 // replayed are the hosts whose metrics were recorded, and their faults.
 var replayed = map[string]string{
 	"many-1": "many-mounts", "many-2": "many-mounts", "many-3": "many-mounts", "cut": "network-cut",
-	"statd": "statd-killed", "nlm": "nlm-dropped", "rpcbind": "rpcbind-stopped", "held": "lock-held", "stale": "export-removed",
+	"statd": "statd-killed", "nlm": "nlm-dropped", "rpcbind": "rpcbind-stopped", "held": "lock-held", "ganesha": "lock-held-ganesha", "stale": "export-removed",
 }
 
-// Addresses of the servers in the virtual machines: one has the faults.
+// Addresses of the servers in the virtual machines: one has the faults, and one, which is
+// NFS-Ganesha, a lock that is held.
 const (
 	badServer  = "10.1.1.1"
 	goodServer = "10.2.1.1"
+	ganesha    = "10.3.1.1"
 )
 
 // places are the paths of this host's faults.
@@ -41,7 +43,7 @@ type places struct{ hung, dead, missing, fine, flood string }
 func (p places) demands() map[string]map[string]demand {
 	return map[string]map[string]demand{
 		"fleet": {
-			"Hosts that report":     {faulty: equal(10), healthy: equal(1)},
+			"Hosts that report":     {faulty: equal(11), healthy: equal(1)},
 			"Hosts with a fault":    {faulty: equal(6), healthy: equal(0)},
 			"Mounts at fault":       {faulty: equal(3 + 3*50 + 4 + 5), healthy: equal(0)},
 			"Processes blocked":     {faulty: atLeast(1)},
@@ -93,8 +95,9 @@ func (p places) demands() map[string]map[string]demand {
 				has("host", "statd", "path", "/mnt/v3", "diagnosis", "statd_dead_registered", "errno", "ENOLCK"),
 				has("host", "nlm", "path", "/mnt/v3", "diagnosis", "nlm_unreachable"),
 				has("host", "held", "path", "/mnt/v4", "diagnosis", "held_elsewhere"),
+				has("host", "ganesha", "path", "/mnt/v3", "diagnosis", "held_elsewhere", "holder_host", "client2"),
 				has("host", "many-2", "path", "/mnt/dead4-25", "diagnosis", "server_unreachable"))},
-			"Holders that are in the way":                   {host: "held", faulty: func(t assert.TestingT, got answer) { assert.NotEmpty(t, got) }},
+			"Holders that are in the way":                   {host: "held", healthy: empty, faulty: has("host", "held", "path", "/mnt/v3", "holder_lock", "write")},
 			"Tasks that wait for a server's word on a lock": {host: "nlm", faulty: has("path", "/mnt/v4", "value", "0")},
 			"Time of a lock (F_SETLK)":                      {host: "nlm", faulty: number64(1e-7, 1, "value", "path", "/mnt/v4")},
 			"Lock managers' answers": {host: "nlm", faulty: func(t assert.TestingT, got answer) {

@@ -22,7 +22,7 @@ type Info struct {
 
 var infos = map[string]Info{
 	"mountstat":         {resultCode, []string{"result", "cause", "failed_check", "errno", "hangs_in"}},
-	"nfslock":           {resultCode, []string{"result", "diagnosis", "hangs_in", "failed_call", "errno", "lock_scope"}},
+	"nfslock":           {resultCode, []string{"result", "diagnosis", "hangs_in", "failed_call", "errno", "lock_scope", "holder_lock", "holder_host"}},
 	"nfslock_readiness": {resultCode, []string{"result", "diagnosis", "needed_by"}},
 	"nfslock_server":    {"hung", []string{"nfs_errno", "rpcbind_errno", "nlm_errno", "nsm_errno"}},
 	"nfslock_host":      {"mounts", []string{"rpcbind_errno", "statd_errno"}},
