@@ -130,7 +130,7 @@ test-kubernetes: ## the chart in a real cluster
 	tools/setup containerd etcd-server:etcd gcc iproute2:ip libseccomp-dev:/usr/include/seccomp.h pkg-config runc
 	VFSPROBE_KUBERNETES=1 $(call gotest,kubernetes) -timeout 30m ./internal/testing/kubernetes
 	-@tools/setup mmdebstrap user-mode-linux:linux.uml
-	VFSPROBE_KUBERNETES=1 $(call gotest,kubernetes) -timeout 20m -run TestSystemd_Kubelet ./internal/testing/systemd
+	VFSPROBE_KUBERNETES=1 $(call gotest,kubernetes) -timeout 40m -run TestSystemd_Kubelet ./internal/testing/systemd
 
 # Real NFS faults, in virtual machines: User Mode Linux, or QEMU with ACCEL=kvm
 # or ACCEL=tcg. RUN=expression selects scenarios. Where no machine can be started

@@ -361,16 +361,19 @@ evictionHard: {memory.available: "1Mi", nodefs.available: "0%", imagefs.availabl
 }
 
 // definitions is the directory of those of Prometheus' operator.
-func (c *cluster) definitions() string {
-	c.t.Helper()
+func definitions() (dir string, err error) {
 	command := exec.Command("go", "mod", "download", "-json", "github.com/prometheus-operator/prometheus-operator")
 	command.Dir = filepath.Join(repository, "tools/prometheus-operator")
 	command.Env = append(os.Environ(), "GOWORK=off")
 	out, err := command.Output()
-	require.NoError(c.t, err, "%s", out)
+	if err != nil {
+		return "", fmt.Errorf("downloading the definitions of Prometheus' operator: %w: %s", err, out)
+	}
 	var module struct{ Dir string }
-	require.NoError(c.t, json.Unmarshal(out, &module))
-	return filepath.Join(module.Dir, "example/prometheus-operator-crd")
+	if err := json.Unmarshal(out, &module); err != nil {
+		return "", err
+	}
+	return filepath.Join(module.Dir, "example/prometheus-operator-crd"), nil
 }
 
 // request asks the API server.

@@ -485,9 +485,10 @@ func (c *cluster) runOutOfMemory(pod object) {
 // The ServiceMonitor and the alert rules, by the definitions of Prometheus' operator, and what
 // Prometheus would get.
 func (c *cluster) testPrometheus() {
-	definitions := c.definitions()
+	dir, err := definitions()
+	require.NoError(c.t, err)
 	for _, name := range []string{"prometheusrules", "servicemonitors"} {
-		content, err := os.ReadFile(filepath.Join(definitions, "monitoring.coreos.com_"+name+".yaml"))
+		content, err := os.ReadFile(filepath.Join(dir, "monitoring.coreos.com_"+name+".yaml"))
 		require.NoError(c.t, err)
 		c.apply(string(content))
 		c.wait(name, startTimeout, func() (bool, string) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/containers"
 	"github.com/vfsprobe/vfsprobe/internal/testing/namespace"
+	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
 // The test program is also what runs in the images beside Telegraf and vfsprobe.
@@ -54,8 +55,23 @@ func TestMain(m *testing.M) {
 		if os.Getenv(wanted) == "" {
 			os.Exit(m.Run()) // which skips all
 		}
+		if !namespace.Inside() {
+			if err := fetch(); err != nil {
+				fmt.Println(err) // the tests that need it fail
+			}
+		}
 		namespace.Main(m, unix.CLONE_NEWNET, setUp)
 	}
+}
+
+// fetch builds and downloads what the tests run, since their network reaches nobody else.
+func fetch() error {
+	var all error
+	for _, build := range []func() (string, error){programs.Kubernetes, programs.Containerd, programs.RuncOfPods, programs.Telegraf, programs.Vfsprobe, programs.Manifests, definitions} {
+		_, err := build()
+		all = errors.Join(all, err)
+	}
+	return all
 }
 
 func pause() {

@@ -41,6 +41,9 @@ func Main(m *testing.M, flags uintptr, setUp func() error) {
 	run(m, flags|syscall.CLONE_NEWNS|syscall.CLONE_NEWPID, setUp)
 }
 
+// Inside reports whether this copy of the test program is in the namespaces of Main.
+func Inside() bool { return os.Getenv(variable) != "" }
+
 // MainOfHost is Main for tests that are told processes by the host's PIDs, as by BPF, or
 // that a PID namespace would make a container of: they have a mount namespace of their own only.
 func MainOfHost(m *testing.M) { run(m, syscall.CLONE_NEWNS, nil) }

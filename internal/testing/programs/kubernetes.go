@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// Kubernetes builds kube-apiserver, kube-controller-manager, kube-scheduler and kubelet, and
-// returns their directory. The first time takes minutes.
+// Kubernetes builds kube-apiserver, kube-controller-manager, kube-scheduler, kubelet and kubectl,
+// and returns their directory. The first time takes minutes.
 func Kubernetes() (dir string, err error) {
 	const commands, version = "k8s.io/kubernetes/cmd/", "k8s.io/component-base/version.git"
 	return buildAll("kubernetes-1.34.2", "tools/cluster", "CGO_ENABLED=0", "", "-X "+version+"Version=v1.34.2 -X "+version+"Major=1 -X "+version+"Minor=34",
-		commands+"kube-apiserver", commands+"kube-controller-manager", commands+"kube-scheduler", commands+"kubelet")
+		commands+"kube-apiserver", commands+"kube-controller-manager", commands+"kube-scheduler", commands+"kubelet", commands+"kubectl")
 }
 
 // Containerd builds containerd, its shim and ctr, newer than Debian's, and returns their

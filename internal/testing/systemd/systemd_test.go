@@ -81,11 +81,11 @@ const vfsprobeConf = `[[inputs.mountstat]]
 // newHost boots a machine that has the package beside, and starts nothing.
 func newHost(t *testing.T, emulatorName string, packages ...string) *host {
 	t.Helper()
-	return newHostWith(t, emulatorName, nil, packages...)
+	return newHostWith(t, emulatorName, vm.Config{}, packages...)
 }
 
-// newHostWith is newHost with further files.
-func newHostWith(t *testing.T, emulatorName string, further []vm.File, packages ...string) *host {
+// newHostWith is newHost with further files, shares, or another size.
+func newHostWith(t *testing.T, emulatorName string, config vm.Config, packages ...string) *host {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, content string) string {
@@ -107,13 +107,15 @@ func newHostWith(t *testing.T, emulatorName string, further []vm.File, packages 
 	guest := filepath.Join(dir, "guest")
 	run(t, ".", "go", "build", "-o", guest, "./internal/testing/systemd/guest")
 	sources := run(t, "tools/telegraf", "go", "list", "-m", "-f", "{{.Dir}}", "github.com/influxdata/telegraf")
-	m := vm.Start(t, vm.Config{Emulator: emulator, Base: vm.SystemdBase(append([]string{"e2fsprogs", "procps", "passwd", "nfs-kernel-server"}, packages...)...), Init: vm.Systemd(),
-		Modules: []string{"fuse", "ext4", "loop", "crc32c_generic", "lockd", "nfs", "nfsv3", "nfsv4", "nfsd", "overlay"},
-		Files: append(further, []vm.File{{From: telegraf, Name: "usr/bin/telegraf"}, {From: debs[0], Name: "srv/vfsprobe.deb"}, {From: guest, Name: "usr/bin/guest"},
-			{From: archives[0], Name: "srv/package.tar.gz"}, {From: containers.Containerfile(), Name: "srv/Containerfile"},
-			{From: filepath.Join(sources, "scripts/telegraf.service"), Name: "usr/lib/systemd/system/telegraf.service"},
-			{From: write("telegraf.conf", telegrafConf), Name: "etc/telegraf/telegraf.conf"},
-			{From: write("vfsprobe.toml", vfsprobeConf), Name: "srv/vfsprobe.toml"}}...)})
+	config.Emulator, config.Init = emulator, vm.Systemd()
+	config.Base = vm.SystemdBase(append([]string{"e2fsprogs", "procps", "passwd", "nfs-kernel-server"}, packages...)...)
+	config.Modules = []string{"fuse", "ext4", "loop", "crc32c_generic", "lockd", "nfs", "nfsv3", "nfsv4", "nfsd", "overlay"}
+	config.Files = append(config.Files, []vm.File{{From: telegraf, Name: "usr/bin/telegraf"}, {From: debs[0], Name: "srv/vfsprobe.deb"}, {From: guest, Name: "usr/bin/guest"},
+		{From: archives[0], Name: "srv/package.tar.gz"}, {From: containers.Containerfile(), Name: "srv/Containerfile"},
+		{From: filepath.Join(sources, "scripts/telegraf.service"), Name: "usr/lib/systemd/system/telegraf.service"},
+		{From: write("telegraf.conf", telegrafConf), Name: "etc/telegraf/telegraf.conf"},
+		{From: write("vfsprobe.toml", vfsprobeConf), Name: "srv/vfsprobe.toml"}}...)
+	m := vm.Start(t, config)
 	h := &host{Machine: m, t: t}
 	h.shell(`useradd --system --home-dir / telegraf
 		install -d -o telegraf /run/telegraf

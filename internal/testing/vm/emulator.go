@@ -32,6 +32,7 @@ type launch struct {
 	initrd     string
 	parameters []string
 	shares     []Share
+	memoryMiB  int
 }
 
 // A Share is a directory of this machine that is mounted in the virtual one. It is the
@@ -61,8 +62,8 @@ func (e Emulator) Available() error {
 	return Need(e.needs...)
 }
 
-// memoryMiB is what a machine has. The root file system may fill half of it.
-const memoryMiB = 1536
+// defaultMemoryMiB is what a machine has whose Config does not say.
+const defaultMemoryMiB = 1536
 
 // UML returns User Mode Linux, which runs as an ordinary program, and needs nothing of the
 // hardware. It has one processor.
@@ -91,7 +92,7 @@ func umlCommand(ctx context.Context, l launch) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := exec.Command("linux.uml", append([]string{"mem=" + strconv.Itoa(memoryMiB) + "M", "initrd=" + l.initrd, "uml_dir=" + l.dir + "/", "umid=vm",
+	c := exec.Command("linux.uml", append([]string{"mem=" + strconv.Itoa(l.memoryMiB) + "M", "initrd=" + l.initrd, "uml_dir=" + l.dir + "/", "umid=vm",
 		"con=null", "con0=null,fd:1", "ssl=null", "ssl1=fd:3,fd:4", "console=tty0", "vm.line=/dev/ttyS1"}, l.parameters...)...)
 	c.Env = append(os.Environ(), "LD_PRELOAD="+shim)
 	return c, nil
@@ -132,7 +133,7 @@ func qemuCommand(arch, accel string, l launch) (*exec.Cmd, error) {
 		return nil, err
 	}
 	command, console, device := "qemu-system-x86_64", "ttyS0", "/dev/ttyS1"
-	arguments := []string{"-accel", accel, "-m", strconv.Itoa(memoryMiB), "-nodefaults", "-no-reboot",
+	arguments := []string{"-accel", accel, "-m", strconv.Itoa(l.memoryMiB), "-nodefaults", "-no-reboot",
 		"-display", "none", "-kernel", l.kernel, "-initrd", l.initrd,
 		"-chardev", "file,id=console,path=/dev/stdout", "-serial", "chardev:console", "-chardev", "pipe,id=line,path=" + line}
 	if arch == "arm64" {

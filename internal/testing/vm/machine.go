@@ -1,6 +1,7 @@
 package vm
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -69,7 +70,8 @@ func (i *Image) start(ctx context.Context) (*Machine, error) {
 	if i.config.Init.systemd {
 		parameters = append(parameters, agent.SystemdParameter)
 	}
-	command, err := i.config.Emulator.command(ctx, launch{dir: dir, kernel: i.kernel.Image, initrd: i.initrd, parameters: parameters, shares: i.config.Shares})
+	command, err := i.config.Emulator.command(ctx, launch{dir: dir, kernel: i.kernel.Image, initrd: i.initrd, parameters: parameters, shares: i.config.Shares,
+		memoryMiB: cmp.Or(i.config.MemoryMiB, defaultMemoryMiB)})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}

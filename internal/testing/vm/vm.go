@@ -35,6 +35,7 @@ type Config struct {
 	Files      []File
 	Init       Init
 	Shares     []Share // not for an Init that is a program which doesn't call agent.Serve
+	MemoryMiB  int     // 0: 1536. The root file system may fill half of it
 	Parameters []string
 	Console    io.Writer                        // also gets what the console prints; may be nil
 	Logf       func(format string, args ...any) // is told what takes long; may be nil
