@@ -18,12 +18,14 @@ func SeccompRefuses() []string {
 	}
 	var names []string
 	// Behind a filter, the kernel finds fault with the arguments: there is no such command,
-	// and no attributes are at address 0. Who has no CAP_BPF may be refused before that.
+	// and no attributes are at address 0. Who has no CAP_BPF may be refused before that: then
+	// the other call tells, which profiles refuse together with bpf(2).
 	const none = ^uintptr(0) >> 33
-	if _, _, errno := unix.Syscall(unix.SYS_BPF, none, 0, 0); hasCapabilities(unix.CAP_BPF) && refusal(errno) {
+	_, _, perf := unix.Syscall6(unix.SYS_PERF_EVENT_OPEN, 0, 0, 0, 0, 0, 0)
+	if _, _, errno := unix.Syscall(unix.SYS_BPF, none, 0, 0); refusal(errno) && (hasCapabilities(unix.CAP_BPF) || refusal(perf)) {
 		names = append(names, "bpf(2)")
 	}
-	if _, _, errno := unix.Syscall6(unix.SYS_PERF_EVENT_OPEN, 0, 0, 0, 0, 0, 0); refusal(errno) {
+	if refusal(perf) {
 		names = append(names, "perf_event_open(2)")
 	}
 	return names
