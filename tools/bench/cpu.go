@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -19,7 +20,7 @@ import (
 )
 
 const (
-	checks      = 2000
+	checks      = 10000
 	fewChecks   = 200 // of what costs ten times as much
 	concurrency = 8
 	checkedPath = "/"
@@ -76,7 +77,7 @@ func measureCPU(dir string) error {
 	return onAllAndOneCPU(func(where string) error {
 		fmt.Printf("CPU time per check, user and system, of all processes, %s:\n"+
 			"statfs(%q), %d at once, %d checks a round (%d of the last two)\n\n", where, checkedPath, concurrency, checks, fewChecks)
-		return compare([]*contender{
+		contenders := []*contender{
 			c.measuredFloor(),
 			c.measuredLimit(checks, callStatfs, checkedPath),
 			{name: "prober", toFloor: "1", toLimit: proberTarget, measure: checkedBy("trimmed", "shared")},
@@ -88,7 +89,11 @@ func measureCPU(dir string) error {
 			{name: "timeout -s9 5 stat -f /", measure: byCommand(fewChecks, func() *exec.Cmd {
 				return self("exec", strconv.Itoa(fewChecks), "timeout", "-s9", "5", "stat", "-f", checkedPath)
 			})},
-		})
+		}
+		if prober.CanBecome() {
+			contenders = slices.Insert(contenders, 2, c.measuredLimitApart())
+		}
+		return compare(contenders)
 	})
 }
 
@@ -178,7 +183,15 @@ func (b *baselines) measuredFloor() *contender {
 // measuredLimit is the limit of n checks of the paths.
 func (b *baselines) measuredLimit(n int, calls string, paths ...string) *contender {
 	return &contender{name: "limit: C, clone, memory shared", toLimit: "1", measure: byCommand(n, func() *exec.Cmd {
-		return exec.Command(b.limit, append([]string{strconv.Itoa(n), strconv.Itoa(concurrency), calls}, paths...)...)
+		return exec.Command(b.limit, append([]string{strconv.Itoa(n), strconv.Itoa(concurrency), "shared", calls}, paths...)...)
+	})}
+}
+
+// measuredLimitApart is the same in processes that have memory of their own, and become
+// another user.
+func (b *baselines) measuredLimitApart() *contender {
+	return &contender{name: "limit apart: C, fork, another user", measure: byCommand(checks, func() *exec.Cmd {
+		return exec.Command(b.limit, strconv.Itoa(checks), strconv.Itoa(concurrency), "apart", callStatfs, checkedPath)
 	})}
 }
 
