@@ -270,6 +270,7 @@ func TestSources_BurstsAreWaitedFor(t *testing.T) {
 // dentries grow.
 func TestDentryCache_NamesBursts(t *testing.T) {
 	const names, rest = 20_000, 8 // intervals, of which the mode would be on for three
+	began := time.Now()
 	dir := directoryOf(t, loopfs.New(t, "ext4", loopfs.DefaultSize, "").Dir, "bursts")
 	d, _ := newInput(t, func(d *DentryCache) {
 		d.Attribution, d.FindDirectories = "enoent", false
@@ -287,10 +288,13 @@ func TestDentryCache_NamesBursts(t *testing.T) {
 		time.Sleep(time.Second)
 		return collect.Gather(t, d)
 	}
-	for range calmIntervals {
+	for quiet := 0; quiet < calmIntervals; quiet++ { // others on the host may make bursts, too
 		interval()
+		if d.tracer.Status().Watching {
+			quiet = -1
+		}
+		require.Less(t, time.Since(began), 2*time.Minute, "it never gets calm")
 	}
-	require.False(t, d.tracer.Status().Watching, "it is calm")
 	f.start(names)
 	f.wait()
 	assert.Nil(t, interval().Tagged("dentrycache_source", "directory", mounts.Printable(dir)), "the first came unseen")
