@@ -124,6 +124,9 @@ func TestCheck_DoesNotLookLikeAFaultWhenMisused(t *testing.T) {
 
 // The reader of a pipe may have stopped, or gone.
 func TestCheck_EndsThoughNobodyReads(t *testing.T) {
+	if besideOthers(t) {
+		return
+	}
 	config := quickConfig(t)
 	command := exec.Command(binary(t, vfsprobe), "check", "-json", "-config", config)
 	reader, writer, err := os.Pipe()
@@ -170,6 +173,9 @@ type problemDetector struct {
 // bytes as the configuration says, and takes 1 for a problem, 0 for none, and others for
 // "unknown": its pkg/custompluginmonitor/plugin.
 func TestCheck_ANodeCondition(t *testing.T) {
+	if besideOthers(t) {
+		return
+	}
 	faultfs.Require(t)
 	content, err := os.ReadFile(filepath.Join(repository(), "packaging/kubernetes/node-problem-detector/vfsprobe.json"))
 	require.NoError(t, err)

@@ -209,6 +209,9 @@ func (n *node) container(t *testing.T, m *manifest, ownPID bool) *process {
 }
 
 func TestContainer_SeesTheHost(t *testing.T) {
+	if besideOthers(t) {
+		return
+	}
 	faultfs.Require(t)
 	m := daemonSet(t)
 	hung, healthy := faultfs.New(t), faultfs.New(t)
@@ -287,6 +290,9 @@ func TestContainer_SeesTheHost(t *testing.T) {
 
 // Without hostPID a mount that hangs holds the container, as the manifest says.
 func TestContainer_WithAPIDNamespaceOfItsOwn(t *testing.T) {
+	if besideOthers(t) {
+		return
+	}
 	faultfs.Require(t)
 	m := daemonSet(t)
 	hung, healthy := faultfs.New(t), faultfs.New(t)

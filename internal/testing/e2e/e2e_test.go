@@ -36,6 +36,7 @@ const patience = 30 * time.Second
 const (
 	repositoryVariable = "VFSPROBE_TEST_REPOSITORY"
 	binaryVariable     = "VFSPROBE_TEST_BINARY"
+	telegrafVariable   = "VFSPROBE_TEST_TELEGRAF"
 )
 
 func repository() string {
@@ -46,15 +47,18 @@ func repository() string {
 }
 
 var (
-	vfsprobe = sync.OnceValues(func() (string, error) {
-		if built := os.Getenv(binaryVariable); built != "" {
-			return built, nil
-		}
-		return programs.Vfsprobe()
-	})
+	vfsprobe = sync.OnceValues(func() (string, error) { return built(binaryVariable, programs.Vfsprobe) })
 	racing   = sync.OnceValues(programs.RacingVfsprobe)
-	telegraf = sync.OnceValues(programs.Telegraf)
+	telegraf = sync.OnceValues(func() (string, error) { return built(telegrafVariable, programs.Telegraf) })
 )
+
+// built returns the program that a variable names, or builds it.
+func built(variable string, build func() (string, error)) (string, error) {
+	if program := os.Getenv(variable); program != "" {
+		return program, nil
+	}
+	return build()
+}
 
 func binary(t testing.TB, of func() (string, error)) string {
 	t.Helper()

@@ -237,6 +237,9 @@ func TestVfsprobe_SaysOnceThatItsPidsCgroupIsFull(t *testing.T) {
 // Telegraf is stopped while the plugin goes on gathering by itself. What was
 // gathered meanwhile does not come as a flood, and does not fill memory.
 func TestTelegraf_IsStoppedForAWhile(t *testing.T) {
+	if besideOthers(t) {
+		return
+	}
 	faultfs.Require(t)
 	stopped := 8 * time.Second
 	if text := os.Getenv("VFSPROBE_BLOCKED"); text != "" {
@@ -410,6 +413,9 @@ func resident(t *testing.T, pid int) int {
 // Two Telegrafs with a plugin each check the same mounts: neither takes the other's
 // helpers for leftovers, and each stops at once.
 func TestTelegraf_TwoOverOneHungMount(t *testing.T) {
+	if besideOthers(t) {
+		return
+	}
 	faultfs.Require(t)
 	hung, healthy := faultfs.New(t), faultfs.New(t)
 	hung.Silence()

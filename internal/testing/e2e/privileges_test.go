@@ -219,6 +219,9 @@ func (w *ward) doctors(t *testing.T, capabilities doctor.Capabilities, id string
 // Each row of docs/PRIVILEGES.md, with a real fault: what an unprivileged user
 // sees without the capabilities and with them, and that none of them is too much.
 func TestPrivileges(t *testing.T) {
+	if besideOthers(t) {
+		return
+	}
 	faultfs.Require(t)
 	w := newWard(t)
 	or := func(text, otherwise string) string {

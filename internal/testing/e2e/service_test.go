@@ -44,6 +44,9 @@ func (s *server) configure() (config, metrics string) {
 // What hangs outlives Telegraf, the service and its configuration: there is one helper for
 // it, and what is known of it goes on.
 func TestService_KnowsAHangOverRestarts(t *testing.T) {
+	if besideOthers(t) {
+		return
+	}
 	faultfs.Require(t)
 	hung, healthy := faultfs.New(t), faultfs.New(t)
 	s := newServer(t)
@@ -122,6 +125,9 @@ func TestService_KnowsAHangOverRestarts(t *testing.T) {
 
 // Two Telegrafs share a service: each has its points, and each hung mount one helper.
 func TestService_ServesTwoTelegrafs(t *testing.T) {
+	if besideOthers(t) {
+		return
+	}
 	faultfs.Require(t)
 	hung := faultfs.New(t)
 	hung.Silence()

@@ -176,6 +176,9 @@ func TestVfsprobe_ASilentBtrfsStopsNothing(t *testing.T) {
 
 // A configuration on a file system that hangs ends the program, with one line.
 func TestVfsprobe_AConfigurationThatIsNotRead(t *testing.T) {
+	if besideOthers(t) {
+		return
+	}
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	fs.Silence()

@@ -80,9 +80,6 @@ func runWays(t *testing.T, together bool, test func(t *testing.T, w way)) {
 		test(t, w)
 		return
 	}
-	for _, program := range []func() (string, error){vfsprobe, telegraf} {
-		_, _ = program() // before both ways do, which say what fails
-	}
 	if os.Geteuid() != 0 { // who can make no namespaces
 		for _, w := range ways {
 			t.Run(string(w), func(t *testing.T) { test(t, w) })
@@ -102,18 +99,29 @@ func runWays(t *testing.T, together bool, test func(t *testing.T, w way)) {
 			if !together {
 				all = append(all, startWay(t, w))
 			}
-			out := all[i].wait()
-			if why, _, found := strings.Cut(out, "\n--- SKIP: "+all[i].test+" "); found {
-				skipped++
-				t.Skip(why)
-			}
-			t.Log(out)
-			assert.True(t, strings.Contains(out, "\n--- PASS: "+all[i].test+" "), "it has not passed")
+			defer func() {
+				if t.Skipped() {
+					skipped++
+				}
+			}()
+			all[i].pass(t)
 		})
 	}
 	if skipped == len(ways) {
 		t.Skip("in both ways")
 	}
+}
+
+// besideOthers has a test of oneWay run beside others, in a process like those of inBothWays. It
+// reports whether it has: who called it is not that process then, and has nothing left to do.
+func besideOthers(t *testing.T) bool {
+	t.Helper()
+	if os.Getenv(wayVariable) != "" || os.Geteuid() != 0 {
+		return false
+	}
+	t.Parallel()
+	startWay(t, "one way").pass(t)
+	return true
 }
 
 // wayProcess runs a test in one way.
@@ -129,6 +137,11 @@ func startWay(t *testing.T, w way) *wayProcess {
 	p := &wayProcess{test: test}
 	command := namespace.Again("-test.run=^"+test+"$", "-test.v", "-test.timeout=0")
 	command.Env = append(command.Env, wayVariable+"="+string(w))
+	for variable, program := range map[string]func() (string, error){binaryVariable: vfsprobe, telegrafVariable: telegraf} {
+		if path, err := program(); err == nil { // else it says what fails
+			command.Env = append(command.Env, variable+"="+path)
+		}
+	}
 	command.Stdout, command.Stderr = &p.out, &p.out
 	require.NoError(t, command.Start())
 	p.wait = sync.OnceValue(func() string {
@@ -142,6 +155,17 @@ func startWay(t *testing.T, w way) *wayProcess {
 		p.wait()
 	})
 	return p
+}
+
+// pass waits for the test, which has to pass or is skipped.
+func (p *wayProcess) pass(t *testing.T) {
+	t.Helper()
+	out := p.wait()
+	if why, _, found := strings.Cut(out, "\n--- SKIP: "+p.test+" "); found {
+		t.Skip(why)
+	}
+	t.Log(out)
+	assert.True(t, strings.Contains(out, "\n--- PASS: "+p.test+" "), "it has not passed")
 }
 
 // atWork is vfsprobe at work in one of the ways.
