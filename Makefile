@@ -13,7 +13,7 @@ export GOFLAGS = -trimpath
 
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: help quick run build bpf check-bpf test test-long compile-tests test-alone test-others test-race test-loop test-machines test-containers test-kubernetes test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
+.PHONY: help quick run build bpf check-bpf test test-long prepare compile-tests test-alone test-others test-race test-loop test-machines test-containers test-kubernetes test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
 run: build ## build it, and print one gather on this machine
 	bin/vfsprobe -test
@@ -60,11 +60,16 @@ RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -
 # It ends with a table of where the minutes went. What takes longest begins first. New inputs of
 # fuzz tests are test-long's: go test tries those of testdata.
 LANES ?= 3
-test: setup lint check-bpf check-release compile-tests ## all tests that can run here, and lint: what CI runs
+test: ## all tests that can run here, and lint: what CI runs
 	@tools/stage -new
-	@code=0; $(MAKE) --no-print-directory test-alone || code=$$?; \
+	@tools/stage setup $(MAKE) --no-print-directory setup
+	@code=0; $(MAKE) --no-print-directory prepare & $(MAKE) --no-print-directory test-alone || code=$$?; wait $$! || exit; \
 		$(MAKE) --no-print-directory -k -j$(LANES) SUITES=bookworm SKIPPED=0 test-loop test-nfs test-machines test-others test-race test-kernels || code=$$?; \
 		tools/stage; exit $$code
+
+# What takes the CPUs only. It leaves most of them to the tests beside it.
+prepare:
+	@for part in lint check-bpf check-release compile-tests; do nice -n 5 tools/stage $$part $(MAKE) --no-print-directory $$part || exit; done
 
 quick: ## lint and the unit tests of what was changed, in two minutes
 	tools/quick
