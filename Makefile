@@ -13,7 +13,7 @@ export GOFLAGS = -trimpath
 
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: help quick run build bpf check-bpf test test-long prepare compile-tests test-alone test-others test-race test-loop test-machines test-containers test-kubernetes test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
+.PHONY: help quick run build bpf check-bpf test test-long prepare compile-tests test-alone test-others test-race test-loop test-machines test-systemd test-e2e test-containers test-kubernetes test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
 run: build ## build it, and print one gather on this machine
 	bin/vfsprobe -test
@@ -43,28 +43,33 @@ check-bpf: ## compile them, and compare with what is committed
 gotest = "$$($(GO) -C "$(CURDIR)/tools/test" tool -n gotestsum)" --format standard-quiet -- -count 1 -p 1 -vet off -ldflags "-s -w" -timeout 20m -exec "$(CURDIR)/tools/stage $(1)/"
 STAGE  = tools/stage $@
 
-# The packages whose tests need the CPUs for themselves, those that start machines, those
+# The packages whose tests need most of the CPUs, those that start machines, those
 # with file systems on loop devices, which share the kernel's log and its counts of dentries,
 # and all others; and what is tested with the race detector: where goroutines are started,
 # if only by the tests.
 INTERNAL = $(shell $(GO) list -m)/internal
 testing  = $(shell $(GO) list -f '{{.ImportPath}} {{.TestImports}} {{.XTestImports}}' ./... | grep '$(INTERNAL)/testing/$(1)[] ]' | cut -d' ' -f1)
 ALONE    = $(INTERNAL)/testing/fleet
-MACHINES = $(filter-out $(ALONE),$(call testing,vm))
-LOOP     = $(call testing,loopfs)
-OTHERS   = $(filter-out $(ALONE) $(MACHINES) $(LOOP),$(shell $(GO) list ./...))
+E2E      = $(INTERNAL)/testing/e2e
+SYSTEMD  = $(INTERNAL)/testing/systemd
+MACHINES = $(filter-out $(ALONE) $(SYSTEMD),$(call testing,vm))
+LOOP     = $(filter-out $(E2E),$(call testing,loopfs))
+OTHERS   = $(filter-out $(ALONE) $(E2E) $(SYSTEMD) $(MACHINES) $(LOOP),$(shell $(GO) list ./...))
+# The end-to-end tests with such file systems, or with so many dentries that others would count them.
+E2ELOOP  = 'TestVfsprobe_(DiskMetrics|ASilentBtrfs|NamesTheCgroup)|TestService_KnowsADangerous|TestDentries'
 RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -race -f '{{.ImportPath}} {{.Dir}}' ./internal/... ./plugins/... | \
 	while read -r package dir; do ! grep -qE '^\s*go |\.Go\W|AfterFunc|t\.Parallel' "$$dir"/*.go || echo "$$package"; done))
 
-# Three at a time, since most tests wait most of the time. All run, also where one has failed.
+# Four at a time, since most tests wait most of the time. All run, also where one has failed.
 # It ends with a table of where the minutes went. What takes longest begins first. New inputs of
 # fuzz tests are test-long's: go test tries those of testdata.
-LANES ?= 3
+PARTS  = test-nfs test-loop test-machines test-others test-systemd test-race test-e2e test-kernels
+LANES ?= 4
 test: ## all tests that can run here, and lint: what CI runs
 	@tools/stage -new
 	@tools/stage setup $(MAKE) --no-print-directory setup
 	@code=0; $(MAKE) --no-print-directory prepare & $(MAKE) --no-print-directory test-alone || code=$$?; wait $$! || exit; \
-		$(MAKE) --no-print-directory -k -j$(LANES) SUITES=bookworm SKIPPED=0 test-loop test-nfs test-machines test-others test-race test-kernels || code=$$?; \
+		$(MAKE) --no-print-directory -k -j$(LANES) SUITES=bookworm SKIPPED=0 $(PARTS) || code=$$?; \
 		tools/stage; exit $$code
 
 # What takes the CPUs only. It leaves most of them to the tests beside it.
@@ -89,12 +94,18 @@ test-alone:
 test-machines:
 	$(call gotest,machines) $(MACHINES)
 
+test-systemd:
+	$(call gotest,systemd) $(SYSTEMD)
+
 test-loop:
-	$(call gotest,loop) $(LOOP); code=$$?; cd tools/dashboards && $(call gotest,loop) ./... && exit $$code
+	$(call gotest,loop) $(LOOP); code=$$?; $(call gotest,loop) -run $(E2ELOOP) $(E2E) && exit $$code
 	$(RACE) $(filter $(LOOP),$(RACED))
 
+test-e2e:
+	$(call gotest,e2e) -parallel 4 -skip $(E2ELOOP) $(E2E)
+
 test-others:
-	$(call gotest,others) $(OTHERS)
+	$(call gotest,others) $(OTHERS); code=$$?; cd tools/dashboards && $(call gotest,others) ./... && exit $$code
 
 test-race:
 	$(RACE) $(filter-out $(LOOP),$(RACED))
