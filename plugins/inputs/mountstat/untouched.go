@@ -15,7 +15,7 @@ import (
 // fault where its server, or its daemon, answers neither vfsprobe nor the target's users.
 func (c *causes) judgeUntouched(t *target) finding {
 	f := finding{code: result.Unchecked, reason: t.skipReason}
-	if why := t.causeAtServer(); why != "" && t.missesAnswers() {
+	if why := t.causeAtServer(); why != "" && t.missesAnswers() && t.provesFault() {
 		f.code, f.errno, f.cause = result.Error, t.answer.Errno, why
 	} else if t.Probed.NineP() && len(t.servers) > 0 {
 		if f.cause = c.causeAtNinePClient(t, &finding{code: result.Error}); f.cause != "" {
@@ -32,6 +32,14 @@ func (c *causes) judgeUntouched(t *target) finding {
 		return t.found
 	}
 	return f
+}
+
+// provesFault reports whether the server's answer is proof of a fault that was not known: a busy
+// server, or a busy host, may leave one question without an answer in time, but not two in
+// succession. What the client itself knows is proof at once.
+func (t *target) provesFault() bool {
+	a := &t.answer
+	return t.found.code.Fault() || t.Probed.NFS() || t.share == smbclient.Disconnected || a.Errno != "ETIMEDOUT" || a.At.After(a.Since)
 }
 
 // unseen reports whether the evidence for the target's fault could not be had this time: a busy

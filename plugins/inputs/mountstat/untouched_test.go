@@ -122,10 +122,13 @@ func TestUntouched_AMountWhoseServerDiesIsFoundWhileSomebodyWaits(t *testing.T) 
 				require.Equal(t, "unchecked", text(at(collect.Gather(t, m), fs.Dir), "result"), "nobody waits")
 			}
 			waitUninterruptibly(t)
+			var doubted bool
 			require.Eventually(t, func() bool {
 				metric := at(collect.Gather(t, m), fs.Dir)
+				doubted = doubted || text(metric, "result") == "unchecked" && m.targets[0].servers[0].answer.Broken()
 				return text(metric, "result") == "error" && text(metric, "errno") == "ETIMEDOUT"
 			}, 20*time.Second, 10*time.Millisecond)
+			assert.True(t, doubted, "one question without an answer is no proof")
 			assert.Zero(t, fs.Unanswered(), "it was never touched")
 		})
 	}
