@@ -69,10 +69,10 @@ func TestFinder_FollowsADaemonToItsServer(t *testing.T) {
 	assert.True(t, d.TakesRequests() && d.Lives() && d.Seen() && !d.Stopped(), "%+v", d.Threads)
 	assert.Nil(t, d.ForFUSE())
 
-	require.NoError(t, fs.Daemon.Signal(unix.SIGSTOP))
+	fs.Pause(t)
 	require.Eventually(t, func() bool { return find(t, f, c).Stopped() }, 10*time.Second, 20*time.Millisecond)
 	assert.False(t, find(t, f, c).Lives())
-	require.NoError(t, fs.Daemon.Signal(unix.SIGCONT))
+	fs.Resume()
 
 	fs.Kill()
 	assert.Nil(t, find(t, f, c))
@@ -138,7 +138,7 @@ func TestFinder_WithoutRightsGuesses(t *testing.T) {
 	}
 	fs := sshhost.New(t).Mount(t)
 	c := connection(t, fs.Dir, "sshfs")
-	require.NoError(t, fs.Daemon.Signal(unix.SIGSTOP))
+	fs.Pause(t)
 	text, err := json.Marshal(c)
 	require.NoError(t, err)
 	dir, err := os.MkdirTemp("", "fusedaemon")

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -144,6 +145,25 @@ func (fs *FS) Mount(t testing.TB, options ...string) {
 		t.Fatal(err)
 	}
 }
+
+// Pause stops the daemon, and waits until all its threads stand still: until then they may
+// answer.
+func (fs *FS) Pause(t testing.TB) {
+	t.Helper()
+	if err := fs.Daemon.Signal(unix.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the daemon is stopped", func() bool {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", fs.Daemon.Pid))
+		return err == nil && !slices.ContainsFunc(tasks, func(name string) bool {
+			stat, err := os.ReadFile(name)
+			return err == nil && !strings.Contains(string(stat), ") T ")
+		})
+	})
+}
+
+// Resume lets it go on.
+func (fs *FS) Resume() { _ = fs.Daemon.Signal(unix.SIGCONT) }
 
 // Kill ends the daemon, and waits for its end.
 func (fs *FS) Kill() {

@@ -161,9 +161,9 @@ func hostAndMountAnew(t *testing.T, host *sshhost.Host, fs *sshhost.FS) {
 	fs.Mount(t)
 }
 
-func daemonGets(signal unix.Signal) func(*testing.T, *sshhost.Host, *sshhost.FS) {
-	return func(t *testing.T, _ *sshhost.Host, fs *sshhost.FS) { require.NoError(t, fs.Daemon.Signal(signal)) }
-}
+func pauseDaemon(t *testing.T, _ *sshhost.Host, fs *sshhost.FS) { fs.Pause(t) }
+
+func resumeDaemon(_ *testing.T, _ *sshhost.Host, fs *sshhost.FS) { fs.Resume() }
 
 // onTop has a program show at the path what a directory has that sshfs has mounted. The
 // directory is the path with ".below".
@@ -214,7 +214,7 @@ func faults() []faultCase {
 		{name: "FUSE: ENOTCONN from a daemon that lives", rig: fails(unix.ENOTCONN, faultfs.Statfs), result: "error", errno: "ENOTCONN", check: "statfs", cause: result.FUSEServerUnreachable},
 		{name: "FUSE: ENOSPC", rig: fails(unix.ENOSPC, faultfs.Opendir), result: "error", errno: "ENOSPC", check: "readdir", cause: noSpace},
 		{name: "FUSE: EROFS", rig: fails(unix.EROFS, faultfs.Opendir), result: "error", errno: "EROFS", check: "readdir", cause: readOnly},
-		{name: "sshfs: stopped", rig: bySSH(daemonGets(unix.SIGSTOP), daemonGets(unix.SIGCONT)), result: "stuck", check: "statfs", cause: fuseDaemonSilent, reason: "its daemon sshfs .* is stopped: kill -CONT"},
+		{name: "sshfs: stopped", rig: bySSH(pauseDaemon, resumeDaemon), result: "stuck", check: "statfs", cause: fuseDaemonSilent, reason: "its daemon sshfs .* is stopped: kill -CONT"},
 		{name: "sshfs: killed", rig: bySSH(daemonEnds, mountedAnew), result: "error", errno: "ENOTCONN", check: "statfs", cause: fuseDaemonDead},
 		{name: "sshfs: sshd and the session stopped", rig: bySSH(hostPauses, hostResumes), result: "stuck", check: "statfs", cause: result.FUSEServerSilent, reason: `its daemon sshfs .* waits for its server 127\.0\.0\.1:\d+ of root@127\.0\.0\.1:/.*, by ssh \(process \d+\): it (has sent nothing for|is connected, and has sent something)`},
 		{name: "sshfs: packets get lost", rig: bySSH(networkBreaks, networkHeals), result: "stuck", check: "statfs", cause: result.FUSEServerUnreachable, reason: `its server 127\.0\.0\.1:\d+ of root@.*: nothing comes back`},

@@ -109,7 +109,7 @@ func TestMountstat_FollowsTheEvidenceOfAServer(t *testing.T) {
 	assert.Contains(t, text(metric, "reason"), "is stopped: kill -CONT")
 	assert.Len(t, log.about("hangs"), 1, "it is said once")
 	assert.Len(t, kept, 1, "and kept once")
-	require.NoError(t, fs.Daemon.Signal(unix.SIGCONT))
+	fs.Resume()
 	host.Resume()
 	noneLeft(t, m)
 	g = collect.Gather(t, m)
