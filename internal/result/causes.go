@@ -187,7 +187,7 @@ var causes = []explanation{
 		"`rpcinfo -T tcp SERVER nlockmgr 4`.",
 		"On the server give lockd fixed ports (`nlm_tcpport`, `nlm_udpport`), and open them in the firewall."},
 	{NSMUnreachable, nfslock, true, "the server's status monitor (NSM, its rpc.statd) can't be reached",
-		"The server's `status` is not registered or does not answer. With the result `error` or `timeout` locks fail for that. With `ok` they work, and will stay at the server when this host crashes.",
+		"The server's `status` is not registered or does not answer. Its lock service may wait for it, and then answers nobody, either. With the result `error` or `timeout` locks fail for that. With `ok` they work, and will stay at the server when this host crashes.",
 		"`rpcinfo -T tcp SERVER status`.",
 		"On the server: `systemctl restart rpc-statd`. Open its port in the firewall."},
 	{GracePeriod, nfslock, true, "the server was restarted, and grants no new locks until its grace period ends",

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 // diagnosis says which link of the lock chain is broken: package result has the
@@ -159,6 +160,8 @@ func (e *evidence) broken() diagnosis {
 		return serverRPCBindUnreachable
 	case e.server.nlm.Unregistered():
 		return nlmUnregistered
+	case hangs(e.server.nlm) && hangs(e.server.nsm):
+		return nsmUnreachable // the lock service waits for it, with one thread (nsm_mon_unmon, fs/lockd/mon.c)
 	case e.server.nlm.Broken():
 		return nlmUnreachable
 	case e.stage > asking && e.server.nsm.Broken():
@@ -166,6 +169,9 @@ func (e *evidence) broken() diagnosis {
 	}
 	return ""
 }
+
+// hangs reports whether a service takes connections, and answers no call.
+func hangs(a serverpool.Answer) bool { return a.Broken() && a.Reached && a.Errno == "ETIMEDOUT" }
 
 // state is what is wrong with this client's state at an NFSv4 server, if anything is. What the
 // kernel said comes first. Its waiting alone tells nothing: a server says "later" in a grace

@@ -22,6 +22,7 @@ import (
 var (
 	up      = serverpool.Answer{Known: true, Reached: true, Elapsed: time.Millisecond}
 	silent  = serverpool.Answer{Known: true, Errno: "ETIMEDOUT"}
+	hanging = serverpool.Answer{Known: true, Errno: "ETIMEDOUT", Reached: true} // the connection is taken
 	refused = serverpool.Answer{Known: true, Errno: "ECONNREFUSED", Reached: true}
 	missing = serverpool.Answer{Known: true, Errno: "ENOTREGISTERED", Reached: true}
 )
@@ -55,6 +56,8 @@ func rpcbindCut(e *evidence) {
 	e.server.nsm = serverpool.Answer{}
 }
 func nsmDropped(e *evidence)    { e.server.nsm = silent }
+func nlmHangs(e *evidence)      { e.server.nlm = hanging }
+func nsmHangs(e *evidence)      { e.server.nsm = hanging }
 func statdStopped(e *evidence)  { e.local.nsm = missing }
 func statdKilled(e *evidence)   { e.local.nsm = refused }
 func statdFrozen(e *evidence)   { e.local.nsm = silent }
@@ -147,6 +150,9 @@ func TestDiagnose(t *testing.T) {
 		{"nolock, no canary", v3(notTried, 0, 0, unproven, withoutCanary), localOnly, result.Unchecked},
 		{"server's statd stopped", v3(failed, locking, unix.ENOLCK, nsmDropped), nsmUnreachable, result.Error},
 		{"server's statd stopped, locks work", v3(passed, 0, 0, nsmDropped), nsmUnreachable, result.OK},
+		{"server's statd hangs, and its lock service waits for it", v3(hung, locking, 0, nlmHangs, nsmHangs), nsmUnreachable, result.Timeout},
+		{"server's lock service hangs", v3(hung, locking, 0, nlmHangs), nlmUnreachable, result.Timeout},
+		{"NLM and server's statd dropped", v3(hung, asking, 0, nlmDropped, nsmDropped), nlmUnreachable, result.Timeout},
 		{"ENOLCK for no visible reason", v3(failed, locking, unix.ENOLCK), unknown, result.Error},
 		{"no canary", v3(notTried, 0, 0, withoutCanary), noCanary, result.Unchecked},
 		{"no canary, statd down", v3(notTried, 0, 0, withoutCanary, statdStopped), statdDown, result.Error},
