@@ -224,6 +224,16 @@ func (l *lab) gather() map[string]string {
 	return lines
 }
 
+// locate gathers until it is known where an SMB server listens, by the client's connection.
+func (l *lab) locate(address string, port int) {
+	l.t.Helper()
+	script := fmt.Sprintf(`grep '^mountstat_server,' /run/metrics | tail -n 20 | grep 'port=%d,' | grep -c 'server=%s,' || true`, port, address)
+	for began := time.Now(); l.shell(script) == "0"; time.Sleep(time.Second) {
+		require.Less(l.t, time.Since(began), patience, "the port of %s is not found", address)
+		l.gather()
+	}
+}
+
 // await gathers until all is as expected, and returns the lines and how long that took.
 func (l *lab) await(when string, limit time.Duration, all expected) (map[string]string, time.Duration) {
 	l.t.Helper()
@@ -246,7 +256,7 @@ func (l *lab) await(when string, limit time.Duration, all expected) (map[string]
 		}
 		l.t.Logf("%s, after %.1f s: %s", when, took.Seconds(), wrong)
 		if took > limit {
-			require.Fail(l.t, when+": "+wrong, "%s", l.shell("tail -n 20 /run/log; dmesg | tail -n 20; head -n 60 /proc/fs/cifs/DebugData 2>/dev/null || true"))
+			require.Fail(l.t, when+": "+wrong, "%s", l.shell("tail -n 20 /run/log; dmesg | tail -n 20; head -n 60 /proc/fs/cifs/DebugData /run/read /sys/block/loop0/inflight 2>/dev/null || true"))
 		}
 		time.Sleep(time.Until(start.Add(interval)))
 	}
@@ -333,8 +343,10 @@ func summary(line string) string {
 	return strings.Join(slices.DeleteFunc(parts, func(s string) bool { return s == "" }), ", ")
 }
 
-// write writes the table of a family to docs/FAULTS.md, if FAULTS names that.
+// write writes the table of a family to docs/FAULTS.md, if FAULTS names that, and logs what the
+// kernel's clients have said.
 func (l *lab) write(name string) {
+	l.t.Logf("the kernel's clients:\n%s", l.shell(`dmesg | grep -E 'CIFS|VFS|9p|ceph' | sed 's/^\[[^]]*\] *//' | sort | uniq -c | sort -rn | head -n 60 || true`))
 	if file := os.Getenv("FAULTS"); file != "" && !l.t.Failed() {
 		require.NoError(l.t, l.table.Write(file, name))
 	}

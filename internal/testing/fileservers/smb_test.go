@@ -8,7 +8,6 @@ import (
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -23,11 +22,10 @@ const smbModules = "ip_tables iptable_filter ipt_REJECT cifs ecb cmac gcm ghash-
 const setupSMB = `set -e
 mkdir -p /run/smb /run/mount /srv/dfs/plain /mnt/dfs /srv/data /srv/more /srv/nine /mnt/bind /mnt/smb /mnt/hard /mnt/more /mnt/9p /var/log/samba /var/lib/samba/private /var/cache/samba
 chmod 755 /srv/data /srv/more /srv/nine
-ip -n server addr add 10.9.0.3/24 dev server
-ip -n server addr add 10.9.0.4/24 dev server
+for i in 3 4 5 6; do ip -n server addr add 10.9.0.$i/24 dev server; done
 printf '%s\n' '10.9.0.1 server' '10.9.0.2 client' >>/etc/hosts # diod looks its clients up
 printf '%s\n' '[global]' 'server role = standalone server' 'smb ports = 445 4450' 'map to guest = never' 'load printers = no' \
-	'bind interfaces only = yes' 'interfaces = 10.9.0.1 10.9.0.3 10.9.0.4' 'host msdfs = yes' \
+	'bind interfaces only = yes' 'interfaces = 10.9.0.1 10.9.0.3 10.9.0.4 10.9.0.5 10.9.0.6' 'host msdfs = yes' \
 	'[more]' 'path = /srv/more' 'read only = no' '[dfs]' 'path = /srv/dfs' 'msdfs root = yes' 'read only = no' >/srv/base.conf
 ln -s 'msdfs:10.9.0.1\more' /srv/dfs/link
 printf '%s\n' '[data]' 'path = /srv/data' 'read only = no' | cat /srv/base.conf - >/srv/smb.conf
@@ -37,7 +35,7 @@ cat >/run/servers <<'X'
 # servers start|stop|freeze|thaw|restart-smbd|start-diod
 case $1 in
 start) ip netns exec server smbd -D -s /srv/smb.conf; $0 start-diod;;
-start-diod) ip netns exec server diod -n -l 10.9.0.1:5640 -e /srv/nine -c /dev/null;;
+start-diod) ip netns exec server diod -n -l 10.9.0.1:5640 -e /srv/nine -e /srv/more -e /mnt/hard -c /dev/null;;
 stop) kill -KILL $(pidof smbd diod); while pidof smbd diod >/dev/null; do sleep 0.1; done;;
 restart-smbd) kill -KILL $(pidof smbd); while pidof smbd >/dev/null; do sleep 0.1; done; ip netns exec server smbd -D -s /srv/smb.conf;;
 freeze) kill -STOP $(pidof smbd diod);;
@@ -71,10 +69,7 @@ func TestCauses_OfSMBAnd9P(t *testing.T) {
 	l.shell(setupSMB + mount9P)
 	l.watch(smb, hard, more, nineP, bind, "/mnt/dfs")
 	t.Run("DFS", func(t *testing.T) { l.leaveLinksAlone(t) })
-	for range 3 { // until it is known where the server of hard is, by the client's connection
-		l.gather()
-		time.Sleep(time.Second)
-	}
+	l.locate("10.9.0.3", 4450)
 	both := func(cause string, ofSMB, ofNineP string) expected {
 		return expected{smb: {`cause="` + cause + `"`, ofSMB}, hard: {`cause="` + cause + `"`, ofSMB}, nineP: {`cause="` + cause + `"`, ofNineP}}
 	}
