@@ -264,7 +264,7 @@ func (h template) write(b *bytes.Buffer, host, gather int, at time.Time, random 
 			case value == "true" || value == "false":
 			case err != nil:
 				value = strconv.Quote(value)
-			case strings.HasSuffix(field, "_seconds") || strings.HasSuffix(field, "_ago") || strings.HasSuffix(field, "_percent") || floating.MatchString(value):
+			case strings.HasSuffix(field, "_seconds") || strings.HasSuffix(field, "_seconds_total") || strings.HasSuffix(field, "_ago") || strings.HasSuffix(field, "_percent") || floating.MatchString(value):
 				if number != 0 {
 					number *= 0.7 + 0.6*random.Float64()
 				}
