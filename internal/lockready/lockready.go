@@ -90,7 +90,7 @@ func (f *Facts) Judge() Verdict {
 		return Verdict{Code: result.OK, Cause: result.Healthy}
 	case f.Asks() && !statd.Answer.Known && !rpcbind.Answer.Known:
 		return Verdict{Code: result.Unchecked, Cause: result.Unknown, Reason: "rpcbind could not be asked"}
-	case statd.Answer.Broken() && statd.Answer.Errno == "ETIMEDOUT":
+	case statd.Answer.TimedOut():
 		return fault(result.StatdHung, want)
 	case statd.Answer.Broken() && !statd.Answer.Unregistered():
 		return fault(result.StatdDeadRegistered, want)

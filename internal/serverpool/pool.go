@@ -65,6 +65,9 @@ func (a Answer) Answered() bool { return a.Known && a.Errno == "" }
 // Broken reports whether the service was asked and does not answer.
 func (a Answer) Broken() bool { return a.Known && a.Errno != "" }
 
+// TimedOut reports whether the service was asked, and nothing came in time.
+func (a Answer) TimedOut() bool { return a.Known && a.Errno == "ETIMEDOUT" }
+
 // Unregistered reports whether the host's register answers and does not know the service.
 func (a Answer) Unregistered() bool { return a.Known && a.Errno == NotRegistered }
 

@@ -39,7 +39,7 @@ func (c *causes) judgeUntouched(t *target) finding {
 // succession. What the client itself knows is proof at once.
 func (t *target) provesFault() bool {
 	a := &t.answer
-	return t.found.code.Fault() || t.Probed.NFS() || t.share == smbclient.Disconnected || a.Errno != "ETIMEDOUT" || a.At.After(a.Since)
+	return t.found.code.Fault() || t.Probed.NFS() || t.share == smbclient.Disconnected || !a.TimedOut() || a.At.After(a.Since)
 }
 
 // unseen reports whether the evidence for the target's fault could not be had this time: a busy

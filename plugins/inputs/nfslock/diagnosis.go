@@ -171,7 +171,7 @@ func (e *evidence) broken() diagnosis {
 }
 
 // hangs reports whether a service takes connections, and answers no call.
-func hangs(a serverpool.Answer) bool { return a.Broken() && a.Reached && a.Errno == "ETIMEDOUT" }
+func hangs(a serverpool.Answer) bool { return a.TimedOut() && a.Reached }
 
 // state is what is wrong with this client's state at an NFSv4 server, if anything is. What the
 // kernel said comes first. Its waiting alone tells nothing: a server says "later" in a grace
@@ -204,7 +204,7 @@ func (e *evidence) statd() diagnosis {
 		return statdDown
 	case !nsm.Broken():
 		return ""
-	case nsm.Errno == "ETIMEDOUT":
+	case nsm.TimedOut():
 		return statdHung
 	}
 	return statdDeadRegistered

@@ -120,7 +120,7 @@ func (l *leaseState) add(s leaseSample) {
 // noteSilence notes that the server does not answer: at once where it refuses, which is no doubt
 // its own doing, or where two calls were without an answer.
 func (l *leaseState) noteSilence(nfs serverpool.Answer) {
-	if nfs.Errno != "ETIMEDOUT" || nfs.At.Sub(nfs.Since) >= silence {
+	if !nfs.TimedOut() || nfs.At.Sub(nfs.Since) >= silence {
 		l.silent = nfs.At
 	}
 }
