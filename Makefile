@@ -118,7 +118,7 @@ test-containers: ## the image under Podman, Docker and containerd
 	tools/engines
 	VFSPROBE_RUNTIMES=all $(call gotest,containers) -timeout 40m ./internal/testing/containers
 	-@tools/setup mmdebstrap user-mode-linux:linux.uml
-	VFSPROBE_RUNTIMES=all $(call gotest,containers) -run TestSystemd_Containers ./internal/testing/systemd
+	VFSPROBE_RUNTIMES=all $(call gotest,containers) -run 'TestSystemd_(Containers|AppArmor)' ./internal/testing/systemd
 
 # And what takes hours: CI's long mode.
 test-long: test ## and what takes hours: a soak, long hangs, long fuzzing

@@ -185,6 +185,7 @@ type Files struct {
 	MountIDs []int
 	Cwd      string // its working directory, raw bytes
 	MountNS  string // its mount namespace, such as mnt:[4026531841]
+	Hidden   bool   // its open files may not be seen: openfiles.Hindrance tells why
 }
 
 // Files tells what a task has open. A helper looks, once in a round. What may not be
@@ -215,6 +216,7 @@ func (m *Monitor) inspect(task Task) Files {
 	if err != nil {
 		return files
 	}
+	files.Hidden = all[0].MayNot()
 	var names []string
 	for _, link := range all[0].Links {
 		if !strings.HasPrefix(link.Target, "/dev/") {

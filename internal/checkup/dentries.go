@@ -63,7 +63,7 @@ func attributionLine(m *Metric) string {
 	if m.Fields["watching"] == false {
 		line += ", off while negative dentries do not grow"
 	}
-	for _, name := range []string{"reason", "walker_reason"} {
+	for _, name := range []string{"reason", "walker_reason", "watches_reason"} {
 		if reason := m.shown(name); reason != "" {
 			line += "; " + reason
 		}

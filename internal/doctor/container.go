@@ -1,7 +1,6 @@
 package doctor
 
 import (
-	"bytes"
 	"cmp"
 	"fmt"
 	"net"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/checkup"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // findContainer finds out whether Telegraf runs in this container, and what is then to be
@@ -65,30 +65,16 @@ func (p *examination) examineProfiles() {
 	}
 	file := filepath.Join(p.Proc, "self/attr/current")
 	content, _ := os.ReadFile(file)
-	switch module, name := label(content); module {
+	switch module, name := procfs.Confinement(content); module {
 	case "AppArmor":
 		p.add(Finding{ID: "kernel.apparmor", Status: checkup.Warning, Object: file, Says: "AppArmor confines this process: " + name,
-			Symptom: "mountstat_blocked has no path for processes outside the container, and dentrycache_dir no watched: the container's profile forbids looking at them",
+			Symptom: "mountstat_blocked has no path for processes outside of containers, nor processes that wait for a FUSE daemon, and dentrycache_dir no watched: the profile forbids looking at processes that it does not confine, too, and the kernel's log gets a line each time; blocked_reason of mountstat_summary and watches_reason of dentrycache_status say so",
 			Cure:    profile("  appArmorProfile:\n    type: Unconfined", "apparmor=unconfined")})
 	case "SELinux":
 		p.add(Finding{ID: "kernel.selinux", Status: checkup.Warning, Object: file, Says: "SELinux confines this process: " + name,
 			Symptom: "mounts are \"denied\" or \"unchecked\", with EACCES: a container's type may not read the host's files",
 			Cure:    profile("  seLinuxOptions:\n    type: spc_t", "label=disable")})
 	}
-}
-
-// label reads a /proc/PID/attr/current that confines a container: the security module, and its
-// profile or type. Labels of the host's own policy are left out: they allow what is needed.
-func label(content []byte) (module, name string) {
-	text := string(bytes.TrimRight(content, "\x00\n"))
-	if profile, enforced := strings.CutSuffix(text, " (enforce)"); enforced {
-		return "AppArmor", profile
-	}
-	fields := strings.Split(text, ":") // user:role:type:level, which may hold colons
-	if len(fields) >= 3 && (strings.HasPrefix(fields[2], "container_") || strings.HasPrefix(fields[2], "svirt_lxc_")) {
-		return "SELinux", fields[2]
-	}
-	return "", ""
 }
 
 // sharesMounts reports whether a process is in this one's mount namespace.

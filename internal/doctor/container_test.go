@@ -75,29 +75,3 @@ func TestRun_AContainerThatConnects(t *testing.T) {
 	r2 := Run(Options{Own: own, Contained: true, Self: true, Proc: t.TempDir()})
 	assert.Nil(t, find(r2, "vfsprobe.socket"))
 }
-
-func TestLabel(t *testing.T) {
-	for content, want := range map[string][2]string{
-		"unconfined\n":                               {},
-		"docker-default (enforce)\n":                 {"AppArmor", "docker-default"},
-		"cri-containerd.apparmor.d (enforce)\n":      {"AppArmor", "cri-containerd.apparmor.d"},
-		"telegraf (complain)\n":                      {},
-		"system_u:system_r:container_t:s0:c1,c2\x00": {"SELinux", "container_t"},
-		"system_u:system_r:spc_t:s0\x00":             {},
-		"system_u:system_r:unconfined_service_t:s0":  {},
-		"": {},
-	} {
-		module, name := label([]byte(content))
-		assert.Equal(t, want, [2]string{module, name}, content)
-	}
-}
-
-func FuzzLabel(f *testing.F) {
-	f.Add([]byte("docker-default (enforce)\n"))
-	f.Add([]byte("system_u:system_r:container_t:s0:c1,c2\x00"))
-	f.Fuzz(func(t *testing.T, content []byte) {
-		module, name := label(content)
-		require.Contains(t, string(content), name)
-		require.True(t, module != "" || name == "")
-	})
-}

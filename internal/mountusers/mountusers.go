@@ -361,7 +361,7 @@ func (f *finder) readFiles(processes []*process) {
 		var files []file
 		var infos []string
 		for i, links := range all {
-			if errors.Is(links.Errno, os.ErrPermission) {
+			if links.MayNot() {
 				hidden++
 			}
 			for _, link := range links.Links {
@@ -383,7 +383,7 @@ func (f *finder) readFiles(processes []*process) {
 		}
 	}
 	if hidden > 0 {
-		f.unseen("the open files of %s: it takes CAP_SYS_PTRACE, as root has it", processesIn(hidden))
+		f.unseen("the open files of %s: %s", processesIn(hidden), openfiles.Hindrance())
 	}
 }
 

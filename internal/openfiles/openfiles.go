@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 const (
@@ -52,6 +53,25 @@ type Reader struct {
 type Links struct {
 	Links []prober.Link
 	Errno syscall.Errno // why it could not be read to its end; ENOENT: the process has ended
+}
+
+// MayNot reports whether the directory could not be read since this process may not look there:
+// [Hindrance] tells why.
+func (l *Links) MayNot() bool { return l.Errno == unix.EACCES || l.Errno == unix.EPERM }
+
+// Hindrance tells why this process may not look at what the processes of others have open.
+func Hindrance() string {
+	const needed = uint64(1)<<unix.CAP_SYS_PTRACE | 1<<unix.CAP_DAC_READ_SEARCH
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	if err := unix.Capget(&header, &data[0]); err != nil || uint64(data[0].Permitted)&needed != needed {
+		return "it takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, as root has them"
+	}
+	label, _ := procfs.Read("/proc/self/attr/current")
+	if module, name := procfs.Confinement(label); module != "" {
+		return module + " confines vfsprobe: " + name
+	}
+	return "a security module or a user namespace protects them"
 }
 
 // Links reads directories below procfs such as PID/fd or PID/task/TID/fd. Of each it reads at

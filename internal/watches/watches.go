@@ -31,10 +31,8 @@ type Inode struct {
 // IN_DELETE alone does not need that.
 type Watches struct {
 	Counts map[Inode]int
-	// Complete is false if the files of some processes may not be looked at, for
-	// which CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are needed: /proc/PID/fd is open
-	// to its owner only.
-	Complete bool
+	// Hidden is why the files of some processes may not be looked at, if that is so.
+	Hidden error
 }
 
 // Scan looks at the open files of all processes that show below the directory
@@ -54,10 +52,9 @@ func Scan(files *openfiles.Reader) (*Watches, error) {
 const fanotify = "anon_inode:[fanotify]"
 
 // each takes the fdinfo file of each descriptor that is a link to one of some names, and
-// notes whether all processes could be looked at. It returns what was wrong with files, and
+// notes why some processes may not be looked at. It returns what was wrong with files, and
 // why nothing could be looked at.
 func (w *Watches) each(files *openfiles.Reader, take func(pid int, content []byte) error, links ...string) (problem, err error) {
-	w.Complete = true
 	processes, err := names(files.Proc)
 	if err != nil {
 		return nil, err
@@ -77,8 +74,8 @@ func (w *Watches) each(files *openfiles.Reader, take func(pid int, content []byt
 	var watching []string
 	var pids []int
 	for i, found := range all {
-		if found.Errno == unix.EACCES || found.Errno == unix.EPERM {
-			w.Complete = false
+		if found.MayNot() {
+			w.Hidden = fmt.Errorf("the open files of some processes can't be seen: %s", openfiles.Hindrance())
 		}
 		for _, link := range found.Links {
 			if slices.Contains(links, link.Target) {

@@ -5,6 +5,7 @@ package containers
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -125,11 +126,21 @@ func (c *containerd) restart(name string) { c.t.Helper(); c.stop(name); c.start(
 
 func (c *containerd) remove(name string) {
 	c.t.Helper()
+	require.NoError(c.t, c.tryRemove(name))
+}
+
+func (c *containerd) tryRemove(name string) error {
 	c.wants(name, "stopped")
-	require.Eventually(c.t, func() bool {
-		_ = c.command("task", "delete", "--force", containerID(name)).Run()
-		return c.command("containers", "delete", containerID(name)).Run() == nil
-	}, replaced, 100*time.Millisecond)
+	for deadline := time.Now().Add(replaced); ; time.Sleep(100 * time.Millisecond) {
+		task, _ := c.command("task", "delete", "--force", containerID(name)).CombinedOutput()
+		out, err := c.command("containers", "delete", containerID(name)).CombinedOutput()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%w: %s%s", err, task, out)
+		}
+	}
 }
 
 func (c *containerd) state(name string) (string, int) {

@@ -30,6 +30,7 @@ type client interface {
 	stop(name string)
 	restart(name string)
 	remove(name string)
+	tryRemove(name string) error
 	// state is as "docker inspect" has it, with the pid of the container's first process.
 	state(name string) (string, int)
 	log(name string) string
@@ -247,6 +248,13 @@ func (c *cli) start(name string)   { c.t.Helper(); c.say("start", name) }
 func (c *cli) stop(name string)    { c.t.Helper(); c.say("stop", name) }
 func (c *cli) restart(name string) { c.t.Helper(); c.say("restart", name) }
 func (c *cli) remove(name string)  { c.t.Helper(); c.say("rm", "--force", name) }
+
+func (c *cli) tryRemove(name string) error {
+	if out, err := c.command("rm", "--force", name).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
 
 func (c *cli) state(name string) (string, int) {
 	c.t.Helper()

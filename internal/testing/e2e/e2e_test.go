@@ -586,7 +586,7 @@ func TestVfsprobe_SaysOnceThatThereAreNoFileDescriptors(t *testing.T) {
 // system; of its own descriptors it knows that they are BPF's. The mount table is
 // opened to be polled.
 var mayOpen = regexp.MustCompile(`^(/proc|/proc/(self/)?(filesystems|loadavg|locks|meminfo|vmstat|slabinfo|cmdline|kallsyms)|/proc/sys/.*` +
-	`|/proc/self/(cgroup|maps|mountinfo|statm|status|uid_map|fdinfo/\d+)` +
+	`|/proc/self/(attr/current|cgroup|maps|mountinfo|statm|status|uid_map|fdinfo/\d+)` +
 	`|(/proc/)?\d+(/task/\d+)?/(stat|comm|status|wchan|cgroup|uid_map|task)` +
 	`|/sys/fs/cgroup(/.*)?|/sys/fs/fuse/connections/\d+/waiting|/sys/fs/ext4/[^/]+/errors_count|/sys/fs/btrfs(/.*)?|/sys/dev/block/\d+:\d+|/sys/block|/sys/block/dm-\d+/dm/name` +
 	`|/sys/devices/.*/block/[^/]+(/[^/]+)?/(partition|slaves|loop/backing_file|stat|size|pid|(dm|md)/[a-z_]+|device/state|device/power/runtime_status)` +

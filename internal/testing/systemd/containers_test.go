@@ -49,7 +49,8 @@ func (h *host) buildImage() {
 
 // Podman with runc and crun, with systemd as it mounts version 2 of cgroups (nsdelegate):
 // in one container with the door, and connected to the service. While a mount hangs, the
-// container can be stopped, replaced and killed, and a new one reports.
+// container can be stopped, replaced and killed, also since its memory runs out, and a new one
+// reports.
 func TestSystemd_Containers(t *testing.T) {
 	if os.Getenv("VFSPROBE_RUNTIMES") != "all" {
 		t.Skip("VFSPROBE_RUNTIMES=all has containers run in a machine: make test-containers")
@@ -80,7 +81,7 @@ func TestSystemd_Containers(t *testing.T) {
 					h.shell("systemctl enable --now vfsprobe")
 				}
 				line := regexp.MustCompile(`--name \S+`).ReplaceAllString(fromDocument(t, way.mark), "--name tested")
-				line = strings.Replace(line, "podman run", "podman --runtime "+runtime+" run --volume=/run/telegraf:/out "+way.door, 1)
+				line = strings.Replace(line, "podman run", "podman --runtime "+runtime+" run --memory=268435456 --volume=/run/telegraf:/out "+way.door, 1)
 				if way.door != "" {
 					line = strings.Replace(line, " setpriv ", " setpriv -keep all ", 1)
 				}
@@ -95,6 +96,8 @@ func TestSystemd_Containers(t *testing.T) {
 					{"restart", "podman restart tested"},
 					{"another one of the same name", "podman rm --force tested; " + line},
 					{"killed", "kill -KILL $(podman inspect --format '{{.State.Pid}}' tested)"},
+					{"out of memory", `pid=$(podman inspect --format '{{.State.Pid}}' tested) && echo 1000 >/proc/$pid/oom_score_adj
+						guest /sys/fs/cgroup$(sed -n s/^0:://p /proc/$pid/cgroup)/cgroup.procs >/dev/null 2>&1 || [ $? = 137 ] && ! kill -0 $pid 2>/dev/null && dmesg | grep 'Memory cgroup out of memory: '`},
 				} {
 					began := time.Now()
 					h.shell(change[1])

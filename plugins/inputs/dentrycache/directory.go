@@ -312,7 +312,7 @@ func (d *DentryCache) addWatches(fields map[string]any, dir *directory) {
 		return
 	}
 	count := d.watches.Counts[watches.Inode{Major: uint32(dir.mount.Major), Minor: uint32(dir.mount.Minor), Number: dir.inode}]
-	if count > 0 || d.watches.Complete {
+	if count > 0 || d.watches.Hidden == nil {
 		fields["watched"], fields["watches"] = count > 0, int64(count)
 	}
 }
@@ -339,6 +339,7 @@ func (d *DentryCache) scanWatches(now time.Time) {
 			d.said.Error("watches", err)
 			if found != nil {
 				d.watches = found
+				d.said.Info("hidden watches", found.Hidden)
 			}
 		})
 	}()

@@ -129,6 +129,7 @@ func (*DentryCache) Schema() []schema.Measurement {
 				schema.Integers("memory of the BPF maps", "map_bytes"),
 				schema.Booleans("whether children can be counted", "walker"),
 				schema.Strings("why not", "walker_reason"),
+				schema.Strings("why watched may be absent", "watches_reason"),
 			},
 		},
 	}

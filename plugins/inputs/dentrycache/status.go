@@ -120,6 +120,9 @@ func (d *DentryCache) emitStatus(acc telegraf.Accumulator) {
 	case d.walkerErr != "":
 		fields["walker_reason"] = d.walkerErr
 	}
+	if d.watches != nil && d.watches.Hidden != nil {
+		fields["watches_reason"] = d.watches.Hidden.Error()
+	}
 	switch {
 	case !d.ready:
 		fields["mode"] = "starting"

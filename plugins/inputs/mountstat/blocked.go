@@ -53,8 +53,9 @@ type taskGroup struct {
 }
 
 // emit reports the tasks that have waited since the last gather or longer, by site, at most top
-// of them, and all others as one. vfsprobe's own helpers are only counted.
-func (b *blockedTasks) emit(acc telegraf.Accumulator, scan *blocked.Scan, in *inventory, top int) {
+// of them, and all others as one. vfsprobe's own helpers are only counted. It reports whether what
+// some of them have open may not be seen, so that their mounts may not be known.
+func (b *blockedTasks) emit(acc telegraf.Accumulator, scan *blocked.Scan, in *inventory, top int) (hidden bool) {
 	now := time.Now()
 	groups := make(map[waitSite]*taskGroup)
 	programs := b.mountPrograms(slices.Concat(scan.Tasks, scan.Mounting))
@@ -87,6 +88,7 @@ func (b *blockedTasks) emit(acc telegraf.Accumulator, scan *blocked.Scan, in *in
 	if rest.count > 0 {
 		b.emitTasks(acc, rest, now)
 	}
+	return resolver.hidden
 }
 
 // maxMountPrograms is the number of mount programs whose arguments are read in a gather.
@@ -192,6 +194,7 @@ type mountResolver struct {
 	host      *host.Host
 	namespace string                      // of the table
 	foreign   map[string]*mounts.Snapshot // tables of other namespaces
+	hidden    bool                        // what some tasks have open may not be seen
 }
 
 // mountOf returns the mount point of a file system that the task has open, or works in, and that
@@ -199,6 +202,7 @@ type mountResolver struct {
 // there are several such, or none, the result is empty.
 func (r *mountResolver) mountOf(task blocked.Task) string {
 	files := r.host.Tasks.Files(task)
+	r.hidden = r.hidden || files.Hidden
 	table := r.tableOf(task.PID, files.MountNS)
 	if table == nil {
 		return ""

@@ -13,6 +13,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/containers"
 	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/openfiles"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 )
@@ -238,7 +239,9 @@ func (m *Mountstat) summarize(acc telegraf.Accumulator, counts *counts, began ti
 	scan, err := m.blocked.scan(m.targets, m.automounts.there)
 	m.said.Error("blocked tasks", err)
 	fields["blocked"], fields["blocked_helpers"] = int64(len(scan.Tasks)), scan.Helpers
-	m.blocked.emit(acc, &scan, &m.inventory, m.BlockedTop)
+	if m.blocked.emit(acc, &scan, &m.inventory, m.BlockedTop) {
+		fields["blocked_reason"] = "the open files of some tasks can't be seen: " + openfiles.Hindrance()
+	}
 	fields["gather_seconds"] = time.Since(began).Seconds()
 	acc.AddGauge("mountstat_summary", fields, nil)
 }

@@ -117,6 +117,7 @@ func (*Mountstat) Schema() []schema.Measurement {
 				schema.Integers("", "superblocks"),
 				schema.Integers("tasks as in mountstat_blocked", "blocked"),
 				schema.Integers("vfsprobe's own helpers that are blocked; not in the above", "blocked_helpers"),
+				schema.Strings("why mountstat_blocked may lack paths", "blocked_reason"),
 				schema.Counters("tasks the kernel has found hung; since Linux 6.13", "hung_task_detect_count"),
 				schema.Counters("of those reports, as far back as the kernel's log goes, the ones about vfsprobe's own helpers; with CAP_SYSLOG, or kernel.dmesg_restrict = 0", "hung_task_helpers"),
 				schema.Floats("since the kernel had the mount table that these are from; 0 if it has it now, absent if none could be read", "table_age_seconds"),
