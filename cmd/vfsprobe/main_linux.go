@@ -195,7 +195,7 @@ func (o *options) gather(lines *execd.Log, fan *service.LogFan) error {
 	}
 	if server != nil {
 		defer server.Close()
-		e.Take = server.Take
+		e.Lines = server.Write
 	}
 	runner, err := execd.New(e)
 	if err != nil {

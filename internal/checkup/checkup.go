@@ -57,7 +57,7 @@ func New(o Options) (*Checkup, error) {
 	c := &Checkup{Options: o, metrics: collector{arrived: o.Arrived}}
 	c.log = execd.NewLog(&c.said)
 	var err error
-	c.runner, err = execd.New(execd.Options{Inputs: o.Inputs, Host: o.Host, Log: c.log, Take: c.metrics.take})
+	c.runner, err = execd.New(execd.Options{Inputs: o.Inputs, Host: o.Host, Log: c.log, Metric: c.metrics.take})
 	return c, err
 }
 
@@ -120,19 +120,16 @@ type collector struct {
 	rows    int
 }
 
-func (c *collector) take(all []*metric.Metric) {
+func (c *collector) take(m *metric.Metric) {
+	taken := newMetric(m)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before := c.rows
-	for _, m := range all {
-		taken := newMetric(m)
-		if _, isRow := taken.code(); isRow {
-			c.rows++
+	c.metrics = append(c.metrics, taken)
+	if _, isRow := taken.code(); isRow {
+		c.rows++
+		if c.arrived != nil {
+			c.arrived(c.rows)
 		}
-		c.metrics = append(c.metrics, taken)
-	}
-	if c.rows > before && c.arrived != nil {
-		c.arrived(c.rows)
 	}
 }
 

@@ -22,7 +22,13 @@ func (a *accumulator) AddFields(name string, fields map[string]any, tags map[str
 	if len(at) > 0 {
 		when = at[0]
 	}
-	a.add(metric.New(name, tags, fields, when))
+	r := a.round
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.metric.Set(name, tags, fields, when)
+	a.input.label(&r.metric)
+	clean(&r.metric)
+	r.take(&r.metric)
 }
 
 // The kind of a metric has no place in line protocol.
@@ -48,10 +54,10 @@ func (a *accumulator) AddMetric(m telegraf.Metric) {
 	a.AddFields(m.Name(), m.Fields(), m.Tags(), m.Time())
 }
 
-// add names and tags the metric as the input's options say, in the way
+// label names and tags the metric as the input's options say, in the way
 // Telegraf does: the metric's own tags win.
-func (a *accumulator) add(m *metric.Metric) {
-	o := &a.input.options
+func (in *input) label(m *metric.Metric) {
+	o := &in.options
 	if o.NameOverride != "" {
 		m.Name = o.NameOverride
 	}
@@ -61,8 +67,6 @@ func (a *accumulator) add(m *metric.Metric) {
 			m.AddTag(key, value)
 		}
 	}
-	clean(m)
-	a.round.add(m)
 }
 
 // clean keeps names that others have chosen from being more than values. Inputs

@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"github.com/influxdata/telegraf"
-
-	"github.com/vfsprobe/vfsprobe/internal/metric"
 )
 
 const (
@@ -35,11 +33,11 @@ type Output struct {
 	backlog int // how many batches may wait
 
 	mu       sync.Mutex
+	lends    bool       // buffers, see buffer
+	spare    []byte     // what the largest batch was in that is written
 	changed  *sync.Cond // of the rest
 	waiting  []batch
-	round    int64               // that was triggered last
-	usual    int                 // bytes of a line
-	refused  map[string]struct{} // serialization errors that were logged
+	round    int64 // that was triggered last
 	dropping bool
 	closed   bool
 }
@@ -60,7 +58,6 @@ func NewOutput(w io.Writer, name string, log telegraf.Logger, inputs int) *Outpu
 		failed:  make(chan error, 1),
 		drained: make(chan struct{}),
 		log:     log,
-		refused: make(map[string]struct{}),
 	}
 	o.changed = sync.NewCond(&o.mu)
 	go o.run(w)
@@ -74,6 +71,7 @@ func (o *Output) run(w io.Writer) {
 		if !ok {
 			return
 		}
+		all := b.lines
 		for len(b.lines) > 0 {
 			n := lines(b.lines)
 			if _, err := w.Write(b.lines[:n]); err != nil {
@@ -84,7 +82,21 @@ func (o *Output) run(w io.Writer) {
 				break
 			}
 		}
+		o.mu.Lock()
+		if o.lends && cap(all) > cap(o.spare) {
+			o.spare = all[:0]
+		}
+		o.mu.Unlock()
 	}
+}
+
+// buffer returns an empty one for the next batch: what an earlier one was in, if that is written.
+// It is for who alone writes to the Output, and what nobody else has.
+func (o *Output) buffer() (empty []byte) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	empty, o.spare, o.lends = o.spare, nil, true
+	return empty
 }
 
 // lines is the length of the whole lines that are written next.
@@ -148,27 +160,13 @@ func (o *Output) Begin() {
 	o.round++
 }
 
-// Write serializes the metrics and queues them. If a metric or a field can't be
-// serialized, only this one is lost, and that is logged once.
-func (o *Output) Write(metrics []*metric.Metric) {
+// Write queues lines, which are not to be changed any more.
+func (o *Output) Write(lines []byte) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	text := make([]byte, 0, len(metrics)*o.usual)
-	for _, m := range metrics {
-		line, err := m.AppendLine(text)
-		if err != nil {
-			fate := "is incomplete"
-			if len(line) == len(text) {
-				fate = "is lost"
-			}
-			o.sayRefused(fmt.Sprintf("metric %q %s: %v", m.Name, fate, err))
-		}
-		text = line
-	}
-	if len(text) == 0 || o.closed {
+	if o.closed {
 		return
 	}
-	o.usual = len(text)/len(metrics) + 1
 	for len(o.waiting) > 0 && o.stale(o.waiting[0]) {
 		o.waiting = o.waiting[1:]
 	}
@@ -176,15 +174,8 @@ func (o *Output) Write(metrics []*metric.Metric) {
 		o.sayDropping()
 		o.waiting = o.waiting[1:]
 	}
-	o.waiting = append(o.waiting, batch{lines: text, round: o.round, since: time.Now()})
+	o.waiting = append(o.waiting, batch{lines: lines, round: o.round, since: time.Now()})
 	o.changed.Signal()
-}
-
-func (o *Output) sayRefused(what string) {
-	if _, said := o.refused[what]; !said {
-		o.refused[what] = struct{}{}
-		o.log.Error(what)
-	}
 }
 
 // Close waits until everything queued is written, but not longer than limit.

@@ -26,6 +26,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/metric"
+	"github.com/vfsprobe/vfsprobe/internal/oncelog"
 	"github.com/vfsprobe/vfsprobe/internal/state"
 )
 
@@ -53,11 +54,14 @@ type Options struct {
 	Host   *host.Host
 	Log    *Log
 	Stdout io.Writer
-	// Take is handed the metrics of each input instead of Stdout, as soon as the
+	// Lines is handed the metrics of each input instead of Stdout, as soon as the
 	// input has finished; if it takes longer, what it has after 0.1 s comes first.
 	// It is called by one goroutine at a time for each round. All metrics of a round
-	// have the time of its trigger.
-	Take func([]*metric.Metric)
+	// have the time of its trigger, which is at.
+	Lines func(at time.Time, lines []byte)
+	// Metric is handed each metric instead, as soon as it is made, and must not keep it. It is
+	// called by one goroutine at a time for each round.
+	Metric func(*metric.Metric)
 	// State keeps what inputs know, see [state.Keeper]; may be nil.
 	State *state.Store
 }
@@ -65,11 +69,13 @@ type Options struct {
 // A Runner gathers from its inputs whenever it is triggered.
 type Runner struct {
 	inputs  []*input
-	output  *Output // nil where Options.Take is set
-	take    func([]*metric.Metric)
+	output  *Output // nil where the options say who is handed the metrics instead
+	lines   func(at time.Time, lines []byte)
+	metric  func(*metric.Metric)
 	health  *health
 	state   *state.Store
 	gathers sync.WaitGroup // each input's part of each round
+	said    *oncelog.Log
 }
 
 // New initializes the inputs. Its error is about the configuration.
@@ -79,10 +85,10 @@ func New(o Options) (*Runner, error) {
 	if o.State == nil {
 		o.State = state.Open("", "/proc", o.Host.Prober, own, nil)
 	}
-	r := &Runner{take: o.Take, health: newHealth(o.Host.Prober, o.State), state: o.State}
-	if r.take == nil {
+	r := &Runner{lines: o.Lines, metric: o.Metric, health: newHealth(o.Host.Prober, o.State), state: o.State, said: oncelog.New(own)}
+	if r.lines == nil && r.metric == nil {
 		r.output = NewOutput(o.Stdout, "stdout", own, len(o.Inputs))
-		r.take = r.output.Write
+		r.lines = func(_ time.Time, lines []byte) { r.output.Write(lines) }
 	}
 	var problems []error
 	of := make(map[string]int) // tables of each name
@@ -128,7 +134,7 @@ func (r *Runner) Once() error {
 
 // Round gathers from all inputs and waits for them. When ctx ends earlier, inputs
 // that can be are interrupted, and have a moment to report what they know. It reports
-// whether all ended in time. It is for runners with Options.Take.
+// whether all ended in time. It is for runners with Options.Metric.
 func (r *Runner) Round(ctx context.Context) bool {
 	r.trigger(time.Now())
 	ended := r.ended()
@@ -153,8 +159,9 @@ func (r *Runner) Round(ctx context.Context) bool {
 // reported beside its metrics, sorted.
 func Collect(plugin telegraf.Input) (metrics []*metric.Metric, errors []string, err error) {
 	in, all := &input{plugin: plugin}, &round{time: time.Now()}
+	all.take = func(m *metric.Metric) { metrics = append(metrics, m.Clone()) }
 	err = plugin.Gather(&accumulator{input: in, round: all})
-	return all.metrics, slices.Sorted(maps.Keys(in.errors)), err
+	return metrics, slices.Sorted(maps.Keys(in.errors)), err
 }
 
 // Run gathers at each trigger until ctx ends, which is no error, or stdout can
@@ -202,37 +209,56 @@ func (r *Runner) trigger(now time.Time) {
 	if r.output != nil {
 		r.output.Begin()
 	}
-	all := &round{time: now, take: r.take, health: r.health, state: r.state, gathers: &r.gathers, gathering: len(r.inputs)}
+	all := &round{time: now, runner: r, gathering: len(r.inputs)}
+	all.take = func(m *metric.Metric) {
+		r.state.Observe(m)
+		if r.metric != nil {
+			r.metric(m)
+			return
+		}
+		if all.lines == nil && r.output != nil {
+			all.lines = r.output.buffer()
+		}
+		all.lines = r.appendLine(all.lines, m)
+	}
 	all.timer = time.AfterFunc(batchDelay, func() { all.write(true) })
 	for _, in := range r.inputs {
 		in.start(all)
 	}
 }
 
-// round holds the metrics of one trigger.
-type round struct {
-	time    time.Time
-	take    func([]*metric.Metric)
-	health  *health
-	state   *state.Store
-	gathers *sync.WaitGroup
-	timer   *time.Timer
-
-	mu        sync.Mutex
-	gathering int  // inputs that have not finished
-	healthy   bool // the plugin's own metric was written
-	metrics   []*metric.Metric
+// appendLine appends the metric in line protocol. If that can't carry it, or a field, only this
+// one is lost, and that is logged once.
+func (r *Runner) appendLine(text []byte, m *metric.Metric) []byte {
+	line, err := m.AppendLine(text)
+	if err != nil {
+		fate := "is incomplete"
+		if len(line) == len(text) {
+			fate = "is lost"
+		}
+		err = fmt.Errorf("metric %q %s: %w", m.Name, fate, err)
+		r.said.Error(err.Error(), err)
+	}
+	return line
 }
 
-func (r *round) add(m *metric.Metric) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.metrics = append(r.metrics, m)
+// round holds the metrics of one trigger.
+type round struct {
+	time   time.Time
+	runner *Runner
+	timer  *time.Timer
+
+	mu        sync.Mutex
+	gathering int           // inputs that have not finished
+	healthy   bool          // the plugin's own metric was written
+	metric    metric.Metric // that is being made
+	take      func(*metric.Metric)
+	lines     []byte
 }
 
 // finished writes an input's metrics. The plugin's own metrics come with the last input's.
 func (r *round) finished() {
-	defer r.gathers.Done()
+	defer r.runner.gathers.Done()
 	r.mu.Lock()
 	r.gathering--
 	last := r.gathering == 0
@@ -242,7 +268,7 @@ func (r *round) finished() {
 	}
 	r.write(last)
 	if last {
-		r.state.Save()
+		r.runner.state.Save()
 	}
 }
 
@@ -250,12 +276,13 @@ func (r *round) write(withHealth bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if withHealth && !r.healthy {
-		r.metrics = append(r.metrics, r.health.metric(r.time))
+		r.take(r.runner.health.metric(r.time))
 		r.healthy = true
 	}
-	r.state.Observe(r.metrics)
-	r.take(r.metrics)
-	r.metrics = nil
+	if len(r.lines) > 0 {
+		r.runner.lines(r.time, r.lines)
+		r.lines = nil
+	}
 }
 
 // input is one configured input.
@@ -318,8 +345,8 @@ func (in *input) gatherOnce(r *round) (ok bool) {
 		in.fail(err)
 		return false
 	}
-	if k, ok := in.plugin.(state.Keeper); ok && r.state.Keeps() {
-		r.state.Put(in.key, k.Keep())
+	if k, ok := in.plugin.(state.Keeper); ok && r.runner.state.Keeps() {
+		r.runner.state.Put(in.key, k.Keep())
 	}
 	return true
 }

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// A Metric is not changed any more once others have it.
+// A Metric is a name, tags, fields and a time.
 type Metric struct {
 	Name   string
 	Tags   []Tag   // by key
@@ -30,21 +30,58 @@ type Field struct {
 	Value any
 }
 
-// New makes a metric. It copies the maps. Fields of other types become those that a Field has;
-// those that can't are left out, as Telegraf leaves them out.
+// New makes a metric, as [Metric.Set] does.
 func New(name string, tags map[string]string, fields map[string]any, at time.Time) *Metric {
-	m := &Metric{Name: name, Time: at, Tags: make([]Tag, 0, len(tags)), Fields: make([]Field, 0, len(fields))}
-	for key, value := range tags {
-		m.Tags = append(m.Tags, Tag{key, value})
-	}
-	for key, value := range fields {
-		if value = converted(value); value != nil {
-			m.Fields = append(m.Fields, Field{key, value})
-		}
-	}
-	slices.SortFunc(m.Tags, func(a, b Tag) int { return cmp.Compare(a.Key, b.Key) })
-	slices.SortFunc(m.Fields, func(a, b Field) int { return cmp.Compare(a.Key, b.Key) })
+	m := new(Metric)
+	m.Set(name, tags, fields, at)
 	return m
+}
+
+// Set makes another metric of m, in the same memory. It copies the maps. Fields of other types
+// become those that a Field has; those that can't are left out, as Telegraf leaves them out.
+func (m *Metric) Set(name string, tags map[string]string, fields map[string]any, at time.Time) {
+	m.Name, m.Time = name, at
+	if !m.setTags(tags) {
+		m.Tags = m.Tags[:0]
+		for key, value := range tags {
+			m.Tags = append(m.Tags, Tag{key, value})
+		}
+		slices.SortFunc(m.Tags, func(a, b Tag) int { return cmp.Compare(a.Key, b.Key) })
+	}
+	if !m.setFields(fields) {
+		m.Fields = m.Fields[:0]
+		for key, value := range fields {
+			if value = converted(value); value != nil {
+				m.Fields = append(m.Fields, Field{key, value})
+			}
+		}
+		slices.SortFunc(m.Fields, func(a, b Field) int { return cmp.Compare(a.Key, b.Key) })
+	}
+}
+
+// setTags reports whether the keys are those that m has, in order already: most metrics are like
+// the one before.
+func (m *Metric) setTags(tags map[string]string) (same bool) {
+	same = len(tags) == len(m.Tags)
+	for i := 0; same && i < len(m.Tags); i++ {
+		m.Tags[i].Value, same = tags[m.Tags[i].Key]
+	}
+	return same
+}
+
+// setFields does so for fields.
+func (m *Metric) setFields(fields map[string]any) (same bool) {
+	same = len(fields) == len(m.Fields)
+	for i := 0; same && i < len(m.Fields); i++ {
+		m.Fields[i].Value = converted(fields[m.Fields[i].Key])
+		same = m.Fields[i].Value != nil
+	}
+	return same
+}
+
+// Clone returns a copy.
+func (m *Metric) Clone() *Metric {
+	return &Metric{Name: m.Name, Tags: slices.Clone(m.Tags), Fields: slices.Clone(m.Fields), Time: m.Time}
 }
 
 // converted returns nil for what no field can have.

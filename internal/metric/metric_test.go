@@ -1,6 +1,7 @@
 package metric
 
 import (
+	"maps"
 	"math"
 	"testing"
 	"time"
@@ -37,8 +38,21 @@ func FuzzMetric_AppendLine(f *testing.F) {
 		when := time.Unix(0, at)
 		serializer := influx.Serializer{SortFields: true}
 		expected, refused := serializer.Serialize(telegraf.New(name, tags, fields, when))
-		got, err := New(name, tags, fields, when).AppendLine(nil)
+		m := New(name, tags, fields, when)
+		got, err := m.AppendLine(nil)
 		assert.Equal(t, string(expected), string(got))
+		// Whatever it was before: the same, one with the same keys, one with others, one with a tag more.
+		for _, before := range []func(){
+			func() {},
+			func() { m.Set("b", map[string]string{key: "b", "z": "b", "a": "b"}, maps.Clone(fields), when) },
+			func() { m.Set("b", map[string]string{"b": "b", "z": "b", "a": "b"}, map[string]any{"b": 1}, when) },
+			func() { m.AddTag("b", "b") },
+		} {
+			before()
+			m.Set(name, tags, fields, when)
+			again, _ := m.AppendLine(nil)
+			assert.Equal(t, string(expected), string(again))
+		}
 		if refused != nil {
 			assert.Error(t, err)
 		}

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/execd"
-	"github.com/vfsprobe/vfsprobe/internal/metric"
 )
 
 const (
@@ -133,16 +132,13 @@ func (s *Server) log(line []byte) {
 	}
 }
 
-// Take hands metrics to the clients that have asked for their gather.
-func (s *Server) Take(metrics []*metric.Metric) {
-	if len(metrics) == 0 {
-		return
-	}
+// Write hands lines to the clients that have asked for the gather of that time.
+func (s *Server) Write(at time.Time, lines []byte) {
 	s.mu.Lock()
-	to := s.rounds[metrics[0].Time.UnixNano()]
+	to := s.rounds[at.UnixNano()]
 	s.mu.Unlock()
 	for _, c := range to {
-		c.metrics.Write(metrics)
+		c.metrics.Write(lines)
 	}
 }
 

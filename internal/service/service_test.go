@@ -19,7 +19,6 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
-	"github.com/vfsprobe/vfsprobe/internal/metric"
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
 )
 
@@ -70,7 +69,7 @@ func serve(t *testing.T, socket string) *fixture {
 				f.gathers = append(f.gathers, now)
 				n := len(f.gathers)
 				f.mu.Unlock()
-				f.Take([]*metric.Metric{metric.New("gather", nil, map[string]any{"n": int64(n)}, now)})
+				f.Write(now, fmt.Appendf(nil, "gather n=%di %d\n", n, now.UnixNano()))
 			case <-f.ended:
 				return
 			}

@@ -176,21 +176,16 @@ func (s *Store) put(name string, value any, changed *bool) {
 	}
 }
 
-// Observe notes the results of mounts that the file may be on.
-func (s *Store) Observe(metrics []*metric.Metric) {
-	if !s.Keeps() {
+// Observe notes the result of a mount that the file may be on.
+func (s *Store) Observe(m *metric.Metric) {
+	if !s.Keeps() || m.Name != "mountstat" {
 		return
 	}
-	for _, m := range metrics {
-		if m.Name != "mountstat" {
-			continue
-		}
-		path, _ := m.Tag("path")
-		if n, ok := m.Field("result_code").(int64); ok && below(s.path, path) {
-			s.mu.Lock()
-			s.results[path] = result.Code(n)
-			s.mu.Unlock()
-		}
+	path, _ := m.Tag("path")
+	if n, ok := m.Field("result_code").(int64); ok && below(s.path, path) {
+		s.mu.Lock()
+		s.results[path] = result.Code(n)
+		s.mu.Unlock()
 	}
 }
 

@@ -84,11 +84,16 @@ func TestStore_WritesNothingToAFileSystemAtFault(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.json")
 	s, _ := open(t, path)
 	mount := filepath.Dir(path)
-	s.Observe([]*metric.Metric{resultOf("/", 0), resultOf(mount, 7), resultOf(mount+"x", 0), metric.New("other", nil, map[string]any{"a": 1}, time.Now())})
+	observe := func(all ...*metric.Metric) {
+		for _, m := range all {
+			s.Observe(m)
+		}
+	}
+	observe(resultOf("/", 0), resultOf(mount, 7), resultOf(mount+"x", 0), metric.New("other", nil, map[string]any{"a": 1}, time.Now()))
 	s.Put("a", 1)
 	s.Close(patience)
 	assert.NoFileExists(t, path)
-	s.Observe([]*metric.Metric{resultOf(mount, 0), resultOf("/", 7)})
+	observe(resultOf(mount, 0), resultOf("/", 7))
 	s.Close(patience)
 	assert.FileExists(t, path)
 }

@@ -254,9 +254,24 @@ type finding struct {
 	call    string // of that check
 	cause   cause
 	reason  string // what else there is to say
-	seconds map[check]time.Duration
+	timings []timing
 	statfs  *unix.Statfs_t // if it was answered
 	culprit *target        // that it depends on, and whose fault it is; nil: its own
+}
+
+// timing is how long a check took that was made.
+type timing struct {
+	check check
+	took  time.Duration
+}
+
+// took adds the time of a step of a check.
+func (f *finding) took(c check, d time.Duration) {
+	if last := len(f.timings) - 1; last >= 0 && f.timings[last].check == c {
+		f.timings[last].took += d
+		return
+	}
+	f.timings = append(f.timings, timing{c, d})
 }
 
 // hangs reports whether the file system gave no answer.
@@ -282,7 +297,7 @@ func (f *finding) failWith(errno syscall.Errno) {
 
 // judge turns a report into a finding, without its cause.
 func (m *Mountstat) judge(t *target) finding {
-	f := finding{seconds: make(map[check]time.Duration, len(t.policy.checks))}
+	f := finding{timings: make([]timing, 0, len(t.policy.checks))}
 	attributes := t.measure(&f)
 	verdict := fault.VerdictOf(t.report)
 	switch {
@@ -347,7 +362,7 @@ func (s *settings) judgeSteps(t *target, f *finding, attributes *unix.Statx_t) {
 // judgeAnswered judges a file system that has answered by what the kernel says of it, and by
 // the time that the answers took.
 func (m *Mountstat) judgeAnswered(t *target, f *finding) {
-	if _, read := f.seconds[checkDevice]; read {
+	if !f.leftOut(checkDevice) {
 		t.disk.answered = time.Now()
 	}
 	if before := &t.found; t.disk.rests {
@@ -369,10 +384,12 @@ func (m *Mountstat) judgeAnswered(t *target, f *finding) {
 		f.failWith(unix.EROFS)
 		return
 	}
-	for c, took := range f.seconds {
-		t.worked[c] = true
-		if took > t.policy.slow {
-			f.code, f.check = result.Slow, c
+	for _, made := range f.timings {
+		if !t.worked[made.check] {
+			t.worked[made.check] = true
+		}
+		if made.took > t.policy.slow {
+			f.code, f.check = result.Slow, made.check
 		}
 	}
 }
@@ -402,7 +419,7 @@ func (t *target) measure(f *finding) (attributes *unix.Statx_t) {
 		s := &t.report.Steps[i]
 		purpose := t.reportOf.steps[s.Index]
 		if purpose.check != "" {
-			f.seconds[purpose.check] += s.Elapsed
+			f.took(purpose.check, s.Elapsed)
 		}
 		switch purpose {
 		case examineRoot:
@@ -466,13 +483,12 @@ func (s *settings) judgeStep(t *target, f *finding, r *prober.StepResult, attrib
 // leaveOut notes that a check could not be made. That is no fault.
 func (f *finding) leaveOut(c check, why string) {
 	f.check, f.call = "", ""
-	delete(f.seconds, c)
+	f.timings = slices.DeleteFunc(f.timings, func(t timing) bool { return t.check == c })
 	f.addReason(string(c) + " was left out: " + why)
 }
 
 func (f *finding) leftOut(c check) bool {
-	_, made := f.seconds[c]
-	return !made
+	return !slices.ContainsFunc(f.timings, func(t timing) bool { return t.check == c })
 }
 
 // entitled reports whether the helper should have been let in: it kept its own user on purpose,

@@ -19,6 +19,8 @@ type inventory struct {
 	sorted  bool                     // there were targets before
 	binds   bool                     // some of the targets' mounts are such
 	hidden  int                      // mounts that others cover
+	// superblocks is how many the targets have.
+	superblocks int
 }
 
 // sort makes targets of the mounts of the table, and of those of other namespaces, that are to be
@@ -57,6 +59,11 @@ func (in *inventory) sort(s *settings, perMount bool, others []*namespace) {
 	for _, ns := range others {
 		add(slices.DeleteFunc(slices.Clone(ns.mounts), func(mount *mounts.Mount) bool { return !wanted(mount) }), ns)
 	}
+	superblocks := make(map[[2]int]struct{})
+	for _, t := range in.targets {
+		superblocks[[2]int{t.Probed.Major, t.Probed.Minor}] = struct{}{}
+	}
+	in.superblocks = len(superblocks)
 	in.sorted = true
 }
 

@@ -39,8 +39,8 @@ func (m *Mountstat) addFields(fields map[string]any, t *target, f *finding) {
 			fields[text.name] = text.value
 		}
 	}
-	for c, took := range f.seconds {
-		fields[string(c)+"_seconds"] = took.Seconds()
+	for _, made := range f.timings {
+		fields[secondsOf[made.check]] = made.took.Seconds()
 	}
 	if f.statfs != nil {
 		usage(fields, f.statfs, t.Probed.ReadOnly())
@@ -97,25 +97,28 @@ func (m *Mountstat) add(acc telegraf.Accumulator, t *target, f *finding, fields 
 			own["result"], own["result_code"], own["cause"] = code.String(), int64(code), string(result.SourceDeleted)
 		}
 		counts[code]++
-		acc.AddGauge("mountstat", own, tagsOf(t, mount))
+		clear(m.tags)
+		addTags(m.tags, mount)
+		if t.namespace != nil && t.namespace.container != "" {
+			m.tags["container"] = t.namespace.container
+		}
+		acc.AddGauge("mountstat", own, m.tags)
 		if m.DiskMetrics && t.namespace == nil {
 			m.addDisk(acc, mount, own)
 		}
 	}
 }
 
-func tagsOf(t *target, mount *mounts.Mount) map[string]string {
-	tags := mountTags(mount)
-	if t.namespace != nil && t.namespace.container != "" {
-		tags["container"] = t.namespace.container
-	}
+func mountTags(mount *mounts.Mount) map[string]string {
+	tags := make(map[string]string)
+	addTags(tags, mount)
 	return tags
 }
 
-func mountTags(mount *mounts.Mount) map[string]string {
-	tags := map[string]string{"path": mounts.Printable(mount.Mountpoint)}
+func addTags(tags map[string]string, mount *mounts.Mount) {
+	tags["path"] = mounts.Printable(mount.Mountpoint)
 	if mount.ID == 0 {
-		return tags
+		return
 	}
 	tags["device"], tags["fstype"], tags["mode"] = mount.Device, mounts.Printable(mount.FSType), "rw"
 	if mount.ReadOnly() {
@@ -126,7 +129,6 @@ func mountTags(mount *mounts.Mount) map[string]string {
 	} else if all := mount.Servers(); len(all) > 0 {
 		tags["server"] = all[0].Address.Addr().String()
 	}
-	return tags
 }
 
 // usage adds sizes in the terms of Telegraf's disk input. File systems without a size, such
@@ -210,12 +212,8 @@ func percent(used, free uint64) float64 {
 }
 
 func (m *Mountstat) summarize(acc telegraf.Accumulator, counts *counts, began time.Time) {
-	superblocks := make(map[[2]int]struct{}, len(m.targets))
-	for _, t := range m.targets {
-		superblocks[[2]int{t.Probed.Major, t.Probed.Minor}] = struct{}{}
-	}
 	fields := map[string]any{
-		"superblocks": int64(len(superblocks)),
+		"superblocks": int64(m.superblocks),
 		"hidden":      int64(m.hidden),
 		"malformed":   int64(m.table.Malformed),
 	}

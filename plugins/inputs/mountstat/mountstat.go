@@ -80,9 +80,12 @@ type Mountstat struct {
 	turnsReadOnly time.Time
 
 	// Of the gather under way.
-	arrived     []*target      // whose report came
-	held        []*target      // whose report waits for evidence
-	fields      map[string]any // of the metric that is being made: whoever is given them copies them
+	awaited int       // targets that are
+	arrived []*target // whose report came
+	held    []*target // whose report waits for evidence
+	// fields and tags are those of the metric that is being made: whoever is given them copies them.
+	fields      map[string]any
+	tags        map[string]string
 	interrupted atomic.Bool
 }
 
@@ -115,6 +118,7 @@ func init() {
 			kernelLog:       kernelLog{name: kmsg.Device, devices: make(map[string]*deviceLog), servers: make(map[string]message)},
 			kit:             kit{mail: mailbox.New()},
 			fields:          make(map[string]any),
+			tags:            make(map[string]string),
 			automounts:      automounts{demands: make(map[string]*demand)},
 			servers:         servers{smbAt: smbLocations{ports: make(map[netip.Addr][]uint16)}},
 		}
@@ -181,21 +185,21 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.expectations.ask(began, m.table)
 	m.mail.Drain()
 	m.expect(changed)
-	pending := m.submit()
+	m.submit()
 	m.daemons.begin()
 	m.servers.askAll(m.targets, m.suspects())
 	m.automounts.findDemands(&m.blocked)
 	m.causes.askDaemons(began)
-	defer m.servers.askAboutLate(pending)()
+	defer m.servers.askAboutLate(m.targets)()
 	m.reconsider() // what a gather that was cut short has left
 
 	var counts counts
 	var refused int
-	for m.await(pending) {
+	for m.await() {
 		arrived := m.arrived
 		m.arrived = nil
 		for _, t := range arrived {
-			if _, wanted := pending[t]; !wanted {
+			if !t.awaited {
 				t.report = nil
 				continue // it was unmounted meanwhile, or is not to be checked any more
 			}
@@ -213,20 +217,21 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 			}
 			m.settle(t, found)
 			m.emit(acc, t, &t.found, &counts)
-			t.report = nil
-			delete(pending, t)
+			t.report, t.awaited = nil, false
+			m.awaited--
 			m.reconsider() // those that wait for this one
 		}
 	}
-	m.finish(acc, pending, &counts, refused)
+	m.finish(acc, &counts, refused)
 	m.summarize(acc, &counts, began)
 	return nil
 }
 
 // finish reports the mounts that were not checked, and the sums of all mounts.
-func (m *Mountstat) finish(acc telegraf.Accumulator, pending map[*target]struct{}, counts *counts, refused int) {
+func (m *Mountstat) finish(acc telegraf.Accumulator, counts *counts, refused int) {
 	for _, t := range m.targets {
-		if _, late := pending[t]; late {
+		if t.awaited {
+			t.awaited = false // in the next gather its mounts may be gone
 			m.emitPending(acc, t, counts)
 		} else if t.skipReason != "" {
 			m.emitSkipped(acc, t, counts)
@@ -288,14 +293,14 @@ func (m *Mountstat) readKernelLog() {
 }
 
 // submit starts a check of each target, unless one is under way, or has ended since
-// the last gather. It returns the targets that are to be reported.
-func (m *Mountstat) submit() (pending map[*target]struct{}) {
-	pending = make(map[*target]struct{}, len(m.targets))
+// the last gather.
+func (m *Mountstat) submit() {
+	m.awaited = 0
 	for _, t := range m.targets {
-		if t.skipReason != "" || m.smb.awaitsLogin(t) {
+		if t.awaited = t.skipReason == "" && !m.smb.awaitsLogin(t); !t.awaited {
 			continue
 		}
-		pending[t] = struct{}{}
+		m.awaited++
 		if t.underWay || t.report != nil {
 			continue
 		}
@@ -311,7 +316,6 @@ func (m *Mountstat) submit() (pending map[*target]struct{}) {
 			})
 		})
 	}
-	return pending
 }
 
 // holdBack keeps the report of a fault until the evidence of its cause has come.
@@ -343,16 +347,16 @@ func (m *Mountstat) awaitsServers(t *target) (waits bool) {
 
 // await waits for a report while any is to come. It returns false when there is
 // nothing left to wait for, or no time left.
-func (m *Mountstat) await(pending map[*target]struct{}) bool {
+func (m *Mountstat) await() bool {
 	for {
 		m.mail.Drain()
 		switch {
 		case len(m.arrived) > 0:
 			return true
 		case m.interrupted.Load():
-			m.sayLate(len(pending))
+			m.sayLate(m.awaited)
 			return false
-		case len(pending) == 0 && m.servers.asking+m.automounts.searching == 0 && !m.expectations.reading && !m.smb.reading && (!m.daemons.underWay || m.daemons.late):
+		case m.awaited == 0 && m.servers.asking+m.automounts.searching == 0 && !m.expectations.reading && !m.smb.reading && (!m.daemons.underWay || m.daemons.late):
 			return false
 		}
 		<-m.mail.Wake()

@@ -539,7 +539,7 @@ func TestMountstat_AsksAServerOfManyMountsOnce(t *testing.T) {
 	const rounds = 10
 	for m.round = 1; m.round <= rounds; m.round++ {
 		m.servers.askAll(m.targets, m.suspects())
-		for m.await(nil) {
+		for m.await() {
 		}
 	}
 	require.NoError(t, unix.Getrusage(unix.RUSAGE_SELF, &after))

@@ -97,7 +97,7 @@ func (all *servers) takeAnswers() {
 
 // askAboutLate asks the servers of targets whose checks take long, once they do. stop
 // must be called.
-func (all *servers) askAboutLate(pending map[*target]struct{}) (stop func() bool) {
+func (all *servers) askAboutLate(targets []*target) (stop func() bool) {
 	if len(all.byQuestion) == 0 {
 		return func() bool { return true }
 	}
@@ -107,8 +107,8 @@ func (all *servers) askAboutLate(pending map[*target]struct{}) (stop func() bool
 	}
 	return time.AfterFunc(serverpool.EvidenceAfter(shortest), func() {
 		all.mail.Post(func() {
-			for t := range pending {
-				if !t.underWay {
+			for _, t := range targets {
+				if !t.awaited || !t.underWay {
 					continue
 				}
 				for _, s := range t.servers {

@@ -219,7 +219,7 @@ func TestMountstat_AsksServersAtOnce(t *testing.T) {
 	m.round = 1
 	m.servers.askAll(m.targets, m.suspects())
 	require.Less(t, time.Since(began), timeout, "without waiting")
-	for m.await(nil) {
+	for m.await() {
 	}
 	assert.Less(t, time.Since(began), 4*timeout, "side by side")
 	for _, target := range m.targets {

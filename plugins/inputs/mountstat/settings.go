@@ -60,6 +60,12 @@ func allChecks() []check {
 	return []check{checkStatfs, checkStat, checkReaddir, checkDevice, checkRead, checkWrite}
 }
 
+// secondsOf are the fields with the times that checks took.
+var secondsOf = map[check]string{
+	checkStatfs: "statfs_seconds", checkStat: "stat_seconds", checkReaddir: "readdir_seconds",
+	checkDevice: "device_seconds", checkRead: "read_seconds", checkWrite: "write_seconds",
+}
+
 // runAs is the identity that checks are made with.
 type runAs struct {
 	owner bool // of the file system's root

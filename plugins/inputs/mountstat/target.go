@@ -45,6 +45,7 @@ type target struct {
 	waitedSince                  time.Time // since when FUSE requests wait, of one that is not checked
 
 	underWay  bool
+	awaited   bool           // by the gather under way
 	submitted time.Time      // when its last check was
 	leftAlone bool           // in this gather, see awaitsLogin
 	report    *prober.Report // came, and was not yet turned into metrics
