@@ -74,8 +74,8 @@ func Parse(text string) (Message, bool) {
 	if m, found := rpcMessage(text); found {
 		return m, true
 	}
-	for _, f := range formats() {
-		if m, found := f.parse(text); found {
+	for i := range formats {
+		if m, found := formats[i].parse(text); found {
 			return m, true
 		}
 	}
@@ -132,38 +132,37 @@ type format struct {
 	cut string
 }
 
-func formats() []format {
-	return []format{
-		{kind: CannotMonitor, program: "lockd", before: "lockd: cannot monitor ", server: true},
-		{kind: CannotUnmonitor, program: "lockd", before: "lockd: cannot unmonitor ", server: true},
-		{kind: UnlockStatus, program: "lockd", before: "lockd: unexpected unlock status: ", number: true},
-		{kind: OutOfSync, program: "lockd", before: "nlmclnt_lock: VFS is out of sync with lock manager!"},
-		{kind: LostLocks, program: "lockd", before: "lockd: failed to reclaim lock for pid "},
-		{kind: LostLocks, program: "lockd", before: "lockd: unable to spawn reclaimer thread. Locks for ", between: " won't be reclaimed! (", after: ")", server: true, number: true, uncounted: true},
-		{kind: LostLocks, program: "lockd", before: "lockd: reclaimer unable to alloc memory. Locks for ", after: " won't be reclaimed!", server: true},
-		{kind: LostLocks, program: "nfs", before: "NFS: ", between: ": lost ", after: " locks", server: true, number: true},
-		{kind: LostLocks, program: "nfs", before: "NFS: __nfs4_reclaim_open_state: Lock reclaim failed!"},
-		{kind: LostLocks, program: "nfs", before: "NFS: nfs4_reclaim_open_state: Lock reclaim failed!"},
-		{kind: LostLocks, program: "nfs", before: "nfs4_reclaim_open_state: Lock reclaim failed!"},
-		{kind: LostOpens, program: "nfs", before: "NFSv4: state recovery failed for open file ", cut: ", error = ", number: true},
-		{kind: LostOpens, program: "nfs", before: "NFS: nfs4_handle_delegation_recall_error: unhandled error ", after: ".", number: true},
-		{kind: StateManager, program: "nfs", before: "NFS: state manager", cut: " failed on NFSv4 server ", between: " with error ", server: true, number: true},
-		{kind: StateManager, program: "nfs", before: "NFS: nfs4_reclaim_open_state: unhandled error ", number: true},
-		{kind: StateManager, program: "nfs", before: "nfs4_reclaim_open_state: unhandled error ", number: true},
-		{kind: StateManager, program: "nfs", before: "NFS: __nfs4_reclaim_open_state: unhandled error ", number: true},
-		{kind: StateManager, program: "nfs", before: "NFS: nfs4_discover_server_trunking unhandled error ", after: ". Exiting with error EIO", number: true},
-		{kind: StateManager, program: "nfs", before: "NFS: migration recovery failed (server ", after: ")", server: true},
-		{kind: ClientIDInUse, program: "nfs", before: "NFS: Server ", after: " reports our clientid is in use", server: true},
-		{kind: BadSequence, program: "nfs", before: "NFS: v4 server returned a bad sequence-id error on an unconfirmed sequence ", cut: "!"},
-		{kind: BadSequence, program: "nfs", before: "NFS: v4 server ", after: "  returned a bad sequence-id error!", server: true},
-		{kind: NotRegistered, program: "rpcbind", before: "svc: failed to register ", cut: " RPC service (errno ", after: ").", number: true},
-		{kind: NotRegistered, program: "rpcbind", before: "RPC: failed to contact local rpcbind server (errno ", after: ").", number: true},
-		{kind: ServiceFailed, program: "lockd", before: "lockd_up: makesock failed, error=", number: true},
-		{kind: ServiceFailed, program: "lockd", before: "lockd_up: create service failed"},
-		{kind: ServiceFailed, program: "nfs", before: "nfs_callback_create_svc: create service failed"},
-		{kind: ServiceFailed, program: "nfs", before: "NFS: bind callback service failed"},
-		{kind: ServiceFailed, program: "nfs", before: "NFS: callback service start failed"},
-	}
+// formats are those of all messages but [rpcMessage]'s. The first that fits decides.
+var formats = []format{
+	{kind: CannotMonitor, program: "lockd", before: "lockd: cannot monitor ", server: true},
+	{kind: CannotUnmonitor, program: "lockd", before: "lockd: cannot unmonitor ", server: true},
+	{kind: UnlockStatus, program: "lockd", before: "lockd: unexpected unlock status: ", number: true},
+	{kind: OutOfSync, program: "lockd", before: "nlmclnt_lock: VFS is out of sync with lock manager!"},
+	{kind: LostLocks, program: "lockd", before: "lockd: failed to reclaim lock for pid "},
+	{kind: LostLocks, program: "lockd", before: "lockd: unable to spawn reclaimer thread. Locks for ", between: " won't be reclaimed! (", after: ")", server: true, number: true, uncounted: true},
+	{kind: LostLocks, program: "lockd", before: "lockd: reclaimer unable to alloc memory. Locks for ", after: " won't be reclaimed!", server: true},
+	{kind: LostLocks, program: "nfs", before: "NFS: ", between: ": lost ", after: " locks", server: true, number: true},
+	{kind: LostLocks, program: "nfs", before: "NFS: __nfs4_reclaim_open_state: Lock reclaim failed!"},
+	{kind: LostLocks, program: "nfs", before: "NFS: nfs4_reclaim_open_state: Lock reclaim failed!"},
+	{kind: LostLocks, program: "nfs", before: "nfs4_reclaim_open_state: Lock reclaim failed!"},
+	{kind: LostOpens, program: "nfs", before: "NFSv4: state recovery failed for open file ", cut: ", error = ", number: true},
+	{kind: LostOpens, program: "nfs", before: "NFS: nfs4_handle_delegation_recall_error: unhandled error ", after: ".", number: true},
+	{kind: StateManager, program: "nfs", before: "NFS: state manager", cut: " failed on NFSv4 server ", between: " with error ", server: true, number: true},
+	{kind: StateManager, program: "nfs", before: "NFS: nfs4_reclaim_open_state: unhandled error ", number: true},
+	{kind: StateManager, program: "nfs", before: "nfs4_reclaim_open_state: unhandled error ", number: true},
+	{kind: StateManager, program: "nfs", before: "NFS: __nfs4_reclaim_open_state: unhandled error ", number: true},
+	{kind: StateManager, program: "nfs", before: "NFS: nfs4_discover_server_trunking unhandled error ", after: ". Exiting with error EIO", number: true},
+	{kind: StateManager, program: "nfs", before: "NFS: migration recovery failed (server ", after: ")", server: true},
+	{kind: ClientIDInUse, program: "nfs", before: "NFS: Server ", after: " reports our clientid is in use", server: true},
+	{kind: BadSequence, program: "nfs", before: "NFS: v4 server returned a bad sequence-id error on an unconfirmed sequence ", cut: "!"},
+	{kind: BadSequence, program: "nfs", before: "NFS: v4 server ", after: "  returned a bad sequence-id error!", server: true},
+	{kind: NotRegistered, program: "rpcbind", before: "svc: failed to register ", cut: " RPC service (errno ", after: ").", number: true},
+	{kind: NotRegistered, program: "rpcbind", before: "RPC: failed to contact local rpcbind server (errno ", after: ").", number: true},
+	{kind: ServiceFailed, program: "lockd", before: "lockd_up: makesock failed, error=", number: true},
+	{kind: ServiceFailed, program: "lockd", before: "lockd_up: create service failed"},
+	{kind: ServiceFailed, program: "nfs", before: "nfs_callback_create_svc: create service failed"},
+	{kind: ServiceFailed, program: "nfs", before: "NFS: bind callback service failed"},
+	{kind: ServiceFailed, program: "nfs", before: "NFS: callback service start failed"},
 }
 
 func (f *format) parse(text string) (Message, bool) {

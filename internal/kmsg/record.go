@@ -28,13 +28,14 @@ type Record struct {
 // fields that follow the flags. Bytes that can't be printed come as \x00.
 func ParseRecord(content []byte) (Record, error) {
 	prefix, text, found := bytes.Cut(content, []byte(";"))
-	fields := bytes.SplitN(prefix, []byte(","), 5)
-	if !found || len(fields) < 4 {
+	if !found || bytes.Count(prefix, []byte(",")) < 3 {
 		return Record{}, fmt.Errorf("not a record of the kernel's log: %q", content)
 	}
 	var numbers [3]uint64
 	for i := range numbers {
-		number, err := strconv.ParseUint(string(fields[i]), 10, 63)
+		var field []byte
+		field, prefix, _ = bytes.Cut(prefix, []byte(","))
+		number, err := strconv.ParseUint(string(field), 10, 63)
 		if err != nil {
 			return Record{}, fmt.Errorf("field %d of a record of the kernel's log: %w: %q", i+1, err, content)
 		}
