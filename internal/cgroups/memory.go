@@ -12,6 +12,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // maxCgroups bounds a walk of a hierarchy.
@@ -48,7 +50,7 @@ func FindHierarchies(sys string) Hierarchies {
 	var h Hierarchies
 	root := filepath.Join(sys, "fs/cgroup")
 	for _, dir := range []string{root, filepath.Join(root, "unified")} {
-		content, err := os.ReadFile(filepath.Join(dir, "cgroup.controllers"))
+		content, err := procfs.Read(filepath.Join(dir, "cgroup.controllers"))
 		if err != nil {
 			continue
 		}
@@ -59,7 +61,7 @@ func FindHierarchies(sys string) Hierarchies {
 		break
 	}
 	if v1 := filepath.Join(root, "memory"); h.Memory == "" {
-		if _, err := os.ReadFile(filepath.Join(v1, "memory.kmem.usage_in_bytes")); err == nil {
+		if _, err := procfs.Read(filepath.Join(v1, "memory.kmem.usage_in_bytes")); err == nil {
 			h.Memory = v1
 		}
 	}
@@ -125,7 +127,7 @@ func gone(err error) bool { return errors.Is(err, fs.ErrNotExist) || errors.Is(e
 
 func slabOf(dir string) (int64, error) {
 	name := filepath.Join(dir, "memory.stat")
-	content, err := os.ReadFile(name)
+	content, err := procfs.Read(name)
 	if err != nil {
 		return 0, err
 	}
@@ -148,7 +150,7 @@ func parseSlab(content []byte) (int64, error) {
 
 func kernelMemoryOf(dir string) (int64, error) {
 	name := filepath.Join(dir, "memory.kmem.usage_in_bytes")
-	content, err := os.ReadFile(name)
+	content, err := procfs.Read(name)
 	if err != nil {
 		return 0, err
 	}
@@ -228,7 +230,7 @@ func (h *Hierarchies) ReadUsage(path string) Usage {
 	dir := filepath.Join(h.Memory, path)
 	var u Usage
 	if used := bytesIn(filepath.Join(dir, usage)); used > 0 {
-		stat, _ := os.ReadFile(filepath.Join(dir, "memory.stat"))
+		stat, _ := procfs.Read(filepath.Join(dir, "memory.stat"))
 		u.WorkingSet = max(used-keyedBytes(stat, inactive), 0)
 		u.Kernel = keyedBytes(stat, kernel)
 	}
@@ -249,7 +251,7 @@ func (h *Hierarchies) ReadUsage(path string) Usage {
 
 // bytesIn reads a file that holds a number. It is 0 where there is none, such as "max".
 func bytesIn(name string) int64 {
-	content, err := os.ReadFile(name)
+	content, err := procfs.Read(name)
 	if err != nil {
 		return 0
 	}

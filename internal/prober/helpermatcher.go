@@ -2,13 +2,13 @@ package prober
 
 import (
 	"bytes"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // A HelperMatcher tells helpers, of this run of the plugin or another, from other
@@ -33,13 +33,13 @@ type HelperMatcher struct {
 // which could not be read.
 func NewHelperMatcher(proc string) (*HelperMatcher, error) {
 	name := filepath.Join(proc, "self", "status")
-	status, err := os.ReadFile(name)
+	status, err := procfs.Read(name)
 	if err != nil {
 		return nil, err
 	}
 	m := &HelperMatcher{proc: proc, uids: strings.Fields(statusLine(status, "Uid")), pids: len(strings.Fields(statusLine(status, "NSpid")))}
 	// Without user namespaces in the kernel there is no such file, for nobody.
-	m.ids, _ = os.ReadFile(filepath.Join(proc, "self", "uid_map"))
+	m.ids, _ = procfs.Read(filepath.Join(proc, "self", "uid_map"))
 	return m, nil
 }
 
@@ -57,11 +57,11 @@ func (m *HelperMatcher) IsServer(pid int) bool {
 // is one.
 func (m *HelperMatcher) hasHelpersRights(pid int) bool {
 	dir := filepath.Join(m.proc, strconv.Itoa(pid))
-	status, err := os.ReadFile(filepath.Join(dir, "status"))
+	status, err := procfs.Read(filepath.Join(dir, "status"))
 	if err != nil || statusLine(status, "NoNewPrivs") != "1" || len(strings.Fields(statusLine(status, "NSpid"))) != m.pids {
 		return false
 	}
-	ids, _ := os.ReadFile(filepath.Join(dir, "uid_map"))
+	ids, _ := procfs.Read(filepath.Join(dir, "uid_map"))
 	if !bytes.Equal(ids, m.ids) {
 		return false
 	}

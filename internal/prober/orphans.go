@@ -224,7 +224,7 @@ func (c orphan) inspect(proc string) (alive, orphaned bool, wait Wait) {
 }
 
 func readComm(proc string, pid int) string {
-	comm, _ := procfs.ReadText(filepath.Join(proc, strconv.Itoa(pid), "comm"))
+	comm, _ := procfs.ReadLine(filepath.Join(proc, strconv.Itoa(pid), "comm"))
 	return comm
 }
 

@@ -22,19 +22,44 @@ func Read(name string) ([]byte, error) {
 	defer unix.Close(fd)
 	content := make([]byte, 0, 1024)
 	for {
-		n, err := unix.Read(fd, content[len(content):cap(content)])
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return nil, &os.PathError{Op: "read", Path: name, Err: err}
-		case n == 0:
+		n, err := read(fd, name, content[len(content):cap(content)])
+		if err != nil {
+			return nil, err
+		}
+		if n == 0 {
 			return content, nil
 		}
 		if content = content[:len(content)+n]; cap(content)-len(content) < 512 {
 			content = slices.Grow(content, 4*cap(content))
 		}
 	}
+}
+
+// read is read(2), again where a signal came first.
+func read(fd int, name string, buffer []byte) (int, error) {
+	for {
+		switch n, err := unix.Read(fd, buffer); {
+		case errors.Is(err, unix.EINTR):
+		case err != nil:
+			return 0, &os.PathError{Op: "read", Path: name, Err: err}
+		default:
+			return n, nil
+		}
+	}
+}
+
+// ReadLine returns the first line of a file, for files of one short line, such as comm: it reads
+// only once, and no more than 128 bytes.
+func ReadLine(name string) (string, error) {
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	var buffer [128]byte
+	n, err := read(fd, name, buffer[:])
+	line, _, _ := bytes.Cut(buffer[:n], []byte("\n"))
+	return string(line), err
 }
 
 // ReadText returns what a file holds, without white space around it.
