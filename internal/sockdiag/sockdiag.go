@@ -58,6 +58,9 @@ type TCP struct {
 	// NeverAnswered says that nothing has ever come on a connection. Kernels before 4.1 do not
 	// tell this.
 	NeverAnswered bool
+	// Waited is for how long, at least, what was sent last has had no answer or acknowledgment;
+	// zero: nothing waits for one.
+	Waited time.Duration
 }
 
 const (
@@ -238,7 +241,22 @@ func parseTCP(payload []byte) (TCP, error) {
 			s.Sent = max(s.Sent, s.Received)
 		}
 	}
+	s.Waited = s.waited(info)
 	return s, err
+}
+
+// waited is TCP.Waited of a socket whose other fields are known. What is sent again counts as sent
+// last. But the timeout is doubled each time, up to a bound (tcp_retransmit_timer,
+// net/ipv4/tcp_timer.c), so it tells for how long that has gone on.
+func (s *TCP) waited(info []byte) (since time.Duration) {
+	if s.State == Established && s.Sent < s.Received {
+		since = s.Sent
+	}
+	if s.State == SynSent || s.State == Established && s.Unsent > 0 {
+		timeout := milliseconds(info, unsafe.Offsetof(unix.TCPInfo{}.Rto)) / 1000 // it is in microseconds
+		since = max(since, timeout-timeout>>min(s.Retries, 63))
+	}
+	return since
 }
 
 // address reads an address of a struct inet_diag_sockid, which has room for 16 bytes.

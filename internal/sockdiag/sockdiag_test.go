@@ -42,18 +42,49 @@ func inodeOf(t *testing.T, conn net.Conn) uint32 {
 
 func of(inode uint32) func(uint32) bool { return func(other uint32) bool { return other == inode } }
 
+// socketAs is a socket as the kernel tells of it.
+func socketAs(state State, retries byte, unsent uint32, info unix.TCPInfo) []byte {
+	const size, header = 72, 4
+	content := bytesOf(&info)
+	payload := make([]byte, size+header, size+header+len(content))
+	payload[0], payload[1], payload[3] = unix.AF_INET, byte(state), retries
+	binary.NativeEndian.PutUint32(payload[60:], unsent)
+	binary.NativeEndian.PutUint16(payload[size:], uint16(header+len(content)))
+	binary.NativeEndian.PutUint16(payload[size+2:], tcpInfoAttribute)
+	return append(payload, content...)
+}
+
+// How long something has waited for an answer: by the times of the last packets, or by the timeout
+// that is doubled with each repetition.
+func TestParseTCP_Waited(t *testing.T) {
+	for _, c := range []struct {
+		what    string
+		state   State
+		retries byte
+		unsent  uint32
+		info    unix.TCPInfo // its timeout in microseconds
+		want    time.Duration
+	}{
+		{"it was answered", Established, 0, 0, unix.TCPInfo{Data_segs_out: 1, Last_data_sent: 9000, Last_data_recv: 8000, Rto: 200_000}, 0},
+		{"it was not", Established, 0, 0, unix.TCPInfo{Data_segs_out: 1, Last_data_sent: 7000, Last_data_recv: 8000, Rto: 200_000}, 7 * time.Second},
+		{"it is on its way", Established, 0, 9, unix.TCPInfo{Data_segs_out: 1, Last_data_sent: 3, Last_data_recv: 8000, Rto: 200_000}, 3 * time.Millisecond},
+		{"it was repeated after 0.2, 0.4, 0.8 and 1.6 s", Established, 4, 9, unix.TCPInfo{Data_segs_out: 5, Last_data_sent: 100, Last_data_recv: 8000, Rto: 3_200_000}, 3 * time.Second},
+		{"a connection is asked for", SynSent, 0, 1, unix.TCPInfo{Rto: 1_000_000}, 0},
+		{"again, after 1 and 2 s", SynSent, 2, 1, unix.TCPInfo{Rto: 4_000_000}, 3 * time.Second},
+		{"the server has closed it", CloseWait, 0, 0, unix.TCPInfo{Data_segs_out: 1, Last_data_recv: 8000, Rto: 200_000}, 0},
+	} {
+		s, err := parseTCP(socketAs(c.state, c.retries, c.unsent, c.info))
+		require.NoError(t, err)
+		assert.Equal(t, c.want, s.Waited, c.what)
+	}
+}
+
 // A connection on which nothing was sent waits for no answer, though the kernel's clock went on
 // between the two times that it takes at its beginning.
 func TestParseTCP_NothingWasSent(t *testing.T) {
 	for segments, want := range map[uint32]time.Duration{0: 4 * time.Millisecond, 1: 0} {
 		info := unix.TCPInfo{Last_data_recv: 4, Data_segs_out: segments}
-		const size, header = 72, 4
-		content := bytesOf(&info)
-		payload := make([]byte, size+header, size+header+len(content))
-		payload[0], payload[1] = unix.AF_INET, byte(Established)
-		binary.NativeEndian.PutUint16(payload[size:], uint16(header+len(content)))
-		binary.NativeEndian.PutUint16(payload[size+2:], tcpInfoAttribute)
-		s, err := parseTCP(append(payload, content...))
+		s, err := parseTCP(socketAs(Established, 0, 0, info))
 		require.NoError(t, err)
 		assert.Equal(t, 4*time.Millisecond, s.Received)
 		assert.Equal(t, want, s.Sent, "%d segments", segments)
@@ -145,7 +176,7 @@ func FuzzMessages(f *testing.F) {
 		_, _ = eachMessage(content, func(payload []byte) error {
 			_, _ = parseUnix(payload)
 			socket, err := parseTCP(payload)
-			if err == nil && (socket.Sent < 0 || socket.Received < 0) {
+			if err == nil && (socket.Sent < 0 || socket.Received < 0 || socket.Waited < 0) {
 				t.Errorf("%+v", socket)
 			}
 			return nil

@@ -187,7 +187,8 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	m.expect(changed)
 	m.submit()
 	m.daemons.begin()
-	m.servers.askAll(m.targets, m.suspects())
+	m.servers.askAll(m.targets, m.suspects)
+	m.askWaitedFor()
 	m.automounts.findDemands(&m.blocked)
 	m.causes.askDaemons(began)
 	defer m.servers.askAboutLate(m.targets)()
@@ -356,7 +357,7 @@ func (m *Mountstat) await() bool {
 		case m.interrupted.Load():
 			m.sayLate(m.awaited)
 			return false
-		case m.awaited == 0 && m.servers.asking+m.automounts.searching == 0 && !m.expectations.reading && !m.smb.reading && (!m.daemons.underWay || m.daemons.late):
+		case m.awaited == 0 && m.servers.asking+m.automounts.searching == 0 && !m.servers.looking && !m.expectations.reading && !m.smb.reading && (!m.daemons.underWay || m.daemons.late):
 			return false
 		}
 		<-m.mail.Wake()

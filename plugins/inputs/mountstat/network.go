@@ -177,13 +177,7 @@ func (c *causes) causeAtNinePClient(t *target, f *finding) cause {
 	if f.code != result.Error || !known.Known || !t.answer.Answered() {
 		return ""
 	}
-	superblocks := make(map[string]struct{})
-	for _, other := range c.targets {
-		if len(other.servers) > 0 && other.servers[0] == t.servers[0] {
-			superblocks[other.Probed.Superblock()] = struct{}{}
-		}
-	}
-	if known.CloseWait > 0 || known.Established < len(superblocks) {
+	if known.CloseWait > 0 || known.Established < superblocksAt(t.servers[0], c.targets) {
 		return result.MountNeedsRemount
 	}
 	return ""

@@ -24,6 +24,7 @@ type server struct {
 	// proven and elsewhere say whether the server is at the address that is asked: the mount
 	// table does not tell the port of SMB servers, see locateSMB.
 	proven, elsewhere bool
+	connections
 }
 
 // servers are the servers of all targets, and of mounts that are to be made.
@@ -32,6 +33,8 @@ type servers struct {
 	byQuestion map[serverpool.Question]*server
 	asking     int // answers to come
 	smbAt      smbLocations
+	looking    bool   // at connections
+	looks      budget // of CPU time
 }
 
 // asker is how the server is asked.

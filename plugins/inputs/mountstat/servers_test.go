@@ -217,7 +217,7 @@ func TestMountstat_AsksServersAtOnce(t *testing.T) {
 	require.Len(t, m.servers.byQuestion, 300)
 	began := time.Now()
 	m.round = 1
-	m.servers.askAll(m.targets, m.suspects())
+	m.servers.askAll(m.targets, m.suspects)
 	require.Less(t, time.Since(began), timeout, "without waiting")
 	for m.await() {
 	}

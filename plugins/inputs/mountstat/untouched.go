@@ -8,6 +8,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
 	"github.com/vfsprobe/vfsprobe/internal/result"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/smbclient"
 )
 
@@ -15,14 +16,13 @@ import (
 // fault where its server, or its daemon, answers neither vfsprobe nor the target's users.
 func (c *causes) judgeUntouched(t *target) finding {
 	f := finding{code: result.Unchecked, reason: t.skipReason}
-	if why := t.causeAtServer(); why != "" && t.missesAnswers() && t.provesFault() {
-		f.code, f.errno, f.cause = result.Error, t.answer.Errno, why
-	} else if t.Probed.NineP() && len(t.servers) > 0 {
-		if f.cause = c.causeAtNinePClient(t, &finding{code: result.Error}); f.cause != "" {
-			f.code = result.Error
-		}
-	} else if t.Probed.FUSE() {
+	switch server := t.causeAtServer(); {
+	case t.Probed.FUSE():
 		c.judgeDaemon(t, &f)
+	case c.needsRemount(t):
+		f.code, f.cause = result.Error, result.MountNeedsRemount
+	case server != "" && t.missesAnswers() && t.provesFault():
+		f.code, f.errno, f.cause = result.Error, t.answer.Errno, server
 	}
 	switch {
 	case t.Probed.FUSE():
@@ -34,12 +34,19 @@ func (c *causes) judgeUntouched(t *target) finding {
 	return f
 }
 
+// needsRemount reports whether the target is of 9P, and has lost its connection.
+func (c *causes) needsRemount(t *target) bool {
+	return t.Probed.NineP() && len(t.servers) > 0 && c.causeAtNinePClient(t, &finding{code: result.Error}) != ""
+}
+
 // provesFault reports whether the server's answer is proof of a fault that was not known: a busy
-// server, or a busy host, may leave one question without an answer in time, but not two in
-// succession. What the client itself knows is proof at once.
+// server, or a busy host, may leave one question without an answer in time. It is proof if the
+// client has waited for longer than a check may take, or if two questions in succession had no
+// answer. What the client itself knows is proof at once.
 func (t *target) provesFault() bool {
-	a := &t.answer
-	return t.found.code.Fault() || t.Probed.NFS() || t.share == smbclient.Disconnected || !a.TimedOut() || a.At.After(a.Since)
+	a, s := &t.answer, t.servers[t.telling]
+	waited := s.waited > t.policy.timeout && !t.Probed.Ceph() // see waitsForServer
+	return t.found.code.Fault() || t.Probed.NFS() || t.share == smbclient.Disconnected || !a.TimedOut() || waited || a.At.After(a.Since)
 }
 
 // unseen reports whether the evidence for the target's fault could not be had this time: a busy
@@ -50,28 +57,59 @@ func (t *target) unseen() bool {
 		(!a.Answered() || t.Probed.NineP())
 }
 
-// suspects returns what reports whether a server of a target that must not be checked should be
-// asked, since the target's users may have no answer. An SMB server that never answered may listen
-// elsewhere: then only the client is asked. Who waits is looked up once for all of them.
-func (m *Mountstat) suspects() func(*target, *server) bool {
-	somebodyWaits := sync.OnceValue(m.somebodyWaits)
-	return func(t *target, s *server) bool {
-		switch {
-		case t.Probed.NFS():
-			return t.traffic.unanswered() > 0
-		case !s.answer.Broken() && !somebodyWaits():
-			return false
-		case t.Probed.SMB():
-			m.smb.read()
-			return s.proven
-		default:
-			return true
-		}
+// suspects reports whether a server of a target that must not be checked should be asked, since
+// the target's users may have no answer.
+func (m *Mountstat) suspects(t *target, s *server) bool {
+	if t.Probed.NFS() {
+		return t.traffic.unanswered() > 0
 	}
+	return s.answer.Broken() && m.mayAsk(t, s)
+}
+
+// mayAsk reports whether a server is known to be that of a target. An SMB server that never answered
+// may listen elsewhere: then only the client is asked.
+func (m *Mountstat) mayAsk(t *target, s *server) bool {
+	if t.Probed.SMB() {
+		m.smb.read()
+		return s.proven
+	}
+	return true
+}
+
+// askWaitedFor has this host's connections to the servers of targets that must not be checked looked
+// at, and asks those servers for which a target's users seem to wait.
+func (m *Mountstat) askWaitedFor() {
+	m.servers.lookAtConnections(m.targets, func() {
+		somebodyWaits := sync.OnceValue(m.somebodyWaits)
+		for _, t := range m.targets {
+			if !t.connectionsLooked() || !t.waitsForServer(somebodyWaits) {
+				continue
+			}
+			for _, s := range t.servers {
+				if m.mayAsk(t, s) {
+					m.servers.ask(s, true)
+				}
+			}
+		}
+	})
+}
+
+// connectionsLooked reports whether the connections to the target's servers are looked at.
+func (t *target) connectionsLooked() bool {
+	return t.skipReason != "" && !t.Probed.NFS() && len(t.servers) > 0
+}
+
+// waitsForServer reports whether the target has lost a connection, or something that was sent to its
+// server has had no answer for a while. What Ceph's client sends last may be a receipt, so that
+// programs have to tell.
+func (t *target) waitsForServer(somebodyWaits func() bool) bool {
+	return slices.ContainsFunc(t.servers, func(s *server) bool {
+		return s.lost || s.waited > serverpool.EvidenceAfter(t.policy.timeout) && (!t.Probed.Ceph() || somebodyWaits())
+	})
 }
 
 // somebodyWaits reports whether a program has waited uninterruptibly since an earlier scan, as
-// those do whose SMB, 9P or Ceph server does not answer. What it waits for is not asked here.
+// those do whose Ceph server does not answer. What it waits for is not asked here.
 func (m *Mountstat) somebodyWaits() bool {
 	scan, _ := m.blocked.scan(m.targets, m.automounts.there) // summarize says what hinders it
 	return slices.ContainsFunc(scan.Tasks, func(task blocked.Task) bool { return !task.Kernel })

@@ -3,6 +3,7 @@ package mountstat
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 	"github.com/vfsprobe/vfsprobe/internal/testing/blackhole"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
@@ -90,8 +92,8 @@ func TestUntouched_AMountWhoseServerIsDead(t *testing.T) {
 	}
 }
 
-// A server is asked at once when somebody waits uninterruptibly, and not only in its moment of
-// the minute: it was well when it was last asked.
+// A server is asked at once when something that was sent has had no answer, and not only in its
+// moment of the minute: it was well when it was last asked. Of a Ceph cluster somebody has to wait.
 func TestUntouched_AMountWhoseServerDiesIsFoundWhileSomebodyWaits(t *testing.T) {
 	faultfs.Require(t)
 	for fstype, answer := range map[string]func(net.Conn){"cifs": answerSMB, "9p": answerNineP, "ceph": answerCeph} {
@@ -116,21 +118,131 @@ func TestUntouched_AMountWhoseServerDiesIsFoundWhileSomebodyWaits(t *testing.T) 
 				return text(at(g, fs.Dir), "result") == "unchecked" && m.targets[0].servers[0].answer.Answered()
 			}, 20*time.Second, 10*time.Millisecond)
 			dead.Store(true)
-			_, err = own.Write([]byte("a request of somebody's"))
-			require.NoError(t, err)
+			asked := taken.Load()
 			for range 3 {
 				require.Equal(t, "unchecked", text(at(collect.Gather(t, m), fs.Dir), "result"), "nobody waits")
 			}
-			waitUninterruptibly(t)
+			assert.LessOrEqual(t, taken.Load(), asked+1, "once, if it was its moment of the minute")
+			_, err = own.Write([]byte("a request of somebody's"))
+			require.NoError(t, err)
+			if fstype == "ceph" {
+				waitUninterruptibly(t)
+			}
 			var doubted bool
 			require.Eventually(t, func() bool {
-				metric := at(collect.Gather(t, m), fs.Dir)
-				doubted = doubted || text(metric, "result") == "unchecked" && m.targets[0].servers[0].answer.Broken()
+				metric, s := at(collect.Gather(t, m), fs.Dir), m.targets[0].servers[0]
+				once := s.answer.Broken() && s.answer.At.Equal(s.answer.Since) && (fstype == "ceph" || s.waited < m.policy.timeout)
+				if once {
+					require.Equal(t, "unchecked", text(metric, "result"), "one question without an answer is no proof")
+				}
+				doubted = doubted || once
 				return text(metric, "result") == "error" && text(metric, "errno") == "ETIMEDOUT"
 			}, 20*time.Second, 10*time.Millisecond)
-			assert.True(t, doubted, "one question without an answer is no proof")
+			assert.True(t, doubted)
 			assert.Zero(t, fs.Unanswered(), "it was never touched")
 		})
+	}
+}
+
+// One question without an answer is proof if something has waited for an answer for longer than a
+// check may take.
+func TestUntouched_AMountWhoseUsersHaveWaitedForLong(t *testing.T) {
+	faultfs.Require(t)
+	var taken atomic.Int64
+	server := rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
+		if taken.Add(1) == 2 {
+			answerNineP(conn)
+		}
+		silence(conn)
+	})
+	own, err := net.Dial("tcp", server.String()) // of the mount
+	require.NoError(t, err)
+	defer own.Close()
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	networkMount(t, fs, "9p", server)(m)
+	onAutofs(t, m, fs.Dir)
+	require.Eventually(t, func() bool {
+		collect.Gather(t, m)
+		return m.targets[0].servers[0].answer.Answered()
+	}, 20*time.Second, 10*time.Millisecond)
+	_, err = own.Write([]byte("a request of somebody's"))
+	require.NoError(t, err)
+	time.Sleep(m.policy.timeout + 100*time.Millisecond)
+	var once bool
+	require.Eventually(t, func() bool { // a busy host may not tell of its connections in time
+		metric, s := at(collect.Gather(t, m), fs.Dir), m.targets[0].servers[0]
+		if s.waited > m.policy.timeout && s.answer.Broken() && s.answer.At.Equal(s.answer.Since) && s.answer.Connections.Known {
+			once = true
+			require.Equal(t, "error", text(metric, "result"), "one question is proof")
+		}
+		return text(metric, "result")+" "+text(metric, "cause") == "error server_service_dead"
+	}, 20*time.Second, 10*time.Millisecond)
+	assert.Zero(t, fs.Unanswered(), "it was never touched")
+	if !once {
+		t.Skip("this host did not tell of its connections in time")
+	}
+}
+
+// A 9P mount that loses its connection is of no use, though nobody waits, and though the server was
+// well when it was last asked, and is.
+func TestUntouched_A9PMountThatLosesItsConnection(t *testing.T) {
+	faultfs.Require(t)
+	server := rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
+		answerNineP(conn)
+		silence(conn)
+	})
+	own, err := net.Dial("tcp", server.String()) // of the mount
+	require.NoError(t, err)
+	fs := faultfs.New(t)
+	m, _ := newPretendedNFS(t, nil)
+	networkMount(t, fs, "9p", server)(m)
+	onAutofs(t, m, fs.Dir)
+	require.Eventually(t, func() bool {
+		metric, s := at(collect.Gather(t, m), fs.Dir), m.targets[0].servers[0]
+		require.Equal(t, "unchecked", text(metric, "result"))
+		return s.answer.Answered() && s.most > 0
+	}, 20*time.Second, 10*time.Millisecond)
+	require.NoError(t, own.Close())
+	require.Eventually(t, func() bool {
+		metric := at(collect.Gather(t, m), fs.Dir)
+		return text(metric, "result")+" "+text(metric, "cause") == "error mount_needs_remount"
+	}, 20*time.Second, 10*time.Millisecond)
+	assert.Zero(t, fs.Unanswered(), "it was never touched")
+}
+
+// Where something is sent again and again, it shows for how long nothing has come by looking twice.
+func TestConnections_Note(t *testing.T) {
+	began := time.Now()
+	of := func(port uint16, state sockdiag.State, sent, received time.Duration) sockdiag.TCP {
+		c := sockdiag.TCP{State: state, Local: netip.AddrPortFrom(netip.MustParseAddr("192.0.2.9"), port), Sent: sent, Received: received}
+		if sent < received {
+			c.Waited = sent
+		}
+		return c
+	}
+	var c connections
+	for _, look := range []struct {
+		after     time.Duration
+		found     []sockdiag.TCP
+		connected int
+		waited    time.Duration
+		what      string
+		closed    bool
+	}{
+		{0, []sockdiag.TCP{of(1, sockdiag.Established, time.Minute, time.Second)}, 1, 0, "it was answered", false},
+		{10 * time.Second, []sockdiag.TCP{of(1, sockdiag.Established, time.Second, 11*time.Second)}, 1, time.Second, "something was sent", false},
+		{20 * time.Second, []sockdiag.TCP{of(1, sockdiag.Established, 2*time.Second, 21*time.Second)}, 1, 11 * time.Second, "something else was", false},
+		{30 * time.Second, []sockdiag.TCP{of(1, sockdiag.Established, time.Second, 3*time.Second)}, 1, time.Second, "an answer has come, and something was sent", false},
+		{40 * time.Second, []sockdiag.TCP{of(2, sockdiag.Established, time.Second, 90*time.Second)}, 1, time.Second, "it is another connection", false},
+		{50 * time.Second, []sockdiag.TCP{of(2, sockdiag.CloseWait, 0, 0)}, 0, 0, "the server has closed it", true},
+		{60 * time.Second, nil, 0, 0, "there is none", false},
+	} {
+		c.note(look.found, began.Add(look.after))
+		assert.Equal(t, look.connected, c.connected, look.what)
+		assert.Equal(t, look.waited, c.waited, look.what)
+		assert.Equal(t, look.closed, c.closed, look.what)
+		assert.Equal(t, 1, c.most)
 	}
 }
 
