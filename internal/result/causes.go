@@ -55,7 +55,7 @@ var causes = []explanation{
 		"`ls MOUNT` says: Stale file handle, or of 9P: No such file or directory. On the server: `exportfs -v`.",
 		"If that was a mistake, export it again on the server, with the same fsid: the mount recovers by itself. Else mount it anew: " + remount + ". Restart the programs that have files open there."},
 	{LoginRefused, mountstat, true, "the server answers, and does not let this host log in: the password, the ticket or the account",
-		"An SMB mount fails or hangs, the server answers SMB NEGOTIATE, and the client has a connection and no session (/proc/fs/cifs/DebugData). Or the error of a network file system is of a key (SMB, AFS). Or a FUSE file system on an object store is denied what it could do before.",
+		"An SMB mount fails or hangs, the server answers SMB NEGOTIATE, or is too slow to, and the client has a connection and no session (/proc/fs/cifs/DebugData). Or the error of a network file system is of a key (SMB, AFS). Or a FUSE file system on an object store is denied what it could do before.",
 		"`dmesg -T | grep -iE 'cifs.*(logon|status)' | tail; grep -E 'TCP status|ession [Ss]tatus' /proc/fs/cifs/DebugData`: a TCP status of 1, a session status of 3. `smbclient -L SERVER -U USER` tries a password. For an object store: a listing of the bucket by another client, with the same key.",
 		"Correct the password in the credentials file, or the account on the server (expired, locked), or renew the ticket. Then mount it anew: " + remount + ". If the server changed and is changed back, the mount recovers by itself."},
 	{ShareGone, mountstat, true, "the server answers and lets this host log in, and does not have the share any more",

@@ -68,6 +68,10 @@ func (a Answer) Broken() bool { return a.Known && a.Errno != "" }
 // TimedOut reports whether the service was asked, and nothing came in time.
 func (a Answer) TimedOut() bool { return a.Known && a.Errno == "ETIMEDOUT" }
 
+// Late reports whether the service took the connection, and its answer did not come in time: it
+// hangs, or is busy.
+func (a Answer) Late() bool { return a.Reached && a.TimedOut() }
+
 // Unregistered reports whether the host's register answers and does not know the service.
 func (a Answer) Unregistered() bool { return a.Known && a.Errno == NotRegistered }
 

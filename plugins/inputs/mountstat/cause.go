@@ -112,10 +112,7 @@ func (c *causes) causeOfError(t *target, f *finding) cause {
 		}
 	}
 	// A soft mount gives up with EIO or ETIMEDOUT, nfs(5).
-	if why := t.causeAtServer(); why != "" {
-		return why
-	}
-	if why := c.causeAtClient(t, f); why != "" {
+	if why := c.causeInNetwork(t, f); why != "" {
 		return why
 	}
 	switch f.errno {
@@ -148,10 +145,7 @@ func (c *causes) causeOfHang(t *target, f *finding) cause {
 	case t.Probed.FUSE():
 		return c.causeOfSilentFUSE(t, f)
 	case len(t.servers) > 0:
-		if why := t.causeAtServer(); why != "" {
-			return why
-		}
-		if why := c.causeAtClient(t, f); why != "" {
+		if why := c.causeInNetwork(t, f); why != "" {
 			return why
 		}
 		// A client that has not yet connected again waits for its connection.
@@ -172,6 +166,16 @@ func (c *causes) causeOfHang(t *target, f *finding) cause {
 		return t.found.cause // the evidence has gone, as it does before the end
 	}
 	return unknown
+}
+
+// causeInNetwork is the fault of the server, or what the client of the file system knows. A server
+// that is only too slow to answer in time is not dead: then what the client knows counts for more.
+func (c *causes) causeInNetwork(t *target, f *finding) cause {
+	why := t.causeAtServer()
+	if why == "" || t.answer.Late() {
+		return cmp.Or(c.causeAtClient(t, f), why)
+	}
+	return why
 }
 
 // causeAtServer is the fault of the server, if one was seen. A mount takes a

@@ -27,6 +27,8 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
+	"github.com/vfsprobe/vfsprobe/internal/smbclient"
+	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/rpchost"
@@ -211,6 +213,51 @@ func TestCause_OfASoftSMBMountWhoseServerIsDead(t *testing.T) {
 		fs.Fail(errno, faultfs.Statfs)
 		metric := at(collect.Gather(t, m), fs.Dir)
 		assert.Equal(t, "error server_service_dead", text(metric, "result")+" "+text(metric, "cause"), errno)
+	}
+	for _, c := range []struct {
+		says string
+		want cause
+	}{{"6.1-good", result.ServerServiceDead}, {"6.1-no-tree", result.ShareGone}, {"6.1-no-session", result.LoginRefused}} {
+		debugData(t, m, c.says)
+		assert.Equal(t, string(c.want), text(at(collect.Gather(t, m), fs.Dir), "cause"), c.says)
+	}
+}
+
+// What the client itself knows counts for more than that the server was too slow to answer. It does
+// not if the server refuses, or can't be reached.
+func TestCauses_InNetwork(t *testing.T) {
+	const answers, late, refuses, lost = "it answers", "it is late", "it refuses", "it can't be reached"
+	lease := &kernelLog{leases: map[string]leaseLog{"nas": {refused: message{"refused", time.Now()}}}}
+	for _, c := range []struct {
+		fstype string
+		f      finding
+		known  evidence
+		asked  string
+		want   cause
+	}{
+		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.NoSession}, answers, result.LoginRefused},
+		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.NoSession}, late, result.LoginRefused},
+		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.NoSession}, refuses, result.ServerServiceDead},
+		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.NoSession}, lost, serverUnreachable},
+		{"cifs", finding{code: result.Timeout}, evidence{share: smbclient.NoTree}, late, result.ShareGone},
+		{"cifs", finding{code: result.Timeout}, evidence{share: smbclient.Disconnected}, late, result.ServerServiceDead},
+		{"cifs", finding{code: result.Timeout}, evidence{share: smbclient.Good}, late, result.ServerServiceDead},
+		{"9p", finding{code: result.Error, errno: "ENOENT"}, evidence{}, late, staleExport},
+		{"9p", finding{code: result.Error, errno: "EIO"}, evidence{answer: serverpool.Answer{Connections: sockdiag.Connections{Known: true, CloseWait: 1}}}, late, result.ServerServiceDead}, // it can't be mounted anew
+		{"9p", finding{code: result.Error, errno: "EIO"}, evidence{answer: serverpool.Answer{Connections: sockdiag.Connections{Known: true, CloseWait: 1}}}, answers, result.MountNeedsRemount},
+		{"9p", finding{code: result.Timeout}, evidence{answer: serverpool.Answer{Connections: sockdiag.Connections{Known: true}}}, late, result.ServerServiceDead},
+		{"ceph", finding{code: result.Timeout}, evidence{ceph: cephclient.Client{Evicted: true}}, late, result.ClientEvicted},
+		{"ceph", finding{code: result.Timeout, check: checkStatfs}, evidence{}, late, result.CephMonitorsDead},
+		{"nfs4", finding{code: result.Timeout}, evidence{}, late, result.LeaseRefused},
+		{"nfs4", finding{code: result.Timeout}, evidence{}, refuses, serverRPCDead},
+	} {
+		of := &target{Unit: &mounts.Unit{Probed: &mounts.Mount{Info: &mountinfo.Info{FSType: c.fstype, Source: "nas:/home"}}}, evidence: c.known}
+		service := map[string]serverpool.Service{"cifs": serverpool.SMB, "9p": serverpool.NineP, "ceph": serverpool.CephMon, "nfs4": serverpool.NFS}[c.fstype]
+		of.servers = []*server{{Server: mounts.Server{Question: serverpool.Question{Service: service}}}}
+		of.answer.Known, of.answer.Reached = true, c.asked != lost
+		of.answer.Errno = map[string]string{late: "ETIMEDOUT", lost: "ETIMEDOUT", refuses: "ECONNREFUSED"}[c.asked]
+		found := causes{kernelLog: lease, inventory: &inventory{targets: []*target{of}}}
+		assert.Equal(t, c.want, found.causeInNetwork(of, &c.f), "%s: %s, %+v", c.fstype, c.asked, c.f)
 	}
 }
 

@@ -161,7 +161,7 @@ func (s *server) noteElsewhere(t *target) {
 	case s.Service != serverpool.SMB:
 	case a.Answered():
 		s.proven, s.elsewhere = true, false
-	case a.Reached && a.TimedOut(): // it may be slow
+	case a.Late():
 	case a.Broken() && !s.proven && t.skipReason == "" && !t.underWay && t.found.code == result.OK:
 		s.elsewhere = true
 	}

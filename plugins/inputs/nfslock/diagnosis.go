@@ -7,7 +7,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/result"
-	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 )
 
 // diagnosis says which link of the lock chain is broken: package result has the
@@ -141,6 +140,8 @@ func (e *evidence) held() bool {
 // which a lock meets them.
 func (e *evidence) broken() diagnosis {
 	switch {
+	case e.server.nfs.Late() && !e.nlm && (e.inUse || e.refused):
+		return e.state() // what the kernel says of this client counts for more than that the server is slow
 	case e.server.nfs.Broken():
 		return serverUnreachable
 	case e.waits == waitGrace, e.inGrace && (e.stage > opening || !e.nlm && e.stage == opening):
@@ -160,7 +161,7 @@ func (e *evidence) broken() diagnosis {
 		return serverRPCBindUnreachable
 	case e.server.nlm.Unregistered():
 		return nlmUnregistered
-	case hangs(e.server.nlm) && hangs(e.server.nsm):
+	case e.server.nlm.Late() && e.server.nsm.Late():
 		return nsmUnreachable // the lock service waits for it, with one thread (nsm_mon_unmon, fs/lockd/mon.c)
 	case e.server.nlm.Broken():
 		return nlmUnreachable
@@ -169,9 +170,6 @@ func (e *evidence) broken() diagnosis {
 	}
 	return ""
 }
-
-// hangs reports whether a service takes connections, and answers no call.
-func hangs(a serverpool.Answer) bool { return a.TimedOut() && a.Reached }
 
 // state is what is wrong with this client's state at an NFSv4 server, if anything is. What the
 // kernel said comes first. Its waiting alone tells nothing: a server says "later" in a grace

@@ -47,6 +47,7 @@ func v4(end ending, at stage, errno syscall.Errno, change ...func(*evidence)) ev
 
 func dead(e *evidence)        { e.server = services{rpcbind: silent, nfs: silent} }
 func nfsdStopped(e *evidence) { e.server.nfs = refused; e.server.nlm = missing }
+func nfsHangs(e *evidence)    { e.server.nfs = hanging }
 func noNLM(e *evidence)       { e.server.nlm = missing }
 func nlmDropped(e *evidence)  { e.server.nlm = silent }
 func nlmRejected(e *evidence) { e.server.nlm = refused }
@@ -126,6 +127,8 @@ func TestDiagnose(t *testing.T) {
 		{"the lease is refused, at open", v4(failed, opening, unix.EPERM, leaseDenied), leaseRefused, result.Denied},
 		{"the lease is refused, and all wait", v4(hung, opening, 0, leaseDenied, recovering, stayed), leaseRefused, result.Timeout},
 		{"EACCES without a word of the kernel's", v4(failed, reaching, unix.EACCES), denied, result.Denied},
+		{"the lease is refused, and the server is slow to answer", v4(hung, opening, 0, leaseDenied, nfsHangs), leaseRefused, result.Timeout},
+		{"the lease is refused, and the server is cut off", v4(hung, opening, 0, leaseDenied, dead), serverUnreachable, result.Timeout},
 		{"the lease was refused, and works again", v4(passed, 0, 0, leaseDenied), healthy, result.OK},
 		{"the state manager is stuck until the lease has expired", v4(hung, opening, 0, recovering, stayed, expired), stateManagerStuck, result.Timeout},
 		{"client id in use", v4(hung, opening, 0, sameID), clientIDInUse, result.Timeout},
