@@ -105,6 +105,7 @@ type FS struct {
 
 	mu         sync.Mutex
 	behaviors  map[Op]behavior
+	unlinked   bool       // the root says that it has no name any more
 	changed    *sync.Cond // of the next three
 	paused     bool
 	resting    bool // the reader has noticed
@@ -210,6 +211,13 @@ func (f *FS) behave(b behavior, ops []Op) {
 	}
 }
 
+// Unlink has the root say that it has no name any more, as a directory that was removed on a server.
+func (f *FS) Unlink() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unlinked = true
+}
+
 // Pause stops reading requests: whoever makes one hangs, and can be killed.
 func (f *FS) Pause() {
 	f.mu.Lock()
@@ -233,7 +241,7 @@ func (f *FS) Unanswered() int {
 func (f *FS) Heal() {
 	f.mu.Lock()
 	f.behaviors = make(map[Op]behavior)
-	f.paused = false
+	f.paused, f.unlinked = false, false
 	waiting := f.unanswered
 	f.unanswered = nil
 	f.changed.Broadcast()
@@ -454,7 +462,13 @@ func structure[T any](s T) []byte {
 
 func (f *FS) attributes(node uint64) attr {
 	if node == rootNode {
-		return attr{Ino: rootNode, Mode: unix.S_IFDIR | f.options.Mode, Nlink: 2, Blksize: 4096, UID: f.options.UID, GID: f.options.GID}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		links := uint32(2)
+		if f.unlinked {
+			links = 0
+		}
+		return attr{Ino: rootNode, Mode: unix.S_IFDIR | f.options.Mode, Nlink: links, Blksize: 4096, UID: f.options.UID, GID: f.options.GID}
 	}
 	return attr{Ino: fileNode, Size: uint64(f.options.Size), Blocks: uint64(f.options.Size) / 512, Mode: unix.S_IFREG | 0o666, Nlink: 1, Blksize: 4096}
 }

@@ -13,9 +13,9 @@ import (
 // OSD sends no commands when it starts: it may not know the cluster's fsid yet, and the monitor
 // refuses them then ("wrong fsid").
 const setupCeph = `set -e
-mkdir -p /etc/ceph /run/ceph /run/state /mnt/ceph
+mkdir -p /etc/ceph /run/ceph /run/state /mnt/ceph /mnt/sub
 mount -t tmpfs none /run/state
-for name in mon/ceph-a osd/ceph-0 mds/ceph-a; do mkdir -p /run/state/$name; done
+for name in mon/ceph-a mon/ceph-b mon/ceph-c osd/ceph-0 mds/ceph-a; do mkdir -p /run/state/$name; done
 cat >/etc/ceph/ceph.conf <<'C'
 [global]
 fsid = 11111111-2222-3333-4444-555555555555
@@ -26,7 +26,7 @@ ms bind msgr2 = false
 auth cluster required = none
 auth service required = none
 auth client required = none
-mon data = /run/state/mon/ceph-a
+mon data = /run/state/mon/ceph-$id
 osd data = /run/state/osd/ceph-0
 mds data = /run/state/mds/ceph-a
 osd pool default size = 1
@@ -54,7 +54,19 @@ freeze) kill -STOP $(pidof ceph-$2);;
 thaw) kill -CONT $(pidof ceph-$2);;
 esac
 X
-chmod +x /run/servers
+cat >/run/monitors <<'X'
+#!/bin/sh
+# monitors start|stop b:10.9.0.3 c:10.9.0.4...: more monitors, which join the first by themselves
+do=$1
+shift
+for monitor; do
+	case $do in
+	start) ip netns exec server ceph-mon -i ${monitor%:*} --public-addr ${monitor#*:}:6789 >/run/mon-${monitor%:*}.out 2>&1;;
+	stop) pid=$(pgrep -f "ceph-mon -i ${monitor%:*} "); kill -KILL $pid; while [ -e /proc/$pid/exe ]; do sleep 0.1; done;;
+	esac
+done
+X
+chmod +x /run/servers /run/monitors
 monmaptool --create --add a 10.9.0.1:6789 --fsid 11111111-2222-3333-4444-555555555555 /run/monmap
 ceph-mon -i a --mkfs --monmap /run/monmap
 /run/servers start mon
@@ -73,22 +85,53 @@ ceph fs new cephfs meta data
 
 const mountCeph = `for i in $(seq 30); do mount -i -t ceph 10.9.0.1:6789:/ /mnt/ceph -o name=admin && exit 0; sleep 1; done; ceph -s; dmesg | tail; exit 1`
 
+// addMonitors makes three monitors of one, two of which are a quorum.
+const addMonitors = `set -e
+for monitor in b:10.9.0.3 c:10.9.0.4; do
+	ip -n server addr add ${monitor#*:}/24 dev server
+	ceph mon getmap -o /run/monmap-now
+	ceph-mon -i ${monitor%:*} --mkfs --monmap /run/monmap-now --public-addr ${monitor#*:}:6789
+	/run/monitors start $monitor
+	for i in $(seq 100); do ceph quorum_status 2>/dev/null | grep -q "\"quorum_names\":.*\"${monitor%:*}\"" && break; sleep 0.2; done
+done
+ceph quorum_status | grep -q '"quorum":\[0,1,2\]' || { ceph -s; tail -n 40 /run/mon.?.log; exit 1; }
+`
+
+// setupCephAutomounts has automount mount directories of the file system on demand.
+const setupCephAutomounts = `mkdir -p /mnt/auto
+echo '/mnt/auto /etc/auto.ceph' >/etc/auto.master
+for name in used new; do mkdir -p /mnt/ceph/$name; echo "$name -fstype=ceph,name=admin :10.9.0.1:6789:/$name"; done >/etc/auto.ceph
+setsid -w automount --timeout=300 --negative-timeout=1 --pid-file /run/automount.pid
+for i in $(seq 100); do mountpoint -q /mnt/auto && break; sleep 0.1; done
+ls /mnt/auto/used && mountpoint -q /mnt/auto/used || { cat /proc/self/mountinfo | tail; dmesg | tail; exit 1; }
+`
+
 func TestCauses_OfCephFS(t *testing.T) {
 	family(t, "ceph")
-	l := inMachine(t, vm.Debian{Python: true, Packages: []string{"ceph-mon", "ceph-osd", "ceph-mds", "kmod", "iproute2", "procps", "sysvinit-utils"}, Omit: []string{"usr/share/ceph", "usr/share/perl",
+	l := inMachine(t, vm.Debian{Python: true, Packages: []string{"ceph-mon", "ceph-osd", "ceph-mds", "kmod", "iproute2", "procps", "sysvinit-utils", "iptables", "autofs"}, Omit: []string{"usr/share/ceph", "usr/share/perl",
 		"usr/bin/ceph*tool", "usr/bin/cephfs-*", "usr/bin/radosgw*", "usr/bin/ceph-mgr", "usr/lib/*/librgw*"}},
-		"ceph libceph libcrc32c crc32c_generic veth tcp_diag")
+		"ceph libceph libcrc32c crc32c_generic veth tcp_diag autofs4 ip_tables iptable_filter xt_tcpudp")
 	began := time.Now()
 	l.shell(setupCeph)
 	l.shell(createCephFS)
 	l.shell(mountCeph)
 	t.Logf("the cluster is up after %v", time.Since(began))
-	const path = "/mnt/ceph"
+	const (
+		path, sub, used, fresh = "/mnt/ceph", "/mnt/sub", "/mnt/auto/used", "/mnt/auto/new"
+		mountSub               = "mkdir -p /mnt/ceph/sub && echo canary >/mnt/ceph/sub/.mountstat && mount -i -t ceph 10.9.0.1:6789:/sub /mnt/sub -o name=admin"
+		mountAnew              = "umount -l /mnt/ceph /mnt/sub /mnt/auto/used; (" + mountCeph + ") && " + mountSub + "; ls /mnt/auto/used"
+	)
 	l.shell("echo canary >/mnt/ceph/.mountstat; sync")
+	l.shell(mountSub)
+	l.shell(setupCephAutomounts)
 	l.checks = `"statfs", "readdir", "read"` // which alone takes an OSD
-	l.watch(path)
+	untouched := []string{`result="unchecked"`}
+	l.watchFor(expected{path: {`result="ok"`}, sub: {`result="ok"`}, used: untouched})
 	fault := func(cause string, more ...string) expected {
 		return expected{path: append([]string{`cause="` + cause + `"`}, more...)}
+	}
+	monitorPort := func(do string) string {
+		return "ip netns exec server iptables-legacy -" + do + " INPUT -p tcp -s 10.9.0.2 --dport 6789 -j DROP"
 	}
 	for _, s := range []scenario{
 		{fault: "the MDS is stopped with SIGSTOP", inflict: "/run/servers freeze mds", expect: fault("ceph_mds_dead"), heal: "/run/servers thaw mds"},
@@ -97,9 +140,29 @@ func TestCauses_OfCephFS(t *testing.T) {
 		{fault: "the monitor is stopped with SIGSTOP", inflict: "/run/servers freeze mon", expect: fault("ceph_monitors_dead"), heal: "/run/servers thaw mon"},
 		{fault: "the monitor is killed", inflict: "/run/servers stop mon", expect: fault("ceph_monitors_dead"), heal: "/run/servers start mon"},
 		{fault: "packets from the cluster are dropped", inflict: "/run/net drop", expect: fault("server_unreachable"), heal: "/run/net undrop"},
+		{fault: "packets to the monitor's port are dropped", inflict: monitorPort("I"), heal: monitorPort("D"), expect: fault("server_unreachable")},
 		{fault: "the MDS is killed", inflict: "/run/servers stop mds", expect: fault("ceph_mds_dead"), heal: "/run/servers start mds"},
-		{fault: "the client is evicted", inflict: `ceph tell mds.0 client evict $(ceph tell mds.0 client ls 2>/dev/null | grep -m1 -o '"id": [0-9]*' | tr -dc 0-9) 2>&1 | head -c 2000`,
-			expect: fault("client_evicted"), heal: "umount -l /mnt/ceph; " + mountCeph},
+		{fault: "the client is evicted", inflict: `for id in $(ceph tell mds.0 client ls 2>/dev/null | grep -o '"id": [0-9]*' | tr -dc '0-9\n'); do ceph tell mds.0 client evict $id; done 2>&1 | head -c 2000`,
+			expect: fault("client_evicted"), heal: mountAnew},
+		{fault: "the client's address is put on the OSDs' blocklist",
+			inflict: `for client in $(ceph tell mds.0 client ls 2>/dev/null | grep -o '10\.9\.0\.2:0/[0-9]*' | sort -u); do ceph osd blocklist add $client; done 2>&1`,
+			expect:  fault("client_evicted"), heal: "ceph osd blocklist clear; " + mountAnew},
+		{fault: "the directory that is mounted is removed by another client", inflict: "rm -r /mnt/ceph/sub",
+			expect: expected{sub: {`result="stale"`, `cause="stale_export"`}, path: {`result="ok"`}}, heal: "umount -l /mnt/sub; " + mountSub},
+		{fault: "the monitor is stopped with SIGSTOP, and somebody uses what automount has mounted, and goes to what it has not yet",
+			inflict: "/run/servers freeze mon; " + "setsid stat -f " + used + " </dev/null >/run/asked 2>&1 & " + wants(fresh), heal: "/run/servers thaw mon",
+			expect: expected{used: {`result="error"`, `cause="ceph_monitors_dead"`}, fresh: {`cause="ceph_monitors_dead"`, "waits for its server 10.9.0.1:6789"}},
+			after:  expected{used: untouched, fresh: gone(`result="unchecked"`)}},
+	} {
+		l.try(s)
+	}
+	l.shell(addMonitors)
+	l.watchFor(expected{path: {`result="ok"`}, sub: {`result="ok"`}})
+	for _, s := range []scenario{
+		{fault: "one of three monitors is killed", inflict: "/run/monitors stop c:10.9.0.4", heal: "/run/monitors start c:10.9.0.4", expect: well(path)},
+		{fault: "two of three monitors are killed: the quorum is lost, which the third takes some seconds to notice",
+			inflict: "/run/monitors stop b:10.9.0.3 c:10.9.0.4; while timeout 2 stat -f /mnt/ceph >/run/asked; do sleep 0.2; done",
+			heal:    "/run/monitors start b:10.9.0.3 c:10.9.0.4", expect: fault("ceph_monitors_dead", "server_rpc_seconds")},
 	} {
 		l.try(s)
 	}

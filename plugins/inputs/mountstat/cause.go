@@ -50,7 +50,7 @@ type causes struct {
 func (c *causes) explain(t *target, f *finding) {
 	f.cause = c.causeOf(t, f)
 	t.explainDisk(f)
-	t.explainNetwork(f)
+	c.explainNetwork(t, f)
 }
 
 // causeOf derives the cause of a fault from its kind, and from what can be

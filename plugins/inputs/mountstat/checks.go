@@ -137,7 +137,7 @@ func (s *settings) addCheck(p *plan, c check, root prober.Argument, t *target) {
 	case checkStatfs:
 		p.Add(prober.Fstatfs(root))
 	case checkStat:
-		p.Add(prober.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS).WithoutOutput())
+		p.Add(t.askAttributes(root))
 	case checkReaddir:
 		// The root may be a file: a bind mount of one.
 		flags := unix.O_RDONLY | unix.O_DIRECTORY
@@ -154,7 +154,7 @@ func (s *settings) addCheck(p *plan, c check, root prober.Argument, t *target) {
 		if t.Probed.Ceph() {
 			// An idle root is listed from memory until the MDS has been gone for a minute
 			// (__dcache_readdir, fs/ceph/dir.c).
-			p.Add(prober.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS).WithoutOutput().Optional())
+			p.Add(t.askAttributes(root).Optional())
 		}
 		p.Add(prober.Close(directory).Optional().Silent())
 	case checkRead:
@@ -177,6 +177,26 @@ func (s *settings) addCheck(p *plan, c check, root prober.Argument, t *target) {
 		p.Add(prober.Close(file).Optional())
 		p.Add(prober.Unlink(root, name).Optional())
 	}
+}
+
+// askAttributes is the step that has the file system ask its server for the root's attributes.
+func (t *target) askAttributes(root prober.Argument) prober.Step {
+	ask := prober.Statx(root, "", unix.AT_EMPTY_PATH|unix.AT_STATX_FORCE_SYNC, unix.STATX_BASIC_STATS)
+	if t.Probed.Ceph() {
+		return ask // see wasRemoved
+	}
+	return ask.WithoutOutput()
+}
+
+// wasRemoved reports whether the file system has said in a step that its root was removed: it has
+// no name any more. CephFS answers all else as of an empty directory, in which nothing can be made.
+func (t *target) wasRemoved(r *prober.StepResult) bool {
+	purpose := t.reportOf.steps[r.Index]
+	if !t.Probed.Ceph() || purpose.check == "" || purpose.call != stepStatx {
+		return false
+	}
+	attributes := r.Statx()
+	return attributes != nil && attributes.Nlink == 0
 }
 
 // leavesAtime reports whether the check "readdir" leaves the root's access time as it is,
@@ -347,8 +367,13 @@ func (t *target) leadsElsewhere(attributes *unix.Statx_t, st *unix.Statfs_t) str
 func (s *settings) judgeSteps(t *target, f *finding, attributes *unix.Statx_t) {
 	for i := range t.report.Steps {
 		r := &t.report.Steps[i]
-		if r.Errno != 0 || t.reportOf.steps[r.Index] == readCanary && r.Result == 0 {
+		purpose := t.reportOf.steps[r.Index]
+		switch {
+		case r.Errno != 0 || purpose == readCanary && r.Result == 0:
 			s.judgeStep(t, f, r, attributes)
+		case t.wasRemoved(r):
+			f.code, f.check, f.call = result.Stale, purpose.check, purpose.call
+			f.addReason("its directory was removed: it has no name any more")
 		}
 		if f.code != result.OK {
 			if f.check == checkDevice {

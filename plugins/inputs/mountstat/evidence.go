@@ -23,7 +23,6 @@ type evidence struct {
 	telling      int                 // which of them it is
 	share        smbclient.State     // what the SMB client last knew
 	ceph         cephclient.Client   // what the Ceph clients of its cluster last showed
-	client       string              // what the kernel's client says of the server
 	waits        string              // the kernel function in which a helper waits
 	daemon       *fusedaemon.Daemon  // who serves it by FUSE, if that was found out in this round
 	requests     count               // which its FUSE daemon has not answered
@@ -52,7 +51,7 @@ func (c *causes) collect(t *target) {
 		requests: c.fuseWaiting(t), fsErrors: count{n: t.disk.errors, known: t.disk.counts},
 		messages: c.kernelLog.of(t), stopped: c.disks.stopped(t),
 	}
-	t.kernelErrors, t.client = c.kernelLog.count(t), c.kernelLog.clientSays(t, c.targets)
+	t.kernelErrors = c.kernelLog.count(t)
 	for _, s := range t.servers {
 		t.answers = append(t.answers, s.answer)
 	}

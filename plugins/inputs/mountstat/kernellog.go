@@ -94,10 +94,19 @@ func (l *kernelLog) noteServer(about kmsg.ServerMessage, said message) {
 	}
 }
 
-// clientSays is the client's newest message about the target's server, if it is from the time of
-// the target's fault. Ceph's messages do not say which cluster they are about: targets tell whether
-// there is only one.
-func (l *kernelLog) clientSays(t *target, targets []*target) string {
+// cephDaemons are those whose messages are about a cause; of any other cause all may be.
+var cephDaemons = map[cause][]string{
+	result.CephMonitorsDead: {"mon"},
+	result.CephMDSDead:      {"mds", "osd"},
+	result.CephOSDsDead:     {"osd"},
+	result.ClientEvicted:    {"mds"},
+	staleExport:             nil,
+}
+
+// clientSays is the client's newest message about what is the cause at the target's server, if it is
+// from the time of the target's fault. Ceph's messages do not say which cluster they are about:
+// targets tell whether there is only one.
+func (l *kernelLog) clientSays(t *target, why cause, targets []*target) string {
 	var names []string
 	switch {
 	case t.namespace != nil || len(l.servers) == 0:
@@ -105,6 +114,9 @@ func (l *kernelLog) clientSays(t *target, targets []*target) string {
 		names = []string{`\\` + strings.ToLower(t.Probed.Host())}
 	case t.Probed.Ceph() && oneCephCluster(t, targets):
 		names = []string{"mon", "mds", "osd"}
+		if of, known := cephDaemons[why]; known {
+			names = of
+		}
 	}
 	var newest message
 	for _, name := range names {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
@@ -297,7 +298,9 @@ func TestMountstat_TheKernelsMessagesAboutCeph(t *testing.T) {
 	m.kernelLog.noteServer(kmsg.ServerMessage{Server: "mds"}, message{"ceph: mds0 hung", now.Add(-time.Second)})
 	m.kernelLog.noteServer(kmsg.ServerMessage{Server: "osd"}, message{"libceph: osd0 down", now})
 	m.targets = []*target{one, same}
-	assert.Equal(t, "the kernel: libceph: osd0 down", m.kernelLog.clientSays(one, m.targets))
+	assert.Equal(t, "the kernel: libceph: osd0 down", m.kernelLog.clientSays(one, result.CephMDSDead, m.targets))
+	assert.Equal(t, "the kernel: ceph: mds0 hung", m.kernelLog.clientSays(one, result.ClientEvicted, m.targets))
+	assert.Empty(t, m.kernelLog.clientSays(one, result.CephMonitorsDead, m.targets), "it is of other daemons")
 	m.targets = []*target{one, same, other}
-	assert.Empty(t, m.kernelLog.clientSays(one, m.targets))
+	assert.Empty(t, m.kernelLog.clientSays(one, result.CephMDSDead, m.targets))
 }

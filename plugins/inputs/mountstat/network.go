@@ -77,7 +77,7 @@ func (c *smbClient) read() {
 }
 
 // explainNetwork adds what part the network has in a fault.
-func (t *target) explainNetwork(f *finding) {
+func (c *causes) explainNetwork(t *target, f *finding) {
 	switch f.cause {
 	case result.LoginRefused, result.ClientEvicted:
 		f.reason = "" // of the root's mode, which is not why
@@ -91,7 +91,7 @@ func (t *target) explainNetwork(f *finding) {
 		f.addReason("the client waits for " + strings.Join(daemons, ", "))
 	}
 	if f.code.Fault() {
-		f.addReason(t.client)
+		f.addReason(c.kernelLog.clientSays(t, f.cause, c.targets))
 	}
 }
 

@@ -562,6 +562,21 @@ func TestCause_OfACephMount(t *testing.T) {
 	assert.Equal(t, "denied client_evicted", text(at(collect.Gather(t, m), fs.Dir), "result")+" "+text(at(collect.Gather(t, m), fs.Dir), "cause"))
 	fs.Fail(unix.ESHUTDOWN, faultfs.Opendir)
 	assert.Equal(t, "client_evicted", text(at(collect.Gather(t, m), fs.Dir), "cause"))
+	fs.Heal()
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	fs.Unlink()
+	metric := at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "stale stale_export", text(metric, "result")+" "+text(metric, "cause"))
+	assert.Contains(t, text(metric, "reason"), "its directory was removed")
+}
+
+// FUSE file systems say what they like of links.
+func TestMountstat_ARootWithoutAName(t *testing.T) {
+	faultfs.Require(t)
+	fs := faultfs.New(t)
+	fs.Unlink()
+	m, _ := newInput(t, func(m *Mountstat) { m.Checks, m.MountPoints = []string{"stat", "readdir"}, []string{fs.Dir} })
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
 }
 
 // A server is asked once, however many mounts it has, and not again while all is well.
