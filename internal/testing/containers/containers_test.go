@@ -390,7 +390,7 @@ func TestImage_AContainerThatCantBeEnded(t *testing.T) {
 		began := time.Now()
 		err := e.tryRemove(c.name)
 		t.Logf("removed after %.1f s: %v", time.Since(began).Seconds(), err)
-		if err != nil {
+		if err != nil || e.program == "containerd" { // which may leave the folder of its shim
 			c.name = "another"
 		}
 		began = time.Now()

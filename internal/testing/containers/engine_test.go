@@ -47,13 +47,11 @@ type engine struct {
 	base    string // the image of Telegraf without vfsprobe
 }
 
-// holds reports whether a container can't be ended, or claims to run, while one of its
-// processes hangs in its cgroup: with version 2 all runtimes wait for a cgroup to freeze, and
-// runc 1.3 removes no container whose cgroup has processes, which Podman does not ask of it. So it
-// is with kubelet and containerd, too.
-func (e *engine) holds() bool {
-	return isVersion2() || e.program != "podman" && e.runtime == "runc-1.3"
-}
+// holds reports whether a container may be one that can't be ended, or claims to run, while one of
+// its processes hangs in its cgroup: with version 2 all runtimes wait for a cgroup to freeze, and
+// runc 1.3 removes no container whose cgroup has processes. So it is with kubelet and containerd,
+// too.
+func (e *engine) holds() bool { return isVersion2() || e.runtime == "runc-1.3" }
 
 // isVersion2 reports whether the engines see version 2 of cgroups.
 func isVersion2() bool {
