@@ -291,8 +291,11 @@ func newLog(w io.Writer) *execd.Log {
 // first metrics are out by then.
 const setUpDelay = 100 * time.Millisecond
 
-// prepare makes this process ready for a host that lacks memory or processes.
+// prepare makes this process ready for a host that lacks memory or processes, and for many gathers:
+// from the first one on the plugin has little to do at a time, so that a thread which wakes another
+// one costs more than it saves.
 func prepare(log telegraf.Logger) {
+	runtime.GOMAXPROCS(1)
 	threads.Reserve(runtime.GOMAXPROCS(0) + maxWaiting)
 	if err := lockProgram(); err != nil {
 		log.Infof("a root file system that hangs may stop vfsprobe when memory is short: %v", err)
@@ -340,7 +343,7 @@ func selectInputs(h *host.Host, file string) ([]config.Input, error) {
 // for stdin, signals and the fork server, which do so already.
 const maxWaiting = 8
 
-// maxAtWork is how many threads may run at a time, on a machine that has more
+// maxAtWork is how many threads may run at a time at the start, on a machine that has more
 // processors: so many that nothing waits, and no more, since each is made beforehand
 // and counts under a limit such as TasksMax.
 const maxAtWork = 4

@@ -222,6 +222,7 @@ func runProber(arguments []string) error {
 	for i, path := range arguments[4:] {
 		plans[i] = checkPlan(arguments[3], path, arguments[2])
 	}
+	runtime.GOMAXPROCS(1) // as in vfsprobe
 	p := prober.New(prober.Options{
 		Concurrency: concurrency,
 		Untrimmed:   arguments[1] == "untrimmed",
