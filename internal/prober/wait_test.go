@@ -45,7 +45,7 @@ func TestProber_LeavesAHelperAsleepThatWaitsForFUSE(t *testing.T) {
 	require.Equal(t, prober.Stuck, report.Outcome, "%v", &report)
 	assert.Equal(t, prober.Asleep, report.Wait)
 	assert.Equal(t, "statfs", report.HangsIn)
-	assert.GreaterOrEqual(t, report.Elapsed, timeout*9/10)
+	assert.GreaterOrEqual(t, report.Elapsed, timeout/2, "a helper that is started late has half of the time at least")
 	assert.Equal(t, "S", string(stateOf(report.PID)), "it adds nothing to the load")
 	stats := p.Stats()
 	assert.Equal(t, []int64{0, 0, 1}, []int64{stats.Killed, stats.Stuck, stats.Asleep})

@@ -128,6 +128,8 @@ func NewSlots() (*Slots, error) {
 	if !Sharing {
 		return nil, fmt.Errorf("sharing memory with helpers: %w", syscall.ENOSYS)
 	}
+	starting.Lock() // a server that is being started must not have it
+	defer starting.Unlock()
 	address, _, errno := syscall.Syscall6(syscall.SYS_MMAP, 0, sharedMemory, syscall.PROT_READ|syscall.PROT_WRITE,
 		syscall.MAP_SHARED|syscall.MAP_ANON|syscall.MAP_NORESERVE, ^uintptr(0), 0)
 	if errno != 0 {
@@ -136,6 +138,7 @@ func NewSlots() (*Slots, error) {
 	// A huge page would be a hundred times what the first helper takes.
 	_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, address, sharedMemory, madvNoHugePage)
 	s := &Slots{memory: *(**shared)(unsafe.Pointer(&address)), free: make([]uint16, SharedSlots)}
+	s.inherit(madvDontFork)
 	for i := range s.free {
 		s.free[i] = uint16(SharedSlots - 1 - i)
 	}

@@ -2,7 +2,6 @@ package mountstat
 
 import (
 	"path/filepath"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -17,7 +16,6 @@ const maxCephNames = 16 << 10
 type cephClients struct {
 	*kit
 	all     []cephclient.Client
-	at      time.Time
 	readIn  uint64 // the last round in which they were
 	reading bool
 }
@@ -35,9 +33,13 @@ func (c *cephClients) read() {
 	open := p.Add(prober.Open(prober.CWD(), directory, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0))
 	names := p.Add(prober.ReadDirectory(prober.ResultOf(open), maxCephNames))
 	c.submit(p, func(r prober.Report) {
-		if all := r.Step(names).Names(); r.Outcome == prober.Done && len(all) > 0 {
+		all := r.Step(names).Names()
+		switch {
+		case r.Outcome != prober.Done:
+			c.took(c.all) // on a busy host: what was shown before is more than nothing
+		case len(all) > 0:
 			c.readFiles(directory, all[:min(len(all), cephclient.MaxClients)])
-		} else {
+		default:
 			c.took(nil)
 		}
 	})
@@ -54,6 +56,10 @@ func (c *cephClients) readFiles(directory string, names []string) {
 		}
 	}
 	c.submit(p, func(r prober.Report) {
+		if r.Outcome != prober.Done {
+			c.took(c.all)
+			return
+		}
 		content := func(step int) []byte {
 			if read := r.Step(step); read != nil {
 				return read.Output
@@ -75,6 +81,6 @@ func (c *cephClients) submit(p *prober.Plan, done func(prober.Report)) {
 }
 
 func (c *cephClients) took(all []cephclient.Client) {
-	c.reading, c.at, c.all = false, time.Now(), all
+	c.reading, c.all = false, all
 	c.reconsider()
 }

@@ -335,11 +335,11 @@ func (m *Mountstat) reconsider() { m.arrived, m.held = append(m.arrived, m.held.
 // Ceph client is still to be read.
 func (m *Mountstat) awaitsServers(t *target) (waits bool) {
 	waits = m.servers.await(t)
-	if len(t.servers) > 0 && t.Probed.SMB() && !m.smb.at.After(t.report.Since) {
+	if len(t.servers) > 0 && t.Probed.SMB() {
 		m.smb.read()
 		waits = waits || m.smb.reading
 	}
-	if len(t.servers) > 0 && t.Probed.Ceph() && !m.ceph.at.After(t.report.Since) {
+	if len(t.servers) > 0 && t.Probed.Ceph() {
 		m.ceph.read()
 		waits = waits || m.ceph.reading
 	}

@@ -36,7 +36,6 @@ func causeOfServer(service serverpool.Service, a serverpool.Answer) cause {
 type smbClient struct {
 	*kit
 	shares  []smbclient.Share
-	at      time.Time
 	readIn  uint64 // the last round in which it was
 	reading bool
 }
@@ -67,7 +66,7 @@ func (c *smbClient) read() {
 	content := p.ReadFile(c.debugData, smbclient.MaxDebugData)
 	c.host.Prober.Submit(prober.Check{Key: "mountstat smb client", Group: "smb client", Trusted: true, Independent: true, Plan: p}, func(r prober.Report) {
 		c.mail.Post(func() {
-			c.reading, c.at, c.shares = false, time.Now(), nil
+			c.reading, c.shares = false, nil
 			if r.Outcome == prober.Done && r.Failed() == nil {
 				c.shares = smbclient.Parse(r.Step(content).Output)
 			}

@@ -324,25 +324,61 @@ func TestCause_OfACephMountByWhatItsClientShows(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fs := faultfs.New(t)
-			m, _ := newPretendedNFS(t, nil)
-			networkMount(t, fs, "ceph", server)(m)
-			m.host.Sys = t.TempDir()
-			client := filepath.Join(cephclient.Directory(m.host.Sys), "11111111-2222-3333-4444-555555555555.client7")
-			require.NoError(t, os.MkdirAll(client, 0o700))
-			for file, content := range map[string]string{"monmap": fmt.Sprintf("epoch 1\n\tmon0\t(1)%v\n", server), "mdsc": c.mdsc, "osdc": c.osdc, "status": c.status} {
-				if content != "" {
-					require.NoError(t, os.WriteFile(filepath.Join(client, file), []byte(content), 0o400))
-				}
-			}
+			m := newCeph(t, fs, server)
+			m.show(map[string]string{"mdsc": c.mdsc, "osdc": c.osdc, "status": c.status})
 			c.fault(fs)
-			var metric telegraf.Metric
-			require.Eventually(t, func() bool { // a busy host may not ask in time
-				metric = at(collect.Gather(t, m), fs.Dir)
-				return strings.Replace(text(metric, "result"), "stuck", "timeout", 1)+" "+text(metric, "cause") == c.want
-			}, 20*time.Second, 10*time.Millisecond, "%v", metric)
-			assert.Contains(t, text(metric, "reason"), c.reason)
+			assert.Contains(t, m.until(c.want), c.reason)
 		})
 	}
+
+	t.Run("another daemon while it hangs", func(t *testing.T) {
+		fs := faultfs.New(t)
+		m := newCeph(t, fs, server)
+		m.show(map[string]string{"mdsc": "4711\tmds0\treaddir\t #1\n"})
+		fs.Silence(faultfs.Opendir)
+		assert.Contains(t, m.until("timeout ceph_mds_dead"), "the client waits for mds0")
+		m.show(map[string]string{"mdsc": "", "osdc": "REQUESTS 1 homeless 0\n17\tosd3\t2.1\t2.1\t[3]/3\t[3]/3\te13\tx\t0x1\t1\tread\n"})
+		assert.Contains(t, m.until("timeout ceph_osds_dead"), "the client waits for osd3")
+	})
+}
+
+// cephMount is a mount that pretends to be of Ceph's kernel client.
+type cephMount struct {
+	*Mountstat
+	t      *testing.T
+	path   string
+	client string // its directory in debugfs
+}
+
+func newCeph(t *testing.T, fs *faultfs.FS, monitor netip.AddrPort) *cephMount {
+	t.Helper()
+	m, _ := newPretendedNFS(t, nil)
+	networkMount(t, fs, "ceph", monitor)(m)
+	m.host.Sys = t.TempDir()
+	c := &cephMount{m, t, fs.Dir, filepath.Join(cephclient.Directory(m.host.Sys), "11111111-2222-3333-4444-555555555555.client7")}
+	require.NoError(t, os.MkdirAll(c.client, 0o700))
+	c.show(map[string]string{"monmap": fmt.Sprintf("epoch 1\n\tmon0\t(1)%v\n", monitor)})
+	return c
+}
+
+// show has the client show contents in its files.
+func (c *cephMount) show(files map[string]string) {
+	c.t.Helper()
+	for file, content := range files {
+		require.NoError(c.t, os.WriteFile(filepath.Join(c.client, file), []byte(content), 0o600))
+	}
+}
+
+// until gathers until a result and a cause are told, and returns the reason: a busy host may not
+// ask in time.
+func (c *cephMount) until(want string) (reason string) {
+	c.t.Helper()
+	var metric telegraf.Metric
+	require.Eventually(c.t, func() bool {
+		metric = at(collect.Gather(c.t, c.Mountstat), c.path)
+		return strings.Replace(text(metric, "result"), "stuck", "timeout", 1)+" "+text(metric, "cause") == want
+	}, 20*time.Second, 10*time.Millisecond, want)
+	return text(metric, "reason")
 }
 
 // Which file systems ask their servers for attributes that were not asked for: what hangs then is
