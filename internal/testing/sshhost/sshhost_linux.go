@@ -85,6 +85,13 @@ func (h *Host) Start(t testing.TB) {
 // Pause stops the sshd and its sessions, which the kernel goes on to take bytes for.
 func (h *Host) Pause() { h.signal(unix.SIGSTOP) }
 
+// PauseSessions stops the sessions alone: new ones can be begun.
+func (h *Host) PauseSessions() {
+	for _, pid := range descendants(h.sshd.Process.Pid) {
+		_ = unix.Kill(pid, unix.SIGSTOP)
+	}
+}
+
 // Resume lets them go on.
 func (h *Host) Resume() { h.signal(unix.SIGCONT) }
 

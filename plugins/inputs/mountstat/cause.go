@@ -208,16 +208,10 @@ func (c *causes) causeAbove(t *target, f *finding) cause {
 	if t.namespace != nil {
 		return unknown
 	}
-	mount := t.Probed
-	for range c.table.Mounts { // a table that lies may be a ring
-		if mount = c.table.Above(mount); mount == nil {
-			break
-		}
-		if above := c.byMount[mount.ID]; above != nil && above != t {
-			if why := c.causeOfOther(above, true); why != "" {
-				f.blame(above)
-				return why
-			}
+	for above := range c.above(t) {
+		if why := c.causeOfOther(above, true); why != "" {
+			f.blame(above)
+			return why
 		}
 	}
 	if asksForAttributes(t.Probed) && len(t.servers) > 0 {

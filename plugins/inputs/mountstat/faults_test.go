@@ -108,8 +108,7 @@ func inUse(inflict func(*faultfs.FS)) func(*testing.T) (string, func(), func()) 
 	return func(t *testing.T) (string, func(), func()) {
 		path, inflict, heal := onFaultyDevice(inflict, (*faultfs.FS).Heal)(t)
 		return path, func() {
-			require.NoError(t, os.WriteFile(filepath.Join(path, "use"), []byte("x"), 0o644))
-			unix.Sync()
+			use(path)
 			inflict()
 		}, heal
 	}
@@ -148,14 +147,19 @@ func bySSH(inflict, heal func(*testing.T, *sshhost.Host, *sshhost.FS), options .
 	}
 }
 
-func hostPauses(_ *testing.T, host *sshhost.Host, _ *sshhost.FS)  { host.Pause() }
-func hostResumes(_ *testing.T, host *sshhost.Host, _ *sshhost.FS) { host.Resume() }
-func hostEnds(_ *testing.T, host *sshhost.Host, _ *sshhost.FS)    { host.Kill() }
-func hostStarts(t *testing.T, host *sshhost.Host, _ *sshhost.FS)  { host.Start(t) }
-func networkBreaks(t *testing.T, _ *sshhost.Host, _ *sshhost.FS)  { rpchost.CutNetwork(t) }
-func networkHeals(t *testing.T, _ *sshhost.Host, _ *sshhost.FS)   { rpchost.MendNetwork(t) }
-func daemonEnds(_ *testing.T, _ *sshhost.Host, fs *sshhost.FS)    { fs.Kill() }
-func mountedAnew(t *testing.T, _ *sshhost.Host, fs *sshhost.FS)   { fs.Mount(t) }
+func hostPauses(_ *testing.T, host *sshhost.Host, _ *sshhost.FS)    { host.Pause() }
+func hostResumes(_ *testing.T, host *sshhost.Host, _ *sshhost.FS)   { host.Resume() }
+func hostEnds(_ *testing.T, host *sshhost.Host, _ *sshhost.FS)      { host.Kill() }
+func hostStarts(t *testing.T, host *sshhost.Host, _ *sshhost.FS)    { host.Start(t) }
+func sessionPauses(_ *testing.T, host *sshhost.Host, _ *sshhost.FS) { host.PauseSessions() }
+func networkAndMountAnew(t *testing.T, host *sshhost.Host, fs *sshhost.FS) {
+	networkHeals(t, host, fs)
+	fs.Mount(t)
+}
+func networkBreaks(t *testing.T, _ *sshhost.Host, _ *sshhost.FS) { rpchost.CutNetwork(t) }
+func networkHeals(t *testing.T, _ *sshhost.Host, _ *sshhost.FS)  { rpchost.MendNetwork(t) }
+func daemonEnds(_ *testing.T, _ *sshhost.Host, fs *sshhost.FS)   { fs.Kill() }
+func mountedAnew(t *testing.T, _ *sshhost.Host, fs *sshhost.FS)  { fs.Mount(t) }
 func hostAndMountAnew(t *testing.T, host *sshhost.Host, fs *sshhost.FS) {
 	host.Start(t)
 	fs.Mount(t)
@@ -193,6 +197,52 @@ func onTop(program string, arguments ...string) func(*testing.T) (string, func()
 
 const below = ".below"
 
+// lies is a fault of a file system that is on a directory which sshfs has mounted, and asks for
+// each look-up and read.
+func lies(mount func(t *testing.T, dir string) (path string)) func(*testing.T) (string, func(), func()) {
+	return func(t *testing.T) (string, func(), func()) {
+		host := sshhost.New(t)
+		fs := host.Mount(t, "entry_timeout=0", "attr_timeout=0", "dir_cache=no", "direct_io")
+		path := mount(t, fs.Dir)
+		t.Cleanup(host.Resume) // before it is unmounted
+		return path, func() {
+			use(path)
+			host.Pause()
+		}, host.Resume
+	}
+}
+
+func overlayOf(t *testing.T, dir string) string {
+	merged := t.TempDir()
+	require.NoError(t, unix.Mount("overlay", merged, "overlay", 0, fmt.Sprintf("lowerdir=%s:%s", dir, t.TempDir())))
+	t.Cleanup(func() { _ = unix.Unmount(merged, unix.MNT_DETACH) })
+	return merged
+}
+
+func imageOn(t *testing.T, dir string) string {
+	image := filepath.Join(dir, "image")
+	require.NoError(t, os.WriteFile(image, make([]byte, loopfs.DefaultSize), 0o600))
+	fs := loopfs.On(t, image, "ext4", "")
+	return fs.Dir
+}
+
+// use has the device of a file system used, if it has one.
+func use(path string) {
+	if file, err := os.Create(filepath.Join(path, "use")); err == nil {
+		_, _ = file.WriteString("x")
+		_ = file.Close()
+		unix.Sync()
+	}
+}
+
+func mountedBelow(t *testing.T, dir string) string {
+	path := filepath.Join(dir, "sub")
+	require.NoError(t, os.Mkdir(path, 0o755))
+	require.NoError(t, unix.Mount("tmpfs", path, "tmpfs", 0, ""))
+	t.Cleanup(func() { _ = unix.Unmount(path, unix.MNT_DETACH) })
+	return path
+}
+
 func faults() []faultCase {
 	return []faultCase{
 		{name: "FUSE: statfs is never answered", rig: silent(faultfs.Statfs), result: "stuck", check: "statfs", cause: fuseDaemonSilent},
@@ -220,6 +270,11 @@ func faults() []faultCase {
 		{name: "sshfs: packets get lost", rig: bySSH(networkBreaks, networkHeals), result: "stuck", check: "statfs", cause: result.FUSEServerUnreachable, reason: `its server 127\.0\.0\.1:\d+ of root@.*: nothing comes back`},
 		{name: "sshfs with reconnect: sshd killed: its port refuses", rig: bySSH(hostEnds, hostStarts, "reconnect"), result: "error", errno: "EIO", check: "statfs", cause: result.FUSEServerUnreachable, reason: `its daemon sshfs .* of root@.*: there is no connection`},
 		{name: "sshfs without reconnect: sshd killed: it unmounts", rig: bySSH(hostEnds, hostAndMountAnew), result: "missing", cause: notMounted},
+		{name: "sshfs: the session alone stopped", rig: bySSH(sessionPauses, hostResumes), result: "stuck", check: "statfs", cause: result.FUSEServerSilent, reason: `by ssh \(process \d+\): it (has sent nothing for|is connected, and has sent something)`},
+		{name: "sshfs with ServerAliveInterval: packets get lost until it gives up: it unmounts", rig: bySSH(networkBreaks, networkAndMountAnew, "ServerAliveInterval=1", "ServerAliveCountMax=2"), result: "missing", cause: notMounted},
+		{name: "overlay over sshfs: sshd and the session stopped", rig: lies(overlayOf), result: "stuck", check: "statfs", cause: result.FUSEServerSilent, reason: "the directory it lies on, .*, is on "},
+		{name: "ext4 on a loop device whose image is on sshfs: sshd and the session stopped", checks: "statfs readdir device", rig: lies(imageOn), result: "timeout", check: "device", cause: result.FUSEServerSilent, reason: "the image it lies on, .*, is on "},
+		{name: "mounted below sshfs: sshd and the session stopped", rig: lies(mountedBelow), result: "stuck", check: "statfs", cause: result.FUSEServerSilent},
 		{name: "bindfs over sshfs: sshd and the session stopped", rig: onTop("bindfs", "-f"), result: "stuck", check: "statfs", cause: result.FUSEServerSilent, reason: `its daemon bindfs .* uses .*\.below, which hangs`},
 		{name: "mergerfs over sshfs: sshd and the session stopped", rig: onTop("mergerfs", "-f"), result: "stuck", check: "statfs", cause: result.FUSEServerSilent, reason: `its daemon mergerfs .* uses .*\.below, which hangs`},
 		{name: "ext4: frozen", checks: "statfs readdir write", rig: frozenFS("ext4", loopfs.DefaultSize), result: "stuck", check: "write", cause: frozen},
@@ -249,13 +304,14 @@ func TestFaults(t *testing.T) {
 		t.Run(f.name, func(t *testing.T) {
 			path, inflict, heal := f.rig(t)
 			m, _ := newInput(t, func(m *Mountstat) {
-				m.MountPoints = []string{path, path + below}
+				m.MountPoints = []string{path, path + below, filepath.Join(os.TempDir(), "TestFaults*", "*")}
 				m.Expected = []string{path}
 				m.SlowThreshold = config.Duration(200 * time.Millisecond)
 				m.Canary = faultfs.FileName
 				if strings.HasPrefix(f.name, "ext4") {
 					m.Canary = ".mountstat"
 				}
+				m.IgnoreFS = nil
 				if f.checks != "" {
 					m.Checks = strings.Fields(f.checks)
 				}

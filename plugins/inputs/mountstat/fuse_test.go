@@ -185,12 +185,12 @@ func TestMountstat_WhatADaemonServesItselfIsNotWhatItUses(t *testing.T) {
 
 // Of file systems upon file systems there are more ways down than a gather has time for.
 func TestMountstat_LooksAtEachLayerOnce(t *testing.T) {
-	m := &causes{daemons: &daemons{uses: make(map[*target]daemonUse)}}
+	m := &causes{inventory: &inventory{table: new(mounts.Snapshot)}, daemons: &daemons{uses: make(map[*target]daemonUse)}}
 	lowest := daemonUsing(m, 1)
 	left, right := daemonUsing(m, 2, lowest), daemonUsing(m, 3, lowest)
 	for pid := 4; pid < 200; pid += 2 {
 		left, right = daemonUsing(m, pid, left, right), daemonUsing(m, pid+1, left, right)
 	}
-	assert.True(t, m.uses(left, lowest, make(map[*target]bool)))
-	assert.False(t, m.uses(left, daemonUsing(m, 200), make(map[*target]bool)))
+	assert.True(t, m.dependsOn(left, lowest, make(map[*target]bool)))
+	assert.False(t, m.dependsOn(left, daemonUsing(m, 200), make(map[*target]bool)))
 }

@@ -44,23 +44,51 @@ func (c *causes) usedBy(t *target) iter.Seq[*target] {
 	}
 }
 
-// awaitsBelow reports whether a target that this one depends on has not been judged.
-func (c *causes) awaitsBelow(t *target) bool {
-	for below := range c.usedBy(t) {
-		if (below.underWay || below.report != nil) && !c.uses(below, t, make(map[*target]bool)) {
+// above are the targets that a target's path leads through, the nearest first.
+func (c *causes) above(t *target) iter.Seq[*target] {
+	return func(yield func(*target) bool) {
+		if t.namespace != nil {
+			return // its paths mean other files
+		}
+		mount := t.Probed
+		for range c.table.Mounts { // a table that lies may be a ring
+			if mount = c.table.Above(mount); mount == nil {
+				return
+			}
+			if above := c.byMount[mount.ID]; above != nil && above != t && !yield(above) {
+				return
+			}
+		}
+	}
+}
+
+// awaitsBelow reports whether a target that this one is made of, or uses, has not been judged.
+func (c *causes) awaitsBelow(t *target) bool { return c.awaits(t, c.usedBy(t)) }
+
+// awaitsAbove reports whether a target has not been judged that the path of this one leads
+// through.
+func (c *causes) awaitsAbove(t *target) bool { return c.awaits(t, c.above(t)) }
+
+// awaits reports whether one of the targets that a target depends on has not been judged. Those
+// that depend on it in turn are not waited for.
+func (c *causes) awaits(t *target, others iter.Seq[*target]) bool {
+	for other := range others {
+		if (other.underWay || other.report != nil) && !c.dependsOn(other, t, make(map[*target]bool)) {
 			return true
 		}
 	}
 	return false
 }
 
-// uses reports whether a target depends on another, directly or through further ones. It adds
-// to seen.
-func (c *causes) uses(t, other *target, seen map[*target]bool) bool {
+// dependsOn reports whether a target depends on another, directly or through further ones. It
+// adds to seen.
+func (c *causes) dependsOn(t, other *target, seen map[*target]bool) bool {
 	seen[t] = true
-	for below := range c.usedBy(t) {
-		if below == other || !seen[below] && c.uses(below, other, seen) {
-			return true
+	for _, all := range []iter.Seq[*target]{c.usedBy(t), c.above(t)} {
+		for one := range all {
+			if one == other || !seen[one] && c.dependsOn(one, other, seen) {
+				return true
+			}
 		}
 	}
 	return false

@@ -321,7 +321,8 @@ func (m *Mountstat) submit() {
 
 // holdBack keeps the report of a fault until the evidence of its cause has come.
 func (m *Mountstat) holdBack(t *target, f *finding) bool {
-	waits := m.awaitsServers(t) || m.causes.awaitsDaemon(t, f) || m.guards.await(t, f) || !t.Probed.FUSE() && m.causes.awaitsBelow(t)
+	waits := m.awaitsServers(t) || m.causes.awaitsDaemon(t, f) || m.guards.await(t, f) || !t.Probed.FUSE() && m.causes.awaitsBelow(t) ||
+		f.hangs() && f.call == stepOpen && m.causes.awaitsAbove(t)
 	if waits {
 		m.held = append(m.held, t)
 	}
