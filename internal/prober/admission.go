@@ -48,7 +48,7 @@ func (c class) reserved(limit int) int {
 }
 
 // group is the checks that wait, and the helpers there are, of keys that share
-// a fate.
+// a fate. It is forgotten when there are none.
 type group struct {
 	name    string
 	waiting [classes][]*pending // in order of submission
@@ -195,23 +195,25 @@ func (a *admission) moveLocked(h *helper, to place) {
 		return
 	}
 	h.place = to
-	a.countLocked(&h.check, from, -1)
-	a.countLocked(&h.check, to, 1)
+	if from == nowhere {
+		h.group = a.groupLocked(h.check.Group)
+	}
+	a.countLocked(h, from, -1)
+	a.countLocked(h, to, 1)
 	if from == asleepPlace || from == stuckPlace {
 		for _, g := range a.groups { // every group's share may have grown
 			a.wakeLocked(g)
 		}
 	}
-	g := a.groupLocked(h.check.Group)
-	a.wakeLocked(g)
-	a.forgetLocked(g)
+	a.wakeLocked(h.group)
+	a.forgetLocked(h.group)
 }
 
-func (a *admission) countLocked(c *Check, at place, change int) {
-	g := a.groupLocked(c.Group)
+func (a *admission) countLocked(h *helper, at place, change int) {
+	g := h.group
 	switch at {
 	case atWork:
-		a.running[c.class()] += change
+		a.running[h.check.class()] += change
 		g.running += change
 	case asleepPlace:
 		a.asleep += change

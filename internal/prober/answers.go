@@ -130,6 +130,11 @@ func (h *helper) addResultLocked(step *Step, answer *forkserver.Answer, output [
 	if !ok {
 		return false
 	}
+	if !step.compound() { // it is the helper's memory still
+		from := len(h.outputs)
+		h.outputs = append(h.outputs, output...)
+		output = slices.Clip(h.outputs[from:])
+	}
 	h.part = nil
 	if h.place == asleepPlace && h.stage == waiting {
 		h.timer.Reset(min(maxFreshTime, time.Until(h.deadline))) // the next step may wait in another way
@@ -164,7 +169,7 @@ func (s *Step) output(answer *forkserver.Answer, output, parts []byte) ([]byte, 
 		}
 		output = output[:answer.Result]
 	}
-	return slices.Clone(output), true
+	return output, true
 }
 
 // found reports whether a compound step can return result after so many bytes.

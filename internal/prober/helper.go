@@ -29,13 +29,15 @@ type helper struct {
 	pid         int
 	stage       stage
 	place       place
-	leftCgroups bool // or is about to
+	group       *group // that counts it; nil: none has
+	leftCgroups bool   // or is about to
 	lacksStatx  bool
 	report      Report
 	reported    bool
 	err         error
 	answered    int        // steps
 	part        []byte     // of the output of the compound step that is under way
+	outputs     []byte     // of the other steps, one behind the other
 	ended       bool       // by a step that failed
 	behind      []*pending // checks of the same key, which wait for its end
 
@@ -60,6 +62,7 @@ func (p *Prober) startLocked(w *pending) bool {
 	w.decided = true
 	now := time.Now()
 	h := &helper{pending: w, started: now, slot: slot, shares: slot != nil && !s.apart && w.compiled.header.Apart == 0}
+	h.outputs = make([]byte, 0, w.compiled.room)
 	h.report = Report{HangsAt: -1, Steps: make([]StepResult, 0, w.compiled.told)}
 	if slot != nil {
 		s.holders[s.slots.Index(slot)] = h

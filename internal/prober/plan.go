@@ -251,8 +251,19 @@ type compiled struct {
 	memory int                      // how many bytes the helper works on, both included
 	steps  []Step
 	told   int  // how many of the steps are answered where all goes well
+	room   int  // how many bytes of output these have, but for those whose length they return
 	from   Plan // what it was made of
 	statx  statxSupport
+
+	key, group, comm string // of the check that was made last, and of its helper
+}
+
+// commOf is [commOf] of a check, which is mostly the one before.
+func (c *compiled) commOf(check *Check) string {
+	if c.comm == "" || c.key != check.Key || c.group != check.Group {
+		c.key, c.group, c.comm = check.Key, check.Group, commOf(check.Key, check.Group)
+	}
+	return c.comm
 }
 
 // compile returns what was made of the plan when it was last submitted, as long as that is
@@ -308,6 +319,9 @@ func (p *Plan) compileAnew(statx statxSupport) (*compiled, error) {
 	for i := range steps {
 		if !steps[i].isSilent() {
 			c.told++
+			if !steps[i].returnsLength() {
+				c.room += steps[i].outputSize()
+			}
 		}
 	}
 	return c, nil

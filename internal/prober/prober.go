@@ -185,13 +185,14 @@ func (p *Prober) Run(check Check) Report {
 func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 	p.mu.Lock()
 	defer p.unlock()
-	w := &pending{check: check, id: p.nextID, comm: commOf(check.Key, check.Group), done: done, deadline: time.Now().Add(check.Plan.Timeout)}
+	w := &pending{check: check, id: p.nextID, done: done, deadline: time.Now().Add(check.Plan.Timeout)}
 	p.nextID++
 	var err error
 	if w.compiled, err = check.Plan.compile(p.statx); err != nil {
 		p.decideLocked(w, Report{Outcome: Unavailable, Err: err})
 		return Ticket{}
 	}
+	w.comm = w.compiled.commOf(&check)
 	if p.closed {
 		p.decideLocked(w, Report{Outcome: Unavailable, Err: errClosed})
 		return Ticket{}
