@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -152,15 +153,29 @@ func launch(trim, confine bool) (*server, error) {
 	return s, nil
 }
 
+// The prober wakes up for each few helpers, and for a moment. A call that might block would wake
+// the Go runtime's monitor each time, in a thread of its own; those on the socket never do.
+
 // send hands over one message, or says EAGAIN where the socket is full.
 func (s *server) send(message []byte) error {
-	var err error
-	if controlErr := s.raw.Control(func(fd uintptr) {
-		err = unix.Send(int(fd), message, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
-	}); controlErr != nil {
-		return controlErr
+	var errno syscall.Errno
+	if err := s.raw.Control(func(fd uintptr) {
+		_, _, errno = unix.RawSyscall6(unix.SYS_SENDTO, fd, uintptr(unsafe.Pointer(unsafe.SliceData(message))), uintptr(len(message)),
+			unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, 0, 0)
+	}); err != nil || errno == 0 {
+		return err
 	}
-	return err
+	return errno
+}
+
+// receive waits for one message. It returns its length, and false if there will be none.
+func (s *server) receive(message []byte) (length int, ok bool) {
+	err := s.raw.Read(func(fd uintptr) (received bool) {
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(message))), uintptr(len(message)))
+		length, ok = int(n), errno == 0 && n > 0
+		return errno != unix.EAGAIN
+	})
+	return length, ok && err == nil
 }
 
 // killLocked ends a server. The number is still its own, since reapLocked gives it back
@@ -189,8 +204,8 @@ func (s *server) reapLocked() (status unix.WaitStatus, used unix.Rusage) {
 func (p *Prober) readAnswers(s *server) {
 	message := make([]byte, forkserver.MaxOutput+1024)
 	for {
-		n, err := s.conn.Read(message)
-		if err != nil {
+		n, ok := s.receive(message)
+		if !ok {
 			p.endUnreadable(s)
 			return
 		}
