@@ -11,6 +11,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/metric"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 	"github.com/vfsprobe/vfsprobe/internal/schema"
 	"github.com/vfsprobe/vfsprobe/internal/state"
 )
@@ -82,7 +83,7 @@ func (h *health) metric(at time.Time) *metric.Metric {
 
 // residentBytes reads how much memory this process has.
 func residentBytes() (int64, bool) {
-	content, err := os.ReadFile("/proc/self/statm")
+	content, err := procfs.Read("/proc/self/statm")
 	if err != nil {
 		return 0, false
 	}

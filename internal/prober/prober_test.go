@@ -567,8 +567,10 @@ func round(p *prober.Prober, groups map[string][]string) map[string]map[prober.O
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	outcomes := make(map[string]map[prober.Outcome]int)
-	for group, paths := range groups {
+	for group := range groups {
 		outcomes[group] = make(map[prober.Outcome]int)
+	}
+	for group, paths := range groups {
 		for _, path := range paths {
 			all.Add(1)
 			c := check(path)
