@@ -18,6 +18,8 @@ import (
 const (
 	// scanShare is the part of a CPU that scans may take while nobody waits.
 	scanShare = 0.01
+	// firstScanDelay is how long after the first request the first scan is made, if nothing is urgent.
+	firstScanDelay = 100 * time.Millisecond
 	// longWait is a wait that the load average is sure to show on a quiet host.
 	longWait = time.Minute
 	// maxInspected is how many tasks of a scan are asked for their files, and again for
@@ -41,8 +43,10 @@ type Monitor struct {
 	waits   map[any]waits // by who asks
 	scanner *Scanner
 	helpers *prober.HelperMatcher
-	own     int // this process, as procfs knows it; 0: it does not
-	round   uint64
+	own     int       // this process, as procfs knows it; 0: it does not
+	asked   bool      // somebody has
+	first   uint64    // the round in which that was
+	round   uint64    // of the last scan that somebody waited for
 	due     time.Time // for the next scan, while nobody waits
 	last    Scan
 	err     error
@@ -89,8 +93,10 @@ func NewMonitor(proc string, files *openfiles.Reader) *Monitor {
 
 // Scan returns the tasks that are blocked. The first request in a round has them looked for.
 // It does not if nothing is urgent, and the budget is used up or the load average rules out
-// that any task waits: then the tasks of the last scan are returned, or none. An error
-// that comes with tasks says that some could not be looked at.
+// that any task waits: then the tasks of the last scan are returned, or none. In the first round
+// there can be none that has waited since an earlier scan: if nothing is urgent, the first scan is
+// made a moment later, and nobody waits for it. An error that comes with tasks says that some
+// could not be looked at.
 func (m *Monitor) Scan(r Request) (Scan, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -102,10 +108,31 @@ func (m *Monitor) Scan(r Request) (Scan, error) {
 	if !r.Urgent && len(m.last.Tasks)+len(m.last.Mounting) == 0 && m.rests(now) {
 		return m.last, nil
 	}
+	if !m.asked {
+		m.asked, m.first = true, r.Round
+		time.AfterFunc(firstScanDelay, m.scanFirst)
+	}
+	if !r.Urgent && m.first == r.Round {
+		return m.last, nil
+	}
 	m.round = r.Round
-	m.err = m.scan(now)
-	m.due = now.Add(time.Duration(float64(time.Since(now)) / scanShare))
+	m.scan(now)
 	return m.last, m.err
+}
+
+// scanFirst makes the first scan, if it was not made meanwhile.
+func (m *Monitor) scanFirst() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.last.At.IsZero() {
+		m.scan(time.Now())
+	}
+}
+
+// scan looks for tasks, and notes when it may be done again.
+func (m *Monitor) scan(now time.Time) {
+	m.err = m.look(now)
+	m.due = now.Add(time.Duration(float64(time.Since(now)) / scanShare))
 }
 
 // remember keeps the functions that a request asks for, and forgets those that nobody has
@@ -137,7 +164,7 @@ func (m *Monitor) rests(now time.Time) bool {
 	return err == nil && excluded
 }
 
-func (m *Monitor) scan(now time.Time) error {
+func (m *Monitor) look(now time.Time) error {
 	if m.scanner == nil {
 		scanner, err := NewScanner(m.proc)
 		if err != nil {

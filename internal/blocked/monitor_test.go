@@ -152,6 +152,8 @@ func TestMonitor_ForgetsWhatNobodyAsksFor(t *testing.T) {
 
 	for what, forget := range map[string]blocked.Request{"asks no more": {Round: 5, Asker: b}, "asks for none": {Round: 2, Asker: a}} {
 		m, _ := fixtureMonitor(t, "0.00")
+		_, err := m.Scan(blocked.Request{Asker: a, Waits: []string{"one"}}) // in the first round nobody waits
+		require.NoError(t, err)
 		for _, r := range []blocked.Request{{Round: 1, Asker: a, Waits: []string{"one"}}, {Round: 1, Asker: b}} {
 			found, err := m.Scan(r)
 			require.NoError(t, err)
@@ -196,7 +198,7 @@ func TestMonitor_Budget(t *testing.T) {
 	for round := range uint64(50) {
 		found, err := loaded.Scan(blocked.Request{Round: round, Asker: t})
 		require.NoError(t, err)
-		require.False(t, found.At.IsZero())
+		require.Equal(t, round == 0, found.At.IsZero(), "nobody waits for the first")
 		scans[found.At]++
 	}
 	assert.Less(t, len(scans), 25, "a hundredth of the time")
@@ -207,6 +209,20 @@ func TestMonitor_Budget(t *testing.T) {
 		_, err := broken.Scan(blocked.Request{Round: round, Asker: t, Urgent: true})
 		require.ErrorIs(t, err, os.ErrNotExist)
 	}
+}
+
+func TestMonitor_NobodyWaitsForTheFirstScan(t *testing.T) {
+	m, proc := fixtureMonitor(t, "9.00")
+	fakeTask{pid: 1, tid: 1, comm: "in D", state: 'D', threads: 1, wchan: "x"}.write(t, proc)
+	first := func(asker string) blocked.Scan {
+		found, err := m.Scan(blocked.Request{Round: 1, Asker: asker})
+		require.NoError(t, err)
+		return found
+	}
+	assert.Zero(t, first("mountstat"))
+	assert.Zero(t, first("nfslock"), "in the same round")
+	require.Eventually(t, func() bool { return !first("mountstat").At.IsZero() }, 10*time.Second, 10*time.Millisecond, "it is made all the same")
+	assert.Equal(t, map[int]string{1: "in D"}, urgent(t, m, 2, t), "it was seen before")
 }
 
 // The plugin's own tasks, fork server and helpers are no witnesses.
