@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -177,6 +178,30 @@ func TestRunner_ASlowInputDelaysNoOther(t *testing.T) {
 	close(proceed)
 	eventually(t, "the rest", func() bool { return strings.Contains(r.stdout.String(), "late") })
 	assert.Regexp(t, "(?m)^late .* 1000000000$", r.stdout.String(), "with the timestamp of its own round")
+}
+
+func TestRunner_TheLastLinesWaitForNothingButTheLastAnswer(t *testing.T) {
+	h, log := newHost(t), execd.NewLog(io.Discard)
+	synctest.Test(t, func(t *testing.T) {
+		const last = 3 * time.Second
+		var stdout writes
+		slow := named("slow", func(acc telegraf.Accumulator) error {
+			time.Sleep(last)
+			acc.AddFields("slow", map[string]any{"n": 1}, nil)
+			return nil
+		})
+		runner, err := execd.New(execd.Options{Inputs: []config.Input{slow}, Host: h, Log: log, Stdout: &stdout})
+		require.NoError(t, err)
+		ctx, stop := context.WithCancel(t.Context())
+		triggers, ended := make(chan time.Time), make(chan error)
+		go func() { ended <- runner.Run(ctx, triggers) }()
+		triggers <- time.Now()
+		time.Sleep(last)
+		synctest.Wait()
+		assert.Contains(t, stdout.String(), "slow n=1i ", "and no time has passed since")
+		stop()
+		require.NoError(t, <-ended)
+	})
 }
 
 func TestRunner_AnInterruptedInputTakesPartInEveryRound(t *testing.T) {
