@@ -17,6 +17,7 @@ type connections struct {
 	most      int       // how many were at some look
 	closed    bool      // the server has closed one, and its client has not
 	lost      bool      // a mount has lost its own
+	missed    int       // looks in succession at which one of 9P was missing
 	// owing are those on which something that was sent has no answer, by this host's end: since
 	// when at least. waited is the longest of these times.
 	owing  map[netip.AddrPort]time.Time
@@ -61,7 +62,7 @@ func (all *servers) lookAtConnections(targets []*target, done func()) {
 			for port, servers := range byPort {
 				for _, s := range servers {
 					s.note(slices.DeleteFunc(slices.Clone(found[port]), func(c sockdiag.TCP) bool { return !s.hasPeer(&c) }), began)
-					s.lost = s.hasLostOne(targets)
+					s.noteLost(targets)
 				}
 			}
 			done()
@@ -83,7 +84,7 @@ func superblocksAt(s *server, targets []*target) int {
 // note notes what the connections are at a look.
 func (c *connections) note(found []sockdiag.TCP, at time.Time) {
 	before, sinceLook := c.owing, at.Sub(c.looked)
-	*c = connections{looked: at, most: c.most, owing: make(map[netip.AddrPort]time.Time)}
+	*c = connections{looked: at, most: c.most, missed: c.missed, owing: make(map[netip.AddrPort]time.Time)}
 	for i := range found {
 		s := &found[i]
 		switch s.State {
@@ -105,14 +106,24 @@ func (c *connections) note(found []sockdiag.TCP, at time.Time) {
 	c.most = max(c.most, c.connected)
 }
 
-// hasLostOne reports whether a target has lost the connection that it had. A client of 9P has one for
+// noteLost notes whether a target has lost the connection that it had. A client of 9P has one for
 // each file system; those of others connect again, or go on with another monitor.
-func (s *server) hasLostOne(targets []*target) bool {
-	if s.Service == serverpool.NineP {
-		return s.closed || s.connected < min(s.most, superblocksAt(s, targets))
+func (s *server) noteLost(targets []*target) {
+	if s.Service != serverpool.NineP {
+		s.lost = s.connected == 0 && s.most > 0
+		return
 	}
-	return s.connected == 0 && s.most > 0
+	needed := superblocksAt(s, targets)
+	s.missed++
+	if s.connected >= min(s.most, needed) {
+		s.missed = 0
+	}
+	s.lost = s.connected < needed && s.lostForGood(s.closed)
 }
+
+// lostForGood reports whether a connection of 9P that is missing was lost: the server has closed it,
+// or it is missing at a second look. At one look its mount may just be being unmounted.
+func (c *connections) lostForGood(closed bool) bool { return closed || c.missed > 1 }
 
 // budget keeps what takes the kernel long on a host with very many connections to a hundredth of the
 // time.

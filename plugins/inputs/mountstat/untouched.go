@@ -34,9 +34,16 @@ func (c *causes) judgeUntouched(t *target) finding {
 	return f
 }
 
-// needsRemount reports whether the target is of 9P, and has lost its connection.
+// needsRemount reports whether the target is of 9P, and has lost its connection: there are fewer
+// than file systems of the server.
 func (c *causes) needsRemount(t *target) bool {
-	return t.Probed.NineP() && len(t.servers) > 0 && c.causeAtNinePClient(t, &finding{code: result.Error}) != ""
+	known := &t.answer.Connections
+	if !t.Probed.NineP() || len(t.servers) == 0 || !t.answer.Answered() || !known.Known {
+		return false
+	}
+	s := t.servers[0]
+	lost := s.lostForGood(known.CloseWait > 0) || t.found.code.Fault() && s.most > 0
+	return lost && known.Established < superblocksAt(s, c.targets)
 }
 
 // provesFault reports whether the server's answer is proof of a fault that was not known: a busy

@@ -14,10 +14,13 @@ import (
 	"time"
 
 	"github.com/influxdata/telegraf"
+	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 	"github.com/vfsprobe/vfsprobe/internal/testing/blackhole"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
@@ -211,6 +214,33 @@ func TestUntouched_A9PMountThatLosesItsConnection(t *testing.T) {
 	assert.Zero(t, fs.Unanswered(), "it was never touched")
 }
 
+// A 9P mount has lost its connection if the server has closed it, or if it is missing at two looks: at
+// one its mount may just be being unmounted. One that a mount has left behind proves nothing.
+func TestServer_NoteLost(t *testing.T) {
+	s := &server{Server: mounts.Server{Question: serverpool.Question{Service: serverpool.NineP}}}
+	targets := []*target{{Unit: &mounts.Unit{Probed: &mounts.Mount{Info: &mountinfo.Info{FSType: "9p"}}}, servers: []*server{s}}}
+	for _, look := range []struct {
+		what      string
+		connected int
+		closed    bool
+		want      bool
+	}{
+		{"it was never connected, as far as this host shows", 0, false, false},
+		{"nor now", 0, false, false},
+		{"it is connected", 1, false, false},
+		{"another connection is left of one that was unmounted", 1, true, false},
+		{"it is missing", 0, false, false},
+		{"it is missing again", 0, false, true},
+		{"it was mounted anew", 1, false, false},
+		{"the server has closed it", 0, true, true},
+	} {
+		s.connected, s.closed = look.connected, look.closed
+		s.most = max(s.most, s.connected)
+		s.noteLost(targets)
+		assert.Equal(t, look.want, s.lost, look.what)
+	}
+}
+
 // Where something is sent again and again, it shows for how long nothing has come by looking twice.
 func TestConnections_Note(t *testing.T) {
 	began := time.Now()
@@ -300,6 +330,10 @@ func TestUntouched_A9PMountThatNeedsARemount(t *testing.T) {
 			return text(metric, "result")+" "+text(metric, "cause") == "error "+cause
 		}, 20*time.Second, time.Millisecond)
 	}
+	own, err := net.Dial("tcp", server.String()) // of the mount
+	require.NoError(t, err)
+	require.Eventually(t, func() bool { collect.Gather(t, m); return m.targets[0].servers[0].most > 0 }, 20*time.Second, time.Millisecond)
+	require.NoError(t, own.Close())
 	comes("server_service_dead")
 	well.Store(true)
 	comes("mount_needs_remount")
