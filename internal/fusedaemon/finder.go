@@ -464,6 +464,24 @@ func (f *Finder) OfTheKernel(inodes []uint32) ([]uint32, error) {
 	return left, nil
 }
 
+// Holders returns which of some processes hold sockets, by the sockets' inodes.
+func (f *Finder) Holders(pids []int, inodes []uint32) (map[uint32]int, error) {
+	processes := make([]identity, len(pids))
+	for i, pid := range pids {
+		processes[i].pid = pid
+	}
+	held, err := f.socketsOf(processes)
+	holders := make(map[uint32]int)
+	for process, all := range held {
+		for _, inode := range all {
+			if slices.Contains(inodes, inode) {
+				holders[inode] = process.pid
+			}
+		}
+	}
+	return holders, err
+}
+
 const socketPrefix = "socket:["
 
 // socketsOf returns the inodes of processes' sockets. Processes that may not be seen have no entry.

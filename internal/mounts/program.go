@@ -102,6 +102,14 @@ func (m *Mount) ServersAt(address netip.Addr) []Server {
 	return (&Mount{Info: &named}).Servers()
 }
 
+// NFSServersAt returns the servers of a mount of NFS of whose options only the address is known.
+func NFSServersAt(address netip.Addr) []Server { return anyNFS().ServersAt(address) }
+
+// NFSPortsAskedFirst are the PortsAskedFirst of such a mount.
+func NFSPortsAskedFirst() []uint16 { return anyNFS().PortsAskedFirst() }
+
+func anyNFS() *Mount { return &Mount{Info: &mountinfo.Info{FSType: "nfs"}} }
+
 // PortsAskedFirst are the ports that the client of an SMB or NFS mount connects to before it is
 // mounted: that of its server, and those that it tries as well. Without an option, SMB's client
 // goes on to NetBIOS (ip_connect, fs/smb/client/connect.c); that of NFS 3 asks rpcbind.

@@ -29,6 +29,8 @@ type automounts struct {
 	unmet     map[string]*shortfall // where nothing can be mounted, by mount point
 	demands   map[string]*demand    // by mount point
 	searching int                   // for servers of demands, that go on
+	lookedFor bool                  // connections of automounters are
+	looks     budget                // of CPU time
 }
 
 // judge finds the mounts of autofs whose automounter is stopped or has ended. Whoever

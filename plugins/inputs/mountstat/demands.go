@@ -1,15 +1,20 @@
 package mountstat
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"net/netip"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/blocked"
 	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
@@ -49,6 +54,7 @@ func (a *automounts) findDemands(tasks *blockedTasks) {
 	}
 	scan, _ := tasks.scan(a.targets, true) // summarize says what hinders it
 	a.noteDemands(scan.Mounting, tasks.mountPrograms(slices.Concat(scan.Tasks, scan.Mounting)))
+	a.findWaitingAutomounters()
 }
 
 // noteDemands notes what programs have been trying to mount on demand for some time, and asks
@@ -145,6 +151,98 @@ func (a *automounts) findConnection(d *demand) {
 			}
 		})
 	}()
+}
+
+// maxAutomounters is how many automounters are looked at.
+const maxAutomounters = 64
+
+// findWaitingAutomounters finds NFS servers that have not answered an automounter itself:
+// automount(8) asks such a server before it calls a program that mounts, and calls none if it has no
+// answer (get_nfs_info, modules/replicated.c). Which of its entries is wanted does not show.
+func (a *automounts) findWaitingAutomounters() {
+	served := a.served()
+	if len(served) == 0 || a.lookedFor || !a.looks.left() {
+		return
+	}
+	a.lookedFor = true
+	a.searching++
+	pids := slices.Sorted(maps.Keys(served))
+	go func() {
+		began := time.Now()
+		lost := slices.DeleteFunc(a.withoutAnswer(mounts.NFSPortsAskedFirst()), func(s sockdiag.TCP) bool {
+			return s.Waited <= serverpool.EvidenceAfter(a.policy.timeout)
+		})
+		took := time.Since(began)
+		waiting := make(map[int]netip.Addr) // of the automounters the first
+		var err error
+		if len(lost) > 0 {
+			waiting, err = a.holdersOf(lost, pids)
+		}
+		a.mail.Post(func() {
+			a.lookedFor = false
+			a.searching--
+			a.looks.spend(took)
+			a.said.Error("connections of automounters", err)
+			for pid, server := range waiting {
+				a.noteAutomounter(pid, served[pid], server)
+			}
+			a.askDemands()
+		})
+	}()
+}
+
+// served are the mounts of automounters, by the process that leads the process group.
+func (a *automounts) served() map[int][]*mounts.Mount {
+	all := make(map[int][]*mounts.Mount)
+	for i := range a.table.Mounts {
+		mount := &a.table.Mounts[i]
+		if mount.FSType != "autofs" || mount.Hidden || !a.selection.Fits(mount) {
+			continue
+		}
+		group, _ := mount.Option("pgrp")
+		pid, err := strconv.Atoi(group)
+		if err == nil && pid > 1 && (all[pid] != nil || len(all) < maxAutomounters) {
+			all[pid] = append(all[pid], mount)
+		}
+	}
+	return all
+}
+
+// holdersOf returns to which servers connections of processes go: of each, the lowest address.
+func (a *automounts) holdersOf(connections []sockdiag.TCP, pids []int) (map[int]netip.Addr, error) {
+	var inodes []uint32
+	for i := range connections {
+		inodes = append(inodes, connections[i].Inode)
+	}
+	holders, err := a.host.Daemons.Holders(pids, inodes)
+	servers := make(map[int]netip.Addr)
+	for i := range connections {
+		pid, held := holders[connections[i].Inode]
+		server := connections[i].Peer.Addr()
+		if before, known := servers[pid]; held && (!known || server.Less(before)) {
+			servers[pid] = server
+		}
+	}
+	return servers, err
+}
+
+// noteAutomounter notes that an automounter waits for an NFS server, for one of its mounts.
+func (a *automounts) noteAutomounter(pid int, served []*mounts.Mount, server netip.Addr) {
+	path := served[0].Mountpoint
+	d := a.demands[path]
+	if d == nil {
+		if len(a.demands) >= maxDemands {
+			return
+		}
+		stat, _ := procfs.ReadText(filepath.Join(a.host.Proc, strconv.Itoa(pid), "stat"))
+		comm, _ := processState(stat)
+		d = &demand{mount: served[0], program: cmp.Or(comm, "its automounter"), found: mounts.NFSServersAt(server)}
+		if len(served) > 1 {
+			d.program += fmt.Sprintf(", of %d mounts one of which is wanted,", len(served))
+		}
+		a.demands[path] = d
+	}
+	d.waits, d.seen, d.pid = true, time.Now(), pid
 }
 
 // serversNamed are the servers of a mount that is to be made, at the address of another mount
@@ -251,7 +349,11 @@ func (d *demand) server() mounts.Server {
 
 // sayUnmet logs that nothing can be mounted at a path.
 func (a *automounts) sayUnmet(s *shortfall) {
-	a.log.Warnf("nothing can be mounted at %s: %s; %s", mounts.Printable(s.path), s.cause, s.why)
+	what := "nothing"
+	if s.fstype == "autofs" && s.server != "" {
+		what = "not everything" // as other servers may answer
+	}
+	a.log.Warnf("%s can be mounted at %s: %s; %s", what, mounts.Printable(s.path), s.cause, s.why)
 }
 
 // sayMet logs that a mount can be made again.

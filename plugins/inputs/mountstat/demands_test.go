@@ -117,6 +117,68 @@ func TestDemands_AnAutomountWhoseServerHasAName(t *testing.T) {
 	}
 }
 
+// automount(8) itself asks a server of NFS, and mounts nothing if it has no answer.
+func TestDemands_AnAutomounterThatWaitsItself(t *testing.T) {
+	if _, known := sockdiag.NewTable().Search(1, func(*sockdiag.TCP) bool { return false }, searchTimeout); !known {
+		t.Skip("this kernel has no sock_diag")
+	}
+	listener, err := net.Listen("tcp", "127.0.77.1:2049")
+	if err != nil {
+		t.Skip("another server of NFS is here: ", err)
+	}
+	require.NoError(t, listener.Close())
+	var well atomic.Bool
+	server := rpchost.Serve(t, "127.0.77.1:2049", func(conn net.Conn) {
+		if well.Load() {
+			rpchost.AnswerNull(conn)
+		}
+		silence(conn)
+	})
+	for also, says := range map[string]string{
+		"": " waits for its server 127.0.77.1:2049; what was sent to 127.0.77.1:2049 is acknowledged, and not answered",
+		"91 1 0:99 / /more rw - autofs auto.more rw,fd=6,pgrp=%d,timeout=300,direct\n": ", of 2 mounts one of which is wanted, waits",
+	} {
+		well.Store(false)
+		auto := t.TempDir()
+		m, log := newPretendedNFS(t, nil)
+		table := tableOf(t, auto, "/", "rw", "autofs", "auto.home", fmt.Sprintf("rw,fd=6,pgrp=%d,timeout=300,indirect", os.Getpid()))
+		if also != "" {
+			file, err := os.OpenFile(filepath.Join(table, "mountinfo"), os.O_APPEND|os.O_WRONLY, 0)
+			require.NoError(t, err)
+			_, err = fmt.Fprintf(file, also, os.Getpid())
+			require.NoError(t, err)
+			require.NoError(t, file.Close())
+		}
+		withTable(m, table)
+		conn, err := net.Dial("tcp", server.String())
+		require.NoError(t, err)
+		for range 3 {
+			assert.Nil(t, at(collect.Gather(t, m), auto), "it has asked nothing yet")
+		}
+		_, err = conn.Write([]byte("a call"))
+		require.NoError(t, err)
+		var g *collect.Metrics
+		require.Eventually(t, func() bool { // a busy host may not tell of its connections in time
+			g = collect.Gather(t, m)
+			return at(g, auto) != nil
+		}, 15*time.Second, 10*time.Millisecond)
+		metric := at(g, auto)
+		assert.Equal(t, "error server_rpc_dead", text(metric, "result")+" "+text(metric, "cause"))
+		assert.Contains(t, text(metric, "reason"), says)
+		for tag, want := range map[string]string{"fstype": "autofs", "device": "auto.home", "server": "127.0.77.1"} {
+			value, _ := metric.GetTag(tag)
+			assert.Equal(t, want, value)
+		}
+		require.Len(t, g.Named("mountstat_server"), 1)
+		assert.Equal(t, int64(1), field(t, g.Named("mountstat_server")[0], "faults"))
+		require.NoError(t, conn.Close())
+		assert.NotNil(t, at(collect.Gather(t, m), auto), "it has given up, and the server is dead still")
+		well.Store(true)
+		require.Eventually(t, func() bool { return at(collect.Gather(t, m), auto) == nil }, 15*time.Second, 10*time.Millisecond)
+		assert.Len(t, log.about("not everything can be mounted at"), 1)
+	}
+}
+
 // A connection without an answer may be of a mount that is there, and whose server has another
 // name.
 func TestDemands_AnAutomountWhoseServerHasANameAmongOthers(t *testing.T) {
