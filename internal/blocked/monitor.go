@@ -13,6 +13,7 @@ import (
 
 	"github.com/vfsprobe/vfsprobe/internal/openfiles"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 const (
@@ -67,8 +68,8 @@ type Scan struct {
 	At      time.Time // zero: nobody has looked
 	Tasks   []Task    // that have waited since an earlier scan
 	Helpers int64     // helpers of vfsprobe's that wait
-	// Mounting are programs that have been mounting something since an earlier scan, if they
-	// were asked for.
+	// Mounting are programs that have been mounting something since an earlier scan, or for a
+	// second, if they were asked for.
 	Mounting []Task
 }
 
@@ -197,12 +198,32 @@ func (m *Monitor) look(now time.Time) error {
 			m.last.Tasks = append(m.last.Tasks, task)
 		}
 	}
+	long := m.startOfLongMounts()
 	for _, task := range m.scanner.Mounting {
-		if task.Since.Before(now) {
+		if task.Since.Before(now) || task.Start < long {
 			m.last.Mounting = append(m.last.Mounting, task)
 		}
 	}
 	return err
+}
+
+// longMount is for how long a program lives that waits when it mounts something.
+const longMount = time.Second
+
+// startOfLongMounts is when programs had to start, in ticks after boot, to have lived for longMount
+// by now; 0 if that can't be told, or there are none.
+func (m *Monitor) startOfLongMounts() uint64 {
+	if len(m.scanner.Mounting) == 0 {
+		return 0
+	}
+	const ticks = 100 // in a second, USER_HZ
+	text, _ := procfs.ReadText(filepath.Join(m.proc, "uptime"))
+	uptime, _, _ := strings.Cut(text, " ")
+	seconds, err := strconv.ParseFloat(uptime, 64)
+	if err != nil || seconds < longMount.Seconds() {
+		return 0
+	}
+	return uint64((seconds - longMount.Seconds()) * ticks)
 }
 
 // Files tells what a task has to do with mounts.

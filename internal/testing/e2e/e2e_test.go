@@ -585,7 +585,7 @@ func TestVfsprobe_SaysOnceThatThereAreNoFileDescriptors(t *testing.T) {
 // What is below /proc/PID takes no lock that a stuck process holds, and asks no file
 // system; of its own descriptors it knows that they are BPF's. The mount table is
 // opened to be polled.
-var mayOpen = regexp.MustCompile(`^(/proc|/proc/(self/)?(filesystems|loadavg|locks|meminfo|vmstat|slabinfo|cmdline|kallsyms)|/proc/sys/.*` +
+var mayOpen = regexp.MustCompile(`^(/proc|/proc/(self/)?(filesystems|loadavg|uptime|locks|meminfo|vmstat|slabinfo|cmdline|kallsyms)|/proc/sys/.*` +
 	`|/proc/self/(attr/current|cgroup|maps|mountinfo|statm|status|uid_map|fdinfo/\d+)` +
 	`|(/proc/)?\d+(/task/\d+)?/(stat|comm|status|wchan|cgroup|uid_map|task)` +
 	`|/sys/fs/cgroup(/.*)?|/sys/fs/fuse/connections/\d+/waiting|/sys/fs/ext4/[^/]+/errors_count|/sys/fs/btrfs(/.*)?|/sys/dev/block/\d+:\d+|/sys/block|/sys/block/dm-\d+/dm/name` +
