@@ -66,11 +66,11 @@ func (p *examination) examineProfiles() {
 	file := filepath.Join(p.Proc, "self/attr/current")
 	content, _ := os.ReadFile(file)
 	switch module, name := procfs.Confinement(content); module {
-	case "AppArmor":
+	case procfs.AppArmor:
 		p.add(Finding{ID: "kernel.apparmor", Status: checkup.Warning, Object: file, Says: "AppArmor confines this process: " + name,
 			Symptom: "mountstat_blocked has no path for processes outside of containers, nor processes that wait for a FUSE daemon, and dentrycache_dir no watched: the profile forbids looking at processes that it does not confine, too, and the kernel's log gets a line each time; blocked_reason of mountstat_summary and watches_reason of dentrycache_status say so",
 			Cure:    profile("  appArmorProfile:\n    type: Unconfined", "apparmor=unconfined")})
-	case "SELinux":
+	case procfs.SELinux:
 		p.add(Finding{ID: "kernel.selinux", Status: checkup.Warning, Object: file, Says: "SELinux confines this process: " + name,
 			Symptom: "mounts are \"denied\" or \"unchecked\", with EACCES: a container's type may not read the host's files",
 			Cure:    profile("  seLinuxOptions:\n    type: spc_t", "label=disable")})

@@ -503,6 +503,9 @@ func (s *settings) judgeStep(t *target, f *finding, r *prober.StepResult, attrib
 			f.reason = describe(attributes)
 		}
 	}
+	if refused && s.confined != "" {
+		f.addReason(s.confined)
+	}
 }
 
 // leaveOut notes that a check could not be made. That is no fault.

@@ -178,22 +178,25 @@ func TestChecks_TheOwnerMayLookWhereOthersMayNot(t *testing.T) {
 	parent := t.TempDir()
 	require.NoError(t, os.Chmod(parent, 0o700))
 	dir := tmpfs(t, parent, "mode=0700,uid=4711,gid=4712")
-	result := func(as string) (string, string) {
+	result := func(as, confined string) (string, string) {
 		m, _ := newInput(t, func(m *Mountstat) {
 			only(dir)(m)
 			m.RunAs = as
 			m.Checks = []string{"statfs", "stat", "readdir", "write"}
 		})
+		m.confined = confined
 		metric := at(collect.Gather(t, m), dir)
 		return text(metric, "result"), text(metric, "reason")
 	}
-	got, _ := result("owner")
+	got, _ := result("owner", "")
 	assert.Equal(t, "ok", got)
-	got, _ = result("self")
+	got, _ = result("self", "confined")
 	assert.Equal(t, "ok", got, "root may")
-	got, why := result("nobody")
+	got, why := result("nobody", "")
 	assert.Equal(t, "denied", got)
 	assert.Equal(t, "its root has mode 0700, uid 4711, gid 4712", why)
+	_, why = result("nobody", "SELinux confines vfsprobe: container_t")
+	assert.Equal(t, "its root has mode 0700, uid 4711, gid 4712; SELinux confines vfsprobe: container_t", why)
 }
 
 func TestChecks_APrivateFUSEMountIsCheckedAsItsUser(t *testing.T) {

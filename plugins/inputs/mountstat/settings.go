@@ -13,6 +13,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/host"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 	"github.com/vfsprobe/vfsprobe/internal/selection"
 	"github.com/vfsprobe/vfsprobe/internal/smbclient"
 )
@@ -99,6 +100,7 @@ type settings struct {
 	letSleep   bool // disks, for which a disk is taken to sleep that has nothing to do
 	becomes    bool // helpers can take on other identities
 	superuser  bool
+	confined   string // by a container's SELinux type, which may refuse any file
 }
 
 // resolve checks the configuration. Its error names everything that is wrong.
@@ -107,6 +109,10 @@ func (m *Mountstat) resolve() error {
 	s := &m.settings
 	s.superuser = os.Geteuid() == 0
 	s.becomes = prober.CanBecome()
+	label, _ := procfs.Read("/proc/self/attr/current")
+	if module, name := procfs.Confinement(label); module == procfs.SELinux {
+		s.confined = module + " confines vfsprobe: " + name
+	}
 	s.ignored, s.letSleep = m.IgnoreMountOpts, m.LetDisksSleep
 	s.debugData = smbclient.DebugData(m.host.Proc)
 
