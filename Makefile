@@ -13,7 +13,7 @@ export GOFLAGS = -trimpath
 
 SOURCES  := $(shell find cmd internal plugins -name '*.go' -o -name sample.conf) go.mod go.sum
 
-.PHONY: help quick run build bpf check-bpf test test-long prepare compile-tests test-alone test-others test-race test-loop test-machines test-systemd test-e2e test-containers test-kubernetes test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
+.PHONY: help quick steady run build bpf check-bpf test test-long prepare compile-tests test-alone test-others test-race test-loop test-machines test-systemd test-e2e test-containers test-kubernetes test-vm test-nfs test-kernels test-arm64 package release verify-release check-release setup lint race fuzz faults faults-nfs privileges bench gathers soak vuln dashboards manifests record fleet pictures clean
 
 run: build ## build it, and print one gather on this machine
 	bin/vfsprobe -test
@@ -75,6 +75,13 @@ test: ## all tests that can run here, and lint: what CI runs
 # What takes the CPUs only. It leaves most of them to the tests beside it.
 prepare:
 	@for part in lint check-bpf check-release compile-tests; do nice -n 5 tools/stage $$part $(MAKE) --no-print-directory $$part || exit; done
+
+# A failure tells of a fault, or of a test that asserts more than a loaded machine keeps.
+PACKAGES ?= ./...
+bin/steady: $(wildcard tools/steady/*.go)
+	$(GO) build -o $@ ./tools/steady
+steady: bin/steady ## each test with a time in it, 20 times alone beside a load of 2: PACKAGES, RUN=EXPRESSION
+	bin/steady -run '$(RUN)' $(PACKAGES)
 
 quick: ## lint and the unit tests of what was changed, in two minutes
 	tools/quick

@@ -272,7 +272,7 @@ func TestTelegraf_OnAHostWithAHungMount(t *testing.T) {
 			assert.Contains(t, line, "result_code=0i")
 		}
 		line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-		assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 0.45)
+		assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 0.25, "half of the timeout, since a check begins with its turn")
 		tail(t, metrics, "^mountstat_summary ", "stuck=1i", "faults=1i")
 		tail(t, metrics, "^dentrycache ", "negative=")
 		tail(t, metrics, "^nfslock_host,rack=none ", "mounts=0i")
@@ -329,7 +329,7 @@ func TestTelegraf_TakesTheReadmesStanza(t *testing.T) {
 		first := tail(t, metrics, "^mountstat,", "path=/ ", `result="ok"`)
 		line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
 		assert.Equal(t, timestamp(first), timestamp(line), "both from the first interval")
-		assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 4.5)
+		assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 2.5)
 	})
 }
 

@@ -18,16 +18,28 @@ type Journal struct {
 	t     testing.TB
 	mu    sync.Mutex
 	lines []string
+	ended bool // the test
 }
 
-// New returns an empty journal, which writes to the test's log as well.
-func New(t testing.TB) *Journal { return &Journal{t: t} }
+// New returns an empty journal, which writes to the test's log as well. What is logged after the
+// end of the test is dropped.
+func New(t testing.TB) *Journal {
+	j := &Journal{t: t}
+	t.Cleanup(func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.ended = true
+	})
+	return j
+}
 
 func (j *Journal) note(level, text string) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.lines = append(j.lines, level+" "+text)
-	j.t.Log(level + " " + text)
+	if !j.ended {
+		j.t.Log(level + " " + text)
+	}
 }
 
 func (j *Journal) Errorf(format string, a ...any) { j.note("E!", fmt.Sprintf(format, a...)) }
