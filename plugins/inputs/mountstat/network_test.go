@@ -327,7 +327,7 @@ func TestCause_OfACephMountByWhatItsClientShows(t *testing.T) {
 			m := newCeph(t, fs, server)
 			m.show(map[string]string{"mdsc": c.mdsc, "osdc": c.osdc, "status": c.status})
 			c.fault(fs)
-			assert.Contains(t, m.until(c.want), c.reason)
+			m.until(c.want, c.reason)
 		})
 	}
 
@@ -336,9 +336,9 @@ func TestCause_OfACephMountByWhatItsClientShows(t *testing.T) {
 		m := newCeph(t, fs, server)
 		m.show(map[string]string{"mdsc": "4711\tmds0\treaddir\t #1\n"})
 		fs.Silence(faultfs.Opendir)
-		assert.Contains(t, m.until("timeout ceph_mds_dead"), "the client waits for mds0")
+		m.until("timeout ceph_mds_dead", "the client waits for mds0")
 		m.show(map[string]string{"mdsc": "", "osdc": "REQUESTS 1 homeless 0\n17\tosd3\t2.1\t2.1\t[3]/3\t[3]/3\te13\tx\t0x1\t1\tread\n"})
-		assert.Contains(t, m.until("timeout ceph_osds_dead"), "the client waits for osd3")
+		m.until("timeout ceph_osds_dead", "the client waits for osd3")
 	})
 }
 
@@ -369,16 +369,14 @@ func (c *cephMount) show(files map[string]string) {
 	}
 }
 
-// until gathers until a result and a cause are told, and returns the reason: a busy host may not
-// ask in time.
-func (c *cephMount) until(want string) (reason string) {
+// until gathers until a result, a cause and a reason are told: a busy host may not ask in time.
+func (c *cephMount) until(want, reason string) {
 	c.t.Helper()
-	var metric telegraf.Metric
 	require.Eventually(c.t, func() bool {
-		metric = at(collect.Gather(c.t, c.Mountstat), c.path)
-		return strings.Replace(text(metric, "result"), "stuck", "timeout", 1)+" "+text(metric, "cause") == want
-	}, 20*time.Second, 10*time.Millisecond, want)
-	return text(metric, "reason")
+		metric := at(collect.Gather(c.t, c.Mountstat), c.path)
+		return strings.Replace(text(metric, "result"), "stuck", "timeout", 1)+" "+text(metric, "cause") == want &&
+			strings.Contains(text(metric, "reason"), reason)
+	}, 20*time.Second, 10*time.Millisecond, "%s: %s", want, reason)
 }
 
 // Which file systems ask their servers for attributes that were not asked for: what hangs then is
