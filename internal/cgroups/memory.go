@@ -104,14 +104,12 @@ func (h *Hierarchies) ReadMemory() (all []Memory, err error) {
 		case !gone(err) && problem == nil:
 			problem = err
 		}
-		children, err := os.ReadDir(dir)
-		if err != nil && !gone(err) && problem == nil {
+		below, err := children(dir)
+		if err != nil && problem == nil {
 			problem = err
 		}
-		for _, child := range children {
-			if child.IsDir() {
-				walk(filepath.Join(path, child.Name()), parent)
-			}
+		for _, name := range below {
+			walk(filepath.Join(path, name), parent)
 		}
 	}
 	walk("/", -1)
@@ -119,6 +117,27 @@ func (h *Hierarchies) ReadMemory() (all []Memory, err error) {
 		all[i].Own = max(all[i].Own, 0) // they were not read at one time
 	}
 	return all, problem
+}
+
+// children are the names of the cgroups in a cgroup's directory, none if it has gone. Most have none,
+// which the number of links tells (kernfs_refresh_inode, fs/kernfs/inode.c), and it takes longer to
+// list the files of one than to read its memory.
+func children(dir string) (names []string, err error) {
+	const linksWithoutChildren = 2
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) == nil && st.Nlink == linksWithoutChildren {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if gone(err) {
+		err = nil
+	}
+	for _, entry := range entries {
+		if entry.IsDir() {
+			names = append(names, entry.Name())
+		}
+	}
+	return names, err
 }
 
 // gone reports whether the cgroup was removed, or does not have the file, because
@@ -193,14 +212,12 @@ func (h *Hierarchies) Names() (map[uint64]string, error) {
 			return
 		}
 		names[st.Ino] = path
-		children, err := os.ReadDir(dir)
-		if err != nil && !gone(err) {
+		below, err := children(dir)
+		if err != nil {
 			problem = err
 		}
-		for _, child := range children {
-			if child.IsDir() {
-				walk(filepath.Join(path, child.Name()))
-			}
+		for _, name := range below {
+			walk(filepath.Join(path, name))
 		}
 	}
 	walk("/")
