@@ -95,9 +95,9 @@ func NewMonitor(proc string, files *openfiles.Reader) *Monitor {
 // Scan returns the tasks that are blocked. The first request in a round has them looked for.
 // It does not if nothing is urgent, and the budget is used up or the load average rules out
 // that any task waits: then the tasks of the last scan are returned, or none. In the first round
-// there can be none that has waited since an earlier scan: if nothing is urgent, the first scan is
-// made a moment later, and nobody waits for it. An error that comes with tasks says that some
-// could not be looked at.
+// there can be none that has waited since an earlier scan: if nothing is urgent and no programs are
+// asked for, the first scan is made a moment later, and nobody waits for it. An error that comes
+// with tasks says that some could not be looked at.
 func (m *Monitor) Scan(r Request) (Scan, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -113,7 +113,7 @@ func (m *Monitor) Scan(r Request) (Scan, error) {
 		m.asked, m.first = true, r.Round
 		time.AfterFunc(firstScanDelay, m.scanFirst)
 	}
-	if !r.Urgent && m.first == r.Round {
+	if !r.Urgent && !r.Programs && m.first == r.Round {
 		return m.last, nil
 	}
 	m.round = r.Round

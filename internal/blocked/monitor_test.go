@@ -84,7 +84,7 @@ func TestMonitor_NotesWhatMounts(t *testing.T) {
 	assert.Empty(t, found.Mounting, "nobody asks for them")
 	for uptime, want := range map[string]int{"": 0, "1.04 1.00\n": 0, "1.20 1.00\n": 3, "nonsense": 0} {
 		require.NoError(t, os.WriteFile(filepath.Join(proc, "uptime"), []byte(uptime), 0o600))
-		found, err := newMonitor(t, proc).Scan(blocked.Request{Round: 1, Asker: t, Urgent: true, Programs: true})
+		found, err := newMonitor(t, proc).Scan(blocked.Request{Round: 1, Asker: t, Programs: true}) // also if nothing is urgent
 		require.NoError(t, err)
 		assert.Len(t, found.Mounting, want, "%q: a program that has lived for a second waits", uptime)
 	}
