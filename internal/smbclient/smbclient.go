@@ -129,12 +129,23 @@ func (p *parser) share(rest string) {
 // below. It is Unknown where several sessions have such a share and differ: which of them is
 // the mount's, is not told.
 func Of(shares []Share, source string) State {
+	return agreed(shares, source, func(State) bool { return true })
+}
+
+// OfFailing is Of for a mount that the client itself fails: it belongs to none of the sessions that
+// work.
+func OfFailing(shares []Share, source string) State {
+	return agreed(shares, source, func(s State) bool { return s != Good })
+}
+
+// agreed is the state of a share in those sessions that count, if it is one.
+func agreed(shares []Share, source string, counts func(State) bool) State {
 	name, found := rootOf(source)
 	state, seen := Unknown, false
 	for _, s := range shares {
 		other, _ := rootOf(s.Name)
 		switch {
-		case !found || other != name:
+		case !found || other != name || !counts(s.State):
 		case seen && s.State != state:
 			return Unknown
 		default:

@@ -36,6 +36,11 @@ func TestOf_TakesNoOthersSession(t *testing.T) {
 	two := []Share{{`\\nas\data`, Good}, {`\\nas\data`, NoSession}, {`\\nas\more`, NoTree}, {`\\nas\more`, NoTree}}
 	assert.Equal(t, Unknown, Of(two, "//nas/data"))
 	assert.Equal(t, NoTree, Of(two, "//nas/more"))
+	assert.Equal(t, NoSession, OfFailing(two, "//nas/data"), "whose mount fails, has not the session that works")
+	assert.Equal(t, NoTree, OfFailing(two, "//nas/more"))
+	three := append(two, Share{`\\nas\data`, NoTree})
+	assert.Equal(t, Unknown, OfFailing(three, "//nas/data"))
+	assert.Equal(t, Unknown, OfFailing([]Share{{`\\nas\data`, Good}}, "//nas/data"))
 	for _, source := range []string{"", "nas:/data", "//nas", "/dev/sda1", "//"} {
 		assert.Equal(t, Unknown, Of(two, source), source)
 	}

@@ -22,6 +22,7 @@ type evidence struct {
 	answer       serverpool.Answer   // of them together
 	telling      int                 // which of them it is
 	share        smbclient.State     // what the SMB client last knew
+	failing      smbclient.State     // the same, if the mount is one that the client fails
 	ceph         cephclient.Client   // what the Ceph clients of its cluster last showed
 	waits        string              // the kernel function in which a helper waits
 	daemon       *fusedaemon.Daemon  // who serves it by FUSE, if that was found out in this round
@@ -63,7 +64,7 @@ func (c *causes) collect(t *target) {
 		t.daemon = c.daemons.found[connectionTo(t)]
 	}
 	if t.Probed.SMB() {
-		t.share = smbclient.Of(c.smb.shares, t.Probed.Source)
+		t.share, t.failing = smbclient.Of(c.smb.shares, t.Probed.Source), smbclient.OfFailing(c.smb.shares, t.Probed.Source)
 	}
 	if t.Probed.Ceph() {
 		var monitors []netip.AddrPort

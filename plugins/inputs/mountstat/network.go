@@ -157,10 +157,14 @@ func (c *causes) causeAtClient(t *target, f *finding) cause {
 // causeAtSMBClient is the cause that the client's state of the share tells. In all faults that were
 // made (docs/FAULTS.md) that state was different for a refused login and for a removed share.
 func (t *target) causeAtSMBClient(f *finding) cause {
+	share := t.share
+	if f.errno == "EAGAIN" { // of a client that has not connected again, or can't
+		share = t.failing
+	}
 	switch {
-	case t.share == smbclient.NoSession:
+	case share == smbclient.NoSession:
 		return result.LoginRefused
-	case t.share == smbclient.NoTree, f.errno == "EREMCHG":
+	case share == smbclient.NoTree, f.errno == "EREMCHG":
 		return result.ShareGone
 	}
 	return ""

@@ -15,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/influxdata/telegraf"
 	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -240,6 +239,8 @@ func TestCauses_InNetwork(t *testing.T) {
 		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.NoSession}, refuses, result.ServerServiceDead},
 		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.NoSession}, lost, serverUnreachable},
 		{"cifs", finding{code: result.Timeout}, evidence{share: smbclient.NoTree}, late, result.ShareGone},
+		{"cifs", finding{code: result.Error, errno: "EAGAIN"}, evidence{failing: smbclient.NoTree}, late, result.ShareGone},
+		{"cifs", finding{code: result.Error, errno: "EIO"}, evidence{failing: smbclient.NoTree}, late, result.ServerServiceDead},
 		{"cifs", finding{code: result.Timeout}, evidence{share: smbclient.Disconnected}, late, result.ServerServiceDead},
 		{"cifs", finding{code: result.Timeout}, evidence{share: smbclient.Good}, late, result.ServerServiceDead},
 		{"9p", finding{code: result.Error, errno: "ENOENT"}, evidence{}, late, staleExport},
