@@ -143,7 +143,7 @@ test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	GATHERS=100000 bin/bench idle
 	VFSPROBE_SOCKETS=100000 $(call gotest,long) -run TestTable_AmongManySockets ./internal/sockdiag
 	$(MAKE) --no-print-directory test-containers
-	$(MAKE) --no-print-directory test-vm FAMILIES="layers autofs ceph gluster s3 webdav"
+	$(MAKE) --no-print-directory test-vm FAMILIES="layers autofs ceph gluster krb5 s3 webdav"
 	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"
 	-$(MAKE) --no-print-directory vuln
 
@@ -173,12 +173,12 @@ test-nfs: bin/nfsvm ## NFS faults in virtual machines; RUN=EXPRESSION chooses sc
 # Mounts of real file servers, and their faults: NFS, SMB and 9P, what lies on SMB, automounts and
 # CephFS in virtual machines, GlusterFS, S3 and WebDAV on this host. FAULTS=docs/FAULTS.md writes the tables of all but NFS.
 # "make test" has the first two.
-FAMILIES ?= nfs smb layers autofs ceph gluster s3 webdav
+FAMILIES ?= nfs smb layers autofs ceph gluster krb5 s3 webdav
 FAMILY_NEEDS := mmdebstrap user-mode-linux:linux.uml gcc iproute2:ip fuse3:fusermount3
 FAMILY_NEEDS_gluster := glusterfs-server:glusterd glusterfs-client:glusterfs
 FAMILY_NEEDS_s3 := s3fs
 FAMILY_NEEDS_webdav := rclone
-test-vm: ## faults of real file servers; FAMILIES="nfs smb layers autofs ceph gluster s3 webdav" chooses
+test-vm: ## faults of real file servers; FAMILIES="nfs smb layers autofs ceph gluster krb5 s3 webdav" chooses
 	-@tools/setup $(FAMILY_NEEDS) $(foreach family,$(FAMILIES),$(FAMILY_NEEDS_$(family)))
 	VFSPROBE_FAMILIES="$(filter-out nfs,$(FAMILIES)) -" FAULTS="$(abspath $(FAULTS))" $(GO) test -count 1 -timeout 40m -v ./internal/testing/fileservers
 	$(if $(filter nfs,$(FAMILIES)),$(MAKE) --no-print-directory test-nfs)

@@ -17,6 +17,8 @@ type Connections struct {
 	// Unacknowledged counts the established connections that have sent something again, since
 	// it was not acknowledged.
 	Unacknowledged int
+	// Unconfirmed counts those that have sent something, once so far, which is not acknowledged.
+	Unconfirmed int
 	// Unanswered counts the established connections on which something was sent after the last
 	// data came.
 	Unanswered  int
@@ -118,8 +120,11 @@ func (c *Connections) add(s *TCP, server netip.AddrPort) {
 		c.CloseWait++
 	case Established:
 		c.Established++
-		if s.Unsent > 0 && s.Retries > 0 {
+		switch {
+		case s.Unsent > 0 && s.Retries > 0:
 			c.Unacknowledged++
+		case s.Unsent > 0:
+			c.Unconfirmed++
 		}
 		if s.Sent < s.Received {
 			c.Unanswered++

@@ -113,8 +113,9 @@ func TestConnections_Add(t *testing.T) {
 		{State: 7, Retries: 9, Peer: server}, {State: Established, Peer: netip.MustParseAddrPort("192.0.2.2:445")},
 		{State: CloseWait, Peer: netip.MustParseAddrPort("192.0.2.1:446")}, {State: CloseWait, Peer: netip.MustParseAddrPort("[::ffff:192.0.2.1]:445")},
 		{State: Established, Peer: server, Sent: time.Second, Received: time.Minute}, {State: Established, Peer: server, Sent: time.Minute, Received: time.Second},
+		{State: Established, Unsent: 7, Peer: server},
 	} {
 		c.add(&socket, server)
 	}
-	assert.Equal(t, Connections{Established: 4, Unacknowledged: 1, Unanswered: 1, Connecting: 1, CloseWait: 1, Retransmits: 5}, c)
+	assert.Equal(t, Connections{Established: 5, Unacknowledged: 1, Unconfirmed: 1, Unanswered: 1, Connecting: 1, CloseWait: 1, Retransmits: 5}, c)
 }

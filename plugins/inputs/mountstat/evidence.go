@@ -26,6 +26,7 @@ type evidence struct {
 	ceph         cephclient.Client   // what the Ceph clients of its cluster last showed
 	waits        string              // the kernel function in which a helper waits
 	daemon       *fusedaemon.Daemon  // who serves it by FUSE, if that was found out in this round
+	outstanding  count               // NFS calls that have no reply, of a mount with Kerberos that hangs
 	requests     count               // which its FUSE daemon has not answered
 	fsErrors     count               // that its file system has counted
 	kernelErrors count               // messages about it and its devices
@@ -72,6 +73,9 @@ func (c *causes) collect(t *target) {
 			monitors = append(monitors, s.Address)
 		}
 		t.ceph = cephclient.Of(c.ceph.all, monitors)
+	}
+	if r := t.report; r != nil && r.Outcome != prober.Done && t.Probed.NFS() && t.Probed.Kerberos() && t.namespace == nil {
+		t.outstanding = t.traffic.outstanding(c.host.NFSStats(c.round, r.Since).All, t.Probed.Mountpoint)
 	}
 	if r := t.report; r != nil && r.PID != 0 && r.Outcome != prober.Done {
 		t.waits = c.host.FunctionOf(r.PID)

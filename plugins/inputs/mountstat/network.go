@@ -80,6 +80,9 @@ func (c *causes) explainNetwork(t *target, f *finding) {
 	switch f.cause {
 	case result.LoginRefused, result.ClientEvicted:
 		f.reason = "" // of the root's mode, which is not why
+		if t.awaitsTicket(f) {
+			f.reason = t.connections() + "; it waits for rpc.gssd of this host"
+		}
 	case serverUnreachable, serverRPCDead, result.ServerServiceDead, result.CephMonitorsDead, exportHangs, result.MountNeedsRemount:
 		if t.report == nil || !f.code.Fault() {
 			return
@@ -109,10 +112,25 @@ func (t *target) connections() string {
 // connectionsTo tells the state of the connections to one of the target's servers.
 func (t *target) connectionsTo(server int) string {
 	where, a := t.servers[server].Address.String(), t.answers[server]
-	if c := &a.Connections; c.Known && a.Errno != serverpool.Foreign && c.Unacknowledged+c.Connecting+c.CloseWait == 0 && c.Established > 0 && t.traffic.stats != nil && t.traffic.unanswered() == 0 {
+	if t.nothingSent(server) {
 		return fmt.Sprintf("nothing was sent to %s since its last answer", where)
 	}
 	return describeConnections(where, a)
+}
+
+// nothingSent reports whether this host has a connection to one of the target's servers, and has
+// sent nothing there that is not answered.
+func (t *target) nothingSent(server int) bool {
+	a := &t.answers[server]
+	c := &a.Connections
+	return c.Known && a.Errno != serverpool.Foreign && c.Unacknowledged+c.Unconfirmed+c.Connecting+c.CloseWait+c.Unanswered == 0 && c.Established > 0 &&
+		t.traffic.stats != nil && t.traffic.unanswered() == 0
+}
+
+// awaitsTicket reports whether an NFS mount hangs since this host's rpc.gssd gives no ticket: its
+// call was not sent, while the server answers and there is a connection to it.
+func (t *target) awaitsTicket(f *finding) bool {
+	return f.hangs() && t.outstanding.known && t.outstanding.n <= 0 && t.answer.Answered() && t.nothingSent(t.telling)
 }
 
 // describeConnections describes this host's connections to a server.
@@ -125,6 +143,8 @@ func describeConnections(where string, a serverpool.Answer) string {
 		return fmt.Sprintf("something else listens at %s", where)
 	case c.Unacknowledged > 0:
 		return fmt.Sprintf("what was sent to %s is not acknowledged, after %d retransmissions", where, c.Retransmits)
+	case c.Unconfirmed > 0:
+		return fmt.Sprintf("what was sent to %s is not acknowledged so far", where)
 	case c.Connecting > 0:
 		return fmt.Sprintf("this host connects to %s, and has no answer", where)
 	case c.CloseWait > 0:
@@ -142,6 +162,8 @@ func (c *causes) causeAtClient(t *target, f *finding) cause {
 		return ""
 	}
 	switch {
+	case t.awaitsTicket(f):
+		return result.LoginRefused
 	case t.Probed.NFS():
 		return c.kernelLog.causeOfLease(t, f)
 	case t.Probed.SMB():
@@ -209,6 +231,9 @@ func (t *target) causeInCeph(f *finding) cause {
 
 // causeOfRefusal is why this host is not let in.
 func (c *causes) causeOfRefusal(t *target, f *finding) cause {
+	if t.Probed.NFS() && t.Probed.Kerberos() && t.worked[f.check] && (f.check == checkStatfs || f.check == checkStat) {
+		return result.LoginRefused // no mode forbids these
+	}
 	if why := c.kernelLog.causeOfLease(t, f); why != "" {
 		return why
 	}

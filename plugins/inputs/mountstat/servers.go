@@ -173,6 +173,7 @@ type traffic struct {
 	received  int64            // replies, when they last grew,
 	sent      int64            // calls at that time,
 	lastReply time.Time        // and that time
+	lost      count            // the least of calls without a reply while the mount was well
 }
 
 // readTraffic reads the statistics of the transports, if there are NFS mounts.
@@ -193,6 +194,9 @@ func (all *servers) readTraffic(targets []*target, now time.Time) {
 		}
 		if stats := at[t.Probed.Mountpoint]; stats != nil {
 			t.traffic.update(stats, now)
+			if t.FaultSince.IsZero() && !t.LastOK.IsZero() {
+				t.traffic.noteLost()
+			}
 		}
 	}
 }
@@ -210,6 +214,26 @@ func (t *traffic) unanswered() int64 {
 		return 0
 	}
 	return max(0, t.stats.Transport.Sends-t.sent)
+}
+
+// noteLost notes how many calls have no reply while the mount is well: others are under way, or
+// were sent again after the connection was lost.
+func (t *traffic) noteLost() {
+	without := t.stats.Transport.Sends - t.stats.Transport.Receives
+	if !t.lost.known || without < t.lost.n {
+		t.lost = count{without, true}
+	}
+}
+
+// outstanding is how many calls of a mount have been sent and have no reply, by counters that were
+// read since its check began. It is unknown if the mount never was well.
+func (t *traffic) outstanding(all []mounts.NFSStats, mountpoint string) count {
+	for i := range all {
+		if s := &all[i]; s.Mountpoint == mountpoint && t.lost.known {
+			return count{s.Transport.Sends - s.Transport.Receives - t.lost.n, true}
+		}
+	}
+	return count{}
 }
 
 func (t *target) serverFields(fields map[string]any) {

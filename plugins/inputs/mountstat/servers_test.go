@@ -18,7 +18,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
+	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 	"github.com/vfsprobe/vfsprobe/internal/testing/blackhole"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
@@ -253,4 +255,40 @@ func TestMountstat_LeavesTheServersOfHealthyMountsAlone(t *testing.T) {
 	fs.Fail(unix.EIO, faultfs.Statfs)
 	assert.Equal(t, "error", text(at(collect.Gather(t, m), fs.Dir), "result"))
 	assert.Greater(t, calls.Load(), before, "now it is evidence")
+}
+
+// A call of a Kerberos mount that hangs and was not sent waits for rpc.gssd.
+func TestTarget_AwaitsTicket(t *testing.T) {
+	counters := func(sends, receives int64) *mounts.NFSStats {
+		return &mounts.NFSStats{Mountpoint: "/mnt", Transport: mounts.NFSTransport{Sends: sends, Receives: receives}}
+	}
+	well := serverpool.Answer{Known: true, Connections: sockdiag.Connections{Known: true, Established: 1}}
+	busy := well
+	busy.Connections.Unanswered = 1
+	dead := well
+	dead.Errno = "ETIMEDOUT"
+	for name, c := range map[string]struct {
+		answer  serverpool.Answer
+		now     *mounts.NFSStats
+		never   bool // it was well
+		awaited bool
+	}{
+		"nothing was sent":                          {well, counters(20, 17), false, true},
+		"its call was sent":                         {well, counters(21, 17), false, false},
+		"the connection has something unanswered":   {busy, counters(20, 17), false, false},
+		"its server does not answer":                {dead, counters(20, 17), false, false},
+		"it hangs since before it was first seen":   {well, counters(20, 17), true, false},
+		"another mount has no counters of this one": {well, &mounts.NFSStats{Mountpoint: "/other"}, false, false},
+	} {
+		of := &target{evidence: evidence{answers: []serverpool.Answer{c.answer}, answer: c.answer}}
+		for _, before := range []*mounts.NFSStats{counters(12, 8), counters(18, 15)} { // one was under way
+			of.traffic.update(before, time.Now())
+			if !c.never {
+				of.traffic.noteLost()
+			}
+		}
+		of.outstanding = of.traffic.outstanding([]mounts.NFSStats{*c.now}, "/mnt")
+		assert.Equal(t, c.awaited, of.awaitsTicket(&finding{code: result.Timeout}), name)
+	}
+	assert.False(t, new(target).awaitsTicket(&finding{code: result.Timeout}))
 }

@@ -143,7 +143,13 @@ func TestMountstat_TellsRefusedFromBroken(t *testing.T) {
 	fs.Heal()
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
 	fs.Fail(unix.EACCES, faultfs.Statfs)
-	assert.Equal(t, "denied", text(at(collect.Gather(t, m), fs.Dir), "result"), "it has expired")
+	metric = at(collect.Gather(t, m), fs.Dir)
+	assert.Equal(t, "denied login_refused", text(metric, "result")+" "+text(metric, "cause"), "it has expired")
+	assert.Empty(t, text(metric, "reason"))
+	fs.Heal()
+	assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	fs.Fail(unix.EACCES, faultfs.Opendir)
+	assert.Equal(t, "permission", text(at(collect.Gather(t, m), fs.Dir), "cause"), "statfs was answered")
 }
 
 // A disk that has begun to die shows in counters first.
