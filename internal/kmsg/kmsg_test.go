@@ -129,3 +129,20 @@ func FuzzParse(f *testing.F) {
 		require.Contains(t, text, m.Server)
 	})
 }
+
+// A start reads the whole log, of thousands of records, and compares each with all that is known.
+func TestParse_OtherRecordsCostNoMemory(t *testing.T) {
+	record := kmsg.Record{Text: "usb 1-1: new high-speed USB device number 2 using xhci_hcd", Level: 6}
+	assert.Zero(t, testing.AllocsPerRun(100, func() {
+		kmsg.Parse(record.Text)
+		kmsg.ParseDisk(record)
+		kmsg.ParseServer(record.Text)
+		kmsg.ParseHungTask(record.Text)
+	}))
+	line := []byte("6,339,5140900,-;" + record.Text + "\n")
+	assert.LessOrEqual(t, testing.AllocsPerRun(100, func() {
+		if _, err := kmsg.ParseRecord(line); err != nil {
+			panic(err)
+		}
+	}), 1.0, "its text")
+}
