@@ -298,7 +298,10 @@ func TestFind_AHangingMount(t *testing.T) {
 	waits := exec.Command("ls", fs.Dir)
 	require.NoError(t, waits.Start())
 	t.Cleanup(func() { fs.Abort(); _ = waits.Wait() })
-	require.Eventually(t, func() bool { return fs.Unanswered() > 0 }, 30*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { // others may ask before it
+		where, _ := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", waits.Process.Pid))
+		return strings.Contains(string(where), "request_wait_answer")
+	}, 30*time.Second, 10*time.Millisecond)
 
 	began := time.Now()
 	report, err := mountusers.Find(newHost(t), fs.Dir, mountusers.Options{Timeout: 30 * time.Second})

@@ -66,7 +66,7 @@ func TestProbe_ALockThatHangs(t *testing.T) {
 
 			hung.Heal()
 			require.Eventually(t, func() bool { return n.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
-			m = at(collect.Gather(t, n), hung.Dir)
+			m = gather(t, n, hung.Dir)
 			assert.Equal(t, "ok ok", verdict(t, m))
 			assert.Equal(t, int64(1), field(t, m, "recoveries"))
 			assert.Equal(t, 0.0, field(t, m, "hung_seconds"))
@@ -102,7 +102,7 @@ func TestProbe_ALockThatHangsAndFailsInTheEnd(t *testing.T) {
 		n.ExpectNFS = new(bool) // this host's own rpc.statd is not what it is about
 	})
 	asNFS(t, n)
-	assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), fs.Dir)))
+	assert.Equal(t, "ok ok", verdict(t, gather(t, n, fs.Dir)))
 
 	const late = 3 * timeout * 5 / 2
 	fs.FailLate(late, unix.ENOLCK, faultfs.Setlk)
@@ -184,7 +184,7 @@ func TestProbe_TwoInputsShareAHelperThatIsLeftWaiting(t *testing.T) {
 	inputs := []*NFSLock{first, second}
 	for _, n := range inputs {
 		asNFS(t, n)
-		assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), fs.Dir)))
+		assert.Equal(t, "ok ok", verdict(t, gather(t, n, fs.Dir)))
 	}
 	fs.FailLate(time.Hour, unix.EIO, faultfs.Getlk)
 	assert.Equal(t, "timeout unknown", verdict(t, at(collect.Gather(t, first), fs.Dir)))
@@ -261,7 +261,7 @@ func TestProbe_ALockThatFails(t *testing.T) {
 		}
 		assert.Len(t, log.About("setlk: "+unix.ErrnoName(errno)), 1)
 		fs.Heal()
-		assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), fs.Dir)))
+		assert.Equal(t, "ok ok", verdict(t, gather(t, n, fs.Dir)))
 	}
 }
 
@@ -289,7 +289,7 @@ func TestProbe_ManyHang(t *testing.T) {
 	}
 	healthy := faultfs.NewWith(t, t.TempDir(), faultfs.Options{Locks: true, Name: ".nfslock-probe", Source: "another"})
 	n, log := newInput(t, on(append(paths, healthy.Dir)...))
-	assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), healthy.Dir)))
+	assert.Equal(t, "ok ok", verdict(t, gather(t, n, healthy.Dir)))
 	for _, fs := range all {
 		fs.Silence(faultfs.Setlk)
 	}

@@ -7,8 +7,6 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-
-	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 )
 
 // A host that was renamed leaves no file behind which bears its earlier name: whether it was
@@ -30,7 +28,7 @@ func TestNFSLock_RemovesTheFileOfItsEarlierName(t *testing.T) {
 					require.NoError(t, err)
 					require.NoError(t, hand(n, content))
 				}
-				m := at(collect.Gather(t, n), dir)
+				m := gather(t, n, dir)
 				assert.Equal(t, "ok ok", verdict(t, m))
 				assert.Equal(t, true, field(t, m, "flock"))
 				return n.Keep()

@@ -136,7 +136,7 @@ func TestLockServer_StatdStoppedBeforeTheFirstLock(t *testing.T) {
 
 	rpchost.StartStatd(t)
 	collect.Gather(t, n)
-	m = at(collect.Gather(t, n), fs.Dir)
+	m = gather(t, n, fs.Dir)
 	assert.Equal(t, "ok ok", verdict(t, m))
 	assert.Equal(t, int64(1), field(t, m, "recoveries"))
 }

@@ -32,7 +32,7 @@ func TestProbe_AHealthyFileSystem(t *testing.T) {
 			collect.Gather(t, n)
 			forked := n.host.Prober.Stats().Forked
 			for range 3 {
-				m := at(collect.Gather(t, n), dir)
+				m := gather(t, n, dir)
 				assert.Equal(t, "ok ok", verdict(t, m))
 				for _, name := range []string{"fstatfs_seconds", "open_seconds", "getlk_seconds", "setlk_seconds", "unlock_seconds", "close_seconds"} {
 					assert.Positive(t, field(t, m, name), name)
@@ -46,7 +46,7 @@ func TestProbe_AHealthyFileSystem(t *testing.T) {
 
 			// With a file of its own, flock is tried as well.
 			require.NoError(t, os.WriteFile(filepath.Join(dir, ".nfslock-probe."+n.hostname), nil, 0o600))
-			m := at(collect.Gather(t, n), dir)
+			m := gather(t, n, dir)
 			assert.Equal(t, "ok ok", verdict(t, m))
 			assert.Equal(t, true, field(t, m, "flock"))
 			assert.Positive(t, field(t, m, "flock_ex_seconds"))
@@ -71,7 +71,7 @@ func TestProbe_ALockThatIsHeldElsewhere(t *testing.T) {
 	dir := tmpfs(t, "")
 	canary := filepath.Join(dir, ".nfslock-probe")
 	n, log := newInput(t, on(dir))
-	assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
+	assert.Equal(t, "ok ok", verdict(t, gather(t, n, dir)))
 	for _, kind := range []int16{unix.F_WRLCK, unix.F_RDLCK} {
 		release := hold(t, canary, kind, 0, 0)
 		m := at(collect.Gather(t, n), dir)
@@ -82,7 +82,7 @@ func TestProbe_ALockThatIsHeldElsewhere(t *testing.T) {
 		assert.Equal(t, false, field(t, m, "holder_remote"))
 		assert.Equal(t, map[int16]string{unix.F_WRLCK: "write", unix.F_RDLCK: "read"}[kind], text(t, m, "holder_lock"))
 		release()
-		m = at(collect.Gather(t, n), dir)
+		m = gather(t, n, dir)
 		assert.Equal(t, "ok ok", verdict(t, m))
 		assert.False(t, m.HasField("holder_pid"))
 	}
@@ -91,7 +91,7 @@ func TestProbe_ALockThatIsHeldElsewhere(t *testing.T) {
 
 	// Another host's range is not in the way.
 	hold(t, canary, unix.F_WRLCK, n.rangeOf(n.targets[0])+1, 1<<40)
-	assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
+	assert.Equal(t, "ok ok", verdict(t, gather(t, n, dir)))
 }
 
 // Each of a fleet's hosts locks a byte of its own: they never meet.
@@ -136,7 +136,7 @@ func TestProbe_TheFileOfThisHostIsNoFaultWhenInUse(t *testing.T) {
 	require.NoError(t, err)
 	defer f.Close()
 	require.NoError(t, unix.Flock(int(f.Fd()), unix.LOCK_EX))
-	m := at(collect.Gather(t, n), dir)
+	m := gather(t, n, dir)
 	assert.Equal(t, "ok ok", verdict(t, m))
 	assert.Equal(t, false, field(t, m, "flock"))
 	assert.Contains(t, text(t, m, "reason"), "in use")
@@ -184,7 +184,7 @@ func TestCanary_ThatIsNone(t *testing.T) {
 			dir := tmpfs(t, "")
 			path := filepath.Join(dir, ".nfslock-probe")
 			n, log := newInput(t, on(dir))
-			assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
+			assert.Equal(t, "ok ok", verdict(t, gather(t, n, dir)))
 			require.NoError(t, os.Remove(path))
 			require.NoError(t, c.make(path))
 			for range 2 { // replaced while it was trusted, and when looked at
@@ -197,10 +197,10 @@ func TestCanary_ThatIsNone(t *testing.T) {
 			assert.Len(t, log.About("no lock is tried"), 1)
 			require.NoError(t, os.RemoveAll(path))
 			putCanary(t, dir)
-			assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
+			assert.Equal(t, "ok ok", verdict(t, gather(t, n, dir)))
 
 			require.NoError(t, c.make(path+"."+n.hostname))
-			m := at(collect.Gather(t, n), dir)
+			m := gather(t, n, dir)
 			assert.Equal(t, "ok ok", verdict(t, m))
 			assert.Equal(t, false, field(t, m, "flock"))
 		})
@@ -219,7 +219,7 @@ func TestCanary_WhatReplacedItIsNotOpened(t *testing.T) {
 				path += "." + n.hostname
 				require.NoError(t, os.WriteFile(path, nil, 0o666))
 			}
-			assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
+			assert.Equal(t, "ok ok", verdict(t, gather(t, n, dir)))
 			require.NoError(t, os.Remove(path))
 			require.NoError(t, unix.Mkfifo(path, 0o666))
 			watch, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
@@ -249,7 +249,7 @@ func TestCanary_IsMadeOnlyWhereAskedFor(t *testing.T) {
 		n.CreateCanary = true
 	})
 	for range 2 {
-		m := at(collect.Gather(t, n), dir)
+		m := gather(t, n, dir)
 		assert.Equal(t, "ok ok", verdict(t, m))
 		assert.Equal(t, true, field(t, m, "flock"))
 	}
@@ -338,7 +338,7 @@ func TestProbe_APathForAMount(t *testing.T) {
 		n.Override = []Override{{MountPoints: []string{dir}, Canary: "locks/.nfslock-probe"}}
 	}
 	n, _ := newInput(t, change)
-	assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
+	assert.Equal(t, "ok ok", verdict(t, gather(t, n, dir)))
 
 	// A link on the way could lead out of the mount.
 	elsewhere := t.TempDir()
@@ -357,7 +357,7 @@ func TestProbe_APathForAMount(t *testing.T) {
 func TestProbe_AnUnmountedFileSystem(t *testing.T) {
 	dir := tmpfs(t, "")
 	n, _ := newInput(t, on(dir))
-	assert.Equal(t, "ok ok", verdict(t, at(collect.Gather(t, n), dir)))
+	assert.Equal(t, "ok ok", verdict(t, gather(t, n, dir)))
 	require.NoError(t, unix.Unmount(dir, 0))
 	assert.Nil(t, at(collect.Gather(t, n), dir))
 }
