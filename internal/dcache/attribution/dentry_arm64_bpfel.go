@@ -302,5 +302,5 @@ func _DentryClose(closers ...io.Closer) error {
 
 // Do not access this directly.
 //
-//go:embed dentry_arm64_bpfel.o
+//go:embed dentry_arm64_bpfel.o.gz
 var _DentryBytes []byte

@@ -302,5 +302,5 @@ func _DentryClose(closers ...io.Closer) error {
 
 // Do not access this directly.
 //
-//go:embed dentry_x86_bpfel.o
+//go:embed dentry_x86_bpfel.o.gz
 var _DentryBytes []byte

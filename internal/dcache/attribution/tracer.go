@@ -3,10 +3,12 @@ package attribution
 import (
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"io"
 	"maps"
 	"os"
 	"slices"
@@ -89,7 +91,7 @@ func Start(options Options) (*Tracer, error) {
 	if options.Proc == "" {
 		options.Proc = "/proc"
 	}
-	spec, err := loadDentry()
+	spec, err := programs()
 	if err != nil {
 		return nil, err
 	}
@@ -300,6 +302,19 @@ func liftMemlock(proc string) {
 	}
 }
 
+// programs returns what the source in bpf is compiled to.
+func programs() (*ebpf.CollectionSpec, error) {
+	packed, err := gzip.NewReader(bytes.NewReader(_DentryBytes))
+	if err != nil {
+		return nil, fmt.Errorf("unpacking the BPF programs: %w", err)
+	}
+	object, err := io.ReadAll(packed)
+	if err != nil {
+		return nil, fmt.Errorf("unpacking the BPF programs: %w", err)
+	}
+	return ebpf.LoadCollectionSpecFromReader(bytes.NewReader(object))
+}
+
 // vmlinux holds the kernel's types.
 const vmlinux = "/sys/kernel/btf/vmlinux"
 
@@ -465,7 +480,7 @@ func (t *Tracer) fallBack() {
 	if t.closed {
 		return
 	}
-	spec, err := loadDentry()
+	spec, err := programs()
 	if err != nil {
 		return
 	}

@@ -94,7 +94,7 @@ const (
 // OpenWalker loads the programs. The error says what the kernel or this
 // process's privileges lack: bpf_loop came with 5.17.
 func OpenWalker(p *prober.Prober) (*Walker, error) {
-	spec, err := loadDentry()
+	spec, err := programs()
 	if err != nil {
 		return nil, err
 	}
