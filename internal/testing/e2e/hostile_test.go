@@ -30,6 +30,20 @@ func plugin(t *testing.T, w way, arguments ...string) *atWork {
 	return p
 }
 
+// slowTimeout is for what takes a good part of a second on a machine with nothing else to do.
+const slowTimeout = 1500 * time.Millisecond
+
+// slowPlugin is one whose checks have that time.
+func slowPlugin(t *testing.T, w way) *atWork {
+	t.Helper()
+	config := filepath.Join(t.TempDir(), "vfsprobe.toml")
+	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, "[[inputs.mountstat]]\n  timeout = %q\n", slowTimeout), 0o600))
+	p := w.start(t, "-config", config)
+	p.trigger()
+	p.until("^mountstat_summary ")
+	return p
+}
+
 func TestVfsprobe_AForkServerThatIsThawedLosesNothing(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		p := plugin(t, w)
@@ -54,14 +68,14 @@ func TestVfsprobe_ThawedReportsNoFault(t *testing.T) {
 		faultfs.Require(t)
 		fs := faultfs.New(t)
 		fs.Delay(400*time.Millisecond, faultfs.Statfs)
-		p := plugin(t, w)
+		p := slowPlugin(t, w)
 		p.reports(fs.Dir, `result="(ok|slow)"`)
 		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
 		for range 3 {
 			p.trigger()
 			waitingHelper(t, server)
 			require.NoError(t, p.plugin.Process.Signal(syscall.SIGSTOP))
-			time.Sleep(1500 * time.Millisecond) // its time is up
+			time.Sleep(2 * slowTimeout) // its time is up
 			require.NoError(t, p.plugin.Process.Signal(syscall.SIGCONT))
 			p.until("^mountstat,", "path="+fs.Dir+" ", `result="(ok|slow)"`)
 			p.until("^mountstat_summary ", "faults=0i")
@@ -78,7 +92,7 @@ func TestContainer_PausedReportsNoFault(t *testing.T) {
 		group := cgroup(t, "freezer")
 		fs := faultfs.New(t)
 		fs.Delay(400*time.Millisecond, faultfs.Statfs)
-		p := plugin(t, w)
+		p := slowPlugin(t, w)
 		p.reports(fs.Dir, `result="(ok|slow)"`)
 		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
 		group.take(t, p.plugin.Process.Pid)
@@ -88,7 +102,7 @@ func TestContainer_PausedReportsNoFault(t *testing.T) {
 			p.trigger()
 			waitingHelper(t, server)
 			group.freeze(t, "FROZEN")
-			time.Sleep(1500 * time.Millisecond) // its time is up
+			time.Sleep(2 * slowTimeout) // its time is up
 			group.freeze(t, "THAWED")
 			p.until("^mountstat,", "path="+fs.Dir+" ", `result="(ok|slow)"`)
 			p.until("^mountstat_summary ", "faults=0i")

