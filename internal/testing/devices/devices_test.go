@@ -159,11 +159,12 @@ const (
 	// replaceTable has a device of the device mapper be another one; write has somebody meet it.
 	replaceTable = `size=$(blockdev --getsz /dev/mapper/%[1]s)
 		dmsetup reload %[1]s --table "0 $size %[2]s"; dmsetup suspend --nolockfs %[1]s; dmsetup resume %[1]s`
-	write   = `; (echo x >/mnt/%[1]s/new; sync -f /mnt/%[1]s) 2>/dev/null || true`
-	cut     = "iptables-legacy -w "
-	packets = " INPUT -p tcp --dport 3260 -j DROP"
-	works   = `(echo x >/mnt/%[1]s/works && sync -f /mnt/%[1]s) >/dev/null 2>&1 && echo yes || echo no`
-	mend    = `disk=$(losetup --noheadings --output NAME -j /srv/%[1]s); ` + "%[2]s"
+	write      = `; (echo x >/mnt/%[1]s/new; sync -f /mnt/%[1]s) 2>/dev/null || true`
+	cut        = "iptables-legacy -w "
+	packets    = " INPUT -p tcp --dport 3260 -j DROP"
+	nbdPackets = " INPUT -p tcp --dport 10809 -j DROP"
+	works      = `(echo x >/mnt/%[1]s/works && sync -f /mnt/%[1]s) >/dev/null 2>&1 && echo yes || echo no`
+	mend       = `disk=$(losetup --noheadings --output NAME -j /srv/%[1]s); ` + "%[2]s"
 )
 
 // linear has a device of the device mapper be what it was.
@@ -184,6 +185,7 @@ func faults() []fault {
 		{"dm: its table is `error`, and xfs writes", "xfs", fmt.Sprintf(replaceTable+write, "xfs", "error"), linear("xfs"), "error (device_errors .*dm-[0-9]+|fs_shutdown)", "", "error fs_shutdown"},
 		{"multipath: queue_if_no_path, all paths fail", "multipath", paths("fail_path"), paths("reinstate_path"), hangs + ".*dm-[0-9]+", "", "ok$"},
 		{"nbd: its server is stopped", "nbd", signal("nbd", "STOP"), signal("nbd", "CONT"), hangs + ".*nbd0", "", "ok$"},
+		{"nbd: packets are dropped", "nbd", cut + "-A" + nbdPackets, cut + "-D" + nbdPackets, hangs + ".*nbd0", "", "ok$"},
 		{"nbd: its server is killed", "killed", signal("killed", "KILL"), "", fails + ".*nbd1", "", ""},
 		{"iSCSI: its target is stopped", "iscsi", signal("target", "STOP"), signal("target", "CONT"), hangs + ".*sda", hangs + ".*sda: .*(FAILED|blocked).*127.0.0.1", "ok$"},
 		{"iSCSI: packets are dropped until after replacement_timeout", "iscsi", cut + "-A" + packets, cut + "-D" + packets, hangs + ".*sda", "error device_errors .*sda: device/state is .*offline", "error read_only "},
