@@ -297,6 +297,7 @@ type scenario struct {
 	inflict string
 	expect  expected
 	within  time.Duration // zero: two intervals
+	stays   time.Duration // for how long each further gather is to say so
 	heal    string
 	after   expected // nil: all that was expected to be at fault is well
 }
@@ -318,6 +319,10 @@ func (l *lab) try(s scenario) {
 			s.within = 2 * interval
 		}
 		lines, reported := l.await("at fault", s.within, s.expect)
+		for began := time.Now(); time.Since(began) < s.stays; {
+			time.Sleep(interval)
+			l.await("still", 0, s.expect)
+		}
 		l.shell(s.heal)
 		healed = true
 		if s.after == nil {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -15,7 +16,7 @@ import (
 // setupLayers has file systems that lie on SMB mounts, a 9P export among them, mounts of another
 // user, and two mounts of servers at different ports of one address.
 const setupLayers = `set -e
-mkdir -p /mnt/image /mnt/over /mnt/user /mnt/a /mnt/b /mnt/hard/lower /srv/empty /mnt/hard/crypt /mnt/crypt /mnt/9p-hard /mnt/9p-user
+mkdir -p /mnt/image /mnt/over /mnt/user /mnt/a /mnt/b /mnt/hard/lower /srv/empty /mnt/hard/crypt /mnt/crypt /mnt/9p-hard /mnt/9p-loose /mnt/9p-user
 truncate -s 8M /mnt/hard/disk.img
 mkfs.ext4 -q /mnt/hard/disk.img
 mount -o loop /mnt/hard/disk.img /mnt/image
@@ -31,6 +32,9 @@ kill -KILL $(pidof diod); while pidof diod >/dev/null; do sleep 0.1; done
 /run/servers start-diod # which sees /mnt/hard now
 sleep 1
 mount -t 9p 10.9.0.1 /mnt/9p-hard -o trans=tcp,port=5640,aname=/mnt/hard,version=9p2000.L,cache=none,uname=root,access=user
+mount -t 9p 10.9.0.1 /mnt/9p-loose -o trans=tcp,port=5640,aname=/srv/nine,version=9p2000.L,cache=loose,uname=root,access=user
+mkdir /mnt/hard/below
+mount -t tmpfs none /mnt/hard/below
 mount -t 9p 10.9.0.1 /mnt/9p-user -o trans=tcp,port=5640,aname=/srv/more,version=9p2000.L,cache=none,uname=daemon,access=any,dfltuid=1,dfltgid=1
 `
 
@@ -42,9 +46,9 @@ func TestCauses_OfWhatLiesOnSMB(t *testing.T) {
 	l.shell(setupSMB)
 	l.shell(setupLayers)
 	const image, over, user, a, b = "/mnt/image", "/mnt/over", "/mnt/user", "/mnt/a", "/mnt/b"
-	const ninePHard, ninePUser, crypt = "/mnt/9p-hard", "/mnt/9p-user", "/mnt/crypt"
+	const ninePHard, ninePUser, ninePLoose, crypt, below = "/mnt/9p-hard", "/mnt/9p-user", "/mnt/9p-loose", "/mnt/crypt", "/mnt/hard/below"
 	l.checks, l.ignoreFS = `"statfs", "readdir", "device"`, "[]"
-	l.watch(hard, image, over, crypt, user, a, b, ninePHard, ninePUser)
+	l.watch(smb, hard, image, over, crypt, user, a, b, ninePHard, ninePUser, ninePLoose, below)
 	l.locate("10.9.0.3", 4450)
 	l.locate("10.9.0.4", 4450)
 	const (
@@ -71,7 +75,10 @@ func TestCauses_OfWhatLiesOnSMB(t *testing.T) {
 		{fault: "the server below a loop device, whose image is not in memory, an overlay and eCryptfs is stopped with SIGSTOP",
 			inflict: useImage + "; /run/servers freeze", heal: "/run/servers thaw",
 			expect: expected{image: {`result="timeout"`, dead, lies}, over: {dead, "the directory it lies on, /mnt/hard/lower, is on /mnt/hard"},
-				crypt: {dead, "the directory it lies on, /mnt/hard/crypt, is on /mnt/hard"}}},
+				crypt: {dead, "the directory it lies on, /mnt/hard/crypt, is on /mnt/hard"},
+				below: {dead}, ninePLoose: {dead, "10.9.0.1:5640 is acknowledged, and not answered"}}},
+		{fault: "packets from the servers are dropped for so long that the clients connect anew", inflict: "/run/net drop", heal: "/run/net undrop", stays: 40 * time.Second,
+			expect: expected{smb: {`cause="server_unreachable"`}, hard: {`cause="server_unreachable"`}, ninePLoose: {`cause="server_unreachable"`}, below: {`cause="server_unreachable"`}}},
 	} {
 		l.try(s)
 	}
