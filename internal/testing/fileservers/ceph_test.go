@@ -87,14 +87,16 @@ const mountCeph = `for i in $(seq 30); do mount -i -t ceph 10.9.0.1:6789:/ /mnt/
 
 // addMonitors makes three monitors of one, two of which are a quorum.
 const addMonitors = `set -e
+quorum=0
 for monitor in b:10.9.0.3 c:10.9.0.4; do
 	ip -n server addr add ${monitor#*:}/24 dev server
 	ceph mon getmap -o /run/monmap-now
 	ceph-mon -i ${monitor%:*} --mkfs --monmap /run/monmap-now --public-addr ${monitor#*:}:6789
 	/run/monitors start $monitor
-	for i in $(seq 100); do ceph quorum_status 2>/dev/null | grep -q "\"quorum_names\":.*\"${monitor%:*}\"" && break; sleep 0.2; done
+	quorum=$quorum,$((${quorum##*,} + 1))
+	for i in $(seq 100); do ceph quorum_status 2>/dev/null | grep -q "\"quorum\":\[$quorum\]" && continue 2; sleep 0.2; done
+	ceph -s; tail -n 40 /run/mon.?.log; exit 1
 done
-ceph quorum_status | grep -q '"quorum":\[0,1,2\]' || { ceph -s; tail -n 40 /run/mon.?.log; exit 1; }
 `
 
 // setupCephAutomounts has automount mount directories of the file system on demand.
@@ -140,7 +142,7 @@ func TestCauses_OfCephFS(t *testing.T) {
 		{fault: "the monitor is stopped with SIGSTOP", inflict: "/run/servers freeze mon", expect: fault("ceph_monitors_dead"), heal: "/run/servers thaw mon"},
 		{fault: "the monitor is killed", inflict: "/run/servers stop mon", expect: fault("ceph_monitors_dead"), heal: "/run/servers start mon"},
 		{fault: "packets from the cluster are dropped", inflict: "/run/net drop", expect: fault("server_unreachable"), heal: "/run/net undrop"},
-		{fault: "packets to the monitor's port are dropped", inflict: monitorPort("I"), heal: monitorPort("D"), expect: fault("server_unreachable")},
+		{fault: "packets to the monitor's port are dropped", inflict: monitorPort("I"), heal: monitorPort("D"), expect: fault("server_unreachable", "not acknowledged|no connection|has no answer")},
 		{fault: "the MDS is killed", inflict: "/run/servers stop mds", expect: fault("ceph_mds_dead"), heal: "/run/servers start mds"},
 		{fault: "the client is evicted", inflict: `for id in $(ceph tell mds.0 client ls 2>/dev/null | grep -o '"id": [0-9]*' | tr -dc '0-9\n'); do ceph tell mds.0 client evict $id; done 2>&1 | head -c 2000`,
 			expect: fault("client_evicted"), heal: mountAnew},
@@ -156,6 +158,11 @@ func TestCauses_OfCephFS(t *testing.T) {
 	} {
 		l.try(s)
 	}
+	l.checks = `"statfs", "readdir"`
+	l.watch(path)
+	l.try(scenario{fault: "the OSD is stopped with SIGSTOP, somebody writes, and there are the default checks alone",
+		inflict: "/run/servers freeze osd; setsid sh -c 'for i in $(seq 20); do mkdir /mnt/ceph/new$i; done; sync' </dev/null >/run/wrote 2>&1 &", heal: "/run/servers thaw osd",
+		expect: fault("ceph_mds_dead"), within: patience})
 	l.shell(addMonitors)
 	l.watchFor(expected{path: {`result="ok"`}, sub: {`result="ok"`}})
 	for _, s := range []scenario{
