@@ -26,15 +26,15 @@ type group struct {
 func cgroup(t *testing.T, controller string) group {
 	t.Helper()
 	const root = "/sys/fs/cgroup"
-	name := fmt.Sprintf("vfsprobe-test-%s-%d", os.Getenv(wayVariable), os.Getpid())
-	g := group{dir: filepath.Join(root, controller, name)}
+	g := group{dir: filepath.Join(root, controller)}
 	if controllers, _ := os.ReadFile(filepath.Join(root, "cgroup.controllers")); slices.Contains(strings.Fields(string(controllers)), controller) {
-		g = group{dir: filepath.Join(root, name), unified: true}
+		g = group{dir: root, unified: true}
 		if err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+"+controller), 0); err != nil {
 			t.Skipf("the controller %s is needed: %v", controller, err)
 		}
 	}
-	if err := os.Mkdir(g.dir, 0o755); err != nil {
+	var err error
+	if g.dir, err = os.MkdirTemp(g.dir, "vfsprobe-test-"); err != nil {
 		t.Skipf("cgroups are needed, to be made: %v", err)
 	}
 	t.Cleanup(func() {

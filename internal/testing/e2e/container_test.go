@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -123,8 +124,9 @@ func TestContainer_TheDaemonSetsPrivileges(t *testing.T) {
 // node is a host of its own: PID and mount namespaces with a process 1, in which
 // the tests' mounts show.
 type node struct {
-	pid  int    // of its process 1, as seen from here
-	root string // of its containers
+	pid    int    // of its process 1, as seen from here
+	root   string // of its containers
+	health string // address of the health output of a container
 }
 
 func newNode(t *testing.T) *node {
@@ -139,7 +141,10 @@ func newNode(t *testing.T) *node {
 	t.Cleanup(func() { _ = stdin.Close(); _ = host.Wait() })
 	_, err = io.ReadFull(stdout, make([]byte, len("ready\n")))
 	require.NoError(t, err)
-	return &node{pid: child(t, host.Process.Pid, "sh"), root: t.TempDir()}
+	free, err := net.Listen("tcp", "127.0.0.1:0") // another test's container may have the manifest's port
+	require.NoError(t, err)
+	require.NoError(t, free.Close())
+	return &node{pid: child(t, host.Process.Pid, "sh"), root: t.TempDir(), health: free.Addr().String()}
 }
 
 // command runs a shell script in the node's namespaces.
@@ -176,6 +181,8 @@ func (n *node) container(t *testing.T, m *manifest, ownPID bool) *process {
 	require.NoError(t, os.Mkdir(etc, 0o755))
 	for name, content := range m.Data {
 		if name == "telegraf.conf" {
+			require.Contains(t, content, "127.0.0.1:9275")
+			content = strings.Replace(content, "127.0.0.1:9275", n.health, 1)
 			content = strings.ReplaceAll(content, `interval = "10s"`, `interval = "1s"`)
 			content = strings.Replace(content, `max_time_between_metrics = "60s"`, `max_time_between_metrics = "5s"`, 1)
 		}
@@ -263,7 +270,7 @@ func TestContainer_SeesTheHost(t *testing.T) {
 	// What the manifest's probes ask: a gather that is stale is not ready.
 	ready := func(want int) {
 		require.EventuallyWithT(t, func(c *assert.CollectT) {
-			r, err := http.Get("http://127.0.0.1:9275")
+			r, err := http.Get("http://" + n.health)
 			require.NoError(c, err)
 			require.NoError(c, r.Body.Close())
 			assert.Equal(c, want, r.StatusCode)

@@ -101,7 +101,7 @@ func TestCause_OfAHungNetworkMount(t *testing.T) {
 	} {
 		t.Run(c.fstype+" "+c.name, func(t *testing.T) {
 			fs := faultfs.New(t)
-			m, log := newPretendedNFS(t, nil)
+			m, log := newPretendedNFS(t, func(m *Mountstat) { m.Timeout *= 3 }) // a quarter of it is the server's, on a busy host
 			networkMount(t, fs, c.fstype, c.server)(m)
 			// Where an SMB server refuses while the mount is well, it listens elsewhere.
 			if c.fstype != "smb3" && c.fstype != "cifs" || c.errno == "" || c.errno == "ETIMEDOUT" {
