@@ -234,11 +234,12 @@ func (l *lab) locate(address string, port int) {
 	}
 }
 
-// await gathers until all is as expected, and returns the lines and how long that took.
+// await gathers until all is as expected, and returns the lines and how long that took. A busy host
+// may take longer for a gather: within a limit are as many as begin within it where each is in time.
 func (l *lab) await(when string, limit time.Duration, all expected) (map[string]string, time.Duration) {
 	l.t.Helper()
 	began := time.Now()
-	for {
+	for n := time.Duration(1); ; n++ {
 		start := time.Now()
 		lines := l.gather()
 		wrong := ""
@@ -255,7 +256,7 @@ func (l *lab) await(when string, limit time.Duration, all expected) (map[string]
 			return lines, took
 		}
 		l.t.Logf("%s, after %.1f s: %s", when, took.Seconds(), wrong)
-		if took > limit {
+		if took > limit && n > limit/interval {
 			require.Fail(l.t, when+": "+wrong, "%s", l.shell("tail -n 20 /run/log; dmesg | tail -n 20; head -n 60 /proc/fs/cifs/DebugData /run/read /sys/block/loop0/inflight 2>/dev/null || true"))
 		}
 		time.Sleep(time.Until(start.Add(interval)))

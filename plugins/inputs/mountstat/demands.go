@@ -170,7 +170,7 @@ func (a *automounts) findWaitingAutomounters() {
 	go func() {
 		began := time.Now()
 		lost := slices.DeleteFunc(a.withoutAnswer(mounts.NFSPortsAskedFirst()), func(s sockdiag.TCP) bool {
-			return s.Waited <= serverpool.EvidenceAfter(a.policy.timeout)
+			return s.State != sockdiag.SynSent && s.Waited <= serverpool.EvidenceAfter(a.policy.timeout)
 		})
 		took := time.Since(began)
 		waiting := make(map[int]netip.Addr) // of the automounters the first
