@@ -4,11 +4,15 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -163,6 +167,44 @@ func bothWays(t *testing.T) (text, records *Snapshot) {
 		return view.Snapshot
 	}
 	return read(true), read(false)
+}
+
+// The table of another mount namespace is read without its text, too, where a file system may be
+// asked for its options.
+func TestWatcher_ReadOtherInBothWays(t *testing.T) {
+	requireStatmount(t)
+	dir := t.TempDir()
+	there := exec.Command("unshare", "--mount", "sh", "-ec", "mount -t tmpfs only-there "+dir+"; echo mounted; read -r end")
+	there.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: unix.SIGKILL}
+	stdin, err := there.StdinPipe()
+	require.NoError(t, err)
+	stdout, err := there.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, there.Start())
+	t.Cleanup(func() { _ = stdin.Close(); _ = there.Wait() })
+	_, err = io.ReadFull(stdout, make([]byte, len("mounted\n")))
+	require.NoError(t, err)
+
+	read := func(asks bool) []string {
+		w := watcher(t)
+		w.anyAsks = func() bool { return asks }
+		other, err := w.ReadOther(strconv.Itoa(there.Process.Pid))
+		require.NoError(t, err)
+		var all []string
+		for i := range other.Mounts {
+			m := &other.Mounts[i]
+			all = append(all, fmt.Sprintln(m.ID, m.Mountpoint, m.FSType, m.Source, m.Root))
+		}
+		slices.Sort(all)
+		return all
+	}
+	text := read(false)
+	assert.Contains(t, strings.Join(text, ""), dir+" tmpfs only-there")
+	assert.Equal(t, text, read(true))
+	w := watcher(t)
+	w.anyAsks = always
+	_, err = w.ReadOther("4194304")
+	require.ErrorIs(t, err, os.ErrNotExist)
 }
 
 func requireStatmount(t *testing.T) {

@@ -58,8 +58,10 @@ type WatcherOptions struct {
 // asks some file systems for their options meanwhile, and these may not answer. Its methods may be
 // called from several goroutines, and never wait for a file system.
 type Watcher struct {
-	o    WatcherOptions
-	seed maphash.Seed
+	o         WatcherOptions
+	seed      maphash.Seed
+	statmount bool // statmount(2) tells all that is needed
+	anyAsks   func() bool
 
 	updating sync.Mutex // guards what follows, during an update
 
@@ -67,7 +69,6 @@ type Watcher struct {
 	reading   *reading // under way
 	plainText bool     // statmount(2) can't be used
 	asText    bool     // it is not, by the last reader
-	anyAsks   func() bool
 	known     *prober.KnownMounts
 	cursor    bool   // the kernel skips no lines of a table that changes
 	stale     bool   // the kernel has another table than current
@@ -97,8 +98,10 @@ func NewWatcher(o WatcherOptions) *Watcher {
 	if o.Patience == 0 {
 		o.Patience = awaitTimeout
 	}
+	statmount := kernelAtLeast(6, 13)
 	return &Watcher{o: o, seed: maphash.MakeSeed(), timeout: readerTimeout, cursor: kernelAtLeast(5, 8), known: newKnown(),
-		plainText: o.Proc != "/proc" || o.PID != "self" || !kernelAtLeast(6, 13),
+		statmount: statmount,
+		plainText: o.Proc != "/proc" || o.PID != "self" || !statmount,
 		anyAsks:   func() bool { return someAskForOptions(o.Proc, o.Devices.Sys) }}
 }
 
@@ -471,14 +474,27 @@ func (r *reading) wait(limit time.Duration) bool {
 }
 
 // ReadOther reads the mount table of another process, which may be in another mount
-// namespace.
+// namespace. Where a file system there may not answer, and the kernel has a way around that, the
+// helper has to enter the namespace, see [prober.Plan.EnterMountNS]: a reader of the text would keep
+// everybody on the host from mounting.
 func (w *Watcher) ReadOther(process string) (*Snapshot, error) {
-	name := filepath.Join(w.o.Proc, process, "mountinfo")
-	content, err := w.readFile(name)
+	if !w.statmount || !w.anyAsks() {
+		content, err := w.readFile(filepath.Join(w.o.Proc, process, "mountinfo"))
+		if err != nil {
+			return nil, err
+		}
+		infos, err := parseText(content)
+		return newSnapshot(infos, err, w.o.Devices), nil
+	}
+	p := &prober.Plan{Timeout: maxReaderTimeout}
+	namespace := filepath.Join(w.o.Proc, process, "ns", "mnt")
+	p.EnterMountNS(namespace)
+	p.Add(prober.StatMounts(statmountAll, statmountPlain, newKnown(), maxTable))
+	content, err := w.readBy(p, "the mounts of "+namespace)
 	if err != nil {
 		return nil, err
 	}
-	infos, err := parseText(content)
+	infos, err := parseRecords(prober.Records(content))
 	return newSnapshot(infos, err, w.o.Devices), nil
 }
 
@@ -507,13 +523,18 @@ func (w *Watcher) readFile(name string) ([]byte, error) {
 	p := &prober.Plan{Timeout: readerTimeout}
 	p.SearchBelow(w.o.Proc)
 	p.ReadFile(name, maxTable)
+	return w.readBy(p, name)
+}
+
+// readBy has a helper carry out a plan that reads a table.
+func (w *Watcher) readBy(p *prober.Plan, what string) ([]byte, error) {
 	r := w.startReading(p)
 	if !r.wait(w.o.Patience) {
-		return nil, fmt.Errorf("reading %s: not done within %v", name, w.o.Patience)
+		return nil, fmt.Errorf("reading %s: not done within %v", what, w.o.Patience)
 	}
 	content, err := contentOf(&r.report)
 	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", name, err)
+		return nil, fmt.Errorf("reading %s: %w", what, err)
 	}
 	return content, nil
 }
