@@ -27,7 +27,8 @@ const (
 	Unknown      State = iota
 	Good               // all that is known of it
 	Disconnected       // there is no TCP connection, or it is not negotiated
-	NoSession          // the server does not take the login, or has not answered it
+	LoggingIn          // the server has not answered the login; Linux 5.17 and later tell this
+	NoSession          // the server does not take the login, or before Linux 5.17 has not answered it
 	NoTree             // the session works, and the share is not connected to
 )
 
@@ -40,6 +41,10 @@ type Share struct {
 // goodStatus is that of connections and sessions which work: CifsGood and SES_GOOD of enums
 // statusEnum and ses_status_enum (fs/smb/client/cifsglob.h), the only one that has never changed.
 const goodStatus = "1"
+
+// loggingIn reports whether a session's status is SES_IN_SETUP, or CifsInSessSetup of enum statusEnum,
+// which it was in Linux 5.17 and 5.18. Earlier kernels have no such status.
+func loggingIn(status string) bool { return status == "4" || status == "7" }
 
 // Parse reads DebugData. The text has changed with almost every version from 3.10 on
 // (cifs_debug_data_proc_show, fs/smb/client/cifs_debug.c), so that words are looked for. Those
@@ -119,6 +124,8 @@ func (p *parser) share(rest string) {
 		s.State = Unknown
 	case p.tcp != goodStatus:
 		s.State = Disconnected
+	case loggingIn(p.session):
+		s.State = LoggingIn
 	case p.session != "" && p.session != goodStatus || p.channelDown:
 		s.State = NoSession
 	}

@@ -18,7 +18,7 @@ func TestParse(t *testing.T) {
 		text, err := os.ReadFile(file)
 		require.NoError(t, err)
 		version, says, _ := strings.Cut(strings.TrimSuffix(filepath.Base(file), ".txt"), "-")
-		want := map[string]State{"good": Good, "good-extra-channel": Good, "no-session": NoSession, "no-tree": NoTree, "disconnected": Disconnected}[says]
+		want := map[string]State{"good": Good, "good-extra-channel": Good, "no-session": NoSession, "logging-in": LoggingIn, "no-tree": NoTree, "disconnected": Disconnected}[says]
 		shares := Parse(text)
 		assert.Equal(t, want, Of(shares, "//nas/data"), file)
 		assert.Equal(t, want, Of(shares, "//NAS/Data/some/where"), file)

@@ -148,8 +148,8 @@ func (c *causes) causeOfHang(t *target, f *finding) cause {
 		if why := c.causeInNetwork(t, f); why != "" {
 			return why
 		}
-		// A client that has not yet connected again waits for its connection.
-		if t.answer.Answered() && t.share != smbclient.Disconnected {
+		// A client that has not yet connected again, or logged in, waits for that.
+		if t.answer.Answered() && t.share != smbclient.Disconnected && t.share != smbclient.LoggingIn {
 			return exportHangs
 		}
 	case t.Probed.BlockDevice():

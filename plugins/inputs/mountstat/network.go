@@ -48,7 +48,7 @@ const loginInterval = time.Minute
 // Meanwhile what the client knows is read; it tells when the client has logged in.
 func (c *smbClient) awaitsLogin(t *target) bool {
 	t.leftAlone = t.found.cause == result.LoginRefused && !t.underWay && t.report == nil &&
-		t.share == smbclient.NoSession && time.Since(t.submitted) < loginInterval
+		(t.share == smbclient.NoSession || t.share == smbclient.LoggingIn) && time.Since(t.submitted) < loginInterval
 	if t.leftAlone {
 		c.read()
 	}
@@ -184,8 +184,8 @@ func (t *target) causeAtSMBClient(f *finding) cause {
 		share = t.failing
 	}
 	switch {
-	case share == smbclient.NoSession:
-		return result.LoginRefused
+	case share == smbclient.NoSession, share == smbclient.LoggingIn && (f.code == result.Denied || t.found.cause == result.LoginRefused):
+		return result.LoginRefused // the client tries again, every 2 s
 	case share == smbclient.NoTree, f.errno == "EREMCHG":
 		return result.ShareGone
 	}

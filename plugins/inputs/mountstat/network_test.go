@@ -138,6 +138,7 @@ func TestCause_OfAnSMBMountWhoseServerAnswers(t *testing.T) {
 		cause cause
 	}{
 		{"6.1-no-session", unix.EHOSTDOWN, result.LoginRefused},
+		{"6.1-logging-in", unix.EACCES, result.LoginRefused},
 		{"5.4-no-session", unix.EACCES, result.LoginRefused},
 		{"3.10-no-session", unix.EIO, result.LoginRefused},
 		{"6.1-good", unix.EACCES, permission},
@@ -236,6 +237,8 @@ func TestCauses_InNetwork(t *testing.T) {
 	}{
 		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.NoSession}, answers, result.LoginRefused},
 		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.NoSession}, late, result.LoginRefused},
+		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.LoggingIn}, answers, ""},
+		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.LoggingIn}, late, result.ServerServiceDead},
 		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.NoSession}, refuses, result.ServerServiceDead},
 		{"cifs", finding{code: result.Error, errno: "EHOSTDOWN"}, evidence{share: smbclient.NoSession}, lost, serverUnreachable},
 		{"cifs", finding{code: result.Timeout}, evidence{share: smbclient.NoTree}, late, result.ShareGone},
