@@ -61,15 +61,12 @@ func (l *Links) MayNot() bool { return l.Errno == unix.EACCES || l.Errno == unix
 
 // Hindrance tells why this process may not look at what the processes of others have open.
 func Hindrance() string {
-	const needed = uint64(1)<<unix.CAP_SYS_PTRACE | 1<<unix.CAP_DAC_READ_SEARCH
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if err := unix.Capget(&header, &data[0]); err != nil || uint64(data[0].Permitted)&needed != needed {
+	const needed = 1<<unix.CAP_SYS_PTRACE | 1<<unix.CAP_DAC_READ_SEARCH
+	if _, permitted := prober.OwnCapabilities(); permitted&needed != needed {
 		return "it takes CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH, as root has them"
 	}
-	label, _ := procfs.Read("/proc/self/attr/current")
-	if module, name := procfs.Confinement(label); module != "" {
-		return module + " confines vfsprobe: " + name
+	if _, says := procfs.OwnConfinement(); says != "" {
+		return says
 	}
 	return "a security module or a user namespace protects them"
 }

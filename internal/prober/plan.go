@@ -214,17 +214,20 @@ func (p *Plan) BecomeOwner(statx int) {
 // CanBecome reports whether this process has the capabilities that [Plan.Become]
 // takes.
 func CanBecome() bool {
+	const needed = 1<<unix.CAP_SETUID | 1<<unix.CAP_SETGID | 1<<unix.CAP_KILL
+	effective, _ := OwnCapabilities()
+	return effective&needed == needed
+}
+
+// OwnCapabilities are those of this process, as masks; linux/capability.h. There are none where
+// capget(2) fails.
+func OwnCapabilities() (effective, permitted uint64) {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if unix.Capget(&header, &data[0]) != nil {
-		return false
+		return 0, 0
 	}
-	for _, c := range []int{unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_KILL} {
-		if data[c/32].Effective&(1<<(c%32)) == 0 {
-			return false
-		}
-	}
-	return true
+	return uint64(data[1].Effective)<<32 | uint64(data[0].Effective), uint64(data[1].Permitted)<<32 | uint64(data[0].Permitted)
 }
 
 func (p *Plan) become(uid, gid Argument, groups []uint32) {

@@ -26,3 +26,14 @@ func Confinement(label []byte) (module, name string) {
 	}
 	return "", ""
 }
+
+// OwnConfinement is the security module whose policy for containers confines this process, and says
+// so by name. Both are empty where none does.
+func OwnConfinement() (module, says string) {
+	label, _ := Read("/proc/self/attr/current")
+	module, name := Confinement(label)
+	if module != "" {
+		says = module + " confines vfsprobe: " + name
+	}
+	return module, says
+}

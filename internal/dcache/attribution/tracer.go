@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/dcache"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
 )
 
@@ -382,12 +383,8 @@ func explain(err error) error {
 // hasCapabilities says whether all of them are effective. CAP_SYS_ADMIN implies
 // the others.
 func hasCapabilities(wanted ...int) bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var data [2]unix.CapUserData
-	if unix.Capget(&header, &data[0]) != nil {
-		return false
-	}
-	has := func(c int) bool { return data[c/32].Effective&(1<<(c%32)) != 0 }
+	effective, _ := prober.OwnCapabilities()
+	has := func(c int) bool { return effective&(1<<c) != 0 }
 	return has(unix.CAP_SYS_ADMIN) || !slices.ContainsFunc(wanted, func(c int) bool { return !has(c) })
 }
 

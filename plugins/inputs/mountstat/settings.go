@@ -109,9 +109,8 @@ func (m *Mountstat) resolve() error {
 	s := &m.settings
 	s.superuser = os.Geteuid() == 0
 	s.becomes = prober.CanBecome()
-	label, _ := procfs.Read("/proc/self/attr/current")
-	if module, name := procfs.Confinement(label); module == procfs.SELinux {
-		s.confined = module + " confines vfsprobe: " + name
+	if module, says := procfs.OwnConfinement(); module == procfs.SELinux {
+		s.confined = says
 	}
 	s.ignored, s.letSleep = m.IgnoreMountOpts, m.LetDisksSleep
 	s.debugData = smbclient.DebugData(m.host.Proc)

@@ -60,13 +60,7 @@ func TestUntouched_AMountWhoseServerIsDead(t *testing.T) {
 				}
 				silence(conn)
 			})
-			own, err := net.Dial("tcp", server.String()) // of the mount
-			require.NoError(t, err)
-			defer own.Close()
-			fs := faultfs.New(t)
-			m, log := newPretendedNFS(t, nil)
-			networkMount(t, fs, c.fstype, server)(m)
-			onAutofs(t, m, fs.Dir)
+			m, log, fs, own := newOnDemand(t, c.fstype, server)
 			fs.Silence()
 			for range 3 {
 				assert.Equal(t, "unchecked", text(at(collect.Gather(t, m), fs.Dir), "result"), "nobody waits for it")
@@ -75,7 +69,7 @@ func TestUntouched_AMountWhoseServerIsDead(t *testing.T) {
 				}
 			}
 			time.Sleep(10 * time.Millisecond)
-			_, err = own.Write([]byte("a request of somebody's"))
+			_, err := own.Write([]byte("a request of somebody's"))
 			require.NoError(t, err)
 			time.Sleep(10 * time.Millisecond)
 			var metric telegraf.Metric
@@ -95,6 +89,20 @@ func TestUntouched_AMountWhoseServerIsDead(t *testing.T) {
 	}
 }
 
+// newOnDemand makes an input with one mount, as made on demand of a server, its log, and the mount's
+// own connection.
+func newOnDemand(t *testing.T, fstype string, server netip.AddrPort) (*Mountstat, *journal, *faultfs.FS, net.Conn) {
+	t.Helper()
+	own, err := net.Dial("tcp", server.String())
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = own.Close() })
+	fs := faultfs.New(t)
+	m, log := newPretendedNFS(t, nil)
+	networkMount(t, fs, fstype, server)(m)
+	onAutofs(t, m, fs.Dir)
+	return m, log, fs, own
+}
+
 // A server is asked at once when something that was sent has had no answer, and not only in its
 // moment of the minute: it was well when it was last asked. Of a Ceph cluster somebody has to wait.
 func TestUntouched_AMountWhoseServerDiesIsFoundWhileSomebodyWaits(t *testing.T) {
@@ -109,13 +117,7 @@ func TestUntouched_AMountWhoseServerDiesIsFoundWhileSomebodyWaits(t *testing.T) 
 				}
 				silence(conn)
 			})
-			own, err := net.Dial("tcp", server.String()) // of the mount
-			require.NoError(t, err)
-			defer own.Close()
-			fs := faultfs.New(t)
-			m, _ := newPretendedNFS(t, nil)
-			networkMount(t, fs, fstype, server)(m)
-			onAutofs(t, m, fs.Dir)
+			m, _, fs, own := newOnDemand(t, fstype, server)
 			require.Eventually(t, func() bool { // a busy host may not ask in time
 				g := collect.Gather(t, m)
 				return text(at(g, fs.Dir), "result") == "unchecked" && m.targets[0].servers[0].answer.Answered()
@@ -126,7 +128,7 @@ func TestUntouched_AMountWhoseServerDiesIsFoundWhileSomebodyWaits(t *testing.T) 
 				require.Equal(t, "unchecked", text(at(collect.Gather(t, m), fs.Dir), "result"), "nobody waits")
 			}
 			assert.LessOrEqual(t, taken.Load(), asked+1, "once, if it was its moment of the minute")
-			_, err = own.Write([]byte("a request of somebody's"))
+			_, err := own.Write([]byte("a request of somebody's"))
 			require.NoError(t, err)
 			if fstype == "ceph" {
 				waitUninterruptibly(t)
@@ -158,18 +160,12 @@ func TestUntouched_AMountWhoseUsersHaveWaitedForLong(t *testing.T) {
 		}
 		silence(conn)
 	})
-	own, err := net.Dial("tcp", server.String()) // of the mount
-	require.NoError(t, err)
-	defer own.Close()
-	fs := faultfs.New(t)
-	m, _ := newPretendedNFS(t, nil)
-	networkMount(t, fs, "9p", server)(m)
-	onAutofs(t, m, fs.Dir)
+	m, _, fs, own := newOnDemand(t, "9p", server)
 	require.Eventually(t, func() bool {
 		collect.Gather(t, m)
 		return m.targets[0].servers[0].answer.Answered()
 	}, 20*time.Second, 10*time.Millisecond)
-	_, err = own.Write([]byte("a request of somebody's"))
+	_, err := own.Write([]byte("a request of somebody's"))
 	require.NoError(t, err)
 	time.Sleep(m.policy.timeout + 100*time.Millisecond)
 	var once bool
@@ -195,12 +191,7 @@ func TestUntouched_A9PMountThatLosesItsConnection(t *testing.T) {
 		answerNineP(conn)
 		silence(conn)
 	})
-	own, err := net.Dial("tcp", server.String()) // of the mount
-	require.NoError(t, err)
-	fs := faultfs.New(t)
-	m, _ := newPretendedNFS(t, nil)
-	networkMount(t, fs, "9p", server)(m)
-	onAutofs(t, m, fs.Dir)
+	m, _, fs, own := newOnDemand(t, "9p", server)
 	require.Eventually(t, func() bool {
 		metric, s := at(collect.Gather(t, m), fs.Dir), m.targets[0].servers[0]
 		require.Equal(t, "unchecked", text(metric, "result"))
