@@ -316,19 +316,19 @@ fleet: ## write the tables of docs/FLEET.md
 	tools/stores
 	FLEET="$(CURDIR)/docs/FLEET.md" $(GO) -C tools/dashboards test -count 1 -timeout 10m -v -run TestFleet .
 
-bench: bin/bench ## what checks and attribution cost
+bench: bin/bench ## what vfsprobe costs, beside the limit and other programs: half an hour
 	tools/setup gcc
 	bin/bench
 	$(GO) test -count 1 -timeout 10m -run '^$$' -bench . ./internal/dcache/attribution
-	GATHERS=10000 $(GO) test -count 1 -timeout 30m -v -run TestMountstat_MemoryDoesNotGrow ./plugins/inputs/mountstat
+	$(MAKE) --no-print-directory gathers
 
 # Whole gathers beside those of other programs, in ten minutes, and what vfsprobe
-# takes between them.
+# takes between them. BEFORE is an earlier vfsprobe, which gathers beside this one.
 gathers: raw := docs/images/gathers.csv
 gathers: bin/bench ## draw what gathers cost beside those of other programs
 	-@tools/stores
 	mkdir -p docs/images
-	bin/bench -raw $(raw) compare
+	bin/bench -raw $(raw) $(if $(BEFORE),-before $(BEFORE)) compare
 	$(GO) -C tools/pictures run . gathers "$(CURDIR)/$(raw)" "$(CURDIR)/docs/images/gathers.png"
 	bin/bench idle
 

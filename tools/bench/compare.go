@@ -45,17 +45,23 @@ type program struct {
 }
 
 type comparison struct {
-	dir      string
-	raw      *csv.Writer
-	programs []program
+	dir       string
+	raw       *csv.Writer
+	baselines *baselines
+	programs  []program
 }
 
 // measureCompare compares whole gathers of vfsprobe with those of other programs
-// which tell how full file systems are. The arguments are a directory for temporary
-// files, and the file to write all values to, if it is not empty.
+// which tell how full file systems are, and with the limit of their checks. The
+// arguments are a directory for temporary files, the file to write all values to,
+// and an earlier vfsprobe; the last two may be empty.
 func measureCompare(arguments []string) error {
-	dir, file := arguments[0], arguments[1]
-	c := &comparison{dir: dir}
+	dir, file, before := arguments[0], arguments[1], arguments[2]
+	baselines, err := buildBaselines(dir)
+	if err != nil {
+		return err
+	}
+	c := &comparison{dir: dir, baselines: baselines}
 	if file != "" {
 		out, err := os.Create(file)
 		if err != nil {
@@ -71,7 +77,7 @@ func measureCompare(arguments []string) error {
 			}
 		}()
 	}
-	if err := c.findPrograms(); err != nil {
+	if err := c.findPrograms(before); err != nil {
 		return err
 	}
 	for _, n := range compareSizes {
@@ -82,7 +88,7 @@ func measureCompare(arguments []string) error {
 	return c.compareSuperblocks()
 }
 
-func (c *comparison) findPrograms() error {
+func (c *comparison) findPrograms(before string) error {
 	vfsprobe, err := programs.Vfsprobe()
 	if err != nil {
 		return err
@@ -91,10 +97,13 @@ func (c *comparison) findPrograms() error {
 	if err != nil {
 		return err
 	}
+	ours := func(name, executable string) program {
+		return program{name: name, start: func(a *agent, dir string, set *mountSet, _ time.Duration) error {
+			return startVfsprobe(a, dir, executable, set.glob())
+		}}
+	}
 	c.programs = []program{
-		{name: "vfsprobe, mountstat", start: func(a *agent, dir string, set *mountSet, _ time.Duration) error {
-			return startVfsprobe(a, dir, vfsprobe, set.glob())
-		}},
+		ours("vfsprobe, mountstat", vfsprobe),
 		{paced: true, name: "Telegraf with vfsprobe", start: func(a *agent, dir string, set *mountSet, interval time.Duration) error {
 			return startTelegrafWithVfsprobe(a, dir, telegraf, vfsprobe, set.glob(), interval)
 		}},
@@ -108,6 +117,9 @@ func (c *comparison) findPrograms() error {
 		c.programs = append(c.programs, program{name: "node_exporter, filesystem", start: func(a *agent, dir string, set *mountSet, interval time.Duration) error {
 			return startNodeExporter(a, dir, exporter, slices.Clone(set.others), interval)
 		}})
+	}
+	if before != "" {
+		c.programs = append(c.programs, ours("vfsprobe, before", before))
 	}
 	c.programs = append(c.programs, program{name: "sh: timeout -s9 5 stat -f, each", oneByOne: true, start: func(a *agent, dir string, set *mountSet, _ time.Duration) error {
 		return startShell(a, dir, set.paths)
@@ -152,8 +164,17 @@ func (c *comparison) compare(n int) (err error) {
 
 func (c *comparison) compareHealthy(set *mountSet) error {
 	n := len(set.paths)
+	limit := c.baselines.measuredLimit(mountChecks, callReaddir, set.paths...)
 	cpu, wall := make([]series, len(c.programs)), make([]series, len(c.programs))
 	for round := range compareRounds {
+		spent, took, err := limit.measure()
+		if err != nil {
+			return fmt.Errorf("%s: %w", limit.name, err)
+		}
+		// Of a check of each mount.
+		spent, took = spent*float64(n)/1000, took*float64(n)/1000
+		limit.cpu, limit.wall = append(limit.cpu, spent), append(limit.wall, took)
+		c.record(n, 0, limit.name, round, spent, took, n, n)
 		for i, p := range c.programs {
 			if p.oneByOne && n >= manyMounts && round > 0 {
 				continue
@@ -171,14 +192,18 @@ func (c *comparison) compareHealthy(set *mountSet) error {
 		}
 	}
 	fmt.Printf("A gather of %d mounts, all healthy: %d tmpfs, %d FUSE\n\n", n, n-len(set.fuse), len(set.fuse))
-	print := func(title string, values []series) {
-		printRow(title, "  ms per gather, by round", "ratio to vfsprobe", "")
+	print := func(title string, limits series, values []series) {
+		printRow(title, "  ms per gather, by round", "ratio to vfsprobe", "", "ratio to the limit")
+		row := func(name string, values, ours series) {
+			printRow(name, values.raw(), values.over(ours).String(), "", values.over(limits).String())
+		}
+		row(limit.name, limits, values[0])
 		for i, p := range c.programs {
-			printRow(p.name, values[i].raw(), values[i].over(values[0][:len(values[i])]).String(), "")
+			row(p.name, values[i], values[0])
 		}
 	}
-	print("CPU, user and system, all processes", cpu)
-	print("Wall time, same gathers", wall)
+	print("CPU, user and system, all processes", limit.cpu, cpu)
+	print("Wall time, same gathers", limit.wall, wall)
 	fmt.Println()
 	return nil
 }

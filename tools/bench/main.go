@@ -6,11 +6,11 @@
 // measured in the same run and interleaved with it; those of checks also to the limit
 // of what shares memory.
 //
-// Usage: bench [-raw FILE] [cpu] [start] [memory] [gather] [size] [idle] [compare]
+// Usage: bench [-raw FILE] [-before VFSPROBE] [cpu] [start] [memory] [gather] [size] [idle] [compare]
 //
 // Without arguments it measures all but idle and compare, which take five and ten
-// minutes. compare writes its raw values to FILE, and GATHERS in the environment
-// says how many gathers idle makes. It needs gcc, the go command and the repository as
+// minutes. compare writes its raw values to FILE, and has an earlier version of vfsprobe
+// gather beside this one. GATHERS in the environment says how many gathers idle makes. It needs gcc, the go command and the repository as
 // the current directory; all but cpu and size mount file systems, in a mount
 // namespace of their own, which takes root and /dev/fuse. Memory is that of the
 // whole host: nothing else should run.
@@ -39,21 +39,23 @@ const (
 
 // measurements is what the command can be asked for, in order.
 var measurements = []measurement{
-	{name: "cpu", run: func(dir, _ string) error { return measureCPU(dir) }},
-	{name: "start", run: func(dir, _ string) error { return inNamespace("start", dir) }},
-	{name: "memory", run: func(dir, _ string) error { return inNamespace("memory", dir) }},
-	{name: "gather", run: func(dir, _ string) error { return inNamespace("gather", dir) }},
-	{name: "size", run: func(dir, _ string) error { return measureSize(dir) }},
-	{name: "idle", long: true, run: func(dir, _ string) error { return inNamespace("idle", dir) }},
-	{name: "compare", long: true, run: func(dir, raw string) error { return inNamespace("compare", dir, raw) }},
+	{name: "cpu", run: func(dir string, _ options) error { return measureCPU(dir) }},
+	{name: "start", run: func(dir string, _ options) error { return inNamespace("start", dir) }},
+	{name: "memory", run: func(dir string, _ options) error { return inNamespace("memory", dir) }},
+	{name: "gather", run: func(dir string, _ options) error { return inNamespace("gather", dir) }},
+	{name: "size", run: func(dir string, _ options) error { return measureSize(dir) }},
+	{name: "idle", long: true, run: func(dir string, _ options) error { return inNamespace("idle", dir) }},
+	{name: "compare", long: true, run: func(dir string, o options) error { return inNamespace("compare", dir, o.raw, o.before) }},
 }
 
 type measurement struct {
 	name string
 	long bool // only on request
-	// run is given a directory for temporary files, and the file for raw values.
-	run func(dir, raw string) error
+	run  func(dir string, o options) error // dir is for temporary files
 }
+
+// options are for compare; each may be empty.
+type options struct{ raw, before string }
 
 // roles are what copies of this program do for it.
 var roles = map[string]func(arguments []string) error{
@@ -69,9 +71,11 @@ var roles = map[string]func(arguments []string) error{
 
 func main() {
 	role := flag.String("role", "", "what a copy of this program does for it; not for users")
-	raw := flag.String("raw", "", "write the raw values of compare to this `file`, as CSV")
+	var o options
+	flag.StringVar(&o.raw, "raw", "", "write the raw values of compare to this `file`, as CSV")
+	flag.StringVar(&o.before, "before", "", "compare with this earlier `vfsprobe`, too")
 	flag.Parse()
-	run := func(wanted []string) error { return measure(wanted, *raw) }
+	run := func(wanted []string) error { return measure(wanted, o) }
 	if *role != "" {
 		run = roles[*role]
 	}
@@ -81,7 +85,7 @@ func main() {
 	}
 }
 
-func measure(wanted []string, raw string) error {
+func measure(wanted []string, o options) error {
 	for _, name := range wanted {
 		if !slices.ContainsFunc(measurements, func(m measurement) bool { return m.name == name }) {
 			return fmt.Errorf("unknown measurement %q", name)
@@ -105,7 +109,7 @@ func measure(wanted []string, raw string) error {
 		if len(wanted) > 0 && !slices.Contains(wanted, m.name) || len(wanted) == 0 && m.long {
 			continue
 		}
-		if err := m.run(dir, raw); err != nil {
+		if err := m.run(dir, o); err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", m.name, err))
 		}
 	}
