@@ -37,6 +37,7 @@ var memory struct {
 	pageSize   uintptr
 	threadArea uintptr
 	stack      uintptr // the first page of it that the server has; 0: it is not trimmed
+	kept       keptMemory
 	poll       [2]struct {
 		fd      int32
 		events  int16
@@ -85,6 +86,7 @@ func serve() {
 	if parent, _, _ := syscall.RawSyscall6(syscall.SYS_GETPPID, 0, 0, 0, 0, 0, 0); parent != memory.prober {
 		exit(0)
 	}
+	unmapUnknown()
 	memory.slot.server, _, _ = syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&memory.name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0)

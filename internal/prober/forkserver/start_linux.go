@@ -17,6 +17,8 @@ const (
 	// linux/mman.h
 	madvNoHugePage = 15
 	sigSetMask     = 2
+	// maxAddress is more than any address that can be unmapped: [vsyscall] is beyond it.
+	maxAddress = 1 << 63
 	// How many pages of the stack, and of a thread's own data, a server has.
 	keptStack, keptThreadArea = 3, 2
 )
@@ -72,10 +74,12 @@ func Start(socket int, slots *Slots, trim bool, filter Filter) (pid int, err err
 	memory.filter.length = uint16(copy(memory.instructions[:], filter.Program))
 	memory.slot.capabilities = ownCapabilities()
 	memory.slot.mark = memory.slot.capabilities & Mark
+	memory.kept = keptMemory{}
 	advise(unneeded(), trim)
 	memory.shared = nil
 	if slots != nil {
 		memory.shared = slots.memory
+		memory.kept.add(uintptr(unsafe.Pointer(slots.memory)), sharedMemory)
 	}
 	slots.inherit(madvDoFork)
 	pid, errno := fork(trim)
@@ -123,6 +127,57 @@ func keepStack(address uintptr) {
 	memory.threadArea = (memory.threadArea - unsafe.Sizeof(address)) &^ (memory.pageSize - 1) // Go's own word is before it
 	advisePages(memory.stack, keptStack*memory.pageSize, madvDoFork)
 	advisePages(memory.threadArea, keptThreadArea*memory.pageSize, madvDoFork)
+	memory.kept.add(memory.stack, keptStack*memory.pageSize)
+	memory.kept.add(memory.threadArea, keptThreadArea*memory.pageSize)
+}
+
+// keptMemory is what a trimmed server has, in order, and where the known addresses end.
+type keptMemory struct {
+	ranges [64]memoryRange
+	count  int // more than there is room for: they are not known
+	end    uintptr
+}
+
+// add adds a range.
+//
+//go:nosplit
+//go:norace
+func (k *keptMemory) add(start, length uintptr) {
+	i := k.count
+	k.count++
+	if k.count > len(k.ranges) {
+		return
+	}
+	for ; i > 0 && k.ranges[i-1].start > start; i-- {
+		k.ranges[i] = k.ranges[i-1]
+	}
+	k.ranges[i] = memoryRange{start: start, end: start + length}
+}
+
+// unmapUnknown gives back what a trimmed server has inherited besides: what other threads
+// mapped when all the rest was marked already, a new part of the heap for instance.
+//
+//go:nosplit
+//go:norace
+func unmapUnknown() {
+	k := &memory.kept
+	if memory.stack == 0 || k.end == 0 || k.count > len(k.ranges) {
+		return
+	}
+	at := uintptr(0)
+	for i := range k.ranges[:k.count] {
+		unmap(at, k.ranges[i].start)
+		at = max(at, k.ranges[i].end)
+	}
+	unmap(at, k.end)
+}
+
+//go:nosplit
+//go:norace
+func unmap(start, end uintptr) {
+	if start < end {
+		syscall.RawSyscall6(syscall.SYS_MUNMAP, start, end-start, 0, 0, 0, 0)
+	}
 }
 
 //go:nosplit
@@ -161,7 +216,7 @@ func advise(ranges []memoryRange, trim bool) {
 }
 
 // unneeded lists what server and helpers can do without: all memory but the
-// executable's code and constants, and the pages that memory is on.
+// executable's code and constants, and the pages that memory is on. These it adds to what is kept.
 func unneeded() []memoryRange {
 	maps, err := os.ReadFile("/proc/self/maps")
 	if err != nil {
@@ -172,7 +227,16 @@ func unneeded() []memoryRange {
 		start: start &^ (memory.pageSize - 1),
 		end:   (start + unsafe.Sizeof(memory) + memory.pageSize - 1) &^ (memory.pageSize - 1),
 	}
+	memory.kept.add(keep.start, keep.end-keep.start)
 	var rest []memoryRange
+	for _, m := range pages.ParseMaps(maps) {
+		if m.Constant {
+			memory.kept.add(m.Start, m.End-m.Start)
+		}
+		if m.End <= maxAddress {
+			memory.kept.end = max(memory.kept.end, m.End)
+		}
+	}
 	for _, m := range variables(maps) {
 		if m.end <= keep.start || m.start >= keep.end {
 			rest = append(rest, m)

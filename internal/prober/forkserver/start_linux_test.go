@@ -6,12 +6,16 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 	"unsafe"
 
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/pages"
 )
 
 // onMainThread is set for the copy of the test binary which starts a server from its
@@ -84,4 +88,51 @@ func TestStart_FromTheMainThread(t *testing.T) {
 	command.Env = append(os.Environ(), onMainThread+"=1")
 	out, err := command.CombinedOutput()
 	assert.NoError(t, err, "%s", out)
+}
+
+// The Go runtime maps memory whenever it likes, also between the moment at which all memory is
+// marked that a server does not need and the fork.
+func TestStart_InheritsNothingThatIsMappedMeanwhile(t *testing.T) {
+	const size, atOnce = 4 << 20, 16
+	var mappers sync.WaitGroup
+	ended := make(chan struct{})
+	mappers.Go(func() {
+		var mapped [atOnce][]byte
+		for i := 0; ; i = (i + 1) % atOnce {
+			if mapped[i] != nil {
+				_ = unix.Munmap(mapped[i])
+			}
+			select {
+			case <-ended:
+				mapped[i] = nil
+				for _, m := range mapped {
+					if m != nil {
+						_ = unix.Munmap(m)
+					}
+				}
+				return
+			default:
+			}
+			mapped[i], _ = unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANON)
+		}
+	})
+	defer mappers.Wait()
+	defer close(ended)
+	for range 20 {
+		pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+		require.NoError(t, err)
+		pid, err := Start(pair[1], nil, true, Filter{})
+		require.NoError(t, err)
+		unix.Close(pair[1])
+		_, err = unix.Read(pair[0], make([]byte, unsafe.Sizeof(Answer{}))) // it is ready
+		assert.NoError(t, err)
+		maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
+		assert.NoError(t, err)
+		for _, m := range pages.ParseMaps(maps) {
+			assert.True(t, m.Constant || m.End-m.Start < size, "%x-%x in\n%s", m.Start, m.End, maps)
+		}
+		unix.Close(pair[0]) // which ends it
+		_, err = unix.Wait4(pid, nil, 0, nil)
+		assert.NoError(t, err)
+	}
 }

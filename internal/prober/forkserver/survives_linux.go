@@ -17,6 +17,7 @@ func Survives(call uintptr) (bool, error) {
 	defer starting.Unlock()
 	memory.pageSize = uintptr(syscall.Getpagesize())
 	memory.threadArea = threadArea()
+	memory.kept = keptMemory{}
 	pid, errno := forkToCall(call)
 	if errno != 0 {
 		return false, fmt.Errorf("fork: %w", errno)
