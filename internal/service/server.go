@@ -111,13 +111,17 @@ func Listen(name string, o ServerOptions) (*Server, error) {
 		listener.Close()
 		return nil, fmt.Errorf("listening on %s: %w", name, err)
 	}
-	s := &Server{options: o, listener: listener, triggers: make(chan time.Time), ended: make(chan struct{}),
-		clients: make(map[*client]struct{}), rounds: make(map[int64][]*client), refused: make(map[string]bool)}
+	s := newServer(o, listener)
 	if o.Fan != nil {
 		o.Fan.attach(s)
 	}
 	go s.accept()
 	return s, nil
+}
+
+func newServer(o ServerOptions, listener *net.UnixListener) *Server {
+	return &Server{options: o, listener: listener, triggers: make(chan time.Time), ended: make(chan struct{}),
+		clients: make(map[*client]struct{}), rounds: make(map[int64][]*client), refused: make(map[string]bool)}
 }
 
 // Triggers returns the channel with the times of the gathers that are to begin.

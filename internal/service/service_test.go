@@ -12,13 +12,16 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/vfsprobe/vfsprobe/internal/execd"
 	"github.com/vfsprobe/vfsprobe/internal/testing/journal"
 )
 
@@ -144,23 +147,54 @@ func TestServer_AnswersEachNewline(t *testing.T) {
 // Two clients whose newlines are less than half an interval apart share gathers; what one
 // alone has asked for is for that one alone.
 func TestServer_SharesGathers(t *testing.T) {
-	t.Parallel() // it waits most of the time
-	f := serve(t, filepath.Join(t.TempDir(), "socket"))
-	a, b := dial(t, f.socket), dial(t, f.socket)
-	eventually(t, "connections", func() bool { return a.isConnected() && b.isConnected() })
-	const interval = 2 * time.Second
-	for range 4 {
-		a.Trigger()
-		time.Sleep(interval / 5)
-		b.Trigger()
-		time.Sleep(interval * 4 / 5)
-	}
-	eventually(t, "metrics for both", func() bool {
-		return strings.Count(a.stdout.String(), "gather") >= 4 && strings.Count(b.stdout.String(), "gather") >= 4
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(ServerOptions{Log: journal.New(t), Inputs: 1}, nil)
+		defer close(s.ended)
+		var gathers atomic.Int32
+		go func() {
+			for {
+				select {
+				case now := <-s.Triggers():
+					s.Write(now, fmt.Appendf(nil, "gather n=%di\n", gathers.Add(1)))
+				case <-s.ended:
+					return
+				}
+			}
+		}()
+		connect := func() (c *client, has func() int32) {
+			var metrics text
+			c = &client{metrics: execd.NewOutput(&metrics, "a test", s.options.Log, 1)}
+			t.Cleanup(func() { assert.NoError(t, c.metrics.Close(time.Second)) })
+			require.True(t, s.add(c))
+			return c, func() int32 {
+				synctest.Wait()
+				return int32(strings.Count(metrics.String(), "gather"))
+			}
+		}
+		a, aHas := connect()
+		b, bHas := connect()
+		const interval = 10 * time.Second
+		round := func(apart time.Duration) {
+			s.ask(a, time.Now())
+			time.Sleep(apart)
+			s.ask(b, time.Now())
+			time.Sleep(interval - apart)
+		}
+		for range 2 { // they are not known to come
+			round(interval / 5)
+		}
+		assert.EqualValues(t, 4, gathers.Load())
+		for n := range int32(5) {
+			round(interval / 5)
+			assert.EqualValues(t, 5+n, gathers.Load())
+			assert.EqualValues(t, 3+n, aHas())
+			assert.EqualValues(t, 3+n, bHas())
+		}
+		round(interval/5 + shareSlack + 1)
+		assert.EqualValues(t, 11, gathers.Load(), "nobody waits for one that is late")
+		assert.EqualValues(t, 8, aHas())
+		assert.EqualValues(t, 8, bHas())
 	})
-	assert.Equal(t, 4, strings.Count(a.stdout.String(), "gather"), a.stdout)
-	assert.Equal(t, 4, strings.Count(b.stdout.String(), "gather"), b.stdout)
-	assert.LessOrEqual(t, f.count(), 6, "the first two were not known to come, and later ones are shared")
 }
 
 // A client that reads nothing costs nobody else anything.
