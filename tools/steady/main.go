@@ -1,6 +1,6 @@
 // Command steady runs each test that has a time in it alone, many times, beside a load
 // of busy loops, and prints how often it passed: what fails there asserts more than a
-// loaded machine keeps, or tells of a fault.
+// loaded machine keeps, or tells of a fault. It ends with those that were skipped, and why.
 //
 // Usage: steady [flags] [packages]
 //
@@ -10,19 +10,21 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -92,6 +94,7 @@ func (o options) steady(patterns []string) (unsteady bool, err error) {
 		defer stop()
 		fmt.Println("passed  runs  skipped  shortest  longest  test (seconds)")
 	}
+	notRun := skips{}
 	for i, tested := range packages {
 		tests, err := timedTests(tested)
 		if err != nil {
@@ -111,10 +114,27 @@ func (o options) steady(patterns []string) (unsteady bool, err error) {
 		if err := o.compile(tested, binary); err != nil {
 			return unsteady, err
 		}
-		unsteady = o.runAll(tested, binary, tests) || unsteady
+		unsteady = o.runAll(tested, binary, tests, notRun) || unsteady
 		os.Remove(binary)
 	}
+	notRun.print()
 	return unsteady, nil
+}
+
+// skips are the tests, and parts of tests, that were skipped: by package, and by what they
+// said.
+type skips map[skip][]string
+
+type skip struct{ path, reason string }
+
+func (s skips) print() {
+	for _, skip := range slices.SortedFunc(maps.Keys(s), func(a, b skip) int {
+		return cmp.Or(cmp.Compare(a.path, b.path), cmp.Compare(a.reason, b.reason))
+	}) {
+		names := s[skip]
+		slices.Sort(names)
+		fmt.Printf("not run: %d of %s, %s: %s\n", len(names), skip.path, strings.Join(names, ", "), skip.reason)
+	}
 }
 
 // tested is a package of go list's.
@@ -183,8 +203,8 @@ func (o options) compile(tested tested, binary string) error {
 }
 
 // runAll runs each of the tests, prints a row for each when it ends, and what failing
-// ones said.
-func (o options) runAll(tested tested, binary string, tests []string) (unsteady bool) {
+// ones said, and notes what was skipped.
+func (o options) runAll(tested tested, binary string, tests []string, notRun skips) (unsteady bool) {
 	var (
 		lanes   sync.WaitGroup
 		printer sync.Mutex
@@ -197,6 +217,10 @@ func (o options) runAll(tested tested, binary string, tests []string) (unsteady 
 				printer.Lock()
 				fmt.Printf("%6d %5d %8d %9.2f %8.2f  %s %s\n", outcome.passed, outcome.runs(), outcome.skipped,
 					slices.Min(outcome.took), slices.Max(outcome.took), tested.ImportPath, name)
+				for skipped, reason := range outcome.reasons {
+					why := skip{tested.ImportPath, reason}
+					notRun[why] = append(notRun[why], skipped)
+				}
 				if outcome.failed > 0 {
 					unsteady = true
 					os.Stdout.Write(said)
@@ -216,7 +240,8 @@ func (o options) runAll(tested tested, binary string, tests []string) (unsteady 
 // outcome counts the runs of one test.
 type outcome struct {
 	passed, failed, skipped int
-	took                    []float64 // of each run, in seconds
+	took                    []float64         // of each run, in seconds
+	reasons                 map[string]string // of the test or its parts, why it was skipped
 }
 
 func (o outcome) runs() int { return o.passed + o.failed + o.skipped }
@@ -224,6 +249,7 @@ func (o outcome) runs() int { return o.passed + o.failed + o.skipped }
 // repeat runs a test once, and then as often as it may, in one process of its own; said
 // is what the failing runs printed.
 func (o options) repeat(tested tested, binary, name string) (all outcome, said []byte) {
+	all.reasons = map[string]string{}
 	times := 1
 	for times > 0 {
 		command := exec.Command(binary, "-test.v", "-test.run", "^"+name+"$", "-test.count", strconv.Itoa(times), "-test.timeout", "20m")
@@ -236,6 +262,7 @@ func (o options) repeat(tested tested, binary, name string) (all outcome, said [
 		all.failed += runs.failed
 		all.skipped += runs.skipped
 		all.took = append(all.took, runs.took...)
+		maps.Copy(all.reasons, runs.reasons)
 		switch {
 		case err == nil:
 		case runs.failed == 0: // it died
@@ -266,18 +293,35 @@ func failures(output []byte, name string) (all []byte) {
 	return all
 }
 
-var ended = regexp.MustCompile(`^--- (PASS|FAIL|SKIP): (\S+) \(([0-9.]+)s\)`)
+var (
+	began = regexp.MustCompile(`^=== (?:RUN|CONT|NAME) +(\S+)`)
+	said  = regexp.MustCompile(`^ +\S+\.go:\d+: (.*)`)
+	ended = regexp.MustCompile(`^( *)--- (PASS|FAIL|SKIP): (\S+) \(([0-9.]+)s\)`)
+)
 
 // parse counts the ends of a test in what it printed with -test.v.
 func parse(output []byte, name string) (runs outcome) {
-	for lines := bufio.NewScanner(bytes.NewReader(output)); lines.Scan(); {
-		parts := ended.FindStringSubmatch(lines.Text())
-		if parts == nil || parts[2] != name {
+	runs.reasons = map[string]string{}
+	running, last := "", map[string]string{} // what each said last
+	for line := range strings.Lines(string(output)) {
+		if parts := began.FindStringSubmatch(line); parts != nil {
+			running = parts[1]
+		} else if parts := said.FindStringSubmatch(line); parts != nil {
+			last[running] = parts[1]
+		}
+		parts := ended.FindStringSubmatch(line)
+		if parts == nil {
 			continue
 		}
-		seconds, _ := strconv.ParseFloat(parts[3], 64)
+		if parts[2] == "SKIP" {
+			runs.reasons[parts[3]] = last[parts[3]]
+		}
+		if parts[3] != name {
+			continue
+		}
+		seconds, _ := strconv.ParseFloat(parts[4], 64)
 		runs.took = append(runs.took, seconds)
-		switch parts[1] {
+		switch parts[2] {
 		case "PASS":
 			runs.passed++
 		case "FAIL":

@@ -47,8 +47,13 @@ func TestMain(m *testing.M)        { waits() }
 
 func TestParse(t *testing.T) {
 	const output = "=== RUN   TestX\n--- PASS: TestX (0.10s)\n=== RUN   TestX\n=== RUN   TestX/sub\n    x_test.go:1: bad\n" +
-		"--- FAIL: TestX (1.25s)\n    --- FAIL: TestX/sub (0.00s)\n=== RUN   TestX\n--- PASS: TestX (0.30s)\n=== RUN   TestX\n--- SKIP: TestX (0.00s)\nFAIL\n"
-	assert.Equal(t, outcome{passed: 2, failed: 1, skipped: 1, took: []float64{0.1, 1.25, 0.3, 0}}, parse([]byte(output), "TestX"))
+		"--- FAIL: TestX (1.25s)\n    --- FAIL: TestX/sub (0.00s)\n=== RUN   TestX\n=== RUN   TestX/part\n    x_test.go:2: no fentry\n" +
+		"=== RUN   TestX/other\n    x.go:3: it goes\n--- PASS: TestX (0.30s)\n    --- SKIP: TestX/part (0.00s)\n    --- PASS: TestX/other (0.00s)\n" +
+		"=== RUN   TestX\n    x_test.go:4: no machine\n--- SKIP: TestX (0.00s)\nFAIL\n"
+	assert.Equal(t, outcome{
+		passed: 2, failed: 1, skipped: 1, took: []float64{0.1, 1.25, 0.3, 0},
+		reasons: map[string]string{"TestX/part": "no fentry", "TestX": "no machine"},
+	}, parse([]byte(output), "TestX"))
 	said := string(failures([]byte(output), "TestX"))
 	assert.Contains(t, said, "bad")
 	assert.NotContains(t, said, "PASS")
