@@ -9,19 +9,20 @@ import (
 // Reserve has the runtime make n threads, which it keeps for whenever it needs one. It
 // makes one more where all that it has wait in system calls, and ends the program
 // ("failed to create new OS thread") where it can't: in a full pids cgroup, or at
-// RLIMIT_NPROC.
+// RLIMIT_NPROC. When Reserve returns, the threads are free.
 func Reserve(n int) {
-	var ready sync.WaitGroup
+	var ready, free sync.WaitGroup
 	ready.Add(n)
 	release := make(chan struct{})
 	for range n {
-		go func() {
+		free.Go(func() {
 			runtime.LockOSThread() // or they would share one
 			defer runtime.UnlockOSThread()
 			ready.Done()
 			<-release
-		}()
+		})
 	}
 	ready.Wait()
 	close(release)
+	free.Wait()
 }

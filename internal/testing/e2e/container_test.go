@@ -223,7 +223,7 @@ func TestContainer_SeesTheHost(t *testing.T) {
 	m := daemonSet(t)
 	hung, healthy := faultfs.New(t), faultfs.New(t)
 	watched := t.TempDir()
-	miss(t, watched)
+	hold(t, watched)
 	m.Data["vfsprobe.toml"] = strings.Replace(m.Data["vfsprobe.toml"], "[[inputs.dentrycache]]",
 		"[[inputs.dentrycache]]\n  lookup_probe = false\n  directories = [\""+watched+"\"]", 1)
 	n := newNode(t)
@@ -249,7 +249,7 @@ func TestContainer_SeesTheHost(t *testing.T) {
 	agent.until("^mountstat_blocked,", "comm=ls", "path="+hung.Dir, "wchan=request_wait_answer")
 	agent.until("^dentrycache,", "negative=", "dentry_slab_bytes=")
 	line := agent.until("^dentrycache_dir,", "directory="+watched+",", "children=")
-	assert.Contains(t, line, "children="+strconv.Itoa(misses)+"i", line)
+	assert.Contains(t, line, "children="+strconv.Itoa(children)+"i", line)
 	assert.Contains(t, line, "watched=false", line)
 	agent.until("^dentrycache_status,", `mode="(fentry|kprobe|enoent)"`)
 	agent.until("^nfslock_host,")

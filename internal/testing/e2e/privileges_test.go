@@ -104,7 +104,7 @@ func newWard(t *testing.T) *ward {
 	w.watched = directory("watched", 0o755)
 	w.dentries = filepath.Join(root, "dentries.toml")
 	require.NoError(t, os.WriteFile(w.dentries, fmt.Appendf(nil, "[[inputs.dentrycache]]\n  directories = [%q]\n  find_directories = false\n  lookup_probe = false\n", w.watched), 0o644))
-	miss(t, w.watched)
+	hold(t, w.watched)
 	watch, err := unix.InotifyInit1(unix.IN_CLOEXEC)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = unix.Close(watch) })
@@ -149,20 +149,17 @@ func (w *ward) check(t *testing.T, capabilities doctor.Capabilities) *seen {
 	return s
 }
 
-// misses is how many negative dentries the watched directory has.
-const misses = 50
+// children is how many the watched directory has in memory.
+const children = 50
 
-// miss makes them. One has the name that each vfsprobe looks up where it finds negative dentries to
-// grow: another one on this host, which may see these, adds none then.
-func miss(t *testing.T, dir string) {
+// hold makes them, and has them open until the test ends: however little memory the kernel has,
+// and whoever has its caches dropped, it does not free the dentry of an open file.
+func hold(t *testing.T, dir string) {
 	t.Helper()
-	names := []string{".vfsprobe-missing-name"}
-	for i := range misses - 1 {
-		names = append(names, "missing"+strconv.Itoa(i))
-	}
-	for _, name := range names {
-		_, err := os.Lstat(filepath.Join(dir, name))
-		require.ErrorIs(t, err, os.ErrNotExist)
+	for i := range children {
+		f, err := os.Create(filepath.Join(dir, "child"+strconv.Itoa(i)))
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = f.Close() })
 	}
 }
 
@@ -255,11 +252,11 @@ func TestPrivileges(t *testing.T) {
 			if mode[1] != "none" { // which one it is, is the kernel's
 				mode[1] = "fentry, kprobe or enoent"
 			}
-			children := "missing"
+			counted := "missing"
 			if n := regexp.MustCompile(`,children=(\d+)i`).FindStringSubmatch(last["dentrycache_dir"]); n != nil {
-				children = n[1]
+				counted = n[1]
 			}
-			return fmt.Sprintf("mode: %s; children of a directory with %d: %s", mode[1], misses, children)
+			return fmt.Sprintf("mode: %s; children of a directory with %d: %s", mode[1], children, counted)
 		}, "mode: none; children of a directory with 50: missing", "mode: fentry, kprobe or enoent; children of a directory with 50: 50"},
 		"watches": {func(_ *seen, capabilities doctor.Capabilities) string {
 			watched := "missing"

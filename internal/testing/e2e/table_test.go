@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -62,7 +63,7 @@ func (b *silentBtrfs) silence(t *testing.T) {
 }
 
 // requireHang shows that the fault is there: who reads the table waits, until the device
-// answers. It heals it.
+// answers. It heals it as soon as that is seen: meanwhile nobody on this host can mount.
 func (b *silentBtrfs) requireHang(t *testing.T) {
 	t.Helper()
 	reader := exec.Command("cat", "/proc/self/mountinfo")
@@ -70,11 +71,24 @@ func (b *silentBtrfs) requireHang(t *testing.T) {
 	require.NoError(t, reader.Start())
 	ended := make(chan error, 1)
 	go func() { ended <- reader.Wait() }()
-	select {
-	case <-ended:
-		b.daemon.Heal()
-		require.Fail(t, "the mount table can be read: this test shows nothing")
-	case <-time.After(time.Second):
+	const look = 50 * time.Millisecond
+	for waits := 0; waits < 3; {
+		select {
+		case <-ended:
+			b.daemon.Heal()
+			require.Fail(t, "the mount table can be read: this test shows nothing")
+		case <-time.After(look):
+		}
+		stack, err := os.ReadFile(fmt.Sprintf("/proc/%d/stack", reader.Process.Pid))
+		switch {
+		case err != nil:
+			time.Sleep(time.Second) // it takes CONFIG_STACKTRACE to see more
+			waits = 3
+		case strings.Contains(string(stack), "show_mountinfo"):
+			waits++
+		default:
+			waits = 0 // it is still starting
+		}
 	}
 	b.daemon.Heal()
 	select {

@@ -24,7 +24,7 @@ import (
 // well for ever.
 func TestMountstat_SeesAFileSystemThatWasShutDown(t *testing.T) {
 	disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
-	m, log := newInput(t, only(disk.Dir))
+	m, log := newInput(t, onlyDisk(disk.Dir))
 	for range 2 {
 		assert.Equal(t, "ok", text(at(collect.Gather(t, m), disk.Dir), "result"))
 	}
@@ -48,7 +48,7 @@ func shutFileSystemDown(t *testing.T, path string) {
 // A device that was used is read past the page cache: what is in that says nothing of it.
 func TestMountstat_ReadsFromDevicesInUse(t *testing.T) {
 	disk := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
-	m, _ := newInput(t, only(disk.Dir))
+	m, _ := newInput(t, onlyDisk(disk.Dir))
 	gather := func() telegraf.Metric { return at(collect.Gather(t, m), disk.Dir) }
 	use := func() {
 		file := filepath.Join(disk.Dir, "file")
@@ -88,7 +88,7 @@ func TestMountstat_BelievesSysfsOfDevices(t *testing.T) {
 	fake.Set(session+"connection7:0/iscsi_connection/connection7:0/persistent_address", "192.0.2.7")
 	fake.Set(dir+"/device/state", "running")
 	m, log := newInput(t, func(m *Mountstat) {
-		only(disk.Dir)(m)
+		onlyDisk(disk.Dir)(m)
 		m.Checks = []string{"statfs", "readdir"} // there is no such node in /dev
 		m.host.Sys = fake.Dir
 	})

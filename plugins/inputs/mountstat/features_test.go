@@ -26,6 +26,11 @@ func only(paths ...string) func(*Mountstat) {
 	return func(m *Mountstat) { m.MountPoints, m.IgnoreFS = paths, nil }
 }
 
+// onlyDisk is only, for a disk that is well.
+func onlyDisk(path string) func(*Mountstat) {
+	return func(m *Mountstat) { only(path)(m); unhurried(m, path) }
+}
+
 // tmpfs mounts one on a new directory below dir.
 func tmpfs(t testing.TB, dir, options string) string {
 	t.Helper()
@@ -43,7 +48,7 @@ func TestChecks_EachOfAHealthyFileSystem(t *testing.T) {
 	faultfs.Require(t)
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
 	m, log := newInput(t, func(m *Mountstat) {
-		only(fs.Dir)(m)
+		onlyDisk(fs.Dir)(m)
 		m.Checks = []string{"write", "read", "readdir", "stat", "statfs"}
 	})
 	metric := at(collect.Gather(t, m), fs.Dir)

@@ -113,7 +113,7 @@ func TestMountstat_KnowsByTheKernelsLogThatAFileSystemWasShutDown(t *testing.T) 
 	for fstype, size := range map[string]int64{"xfs": 320 << 20, "ext4": loopfs.DefaultSize} {
 		t.Run(fstype, func(t *testing.T) {
 			fs := loopfs.New(t, fstype, size, "")
-			m, _ := newInput(t, only(fs.Dir))
+			m, _ := newInput(t, onlyDisk(fs.Dir))
 			verdict := func() string {
 				metric := at(collect.Gather(t, m), fs.Dir)
 				return strings.TrimSpace(fmt.Sprintf("%s %s %s %s", text(metric, "result"), text(metric, "errno"), text(metric, "cause"), text(metric, "reason")))
@@ -184,7 +184,7 @@ func TestMountstat_SeesAnAbortedJournal(t *testing.T) {
 	name, write := kernellog.New(t)
 	say := func(sequence int, says string) { write(fmt.Sprintf("3,%d,1,-;%s\n", sequence, says)) }
 	m, _ := newInput(t, func(m *Mountstat) {
-		only(fs.Dir)(m)
+		onlyDisk(fs.Dir)(m)
 		m.kernelLog.name = name
 	})
 	verdict := func() string {

@@ -82,6 +82,7 @@ func TestMountstat_NamesTheLayerBelowADeviceWhoseRequestsWait(t *testing.T) {
 	fake.Set(loop+"/loop/backing_file", image)
 	m, _ := newInput(t, func(m *Mountstat) {
 		m.MountPoints, m.Checks, m.host.Sys = []string{disk.Dir, daemon.Dir}, []string{"statfs", "readdir"}, fake.Dir
+		unhurried(m, disk.Dir)
 	})
 	require.Equal(t, "ok", text(at(collect.Gather(t, m), disk.Dir), "result"))
 	daemon.Silence()

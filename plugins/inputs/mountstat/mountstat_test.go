@@ -100,6 +100,12 @@ func newInputWith(t testing.TB, o prober.Options, change func(*Mountstat)) (*Mou
 	return m, log
 }
 
+// unhurried gives disks that are well more time than those of a busy machine take.
+func unhurried(m *Mountstat, disks ...string) {
+	long := config.Duration(20 * time.Second)
+	m.Override = append(m.Override, Override{MountPoints: disks, Timeout: &long, SlowThreshold: &long})
+}
+
 // tableOf makes a directory for withTable, with a mountinfo which says of what is mounted on
 // a path that it is another kind.
 func tableOf(t *testing.T, path, root, options, fstype, source, superOptions string) (directory string) {
@@ -308,7 +314,7 @@ func TestMountstat_TwentyHungDaemonsCostADiskNothing(t *testing.T) {
 		fs.Silence()
 		hung = append(hung, fs)
 	}
-	m, _ := newInput(t, nil)
+	m, _ := newInput(t, func(m *Mountstat) { unhurried(m, disk.Dir) })
 	for range 6 {
 		g := collect.Gather(t, m)
 		metric := at(g, disk.Dir)
