@@ -162,7 +162,8 @@ const (
 )
 
 // Totals are counts of all events since the start, of which the rows may hold
-// fewer. They are exact if Sampled is 0.
+// fewer. They are exact if Sampled is 0, but for the hundred or so that are left out
+// before the first one is sampled.
 type Totals struct {
 	Created   int64
 	Converted int64

@@ -97,7 +97,8 @@
 // sqrt(63 n) at most, which is 8/sqrt(n) of n: 8 % of 10,000, 2.5 % of 100,000, 0.8 % of a
 // million. It is the same for each row and its n: one with less than some hundred may
 // be missing, or be much too large. [Totals.Sampled] says how many events stand for
-// 64; if they did not become more, all that came is exact.
+// 64; while they do not become more, some hundred of a second and CPU may be left out, those
+// before the next one is chosen, and no more.
 //
 // No mode tells apart containers that share a cgroup.
 //

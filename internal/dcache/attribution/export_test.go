@@ -12,6 +12,14 @@ import (
 // read.
 func (o *Options) WithoutCount() { o.skipExit = 1 }
 
+// CountAll has the mode ENOENT count each event, however fast they come.
+func (t *Tracer) CountAll() error {
+	if second := t.collection.Variables[dentryVarSecond]; second != nil {
+		return second.Set(uint64(0))
+	}
+	return nil // other modes always do
+}
+
 // Use has so many programs describe a directory on each CPU, and explain what has grown, as if
 // they had been preempted there. What programs change at the same moment can get lost, so it is
 // looked at again.

@@ -22,7 +22,7 @@ import (
 func TestTracer_ScratchInUse(t *testing.T) {
 	const names = 300
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
-		tracer := inMode(t, mode)
+		tracer := unsampled(t, mode)
 		dir := ext4(t)
 		require.NoError(t, tracer.Use(1, 0))
 		miss(t, dir, 0, names)
@@ -45,7 +45,7 @@ func TestTracer_ScratchInUse(t *testing.T) {
 func TestTracer_RowOfAnother(t *testing.T) {
 	const names = 100
 	eachMode(t, func(t *testing.T, mode attribution.Mode) {
-		tracer := inMode(t, mode)
+		tracer := unsampled(t, mode)
 		dir := ext4(t)
 		miss(t, dir, 0, names)
 		s := in(t, tracer, dir)
@@ -68,7 +68,7 @@ func TestTracer_RowOfAnother(t *testing.T) {
 // system call has a command, and no directory.
 func TestTracer_ExplanationInUse(t *testing.T) {
 	const names = 300
-	tracer := inMode(t, attribution.ENOENT)
+	tracer := unsampled(t, attribution.ENOENT)
 	if !tracer.Status().Counted {
 		t.Skip("one program only, which runs once at a time")
 	}
