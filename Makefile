@@ -81,7 +81,10 @@ PACKAGES ?= ./...
 bin/steady: $(wildcard tools/steady/*.go)
 	$(GO) build -o $@ ./tools/steady
 steady: bin/steady ## each test with a time in it, 20 times alone beside a load of 2: PACKAGES, RUN=EXPRESSION
-	bin/steady -run '$(RUN)' $(PACKAGES)
+	@code=0; bin/steady -run '$(RUN)' $(PACKAGES) || code=$$?; \
+	for module in $(if $(filter ./...,$(PACKAGES)),dashboards kubernetes); do \
+		(cd tools/$$module && "$(CURDIR)/bin/steady" -run '$(RUN)' ./...) || code=$$?; done; \
+	echo 'not run, as they are no tests of Go: the scenarios of NFS (make test-nfs), Debian kernels (make test-kernels)'; exit $$code
 
 quick: ## lint and the unit tests of what was changed, in two minutes
 	tools/quick
