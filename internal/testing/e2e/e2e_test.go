@@ -31,6 +31,19 @@ func TestMain(m *testing.M) { faultfs.Main(m) }
 // patience is for what happens soon, on a machine that may be busy.
 const patience = 30 * time.Second
 
+// execdGrace is how long Telegraf's execd leaves a plugin whose stdin it has closed, before it sends
+// a signal: who ends sooner was not waiting for what hangs, which would take for ever.
+const execdGrace = 5 * time.Second
+
+// requireNoErrors fails if a log of Telegraf's has one. A busy machine may take longer for the mount
+// table than a gather waits for it, which is said.
+func requireNoErrors(t *testing.T, log string) {
+	t.Helper()
+	for line := range strings.Lines(log) {
+		require.False(t, strings.Contains(line, " E! ") && !strings.Contains(line, "mount table"), line)
+	}
+}
+
 // Where the tests run without the repository, in a virtual machine, these name the
 // directory with its testdata, and the binary under test.
 const (
@@ -292,11 +305,11 @@ func TestTelegraf_OnAHostWithAHungMount(t *testing.T) {
 		began := time.Now()
 		require.NoError(t, agent.Process.Signal(syscall.SIGTERM))
 		agent.exit()
-		assert.Less(t, time.Since(began), 2*time.Second, "Telegraf stops although mounts hang")
+		assert.Less(t, time.Since(began), execdGrace, "Telegraf stops although mounts hang")
 
 		log := agent.log()
 		assert.Regexp(t, `W! \[inputs\.execd\] \[inputs\.mountstat\] `+again.Dir+` \(fuse\.faultfs on faultfs\) hangs`, log)
-		assert.NotContains(t, log, " E! ")
+		requireNoErrors(t, log)
 	})
 }
 
@@ -352,7 +365,7 @@ func TestTelegraf_GetsMountPointsOfEveryName(t *testing.T) {
 		for _, written := range names {
 			tail(t, agent.metrics, "^mountstat,", regexp.QuoteMeta("path="+root+"/"+written)+" ", `result="ok"`)
 		}
-		assert.NotContains(t, agent.log(), " E! ")
+		requireNoErrors(t, agent.log())
 	})
 }
 

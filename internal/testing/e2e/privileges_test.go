@@ -163,32 +163,26 @@ func hold(t *testing.T, dir string) {
 	}
 }
 
-const (
-	// gathers is after how many, 0.25 s apart, dentrycache has loaded its programs and
-	// found the watches at the latest, if it can.
-	gathers = 12
-	// gathersAfter is how many there are after it has said whether it could load them: what
-	// is found by them and beside them shows by then.
-	gathersAfter = 3
-)
-
 // count runs dentrycache with just the capabilities, and returns the last line of
-// each of its measurements.
+// each of its measurements, once it has told of all that it can find and can't.
 func (w *ward) count(t *testing.T, capabilities doctor.Capabilities) map[string]string {
 	t.Helper()
 	p := startCommand(t, unprivileged(exec.Command(w.binary, "-config", w.dentries), capabilities))
 	last := make(map[string]string)
 	note := func(line string) { last[line[:strings.IndexAny(line, ", ")]] = line }
-	for i, after := 0, 0; i < gathers && after < gathersAfter; i++ {
+	tells := func(field, refusal string) bool {
+		return strings.Contains(last["dentrycache_dir"], ","+field+"=") || strings.Contains(p.stderr.String(), refusal)
+	}
+	require.Eventually(t, func() bool {
 		p.trigger()
 		time.Sleep(250 * time.Millisecond)
 		for len(p.lines) > 0 {
 			note(<-p.lines)
 		}
-		if status := last["dentrycache_status"]; status != "" && !strings.Contains(status, `mode="starting"`) {
-			after++
-		}
-	}
+		status := last["dentrycache_status"]
+		return status != "" && !strings.Contains(status, `mode="starting"`) &&
+			tells("children", "the children of directories can't be counted") && tells("watched", "the open files of some processes can't be seen")
+	}, patience, time.Millisecond)
 	_ = p.stdin.Close()
 	for line := range p.lines {
 		note(line)
