@@ -90,6 +90,8 @@ type Options struct {
 	Roots  Roots
 	Prober *prober.Prober
 	Log    telegraf.Logger // or set it by [Host.SetLog] before the first gather
+	// MountsPatience is how long a gather waits for the mount table; 0: as [mounts.WatcherOptions] has it.
+	MountsPatience time.Duration
 }
 
 // Host is what the inputs together know about the host. Its methods may be called from
@@ -135,7 +137,7 @@ func New(o Options) *Host {
 		Daemons: fusedaemon.NewFinder(o.Roots.Proc, files, tasks),
 		own:     &openfiles.Reader{Prober: o.Prober, Proc: ownProc},
 		table: mounts.NewWatcher(mounts.WatcherOptions{
-			Prober: o.Prober, Proc: o.Roots.Proc, PID: o.Roots.PID, Devices: mounts.Devices{Sys: o.Roots.Sys}, Utab: o.Roots.utab()}),
+			Prober: o.Prober, Proc: o.Roots.Proc, PID: o.Roots.PID, Devices: mounts.Devices{Sys: o.Roots.Sys}, Utab: o.Roots.utab(), Patience: o.MountsPatience}),
 		log: o.Log, said: oncelog.New(o.Log), owners: owners{known: make(map[ownerKey]*ownership)}, joined: make(map[any]uint64), feeds: make(map[string]*kmsg.Feed),
 	}
 }

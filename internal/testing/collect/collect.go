@@ -14,6 +14,10 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/schema"
 )
 
+// MountsPatience is how long an input under test may wait for the mount table. On a busy machine the
+// time that the product takes is not always enough, and what is mounted for the test would not show.
+const MountsPatience = 20 * time.Second
+
 // Metrics is what an input has added. It is a telegraf.Accumulator.
 type Metrics struct {
 	mu     sync.Mutex

@@ -43,7 +43,7 @@ func newInput(t testing.TB, change func(*DentryCache)) (*DentryCache, *journal.J
 	d.Directories, d.Attribution, d.CountChildren = nil, "none", false
 	p := prober.New(prober.Options{Warnf: log.Warnf})
 	t.Cleanup(p.Close)
-	d.UseHost(host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p, Log: log}))
+	d.UseHost(host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p, Log: log, MountsPatience: collect.MountsPatience}))
 	if change != nil {
 		change(d)
 	}
@@ -55,7 +55,7 @@ func newInput(t testing.TB, change func(*DentryCache)) (*DentryCache, *journal.J
 
 // rooted makes it look at the host at these places, as in a container.
 func rooted(d *DentryCache, proc, sys string) {
-	o := host.Options{Roots: host.Roots{Proc: proc, Sys: sys, PID: "1"}, Log: d.Log}
+	o := host.Options{Roots: host.Roots{Proc: proc, Sys: sys, PID: "1"}, Log: d.Log, MountsPatience: collect.MountsPatience}
 	if d.host != nil {
 		o.Prober = d.host.Prober
 	}

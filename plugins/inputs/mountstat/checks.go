@@ -200,9 +200,10 @@ func (t *target) wasRemoved(r *prober.StepResult) bool {
 }
 
 // leavesAtime reports whether the check "readdir" leaves the root's access time as it is,
-// which only the owner may ask for, open(2). Otherwise it would write to a disk that sleeps.
+// which only the owner may ask for, open(2). Otherwise it would write to a disk that sleeps. What is
+// known by its path only, while there is no mount table, may be on a disk.
 func (s *settings) leavesAtime(t *target) bool {
-	return s.becomes && t.policy.runAs.owner && t.Probed.BlockDevice() && !t.writesAtime
+	return s.becomes && t.policy.runAs.owner && (t.Probed.BlockDevice() || t.Probed.FSType == "") && !t.writesAtime
 }
 
 // writtenFile is the name of the file that the check "write" makes. It is the same after a

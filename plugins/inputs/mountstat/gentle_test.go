@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
@@ -60,6 +61,8 @@ func TestMountstat_WritesNoAccessTime(t *testing.T) {
 			assert.True(t, metric.HasField("readdir_seconds"))
 		}
 		assert.Equal(t, before, accessed(), "owner %d", uid)
+		named := mounts.Named(disk.Dir)
+		assert.True(t, m.leavesAtime(&target{Unit: &mounts.Unit{Probed: &named}, policy: m.policy}), "nor where there is no mount table")
 	}
 }
 

@@ -57,7 +57,7 @@ func TestMountstat_DoesNotReadFromDisksWhereThatCouldPanic(t *testing.T) {
 		unhurried(m, disk.Dir)
 		roots := m.host.Roots
 		roots.Proc, roots.PID = proc, "1"
-		m.UseHost(host.New(host.Options{Roots: roots, Prober: m.host.Prober, Log: m.Log}))
+		m.UseHost(host.New(host.Options{Roots: roots, Prober: m.host.Prober, Log: m.Log, MountsPatience: collect.MountsPatience}))
 	})
 	g := collect.Gather(t, m)
 	held := at(g, disk.Dir)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -92,7 +93,7 @@ func newInputWith(t testing.TB, o prober.Options, change func(*Mountstat)) (*Mou
 	o.Warnf = log.Warnf
 	p := prober.New(o)
 	t.Cleanup(p.Close)
-	m.UseHost(host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p, Log: log}))
+	m.UseHost(host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p, Log: log, MountsPatience: collect.MountsPatience}))
 	if change != nil {
 		change(m)
 	}
@@ -123,7 +124,7 @@ func tableOf(t *testing.T, path, root, options, fstype, source, superOptions str
 func withTable(m *Mountstat, directory string) {
 	roots := m.host.Roots
 	roots.PID = filepath.Join("..", directory) // below /proc
-	m.UseHost(host.New(host.Options{Roots: roots, Prober: m.host.Prober, Log: m.Log}))
+	m.UseHost(host.New(host.Options{Roots: roots, Prober: m.host.Prober, Log: m.Log, MountsPatience: collect.MountsPatience}))
 }
 
 // noneLeft waits until no helper is stuck or asleep any more.
@@ -142,6 +143,12 @@ func field(t testing.TB, m telegraf.Metric, name string) any {
 
 func at(g *collect.Metrics, path string) telegraf.Metric {
 	return g.Tagged("mountstat", "path", mounts.Printable(path))
+}
+
+// hangs reports whether a mount does, be it that its helper could be ended within the time that the
+// machine takes for that, or not.
+func hangs(m telegraf.Metric) bool {
+	return slices.Contains([]string{"stuck", "timeout"}, text(m, "result"))
 }
 
 func summary(t testing.TB, g *collect.Metrics, name string) int64 {
@@ -321,7 +328,7 @@ func TestMountstat_TwentyHungDaemonsCostADiskNothing(t *testing.T) {
 		assert.Equal(t, "ok", text(metric, "result"))
 		assert.Positive(t, field(t, metric, "total"))
 		for _, fs := range hung {
-			assert.Equal(t, "stuck", text(at(g, fs.Dir), "result"))
+			assert.True(t, hangs(at(g, fs.Dir)), fs.Dir)
 		}
 	}
 	for _, fs := range hung {

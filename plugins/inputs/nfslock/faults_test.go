@@ -178,7 +178,7 @@ func TestProbe_TwoInputsShareAHelperThatIsLeftWaiting(t *testing.T) {
 	first, _ := newInput(t, slowly(fs.Dir))
 	second, _ := newInput(t, func(n *NFSLock) {
 		slowly(fs.Dir)(n)
-		n.UseHost(host.New(host.Options{Roots: first.host.Roots, Prober: first.host.Prober, Log: n.Log}))
+		n.UseHost(host.New(host.Options{Roots: first.host.Roots, Prober: first.host.Prober, Log: n.Log, MountsPatience: collect.MountsPatience}))
 		n.GraceTimeout = n.Timeout
 	})
 	inputs := []*NFSLock{first, second}

@@ -32,7 +32,7 @@ func newInput(t testing.TB, change func(*NFSLock)) (*NFSLock, *journal.Journal) 
 	// never sleep so that they are left.
 	p := prober.New(prober.Options{Warnf: log.Warnf, KillAsleep: true})
 	t.Cleanup(p.Close)
-	n.UseHost(host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p, Log: log}))
+	n.UseHost(host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p, Log: log, MountsPatience: collect.MountsPatience}))
 	if change != nil {
 		change(n)
 	}
@@ -44,7 +44,7 @@ func newInput(t testing.TB, change func(*NFSLock)) (*NFSLock, *journal.Journal) 
 func withRoots(n *NFSLock, change func(*host.Roots)) {
 	roots := n.host.Roots
 	change(&roots)
-	n.UseHost(host.New(host.Options{Roots: roots, Prober: n.host.Prober, Log: n.Log}))
+	n.UseHost(host.New(host.Options{Roots: roots, Prober: n.host.Prober, Log: n.Log, MountsPatience: collect.MountsPatience}))
 }
 
 // withTable has the input take a file for the host's mount table.
