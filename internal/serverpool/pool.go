@@ -160,13 +160,18 @@ func EvidenceAfter(timeout time.Duration) time.Duration { return timeout / 20 }
 // check that they are about is given up.
 func answerLimit(timeout time.Duration) time.Duration { return timeout * 9 / 10 }
 
-// callLimit is how long a call may take. An overloaded server has a connection of each of its
-// clients open for that long.
-func (q *Question) callLimit(timeout time.Duration) time.Duration {
+// callLimit is how long a call may take, after the last answer. An overloaded server has a
+// connection of each of its clients open for that long. One whose last answer was late gets twice as
+// much: a server that is only busy must not look like one that is dead for as long as it is busy.
+func (q *Question) callLimit(timeout time.Duration, last Answer) time.Duration {
+	limit := timeout / 4
 	if q.Address.Addr().IsLoopback() {
-		return timeout * 2 / 5
+		limit = timeout * 2 / 5
 	}
-	return timeout / 4
+	if last.Late() {
+		limit = min(2*limit, answerLimit(timeout)/q.calls())
+	}
+	return limit
 }
 
 // calls is how many calls the question takes: an unknown port is looked up first.
@@ -191,7 +196,7 @@ func (p *Pool) moment(server netip.Addr) float64 {
 
 // delay is how long this host waits before it puts a question. It leaves enough time for the
 // last question in its line to be answered in time.
-func (p *Pool) delay(q *Question, timeout time.Duration) time.Duration {
+func (p *Pool) delay(q *Question, timeout time.Duration, last Answer) time.Duration {
 	if p.AtOnce || q.Address.Addr().IsLoopback() {
 		return 0
 	}
@@ -199,7 +204,7 @@ func (p *Pool) delay(q *Question, timeout time.Duration) time.Duration {
 	if !q.Service.fileService() {
 		calls = 2
 	}
-	return time.Duration(p.moment(q.Address.Addr()) * float64(answerLimit(timeout)-calls*q.callLimit(timeout)))
+	return time.Duration(p.moment(q.Address.Addr()) * float64(max(0, answerLimit(timeout)-calls*q.callLimit(timeout, last))))
 }
 
 // Wanted is how an answer is wanted.
@@ -242,7 +247,7 @@ func (p *Pool) Ask(round uint64, q Question, w Wanted, done func(Answer)) bool {
 	limit := answerLimit(w.Timeout)
 	switch {
 	case !a.pending:
-		p.putLocked(q, a, w, p.delay(&q, w.Timeout))
+		p.putLocked(q, a, w, p.delay(&q, w.Timeout, a.answer))
 		p.forgetLocked(round)
 	case time.Until(a.due) > limit:
 		caller.late = time.AfterFunc(limit, func() { p.giveUp(q, a, caller) })
@@ -280,7 +285,7 @@ func nextMoment(now time.Time, interval time.Duration, moment float64) time.Time
 // putLocked puts the question after a delay, once the connection is free.
 func (p *Pool) putLocked(q Question, a *asked, w Wanted, delay time.Duration) {
 	now := time.Now()
-	due, start := now.Add(answerLimit(w.Timeout)), now.Add(delay)
+	due, start, each := now.Add(answerLimit(w.Timeout)), now.Add(delay), q.callLimit(w.Timeout, a.answer)
 	a.pending, a.due = true, due
 	leave, turn := p.joinLocked(q.line())
 	go func() {
@@ -289,7 +294,7 @@ func (p *Pool) putLocked(q Question, a *asked, w Wanted, delay time.Duration) {
 		case <-turn:
 			time.Sleep(time.Until(start))
 			// A server must not be Broken because others were asked before.
-			if each := q.callLimit(w.Timeout); time.Until(due) >= each*3/4 {
+			if time.Until(due) >= each*3/4 {
 				answer = w.Ask(q, due, each)
 				p.addConnections(q, a, &answer, each/4)
 			}

@@ -106,6 +106,23 @@ func TestPool_ConnectsToAServerTwiceAtATime(t *testing.T) {
 	}
 }
 
+// A server that is busy has more time for its next answer, which comes in time nevertheless.
+func TestPool_GivesALateServerMoreTime(t *testing.T) {
+	late := Answer{Known: true, Reached: true, Errno: "ETIMEDOUT"}
+	for _, c := range []struct {
+		address     string
+		first, next time.Duration
+	}{{"192.0.2.1:445", 750, 1500}, {"192.0.2.1:0", 750, 1350}, {"127.0.0.1:445", 1200, 2400}} {
+		const timeout = 3 * time.Second
+		q := Question{Network: "tcp", Address: netip.MustParseAddrPort(c.address), Service: SMB}
+		for last, want := range map[Answer]time.Duration{{}: c.first, {Known: true}: c.first, {Known: true, Errno: "ETIMEDOUT"}: c.first, late: c.next} {
+			each := q.callLimit(timeout, last)
+			assert.Equal(t, want*time.Millisecond, each, "%s after %+v", c.address, last)
+			assert.LessOrEqual(t, NewPool().delay(&q, timeout, last)+q.calls()*each, answerLimit(timeout))
+		}
+	}
+}
+
 // Hosts ask at different times, in a gather and in the minute.
 func TestPool_HasMomentsOfItsOwn(t *testing.T) {
 	const hosts = 1000
@@ -130,7 +147,7 @@ func TestPool_HasMomentsOfItsOwn(t *testing.T) {
 			{Address: netip.AddrPortFrom(server, 111), Service: "rpcbind"},
 			{Address: netip.AddrPortFrom(server, 0), Service: "nlockmgr"},
 		} {
-			delays[i] = max(delays[i], p.delay(&q, timeout))
+			delays[i] = max(delays[i], p.delay(&q, timeout, Answer{}))
 		}
 	}
 	for i, want := range []time.Duration{260, 160, 160} { // milliseconds: 0.9 of the timeout, less one call or two
@@ -143,9 +160,9 @@ func TestPool_HasMomentsOfItsOwn(t *testing.T) {
 	began := time.Now()
 	p.Ask(1, q, Wanted{Evidence: true, Timeout: timeout, Ask: hello}, func(a Answer) { answer <- a })
 	<-answer
-	assert.GreaterOrEqual(t, time.Since(began), p.delay(&q, timeout))
+	assert.GreaterOrEqual(t, time.Since(began), p.delay(&q, timeout, Answer{}))
 	p.AtOnce = true
-	assert.Zero(t, p.delay(&q, timeout))
+	assert.Zero(t, p.delay(&q, timeout, Answer{}))
 }
 
 func TestPool_AsksInItsMomentWhatIsNoEvidence(t *testing.T) {

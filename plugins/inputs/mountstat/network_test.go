@@ -395,6 +395,22 @@ func TestTarget_AHangInTheStatxBeforeTheChecks(t *testing.T) {
 	}
 }
 
+// A host that is busy for long has the search go on, ever more seldom.
+func TestSMBSearch_GoesOnEverMoreSeldom(t *testing.T) {
+	var s smbSearch
+	began := time.Now()
+	var at []int
+	for second := 0; second < 3600; second += 10 {
+		if now := began.Add(time.Duration(second) * time.Second); s.due(now) {
+			s.begin(now)
+			at = append(at, second)
+		}
+	}
+	assert.Equal(t, []int{0, 10, 20, 30, 40, 80, 160, 320, 640, 1280, 2560}, at)
+	s.ended = true
+	assert.False(t, s.due(began.Add(time.Hour)))
+}
+
 // The client's own connection says where a server listens that is not at the usual port.
 func TestCause_OfAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 	faultfs.Require(t)
@@ -414,7 +430,7 @@ func TestCause_OfAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 	table := tableOf(t, fs.Dir, "/", "rw", "cifs", "//nas/data", "rw,vers=3.1.1,addr=127.0.0.1")
 	withTable(m, table)
 	collect.Gather(t, m)
-	require.Equal(t, 1, m.targets[0].searches, "the client is about to connect anew")
+	require.Equal(t, 1, m.targets[0].search.count, "the client is about to connect anew")
 	ofTheKernel(t, server)
 	require.Eventually(t, func() bool {
 		g := collect.Gather(t, m)
@@ -427,7 +443,8 @@ func TestCause_OfAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 	silent.Store(true)
 	fs.Pause()
 	metric := at(collect.Gather(t, m), fs.Dir)
-	assert.Equal(t, "timeout server_service_dead", text(metric, "result")+" "+text(metric, "cause"))
+	assert.True(t, hangs(metric))
+	assert.Equal(t, "server_service_dead", text(metric, "cause"))
 	assert.Contains(t, text(metric, "reason"), server.String())
 	m.regroup()
 	assert.Equal(t, server, m.targets[0].servers[0].Address, "also by another table")
@@ -436,7 +453,8 @@ func TestCause_OfAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 	require.NoError(t, after.Restore(kept))
 	withTable(after, table)
 	metric = at(collect.Gather(t, after), fs.Dir)
-	assert.Equal(t, "timeout server_service_dead", text(metric, "result")+" "+text(metric, "cause"))
+	assert.True(t, hangs(metric))
+	assert.Equal(t, "server_service_dead", text(metric, "cause"))
 	assert.Contains(t, text(metric, "reason"), server.String())
 }
 
@@ -531,7 +549,8 @@ func TestCause_OfSMBMountsOfTwoServersAtOneAddress(t *testing.T) {
 	other.Pause()
 	g := collect.Gather(t, m)
 	metric := at(g, other.Dir)
-	assert.Equal(t, "timeout server_service_dead", text(metric, "result")+" "+text(metric, "cause"))
+	assert.True(t, hangs(metric))
+	assert.Equal(t, "server_service_dead", text(metric, "cause"))
 	assert.Contains(t, text(metric, "reason"), second.at.String())
 	assert.Contains(t, text(metric, "reason"), "can't be told")
 	assert.Equal(t, "ok", text(at(g, one.Dir), "result"))

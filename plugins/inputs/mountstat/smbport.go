@@ -3,6 +3,7 @@ package mountstat
 import (
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
 	"github.com/vfsprobe/vfsprobe/internal/result"
@@ -13,10 +14,29 @@ import (
 const (
 	// maxSMBPorts is how many ports of a host are tried for its SMB server.
 	maxSMBPorts = 4
-	// maxSMBSearches is in how many gathers the server of a mount is looked for: a busy host may
-	// not tell in time, and a connection be made anew just then.
-	maxSMBSearches = 5
+	// earlySMBSearches is in how many gathers the server of a mount is looked for at first.
+	earlySMBSearches = 5
 )
+
+// smbSearch is how the server of an SMB mount was looked for so far.
+type smbSearch struct {
+	ended       bool // it is known where the servers at its address listen
+	count       int
+	first, last time.Time
+}
+
+// due reports whether it is to be looked for: in some gathers, since a connection may be made anew
+// just then, and for as long as a busy host has not told, whenever twice the time has passed.
+func (s *smbSearch) due(now time.Time) bool {
+	return !s.ended && (s.count < earlySMBSearches || now.Sub(s.first) >= 2*s.last.Sub(s.first))
+}
+
+func (s *smbSearch) begin(now time.Time) {
+	if s.count == 0 {
+		s.first = now
+	}
+	s.count, s.last = s.count+1, now
+}
 
 // smbLocations tells where SMB servers listen, for addresses that have some which are not at the
 // usual port.
@@ -69,7 +89,7 @@ func (all *servers) locateSMB(in *inventory) {
 func (in *inventory) endSearch(address netip.Addr) {
 	for _, t := range in.targets {
 		if t.hasSMBServerAt(address) {
-			t.searches = maxSMBSearches
+			t.search.ended = true
 		}
 	}
 }
@@ -80,11 +100,12 @@ func (all *servers) unlocated(targets []*target) (found []*server) {
 	if all.smbAt.underWay {
 		return nil
 	}
+	now := time.Now()
 	for _, t := range targets {
-		if t.searches >= maxSMBSearches || t.namespace != nil || t.skipReason != "" || t.underWay || t.found.code != result.OK || tellsPort(t.Probed) {
+		if !t.search.due(now) || t.namespace != nil || t.skipReason != "" || t.underWay || t.found.code != result.OK || tellsPort(t.Probed) {
 			continue
 		}
-		t.searches++
+		t.search.begin(now)
 		for _, s := range t.servers {
 			if s.Service == serverpool.SMB && !slices.ContainsFunc(found, func(other *server) bool { return other.Address.Addr() == s.Address.Addr() }) {
 				found = append(found, s)

@@ -21,9 +21,9 @@ type target struct {
 	key, group string    // of its check
 	skipReason string    // why it is not checked
 	servers    []*server // which can be asked; of SMB one of which is its own
-	// searches is how often its SMB server was looked for, and notAt the servers that it is not.
-	searches int
-	notAt    []serverpool.Question
+	// search is for its SMB server, and notAt the servers that it is not.
+	search smbSearch
+	notAt  []serverpool.Question
 	// behindDaemon is where its FUSE daemon was last seen to be connected to.
 	behindDaemon mounts.Server
 
