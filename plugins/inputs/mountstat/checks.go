@@ -326,6 +326,9 @@ func (m *Mountstat) judge(t *target) finding {
 		t.judgeHang(&f, verdict)
 		return f
 	case !verdict.Answered:
+		if t.report.Outcome == prober.Capped && m.causes.barred(t) {
+			return finding{code: result.Timeout, check: t.concluded.check, call: stepOpen}
+		}
 		return finding{code: verdict.Code, reason: verdict.Reason}
 	}
 	if reason := t.leadsElsewhere(attributes, f.statfs); reason != "" {

@@ -6,6 +6,7 @@ import (
 	"iter"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/result"
 )
 
 // layer is a path that a file system is made of.
@@ -60,6 +61,20 @@ func (c *causes) above(t *target) iter.Seq[*target] {
 			}
 		}
 	}
+}
+
+// barred reports whether a target hangs as long as another one does: its last check waited on the
+// way to it, which leads through one that hangs still. It takes no helper to know that.
+func (c *causes) barred(t *target) bool {
+	if t.concluded.code != result.Timeout || t.concluded.call != stepOpen || t.HungSince.IsZero() {
+		return false
+	}
+	for above := range c.above(t) {
+		if above.found.hangs() {
+			return true
+		}
+	}
+	return false
 }
 
 // awaitsBelow reports whether a target that this one is made of, or uses, has not been judged.

@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -11,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/prober"
+	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/loopfs"
@@ -127,4 +130,30 @@ func TestMountstat_BlamesNobodyForALayerThatIsInNoTable(t *testing.T) {
 	daemon.Heal()
 	require.Eventually(t, func() bool { return text(at(collect.Gather(t, m), merged), "result") == "ok" }, 30*time.Second, 10*time.Millisecond)
 	noneLeft(t, m)
+}
+
+// A host where so much hangs that there is no place for a helper says of a mount what is known:
+// the way to it leads through one that hangs still.
+func TestMountstat_AMountBelowOneThatHangsNeedsNoPlaceToHang(t *testing.T) {
+	parent := tmpfs(t, t.TempDir(), "")
+	child := tmpfs(t, parent, "")
+	m, _ := newInput(t, only(parent, child))
+	require.Equal(t, "ok", text(at(collect.Gather(t, m), child), "result"))
+	above, below := m.targets[0], m.targets[1]
+	if above.Probed.Mountpoint == child {
+		above, below = below, above
+	}
+	judge := func() string {
+		below.report = &prober.Report{Outcome: prober.Capped, Err: errors.New("no place")}
+		found := m.judge(below)
+		return found.code.String() + " " + found.hangsIn()
+	}
+	hung := finding{code: result.Timeout, check: checkStatfs, call: stepOpen}
+	above.found = hung
+	assert.Equal(t, "unchecked ", judge(), "it never hung")
+	m.settle(below, hung)
+	m.settle(below, finding{code: result.Unchecked})
+	assert.Equal(t, "timeout "+stepOpen, judge())
+	above.found = finding{code: result.OK}
+	assert.Equal(t, "unchecked ", judge())
 }

@@ -213,7 +213,7 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 				continue
 			}
 			m.causes.explain(t, &found)
-			if t.report.Err != nil {
+			if t.report.Err != nil && found.code == result.Unchecked {
 				refused += len(t.Mounts)
 			}
 			m.settle(t, found)
