@@ -228,9 +228,13 @@ func (l *lab) gather() map[string]string {
 func (l *lab) locate(address string, port int) {
 	l.t.Helper()
 	script := fmt.Sprintf(`grep '^mountstat_server,' /run/metrics | tail -n 20 | grep 'port=%d,' | grep -c 'server=%s,' || true`, port, address)
-	for began := time.Now(); l.shell(script) == "0"; time.Sleep(time.Second) {
-		require.Less(l.t, time.Since(began), patience, "the port of %s is not found", address)
+	for began, n := time.Now(), time.Duration(0); l.shell(script) == "0"; n++ {
+		if time.Since(began) > patience && n > patience/interval {
+			require.Fail(l.t, "the port is not found", "%s: %s", address, l.shell("tail -n 20 /run/log; grep '^mountstat_server,' /run/metrics | tail -n 20"))
+		}
+		start := time.Now()
 		l.gather()
+		time.Sleep(time.Until(start.Add(interval)))
 	}
 }
 

@@ -3,6 +3,7 @@ package mountstat
 import (
 	"cmp"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -149,7 +150,7 @@ func (c *causes) causeOfHang(t *target, f *finding) cause {
 			return why
 		}
 		// A client that has not yet connected again, or logged in, waits for that.
-		if t.answer.Answered() && t.share != smbclient.Disconnected && t.share != smbclient.LoggingIn {
+		if (t.answer.Answered() || c.serverIsBusy(t)) && t.share != smbclient.Disconnected && t.share != smbclient.LoggingIn {
 			return exportHangs
 		}
 	case t.Probed.BlockDevice():
@@ -172,10 +173,28 @@ func (c *causes) causeOfHang(t *target, f *finding) cause {
 // that is only too slow to answer in time is not dead: then what the client knows counts for more.
 func (c *causes) causeInNetwork(t *target, f *finding) cause {
 	why := t.causeAtServer()
+	if c.serverIsBusy(t) {
+		why = ""
+	}
 	if why == "" || t.answer.Late() {
 		return cmp.Or(c.causeAtClient(t, f), why)
 	}
 	return why
+}
+
+// serverIsBusy reports whether a server that does not answer in time has answered another mount
+// meanwhile, in this gather.
+func (c *causes) serverIsBusy(t *target) bool {
+	if !t.answer.Late() {
+		return false
+	}
+	silent := t.answer.Since.Add(-t.answer.Elapsed) // since then
+	server := t.servers[t.telling]
+	return slices.ContainsFunc(c.targets, func(other *target) bool {
+		served := other.found.code == result.OK || other.found.code == result.Slow
+		judged := other != t && !other.underWay && other.report == nil && other.skipReason == ""
+		return judged && served && other.LastOK.After(silent) && len(other.servers) == 1 && other.servers[0] == server
+	})
 }
 
 // causeAtServer is the fault of the server, if one was seen. A mount takes a

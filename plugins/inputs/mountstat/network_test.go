@@ -265,6 +265,37 @@ func TestCauses_InNetwork(t *testing.T) {
 	}
 }
 
+// A server that takes connections, and is too slow to answer in time, is not dead while another mount
+// of it is answered.
+func TestCauses_OfABusyServer(t *testing.T) {
+	late := serverpool.Answer{Known: true, Reached: true, Errno: "ETIMEDOUT", Elapsed: time.Second, Since: time.Now().Add(-10 * time.Second)}
+	mount := &mounts.Mount{Info: &mountinfo.Info{FSType: "cifs", Source: "//nas/home"}}
+	s := &server{Server: mounts.Server{Question: serverpool.Question{Service: serverpool.SMB}}}
+	hangs := finding{code: result.Timeout, check: checkStatfs, call: "fstatfs"}
+	for name, c := range map[string]struct {
+		change func(other *target, of *target)
+		want   cause
+	}{
+		"another one is answered": {func(*target, *target) {}, exportHangs},
+		"slowly":                  {func(other, _ *target) { other.found.code = result.Slow }, exportHangs},
+		"not yet":                 {func(other, _ *target) { other.underWay = true }, result.ServerServiceDead},
+		"not judged":              {func(other, _ *target) { other.report = &prober.Report{} }, result.ServerServiceDead},
+		"not since":               {func(other, _ *target) { other.LastOK = late.Since.Add(-2 * time.Second) }, result.ServerServiceDead},
+		"it hangs, too":           {func(other, _ *target) { other.found.code = result.Timeout }, result.ServerServiceDead},
+		"it is not checked":       {func(other, _ *target) { other.skipReason = "on demand" }, result.ServerServiceDead},
+		"of another server":       {func(other, _ *target) { other.servers = []*server{{}} }, result.ServerServiceDead},
+		"of one of two":           {func(other, _ *target) { other.servers = append(other.servers, &server{}) }, result.ServerServiceDead},
+		"the server refuses":      {func(_, of *target) { of.answer.Errno = "ECONNREFUSED" }, result.ServerServiceDead},
+	} {
+		of := &target{Unit: &mounts.Unit{Probed: mount}, servers: []*server{s}, evidence: evidence{answer: late}}
+		other := &target{Unit: &mounts.Unit{Probed: mount}, servers: []*server{s}}
+		other.LastOK = time.Now()
+		c.change(other, of)
+		found := causes{kernelLog: &kernelLog{}, inventory: &inventory{targets: []*target{of, other}}}
+		assert.Equal(t, c.want, found.causeOfHang(of, &hangs), name)
+	}
+}
+
 // EHOSTDOWN says that a soft mount gave up, and not why.
 func TestCause_OfAnSMBMountWhosePortIsNotKnown(t *testing.T) {
 	faultfs.Require(t)

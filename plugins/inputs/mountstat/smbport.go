@@ -167,7 +167,8 @@ func (all *servers) trySMB(in *inventory, s *server, port uint16, here bool) {
 	there, address := s.Server, s.Address.Addr()
 	there.Address = netip.AddrPortFrom(address, port)
 	other := &server{Server: there, timeout: s.timeout}
-	all.host.Servers.Ask(all.round, there.Question, serverpool.Wanted{Evidence: true, Ask: other.asker(), Timeout: s.timeout}, func(a serverpool.Answer) {
+	// No check waits for the answer, so it may take longer than others.
+	all.host.Servers.Ask(all.round, there.Question, serverpool.Wanted{Evidence: true, Ask: other.asker(), Timeout: 2 * s.timeout}, func(a serverpool.Answer) {
 		all.mail.Post(func() {
 			ports := all.smbAt.ports[address]
 			if !here {
