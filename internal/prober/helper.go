@@ -41,9 +41,8 @@ type helper struct {
 	ended       bool       // by a step that failed
 	behind      []*pending // checks of the same key, which wait for its end
 
-	slot   *forkserver.Slot // where it leaves its answers; nil: it sends them, or has ended
-	read   uint32           // how many of the slot's answers
-	shares bool             // it was to share the server's memory
+	slot *forkserver.Slot // where it leaves its answers; nil: it sends them, or has ended
+	read uint32           // how many of the slot's answers
 }
 
 // missedItsTimeLocked reports whether a helper of a plan that OutlivesServer has ended because its
@@ -61,7 +60,7 @@ func (p *Prober) startLocked(w *pending) bool {
 	}
 	w.decided = true
 	now := time.Now()
-	h := &helper{pending: w, started: now, slot: slot, shares: slot != nil && !s.apart && w.compiled.header.Apart == 0}
+	h := &helper{pending: w, started: now, slot: slot}
 	h.outputs = make([]byte, 0, w.compiled.room)
 	h.report = Report{HangsAt: -1, Steps: make([]StepResult, 0, w.compiled.told)}
 	if slot != nil {

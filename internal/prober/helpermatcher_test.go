@@ -236,18 +236,21 @@ func TestHelperMatcher_WhoMayNotTraceTheServerMayTraceNoHelper(t *testing.T) {
 	eventually(t, "its like can be traced", func() bool { return traces(other.Process.Pid) == nil })
 
 	p := start(t, prober.Options{})
-	fs := faultfs.New(t)
-	fs.Silence()
-	plan := &prober.Plan{Timeout: timeout}
-	reach(plan, fs.Dir)
-	ticket := p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(prober.Report) {})
-	eventually(t, "a helper that hangs", func() bool {
-		progress, found := p.Progress(ticket)
-		if !found || progress.HangsIn == "" {
-			return false
-		}
-		assert.Error(t, traces(progress.PID))
-		return true
-	})
+	plain := func(dir string) *prober.Plan {
+		plan := &prober.Plan{}
+		reach(plan, dir)
+		return plan
+	}
+	for name, plan := range map[string]func(dir string) *prober.Plan{
+		"itself":                      plain,
+		"itself without capabilities": func(dir string) *prober.Plan { return statfsAs(0, dir) },
+	} {
+		fs := faultfs.New(t)
+		fs.Pause()
+		helper, reports := hang(t, p, name, plan(fs.Dir))
+		assert.Error(t, traces(helper), name)
+		fs.Heal()
+		<-reports
+	}
 	assert.Error(t, traces(serverOf(t, os.Getpid())))
 }

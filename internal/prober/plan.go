@@ -234,11 +234,7 @@ func (p *Plan) become(uid, gid Argument, groups []uint32) {
 	list := unsafe.Slice((*byte)(unsafe.Pointer(unsafe.SliceData(groups))), len(groups)*4)
 	capabilities := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	none := [2]unix.CapUserData{{Inheritable: uint32(forkserver.Mark)}} // CanBecome has asked for it
-	noProcess := [2]uint64{}
 	p.Steps = append(p.Steps,
-		// Nobody who has taken the helper over can fork: what it shares with us ends with it.
-		Step{Name: "prlimit", number: unix.SYS_PRLIMIT64, silent: true, arguments: []Argument{
-			value(0), value(unix.RLIMIT_NPROC), input((*[unsafe.Sizeof(noProcess)]byte)(unsafe.Pointer(&noProcess))[:]), value(0)}},
 		Step{Name: "setgroups", number: unix.SYS_SETGROUPS, arguments: []Argument{value(len(groups)), input(list)}, silent: true},
 		Step{Name: "setresgid", number: unix.SYS_SETRESGID, arguments: []Argument{gid, gid, gid}, silent: true},
 		Step{Name: "setresuid", number: unix.SYS_SETRESUID, arguments: []Argument{uid, uid, uid}, silent: true},
@@ -314,9 +310,6 @@ func (p *Plan) compileAnew(statx statxSupport) (*compiled, error) {
 	}
 	if l.end > forkserver.MaxRequest {
 		return nil, fmt.Errorf("plan of %d bytes: at most %d are possible", l.end, forkserver.MaxRequest)
-	}
-	if header.Capabilities&forkserver.ChangeUser != 0 {
-		header.Apart = 1
 	}
 	c := &compiled{header: header, body: l.body(), memory: l.end, steps: steps, from: *p, statx: statx}
 	for i := range steps {
@@ -435,7 +428,7 @@ func (s *Step) flags() (flags forkserver.StepFlags) {
 		flags |= forkserver.MergeWithNext
 	}
 	if s.number == unix.SYS_CAPSET { // the last of those that change credentials
-		flags |= forkserver.RearmDeathSignal
+		flags |= forkserver.ChangesUser
 	}
 	if s.repeatable() {
 		flags |= forkserver.Repeatable

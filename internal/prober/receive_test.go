@@ -301,19 +301,17 @@ func TestSlot_AHelperThatCouldNotBeForkedIsUnavailable(t *testing.T) {
 }
 
 // As in a sandbox that refuses clone(2) with flags that it does not know.
-func TestSlot_WhereMemoryCanNotBeSharedAHelperIsForkedApart(t *testing.T) {
+func TestSlot_WhereMemoryCanNotBeSharedAHelperHasItsOwn(t *testing.T) {
 	p := pretend(t)
 	slot := p.shares(t)
 	p.options.Concurrency, p.options.MaxStuck, p.options.MaxAsleep, p.nextID = 1, 16, 16, 1
-	p.helpers[0].shares = true
 	*p.server.slots.Fate(slot) = forkserver.Fate{Errno: uint32(unix.EPERM)}
 	p.end(slot)
 	require.Empty(t, p.reports)
 	require.Len(t, p.helpers, 1)
 	h := p.helpers[1]
-	assert.NotNil(t, h.slot)
-	assert.False(t, h.shares)
-	assert.True(t, p.server.apart)
+	assert.Nil(t, h.slot)
+	assert.True(t, p.server.unshared)
 }
 
 func TestSlot_WhatIsForgedEndsTheServer(t *testing.T) {

@@ -22,7 +22,7 @@ func TestFilter_AForbiddenCallKillsTheHelper(t *testing.T) {
 	if filter().Call == 0 {
 		t.Skip("there is no filter for this processor")
 	}
-	s, err := launch(true, true)
+	s, err := launch("/proc", true, true)
 	require.NoError(t, err)
 	defer func() { s.conn.Close(); s.reapLocked() }()
 	ask := func(number uint32) unix.WaitStatus {

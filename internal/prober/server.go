@@ -42,7 +42,7 @@ type server struct {
 
 	slots     *forkserver.Slots // of helpers that share its memory; nil: none do
 	holders   []*helper         // of the slots
-	apart     bool              // a sandbox refuses to share memory
+	unshared  bool              // a sandbox refuses to share memory
 	submitted bool              // there is more in the slots than it may know of
 }
 
@@ -68,7 +68,7 @@ func (p *Prober) startServer() {
 		found = findOrphans(p.options.Proc)
 		close(searched)
 	}()
-	s, err := launch(!p.untrimmed.Load(), !p.unfiltered.Load())
+	s, err := launch(p.options.Proc, !p.untrimmed.Load(), !p.unfiltered.Load())
 	<-searched
 
 	p.mu.Lock()
@@ -122,8 +122,8 @@ func (p *Prober) pauseLocked() {
 	p.restart.next = time.Now().Add(p.restart.delay)
 }
 
-// launch forks a fork server.
-func launch(trim, confine bool) (*server, error) {
+// launch forks a fork server. proc is where procfs is mounted.
+func launch(proc string, trim, confine bool) (*server, error) {
 	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("starting the fork server: socketpair: %w", err)
@@ -140,7 +140,8 @@ func launch(trim, confine bool) (*server, error) {
 		if confine {
 			f = filter()
 		}
-		if s.slots, _ = forkserver.NewSlots(); s.slots != nil { // else all helpers are apart
+		if s.slots, _ = forkserver.NewSlots(); s.slots != nil { // else all helpers have memory of their own
+			s.slots.Others = othersCanShare(proc)
 			s.holders = make([]*helper, forkserver.SharedSlots)
 		}
 		s.pid, err = forkserver.Start(pair[1], s.slots, trim, f)

@@ -2,28 +2,40 @@ package prober
 
 import (
 	"fmt"
+	"path/filepath"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/prober/forkserver"
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // A helper that shares the server's memory leaves its answers there, in its slot, instead
 // of sending them. They are read when it has ended, when its time is up, and when somebody
 // asks for its progress. From then on it is not fresh any more, and they are read after each step.
 
+// othersCanShare reports whether helpers that become another user can share the server's
+// memory. Nobody may trace the server then without CAP_SYS_PTRACE, and this process is to see
+// in which function a helper waits. With fs.suid_dumpable 1 that user could trace the helper,
+// until it has forbidden it.
+func othersCanShare(proc string) bool {
+	if effective, _ := OwnCapabilities(); effective&forkserver.OtherProcesses == 0 {
+		return false
+	}
+	dumpable, err := procfs.ReadLine(filepath.Join(proc, "sys/fs/suid_dumpable"))
+	return err == nil && (dumpable == "0" || dumpable == "2")
+}
+
 // submitLocked puts the check's request into a slot, of which the server is told by
 // wakeServerLocked. It returns nil where the request has to be sent.
 func (s *server) submitLocked(w *pending) *forkserver.Slot {
-	if s.slots == nil || w.compiled.memory > int(forkserver.MaxShared) {
+	changesUser := w.compiled.header.Capabilities&forkserver.ChangeUser != 0
+	if s.slots == nil || s.unshared || w.compiled.memory > int(forkserver.MaxShared) || changesUser && !s.slots.Others {
 		return nil
 	}
 	header := w.request()
-	if s.apart {
-		header.Apart = 1
-	}
 	slot, ok := s.slots.Submit(&header, w.compiled.body)
 	if !ok {
 		return nil
@@ -86,21 +98,21 @@ func (p *Prober) endedLocked(s *server) {
 			return
 		}
 		fate := *s.slots.Fate(slot)
-		s.freeSlotLocked(h)
 		if fate.Errno != 0 {
 			p.unforkableLocked(s, h, syscall.Errno(fate.Errno))
 			continue
 		}
+		s.freeSlotLocked(h)
 		p.exitedLocked(h, syscall.WaitStatus(fate.Status))
 	}
 }
 
 // unforkableLocked ends a helper that could not be forked. A sandbox may not know how to
-// share memory, and refuse it: then all helpers are apart from now on.
+// share memory, and refuse it: then all helpers have their own from now on.
 func (p *Prober) unforkableLocked(s *server, h *helper, errno syscall.Errno) {
 	p.stats.Forked--
-	if h.shares && errno != unix.EAGAIN && errno != unix.ENOMEM {
-		s.apart = true
+	if h.slot != nil && errno != unix.EAGAIN && errno != unix.ENOMEM {
+		s.unshared = true
 		p.retryLocked(h)
 		p.pumpLocked()
 		return

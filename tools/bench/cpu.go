@@ -12,7 +12,9 @@ import (
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -65,9 +67,9 @@ func measureCPU(dir string) error {
 	if err != nil {
 		return err
 	}
-	apart := "apart"
+	apart, forked := "apart", "forked"
 	if !prober.CanBecome() {
-		apart = "large"
+		apart, forked = "shared", "large"
 	}
 	checkedBy := func(memory, sharing string) func() (cpu, wall float64, err error) {
 		return byCommand(checks, func() *exec.Cmd {
@@ -81,8 +83,9 @@ func measureCPU(dir string) error {
 			c.measuredFloor(),
 			c.measuredLimit(checks, callStatfs, checkedPath),
 			{name: "prober", toFloor: "1", toLimit: proberTarget, measure: checkedBy("trimmed", "shared")},
-			{name: "prober, apart", toFloor: "1.5", toLimit: "2.5", measure: checkedBy("trimmed", apart)},
-			{name: "prober, apart, untrimmed", toFloor: "3", measure: checkedBy("untrimmed", apart)},
+			{name: "prober, apart", toFloor: "1", toLimit: "2.5", measure: checkedBy("trimmed", apart)},
+			{name: "prober, apart, forked", measure: checkedBy("trimmed", forked)},
+			{name: "prober, apart, forked, untrimmed", toFloor: "3", measure: checkedBy("untrimmed", forked)},
 			{name: "exec of a minimal Go program", measure: byCommand(fewChecks, func() *exec.Cmd {
 				return self("exec", strconv.Itoa(fewChecks), helper, checkedPath)
 			})},
@@ -183,14 +186,13 @@ func (b *baselines) measuredFloor() *contender {
 // measuredLimit is the limit of n checks of the paths.
 func (b *baselines) measuredLimit(n int, calls string, paths ...string) *contender {
 	return &contender{name: "limit: C, clone, memory shared", toLimit: "1", measure: byCommand(n, func() *exec.Cmd {
-		return exec.Command(b.limit, append([]string{strconv.Itoa(n), strconv.Itoa(concurrency), "shared", calls}, paths...)...)
+		return exec.Command(b.limit, append([]string{strconv.Itoa(n), strconv.Itoa(concurrency), "itself", calls}, paths...)...)
 	})}
 }
 
-// measuredLimitApart is the same in processes that have memory of their own, and become
-// another user.
+// measuredLimitApart is the same in processes that become another user.
 func (b *baselines) measuredLimitApart() *contender {
-	return &contender{name: "limit apart: C, fork, another user", measure: byCommand(checks, func() *exec.Cmd {
+	return &contender{name: "limit apart: C, clone, another user", measure: byCommand(checks, func() *exec.Cmd {
 		return exec.Command(b.limit, strconv.Itoa(checks), strconv.Itoa(concurrency), "apart", callStatfs, checkedPath)
 	})}
 }
@@ -211,8 +213,8 @@ func byCommand(n int, command func() *exec.Cmd) func() (cpu, wall float64, err e
 }
 
 // runProber is the role in which the prober makes the checks. The arguments are how
-// many, "trimmed" or not, "shared", "apart" or "large", the calls, and the paths, which take
-// turns.
+// many, "trimmed" or not, "shared", "apart", "forked" or "large", the calls, and the paths,
+// which take turns.
 func runProber(arguments []string) error {
 	n, err := strconv.Atoi(arguments[0])
 	if err != nil {
@@ -221,6 +223,11 @@ func runProber(arguments []string) error {
 	plans := make([]*prober.Plan, len(arguments[4:]))
 	for i, path := range arguments[4:] {
 		plans[i] = checkPlan(arguments[3], path, arguments[2])
+	}
+	if arguments[2] == "forked" {
+		if err := giveUpTracing(); err != nil {
+			return err
+		}
 	}
 	runtime.GOMAXPROCS(1) // as in vfsprobe
 	p := prober.New(prober.Options{
@@ -248,11 +255,26 @@ func runProber(arguments []string) error {
 	return nil
 }
 
-// checkPlan makes the calls on the path, in memory that is shared or not: as another user
-// ("apart"), or in more of it than can be shared ("large"), of which nothing is touched.
+// giveUpTracing takes CAP_SYS_PTRACE from this process, without which helpers of other users
+// have memory of their own.
+func giveUpTracing() error {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if err := unix.Capget(&header, &sets[0]); err != nil {
+		return fmt.Errorf("capget: %w", err)
+	}
+	sets[0].Effective &^= 1 << unix.CAP_SYS_PTRACE
+	if _, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&header)), uintptr(unsafe.Pointer(&sets)), 0); errno != 0 {
+		return fmt.Errorf("capset: %w", errno)
+	}
+	return nil
+}
+
+// checkPlan makes the calls on the path, as another user ("apart", and "forked") or not, or
+// in more memory than can be shared ("large"), of which nothing is touched.
 func checkPlan(calls, path, memory string) *prober.Plan {
 	plan := &prober.Plan{Timeout: 5 * time.Second}
-	if memory == "apart" {
+	if memory == "apart" || memory == "forked" {
 		const nobody = 65534
 		plan.Become(nobody, nobody)
 	}

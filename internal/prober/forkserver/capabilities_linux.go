@@ -47,15 +47,15 @@ func ownCapabilities() uint64 {
 }
 
 // restrictServer has the server permitted what it needs, and in effect what helpers of
-// most plans have, which make no call for it then; and CAP_KILL while there are helpers
-// apart, to kill them, or to have the kernel do so at its own end (PR_SET_PDEATHSIG: it
-// asks whether the one that ends might): they may be other users.
+// most plans have, which make no call for it then; and CAP_KILL while there are helpers that
+// may be other users, to kill them, or to have the kernel do so at its own end
+// (PR_SET_PDEATHSIG: it asks whether the one that ends might).
 //
 //go:nosplit
 //go:norace
 func restrictServer() {
 	effective := memory.slot.capabilities & Search
-	if memory.apart > 0 {
+	if memory.others > 0 {
 		effective |= memory.slot.capabilities & killOthers
 	}
 	if effective != memory.slot.effective {
@@ -73,7 +73,7 @@ func restrictServer() {
 func keepCapabilities(s *Slot, header *RequestHeader) {
 	left := s.capabilities & header.Capabilities
 	switch {
-	case header.Apart != 0:
+	case s == &memory.slot:
 		setCapabilities(s, left, left)
 	case left != s.effective:
 		setCapabilities(s, left, s.capabilities)

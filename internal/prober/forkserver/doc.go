@@ -38,19 +38,30 @@
 // its own copy of the request says that it is, and takes nothing for true because it is
 // in this memory.
 //
-// A helper that becomes another user ([RequestHeader.Apart]), who may trace it and must not
-// get at the server, is forked: it inherits code, constants and its own slot, which is
-// emptied before, and nothing else (MADV_DONTFORK). What it could forge there is its own
-// answers. Which process it is and how it ended the server says elsewhere ([Fate]); once it
-// was reaped nobody has the slot any more, since its plan forbids it to fork.
+// A helper that becomes another user shares it as well ([Slots.Others]). Credentials are each
+// task's own, but who may trace a task the kernel also asks of its memory: one that is not
+// dumpable (PR_SET_DUMPABLE) nobody traces without CAP_SYS_PTRACE, also not who has the same
+// user (__ptrace_may_access, kernel/ptrace.c). On that depend ptrace(2), process_vm_writev(2),
+// pidfd_getfd(2), perf_event_open(2), move_pages(2) and their like, and all of /proc/PID that is
+// not for everybody, which is root's then: mem and oom_score_adj, the last of which is set for
+// all who share memory. The server makes its memory so when it starts, and each such helper
+// again, since a change of the user sets it to fs.suid_dumpable (commit_creds, kernel/cred.c):
+// before the user is seen to have changed, so that with 0 or 2 there is no moment between. What
+// is left to that user is what concerns one process: signals, all of which but SIGKILL and
+// SIGSTOP are blocked, its priority, and its limits, which can't be raised.
 //
-// Where its request is too large for a slot, and where all slots are taken, request and
-// answers are messages. Such a helper stands on a copy of the server's stack, and works on a
-// copy of its request. One that shares stays permitted all capabilities that the server has,
-// and has in effect those it needs: whoever may not trace the server may not trace it.
+// Helpers have memory of their own, which is forked, and request and answers are messages,
+// where the request is too large for a slot, where all slots are taken, where a sandbox refuses
+// to share, and those of other users where the prober has no CAP_SYS_PTRACE, without which it
+// could not see in which function a helper waits, or where fs.suid_dumpable is 1. Such a helper
+// stands on a copy of the server's stack, and works on a copy of its request. One that shares
+// stays permitted all capabilities that the server has until it becomes another user, and has
+// in effect those it needs: where the memory is dumpable, whoever may not trace the server may
+// not trace it.
 //
 // Processes that share memory also share one fate: what is killed by the kernel's OOM
-// killer takes the others along (mm/oom_kill.c).
+// killer takes the others along (mm/oom_kill.c). Nobody can have that memory released because
+// one of them ends (process_mrelease(2)): the kernel asks whether all do.
 //
 // # Compound steps
 //

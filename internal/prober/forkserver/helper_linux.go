@@ -60,7 +60,8 @@ func runSteps(s *Slot) {
 			readClock(&s.clock[1])
 		}
 		s.Results[i].Result = int64(result)
-		if step.Flags&RearmDeathSignal != 0 {
+		if step.Flags&ChangesUser != 0 {
+			forbidTracing()
 			armDeathSignal(s, header)
 		}
 
@@ -143,6 +144,19 @@ func (s *Slot) step(i uintptr) *Step {
 func foundRegular(s *Slot, i uintptr) bool {
 	mode := *(*uint16)(unsafe.Add(s.request(), (s.step(i).OutputOffset+uint32(s.step(i).ModeOffset))%MaxRequest))
 	return s.Results[i].Result == 0 && mode&syscall.S_IFMT == syscall.S_IFREG
+}
+
+// forbidTracing keeps from whoever shares this memory all that trace it as the user that they
+// have become: ptrace(2), /proc/PID/mem and all else that asks the kernel for the same, if it
+// is without CAP_SYS_PTRACE (__ptrace_may_access, kernel/ptrace.c). After a change of the user
+// this is so by itself, unless fs.suid_dumpable is 1 (commit_creds, kernel/cred.c); with 2, and
+// before Linux 5.16, one that dumped core would end all who share its memory.
+//
+//go:nosplit
+//go:norace
+func forbidTracing() syscall.Errno {
+	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetDumpable, 0, 0, 0, 0, 0)
+	return errno
 }
 
 // armDeathSignal makes the kernel kill this helper when the server ends, unless it is to

@@ -9,6 +9,7 @@ import (
 // Numbers which package syscall does not have; linux/prctl.h, linux/signal.h.
 const (
 	prSetPdeathsig  = 1
+	prSetDumpable   = 4
 	prSetName       = 15
 	prSetNoNewPrivs = 38
 	clockMonotonic  = 1
@@ -22,7 +23,6 @@ const (
 	cloneVM         = 0x100
 	cloneFS         = 0x200
 	cloneSighand    = 0x800
-	cloneSetTLS     = 0x80000
 	// linux/seccomp.h. Without the second, kernels before 5.16 make all of the
 	// process slower.
 	seccompSetModeFilter = 1
@@ -50,7 +50,8 @@ var memory struct {
 	root       [8]byte
 	noLimit    [2]uint64
 
-	apart int // how many helpers there are that have memory of their own
+	others     int     // how many helpers there are that may be other users
+	undumpable uintptr // not 0: nobody may trace who shares this memory, without CAP_SYS_PTRACE
 
 	seccomp      uintptr // the number of the call
 	filter       program
@@ -67,11 +68,10 @@ var memory struct {
 	request [MaxRequest / 8]uint64
 }
 
-// holder is a helper that has a slot, and what its request was: who is another user could
-// change that.
+// holder is a helper that has a slot, and what its request was.
 type holder struct {
 	pid      int32
-	apart    bool
+	other    bool // it may be another user
 	messages bool
 }
 
@@ -90,6 +90,9 @@ func serve() {
 	memory.slot.server, _, _ = syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&memory.name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0)
+	if memory.undumpable != 0 && forbidTracing() != 0 {
+		memory.undumpable = 0
+	}
 	memory.slot.capabilities &= Needed
 	memory.slot.effective = ^memory.slot.capabilities
 	restrictServer()
@@ -232,9 +235,8 @@ func watchChildren() syscall.Errno {
 //go:norace
 //go:nocheckptr
 func forkApart(header *RequestHeader) bool {
-	memory.apart++
+	memory.others++
 	restrictServer()
-	header.Apart = 1
 	passOn(madvDoFork)
 	pid, _, errno := syscall.RawSyscall6(syscall.SYS_CLONE, uintptr(syscall.SIGCHLD), 0, 0, 0, 0, 0)
 	if errno == 0 && pid == 0 {
@@ -242,7 +244,7 @@ func forkApart(header *RequestHeader) bool {
 	}
 	passOn(madvDontFork)
 	if errno != 0 {
-		memory.apart--
+		memory.others--
 	}
 	sayForked(header, pid, uintptr(errno))
 	return false
@@ -312,33 +314,29 @@ func takeSubmitted() {
 	}
 }
 
-// forkInto forks a helper that works in the slot.
+// forkInto forks a helper that works in the slot. None becomes another user there who could
+// trace it: it shares the server's memory.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
 func forkInto(s *Slot, header *RequestHeader, i uintptr) (pid, errno uintptr) {
 	h := &memory.holders[i]
-	h.apart, h.messages = header.Apart != 0, header.Messages != 0
-	if !h.apart {
-		restrictServer()
-		s.context = memory.slot.context
-		pid, errno = spawn(sharing(header), s.handOver(), 0)
-	} else {
-		memory.apart++
-		restrictServer()
-		s.context = memory.slot.context
-		// It has this slot, and no other.
-		advisePages(uintptr(unsafe.Pointer(s)), sharedSize, madvDoFork)
-		pid, errno = spawn(cloneSetTLS|uintptr(syscall.SIGCHLD), s.handOver(), uintptr(unsafe.Pointer(&s.stack)))
-		advisePages(uintptr(unsafe.Pointer(s)), sharedSize, madvDontFork)
-		if errno != 0 {
-			memory.apart--
+	h.other, h.messages = header.Capabilities&ChangeUser != 0, header.Messages != 0
+	if h.other {
+		if memory.undumpable == 0 {
+			return 0, uintptr(syscall.EPERM)
 		}
+		memory.others++
 	}
+	restrictServer()
+	s.context = memory.slot.context
+	pid, errno = spawn(sharing(header), s.handOver())
 	if errno == 0 {
 		h.pid = int32(pid)
 		memory.used = max(memory.used, i+1)
+	} else if h.other {
+		memory.others--
 	}
 	return pid, errno
 }
@@ -422,8 +420,8 @@ func endSlot(pid int32, status uint32) bool {
 			continue
 		}
 		h.pid = 0
-		if h.apart {
-			memory.apart--
+		if h.other {
+			memory.others--
 		}
 		if h.messages {
 			return false
@@ -432,7 +430,7 @@ func endSlot(pid int32, status uint32) bool {
 		memory.shared.ended.put(i)
 		return true
 	}
-	memory.apart--
+	memory.others--
 	return false
 }
 

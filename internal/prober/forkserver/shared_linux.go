@@ -50,8 +50,7 @@ type context struct {
 	mark         uint64
 }
 
-// Fate is what the server says of the helper that has a slot. It is not in the slot, where
-// a helper apart could change it.
+// Fate is what the server says of the helper that has a slot.
 type Fate struct {
 	PID    int32  // once there is one
 	Errno  uint32 // why there is none, once the slot has ended
@@ -117,6 +116,11 @@ func (q *queue) put(slot uintptr) {
 // Slots are the prober's side of memory that it shares with one server. Its methods are
 // for one goroutine at a time.
 type Slots struct {
+	// Others says that helpers which become another user have slots, too. Nobody may trace
+	// the server then, or look at more of it and its helpers in /proc than everybody may,
+	// without CAP_SYS_PTRACE. It is set before the server is started.
+	Others bool
+
 	memory *shared
 	free   []uint16 // the one used last is at the end
 	ended  uint32   // how many were seen
@@ -168,9 +172,6 @@ func (s *Slots) Submit(header *RequestHeader, body []byte) (slot *Slot, ok bool)
 	slot = s.memory.slot(uintptr(i))
 	s.memory.fates[i] = Fate{}
 	slot.Answered, slot.Announce = 0, 0
-	if header.Apart != 0 { // what others have read is not for another user to see
-		clear(unsafe.Slice((*byte)(unsafe.Pointer(slot)), sharedSize))
-	}
 	*(*RequestHeader)(slot.request()) = *header
 	copy(unsafe.Slice((*byte)(slot.request()), MaxShared)[unsafe.Sizeof(*header):], body)
 	s.memory.submitted.put(uintptr(i))
@@ -222,7 +223,7 @@ func (s *Slots) Fate(slot *Slot) *Fate { return &s.memory.fates[s.Index(slot)] }
 // Done returns how many steps the helper has made.
 func (s *Slot) Done() uint32 { return atomic.LoadUint32(&s.Answered) }
 
-// Answer is what the step at the index has come to, as a helper apart would send it, with
+// Answer is what the step at the index has come to, as a helper without slot would send it, with
 // the output that the body of the request asks for, which is the helper's memory still.
 func (s *Slot) Answer(i int, body []byte) (Answer, []byte) {
 	o := &s.Results[i]

@@ -45,20 +45,6 @@ func TestSlots_EachIsSubmittedOnceUntilItIsFree(t *testing.T) {
 	assert.EqualValues(t, SharedSlots+1, s.memory.submitted.written)
 }
 
-// It may be another user.
-func TestSlots_AHelperApartSeesNothingOfOthers(t *testing.T) {
-	s := newSlots(t)
-	slot, _ := s.Submit(&RequestHeader{}, nil)
-	all := unsafe.Slice((*byte)(unsafe.Pointer(slot)), sharedSize)
-	for i := range all {
-		all[i] = 0xaa
-	}
-	s.Free(slot)
-	again, _ := s.Submit(&RequestHeader{Apart: 1}, []byte("the request"))
-	require.Equal(t, slot, again)
-	assert.NotContains(t, string(all), "\xaa")
-}
-
 func TestSlots_TheServerIsWokenOnceWhereItSleeps(t *testing.T) {
 	s := newSlots(t)
 	assert.False(t, s.Asleep())

@@ -7,10 +7,8 @@ import "unsafe"
 const Sharing = !race
 
 // spawn is clone(2) for a helper that works in a slot. It runs [runSteps] on the given
-// stack, where that finds its argument. With CLONE_SETTLS it has that thread area: what the
-// compiler puts between assembly and Go looks there for the goroutine, which no function
-// needs that does not grow the stack.
-func spawn(flags, stack, threadArea uintptr) (pid, errno uintptr)
+// stack, where that finds its argument.
+func spawn(flags, stack uintptr) (pid, errno uintptr)
 
 // handOver makes runSteps find the slot on the slot's own stack, which spawn is to
 // use from where this returns: in Go's ABI0 arguments are above a word for the

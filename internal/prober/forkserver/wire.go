@@ -19,7 +19,7 @@ type RequestKind uint32
 
 const (
 	// Fork a helper for the steps which follow the header. Sent as a message it has
-	// memory of its own, whatever Apart says.
+	// memory of its own.
 	Fork RequestKind = 1
 	// Kill the helper PID with SIGKILL, if it is still a child of the server.
 	Kill RequestKind = 2
@@ -34,13 +34,9 @@ type RequestHeader struct {
 	Steps uint32 // how many Steps follow
 	ID    uint64 // comes back in each Answer
 	PID   int32  // the helper to kill
-	// Apart helpers (not 0) get memory of their own instead of the server's, but for
-	// their slot: those that become another user, who must not reach the server by them.
-	Apart uint32
 	// Messages (not 0) are what a helper sends that shares memory, instead of leaving
 	// its answers there: one that has compound steps.
 	Messages uint32
-	_        uint32
 	// Deadline, if not 0, is when the helper stops making further steps, in nanoseconds
 	// of CLOCK_MONOTONIC. Such a helper is not killed when the server ends: it ends when
 	// its call returns.
@@ -72,9 +68,9 @@ type StepFlags uint16
 const (
 	// ContinueOnError lets the plan go on although the step failed.
 	ContinueOnError StepFlags = 1 << iota
-	// RearmDeathSignal sets PR_SET_PDEATHSIG anew after the step, the last one of those that
-	// change credentials: the kernel clears it then (commit_creds, kernel/cred.c).
-	RearmDeathSignal
+	// ChangesUser is the last of the steps that change credentials: the kernel has cleared
+	// PR_SET_PDEATHSIG then, and set PR_SET_DUMPABLE (commit_creds, kernel/cred.c).
+	ChangesUser
 	// Silent steps are answered only if they fail.
 	Silent
 	// MergeWithNext times the step together with the one after it.

@@ -1,10 +1,9 @@
-// limit CHECKS CONCURRENCY MEMORY CALLS PATH...: makes CHECKS checks, of each path in
-// turn, CONCURRENCY at once, each in a process of its own that leaves its answer in
-// memory and exits. MEMORY is "shared" for a process that shares all of this one's:
-// this is the least a check in a process of its own can cost. It is "apart" for one
-// that has memory of its own, but for the answers, and becomes another user with what
-// the prober's helpers do for that and for their safety. CALLS is "statfs" for that
-// alone, or "readdir" for open, getdents64 and close of the directory, too.
+// limit CHECKS CONCURRENCY USER CALLS PATH...: makes CHECKS checks, of each path in
+// turn, CONCURRENCY at once, each in a process of its own that shares this one's memory,
+// leaves its answer there and exits: this is the least a check in a process of its own can
+// cost. USER is "itself", or "apart" for one that becomes another user with what the
+// prober's helpers do for that and for their safety. CALLS is "statfs" for that alone, or
+// "readdir" for open, getdents64 and close of the directory, too.
 #define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>
@@ -16,7 +15,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <sys/wait.h>
@@ -35,18 +33,18 @@ static struct slot {
 
 static bool reads_directory, is_apart;
 
-// become_other becomes nobody, without capabilities; it dies with its parent, and can't fork.
+// become_other becomes nobody, without capabilities, whom nobody traces; it dies with its parent.
 static bool become_other(void)
 {
 	enum { nobody = 65534, needed = 1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH | 1 << CAP_SETGID | 1 << CAP_SETUID };
 	struct __user_cap_header_struct header = { _LINUX_CAPABILITY_VERSION_3, 0 };
 	struct __user_cap_data_struct few[2] = { { needed, needed, 0 } }, none[2] = { { 0 } };
-	struct rlimit no_process = { 0 };
 
 	return !syscall(SYS_capset, &header, few) && !syscall(SYS_prctl, PR_SET_NAME, "limit-apart") &&
-	       !syscall(SYS_prlimit64, 0, RLIMIT_NPROC, &no_process, NULL) && !syscall(SYS_setgroups, 0, NULL) &&
+	       !syscall(SYS_setgroups, 0, NULL) &&
 	       !syscall(SYS_setresgid, nobody, nobody, nobody) && !syscall(SYS_setresuid, nobody, nobody, nobody) &&
-	       !syscall(SYS_capset, &header, none) && !syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL) && syscall(SYS_getppid) > 1;
+	       !syscall(SYS_capset, &header, none) && !syscall(SYS_prctl, PR_SET_DUMPABLE, 0) &&
+	       !syscall(SYS_prctl, PR_SET_PDEATHSIG, SIGKILL) && syscall(SYS_getppid) > 1;
 }
 
 // check runs in a process of its own.
@@ -69,10 +67,7 @@ static void start(struct slot *slot, const char *path)
 {
 	slot->path = path;
 	slot->answered = false;
-	pid_t pid = is_apart ? syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0) :
-			       clone(check, slot->stack + stack_size, CLONE_VM | SIGCHLD, slot);
-	if (pid == 0)
-		_exit(check(slot));
+	pid_t pid = clone(check, slot->stack + stack_size, CLONE_VM | SIGCHLD, slot);
 	slot->pid = pid;
 	if (pid < 0)
 		err(1, "clone");
@@ -94,7 +89,7 @@ static struct slot *finish(void)
 int main(int argc, char **argv)
 {
 	if (argc < 6)
-		errx(1, "usage: limit CHECKS CONCURRENCY MEMORY CALLS PATH...");
+		errx(1, "usage: limit CHECKS CONCURRENCY USER CALLS PATH...");
 	int checks = atoi(argv[1]), concurrency = atoi(argv[2]), paths = argc - 5, started = 0;
 	if (concurrency < 1 || concurrency > most || checks < concurrency)
 		errx(1, "%d at once of %d checks: not possible", concurrency, checks);
