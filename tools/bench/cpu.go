@@ -26,6 +26,8 @@ const (
 	fewChecks   = 200 // of what costs ten times as much
 	concurrency = 8
 	checkedPath = "/"
+	// nobody is the user, and the group, that helpers become.
+	nobody = 65534
 	// proberTarget is the target of the prober's time to the limit's.
 	proberTarget = "1.25"
 )
@@ -275,7 +277,6 @@ func giveUpTracing() error {
 func checkPlan(calls, path, memory string) *prober.Plan {
 	plan := &prober.Plan{Timeout: 5 * time.Second}
 	if memory == "apart" || memory == "forked" {
-		const nobody = 65534
 		plan.Become(nobody, nobody)
 	}
 	plan.Add(prober.Statfs(path))

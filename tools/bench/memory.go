@@ -30,6 +30,9 @@ const (
 	ownThreads = 4
 )
 
+// planOf makes the plan of a check.
+type planOf func(path string, timeout time.Duration) *prober.Plan
+
 // hostFields are the lines of /proc/meminfo that processes add to.
 var hostFields = []string{"AnonPages", "Shmem", "KernelStack", "PageTables", "SUnreclaim"}
 
@@ -51,12 +54,20 @@ func measureMemory(dir string) error {
 	defer p.Close()
 	debug.SetGCPercent(-1) // at given times only
 
+	if err := measureStuckRounds(p, d, "", statfsPlan); err != nil || !prober.CanBecome() {
+		return err
+	}
+	return measureStuckRounds(p, d, ", as another user", statfsPlanAsNobody)
+}
+
+// measureStuckRounds prints what helpers take that hang in the plan.
+func measureStuckRounds(p *prober.Prober, d *daemon, who string, plan planOf) error {
 	rows, disturbed := new(memoryRows), 0
 	for range rounds {
-		if err := heal(p, d); err != nil {
+		if err := heal(p, d, plan); err != nil {
 			return err
 		}
-		alone, err := measureStuck(p, d, rows)
+		alone, err := measureStuck(p, d, plan, rows)
 		if err != nil {
 			return err
 		}
@@ -64,32 +75,41 @@ func measureMemory(dir string) error {
 			disturbed++
 		}
 	}
-	rows.print()
+	rows.print(who)
 	if disturbed > 0 {
 		fmt.Printf("The host's memory is left out of %d rounds: other processes were started meanwhile\n\n", disturbed)
 	}
 	return nil
 }
 
+// statfsPlanAsNobody asks as another user, who need not be able to search the directories above.
+func statfsPlanAsNobody(path string, timeout time.Duration) *prober.Plan {
+	plan := &prober.Plan{Timeout: timeout}
+	root := plan.Add(prober.OpenPath(prober.CWD(), path, 0))
+	plan.Become(nobody, nobody)
+	plan.Add(prober.Fstatfs(prober.ResultOf(root)))
+	return plan
+}
+
 // heal lets the file systems answer, and waits until each has answered a check.
-func heal(p *prober.Prober, d *daemon) error {
+func heal(p *prober.Prober, d *daemon, plan planOf) error {
 	if err := d.order("heal"); err != nil {
 		return err
 	}
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		if err := checkAll(p, d.mounts, prober.Done); err == nil || time.Now().After(deadline) {
+		if err := checkAll(p, d.mounts, plan, prober.Done); err == nil || time.Now().After(deadline) {
 			return err
 		}
 	}
 }
 
 // checkAll checks all mounts side by side.
-func checkAll(p *prober.Prober, mounts []string, want prober.Outcome) error {
+func checkAll(p *prober.Prober, mounts []string, plan planOf, want prober.Outcome) error {
 	reports := make([]prober.Report, len(mounts))
 	var all sync.WaitGroup
 	for i, mount := range mounts {
 		all.Add(1)
-		p.Submit(prober.Check{Key: mount, Group: mount, Plan: statfsPlan(mount, stuckTimeout)}, func(r prober.Report) {
+		p.Submit(prober.Check{Key: mount, Group: mount, Plan: plan(mount, stuckTimeout)}, func(r prober.Report) {
 			reports[i] = r
 			all.Done()
 		})
@@ -105,7 +125,7 @@ func checkAll(p *prober.Prober, mounts []string, want prober.Outcome) error {
 
 // measureStuck makes the helpers hang, and adds what that takes to rows; of the host, if it was
 // alone with them.
-func measureStuck(p *prober.Prober, d *daemon, rows *memoryRows) (alone bool, err error) {
+func measureStuck(p *prober.Prober, d *daemon, plan planOf, rows *memoryRows) (alone bool, err error) {
 	server, err := forkServer()
 	if err != nil {
 		return false, err
@@ -117,7 +137,7 @@ func measureStuck(p *prober.Prober, d *daemon, rows *memoryRows) (alone bool, er
 	if err := d.order("silence"); err != nil {
 		return false, err
 	}
-	if err := checkAll(p, d.mounts, prober.Stuck); err != nil {
+	if err := checkAll(p, d.mounts, plan, prober.Stuck); err != nil {
 		return false, err
 	}
 	after, err := read(server)
@@ -179,8 +199,8 @@ func (rows *memoryRows) add(name, target string, value float64) {
 	*rows = append(*rows, memoryRow{name, target, series{value}})
 }
 
-func (rows *memoryRows) print() {
-	fmt.Printf("Memory of a stuck helper: %d of them, in statfs on FUSE mounts\n\n", stuckHelpers)
+func (rows *memoryRows) print(who string) {
+	fmt.Printf("Memory of a stuck helper: %d of them, in statfs on FUSE mounts%s\n\n", stuckHelpers, who)
 	printRow("", "  kB per helper, by round", "median (min..max)", "target")
 	for _, row := range *rows {
 		printRow(row.name, row.values.raw(), row.values.String(), row.target)
