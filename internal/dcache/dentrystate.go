@@ -44,7 +44,7 @@ func parseDentryState(content []byte, kernel Version) (DentryState, error) {
 	s := DentryState{Dentries: n[0], Unused: n[1]}
 	// A distribution may have brought the count to an older kernel; a zero
 	// there tells nothing.
-	if s.HasNegative = kernel.atLeast(5, 0) || n[4] != 0; s.HasNegative {
+	if s.HasNegative = kernel.AtLeast(5, 0) || n[4] != 0; s.HasNegative {
 		s.Negative = n[4]
 	}
 	return s, nil
@@ -115,6 +115,7 @@ func parseVersion(release []byte) (Version, error) {
 	return v, nil
 }
 
-func (v Version) atLeast(major, minor int) bool {
+// AtLeast reports whether the kernel is of that version or a later one.
+func (v Version) AtLeast(major, minor int) bool {
 	return v.Major > major || v.Major == major && v.Minor >= minor
 }

@@ -20,8 +20,8 @@ func FuzzVersion(f *testing.F) {
 			require.Zero(t, v)
 			return
 		}
-		require.True(t, v.atLeast(0, 0))
-		require.True(t, v.atLeast(v.Major, v.Minor))
+		require.True(t, v.AtLeast(0, 0))
+		require.True(t, v.AtLeast(v.Major, v.Minor))
 		again, err := parseVersion(fmt.Appendf(nil, "%d.%d.0-rc1+\n", v.Major, v.Minor))
 		require.NoError(t, err)
 		require.Equal(t, v, again)

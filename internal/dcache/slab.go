@@ -105,4 +105,4 @@ func parseSlabinfo(content []byte, pageSize int64) (Slab, error) {
 
 // SlabsByCgroup reports whether each memory cgroup has slabs of its own, which
 // ended with 5.9.
-func (v Version) SlabsByCgroup() bool { return !v.atLeast(5, 9) }
+func (v Version) SlabsByCgroup() bool { return !v.AtLeast(5, 9) }

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"maps"
 	"net"
 	"path/filepath"
 	"strings"
@@ -57,6 +58,29 @@ func TestRun_ExaminesTheTelegrafOfTheContainer(t *testing.T) {
 
 	r, _ = inContainer(t, Stanza, nil)
 	assert.Nil(t, find(r.Report, "kernel.seccomp"))
+}
+
+// silentZFS is a host whose mount table is not to be read as text.
+var silentZFS = map[string]string{"sys/kernel/osrelease": "6.18.0\n", "filesystems": "nodev\tzfs\n", "self/status": "Uid:\t61100\t61100\t61100\t61100\nGid:\t61100\t61100\t61100\t61100\nCapEff:\t0000000000080000\n"}
+
+// The host's mount table takes capabilities where a reader of its text could keep everybody from
+// mounting.
+func TestRun_TheHostsMountTable(t *testing.T) {
+	r, _ := inContainer(t, Stanza, silentZFS)
+	f := find(r.Report, "kernel.host_mount_table")
+	require.NotNil(t, f)
+	assert.Equal(t, checkup.Critical, f.Status)
+	assert.Contains(t, f.Cure, "--cap-add=SYS_CHROOT --cap-add=SYS_PTRACE --cap-add=SYS_ADMIN")
+	for name, change := range map[string][2]string{
+		"before Linux 6.13":         {"sys/kernel/osrelease", "6.12.0\n"},
+		"no such file system":       {"filesystems", "\text4\n"},
+		"it has these capabilities": {"self/status", strings.Replace(silentZFS["self/status"], "0000000000080000", "00000000002c0000", 1)},
+	} {
+		proc := maps.Clone(silentZFS)
+		proc[change[0]] = change[1]
+		r, _ = inContainer(t, Stanza, proc)
+		assert.Nil(t, find(r.Report, "kernel.host_mount_table"), name)
+	}
 }
 
 func TestRun_AContainerThatConnects(t *testing.T) {

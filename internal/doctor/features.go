@@ -139,6 +139,7 @@ func (p *examination) examineKernel(h Host, s *subject) {
 	}
 	p.examineBPF(h, s, kernel)
 	p.examineMountTable(h, s)
+	p.examineHostTable(h, s, kernel)
 }
 
 // examineHungTaskPanic looks whether the kernel panics over tasks that wait unkillably:
@@ -189,6 +190,23 @@ func (p *examination) examineMountTable(h Host, s *subject) {
 	}
 	p.grant(Finding{ID: "kernel.hidepid", Status: checkup.Warning, Object: h.Proc, Says: "it is mounted with hidepid=, which hides processes of other users",
 		Symptom: "mountstat_blocked, and nfslock's waiters and blocked tasks, miss them"}, s, SysPtrace)
+}
+
+// examineHostTable looks whether a container's vfsprobe may read the host's mount table, which takes
+// entering the host's mount namespace where a reader of the text could keep everybody from mounting.
+func (p *examination) examineHostTable(h Host, s *subject, kernel dcache.Version) {
+	if !p.contained || h.Proc == "/proc" {
+		return
+	}
+	const needed = SysAdmin | SysChroot | SysPtrace
+	table := filepath.Join(h.Proc, "1/mountinfo")
+	if kernel.AtLeast(6, 13) && mounts.SomeAskForOptions(h.Proc, h.Sys) && !s.caps.has(needed) {
+		p.grant(Finding{ID: "kernel.host_mount_table", Status: checkup.Critical, Object: table,
+			Says:    "a btrfs, bcachefs or ZFS may be mounted on the host: while one does not answer, a reader of this text keeps everybody from mounting, so it is not read; reading it otherwise is not granted to " + s.user,
+			Symptom: "mountstat checks the root and what its configuration names, and nfslock nothing; the log says that there is no mount table"}, s, needed)
+		return
+	}
+	p.fine("kernel.host_mount_table", table, "is read in a way that keeps nobody from mounting, or no file system there could")
 }
 
 // hidepid reads the options of a procfs. The group is -1 if none is exempt.

@@ -92,6 +92,7 @@ func symptoms(t *testing.T) []Finding {
 		delete(files, "etc/systemd/system/telegraf.service.d/kill.conf")
 		root, proc, sys := hostWith(t, files), hostWith(t, kernel.proc), hostWith(t, kernel.sys)
 		require.NoError(t, os.MkdirAll(filepath.Join(proc, "self"), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(proc, "filesystems"), []byte("\text4\n"), 0o600))
 		if !kernel.noTable {
 			require.NoError(t, os.WriteFile(filepath.Join(proc, "self/mountinfo"), fmt.Appendf(nil, "22 28 0:21 / %s rw - proc proc rw,hidepid=2\n", proc), 0o644))
 		}
@@ -105,6 +106,8 @@ func symptoms(t *testing.T) []Finding {
 			return f.ID != "kernel.seccomp" && f.ID != "kernel.apparmor" && f.ID != "kernel.selinux"
 		})}, r.places...)
 	}
+	hosts, _ := inContainer(t, Stanza, silentZFS)
+	take(&Report{Findings: slices.DeleteFunc(hosts.Findings, func(f Finding) bool { return f.ID != "kernel.host_mount_table" })}, hosts.places...)
 	r, own := inContainer(t, ConnectStanza, nil)
 	take(&Report{Findings: slices.DeleteFunc(r.Findings, func(f Finding) bool { return f.ID != "vfsprobe.socket" })}, append(r.places, own, "")...)
 	slices.SortStableFunc(all, func(a, b Finding) int { return strings.Compare(a.ID, b.ID) })

@@ -195,10 +195,10 @@ func superOptions(flags uint32, own string) string {
 	return strings.Join(words, ",")
 }
 
-// someAskForOptions reports whether a file system may be mounted for which asksForOptions is
+// SomeAskForOptions reports whether a file system may be mounted for which asksForOptions is
 // true: the kernel has its type, by proc_filesystems(5), and sysfs does not say that there
-// is none.
-func someAskForOptions(proc, sys string) bool {
+// is none. From Linux 6.13 on, the table of another mount namespace is then read by entering that.
+func SomeAskForOptions(proc, sys string) bool {
 	content, err := os.ReadFile(proc + "/filesystems")
 	if err != nil {
 		return true

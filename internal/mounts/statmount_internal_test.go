@@ -279,7 +279,7 @@ func TestWatcher_StatmountOfBtrfs(t *testing.T) {
 	assert.True(t, records.At(bind).ReadOnly(), "the superblock is")
 	assert.Equal(t, "ro", records.At(bind).VFSOptions, "it is not asked")
 	assert.Contains(t, text.At(bind).VFSOptions, "subvol=")
-	assert.True(t, someAskForOptions("/proc", "/sys"))
+	assert.True(t, SomeAskForOptions("/proc", "/sys"))
 }
 
 // The text takes the kernel less, and hangs only where such a file system is mounted.
@@ -298,7 +298,7 @@ func TestSomeAskForOptions(t *testing.T) {
 	sys := made(t, filepath.Join(root, "sys"))
 	ask := func(filesystems string) bool {
 		require.NoError(t, os.WriteFile(filepath.Join(root, "filesystems"), []byte(filesystems), 0o600))
-		return someAskForOptions(root, sys)
+		return SomeAskForOptions(root, sys)
 	}
 	const btrfs, zfs = "nodev\tproc\n\text4\n\tbtrfs\n", "nodev\tproc\nnodev\tzfs\n"
 	assert.False(t, ask("nodev\tproc\n\text4\n"))
@@ -308,8 +308,8 @@ func TestSomeAskForOptions(t *testing.T) {
 	assert.True(t, ask(btrfs+zfs), "ZFS has no directory")
 	made(t, filepath.Join(sys, "fs/btrfs/0a4e1b2c-0000-4000-8000-000000000000"))
 	assert.True(t, ask(btrfs))
-	assert.True(t, someAskForOptions(root, ""), "sysfs is not known")
-	assert.True(t, someAskForOptions(filepath.Join(root, "none"), sys))
+	assert.True(t, SomeAskForOptions(root, ""), "sysfs is not known")
+	assert.True(t, SomeAskForOptions(filepath.Join(root, "none"), sys))
 }
 
 func TestWatcher_TextWhereStatmountCannotBeUsed(t *testing.T) {

@@ -101,8 +101,8 @@ func NewWatcher(o WatcherOptions) *Watcher {
 	statmount := kernelAtLeast(6, 13)
 	return &Watcher{o: o, seed: maphash.MakeSeed(), timeout: readerTimeout, cursor: kernelAtLeast(5, 8), known: newKnown(),
 		statmount: statmount,
-		plainText: o.Proc != "/proc" || o.PID != "self" || !statmount,
-		anyAsks:   func() bool { return someAskForOptions(o.Proc, o.Devices.Sys) }}
+		plainText: !statmount,
+		anyAsks:   func() bool { return SomeAskForOptions(o.Proc, o.Devices.Sys) }}
 }
 
 // kernelAtLeast reports whether the running kernel is of that version or a later one;
@@ -281,12 +281,29 @@ func (w *Watcher) plan() *prober.Plan {
 	if w.asText && asks {
 		p.Timeout = w.timeout
 	}
-	if w.asText {
+	switch {
+	case w.asText:
 		p.SearchBelow(w.o.Proc)
 		p.ReadFile(w.name("mountinfo"), maxTable)
-	} else {
+	case w.own():
 		p.Add(prober.StatMounts(statmountAll, statmountPlain, w.known, maxTable))
+	default:
+		return w.enter(w.o.PID, w.known)
 	}
+	return p
+}
+
+// own reports whether the table is this process's own.
+func (w *Watcher) own() bool { return w.o.Proc == "/proc" && w.o.PID == "self" }
+
+// enter is what a helper does to read the table of another process by statmount(2): it has to
+// enter the mount namespace, see [prober.Plan.EnterMountNS]. Where it may not, the table is not read:
+// a reader of the text would keep everybody on the host from mounting while a file system there does
+// not answer.
+func (w *Watcher) enter(process string, known *prober.KnownMounts) *prober.Plan {
+	p := &prober.Plan{Timeout: maxReaderTimeout}
+	p.EnterMountNS(filepath.Join(w.o.Proc, process, "ns", "mnt"))
+	p.Add(prober.StatMounts(statmountAll, statmountPlain, known, maxTable))
 	return p
 }
 
@@ -296,11 +313,14 @@ func (w *Watcher) adopt(r *prober.Report) error {
 	if r.Outcome == prober.Stuck || r.Outcome == prober.Busy || r.Outcome == prober.Expired {
 		return w.hang(r)
 	}
-	if !w.asText && (r.Failed() != nil || r.Signal == unix.SIGSYS) {
+	if !w.asText && w.own() && (r.Failed() != nil || r.Signal == unix.SIGSYS) {
 		w.plainText = true // a sandbox that does not know of it, or a kernel that lacks a part of it
 		return errRetry
 	}
 	if err != nil {
+		if !w.asText {
+			err = refused(err)
+		}
 		return fmt.Errorf("reading the mount table: %w", err)
 	}
 	sum := maphash.Bytes(w.seed, content)
@@ -312,7 +332,7 @@ func (w *Watcher) adopt(r *prober.Report) error {
 		parse = func() ([]*mountinfo.Info, error) { return parseRecords(prober.Records(content)) }
 	}
 	infos, err := parse()
-	if errors.Is(err, errIncomplete) {
+	if errors.Is(err, errIncomplete) && w.own() {
 		w.plainText = true
 		return errRetry
 	}
@@ -474,9 +494,7 @@ func (r *reading) wait(limit time.Duration) bool {
 }
 
 // ReadOther reads the mount table of another process, which may be in another mount
-// namespace. Where a file system there may not answer, and the kernel has a way around that, the
-// helper has to enter the namespace, see [prober.Plan.EnterMountNS]: a reader of the text would keep
-// everybody on the host from mounting.
+// namespace. It is read as the table of [Watcher.View] is.
 func (w *Watcher) ReadOther(process string) (*Snapshot, error) {
 	if !w.statmount || !w.anyAsks() {
 		content, err := w.readFile(filepath.Join(w.o.Proc, process, "mountinfo"))
@@ -486,16 +504,21 @@ func (w *Watcher) ReadOther(process string) (*Snapshot, error) {
 		infos, err := parseText(content)
 		return newSnapshot(infos, err, w.o.Devices), nil
 	}
-	p := &prober.Plan{Timeout: maxReaderTimeout}
-	namespace := filepath.Join(w.o.Proc, process, "ns", "mnt")
-	p.EnterMountNS(namespace)
-	p.Add(prober.StatMounts(statmountAll, statmountPlain, newKnown(), maxTable))
-	content, err := w.readBy(p, "the mounts of "+namespace)
+	content, err := w.readBy(w.enter(process, newKnown()), "the mount table of process "+process)
 	if err != nil {
-		return nil, err
+		return nil, refused(err)
 	}
 	infos, err := parseRecords(prober.Records(content))
 	return newSnapshot(infos, err, w.o.Devices), nil
+}
+
+// refused adds to a refusal what it takes to read the table of another mount namespace, and why
+// its text is not read.
+func refused(err error) error {
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOSYS) {
+		return fmt.Errorf("%w: where btrfs, bcachefs or ZFS may be mounted, the host's table is read by statmount(2) in the host's mount namespace, which takes CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE: a reader of its text could keep everybody from mounting", err)
+	}
+	return err
 }
 
 // ReadNFSStats reads the counters of all NFS mounts of the namespace. An error that

@@ -188,6 +188,53 @@ func TestVfsprobe_ASilentBtrfsStopsNothing(t *testing.T) {
 	})
 }
 
+// In a container the host's table is process 1's, in another mount namespace. Its reader keeps
+// nobody from mounting either; where the capabilities for that are missing, the table is not read,
+// and the log says what it takes.
+func TestVfsprobe_ASilentBtrfsOfTheHostStopsNothing(t *testing.T) {
+	inTurn(t, func(t *testing.T, w way) {
+		var kernel unix.Utsname
+		require.NoError(t, unix.Uname(&kernel))
+		var major, minor int
+		if _, err := fmt.Sscanf(unix.ByteSliceToString(kernel.Release[:]), "%d.%d", &major, &minor); err != nil || major < 6 || major == 6 && minor < 13 {
+			t.Skip("before Linux 6.13 a table can't be read without asking file systems")
+		}
+		btrfs := newSilentBtrfs(t)
+		elsewhere, proc := t.TempDir(), t.TempDir()
+		contained := func(without string) *atWork {
+			command := exec.Command("unshare", "--mount", "--propagation", "slave", "sh", "-ec",
+				`mount --rbind /proc "$1"; without=$2; shift 2; exec setpriv --bounding-set="-$without" -- "$@"`,
+				"sh", proc, without, binary(t, vfsprobe), "-config", inputs(t))
+			command.Env = append(os.Environ(), "HOST_PROC="+proc)
+			return w.startCommand(t, command)
+		}
+		btrfs.silence(t)
+		const unneeded = "wake_alarm"
+		for _, without := range []string{unneeded, "sys_admin", "sys_chroot"} {
+			p := contained(without)
+			for range 4 {
+				p.trigger()
+				line := p.until("^mountstat_summary")
+				if without == unneeded {
+					assert.Less(t, field(t, line, "table_age_seconds"), 1.0)
+				} else {
+					assert.Regexp(t, `table_reason="[^"]*CAP_SYS_ADMIN, CAP_SYS_CHROOT`, line)
+				}
+				requireMounting(t, elsewhere) // the table has changed for the next one
+			}
+			if without == unneeded {
+				p.trigger()
+				p.until("^mountstat,", "fstype=btrfs,")
+			} else {
+				assert.Contains(t, p.plugin.stderr.String(), "there is no mount table")
+			}
+			assert.Empty(t, waiting(t, p.plugin.Process.Pid), "threads of the plugin")
+			p.terminate()
+		}
+		btrfs.requireHang(t)
+	})
+}
+
 // A configuration on a file system that hangs ends the program, with one line.
 func TestVfsprobe_AConfigurationThatIsNotRead(t *testing.T) {
 	if besideOthers(t) {

@@ -99,7 +99,8 @@ capabilities:
     {{- end }}
     {{- end }}
     # Not given: SYSLOG, since /dev/kmsg takes a privileged container; SYS_ADMIN
-    # and SYS_CHROOT, which mount_namespaces = "all" and enter_host_namespace take.
+    # and SYS_CHROOT, which mount_namespaces = "all" and enter_host_namespace take, and
+    # the mount table of a node with btrfs, bcachefs or ZFS (docs/CONTAINERS.md).
 {{- end }}
 
 {{/* The words before those of a program, by which it runs as a user who owns nothing, with the
