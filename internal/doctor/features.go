@@ -201,9 +201,9 @@ func (p *examination) examineHostTable(h Host, s *subject, kernel dcache.Version
 	const needed = SysAdmin | SysChroot | SysPtrace
 	table := filepath.Join(h.Proc, "1/mountinfo")
 	if kernel.AtLeast(6, 13) && mounts.SomeAskForOptions(h.Proc, h.Sys) && !s.caps.has(needed) {
-		p.grant(Finding{ID: "kernel.host_mount_table", Status: checkup.Critical, Object: table,
-			Says:    "a btrfs, bcachefs or ZFS may be mounted on the host: while one does not answer, a reader of this text keeps everybody from mounting, so it is not read; reading it otherwise is not granted to " + s.user,
-			Symptom: "mountstat checks the root and what its configuration names, and nfslock nothing; the log says that there is no mount table"}, s, needed)
+		p.grant(Finding{ID: "kernel.host_mount_table", Status: checkup.Warning, Object: table,
+			Says:    "a btrfs, bcachefs or ZFS may be mounted on the host: while one does not answer, a reader of this text keeps everybody from mounting; reading it otherwise is not granted to " + s.user,
+			Symptom: "the log says that the mount table is read as text"}, s, needed)
 		return
 	}
 	p.fine("kernel.host_mount_table", table, "is read in a way that keeps nobody from mounting, or no file system there could")

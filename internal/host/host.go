@@ -177,6 +177,9 @@ func (h *Host) Mounts(round uint64) mounts.View {
 			h.log.Errorf("the mount table is %v old: %v", view.Age.Round(time.Second), view.Hindrance)
 		}
 	}
+	if view.Risk != nil && h.said.Changed("risk", view.Risk.Error()) {
+		h.log.Warnf("the mount table is read as text: %v", view.Risk)
+	}
 	if view.Snapshot != nil {
 		h.last = view.Snapshot
 		h.said.Error("table", view.Err)

@@ -262,6 +262,7 @@ func TestWatcher_TextWhereStatmountTellsTooLittle(t *testing.T) {
 	require.NoError(t, view.Hindrance)
 	require.NoError(t, view.Err)
 	assert.True(t, w.plainText)
+	require.ErrorContains(t, w.risk, "statmount: function not implemented")
 	require.NotNil(t, view.At(long))
 	assert.Equal(t, "deep", view.At(long).Source)
 }
@@ -319,6 +320,7 @@ func TestWatcher_TextWhereStatmountCannotBeUsed(t *testing.T) {
 	failed := prober.Report{Outcome: prober.Done, Steps: []prober.StepResult{{Name: "statmount", Errno: unix.ENOSYS}}}
 	require.ErrorIs(t, w.adopt(&failed), errRetry)
 	assert.True(t, w.plainText)
+	require.ErrorContains(t, w.risk, "statmount: function not implemented")
 	view := w.View(1)
 	require.NoError(t, view.Hindrance)
 	assert.NotNil(t, view.At("/proc"))

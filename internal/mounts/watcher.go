@@ -68,6 +68,7 @@ type Watcher struct {
 	file      *os.File // polled only
 	reading   *reading // under way
 	plainText bool     // statmount(2) can't be used
+	risk      error    // of the text, where that is why it is read
 	asText    bool     // it is not, by the last reader
 	known     *prober.KnownMounts
 	cursor    bool   // the kernel skips no lines of a table that changes
@@ -91,6 +92,7 @@ type View struct {
 	*Snapshot               // nil: none could be read yet
 	Age       time.Duration // since the kernel had this table last; 0: it has it now
 	Hindrance error         // why there is no newer one
+	Risk      error         // of the way in which it is read, where the kernel has a better one
 }
 
 // NewWatcher returns a Watcher that has read nothing yet.
@@ -147,12 +149,16 @@ func (w *Watcher) View(round uint64) View {
 // gather once, and have no later round in which more is known.
 func (w *Watcher) Await(timeout time.Duration) { w.update(timeout) }
 
+func (w *Watcher) seen(hindrance error) View {
+	return View{Snapshot: w.current, Hindrance: hindrance, Risk: w.risk}
+}
+
 // update updates the table, if that takes no longer than patience.
 func (w *Watcher) update(patience time.Duration) View {
 	w.updating.Lock()
 	defer w.updating.Unlock()
 	if err := w.open(); err != nil {
-		return View{Snapshot: w.current, Hindrance: err}
+		return w.seen(err)
 	}
 	if w.changed() {
 		w.outdate()
@@ -160,12 +166,12 @@ func (w *Watcher) update(patience time.Duration) View {
 	if !w.stale && w.current != nil {
 		w.asOf = time.Now()
 		w.tellSubmounts(patience)
-		return View{Snapshot: w.current}
+		return w.seen(nil)
 	}
 	w.stale = true
 	hindrance := w.read(patience)
 	w.tellSubmounts(patience)
-	view := View{Snapshot: w.current, Hindrance: hindrance}
+	view := w.seen(hindrance)
 	if w.stale && w.current != nil {
 		view.Age = time.Since(w.asOf)
 	}
@@ -293,13 +299,17 @@ func (w *Watcher) plan() *prober.Plan {
 	return p
 }
 
+// readText has the table read as text from now on, since it can't be read by statmount(2).
+func (w *Watcher) readText(why error) error {
+	w.plainText, w.risk = true, fmt.Errorf("while a btrfs, bcachefs or ZFS does not answer, a reader of this text keeps everybody from mounting; it can't be read by statmount(2): %w", refused(why))
+	return errRetry
+}
+
 // own reports whether the table is this process's own.
 func (w *Watcher) own() bool { return w.o.Proc == "/proc" && w.o.PID == "self" }
 
 // enter is what a helper does to read the table of another process by statmount(2): it has to
-// enter the mount namespace, see [prober.Plan.EnterMountNS]. Where it may not, the table is not read:
-// a reader of the text would keep everybody on the host from mounting while a file system there does
-// not answer.
+// enter the mount namespace, see [prober.Plan.EnterMountNS].
 func (w *Watcher) enter(process string, known *prober.KnownMounts) *prober.Plan {
 	p := &prober.Plan{Timeout: maxReaderTimeout}
 	p.EnterMountNS(filepath.Join(w.o.Proc, process, "ns", "mnt"))
@@ -313,14 +323,10 @@ func (w *Watcher) adopt(r *prober.Report) error {
 	if r.Outcome == prober.Stuck || r.Outcome == prober.Busy || r.Outcome == prober.Expired {
 		return w.hang(r)
 	}
-	if !w.asText && w.own() && (r.Failed() != nil || r.Signal == unix.SIGSYS) {
-		w.plainText = true // a sandbox that does not know of it, or a kernel that lacks a part of it
-		return errRetry
+	if !w.asText && (r.Failed() != nil || r.Signal == unix.SIGSYS) {
+		return w.readText(err) // a sandbox that does not know of it, or a kernel that lacks a part of it
 	}
 	if err != nil {
-		if !w.asText {
-			err = refused(err)
-		}
 		return fmt.Errorf("reading the mount table: %w", err)
 	}
 	sum := maphash.Bytes(w.seed, content)
@@ -332,9 +338,8 @@ func (w *Watcher) adopt(r *prober.Report) error {
 		parse = func() ([]*mountinfo.Info, error) { return parseRecords(prober.Records(content)) }
 	}
 	infos, err := parse()
-	if errors.Is(err, errIncomplete) && w.own() {
-		w.plainText = true
-		return errRetry
+	if errors.Is(err, errIncomplete) {
+		return w.readText(err)
 	}
 	if !w.asText {
 		w.known = knownFrom(prober.Records(content))
@@ -494,7 +499,9 @@ func (r *reading) wait(limit time.Duration) bool {
 }
 
 // ReadOther reads the mount table of another process, which may be in another mount
-// namespace. It is read as the table of [Watcher.View] is.
+// namespace. Where it may not be entered, and a file system there may not answer, it returns an
+// error: no check depends on that table, and a reader of its text would keep everybody on the host
+// from mounting.
 func (w *Watcher) ReadOther(process string) (*Snapshot, error) {
 	if !w.statmount || !w.anyAsks() {
 		content, err := w.readFile(filepath.Join(w.o.Proc, process, "mountinfo"))
@@ -512,11 +519,10 @@ func (w *Watcher) ReadOther(process string) (*Snapshot, error) {
 	return newSnapshot(infos, err, w.o.Devices), nil
 }
 
-// refused adds to a refusal what it takes to read the table of another mount namespace, and why
-// its text is not read.
+// refused adds to a refusal what it takes to enter another mount namespace.
 func refused(err error) error {
-	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.ENOSYS) {
-		return fmt.Errorf("%w: where btrfs, bcachefs or ZFS may be mounted, the host's table is read by statmount(2) in the host's mount namespace, which takes CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE: a reader of its text could keep everybody from mounting", err)
+	if errors.Is(err, unix.EPERM) || errors.Is(err, unix.EACCES) {
+		return fmt.Errorf("%w: it takes CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE", err)
 	}
 	return err
 }
