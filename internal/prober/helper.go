@@ -343,6 +343,11 @@ func (p *Prober) exitedLocked(h *helper, status syscall.WaitStatus) {
 		outcome = Died
 		h.report.Signal = status.Signal()
 		h.err = fmt.Errorf("the helper was killed by someone else (%v) in %s", status.Signal(), h.nextStepLocked())
+	case status.ExitStatus() == forkserver.Traceable && h.slot != nil && !h.reported:
+		p.server.others = false
+		p.retryLocked(h)
+		p.pumpLocked()
+		return
 	case status.ExitStatus() != 0:
 		outcome = Unavailable
 		h.err = errors.New("the helper lost its fork server")

@@ -257,6 +257,43 @@ func TestProber_AUserReachesNothingByAHelperOfTheirs(t *testing.T) {
 	}
 }
 
+// With fs.suid_dumpable 1 a user could trace a helper for some microseconds, and with it all
+// others of theirs that share its memory. Each helper looks before it becomes that user.
+func TestProber_SharesWithOthersNoMoreOnceTheyCouldTrace(t *testing.T) {
+	faultfs.Require(t)
+	setSuidDumpable(t, "0")
+	p := start(t, prober.Options{})
+	before, after := forEverybody(t), forEverybody(t)
+	before.Pause()
+	after.Pause()
+	first, firstReport := hang(t, p, "before", statfsAs(stranger, before.Dir))
+	server := serverOf(t, os.Getpid())
+	assert.Equal(t, forkserver.Sharing, sharesMemory(t, server, first))
+
+	setSuidDumpable(t, "1")
+	reports := make(chan prober.Report, 8)
+	for i := range cap(reports) {
+		p.Submit(patient(prober.Check{Key: strconv.Itoa(i), Group: strconv.Itoa(i), Plan: statfsAs(stranger, "/")}), func(r prober.Report) { reports <- r })
+	}
+	for range cap(reports) {
+		r := <-reports
+		assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
+		assert.Nil(t, r.Failed(), "%v", &r)
+	}
+	second, secondReport := hang(t, p, "after", statfsAs(stranger, after.Dir))
+	assert.False(t, sharesMemory(t, server, second))
+	for name, result := range attackAs(t, stranger, "reach", first) {
+		assert.NotEqual(t, "<nil>", result, name)
+	}
+	for fs, reports := range map[*faultfs.FS]chan prober.Report{before: firstReport, after: secondReport} {
+		fs.Heal()
+		r := <-reports
+		assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
+	}
+	assert.Zero(t, p.Stats().ServerRestarts)
+	assert.Equal(t, server, serverOf(t, os.Getpid()))
+}
+
 // What is refused above is granted where the kernel has no reason to refuse it.
 func TestStranger_ReachesItsOwnProcesses(t *testing.T) {
 	faultfs.Require(t)

@@ -427,8 +427,11 @@ func (s *Step) flags() (flags forkserver.StepFlags) {
 	if s.mergeWithNext {
 		flags |= forkserver.MergeWithNext
 	}
-	if s.number == unix.SYS_CAPSET { // the last of those that change credentials
-		flags |= forkserver.ChangesUser
+	switch s.number {
+	case unix.SYS_SETGROUPS: // the first of those of Plan.become
+		flags |= forkserver.BeginsUserChange
+	case unix.SYS_SETRESUID:
+		flags |= forkserver.EndsUserChange
 	}
 	if s.repeatable() {
 		flags |= forkserver.Repeatable

@@ -43,6 +43,7 @@ type server struct {
 	slots     *forkserver.Slots // of helpers that share its memory; nil: none do
 	holders   []*helper         // of the slots
 	unshared  bool              // a sandbox refuses to share memory
+	others    bool              // helpers that become another user share it, too
 	submitted bool              // there is more in the slots than it may know of
 }
 
@@ -141,7 +142,9 @@ func launch(proc string, trim, confine bool) (*server, error) {
 			f = filter()
 		}
 		if s.slots, _ = forkserver.NewSlots(); s.slots != nil { // else all helpers have memory of their own
-			s.slots.Others = othersCanShare(proc)
+			s.slots.SuidDumpable = openSuidDumpable(proc)
+			s.others = s.slots.SuidDumpable != nil
+			defer s.slots.SuidDumpable.Close() // of nil it is an error
 			s.holders = make([]*helper, forkserver.SharedSlots)
 		}
 		s.pid, err = forkserver.Start(pair[1], s.slots, trim, f)

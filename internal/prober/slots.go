@@ -2,6 +2,7 @@ package prober
 
 import (
 	"fmt"
+	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -16,23 +17,30 @@ import (
 // of sending them. They are read when it has ended, when its time is up, and when somebody
 // asks for its progress. From then on it is not fresh any more, and they are read after each step.
 
-// othersCanShare reports whether helpers that become another user can share the server's
-// memory. Nobody may trace the server then without CAP_SYS_PTRACE, and this process is to see
-// in which function a helper waits. With fs.suid_dumpable 1 that user could trace the helper,
-// until it has forbidden it.
-func othersCanShare(proc string) bool {
+// openSuidDumpable opens fs.suid_dumpable if helpers that become another user can share the
+// server's memory, and returns nil otherwise. Nobody may trace the server then without
+// CAP_SYS_PTRACE, and this process is to see in which function a helper waits. With 1 that
+// user could trace the helper, until it has forbidden it.
+func openSuidDumpable(proc string) *os.File {
 	if effective, _ := OwnCapabilities(); effective&forkserver.OtherProcesses == 0 {
-		return false
+		return nil
 	}
-	dumpable, err := procfs.ReadLine(filepath.Join(proc, "sys/fs/suid_dumpable"))
-	return err == nil && (dumpable == "0" || dumpable == "2")
+	name := filepath.Join(proc, "sys/fs/suid_dumpable")
+	if value, err := procfs.ReadLine(name); err != nil || value != "0" && value != "2" {
+		return nil
+	}
+	file, err := os.Open(name)
+	if err != nil {
+		return nil
+	}
+	return file
 }
 
 // submitLocked puts the check's request into a slot, of which the server is told by
 // wakeServerLocked. It returns nil where the request has to be sent.
 func (s *server) submitLocked(w *pending) *forkserver.Slot {
 	changesUser := w.compiled.header.Capabilities&forkserver.ChangeUser != 0
-	if s.slots == nil || s.unshared || w.compiled.memory > int(forkserver.MaxShared) || changesUser && !s.slots.Others {
+	if s.slots == nil || s.unshared || w.compiled.memory > int(forkserver.MaxShared) || changesUser && !s.others {
 		return nil
 	}
 	header := w.request()
@@ -102,7 +110,6 @@ func (p *Prober) endedLocked(s *server) {
 			p.unforkableLocked(s, h, syscall.Errno(fate.Errno))
 			continue
 		}
-		s.freeSlotLocked(h)
 		p.exitedLocked(h, syscall.WaitStatus(fate.Status))
 	}
 }

@@ -38,17 +38,18 @@
 // its own copy of the request says that it is, and takes nothing for true because it is
 // in this memory.
 //
-// A helper that becomes another user shares it as well ([Slots.Others]). Credentials are each
-// task's own, but who may trace a task the kernel also asks of its memory: one that is not
-// dumpable (PR_SET_DUMPABLE) nobody traces without CAP_SYS_PTRACE, also not who has the same
-// user (__ptrace_may_access, kernel/ptrace.c). On that depend ptrace(2), process_vm_writev(2),
-// pidfd_getfd(2), perf_event_open(2), move_pages(2) and their like, and all of /proc/PID that is
-// not for everybody, which is root's then: mem and oom_score_adj, the last of which is set for
-// all who share memory. The server makes its memory so when it starts, and each such helper
-// again, since a change of the user sets it to fs.suid_dumpable (commit_creds, kernel/cred.c):
-// before the user is seen to have changed, so that with 0 or 2 there is no moment between. What
-// is left to that user is what concerns one process: signals, all of which but SIGKILL and
-// SIGSTOP are blocked, its priority, and its limits, which can't be raised.
+// A helper that becomes another user shares it as well ([Slots.SuidDumpable]). Credentials
+// are each task's own, but who may trace a task the kernel also asks of its memory: one that
+// is not dumpable (PR_SET_DUMPABLE) nobody traces without CAP_SYS_PTRACE, also not who has the
+// same user (__ptrace_may_access, kernel/ptrace.c). On that depend ptrace(2),
+// process_vm_writev(2), pidfd_getfd(2), perf_event_open(2), move_pages(2) and their like, and
+// all of /proc/PID that is not for everybody, which is root's then: mem and oom_score_adj, the
+// last of which is set for all who share memory. The server makes its memory so when it starts.
+// A change of the user sets it to fs.suid_dumpable, before that user is seen
+// (commit_creds, kernel/cred.c): with 0 and 2 there is no moment between, and with 1 a helper
+// that has looked at it ends instead ([Traceable]); after the change each makes it so again.
+// What is left to that user is what concerns one process: signals, all of which but SIGKILL
+// and SIGSTOP are blocked, its priority, and its limits, which can't be raised.
 //
 // Helpers have memory of their own, which is forked, and request and answers are messages,
 // where the request is too large for a slot, where all slots are taken, where a sandbox refuses

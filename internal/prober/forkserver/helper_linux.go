@@ -36,6 +36,9 @@ func runSteps(s *Slot) {
 		}
 
 		a := &step.Arguments
+		if step.Flags&BeginsUserChange != 0 && s != &memory.slot && traceableAfterwards(s) {
+			exit(Traceable)
+		}
 		answer.ID, answer.Step = header.ID, i
 		if !merged && !began {
 			readClock(&s.clock[0])
@@ -60,7 +63,7 @@ func runSteps(s *Slot) {
 			readClock(&s.clock[1])
 		}
 		s.Results[i].Result = int64(result)
-		if step.Flags&ChangesUser != 0 {
+		if step.Flags&EndsUserChange != 0 {
 			forbidTracing()
 			armDeathSignal(s, header)
 		}
@@ -157,6 +160,19 @@ func foundRegular(s *Slot, i uintptr) bool {
 func forbidTracing() syscall.Errno {
 	_, _, errno := syscall.RawSyscall6(syscall.SYS_PRCTL, prSetDumpable, 0, 0, 0, 0, 0)
 	return errno
+}
+
+// traceableAfterwards reports whether another user could trace this helper for a moment when
+// it has become that user, and all others which already are: it is so where fs.suid_dumpable
+// is 1, as it was not when the server was started.
+//
+//go:nosplit
+//go:norace
+//go:nocheckptr
+func traceableAfterwards(s *Slot) bool {
+	value := (*byte)(unsafe.Pointer(&s.output))
+	n, _, errno := syscall.RawSyscall6(syscall.SYS_PREAD64, s.suidDumpable, uintptr(unsafe.Pointer(value)), 1, 0, 0, 0)
+	return errno != 0 || n == 0 || *value != '0' && *value != '2'
 }
 
 // armDeathSignal makes the kernel kill this helper when the server ends, unless it is to

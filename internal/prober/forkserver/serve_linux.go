@@ -50,8 +50,7 @@ var memory struct {
 	root       [8]byte
 	noLimit    [2]uint64
 
-	others     int     // how many helpers there are that may be other users
-	undumpable uintptr // not 0: nobody may trace who shares this memory, without CAP_SYS_PTRACE
+	others int // how many helpers there are that may be other users
 
 	seccomp      uintptr // the number of the call
 	filter       program
@@ -90,8 +89,8 @@ func serve() {
 	memory.slot.server, _, _ = syscall.RawSyscall6(syscall.SYS_GETPID, 0, 0, 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&memory.name)), 0, 0, 0, 0)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetNoNewPrivs, 1, 0, 0, 0, 0)
-	if memory.undumpable != 0 && forbidTracing() != 0 {
-		memory.undumpable = 0
+	if memory.slot.suidDumpable != 0 && forbidTracing() != 0 {
+		memory.slot.suidDumpable = 0
 	}
 	memory.slot.capabilities &= Needed
 	memory.slot.effective = ^memory.slot.capabilities
@@ -99,7 +98,7 @@ func serve() {
 	syscall.RawSyscall6(syscall.SYS_PRLIMIT64, 0, syscall.RLIMIT_CORE, uintptr(unsafe.Pointer(&memory.noLimit)), 0, 0, 0)
 	// A working directory would keep its file system from being unmounted.
 	syscall.RawSyscall6(syscall.SYS_CHDIR, uintptr(unsafe.Pointer(&memory.root)), 0, 0, 0, 0, 0)
-	errno := keepSocketOnly()
+	errno := keepDescriptors()
 	if errno == 0 {
 		errno = watchChildren()
 	}
@@ -180,26 +179,40 @@ func receive() bool {
 	return false
 }
 
-// keepSocketOnly leaves the socket open as descriptor 3, and /dev/null as 0
-// to 2. The prober's other descriptors, its stdout above all, must not stay
-// open in a helper that is stuck.
+// keepDescriptors leaves the socket open as descriptor 3, fs.suid_dumpable as 4 if it is
+// needed, and /dev/null as 0 to 2. The prober's other descriptors, its stdout above all,
+// must not stay open in a helper that is stuck.
 //
 //go:nosplit
 //go:norace
 //go:nocheckptr
-func keepSocketOnly() syscall.Errno {
+func keepDescriptors() syscall.Errno {
+	rest := uintptr(4)
+	if memory.slot.suidDumpable != 0 { // out of the way
+		fd, _, errno := syscall.RawSyscall6(syscall.SYS_FCNTL, memory.slot.suidDumpable, syscall.F_DUPFD, 5, 0, 0, 0)
+		if errno != 0 {
+			return errno
+		}
+		memory.slot.suidDumpable = fd
+	}
 	if memory.slot.socket != 3 {
 		if _, _, errno := syscall.RawSyscall6(syscall.SYS_DUP3, memory.slot.socket, 3, 0, 0, 0, 0); errno != 0 {
 			return errno
 		}
 		memory.slot.socket = 3
 	}
+	if memory.slot.suidDumpable != 0 {
+		if _, _, errno := syscall.RawSyscall6(syscall.SYS_DUP3, memory.slot.suidDumpable, 4, 0, 0, 0, 0); errno != 0 {
+			return errno
+		}
+		memory.slot.suidDumpable, rest = 4, 5
+	}
 	errno := syscall.ENOSYS
 	if memory.seccomp != 0 {
-		_, _, errno = syscall.RawSyscall6(sysCloseRange, 4, uintptr(^uint32(0)), 0, 0, 0, 0)
+		_, _, errno = syscall.RawSyscall6(sysCloseRange, rest, uintptr(^uint32(0)), 0, 0, 0, 0)
 	}
 	if errno != 0 {
-		for fd := uintptr(4); fd < 4096; fd++ { // before Linux 5.9
+		for fd := rest; fd < 4096; fd++ { // before Linux 5.9
 			syscall.RawSyscall6(syscall.SYS_CLOSE, fd, 0, 0, 0, 0, 0)
 		}
 	}
@@ -324,7 +337,7 @@ func forkInto(s *Slot, header *RequestHeader, i uintptr) (pid, errno uintptr) {
 	h := &memory.holders[i]
 	h.other, h.messages = header.Capabilities&ChangeUser != 0, header.Messages != 0
 	if h.other {
-		if memory.undumpable == 0 {
+		if memory.slot.suidDumpable == 0 {
 			return 0, uintptr(syscall.EPERM)
 		}
 		memory.others++

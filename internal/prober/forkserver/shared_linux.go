@@ -2,6 +2,7 @@ package forkserver
 
 import (
 	"fmt"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"unsafe"
@@ -48,6 +49,7 @@ type context struct {
 	capabilities uint64  // permitted
 	effective    uint64
 	mark         uint64
+	suidDumpable uintptr // [Slots.SuidDumpable]; 0: helpers that become another user have no slots
 }
 
 // Fate is what the server says of the helper that has a slot.
@@ -116,10 +118,11 @@ func (q *queue) put(slot uintptr) {
 // Slots are the prober's side of memory that it shares with one server. Its methods are
 // for one goroutine at a time.
 type Slots struct {
-	// Others says that helpers which become another user have slots, too. Nobody may trace
-	// the server then, or look at more of it and its helpers in /proc than everybody may,
-	// without CAP_SYS_PTRACE. It is set before the server is started.
-	Others bool
+	// SuidDumpable is fs.suid_dumpable of sysctl.d(5), opened to be read, where helpers which
+	// become another user have slots, too: unless it is 1 then. Nobody may trace the server, or
+	// look at more of it and its helpers in /proc than everybody may, without CAP_SYS_PTRACE.
+	// Only [Start] needs it.
+	SuidDumpable *os.File
 
 	memory *shared
 	free   []uint16 // the one used last is at the end

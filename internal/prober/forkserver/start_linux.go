@@ -76,12 +76,12 @@ func Start(socket int, slots *Slots, trim bool, filter Filter) (pid int, err err
 	memory.slot.mark = memory.slot.capabilities & Mark
 	memory.kept = keptMemory{}
 	advise(unneeded(), trim)
-	memory.shared, memory.undumpable = nil, 0
+	memory.shared, memory.slot.suidDumpable = nil, 0
 	if slots != nil {
 		memory.shared = slots.memory
 		memory.kept.add(uintptr(unsafe.Pointer(slots.memory)), sharedMemory)
-		if slots.Others {
-			memory.undumpable = 1
+		if slots.SuidDumpable != nil {
+			memory.slot.suidDumpable = slots.SuidDumpable.Fd()
 		}
 	}
 	slots.inherit(madvDoFork)

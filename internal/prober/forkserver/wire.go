@@ -68,9 +68,12 @@ type StepFlags uint16
 const (
 	// ContinueOnError lets the plan go on although the step failed.
 	ContinueOnError StepFlags = 1 << iota
-	// ChangesUser is the last of the steps that change credentials: the kernel has cleared
-	// PR_SET_PDEATHSIG then, and set PR_SET_DUMPABLE (commit_creds, kernel/cred.c).
-	ChangesUser
+	// BeginsUserChange is the first of the steps by which a helper becomes another user. One
+	// that shares memory ends instead with [Traceable] if fs.suid_dumpable is 1.
+	BeginsUserChange
+	// EndsUserChange is the last that changes numbers of a user or group: the kernel has
+	// cleared PR_SET_PDEATHSIG, and set PR_SET_DUMPABLE (commit_creds, kernel/cred.c).
+	EndsUserChange
 	// Silent steps are answered only if they fail.
 	Silent
 	// MergeWithNext times the step together with the one after it.
@@ -80,6 +83,9 @@ const (
 	// tracer: signal(7)), and the FUSE daemon has heard of it.
 	Repeatable
 )
+
+// Traceable is the exit status of a helper that must not share memory: see BeginsUserChange.
+const Traceable = 2
 
 // maxRepeats is how often a Repeatable step is made again.
 const maxRepeats = 8
