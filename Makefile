@@ -189,12 +189,13 @@ test-vm: ## faults of real file servers; FAMILIES="nfs smb layers autofs ceph gl
 bin/nfsvm: $(SOURCES) $(shell find internal/testing/nfsvm internal/testing/vm -name '*.scenario' -o -name '*.c')
 	$(GO) build -o $@ ./internal/testing/nfsvm
 
-# The BPF programs on the kernels of Debian's suites, under QEMU.
+# The BPF programs, and what keeps helpers of other users from being traced, on the kernels of
+# Debian's suites, under QEMU.
 SUITES ?= bullseye,bookworm,trixie,sid
-KERNEL_TESTS := ./internal/dcache/attribution,'./plugins/inputs/dentrycache=TestBinary|TestFreeing_Run'
+KERNEL_TESTS := ./internal/dcache/attribution,'./plugins/inputs/dentrycache=TestBinary|TestFreeing_Run','./internal/prober=TestProber_AUserReaches|TestProber_SharesWith'
 KERNEL_NEEDS := mmdebstrap kmod:depmod e2fsprogs:mkfs.ext4
 
-test-kernels: bin/kernels ## the BPF programs on Debian's kernels, in virtual machines
+test-kernels: bin/kernels ## the BPF programs, and helpers of other users, on Debian's kernels in virtual machines
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	@$(STAGE) bin/kernels -suites $(SUITES) -package $(KERNEL_TESTS); code=$$?; [ $$code != 77 ] || { echo 'test-kernels: SKIPPED'; code=$(SKIPPED); }; exit $$code
 

@@ -913,8 +913,8 @@ func TestProber_HelpersInheritNothing(t *testing.T) {
 	fs.Pause()
 	reports := make(chan prober.Report, 1)
 	p.Submit(patient(check(fs.Dir)), func(r prober.Report) { reports <- r })
-	server := serverOf(t, os.Getpid())
-	eventually(t, "a helper", func() bool { return len(children(t, server)) == 1 })
+	var server int // one of an earlier prober may be about to end
+	eventually(t, "a helper", func() bool { server = serverOf(t, os.Getpid()); return len(children(t, server)) == 1 })
 	helper := children(t, server)[0]
 	dir := fmt.Sprintf("/proc/%d/", helper)
 	kept := 4
