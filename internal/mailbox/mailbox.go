@@ -9,6 +9,7 @@ import "sync"
 type Mailbox struct {
 	mu    sync.Mutex
 	posts []func()
+	spare []func()      // room for posts, without any
 	wake  chan struct{} // holds one token while there may be posts
 }
 
@@ -30,11 +31,19 @@ func (m *Mailbox) Post(do func()) {
 func (m *Mailbox) Drain() {
 	m.mu.Lock()
 	posts := m.posts
-	m.posts = nil
+	if len(posts) == 0 {
+		m.mu.Unlock()
+		return
+	}
+	m.posts, m.spare = m.spare, nil
 	m.mu.Unlock()
 	for _, do := range posts {
 		do()
 	}
+	clear(posts)
+	m.mu.Lock()
+	m.spare = posts[:0]
+	m.mu.Unlock()
 }
 
 // Wake is ready to be received from when something may have been posted.

@@ -51,11 +51,29 @@ func (c class) reserved(limit int) int {
 // a fate. It is forgotten when there are none.
 type group struct {
 	name    string
-	waiting [classes][]*pending // in order of submission
-	ready   [classes]bool       // is in admission.ready
-	running int                 // helpers of plans that are not Killable
-	asleep  int                 // helpers that are left asleep, or will be at their deadline
-	stuck   int                 // helpers that survive SIGKILL
+	waiting [classes]queue // in order of submission
+	ready   [classes]bool  // is in admission.ready
+	running int            // helpers of plans that are not Killable
+	asleep  int            // helpers that are left asleep, or will be at their deadline
+	stuck   int            // helpers that survive SIGKILL
+}
+
+// A queue is of checks, each of which is in one queue at most.
+type queue struct{ first, last *pending }
+
+func (q *queue) add(w *pending) {
+	if q.first == nil {
+		q.first = w
+	} else {
+		q.last.next = w
+	}
+	q.last = w
+}
+
+// drop removes the first check.
+func (q *queue) drop() {
+	w := q.first
+	q.first, w.next = w.next, nil
 }
 
 // A place is what a helper counts as.
@@ -93,6 +111,7 @@ func (c *Check) roomLocked(hang, own, limit int) int {
 // constant time per check, however many wait.
 type admission struct {
 	groups  map[string]*group
+	spare   []*group
 	ready   [classes][]*group // those with a check that may perhaps start, in turn
 	running [classes]int      // helpers of plans that are not Killable
 	asleep  int               // as in group; orphans left out
@@ -102,7 +121,12 @@ type admission struct {
 func (a *admission) groupLocked(name string) *group {
 	g := a.groups[name]
 	if g == nil {
-		g = &group{name: name}
+		if last := len(a.spare) - 1; last >= 0 {
+			g, a.spare = a.spare[last], a.spare[:last]
+		} else {
+			g = new(group)
+		}
+		*g = group{name: name}
 		a.groups[name] = g
 	}
 	return g
@@ -111,14 +135,14 @@ func (a *admission) groupLocked(name string) *group {
 func (a *admission) enqueueLocked(w *pending) {
 	g := a.groupLocked(w.check.Group)
 	c := w.check.class()
-	g.waiting[c] = append(g.waiting[c], w)
+	g.waiting[c].add(w)
 	a.wakeLocked(g)
 }
 
 // wakeLocked makes a group ready again that had to wait for its own helpers.
 func (a *admission) wakeLocked(g *group) {
 	for c := range g.waiting {
-		if len(g.waiting[c]) > 0 && !g.ready[c] {
+		if g.waiting[c].first != nil && !g.ready[c] {
 			g.ready[c] = true
 			a.ready[c] = append(a.ready[c], g)
 		}
@@ -133,15 +157,18 @@ func (a *admission) restLocked(c class) {
 	a.forgetLocked(g)
 }
 
-// forgetLocked drops a group that has no checks and no helpers.
+// forgetLocked drops a group that has no checks and no helpers, and is not ready in any class.
 func (a *admission) forgetLocked(g *group) {
 	for k := range g.waiting {
-		if len(g.waiting[k]) > 0 {
+		if g.waiting[k].first != nil || g.ready[k] {
 			return
 		}
 	}
-	if g.running == 0 && g.asleep == 0 && g.stuck == 0 {
+	if g.running == 0 && g.asleep == 0 && g.stuck == 0 && a.groups[g.name] == g {
 		delete(a.groups, g.name)
+		if len(a.spare) < maxSpare {
+			a.spare = append(a.spare, g)
+		}
 	}
 }
 
@@ -149,11 +176,11 @@ func (a *admission) forgetLocked(g *group) {
 func (a *admission) nextLocked(c class) *pending {
 	for len(a.ready[c]) > 0 {
 		g := a.ready[c][0]
-		for len(g.waiting[c]) > 0 {
-			if w := g.waiting[c][0]; !w.decided {
+		for w := g.waiting[c].first; w != nil; w = g.waiting[c].first {
+			if !w.decided {
 				return w
 			}
-			g.waiting[c] = g.waiting[c][1:] // given up meanwhile
+			g.waiting[c].drop() // given up meanwhile
 		}
 		a.restLocked(c)
 	}
@@ -164,12 +191,12 @@ func (a *admission) nextLocked(c class) *pending {
 // was started or refused.
 func (a *admission) advanceLocked(c class) {
 	g := a.ready[c][0]
-	g.waiting[c] = g.waiting[c][1:]
-	a.restLocked(c)
-	if len(g.waiting[c]) > 0 {
-		g.ready[c] = true
-		a.ready[c] = append(a.ready[c], g)
+	g.waiting[c].drop()
+	if g.waiting[c].first != nil {
+		a.ready[c] = append(a.ready[c][1:], g)
+		return
 	}
+	a.restLocked(c)
 }
 
 // drainLocked empties the queue, and returns all checks that wait.
@@ -177,12 +204,12 @@ func (a *admission) drainLocked() []*pending {
 	var all []*pending
 	for _, g := range a.groups {
 		for c := range g.waiting {
-			for _, w := range g.waiting[c] {
+			for w := g.waiting[c].first; w != nil; w = g.waiting[c].first {
 				if !w.decided {
 					all = append(all, w)
 				}
+				g.waiting[c].drop()
 			}
-			g.waiting[c] = nil
 		}
 	}
 	return all

@@ -45,7 +45,7 @@ func (p *Prober) moveHelpersLocked() {
 	c.moving = len(plans)
 	for i, plan := range plans {
 		check := Check{Key: "root cgroups " + strconv.Itoa(i), Group: "root cgroups", Trusted: true, Independent: true, Essential: true, Plan: plan}
-		p.completed = append(p.completed, func() { p.Submit(check, p.moved) })
+		p.completed = append(p.completed, callback{other: func() { p.Submit(check, p.moved) }})
 	}
 }
 

@@ -39,6 +39,7 @@ type helper struct {
 	part        []byte     // of the output of the compound step that is under way
 	outputs     []byte     // of the other steps, one behind the other
 	ended       bool       // by a step that failed
+	shown       bool       // what it has found so far was told of, and may still be read
 	behind      []*pending // checks of the same key, which wait for its end
 
 	slot *forkserver.Slot // where it leaves its answers; nil: it sends them, or has ended
@@ -60,9 +61,10 @@ func (p *Prober) startLocked(w *pending) bool {
 	}
 	w.decided = true
 	now := time.Now()
-	h := &helper{pending: w, started: now, slot: slot}
-	h.outputs = make([]byte, 0, w.compiled.room)
-	h.report = Report{HangsAt: -1, Steps: make([]StepResult, 0, w.compiled.told)}
+	h := p.spare.helper()
+	*h = helper{pending: w, started: now, slot: slot}
+	memory := p.spare.answers(w.compiled)
+	h.outputs, h.report = memory.outputs, Report{HangsAt: -1, Steps: memory.steps}
 	if slot != nil {
 		s.holders[s.slots.Index(slot)] = h
 	}
@@ -99,10 +101,8 @@ func (p *Prober) countFreshLocked(h *helper, change int) {
 	}
 }
 
-// due moves a helper to the next stage of its life.
-func (p *Prober) due(h *helper) {
-	p.mu.Lock()
-	defer p.unlock()
+// dueLocked moves a helper to the next stage of its life.
+func (p *Prober) dueLocked(h *helper) {
 	if p.helpers[h.id] != h || p.server == nil {
 		return
 	}
@@ -263,7 +263,10 @@ func (p *Prober) finishLocked(h *helper, outcome Outcome) {
 	r := h.report
 	r.Outcome, r.PID, r.Since, r.Elapsed = outcome, h.pid, h.started, time.Since(h.started)
 	r.Err = h.err
-	p.completed = append(p.completed, func() { h.done(r) })
+	if len(h.behind) == 0 && !h.shown {
+		r.outputs = h.outputs // nobody else is told of them
+	}
+	p.completed = append(p.completed, callback{done: h.done, report: r})
 	for _, w := range h.behind {
 		if !w.decided && outcome == Done && w.asksTheSame(h.pending) {
 			shared := r
@@ -365,5 +368,8 @@ func (p *Prober) exitedLocked(h *helper, status syscall.WaitStatus) {
 	}
 	p.finishLocked(h, outcome)
 	p.removeLocked(h)
+	if outcome == Done && h.stage == fresh && !h.overdue {
+		p.spare.keep(h)
+	}
 	p.pumpLocked()
 }

@@ -9,6 +9,7 @@ import (
 
 type pending struct {
 	check    Check
+	serial   uint64 // of the submission; its id may become another one
 	id       uint64
 	comm     string // of its helper
 	compiled *compiled
@@ -16,12 +17,13 @@ type pending struct {
 	deadline time.Time
 	timer    *time.Timer // until it is too late to start it, and then of its helper
 	ahead    *helper     // of the same key, for whose end it waits
+	next     *pending    // in the queue
 	decided  bool
 	overdue  bool // its time is up, and it has got some more
 }
 
-// setTimerLocked sets the check's one timer: while it waits that ends in giveUp, and when it has a
-// helper in due.
+// setTimerLocked sets the check's one timer: while it waits that ends in expireLocked, and when it has a
+// helper in dueLocked.
 func (p *Prober) setTimerLocked(w *pending, d time.Duration) {
 	if w.timer != nil {
 		w.timer.Reset(d)
@@ -29,12 +31,11 @@ func (p *Prober) setTimerLocked(w *pending, d time.Duration) {
 	}
 	w.timer = time.AfterFunc(d, func() {
 		p.mu.Lock()
-		h := p.helpers[w.id]
-		p.mu.Unlock()
-		if h != nil {
-			p.due(h)
+		defer p.unlock()
+		if h := p.helpers[w.id]; h != nil {
+			p.dueLocked(h)
 		} else {
-			p.giveUp(w)
+			p.expireLocked(w)
 		}
 	})
 }
@@ -48,13 +49,11 @@ func (p *Prober) decideLocked(w *pending, r Report) {
 	if w.timer != nil {
 		w.timer.Stop()
 	}
-	p.completed = append(p.completed, func() { w.done(r) })
+	p.completed = append(p.completed, callback{done: w.done, report: r})
 }
 
-// giveUp refuses a check for which no place was found in time.
-func (p *Prober) giveUp(w *pending) {
-	p.mu.Lock()
-	defer p.unlock()
+// expireLocked refuses a check for which no place was found in time.
+func (p *Prober) expireLocked(w *pending) {
 	if w.decided {
 		return
 	}

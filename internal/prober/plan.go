@@ -557,6 +557,8 @@ type Report struct {
 	// Err says why there is no result: the plan could not be compiled, no helper
 	// be forked, or it was killed by someone else.
 	Err error
+
+	outputs []byte // in which those of Steps are, unless others have them, too
 }
 
 // A StepResult is the end of one system call.

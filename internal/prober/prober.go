@@ -100,9 +100,10 @@ type Prober struct {
 	helpers       map[uint64]*helper // by id
 	byPID         map[int]*helper
 	byKey         map[string]*helper
-	orphans       orphans     // stuck helpers of earlier servers
-	behindOrphans []*pending  // wait until it is known how many orphans there are
-	completed     []func()    // callbacks to be made when mu is free
+	orphans       orphans    // stuck helpers of earlier servers
+	behindOrphans []*pending // wait until it is known how many orphans there are
+	completed     []callback // to be made when mu is free
+	spare         spare
 	server        *server     // nil while there is none
 	untrimmed     atomic.Bool // servers inherit all memory
 	unfiltered    atomic.Bool // servers have no seccomp filter
@@ -116,7 +117,17 @@ type Prober struct {
 }
 
 // A Ticket stands for a check that was submitted. The zero Ticket stands for none.
-type Ticket struct{ check *pending }
+type Ticket struct {
+	check  *pending
+	serial uint64 // of the check; it may have become another one
+}
+
+// A callback is of a check that is done, or any other.
+type callback struct {
+	done   func(Report)
+	report Report
+	other  func()
+}
 
 // New makes a Prober and begins to start its fork server.
 func New(options Options) *Prober {
@@ -185,7 +196,8 @@ func (p *Prober) Run(check Check) Report {
 func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 	p.mu.Lock()
 	defer p.unlock()
-	w := &pending{check: check, id: p.nextID, done: done, deadline: time.Now().Add(check.Plan.Timeout)}
+	w := p.spare.pending()
+	*w = pending{check: check, serial: p.nextID, id: p.nextID, done: done, deadline: time.Now().Add(check.Plan.Timeout), timer: w.timer}
 	p.nextID++
 	var err error
 	if w.compiled, err = check.Plan.compile(p.statx); err != nil {
@@ -209,7 +221,7 @@ func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 	if !w.decided {
 		p.setTimerLocked(w, check.Plan.Timeout/2)
 	}
-	return Ticket{w}
+	return Ticket{w, w.serial}
 }
 
 // Progress reports how far the check's helper has come, or the one of its key for
@@ -219,7 +231,7 @@ func (p *Prober) Progress(t Ticket) (Report, bool) {
 	p.mu.Lock()
 	defer p.unlock()
 	h := p.helperOfLocked(t)
-	if h == nil && t.check != nil {
+	if h == nil && t.check != nil && t.check.serial == t.serial {
 		h = t.check.ahead
 	}
 	if h == nil {
@@ -228,6 +240,7 @@ func (p *Prober) Progress(t Ticket) (Report, bool) {
 	if p.server != nil {
 		p.readSlotLocked(p.server, h)
 	}
+	h.shown = true
 	r := h.report
 	r.Steps = slices.Clone(r.Steps)
 	r.PID, r.Since, r.Elapsed = h.pid, h.started, time.Since(h.started)
@@ -260,7 +273,7 @@ func (p *Prober) SetDeadline(t Ticket, deadline time.Time) bool {
 
 // helperOfLocked returns the check's own helper, or nil.
 func (p *Prober) helperOfLocked(t Ticket) *helper {
-	if t.check == nil {
+	if t.check == nil || t.check.serial != t.serial {
 		return nil
 	}
 	return p.helpers[t.check.id]
@@ -298,14 +311,25 @@ func (p *Prober) Stats() Stats {
 func (p *Prober) unlock() {
 	p.wakeServerLocked()
 	completed := p.completed
-	p.completed = nil
-	p.mu.Unlock()
-	for _, call := range completed {
-		call()
+	if len(completed) == 0 {
+		p.mu.Unlock()
+		return
 	}
+	p.completed = p.spare.takeCallbacks()
+	p.mu.Unlock()
+	for i := range completed {
+		if c := &completed[i]; c.done != nil {
+			c.done(c.report)
+		} else {
+			c.other()
+		}
+	}
+	p.mu.Lock()
+	p.spare.keepCallbacks(completed)
+	p.mu.Unlock()
 }
 
 // warnLocked writes to the log once mu is free: the log may block.
 func (p *Prober) warnLocked(format string, args ...any) {
-	p.completed = append(p.completed, func() { p.options.Warnf(format, args...) })
+	p.completed = append(p.completed, callback{other: func() { p.options.Warnf(format, args...) }})
 }

@@ -62,7 +62,7 @@ func pretendPlan(t testing.TB, plan *Plan) *pretended {
 	require.NoError(t, err)
 	h := &helper{pending: w, started: time.Now(), report: Report{HangsAt: -1}}
 	p.helpers[0], p.byKey["key"] = h, h
-	p.ticket = Ticket{w}
+	p.ticket = Ticket{w, w.serial}
 	p.fresh++
 	p.admission.moveLocked(h, atWork)
 	return p
@@ -97,6 +97,18 @@ func TestReceive_AnAnswerIsWhatThePlanAsksFor(t *testing.T) {
 	assert.Len(t, r.Steps[0].Output, int(unsafe.Sizeof(unix.Statx_t{})))
 	assert.Equal(t, "abc", string(r.Steps[1].Output), "what was read, and no more")
 	assert.Empty(t, p.helpers)
+}
+
+func (p *pretended) due(h *helper) {
+	p.mu.Lock()
+	defer p.unlock()
+	p.dueLocked(h)
+}
+
+func (p *pretended) expire(w *pending) {
+	p.mu.Lock()
+	defer p.unlock()
+	p.expireLocked(w)
 }
 
 // pretendStopped is pretend, with the helper forked, whose time was up while nobody ran.
@@ -149,9 +161,9 @@ func TestReceive_ACheckThatWaitsForAHelperWhileWeAreStoppedGetsItsAnswer(t *test
 	h := p.helpers[0]
 	reports := make(chan Report, 1)
 	w := &pending{check: h.check, comm: h.comm, compiled: h.compiled, deadline: time.Now().Add(-time.Minute), ahead: h, done: func(r Report) { reports <- r }}
-	w.timer = time.AfterFunc(time.Hour, func() { p.giveUp(w) })
+	w.timer = time.AfterFunc(time.Hour, func() { p.expire(w) })
 	h.behind = append(h.behind, w)
-	p.giveUp(w)
+	p.expire(w)
 	require.Empty(t, reports)
 	p.say(answered(0, unix.ENOENT, -1), nil)
 	p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)

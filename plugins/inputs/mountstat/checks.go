@@ -318,8 +318,9 @@ func (f *finding) failWith(errno syscall.Errno) {
 
 // judge turns a report into a finding, without its cause.
 func (m *Mountstat) judge(t *target) finding {
-	f := finding{timings: make([]timing, 0, len(t.policy.checks))}
+	f := finding{timings: m.timings[:0]}
 	attributes := t.measure(&f)
+	m.timings = f.timings
 	verdict := fault.VerdictOf(t.report)
 	switch {
 	case verdict.Hangs():

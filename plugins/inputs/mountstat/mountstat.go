@@ -80,12 +80,16 @@ type Mountstat struct {
 	turnsReadOnly time.Time
 
 	// Of the gather under way.
+	reports reports
+	take    func()    // takeReports
 	awaited int       // targets that are
 	arrived []*target // whose report came
+	spare   []*target // room for arrived
 	held    []*target // whose report waits for evidence
 	// fields and tags are those of the metric that is being made: whoever is given them copies them.
 	fields      map[string]any
 	tags        map[string]string
+	timings     []timing // of the report that is judged
 	interrupted atomic.Bool
 }
 
@@ -136,7 +140,7 @@ func (m *Mountstat) Init() error {
 	if m.host == nil {
 		m.host = host.Alone(m.Log)
 	}
-	m.log, m.said, m.kit.reconsider = m.Log, oncelog.New(m.Log), m.reconsider
+	m.log, m.said, m.kit.reconsider, m.take = m.Log, oncelog.New(m.Log), m.reconsider, m.takeReports
 	m.allProcesses = m.host.SeesAllProcesses()
 	if err := m.resolve(); err != nil {
 		return err
@@ -198,10 +202,10 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 	var refused int
 	for m.await() {
 		arrived := m.arrived
-		m.arrived = nil
+		m.arrived, m.spare = m.spare[:0], nil
 		for _, t := range arrived {
 			if !t.awaited {
-				t.report = nil
+				m.release(t)
 				continue // it was unmounted meanwhile, or is not to be checked any more
 			}
 			found := m.judge(t)
@@ -218,10 +222,13 @@ func (m *Mountstat) Gather(acc telegraf.Accumulator) error {
 			}
 			m.settle(t, found)
 			m.emit(acc, t, &t.found, &counts)
-			t.report, t.awaited = nil, false
+			m.release(t)
+			t.awaited = false
 			m.awaited--
 			m.reconsider() // those that wait for this one
 		}
+		clear(arrived)
+		m.spare = arrived
 	}
 	m.finish(acc, &counts, refused)
 	m.summarize(acc, &counts, began)
@@ -309,14 +316,39 @@ func (m *Mountstat) submit() {
 		if t.plan == nil {
 			t.plan = m.newPlan(t, m.table.NeedsFUSE(t.Probed))
 		}
-		made := t.plan
-		m.host.Prober.Submit(t.check(), func(r prober.Report) {
-			m.mail.Post(func() {
-				t.underWay, t.report, t.reportOf = false, &r, made
-				m.arrived = append(m.arrived, t)
-			})
-		})
+		if t.done == nil {
+			t.done = func(r prober.Report) {
+				if m.reports.add(t, r) {
+					m.mail.Post(m.take)
+				}
+			}
+		}
+		t.asked = t.plan
+		m.host.Prober.Submit(t.check(), t.done)
 	}
+}
+
+// takeReports hands the reports that came to their targets.
+func (m *Mountstat) takeReports() {
+	m.reports.mu.Lock()
+	defer m.reports.mu.Unlock()
+	for _, a := range m.reports.arrived {
+		t := a.target
+		t.underWay, t.report, t.reportOf = false, a.report, t.asked
+		m.arrived = append(m.arrived, t)
+	}
+	clear(m.reports.arrived)
+	m.reports.arrived = m.reports.arrived[:0]
+}
+
+// release gives back the memory of a target's report, which was turned into metrics or is of no use.
+func (m *Mountstat) release(t *target) {
+	for _, f := range []*finding{&t.found, &t.concluded} {
+		f.statfs, f.timings = nil, nil
+	}
+	m.host.Prober.Recycle(t.report)
+	m.reports.giveBack(t.report)
+	t.report = nil
 }
 
 // holdBack keeps the report of a fault until the evidence of its cause has come.
@@ -330,7 +362,11 @@ func (m *Mountstat) holdBack(t *target, f *finding) bool {
 }
 
 // reconsider has the reports that were held back judged again.
-func (m *Mountstat) reconsider() { m.arrived, m.held = append(m.arrived, m.held...), nil }
+func (m *Mountstat) reconsider() {
+	m.arrived = append(m.arrived, m.held...)
+	clear(m.held)
+	m.held = m.held[:0]
+}
 
 // awaitsServers reports whether an answer of the servers is still to come, or the SMB or
 // Ceph client is still to be read.

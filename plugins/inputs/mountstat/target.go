@@ -45,9 +45,11 @@ type target struct {
 	waitedSince                  time.Time // since when FUSE requests wait, of one that is not checked
 
 	underWay  bool
-	awaited   bool           // by the gather under way
-	submitted time.Time      // when its last check was
-	leftAlone bool           // in this gather, see awaitsLogin
+	awaited   bool      // by the gather under way
+	submitted time.Time // when its last check was
+	leftAlone bool      // in this gather, see awaitsLogin
+	asked     *plan     // of its last check
+	done      func(prober.Report)
 	report    *prober.Report // came, and was not yet turned into metrics
 	reportOf  *plan          // which may be an older one
 }
