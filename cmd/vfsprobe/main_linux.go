@@ -296,6 +296,7 @@ const setUpDelay = 100 * time.Millisecond
 // one costs more than it saves.
 func prepare(log telegraf.Logger) {
 	runtime.GOMAXPROCS(1)
+	debug.FreeOSMemory() // most of what the start took
 	threads.Reserve(runtime.GOMAXPROCS(0) + maxWaiting)
 	if err := lockProgram(); err != nil {
 		log.Infof("a root file system that hangs may stop vfsprobe when memory is short: %v", err)

@@ -16,9 +16,11 @@ import (
 	"path/filepath"
 	"reflect"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/influxdata/telegraf"
@@ -76,6 +78,7 @@ type Runner struct {
 	state   *state.Store
 	gathers sync.WaitGroup // each input's part of each round
 	said    *oncelog.Log
+	rounds  atomic.Int64 // that have ended
 }
 
 // New initializes the inputs. Its error is about the configuration.
@@ -242,6 +245,17 @@ func (r *Runner) appendLine(text []byte, m *metric.Metric) []byte {
 	return line
 }
 
+// trimInterval is after how many rounds free memory is given back to the kernel.
+const trimInterval = 10
+
+// trim gives free memory back now and then. The Go runtime lets at least 1 MB of garbage come
+// together, as much as is in use, before it collects any.
+func (r *Runner) trim() {
+	if r.rounds.Add(1)%trimInterval == 0 {
+		debug.FreeOSMemory()
+	}
+}
+
 // round holds the metrics of one trigger.
 type round struct {
 	time   time.Time
@@ -269,6 +283,7 @@ func (r *round) finished() {
 	r.write(last)
 	if last {
 		r.runner.state.Save()
+		r.runner.trim()
 	}
 }
 
