@@ -9,6 +9,7 @@ import (
 	"math"
 	"os"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -156,6 +157,22 @@ func TestRunner_AnInputIsOneWriteAndARoundOneTimestamp(t *testing.T) {
 		}
 	}
 	assert.Equal(t, described, strings.Count(own, "="), "all fields are described: %s", own)
+}
+
+// How much that is shows in tools/bench.
+func TestRunner_GivesMemoryBackNowAndThen(t *testing.T) {
+	collections := func() uint32 {
+		var stats runtime.MemStats
+		runtime.ReadMemStats(&stats)
+		return stats.NumForcedGC
+	}
+	r := run(t, named("a", func(acc telegraf.Accumulator) error { point(acc, "a"); return nil }))
+	before := collections()
+	for i := 1; i <= 25; i++ {
+		r.triggers <- time.Unix(int64(i), 0)
+		eventually(t, "a round", func() bool { return strings.Count(r.stdout.String(), "vfsprobe ") == i })
+	}
+	eventually(t, "twice in 25 rounds", func() bool { return collections() == before+2 })
 }
 
 func TestRunner_ASlowInputDelaysNoOther(t *testing.T) {
