@@ -1,6 +1,7 @@
 // Command steady runs each test that has a time in it alone, many times, beside a load
 // of busy loops, and prints how often it passed: what fails there asserts more than a
-// loaded machine keeps, or tells of a fault. It ends with those that were skipped, and why.
+// loaded machine keeps, or tells of a fault. After each package come its tests that were
+// skipped, and why.
 //
 // Usage: steady [flags] [packages]
 //
@@ -11,7 +12,6 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -94,7 +94,6 @@ func (o options) steady(patterns []string) (unsteady bool, err error) {
 		defer stop()
 		fmt.Println("passed  runs  skipped  shortest  longest  test (seconds)")
 	}
-	notRun := skips{}
 	for i, tested := range packages {
 		tests, err := timedTests(tested)
 		if err != nil {
@@ -114,26 +113,20 @@ func (o options) steady(patterns []string) (unsteady bool, err error) {
 		if err := o.compile(tested, binary); err != nil {
 			return unsteady, err
 		}
-		unsteady = o.runAll(tested, binary, tests, notRun) || unsteady
+		unsteady = o.runAll(tested, binary, tests) || unsteady
 		os.Remove(binary)
 	}
-	notRun.print()
 	return unsteady, nil
 }
 
-// skips are the tests, and parts of tests, that were skipped: by package, and by what they
-// said.
-type skips map[skip][]string
+// skips are the tests of a package, and parts of tests, that were skipped, by what they said.
+type skips map[string][]string
 
-type skip struct{ path, reason string }
-
-func (s skips) print() {
-	for _, skip := range slices.SortedFunc(maps.Keys(s), func(a, b skip) int {
-		return cmp.Or(cmp.Compare(a.path, b.path), cmp.Compare(a.reason, b.reason))
-	}) {
-		names := s[skip]
+func (s skips) print(path string) {
+	for _, reason := range slices.Sorted(maps.Keys(s)) {
+		names := s[reason]
 		slices.Sort(names)
-		fmt.Printf("not run: %d of %s, %s: %s\n", len(names), skip.path, strings.Join(names, ", "), skip.reason)
+		fmt.Printf("not run: %d of %s, %s: %s\n", len(names), path, strings.Join(names, ", "), reason)
 	}
 }
 
@@ -203,12 +196,13 @@ func (o options) compile(tested tested, binary string) error {
 }
 
 // runAll runs each of the tests, prints a row for each when it ends, and what failing
-// ones said, and notes what was skipped.
-func (o options) runAll(tested tested, binary string, tests []string, notRun skips) (unsteady bool) {
+// ones said, and in the end what was skipped.
+func (o options) runAll(tested tested, binary string, tests []string) (unsteady bool) {
 	var (
 		lanes   sync.WaitGroup
 		printer sync.Mutex
 	)
+	notRun := skips{}
 	next := make(chan string)
 	for range o.lanes {
 		lanes.Go(func() {
@@ -218,8 +212,7 @@ func (o options) runAll(tested tested, binary string, tests []string, notRun ski
 				fmt.Printf("%6d %5d %8d %9.2f %8.2f  %s %s\n", outcome.passed, outcome.runs(), outcome.skipped,
 					slices.Min(outcome.took), slices.Max(outcome.took), tested.ImportPath, name)
 				for skipped, reason := range outcome.reasons {
-					why := skip{tested.ImportPath, reason}
-					notRun[why] = append(notRun[why], skipped)
+					notRun[reason] = append(notRun[reason], skipped)
 				}
 				if outcome.failed > 0 {
 					unsteady = true
@@ -234,6 +227,7 @@ func (o options) runAll(tested tested, binary string, tests []string, notRun ski
 	}
 	close(next)
 	lanes.Wait()
+	notRun.print(tested.ImportPath)
 	return unsteady
 }
 
