@@ -443,7 +443,7 @@ func TestVfsprobe_TheFirstGatherHasEverythingHungMountOrNot(t *testing.T) {
 		assert.Less(t, undelayed, time.Since(began), "the healthy mount did not wait for the hung one")
 		assert.Equal(t, timestamp(line), timestamp(stuck), "one timestamp per gather")
 
-		assert.Less(t, p.stop(), time.Second, "it ends within 0.1 s, plus this machine's noise")
+		assert.Less(t, p.stop(), execdGrace, "it waits for nothing that hangs")
 	})
 }
 

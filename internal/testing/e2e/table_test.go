@@ -171,12 +171,12 @@ func TestVfsprobe_ASilentBtrfsStopsNothing(t *testing.T) {
 					mounting = max(mounting, time.Since(mounted))
 					time.Sleep(time.Until(gathered.Add(time.Second)))
 				}
-				assert.Less(t, slowest, time.Second)
+				assert.Less(t, slowest, 4*time.Second, "who waited for the table would wait as long as its reader may, 5 s")
 				p.trigger()
 				assert.Less(t, field(t, p.until("^mountstat_summary"), "table_age_seconds"), 1.0, "the table is read nevertheless")
 				assert.Empty(t, waiting(t, p.plugin.Process.Pid), "threads of the plugin")
 				end := p.terminate()
-				assert.Less(t, end, time.Second)
+				assert.Less(t, end, execdGrace, "nor does its end wait")
 				btrfs.requireHang(t)
 				ms := func(d time.Duration) string { return d.Round(time.Millisecond).String() }
 				table.Add(before, ms(first), ms(slowest), ms(mounting), ms(end))
