@@ -55,7 +55,8 @@ SYSTEMD  = $(INTERNAL)/testing/systemd
 MACHINES = $(filter-out $(ALONE) $(SYSTEMD),$(call testing,vm))
 LOOP     = $(filter-out $(E2E),$(call testing,loopfs))
 OTHERS   = $(filter-out $(ALONE) $(E2E) $(SYSTEMD) $(MACHINES) $(LOOP),$(shell $(GO) list ./...))
-# The end-to-end tests with such file systems, or with so many dentries that others would count them.
+# The end-to-end tests with such file systems, for one of which the kernel's caches are dropped, or
+# with so many dentries that others would count them.
 E2ELOOP  = 'TestVfsprobe_(DiskMetrics|ASilentBtrfs|NamesTheCgroup)|TestService_KnowsADangerous|TestDentries'
 RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -race -f '{{.ImportPath}} {{.Dir}}' ./internal/... ./plugins/... | \
 	while read -r package dir; do ! grep -qE '^\s*go |\.Go\W|AfterFunc|t\.Parallel' "$$dir"/*.go || echo "$$package"; done))
