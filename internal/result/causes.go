@@ -47,7 +47,7 @@ var causes = []explanation{
 		askPort + " says whether the port is open; `ss -tnoe dst SERVER` shows what was sent and not answered.",
 		"On the server: `systemctl restart smbd`, or that of the 9P server. SMB mounts recover by themselves. A 9P mount does if the server only was stopped, and has to be mounted anew if it was restarted: " + remount + "."},
 	{ExportHangs, mountstat, true, "the server answers, this export does not: the file system behind it hangs",
-		"The mount hangs, and the server answers the NULL call, or the first message of SMB or 9P: it is this export, the file system behind it, or, of SMB, the server's process for this connection.",
+		"The mount hangs, and the server answers the NULL call, or the first message of SMB or 9P, or is too slow to and answers another of its mounts meanwhile: it is this export, the file system behind it, or, of SMB, the server's process for this connection.",
 		"On the server: `vfsprobe check; dmesg -T | tail`.",
 		"Mend the file system behind the export, on the server. If that is well, it is what serves this host there: of SMB, `smbstatus -p` names the process, which may be ended." + recovers},
 	{StaleExport, both, true, "the export or its directory was removed, or its fsid changed",

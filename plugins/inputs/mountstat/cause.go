@@ -185,7 +185,7 @@ func (c *causes) causeInNetwork(t *target, f *finding) cause {
 // serverIsBusy reports whether a server that does not answer in time has answered another mount
 // meanwhile, in this gather.
 func (c *causes) serverIsBusy(t *target) bool {
-	if !t.answer.Late() {
+	if !t.answer.Late() || t.Probed.Ceph() { // whose monitors don't serve what hangs
 		return false
 	}
 	silent := t.answer.Since.Add(-t.answer.Elapsed) // since then
