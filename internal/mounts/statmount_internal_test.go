@@ -262,7 +262,7 @@ func TestWatcher_TextWhereStatmountTellsTooLittle(t *testing.T) {
 	require.NoError(t, view.Hindrance)
 	require.NoError(t, view.Err)
 	assert.True(t, w.plainText)
-	require.ErrorContains(t, w.risk, "statmount: function not implemented")
+	require.ErrorContains(t, w.risk, "tells too little")
 	require.NotNil(t, view.At(long))
 	assert.Equal(t, "deep", view.At(long).Source)
 }
