@@ -70,7 +70,7 @@ func examine(t *testing.T, changes map[string]string) (*Report, string) {
 	}
 	root := hostWith(t, files)
 	proc := hostWith(t, map[string]string{"sys/kernel/osrelease": "6.1.0\n", "sys/fs/dentry-state": "5\t4\t45\t0\t0\t0\n", // nothing runs here
-		"self/mountinfo": "1 0 0:1 / / rw - ext4 /dev/vda rw\n", "filesystems": "\text4\n", "1/comm": "init\n"})
+		"self/mountinfo": "1 0 0:1 / / rw - ext4 /dev/vda rw\n", "1/comm": "init\n"})
 	return Run(Options{Root: root, Proc: proc, CheckConfig: func(file string) (c Configured, err error) {
 		content, err := os.ReadFile(file)
 		if err == nil && bytes.Contains(content, []byte("tiemout")) {

@@ -35,9 +35,6 @@ func newWatcherOf(t testing.TB, proc, process string) (*mounts.Watcher, *prober.
 	p := prober.New(prober.Options{})
 	t.Cleanup(p.Close)
 	w := mounts.NewWatcher(mounts.WatcherOptions{Prober: p, Proc: proc, PID: process, Patience: 10 * time.Second})
-	if proc != "/proc" { // made of ordinary files
-		w.ReadText()
-	}
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
 	return w, p
 }

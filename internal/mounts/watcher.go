@@ -282,7 +282,7 @@ func (w *Watcher) changed() bool {
 // the kernel least: statmount(2) follows a mount's parents up to the root more than once.
 func (w *Watcher) plan() *prober.Plan {
 	asks := w.anyAsks()
-	w.asText = w.plainText || !asks
+	w.asText = w.plainText || !asks || !w.own() && !w.namespaced()
 	p := &prober.Plan{Timeout: maxReaderTimeout}
 	if w.asText && asks {
 		p.Timeout = w.timeout
@@ -307,6 +307,13 @@ func (w *Watcher) readText(why error) error {
 
 // own reports whether the table is this process's own.
 func (w *Watcher) own() bool { return w.o.Proc == "/proc" && w.o.PID == "self" }
+
+// namespaced reports whether procfs shows the mount namespace of the table. Where it shows none,
+// there is none to enter.
+func (w *Watcher) namespaced() bool {
+	_, err := os.Lstat(w.name("ns/mnt"))
+	return !errors.Is(err, os.ErrNotExist)
+}
 
 // enter is what a helper does to read the table of another process by statmount(2): it has to
 // enter the mount namespace, see [prober.Plan.EnterMountNS].

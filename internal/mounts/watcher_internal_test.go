@@ -45,7 +45,6 @@ func changing(t *testing.T, file string) (w *Watcher, p *prober.Prober, calm fun
 	p = prober.New(prober.Options{})
 	t.Cleanup(p.Close)
 	w = NewWatcher(WatcherOptions{Prober: p, Proc: filepath.Dir(filepath.Dir(file)), PID: "1", Patience: 10 * time.Second})
-	w.ReadText()
 	t.Cleanup(func() { assert.NoError(t, w.Close()) })
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	require.NoError(t, unix.Mkfifo(fifo, 0o600))

@@ -54,7 +54,6 @@ func hangable(t *testing.T) (*mounts.Watcher, *prober.Prober, *faultfs.FS) {
 	require.NoError(t, err)
 	require.NoError(t, unix.Close(fd))
 	w := mounts.NewWatcher(mounts.WatcherOptions{Prober: p, Proc: proc, PID: "1", Patience: patience})
-	w.ReadText()
 	t.Cleanup(func() { _ = w.Close() }) // which a dead daemon makes fail
 	require.Len(t, look(t, w).Mounts, 3)
 	return w, p, fs
@@ -373,7 +372,6 @@ func TestWatcher_TellsWhatLibmountNotesLater(t *testing.T) {
 	p := prober.New(prober.Options{})
 	t.Cleanup(p.Close)
 	w := mounts.NewWatcher(mounts.WatcherOptions{Prober: p, Proc: proc, PID: "1", Utab: utab, Patience: 10 * time.Second})
-	w.ReadText()
 	t.Cleanup(func() { _ = w.Close() })
 	first := look(t, w)
 	assert.True(t, first.At("/nas/home").Submount)

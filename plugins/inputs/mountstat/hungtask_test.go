@@ -50,7 +50,6 @@ func TestMountstat_DoesNotReadFromDisksWhereThatCouldPanic(t *testing.T) {
 	table, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
 	write("1/mountinfo", string(table))
-	write("filesystems", "\text4\n") // none that is asked for options
 	write("sys/kernel/hung_task_panic", "1\n")
 	write("sys/kernel/hung_task_timeout_secs", "120\n")
 	m, _ := newInput(t, func(m *Mountstat) {
