@@ -2,6 +2,7 @@ package kmsg
 
 import (
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -197,6 +198,29 @@ func ParseDisk(r Record) (DiskMessage, bool) {
 		return DiskMessage{}, false
 	}
 	return DiskMessage{}, false
+}
+
+// ParseSuppressed recognizes that the kernel has left messages out, since there were too many, of a
+// kind by which states of file systems end: Mounted, above all (ext4_mount_msg_ratelimit,
+// fs/ext4/super.c; btrfs_printk, fs/btrfs/messages.c):
+//
+//	EXT4-fs mount: 12 callbacks suppressed
+//
+// It returns how the messages begin that may be past by now; nil if it is another message. The kernel
+// says this when it is about to log the next one of the kind, which may be much later, or never.
+func ParseSuppressed(text string) (begins []string) {
+	what, found := strings.CutSuffix(text, " callbacks suppressed")
+	what, number, separated := strings.Cut(what, ": ")
+	if _, err := strconv.ParseUint(number, 10, 64); !found || !separated || err != nil {
+		return nil
+	}
+	switch what {
+	case "EXT4-fs mount", "EXT4-fs unmount", "EXT4-fs remount":
+		return []string{"EXT4-fs ", "Aborting journal on device "}
+	case "btrfs_printk", "_btrfs_printk":
+		return []string{"BTRFS"}
+	}
+	return nil
 }
 
 // levelError is KERN_ERR.

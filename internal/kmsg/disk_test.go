@@ -50,6 +50,34 @@ func TestParseDisk(t *testing.T) {
 	}
 }
 
+func TestParseSuppressed(t *testing.T) {
+	for text, begins := range map[string][]string{
+		"EXT4-fs mount: 12 callbacks suppressed":     {"EXT4-fs ", "Aborting journal on device "},
+		"EXT4-fs unmount: 1 callbacks suppressed":    {"EXT4-fs ", "Aborting journal on device "},
+		"EXT4-fs remount: 1 callbacks suppressed":    {"EXT4-fs ", "Aborting journal on device "},
+		"btrfs_printk: 7 callbacks suppressed":       {"BTRFS"},
+		"_btrfs_printk: 7 callbacks suppressed":      {"BTRFS"},
+		"print_req_error: 12 callbacks suppressed":   nil, // it ends nothing
+		"EXT4-fs mount: many callbacks suppressed":   nil,
+		"EXT4-fs mount: 12 callbacks suppressed yet": nil,
+		" callbacks suppressed":                      nil,
+		"EXT4-fs mount 12 callbacks suppressed":      nil,
+	} {
+		assert.Equal(t, begins, kmsg.ParseSuppressed(text), text)
+	}
+}
+
+func FuzzParseSuppressed(f *testing.F) {
+	f.Add("EXT4-fs mount: 12 callbacks suppressed")
+	f.Add("_btrfs_printk: 7 callbacks suppressed")
+	f.Add(": 1 callbacks suppressed")
+	f.Fuzz(func(t *testing.T, text string) {
+		if kmsg.ParseSuppressed(text) != nil {
+			require.Regexp(t, `^(EXT4-fs (re|un)?mount|_?btrfs_printk): [0-9]+ callbacks suppressed$`, text)
+		}
+	})
+}
+
 func FuzzParseDisk(f *testing.F) {
 	records, _ := diskFixtures(f)
 	for _, r := range records {

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
@@ -230,10 +228,9 @@ func readComm(proc string, pid int) string {
 
 // sinceBoot turns a process's starttime into the wall clock's terms.
 func sinceBoot(ticks string) time.Time {
-	n, err := strconv.ParseInt(ticks, 10, 64)
-	var now unix.Timespec
-	if err != nil || unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {
+	started, err := procfs.StartedAt(ticks)
+	if err != nil {
 		return time.Now()
 	}
-	return time.Now().Add(time.Duration(n)*userTick - time.Duration(now.Nano()))
+	return started
 }

@@ -330,12 +330,8 @@ func usage(proc string, pid int) (cpu time.Duration, resident int64) {
 		ticks += n
 	}
 	pages, _ := strconv.ParseInt(string(fields[statRSS]), 10, 64)
-	return time.Duration(ticks) * userTick, pages * int64(os.Getpagesize())
+	return time.Duration(ticks) * procfs.UserTick, pages * int64(os.Getpagesize())
 }
-
-// userTick is the unit of times in proc_pid_stat(5): USER_HZ is 100 on every
-// architecture Go runs on.
-const userTick = 10 * time.Millisecond
 
 // Indexes into what statFields returns. The field after the command is the
 // third of proc_pid_stat(5).

@@ -9,6 +9,7 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -80,6 +81,22 @@ func ReadNumber(name string) (int64, error) {
 		return 0, fmt.Errorf("%s: %w", name, err)
 	}
 	return n, nil
+}
+
+// UserTick is the unit of times in proc_pid_stat(5): USER_HZ is 100 on every architecture Go runs on.
+const UserTick = 10 * time.Millisecond
+
+// StartedAt is when a process was started whose starttime is this, proc_pid_stat(5).
+func StartedAt(ticks string) (time.Time, error) {
+	n, err := strconv.ParseInt(ticks, 10, 64)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("a process's start: %w", err)
+	}
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &now); err != nil {
+		return time.Time{}, fmt.Errorf("reading the time since the boot: %w", err)
+	}
+	return time.Now().Add(time.Duration(n)*UserTick - time.Duration(now.Nano())), nil
 }
 
 // ParseNumber returns the integer that the content begins with; what follows it after white

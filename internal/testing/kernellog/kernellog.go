@@ -20,6 +20,8 @@ func New(t testing.TB) (name string, write func(record string)) {
 	file, err := os.OpenFile(name, os.O_RDWR, 0)
 	require.NoError(t, err)
 	t.Cleanup(func() { file.Close() })
+	_, err = unix.FcntlInt(file.Fd(), unix.F_SETFL, unix.O_RDWR|unix.O_DIRECT) // one read returns one write, pipe(2)
+	require.NoError(t, err)
 	return name, func(record string) {
 		t.Helper()
 		_, err := file.WriteString(record)

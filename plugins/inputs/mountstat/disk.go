@@ -36,6 +36,7 @@ type disk struct {
 	used     time.Time         // when others than ours were
 	ours     int64             // requests of the checks since the last look
 	btrfs    string            // where sysfs has its file system
+	mounted  time.Time         // when its file system was, if that is known and asked for
 	errors   int64             // that its file system has counted
 	counts   bool              // it does
 	hangs    int               // looks in a row at which it seemed to

@@ -3,6 +3,7 @@ package mountstat
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/blockdev"
@@ -36,7 +37,9 @@ func (d *disks) inspect(targets []*target, log *kernelLog, now time.Time) {
 			t.disk.known = device
 		}
 		before := d.conditionOf(t)
-		t.messages = log.of(t)
+		if t.messages = log.of(t); len(t.messages) > 0 {
+			t.disk.mounted = d.mountedSince(t)
+		}
 		t.disk.blamed = t.newest(kmsg.DeviceError, kmsg.DeviceTimeout).at
 		t.disk.counts = false
 		if errors := d.fsErrors(t); errors.known && device != nil {
@@ -82,6 +85,26 @@ func (d *disks) extErrorsGrew(targets []*target) (grew bool) {
 	}
 	return grew
 }
+
+// mountedSince is when an ext4 or ext3 was mounted: its journal's thread has run since then. It is zero
+// where that does not show. A remount changes nothing.
+func (d *disks) mountedSince(t *target) time.Time {
+	pid, err := procfs.ReadText(filepath.Join(d.host.Sys, "fs/ext4", t.Probed.Device, "journal_task"))
+	if err != nil {
+		return time.Time{}
+	}
+	stat, _ := procfs.ReadText(filepath.Join(d.host.Proc, pid, "stat"))
+	_, rest, found := strings.Cut(stat, " (jbd2/")
+	if fields := strings.Fields(rest[strings.LastIndex(rest, ")")+1:]); found && len(fields) > statStart {
+		if started, err := procfs.StartedAt(fields[statStart]); err == nil {
+			return started
+		}
+	}
+	return time.Time{}
+}
+
+// statStart is the index of starttime in /proc/PID/stat behind the command, proc_pid_stat(5).
+const statStart = 19
 
 // extErrorsFile is where ext4 counts errors, Documentation/ABI/testing/sysfs-fs-ext4.
 func (d *disks) extErrorsFile(t *target) string {

@@ -25,6 +25,9 @@ const (
 	maxLogDevices = 4096
 	// maxLogServers bounds the servers whose messages are kept.
 	maxLogServers = 256
+	// maxLogDrift is by how much the log's clock may differ from others, one part in so many: it is a
+	// CPU's, and nobody corrects it.
+	maxLogDrift = 10_000
 	// serverMessageAge is how old a client's message about its server may be when a fault is
 	// found, if it is to be about that fault, which is a gather older than its finding.
 	serverMessageAge = time.Minute
@@ -53,6 +56,10 @@ type deviceLog struct {
 type message struct {
 	text string
 	at   time.Time
+	// off is by how much at may be wrong, as the log's clock drifts. It is 0 unless the message was
+	// logged before the log was first read.
+	off      time.Duration
+	doubtful bool // the kernel has suppressed messages that might have told that it is past
 }
 
 // read reads what is new in the kernel's log. Only a message about a journal makes
@@ -72,14 +79,20 @@ func (l *kernelLog) read(targets []*target) (turnsReadOnly bool) {
 		if comm, found := kmsg.ParseHungTask(r.Text); found && strings.HasPrefix(comm, prober.HelperPrefix) {
 			l.hungHelpers++
 		} else if said, found := kmsg.Parse(r.Text); found {
-			l.noteLease(said, message{r.Text, r.At})
+			l.noteLease(said, message{text: r.Text, at: r.At})
 		} else if about, found := kmsg.ParseDisk(r); found {
-			l.noteDisk(about, message{r.Text, r.At})
+			said := message{text: r.Text, at: r.At}
+			if first {
+				said.off = time.Second + r.Uptime/maxLogDrift
+			}
+			l.noteDisk(about, said)
 			if !first && about.Kind == kmsg.TurnedReadOnly && l.isAbout(targets, about.Device) {
 				turnsReadOnly = true
 			}
 		} else if about, found := kmsg.ParseServer(r.Text); found {
-			l.noteServer(about, message{r.Text, r.At})
+			l.noteServer(about, message{text: r.Text, at: r.At})
+		} else if begins := kmsg.ParseSuppressed(r.Text); begins != nil {
+			l.doubt(begins)
 		}
 	}
 	return turnsReadOnly
@@ -175,6 +188,19 @@ func (l *kernelLog) noteDisk(about kmsg.DiskMessage, said message) {
 	d.last[about.Kind] = said
 }
 
+// doubt notes that the kernel has suppressed messages of mounts: what it said of a file system before
+// the log was first read may be about an earlier mount of it. Mounts since then show in the table.
+func (l *kernelLog) doubt(begins []string) {
+	for _, d := range l.devices {
+		for kind, said := range d.last {
+			if said.off > 0 && slices.ContainsFunc(begins, func(begin string) bool { return strings.HasPrefix(said.text, begin) }) {
+				said.doubtful = true
+				d.last[kind] = said
+			}
+		}
+	}
+}
+
 // names are the names that the kernel's messages use for the target's devices, also for
 // devices that are gone by now.
 func (l *kernelLog) names(t *target) []string {
@@ -235,7 +261,7 @@ func (t *target) quote(kinds ...kmsg.DiskKind) string {
 	for _, kind := range kinds {
 		newest := t.newest(kind)
 		lasting := kind == kmsg.FSShutdown || kind == kmsg.TurnedReadOnly || kind == kmsg.JournalAborted
-		if newest.text != "" && (lasting || newest.at.After(since.Add(-maxEvidenceAge))) {
+		if newest.text != "" && (lasting && !t.isPast(newest) || newest.at.After(since.Add(-maxEvidenceAge))) {
 			return newest.quote()
 		}
 	}
@@ -251,7 +277,20 @@ func (t *target) journalAborted() bool {
 		return false
 	}
 	said := t.newest(kmsg.JournalAborted)
-	return said.text != "" && said.at.After(t.appeared)
+	return said.text != "" && said.at.After(t.appeared) && !t.isPast(said)
+}
+
+// isPast reports whether a message about a lasting state is about an earlier mount of the file
+// system: it is older than the present one, where that tells its age, or else it is doubtful.
+func (t *target) isPast(said message) bool {
+	switch mounted := t.disk.mounted; {
+	case mounted.IsZero():
+		return said.doubtful
+	case said.doubtful:
+		return said.at.Before(mounted)
+	default:
+		return said.at.Add(said.off).Before(mounted)
+	}
 }
 
 // causeInKernel is what the kernel says about why a file system on a block device fails.

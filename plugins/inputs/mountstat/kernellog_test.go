@@ -3,6 +3,7 @@ package mountstat
 import (
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -218,6 +219,72 @@ func TestMountstat_SeesAnAbortedJournal(t *testing.T) {
 	assert.Equal(t, "ok", verdict())
 }
 
+// What the log says of an earlier mount is past, also where the kernel has suppressed the message of
+// the present one, and vfsprobe was not there to see it.
+func TestMountstat_AnAbortedJournalOfAnEarlierMount(t *testing.T) {
+	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
+	// The journal's thread does not show in the PID namespace of these tests.
+	thread := exec.Command("sh", "-c", "printf jbd2/fake-8 >/proc/self/comm; read -r end")
+	stdin, err := thread.StdinPipe()
+	require.NoError(t, err)
+	require.NoError(t, thread.Start())
+	t.Cleanup(func() { _ = stdin.Close(); _ = thread.Wait() })
+	comm := fmt.Sprintf("/proc/%d/comm", thread.Process.Pid)
+	require.Eventually(t, func() bool { content, _ := os.ReadFile(comm); return string(content) == "jbd2/fake-8\n" }, 10*time.Second, time.Millisecond)
+	sysfs := func(thread int) string {
+		sys := t.TempDir()
+		for _, name := range []string{"block", "dev"} {
+			require.NoError(t, os.Symlink(filepath.Join("/sys", name), filepath.Join(sys, name)))
+		}
+		dir := filepath.Join(sys, "fs/ext4", filepath.Base(fs.Device))
+		require.NoError(t, os.MkdirAll(dir, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "journal_task"), fmt.Appendln(nil, thread), 0o600))
+		return sys
+	}
+	var now unix.Timespec
+	require.NoError(t, unix.ClockGettime(unix.CLOCK_MONOTONIC, &now))
+	mounted := time.Duration(now.Nano())
+	device := filepath.Base(fs.Device)
+	restarted := func(sys string, log ...string) string {
+		t.Helper()
+		name, write := kernellog.New(t)
+		for i, says := range log {
+			write(fmt.Sprintf("3,%d,%s\n", i+1, says))
+		}
+		m, _ := newInput(t, func(m *Mountstat) {
+			only(fs.Dir)(m)
+			m.kernelLog.name = name
+			m.host.Sys = sys
+		})
+		metric := at(collect.Gather(t, m), fs.Dir)
+		return strings.TrimSpace(text(metric, "result") + " " + text(metric, "cause"))
+	}
+	aborted := func(at time.Duration) string {
+		return fmt.Sprintf("%d,-;Aborting journal on device %s-8.", at.Microseconds(), device)
+	}
+	suppressed := fmt.Sprintf("%d,-;EXT4-fs mount: 12 callbacks suppressed", (mounted + 3*time.Minute).Microseconds())
+	long := 2*time.Minute + mounted/5_000
+	require.Greater(t, mounted, long+time.Second, "the machine was booted just now")
+	told, untold := sysfs(thread.Process.Pid), sysfs(0)
+	for what, c := range map[string]struct {
+		log  []string
+		want string
+	}{
+		"long before the mount":                 {[]string{aborted(mounted - long)}, "ok"},
+		"before it, but hardly":                 {[]string{aborted(mounted - time.Second/2)}, "error read_only"},
+		"before it, and a message is missing":   {[]string{aborted(mounted - time.Second/2), suppressed}, "ok"},
+		"since":                                 {[]string{aborted(mounted + time.Minute)}, "error read_only"},
+		"since, and a message is missing":       {[]string{aborted(mounted + time.Minute), suppressed}, "error read_only"},
+		"the kernel has logged the mount later": {[]string{aborted(mounted + time.Minute), fmt.Sprintf("%d,-;EXT4-fs (%s): mounted filesystem", (mounted + 2*time.Minute).Microseconds(), device)}, "ok"},
+	} {
+		assert.Equal(t, c.want, restarted(told, c.log...), what)
+	}
+	// Where the kernel does not tell when its file system was mounted, its log alone counts.
+	assert.Equal(t, "error read_only", restarted(untold, aborted(mounted-long)))
+	assert.Equal(t, "ok", restarted(untold, aborted(mounted-long), suppressed))
+	assert.Equal(t, "error read_only", restarted(untold, suppressed, aborted(mounted-long)), "it was suppressed before")
+}
+
 // Without a lease a server's refusal says nothing of the modes of files: the kernel names why.
 func TestMountstat_NamesWhyAnNFS4MountHasNoLease(t *testing.T) {
 	faultfs.Require(t)
@@ -274,14 +341,14 @@ func TestMountstat_QuotesTheKernelAboutAServer(t *testing.T) {
 	reason := func() string { return text(at(collect.Gather(t, m), fs.Dir), "reason") }
 	fs.Pause()
 	assert.NotContains(t, reason(), "the kernel")
-	m.kernelLog.noteServer(about, message{says, time.Now()})
+	m.kernelLog.noteServer(about, message{text: says, at: time.Now()})
 	assert.Contains(t, reason(), "the kernel: "+says)
-	m.kernelLog.noteServer(about, message{says, time.Now().Add(-time.Hour)})
+	m.kernelLog.noteServer(about, message{text: says, at: time.Now().Add(-time.Hour)})
 	assert.NotContains(t, reason(), "the kernel", "it is of an earlier fault")
-	m.kernelLog.noteServer(kmsg.ServerMessage{Server: `\\other`}, message{says, time.Now()})
+	m.kernelLog.noteServer(kmsg.ServerMessage{Server: `\\other`}, message{text: says, at: time.Now()})
 	assert.NotContains(t, reason(), "the kernel", "it is of another server")
 	about.Well = true
-	m.kernelLog.noteServer(about, message{says, time.Now()})
+	m.kernelLog.noteServer(about, message{text: says, at: time.Now()})
 	assert.Len(t, m.kernelLog.servers, 1)
 }
 
@@ -296,8 +363,8 @@ func TestMountstat_TheKernelsMessagesAboutCeph(t *testing.T) {
 	}
 	one, same, other := of("10.0.0.1:6789:/"), of("10.0.0.1:6789:/data"), of("10.0.0.2:6789:/")
 	now := time.Now()
-	m.kernelLog.noteServer(kmsg.ServerMessage{Server: "mds"}, message{"ceph: mds0 hung", now.Add(-time.Second)})
-	m.kernelLog.noteServer(kmsg.ServerMessage{Server: "osd"}, message{"libceph: osd0 down", now})
+	m.kernelLog.noteServer(kmsg.ServerMessage{Server: "mds"}, message{text: "ceph: mds0 hung", at: now.Add(-time.Second)})
+	m.kernelLog.noteServer(kmsg.ServerMessage{Server: "osd"}, message{text: "libceph: osd0 down", at: now})
 	m.targets = []*target{one, same}
 	assert.Equal(t, "the kernel: libceph: osd0 down", m.kernelLog.clientSays(one, result.CephMDSDead, m.targets))
 	assert.Equal(t, "the kernel: ceph: mds0 hung", m.kernelLog.clientSays(one, result.ClientEvicted, m.targets))

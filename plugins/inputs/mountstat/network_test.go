@@ -227,7 +227,7 @@ func TestCause_OfASoftSMBMountWhoseServerIsDead(t *testing.T) {
 // not if the server refuses, or can't be reached.
 func TestCauses_InNetwork(t *testing.T) {
 	const answers, late, refuses, lost = "it answers", "it is late", "it refuses", "it can't be reached"
-	lease := &kernelLog{leases: map[string]leaseLog{"nas": {refused: message{"refused", time.Now()}}}}
+	lease := &kernelLog{leases: map[string]leaseLog{"nas": {refused: message{text: "refused", at: time.Now()}}}}
 	for _, c := range []struct {
 		fstype string
 		f      finding
