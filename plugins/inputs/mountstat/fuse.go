@@ -31,6 +31,8 @@ type daemons struct {
 	asked    []fusedaemon.Connection                      // whose are to be found next
 	underWay bool
 	late     bool // it takes so long that reports are held back no longer
+	again    int  // looks that are due in this gather
+	looks    budget
 	uses     map[*target]daemonUse
 }
 
@@ -124,10 +126,13 @@ func (d *daemons) find() {
 		})
 	})
 	go func() {
+		began := time.Now()
 		found, err := d.host.Daemons.Find(asked)
+		took := time.Since(began)
 		timer.Stop()
 		d.mail.Post(func() {
 			d.underWay, d.late = false, false
+			d.looks.spend(took)
 			d.said.Error("FUSE daemons", err)
 			if d.found == nil {
 				d.found = make(map[fusedaemon.Connection]*fusedaemon.Daemon)
@@ -136,11 +141,36 @@ func (d *daemons) find() {
 				d.found[c] = found[c]
 			}
 			d.noteServersBehind(found)
+			d.lookAgain(found)
 			d.asked = slices.DeleteFunc(d.asked, func(c fusedaemon.Connection) bool { return slices.Contains(asked, c) })
 			d.reconsider()
 			d.find()
 		})
 	}()
+}
+
+// lookAgain has daemons examined once more that are stopped, or whose server can't be reached, while
+// somebody has begun to wait for them: when a check would be given up. The gather waits for that, as it
+// would for the check. Otherwise such a fault would be found a gather later than others.
+func (d *daemons) lookAgain(found map[fusedaemon.Connection]*fusedaemon.Daemon) {
+	for _, t := range d.targets {
+		c := connectionTo(t)
+		daemon := found[c]
+		if daemon == nil || t.skipReason == "" || t.waitedSince.IsZero() || t.hasWaited(time.Now()) {
+			continue
+		}
+		if state, _ := daemon.Server(); state != fusedaemon.Unreachable && !daemon.Stopped() {
+			continue
+		}
+		d.again++
+		time.AfterFunc(time.Until(t.waitedSince.Add(t.policy.timeout+time.Millisecond)), func() {
+			d.mail.Post(func() {
+				d.again--
+				d.ask(c)
+				d.find()
+			})
+		})
+	}
 }
 
 // noteServersBehind notes which servers the daemons are connected to. A daemon with several

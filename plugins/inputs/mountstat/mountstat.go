@@ -394,7 +394,7 @@ func (m *Mountstat) await() bool {
 		case m.interrupted.Load():
 			m.sayLate(m.awaited)
 			return false
-		case m.awaited == 0 && m.servers.asking+m.automounts.searching == 0 && !m.servers.looking && !m.expectations.reading && !m.smb.reading && (!m.daemons.underWay || m.daemons.late):
+		case m.awaited == 0 && m.servers.asking+m.automounts.searching == 0 && !m.servers.looking && !m.expectations.reading && !m.smb.reading && m.daemons.again == 0 && (!m.daemons.underWay || m.daemons.late):
 			return false
 		}
 		<-m.mail.Wake()

@@ -26,6 +26,9 @@ func (c *causes) judgeUntouched(t *target) finding {
 	}
 	switch {
 	case t.Probed.FUSE():
+		if _, looked := c.daemons.found[connectionTo(t)]; !looked && t.found.code.Fault() && t.hasWaited(time.Now()) {
+			return t.found // a busy host does not find the daemon in time
+		}
 	case f.code.Fault():
 		f.addReason(t.connections())
 	case t.unseen():
@@ -144,7 +147,8 @@ func (t *target) missesAnswers() bool {
 }
 
 // askDaemons has the daemons of some targets examined: of those that must not be checked, and
-// whose requests have been without an answer for longer than a check may take.
+// whose requests have been without an answer for longer than a check may take; and once of those for
+// which somebody has begun to wait, see [daemons.lookAgain].
 func (c *causes) askDaemons(now time.Time) {
 	for _, t := range c.targets {
 		if t.skipReason == "" || !t.Probed.FUSE() {
@@ -155,7 +159,7 @@ func (c *causes) askDaemons(now time.Time) {
 		} else if t.waitedSince.IsZero() {
 			t.waitedSince = now
 		}
-		if t.hasWaited(now) {
+		if t.hasWaited(now) || t.waitedSince.Equal(now) && c.daemons.looks.left() {
 			c.daemons.ask(connectionTo(t))
 		}
 	}
@@ -174,7 +178,7 @@ func (t *target) hasWaited(now time.Time) bool {
 // that is at fault.
 func (c *causes) judgeDaemon(t *target, f *finding) {
 	d := t.daemon
-	if d == nil || !t.hasWaited(time.Now()) {
+	if d == nil || !t.hasWaited(time.Now()) || t.requests.n == 0 {
 		return
 	}
 	hangs := finding{code: result.Timeout}

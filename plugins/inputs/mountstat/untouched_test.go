@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/result"
 	"github.com/vfsprobe/vfsprobe/internal/serverpool"
 	"github.com/vfsprobe/vfsprobe/internal/sockdiag"
 	"github.com/vfsprobe/vfsprobe/internal/testing/blackhole"
@@ -377,7 +378,13 @@ func TestUntouched_AFUSEMountWhoseServerIsDead(t *testing.T) {
 	require.NoError(t, second.Start())
 	defer func() { _ = second.Wait() }()
 	defer fs.Resume()
-	require.Eventually(t, func() bool { return gather() == "error fuse_daemon_silent" }, 20*time.Second, 100*time.Millisecond)
+	target := m.targets[0]
+	require.Eventually(t, func() bool { return m.causes.fuseWaiting(target).n > 0 }, 20*time.Second, time.Millisecond)
+	m.daemons.looks = budget{}
+	assert.Equal(t, "error fuse_daemon_silent", gather(), "in the first gather, as a check would find it")
+	m.daemons.begin()
+	m.causes.collect(target)
+	assert.Equal(t, result.Error, m.causes.judgeUntouched(target).code, "a daemon that was not examined in time is no recovery")
 	assert.NotEmpty(t, log.about("is stopped: kill -CONT"))
 }
 
