@@ -19,6 +19,9 @@ const (
 	// daemonsTimeout is for how long reports are held back until it is known which processes
 	// serve the file systems, and what they wait for.
 	daemonsTimeout = 2 * time.Second
+	// examineInterval is how often the daemon of a mount that must not be checked is examined at
+	// most, each time that somebody begins to wait for it: for a healthy one, somebody often does.
+	examineInterval = time.Minute
 	// maxDaemons is the number of connections for which this is found out in a round.
 	maxDaemons = 64
 )
@@ -32,7 +35,6 @@ type daemons struct {
 	underWay bool
 	late     bool // it takes so long that reports are held back no longer
 	again    int  // looks that are due in this gather
-	looks    budget
 	uses     map[*target]daemonUse
 }
 
@@ -126,13 +128,10 @@ func (d *daemons) find() {
 		})
 	})
 	go func() {
-		began := time.Now()
 		found, err := d.host.Daemons.Find(asked)
-		took := time.Since(began)
 		timer.Stop()
 		d.mail.Post(func() {
 			d.underWay, d.late = false, false
-			d.looks.spend(took)
 			d.said.Error("FUSE daemons", err)
 			if d.found == nil {
 				d.found = make(map[fusedaemon.Connection]*fusedaemon.Daemon)

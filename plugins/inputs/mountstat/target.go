@@ -43,6 +43,7 @@ type target struct {
 	disk                         disk
 	evidence                               // of its last check
 	waitedSince                  time.Time // since when FUSE requests wait, of one that is not checked
+	examined                     time.Time // when its daemon was, since somebody had begun to wait
 
 	underWay  bool
 	awaited   bool      // by the gather under way

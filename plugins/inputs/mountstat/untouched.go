@@ -147,8 +147,8 @@ func (t *target) missesAnswers() bool {
 }
 
 // askDaemons has the daemons of some targets examined: of those that must not be checked, and
-// whose requests have been without an answer for longer than a check may take; and once of those for
-// which somebody has begun to wait, see [daemons.lookAgain].
+// whose requests have been without an answer for longer than a check may take; and of those for which
+// somebody has begun to wait, at most once in an examineInterval, see [daemons.lookAgain].
 func (c *causes) askDaemons(now time.Time) {
 	for _, t := range c.targets {
 		if t.skipReason == "" || !t.Probed.FUSE() {
@@ -159,7 +159,11 @@ func (c *causes) askDaemons(now time.Time) {
 		} else if t.waitedSince.IsZero() {
 			t.waitedSince = now
 		}
-		if t.hasWaited(now) || t.waitedSince.Equal(now) && c.daemons.looks.left() {
+		begins := t.waitedSince.Equal(now) && now.Sub(t.examined) >= examineInterval
+		if begins {
+			t.examined = now
+		}
+		if t.hasWaited(now) || begins {
 			c.daemons.ask(connectionTo(t))
 		}
 	}

@@ -380,7 +380,7 @@ func TestUntouched_AFUSEMountWhoseServerIsDead(t *testing.T) {
 	defer fs.Resume()
 	target := m.targets[0]
 	require.Eventually(t, func() bool { return m.causes.fuseWaiting(target).n > 0 }, 20*time.Second, time.Millisecond)
-	m.daemons.looks = budget{}
+	target.examined = time.Time{}
 	assert.Equal(t, "error fuse_daemon_silent", gather(), "in the first gather, as a check would find it")
 	m.daemons.begin()
 	m.causes.collect(target)
