@@ -170,7 +170,6 @@ func parse(arguments []string, log telegraf.Logger) (*options, int) {
 // gather gathers once, on newlines, at an interval or for clients, until it is told to end.
 func (o *options) gather(lines *execd.Log, fan *service.LogFan) error {
 	own := lines.Named("vfsprobe")
-	// The fork server starts while the configuration is read.
 	o.prober.Warnf = own.Warnf
 	p := newProber(o.prober)
 	defer p.Close()
@@ -206,7 +205,10 @@ func (o *options) gather(lines *execd.Log, fan *service.LogFan) error {
 	}
 
 	if !o.test {
-		time.AfterFunc(setUpDelay, func() { prepare(own) })
+		time.AfterFunc(setUpDelay, func() {
+			p.Start()
+			prepare(own)
+		})
 	}
 	runtime.GOMAXPROCS(min(runtime.GOMAXPROCS(0), maxAtWork))
 	// A closed stdout is an error to report, not a signal to die of.

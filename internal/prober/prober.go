@@ -129,16 +129,8 @@ type callback struct {
 	other  func()
 }
 
-// New makes a Prober and begins to start its fork server.
+// New makes a Prober. Its fork server is started by [Prober.Start], or by the first check.
 func New(options Options) *Prober {
-	p := newProber(options)
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.startServerInLocked(0)
-	return p
-}
-
-func newProber(options Options) *Prober {
 	if options.Concurrency == 0 {
 		options.Concurrency = 16
 	}
@@ -164,6 +156,15 @@ func newProber(options Options) *Prober {
 	}
 	p.untrimmed.Store(options.Untrimmed)
 	return p
+}
+
+// Start begins to start the fork server, if there is none.
+func (p *Prober) Start() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.closed && !p.restart.under && p.server == nil && time.Now().After(p.restart.next) {
+		p.startServerInLocked(0)
+	}
 }
 
 // Close ends the fork server, and with it all helpers that can be killed.

@@ -484,6 +484,27 @@ func TestProber_TheDeadlineOfAnotherCheckStays(t *testing.T) {
 	assert.False(t, found)
 }
 
+// The plugin's first metrics don't wait for a server that they don't need.
+func TestProber_StartsItsServerWhenItIsNeeded(t *testing.T) {
+	servers := func() (n int) {
+		for _, pid := range children(t, os.Getpid()) {
+			if comms(t)[pid] == "vfsprobe-server" {
+				n++
+			}
+		}
+		return n
+	}
+	p := start(t, prober.Options{})
+	before := servers()
+	p.Start()
+	p.Start()
+	require.Equal(t, prober.Done, p.Run(patient(check("/"))).Outcome)
+	assert.Equal(t, 1, servers()-before, "one for both, and for the check")
+	p.Start()
+	require.Equal(t, prober.Done, p.Run(patient(check("/"))).Outcome)
+	assert.Equal(t, 1, servers()-before)
+}
+
 // Neither a helper that its server takes along, nor the restart, makes a fault of it.
 func TestProber_ChecksThatWaitForAHelperGoOnAfterTheServersEnd(t *testing.T) {
 	faultfs.Require(t)

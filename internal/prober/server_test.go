@@ -23,7 +23,7 @@ func withServer(t *testing.T) (p *Prober, s *server, requests *os.File) {
 	requests = os.NewFile(uintptr(pair[1]), "server")
 	s.raw, err = s.conn.SyscallConn()
 	require.NoError(t, err)
-	p = newProber(Options{})
+	p = New(Options{})
 	p.server = s
 	t.Cleanup(func() {
 		s.conn.Close()
