@@ -1,6 +1,7 @@
 package kmsg
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -14,9 +15,13 @@ const maxPending = 4096
 // the device, and each reader gets those that are new to it, at its own pace. It may be used
 // from several goroutines.
 type Feed struct {
-	mu      sync.Mutex
+	reading sync.Mutex // guards log, next and err, and is held while the log is read
 	log     *Log
 	next    uint64 // sequence number after the newest record; 0: none was read
+	err     error  // of what was read before anybody has asked
+
+	mu      sync.Mutex
+	asked   bool // somebody has
 	readers map[any]*reader
 }
 
@@ -45,24 +50,45 @@ func OpenFeed(name string) (*Feed, error) {
 }
 
 // Close closes the device.
-func (f *Feed) Close() error { return f.log.Close() }
+func (f *Feed) Close() error {
+	f.reading.Lock()
+	defer f.reading.Unlock()
+	return f.log.Close()
+}
 
-// Expect announces a reader before anybody has read: the log, which can be long, is read once
-// for all that were announced.
+// Expect announces a reader before anybody has asked: the log, which can be long, is read once
+// for all that were announced. The first one has it begun at once, and waits for nothing.
 func (f *Feed) Expect(who any) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.next == 0 && f.readers[who] == nil {
-		f.readers[who] = new(reader)
+	if f.asked || f.readers[who] != nil {
+		return
+	}
+	r := new(reader)
+	for _, other := range f.readers { // all have the same yet
+		*r = reader{other.next, other.lost, slices.Clone(other.pending)}
+		break
+	}
+	f.readers[who] = r
+	if len(f.readers) == 1 {
+		go func() {
+			f.reading.Lock()
+			defer f.reading.Unlock()
+			if err := f.read(); err != nil {
+				f.err = err
+			}
+		}()
 	}
 }
 
 // Read returns what is new to a reader, which any comparable value may stand for; the first
-// time all that the kernel still has. It does not wait. The error is that of [Log.Read]; News
-// hold what could be read nevertheless.
+// time all that the kernel still has. It waits for nothing but another reading. The error is that of
+// [Log.Read]; News hold what could be read nevertheless.
 func (f *Feed) Read(who any) (News, error) {
+	f.reading.Lock()
+	defer f.reading.Unlock()
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	f.asked = true
 	r := f.readers[who]
 	if r == nil {
 		r = new(reader)
@@ -71,6 +97,20 @@ func (f *Feed) Read(who any) (News, error) {
 			_ = f.log.rewind() // a FIFO can't: then it gets what comes from now on
 		}
 	}
+	f.mu.Unlock()
+	err := f.read()
+	if f.err != nil {
+		err, f.err = f.err, nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	news := News{r.pending, r.lost}
+	r.pending = nil
+	return news, err
+}
+
+// read hands what is new to all readers. It is called with reading held.
+func (f *Feed) read() error {
 	now := time.Now()
 	booted := now.Add(-uptime())
 	err := f.log.Read(func(record Record) {
@@ -80,16 +120,18 @@ func (f *Feed) Read(who any) (News, error) {
 		if f.next == 0 || record.Sequence < f.next {
 			record.At = booted.Add(record.Uptime)
 		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
 		for _, r := range f.readers {
 			r.add(record)
 		}
 	})
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	for _, r := range f.readers {
 		f.next = max(f.next, r.next)
 	}
-	news := News{r.pending, r.lost}
-	r.pending = nil
-	return news, err
+	return err
 }
 
 // Recent returns all that the kernel still has, to somebody who does not ask again.

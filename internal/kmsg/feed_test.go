@@ -86,6 +86,43 @@ func TestFeed_ReadsOnceForAllThatWereAnnounced(t *testing.T) {
 	require.Empty(t, news.Records)
 }
 
+// Who is announced while the log is read, or later, but before anybody has asked, gets all of it.
+func TestFeed_BeginsBeforeAnybodyAsks(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "kmsg")
+	require.NoError(t, unix.Mkfifo(name, 0o600))
+	log, err := os.OpenFile(name, os.O_RDWR, 0)
+	require.NoError(t, err)
+	defer log.Close()
+	feed, err := kmsg.OpenFeed(name)
+	require.NoError(t, err)
+	defer feed.Close()
+	_, err = log.WriteString("6,7,1,-;there already\n")
+	require.NoError(t, err)
+
+	feed.Expect("a")
+	require.Eventually(t, func() bool {
+		n, err := unix.IoctlGetInt(int(log.Fd()), unix.TIOCINQ)
+		return err == nil && n == 0
+	}, 10*time.Second, time.Millisecond, "it is read")
+	feed.Expect("b")
+	for _, who := range []string{"a", "b"} {
+		news, err := feed.Read(who)
+		require.NoError(t, err)
+		assert.Equal(t, []string{"there already"}, texts(news), who)
+		assert.Zero(t, news.Lost)
+	}
+}
+
+func TestFeed_TellsWhoAsksFirstWhatWasWrong(t *testing.T) {
+	feed, put := fill(t)
+	put("garbage")
+	feed.Expect("a")
+	_, err := feed.Read("a")
+	require.ErrorContains(t, err, "garbage", "whoever has read it")
+	_, err = feed.Read("a")
+	require.NoError(t, err)
+}
+
 func TestFeed_BoundsWhatNobodyAsksFor(t *testing.T) {
 	feed, put := fill(t)
 	_, err := feed.Read("idle")
