@@ -84,6 +84,9 @@ func clean(m *metric.Metric) {
 	}
 }
 
+// Flush writes what was collected so far: the input is about to wait.
+func (a *accumulator) Flush() { a.round.write(false) }
+
 // AddError reports an error of the gather, like returning it from Gather.
 func (a *accumulator) AddError(err error) {
 	if err != nil {

@@ -4,7 +4,7 @@
 //
 // Inputs gather side by side, with one timestamp. The metrics of an input are
 // written when it has finished; if it takes longer, what it has after
-// 0.1 s is written first. An input that is still gathering is not started again.
+// 0.1 s is written first, or when it calls the accumulator's Flush. An input that is still gathering is not started again.
 package execd
 
 import (
@@ -225,7 +225,7 @@ func (r *Runner) trigger(now time.Time) {
 		all.lines = r.appendLine(all.lines, m)
 	}
 	all.timer = time.AfterFunc(batchDelay, func() { all.write(true) })
-	for _, in := range r.inputs {
+	for _, in := range slices.Backward(r.inputs) { // the Go runtime lets the last one begin
 		in.start(all)
 	}
 }

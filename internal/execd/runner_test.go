@@ -175,6 +175,35 @@ func TestRunner_GivesMemoryBackNowAndThen(t *testing.T) {
 	eventually(t, "twice in 25 rounds", func() bool { return collections() == before+2 })
 }
 
+func TestRunner_WritesWhatAnInputFlushesAtOnce(t *testing.T) {
+	h, log := newHost(t), execd.NewLog(io.Discard)
+	synctest.Test(t, func(t *testing.T) {
+		var stdout writes
+		input := named("x", func(acc telegraf.Accumulator) error {
+			point(acc, "early")
+			acc.(interface{ Flush() }).Flush()
+			time.Sleep(time.Millisecond)
+			point(acc, "late")
+			return nil
+		})
+		runner, err := execd.New(execd.Options{Inputs: []config.Input{input}, Host: h, Log: log, Stdout: &stdout})
+		require.NoError(t, err)
+		ctx, stop := context.WithCancel(t.Context())
+		triggers, ended := make(chan time.Time), make(chan error)
+		go func() { ended <- runner.Run(ctx, triggers) }()
+		triggers <- time.Now()
+		synctest.Wait()
+		assert.Contains(t, stdout.String(), "early")
+		assert.NotContains(t, stdout.String(), "late")
+		time.Sleep(time.Millisecond)
+		synctest.Wait()
+		assert.Len(t, stdout.seen(), 2)
+		assert.Contains(t, stdout.String(), "late")
+		stop()
+		require.NoError(t, <-ended)
+	})
+}
+
 func TestRunner_ASlowInputDelaysNoOther(t *testing.T) {
 	proceed := make(chan struct{})
 	r := run(t,

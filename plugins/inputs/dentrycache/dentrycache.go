@@ -128,16 +128,19 @@ func (d *DentryCache) Init() error {
 	return nil
 }
 
-// Gather reports the whole host and its cgroups at once, and then the directories.
+// Gather reports the cgroups and the whole host at once, and then the directories.
 // A helper process looks at each directory, and its children are counted. Gather returns
 // when all are reported, when their time is up, or when Interrupt is called.
 func (d *DentryCache) Gather(acc telegraf.Accumulator) error {
 	now, round := time.Now(), d.host.Join(d)
 	d.interrupted.Store(false)
+	d.gatherCgroups(acc, now)
+	if f, can := acc.(interface{ Flush() }); can && !d.started {
+		f.Flush() // the kernel's log is read for the first time, which takes a while
+	}
 	if err := d.gatherHost(acc, now); err != nil {
 		return err
 	}
-	d.gatherCgroups(acc, now)
 	d.startAttribution()
 	d.mail.Drain()
 	if view := d.host.Mounts(round); view.Snapshot != nil {

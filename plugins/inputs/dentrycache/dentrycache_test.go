@@ -276,6 +276,43 @@ func TestDentryCache_Cgroups(t *testing.T) {
 	assert.Empty(t, collect.Gather(t, d).Named("dentrycache_cgroup"))
 }
 
+// flushed is an accumulator that notes what it was given before it was flushed.
+type flushed struct {
+	collect.Metrics
+	before []int // how many of the cgroups, and of the host, by flush
+}
+
+func (f *flushed) Flush() {
+	f.before = append(f.before, len(f.Named("dentrycache_cgroup")), len(f.Named("dentrycache")))
+}
+
+// The cgroups' metrics need not wait for the kernel's log, which is read for the first time. The
+// host's have what the log tells.
+func TestDentryCache_TheFirstMetricsDoNotWaitForTheKernelsLog(t *testing.T) {
+	sys := t.TempDir()
+	write(t, sys, "fs/cgroup/cgroup.controllers", "cpu memory\n")
+	write(t, sys, "fs/cgroup/memory.stat", "slab_reclaimable 1000\n")
+	d, _ := newInput(t, func(d *DentryCache) {
+		kernel("v6")(d)
+		rooted(d, d.host.Proc, sys)
+		name, logs := kernellog.New(t)
+		d.KernelLog = name
+		logs("6,1,0,-;Dentry cache hash table entries: 8388608 (order: 14, 67108864 bytes, linear)\n")
+	})
+	first := &flushed{}
+	require.NoError(t, d.Gather(first))
+	require.Equal(t, []int{1, 0}, first.before)
+	host := first.Named("dentrycache")
+	require.Len(t, host, 1)
+	assert.Equal(t, int64(8388608), number(host[0], "hash_buckets"))
+	assert.Contains(t, host[0].Fields(), "stall_reports")
+
+	later := &flushed{}
+	require.NoError(t, d.Gather(later))
+	assert.NotEmpty(t, later.Named("dentrycache_cgroup"))
+	assert.Empty(t, later.before, "what is new in the log is read at once")
+}
+
 // TestDentryCache_StallsThatHaveHappened: what the kernel reports of a walk is counted, once.
 func TestDentryCache_StallsThatHaveHappened(t *testing.T) {
 	name, write := kernellog.New(t)
