@@ -353,12 +353,8 @@ const maxAtWork = 4
 
 // serve gathers until stdin ends or a signal asks to stop.
 func serve(runner *execd.Runner, interval time.Duration) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
-	// What execd's signal option can be set to.
-	wanted := make(chan os.Signal, 1)
-	signal.Notify(wanted, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
-
 	triggers := make(chan time.Time, 1)
 	trigger := func() {
 		select {
@@ -366,9 +362,16 @@ func serve(runner *execd.Runner, interval time.Duration) error {
 		default: // one is waiting already
 		}
 	}
+	// Not before the gather that waits already: for each signal the Go runtime changes threads twice.
 	go func() {
-		for range wanted {
-			trigger()
+		signals := make(chan os.Signal, 8)
+		signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2)
+		for s := range signals {
+			if s == syscall.SIGTERM || s == syscall.SIGINT {
+				stop()
+				continue
+			}
+			trigger() // what execd's signal option can be set to
 		}
 	}()
 	onLine := trigger

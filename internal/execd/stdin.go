@@ -1,6 +1,9 @@
 package execd
 
-import "io"
+import (
+	"io"
+	"runtime"
+)
 
 // ReadLines calls line for each newline that comes from r, until r ends.
 func ReadLines(r io.Reader, line func()) {
@@ -15,5 +18,6 @@ func ReadLines(r io.Reader, line func()) {
 		if err != nil {
 			return
 		}
+		runtime.Gosched() // what was called for begins before this thread waits
 	}
 }
