@@ -53,8 +53,6 @@ func (m *Mask) Name(kind, name string) {
 	}
 }
 
-var mayBeAddress = regexp.MustCompile(`[0-9a-fA-F:.]*[.:][0-9a-fA-F:.]*[0-9a-fA-F:]`)
-
 // Apply masks a text.
 func (m *Mask) Apply(text []byte) []byte {
 	longest := slices.Collect(maps.Keys(m.names))
@@ -66,6 +64,7 @@ func (m *Mask) Apply(text []byte) []byte {
 	if len(longest) > 0 {
 		masked = regexp.MustCompile(strings.Join(longest, "|")).ReplaceAllStringFunc(masked, func(name string) string { return m.names[name] })
 	}
+	mayBeAddress := regexp.MustCompile(`[0-9a-fA-F:.]*[.:][0-9a-fA-F:.]*[0-9a-fA-F:]`) // here: a start does without
 	return []byte(mayBeAddress.ReplaceAllStringFunc(masked, m.address))
 }
 
