@@ -131,37 +131,44 @@ func TestVfsprobe_TheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		group := cgroup(t, "memory")
-		fs := faultfs.New(t)
+		// Helpers become the owner of the second.
+		mounts := []*faultfs.FS{faultfs.New(t), faultfs.NewWith(t, t.TempDir(), faultfs.Options{UID: 4711, GID: 4711})}
 		config := filepath.Join(t.TempDir(), "vfsprobe.toml")
 		require.NoError(t, os.WriteFile(config, []byte("[[inputs.mountstat]]\n  timeout = \"20s\"\n"), 0o600))
-		p := w.start(t, "-config", config)
+		command := exec.Command(binary(t, vfsprobe), "-config", config)
+		command.Env = append(os.Environ(), "HOST_SYS="+t.TempDir()) // where no cgroups are that a helper could be moved to
+		p := w.startCommand(t, command)
 		p.trigger()
 		p.until("^mountstat_summary ", "faults=0i")
-		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
-		group.take(t, server)
-
-		fs.Pause()
-		p.trigger()
-		helper := waitingHelper(t, server)
-		// Whose memory the helper shares, the kernel kills as well.
-		group.outOfMemory(t, helper)
-		line := p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`)
-		assert.Contains(t, line, "the fork server ended while the check was under way")
-		p.until("^mountstat_summary ", "faults=0i")
-		fs.Heal()
-		healthyAgain := func() {
+		kills := 0
+		kill := func(victim func(server int) int) {
+			t.Helper()
+			server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
+			group.take(t, server)
+			group.outOfMemory(t, victim(server))
+			kills++
+		}
+		healthyAgain := func(fs *faultfs.FS) {
 			t.Helper()
 			p.reports(fs.Dir, `result="ok"`)
 			p.trigger()
+			p.until("^vfsprobe ", fmt.Sprintf("fork_server_restarts=%di", kills))
 		}
-		healthyAgain()
-		p.until("^vfsprobe ", "fork_server_restarts=1i")
-
-		server = child(t, p.plugin.Process.Pid, "vfsprobe-server")
-		group.take(t, server)
-		group.outOfMemory(t, server)
-		healthyAgain()
-		p.until("^vfsprobe ", "fork_server_restarts=2i")
+		for _, fs := range mounts {
+			// Whose memory the helper shares, the kernel kills as well.
+			kill(func(server int) int {
+				fs.Pause()
+				p.trigger()
+				return waitingHelper(t, server)
+			})
+			line := p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`)
+			assert.Contains(t, line, "the fork server ended while the check was under way")
+			p.until("^mountstat_summary ", "faults=0i")
+			fs.Heal()
+			healthyAgain(fs)
+		}
+		kill(func(server int) int { return server })
+		healthyAgain(mounts[0])
 	})
 }
 
@@ -179,36 +186,6 @@ func waitingHelper(t *testing.T, server int) (helper int) {
 		return helper != 0 && helper == before
 	}, patience, 50*time.Millisecond)
 	return helper
-}
-
-// Who becomes another user, as for a FUSE mount of that user's, shares no memory.
-func TestVfsprobe_TheOOMKillerTakesAHelperOfAnotherUserAlone(t *testing.T) {
-	inBothWays(t, func(t *testing.T, w way) {
-		faultfs.Require(t)
-		group := cgroup(t, "memory")
-		fs := faultfs.NewWith(t, t.TempDir(), faultfs.Options{UID: 4711, GID: 4711})
-		config := filepath.Join(t.TempDir(), "vfsprobe.toml")
-		require.NoError(t, os.WriteFile(config, []byte("[[inputs.mountstat]]\n  timeout = \"20s\"\n"), 0o600))
-		command := exec.Command(binary(t, vfsprobe), "-config", config)
-		command.Env = append(os.Environ(), "HOST_SYS="+t.TempDir()) // where no cgroups are that a helper could be moved to
-		p := w.startCommand(t, command)
-		p.trigger()
-		p.until("^mountstat_summary ", "faults=0i")
-		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
-		group.take(t, server)
-
-		fs.Pause()
-		p.trigger()
-		group.outOfMemory(t, waitingHelper(t, server))
-		line := p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`)
-		t.Log(line)
-		p.until("^mountstat_summary ", "faults=0i", "unchecked=1i")
-		fs.Heal()
-		p.reports(fs.Dir, `result="ok"`)
-		p.trigger()
-		p.until("^vfsprobe ", "fork_server_restarts=0i")
-		assert.Equal(t, server, child(t, p.plugin.Process.Pid, "vfsprobe-server"), "the same")
-	})
 }
 
 func helpersOf(server int) (pids []int) {
