@@ -412,4 +412,9 @@ func TestUntouched_AFUSEMountWhoseServerWasDeadWhenItWasMade(t *testing.T) {
 	}, 30*time.Second, 100*time.Millisecond)
 	assert.Equal(t, "error fuse_server_unreachable", text(metric, "result")+" "+text(metric, "cause"))
 	assert.Contains(t, text(metric, "reason"), "its server "+server.String()+" of root@127.0.0.1:/, by ssh")
+
+	// The first gather in which it is there tells.
+	m, _ = newInput(t, only(child))
+	metric = at(collect.Gather(t, m), child)
+	assert.Equal(t, "error fuse_server_unreachable", text(metric, "result")+" "+text(metric, "cause"))
 }
