@@ -50,7 +50,7 @@ var measurements = []measurement{
 
 type measurement struct {
 	name string
-	long bool // only on request
+	long bool                              // only on request
 	run  func(dir string, o options) error // dir is for temporary files
 }
 
