@@ -89,12 +89,6 @@ func (f *fixture) stop() {
 	}
 }
 
-func (f *fixture) count() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.gathers)
-}
-
 // connected is a client that runs.
 type connected struct {
 	*Client
