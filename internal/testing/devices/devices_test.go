@@ -24,6 +24,8 @@ import (
 const (
 	// commandTimeout is for a script in a machine that is emulated.
 	commandTimeout = time.Minute
+	// setupTimeout is for the making of all disks, which took more than a minute beside a load.
+	setupTimeout = 5 * time.Minute
 	// patience is for what a machine that is emulated is going to report.
 	patience = time.Minute
 )
@@ -53,7 +55,7 @@ func newHost(t *testing.T) *host {
 		Files: []vm.File{{From: vfsprobe, Name: "usr/bin/vfsprobe"},
 			{From: "../../../packaging/systemd/vfsprobe.service", Name: "usr/lib/systemd/system/vfsprobe.service"}}})
 	h := &host{m, t}
-	h.shell(setup)
+	vm.Output(t, h.Shell, setupTimeout, setup)
 	return h
 }
 
