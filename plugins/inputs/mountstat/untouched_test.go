@@ -134,17 +134,18 @@ func TestUntouched_AMountWhoseServerDiesIsFoundWhileSomebodyWaits(t *testing.T) 
 			if fstype == "ceph" {
 				waitUninterruptibly(t)
 			}
-			var doubted bool
+			var once bool
 			require.Eventually(t, func() bool {
 				metric, s := at(collect.Gather(t, m), fs.Dir), m.targets[0].servers[0]
-				once := s.answer.Broken() && s.answer.At.Equal(s.answer.Since) && (fstype == "ceph" || s.waited < m.policy.timeout)
-				if once {
-					require.Equal(t, "unchecked", text(metric, "result"), "one question without an answer is no proof")
+				if s.answer.Broken() && s.answer.At.Equal(s.answer.Since) {
+					once = true
+					if fstype == "ceph" || s.waited < m.policy.timeout { // on a busy host it was longer
+						require.Equal(t, "unchecked", text(metric, "result"), "one question without an answer is no proof")
+					}
 				}
-				doubted = doubted || once
 				return text(metric, "result") == "error" && text(metric, "errno") == "ETIMEDOUT"
 			}, 20*time.Second, 10*time.Millisecond)
-			assert.True(t, doubted)
+			assert.True(t, once)
 			assert.Zero(t, fs.Unanswered(), "it was never touched")
 		})
 	}

@@ -29,7 +29,14 @@ func TestProbe_AHealthyFileSystem(t *testing.T) {
 				putCanary(t, dir)
 			}
 			n, log := newInput(t, on(dir))
-			collect.Gather(t, n)
+			for well, began := 0, time.Now(); well < 2; { // a busy host may be late at first, and then look for why
+				require.Less(t, time.Since(began), 30*time.Second)
+				if verdict(t, gather(t, n, dir)) == "ok ok" {
+					well++
+				} else {
+					well = 0
+				}
+			}
 			forked := n.host.Prober.Stats().Forked
 			for range 3 {
 				m := gather(t, n, dir)
