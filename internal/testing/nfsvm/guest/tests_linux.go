@@ -16,7 +16,7 @@ import (
 
 const (
 	cgroupRoot = "/sys/fs/cgroup"
-	testsLimit = 2 * time.Minute
+	testsLimit = 4 * time.Minute
 )
 
 // tests runs end-to-end tests on the machine, not on one of the hosts in it. Each
