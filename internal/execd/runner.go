@@ -3,8 +3,9 @@
 // carries log lines, and the end of stdin ends the program.
 //
 // Inputs gather side by side, with one timestamp. The metrics of an input are
-// written when it has finished; if it takes longer, what it has after
-// 0.1 s is written first, or when it calls the accumulator's Flush. An input that is still gathering is not started again.
+// written when it has finished; if it takes longer, what it has after 0.1 s is
+// written first, or when it calls the accumulator's Flush. An input that is still
+// gathering is not started again.
 package execd
 
 import (

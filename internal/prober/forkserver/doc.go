@@ -7,10 +7,11 @@
 // anything: no file is needed, and it takes well under a millisecond. Before
 // that it marks all memory MADV_DONTFORK but code, constants, the package
 // variable memory, a few pages of stack and of the thread's own data. This is
-// called trimming; what other threads map meanwhile the server gives back. The server's first word is the test of it: where a build
-// keeps something else that a process needs (cgo on other processors than
-// amd64), the server dies before that, and is started again untrimmed. That
-// works as well, and makes a fork dearer the larger the process is.
+// called trimming; what other threads map meanwhile the server gives back. The
+// server's first word is the test of it: where a build keeps something else that a
+// process needs (cgo on other processors than amd64), the server dies before that,
+// and is started again untrimmed. That works as well, and makes a fork dearer the
+// larger the process is.
 //
 // The server is thus a process without a Go runtime: one thread, no sysmon, no
 // garbage collector, no signal handlers, 30 kB of memory of its own beside the
