@@ -32,6 +32,9 @@ import (
 // replaced is how long a container that takes the place of another may be silent.
 const replaced = 30 * time.Second
 
+// patience is for a line of vfsprobe's beside a load.
+const patience = time.Minute
+
 // ownUser is as whom the document's containers run.
 const ownUser = 61100
 
@@ -246,7 +249,7 @@ func (c *container) until(patterns ...string) string {
 	for _, pattern := range patterns {
 		all = append(all, regexp.MustCompile(pattern))
 	}
-	deadline := time.Now().Add(replaced)
+	deadline := time.Now().Add(patience)
 	for time.Now().Before(deadline) {
 		content, _ := os.ReadFile(c.metrics())
 		for c.read < len(content) {
