@@ -121,9 +121,8 @@ type admission struct {
 func (a *admission) groupLocked(name string) *group {
 	g := a.groups[name]
 	if g == nil {
-		if last := len(a.spare) - 1; last >= 0 {
-			g, a.spare = a.spare[last], a.spare[:last]
-		} else {
+		var found bool
+		if g, found = take(&a.spare); !found {
 			g = new(group)
 		}
 		*g = group{name: name}
@@ -166,9 +165,7 @@ func (a *admission) forgetLocked(g *group) {
 	}
 	if g.running == 0 && g.asleep == 0 && g.stuck == 0 && a.groups[g.name] == g {
 		delete(a.groups, g.name)
-		if len(a.spare) < maxSpare {
-			a.spare = append(a.spare, g)
-		}
+		keepOne(&a.spare, g)
 	}
 }
 

@@ -144,7 +144,7 @@ func findOrphans(proc string) orphans {
 		if err != nil || !matcher.hasHelpersRights(pid) {
 			continue
 		}
-		start := string(fields[statStarttime])
+		start := string(fields[procfs.StatStarttime])
 		found.byComm[comm] = append(found.byComm[comm], orphan{pid: pid, startTick: start, started: sinceBoot(start)})
 	}
 	return found
@@ -209,7 +209,7 @@ func groupOf(comm string) string { return comm[max(0, len(comm)-groupLength):] }
 // it waits.
 func (c orphan) inspect(proc string) (alive, orphaned bool, wait Wait) {
 	fields, err := statFields(proc, c.pid)
-	if err != nil || string(fields[statStarttime]) != c.startTick {
+	if err != nil || string(fields[procfs.StatStarttime]) != c.startTick {
 		return false, false, Unkillable
 	}
 	state := fields[statState][0]

@@ -1,7 +1,6 @@
 package prober
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -333,15 +332,13 @@ func usage(proc string, pid int) (cpu time.Duration, resident int64) {
 	return time.Duration(ticks) * procfs.UserTick, pages * int64(os.Getpagesize())
 }
 
-// Indexes into what statFields returns. The field after the command is the
-// third of proc_pid_stat(5).
+// Indexes into what statFields returns, beside [procfs.StatStarttime].
 const (
-	statState     = 0
-	statPPID      = 1
-	statUtime     = 11 // and stime, cutime,
-	statCstime    = 14
-	statStarttime = 19
-	statRSS       = 21
+	statState  = 0
+	statPPID   = 1
+	statUtime  = 11 // and stime, cutime,
+	statCstime = 14
+	statRSS    = 21
 )
 
 // statFields reads the fields of /proc/PID/stat that follow the command.
@@ -351,7 +348,7 @@ func statFields(proc string, pid int) ([][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	fields := bytes.Fields(content[bytes.LastIndexByte(content, ')')+1:])
+	fields := procfs.StatFields(content)
 	if len(fields) <= statRSS {
 		return nil, fmt.Errorf("%s: %d fields after the command", name, len(fields))
 	}

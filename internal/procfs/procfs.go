@@ -83,6 +83,15 @@ func ReadNumber(name string) (int64, error) {
 	return n, nil
 }
 
+// StatStarttime is the index of starttime in what [StatFields] returns.
+const StatStarttime = 19
+
+// StatFields are the fields of a /proc/PID/stat that follow the command, which may hold anything. The
+// first is the third of proc_pid_stat(5).
+func StatFields(content []byte) [][]byte {
+	return bytes.Fields(content[bytes.LastIndexByte(content, ')')+1:])
+}
+
 // UserTick is the unit of times in proc_pid_stat(5): USER_HZ is 100 on every architecture Go runs on.
 const UserTick = 10 * time.Millisecond
 

@@ -232,7 +232,8 @@ func unneeded() []memoryRange {
 	}
 	memory.kept.add(keep.start, keep.end-keep.start)
 	var rest []memoryRange
-	for _, m := range pages.ParseMaps(maps) {
+	all := pages.ParseMaps(maps)
+	for _, m := range all {
 		if m.Constant {
 			memory.kept.add(m.Start, m.End-m.Start)
 		}
@@ -240,7 +241,7 @@ func unneeded() []memoryRange {
 			memory.kept.end = max(memory.kept.end, m.End)
 		}
 	}
-	for _, m := range variables(maps) {
+	for _, m := range variables(all) {
 		if m.end <= keep.start || m.start >= keep.end {
 			rest = append(rest, m)
 			continue
@@ -255,11 +256,10 @@ func unneeded() []memoryRange {
 	return rest
 }
 
-// variables are the ranges of a proc_pid_maps(5) that are neither code nor constants of a
-// file. The kernel's vdso and vvar are among them, for which a fork would make page tables.
-func variables(maps []byte) []memoryRange {
+// variables are the ranges of those mapped that are neither code nor constants of a file. The kernel's vdso and vvar are among them, for which a fork would make page tables.
+func variables(all []pages.Mapping) []memoryRange {
 	var ranges []memoryRange
-	for _, m := range pages.ParseMaps(maps) {
+	for _, m := range all {
 		if !m.Constant {
 			ranges = append(ranges, memoryRange{m.Start, m.End, m.Shared})
 		}

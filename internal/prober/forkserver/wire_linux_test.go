@@ -9,6 +9,8 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/pages"
 )
 
 // Both ends lay these structures over the same bytes.
@@ -76,7 +78,7 @@ func TestParseAnswer_OutputFollows(t *testing.T) {
 func FuzzVariables(f *testing.F) {
 	f.Add([]byte("00400000-00452000 rw-p 00000000 08:02 173521 /usr/bin/dbus-daemon\n7ffd-7fff r-xp 0 0 0\n"))
 	f.Fuzz(func(t *testing.T, maps []byte) {
-		for _, r := range variables(maps) {
+		for _, r := range variables(pages.ParseMaps(maps)) {
 			if r.start >= r.end {
 				t.Errorf("%+v", r)
 			}

@@ -1,9 +1,9 @@
 package mountstat
 
 import (
+	"bytes"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/vfsprobe/vfsprobe/internal/blockdev"
@@ -93,18 +93,14 @@ func (d *disks) mountedSince(t *target) time.Time {
 	if err != nil {
 		return time.Time{}
 	}
-	stat, _ := procfs.ReadText(filepath.Join(d.host.Proc, pid, "stat"))
-	_, rest, found := strings.Cut(stat, " (jbd2/")
-	if fields := strings.Fields(rest[strings.LastIndex(rest, ")")+1:]); found && len(fields) > statStart {
-		if started, err := procfs.StartedAt(fields[statStart]); err == nil {
+	stat, _ := procfs.Read(filepath.Join(d.host.Proc, pid, "stat"))
+	if fields := procfs.StatFields(stat); bytes.Contains(stat, []byte(" (jbd2/")) && len(fields) > procfs.StatStarttime {
+		if started, err := procfs.StartedAt(string(fields[procfs.StatStarttime])); err == nil {
 			return started
 		}
 	}
 	return time.Time{}
 }
-
-// statStart is the index of starttime in /proc/PID/stat behind the command, proc_pid_stat(5).
-const statStart = 19
 
 // extErrorsFile is where ext4 counts errors, Documentation/ABI/testing/sysfs-fs-ext4.
 func (d *disks) extErrorsFile(t *target) string {
