@@ -65,9 +65,7 @@ func TestProbe_ALockThatHangs(t *testing.T) {
 			assert.Len(t, log.About("a lock hangs in "+c.call), 1, "said once")
 
 			hung.Heal()
-			require.Eventually(t, func() bool { return n.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
-			m = gather(t, n, hung.Dir)
-			assert.Equal(t, "ok ok", verdict(t, m))
+			m = gatherUntil(t, n, hung.Dir, "ok ok")
 			assert.Equal(t, int64(1), field(t, m, "recoveries"))
 			assert.Equal(t, 0.0, field(t, m, "hung_seconds"))
 			assert.False(t, m.HasField("leftover"))
@@ -134,9 +132,7 @@ func TestProbe_ALockThatHangsAndFailsInTheEnd(t *testing.T) {
 	assert.Len(t, log.About("W!"), 2)
 
 	fs.Heal()
-	require.Eventually(t, func() bool {
-		return verdict(t, at(collect.Gather(t, n), fs.Dir)) == "ok ok"
-	}, 10*time.Second, timeout)
+	gatherUntil(t, n, fs.Dir, "ok ok")
 }
 
 // What an interval shorter than the timeout makes of it.
@@ -165,9 +161,7 @@ func TestProbe_AnInterruptedGatherSaysNothingOfALockThatIsWaitedFor(t *testing.T
 		assert.Equal(t, "timeout unknown", verdict(t, at(collect.Gather(t, n), fs.Dir)))
 		fs.Heal()
 		n.host.Prober.SetDeadline(n.targets[0].ticket, time.Now())
-		require.Eventually(t, func() bool {
-			return verdict(t, at(collect.Gather(t, n), fs.Dir)) == "ok ok"
-		}, 10*time.Second, timeout/10)
+		gatherUntil(t, n, fs.Dir, "ok ok")
 	}
 }
 
@@ -204,9 +198,7 @@ func TestProbe_TwoInputsShareAHelperThatIsLeftWaiting(t *testing.T) {
 	fs.Heal()
 	assert.True(t, first.host.Prober.SetDeadline(first.targets[0].ticket, time.Now()))
 	for _, n := range inputs {
-		require.Eventually(t, func() bool {
-			return verdict(t, at(collect.Gather(t, n), fs.Dir)) == "ok ok"
-		}, 10*time.Second, timeout/10)
+		gatherUntil(t, n, fs.Dir, "ok ok")
 	}
 }
 
@@ -261,7 +253,7 @@ func TestProbe_ALockThatFails(t *testing.T) {
 		}
 		assert.Len(t, log.About("setlk: "+unix.ErrnoName(errno)), 1)
 		fs.Heal()
-		assert.Equal(t, "ok ok", verdict(t, gather(t, n, fs.Dir)))
+		gatherUntil(t, n, fs.Dir, "ok ok")
 	}
 }
 

@@ -130,14 +130,11 @@ func TestLockServer_StatdStoppedBeforeTheFirstLock(t *testing.T) {
 
 	// Locks go on where the server is monitored already.
 	fs.Heal()
-	require.Eventually(t, func() bool { return n.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
-	assert.Equal(t, "error statd_down_latent", verdict(t, at(collect.Gather(t, n), fs.Dir)))
+	gatherUntil(t, n, fs.Dir, "error statd_down_latent")
 	assert.Len(t, log.About("locks still work, but"), 1)
 
 	rpchost.StartStatd(t)
-	collect.Gather(t, n)
-	m = gather(t, n, fs.Dir)
-	assert.Equal(t, "ok ok", verdict(t, m))
+	m = gatherUntil(t, n, fs.Dir, "ok ok")
 	assert.Equal(t, int64(1), field(t, m, "recoveries"))
 }
 

@@ -94,6 +94,22 @@ func gather(t testing.TB, n *NFSLock, path string) telegraf.Metric {
 	}
 }
 
+// gatherUntil gathers until a mount has a verdict, which may take a while after a change: a helper
+// that was left waiting has its answer when the machine has time for it.
+func gatherUntil(t testing.TB, n *NFSLock, path, want string) telegraf.Metric {
+	t.Helper()
+	for began := time.Now(); ; {
+		m := at(collect.Gather(t, n), path)
+		if m != nil && verdict(t, m) == want {
+			return m
+		}
+		if time.Since(began) > 30*time.Second {
+			require.Equal(t, want, verdict(t, m))
+		}
+		time.Sleep(timeout / 10)
+	}
+}
+
 func field(t testing.TB, m telegraf.Metric, name string) any {
 	t.Helper()
 	require.NotNil(t, m)
