@@ -276,13 +276,28 @@ func TestLeaseState_KnowsHostsOfOneName(t *testing.T) {
 	assert.Len(t, l.samples, 1, "what is old tells nothing")
 }
 
-func TestServices_GraceIsWhatTheLockServiceSaysNow(t *testing.T) {
+func TestNFSLock_InGraceIsWhatTheLockServiceSaysNow(t *testing.T) {
 	began := time.Now()
-	said := serverpool.Answer{Known: true, Errno: sunrpc.InGrace, At: began.Add(time.Second)}
-	s := services{nlmGrace: said, nfsGrace: serverpool.Answer{Known: true, At: began.Add(time.Second)}}
-	assert.True(t, s.saidGrace(true, began))
-	assert.False(t, s.saidGrace(false, began), "NFSv4 says nothing of the kind")
-	assert.False(t, s.saidGrace(true, began.Add(time.Minute)), "that was before the lock")
+	n, server := &NFSLock{began: began, settings: settings{grace: time.Hour}}, &lockServer{}
+	nlm, v4 := &target{nlm: true, server: server}, &target{server: server}
+	says := serverpool.Answer{Known: true, Errno: sunrpc.InGrace, At: began.Add(-time.Second)}
+	server.nlmGrace.note(says)
+	assert.False(t, n.inGrace(nlm), "that was before the lock")
+	assert.False(t, n.inGrace(&target{nlm: true}), "nobody could say it")
+	nlm.HungSince = began.Add(-time.Minute)
+	assert.True(t, n.inGrace(nlm))
+	assert.False(t, n.inGrace(v4), "NFSv4 says nothing of the kind")
+	for _, lost := range []serverpool.Answer{{}, {Known: true, Errno: "ETIMEDOUT"}} {
+		server.nlmGrace.note(lost)
+		assert.True(t, n.inGrace(nlm), "it has not said otherwise")
+	}
+	n.grace = time.Second / 2
+	assert.False(t, n.inGrace(nlm), "no grace period lasts so long")
+	says.At = began.Add(time.Second)
+	server.nlmGrace.note(says)
+	assert.True(t, n.inGrace(nlm))
+	server.nlmGrace.note(serverpool.Answer{Known: true})
+	assert.False(t, n.inGrace(nlm), "it gives locks")
 }
 
 func TestLeaseState_WhatWasSaidBeforeTheLastLockIsNoEvidence(t *testing.T) {

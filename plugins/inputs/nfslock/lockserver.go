@@ -15,17 +15,36 @@ import (
 // asked, and whether those that give locks said that they do not give any yet.
 type services struct {
 	rpcbind, nfs, nlm, nsm serverpool.Answer
-	nfsGrace, nlmGrace     serverpool.Answer // of servers on which a lock takes long
+	nfsGrace, nlmGrace     saidGrace // of servers on which a lock takes long
 }
 
-// saidGrace reports whether the service that gives the locks has said, after the given time,
-// that its grace period lasts.
-func (s *services) saidGrace(nlm bool, after time.Time) bool {
-	answer := s.nfsGrace
-	if nlm {
-		answer = s.nlmGrace
+// saidGrace is when a service that gives locks last said that its grace period lasts. It is zero
+// if the service has answered otherwise since. An answer that is lost changes nothing.
+type saidGrace struct{ at time.Time }
+
+func (s *saidGrace) note(a serverpool.Answer) {
+	switch {
+	case a.Errno == sunrpc.InGrace:
+		s.at = a.At
+	case a.Known && !a.TimedOut():
+		s.at = time.Time{}
 	}
-	return answer.Errno == sunrpc.InGrace && answer.At.After(after)
+}
+
+// inGrace reports whether the service that gives the target's locks has said that its grace
+// period lasts: in this gather, or since the lock hangs, and no longer ago than such a period lasts.
+func (n *NFSLock) inGrace(t *target) bool {
+	if t.server == nil {
+		return false
+	}
+	since := n.began
+	if t.Hung() {
+		since = since.Add(-min(max(0, since.Sub(t.HungSince)), n.grace))
+	}
+	if t.nlm {
+		return t.server.nlmGrace.at.After(since)
+	}
+	return t.server.nfsGrace.at.After(since)
 }
 
 // lockServer is what is known about a host whose services locks depend on.
@@ -154,7 +173,8 @@ func (n *NFSLock) ask(s *lockServer, evidence bool) {
 		return
 	}
 	put := func(answer *serverpool.Answer, port uint16, program uint32, versions ...uint32) {
-		if n.put(s, answer, port, sunrpc.ServiceOf(program), sunrpc.Asker(program, versions...), evidence) {
+		note := func(a serverpool.Answer) { *answer = a }
+		if n.put(s, note, port, sunrpc.ServiceOf(program), sunrpc.Asker(program, versions...), evidence) {
 			s.asked = n.round
 		}
 	}
@@ -183,8 +203,8 @@ func (n *NFSLock) askGrace(s *lockServer) {
 		return
 	}
 	s.graceAsked = n.round
-	put := func(answer *serverpool.Answer, port uint16, program uint32) {
-		n.put(s, answer, port, sunrpc.GraceServiceOf(program), sunrpc.GraceAsker(program), true)
+	put := func(said *saidGrace, port uint16, program uint32) {
+		n.put(s, said.note, port, sunrpc.GraceServiceOf(program), sunrpc.GraceAsker(program), true)
 	}
 	if s.byNLM {
 		put(&s.nlmGrace, 0, sunrpc.ProgramNLM)
@@ -195,13 +215,13 @@ func (n *NFSLock) askGrace(s *lockServer) {
 }
 
 // put puts one question to a server. It reports whether the answer is still to come; if not,
-// there is only that of an earlier round.
-func (n *NFSLock) put(s *lockServer, answer *serverpool.Answer, port uint16, service serverpool.Service, ask serverpool.Asker, evidence bool) bool {
+// there is only that of an earlier round, which is noted at once.
+func (n *NFSLock) put(s *lockServer, note func(serverpool.Answer), port uint16, service serverpool.Service, ask serverpool.Asker, evidence bool) bool {
 	q := serverpool.Question{Network: s.Network, Address: netip.AddrPortFrom(s.Address.Addr(), port), Service: service}
-	*answer = n.host.Servers.Last(q)
+	note(n.host.Servers.Last(q))
 	if !n.host.Servers.Ask(n.round, q, serverpool.Wanted{Evidence: evidence, Ask: ask, Timeout: n.shortestTimeout()}, func(a serverpool.Answer) {
 		n.mail.Post(func() {
-			*answer = a
+			note(a)
 			n.asking--
 			if s.asking--; s.asking == 0 {
 				s.answered = time.Now()

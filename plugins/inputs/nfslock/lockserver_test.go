@@ -276,21 +276,18 @@ func TestLockServer_IsWhereAMountsCallsGo(t *testing.T) {
 // knows that it gives none yet.
 func TestLockServer_SaysThatItsGracePeriodLasts(t *testing.T) {
 	fs := daemon(t)
-	var lasts atomic.Bool
-	lasts.Store(true)
+	var status atomic.Uint32
+	status.Store(10013) // NFS4ERR_GRACE
 	rpchost.Serve(t, "127.0.0.1:2049", rpchost.Answer(func([]byte) []byte {
-		status := uint32(10022) // NFS4ERR_STALE_CLIENTID
-		if lasts.Load() {
-			status = 10013 // NFS4ERR_GRACE
-		}
-		return append(binary.BigEndian.AppendUint32(nil, status), make([]byte, 8)...)
+		return append(binary.BigEndian.AppendUint32(nil, status.Load()), make([]byte, 8)...)
 	}))
 	n, _ := newInput(t, on(fs.Dir))
 	var sx unix.Statx_t
 	require.NoError(t, unix.Statx(unix.AT_FDCWD, fs.Dir, unix.AT_STATX_DONT_SYNC, 0, &sx))
 	withTable(t, n, fmt.Sprintf("1001 1 %d:%d / %s rw - nfs4 nas:/export rw,%s\n", sx.Dev_major, sx.Dev_minor, fs.Dir, nfs4))
+	fs.Delay(timeout/5, faultfs.Getattr) // so that the server has said it before a lock is tried
 	fs.FailLate(time.Hour, unix.EIO, faultfs.Getlk)
 	assert.Equal(t, "unchecked grace_period", verdict(t, at(collect.Gather(t, n), fs.Dir)))
-	lasts.Store(false)
+	status.Store(10022) // NFS4ERR_STALE_CLIENTID
 	assert.Equal(t, "timeout unknown", verdict(t, at(collect.Gather(t, n), fs.Dir)), "it says so no more")
 }

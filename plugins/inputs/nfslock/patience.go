@@ -54,7 +54,7 @@ func (n *NFSLock) watch(pending map[*target]struct{}) {
 // mayReturn reports whether it is worth waiting for a helper: for one that hangs in a
 // lock, and can be killed there. In a grace period a new helper knows sooner.
 func (n *NFSLock) mayReturn(t *target, r *prober.Report) bool {
-	explained := waitOf(t.waits) != waitOther || t.server != nil && t.server.saidGrace(t.nlm, r.Since)
+	explained := waitOf(t.waits) != waitOther || n.inGrace(t)
 	return t.killable && t.Probed.NFS() && t.plan.hangsAt(r) >= asking && !explained
 }
 

@@ -309,7 +309,7 @@ func (n *NFSLock) evidenceOf(t *target, a *attempt) evidence {
 		waits: waitOf(t.waits)}
 	if t.server != nil {
 		e.server = t.server.services
-		e.inGrace = a.end == hung && t.server.saidGrace(t.nlm, a.report.Since)
+		e.inGrace = a.end == hung && n.inGrace(t)
 	}
 	if t.v4() {
 		if a.end == hung || a.end == failed {

@@ -30,7 +30,7 @@ func (n *NFSLock) reportOf(t *target) *fault.Report {
 	if t.server != nil {
 		t.server.addTo(r, "server "+t.server.Address.Addr().String())
 		r.Servers = append(r.Servers, t.server.Address.Addr())
-		if t.server.saidGrace(t.nlm, t.HungSince) {
+		if n.inGrace(t) {
 			r.Add("server "+t.server.Address.Addr().String(), "says that its grace period lasts")
 		}
 	}
