@@ -253,6 +253,7 @@ func TestMountstat_AnAbortedJournalOfAnEarlierMount(t *testing.T) {
 		}
 		m, _ := newInput(t, func(m *Mountstat) {
 			only(fs.Dir)(m)
+			unhurried(m, fs.Dir)
 			m.kernelLog.name = name
 			m.host.Sys = sys
 		})

@@ -57,7 +57,7 @@ func TestProbe_ALockThatHangs(t *testing.T) {
 			assert.Equal(t, c.stage >= locking, m.HasField("leftover"), "a lock may stay at the server")
 
 			killed := n.host.Prober.Stats().Killed
-			m = at(collect.Gather(t, n), hung.Dir)
+			m = gather(t, n, hung.Dir)
 			assert.Equal(t, "stuck unknown", verdict(t, m))
 			assert.Equal(t, c.call, text(t, m, "hangs_in"))
 			assert.Equal(t, pid, field(t, m, "stuck_pid"))

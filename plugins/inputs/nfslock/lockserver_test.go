@@ -287,7 +287,7 @@ func TestLockServer_SaysThatItsGracePeriodLasts(t *testing.T) {
 	withTable(t, n, fmt.Sprintf("1001 1 %d:%d / %s rw - nfs4 nas:/export rw,%s\n", sx.Dev_major, sx.Dev_minor, fs.Dir, nfs4))
 	fs.Delay(timeout/5, faultfs.Getattr) // so that the server has said it before a lock is tried
 	fs.FailLate(time.Hour, unix.EIO, faultfs.Getlk)
-	assert.Equal(t, "unchecked grace_period", verdict(t, at(collect.Gather(t, n), fs.Dir)))
+	assert.Equal(t, "unchecked grace_period", verdict(t, gather(t, n, fs.Dir)))
 	status.Store(10022) // NFS4ERR_STALE_CLIENTID
-	assert.Equal(t, "timeout unknown", verdict(t, at(collect.Gather(t, n), fs.Dir)), "it says so no more")
+	assert.Equal(t, "timeout unknown", verdict(t, gather(t, n, fs.Dir)), "it says so no more")
 }
