@@ -3,6 +3,8 @@
 package oncelog
 
 import (
+	"slices"
+	"strings"
 	"sync"
 
 	"github.com/influxdata/telegraf"
@@ -22,24 +24,30 @@ func New(logger telegraf.Logger) *Log { return &Log{logger: logger, last: make(m
 // Error logs err at level E unless the subject's last error had the same text. A nil
 // err ends the subject's error, so that the next one is logged again.
 func (l *Log) Error(subject string, err error) {
-	if l.changed(subject, err) && err != nil {
-		l.logger.Error(err.Error())
+	if text := oneLine(err); l.Changed(subject, text) && err != nil {
+		l.logger.Error(text)
 	}
 }
 
 // Info is Error at level I: for what this host lacks, and is no fault.
 func (l *Log) Info(subject string, err error) {
-	if l.changed(subject, err) && err != nil {
-		l.logger.Info(err.Error())
+	if text := oneLine(err); l.Changed(subject, text) && err != nil {
+		l.logger.Info(text)
 	}
 }
 
-func (l *Log) changed(subject string, err error) bool {
-	text := ""
-	if err != nil {
-		text = err.Error()
+// oneLine is the text of an error in one line. Of joined errors it has each once.
+func oneLine(err error) string {
+	if err == nil {
+		return ""
 	}
-	return l.Changed(subject, text)
+	var parts []string
+	for part := range strings.SplitSeq(err.Error(), "\n") {
+		if !slices.Contains(parts, part) {
+			parts = append(parts, part)
+		}
+	}
+	return strings.Join(parts, "; ")
 }
 
 // Changed notes the subject's state, and reports whether it is another than before.

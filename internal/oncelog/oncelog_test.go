@@ -26,7 +26,8 @@ func TestLog_SaysAnErrorOnceWhileItLasts(t *testing.T) {
 	l.Error("other", full)
 	l.Info("lacks", gone)
 	l.Info("lacks", gone)
-	assert.Equal(t, []string{"E full", "E gone", "E full", "E full", "E full", "I gone"}, r.lines)
+	l.Error("joined", errors.Join(full, gone, full))
+	assert.Equal(t, []string{"E full", "E gone", "E full", "E full", "E full", "I gone", "E full; gone"}, r.lines)
 }
 
 func TestLog_ChangedTellsStatesApart(t *testing.T) {

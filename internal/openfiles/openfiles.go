@@ -6,7 +6,6 @@ package openfiles
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -217,7 +216,11 @@ func (r *Reader) plan() *prober.Plan {
 func (r *Reader) run(key string, p *prober.Plan) (*prober.Report, error) {
 	report := r.Prober.Run(prober.Check{Key: key, Group: key, Trusted: true, Independent: true, Essential: true, Plan: p})
 	if report.Outcome != prober.Done {
-		return nil, errors.Join(fmt.Errorf("looking at other processes, %s: the helper process %d is %v", key, report.PID, report.Outcome), report.Err)
+		err := report.Err
+		if err == nil {
+			err = fmt.Errorf("helper process %d is %v", report.PID, report.Outcome)
+		}
+		return nil, fmt.Errorf("looking at other processes, %s: %w", key, err)
 	}
 	return &report, nil
 }

@@ -221,9 +221,11 @@ func TestVfsprobe_SaysOnceThatItsPidsCgroupIsFull(t *testing.T) {
 					assert.Contains(t, line, "forking a helper: resource temporarily unavailable")
 					p.until("^mountstat_summary ")
 				}
-				assert.Equal(t, 1, strings.Count(p.plugin.stderr.String(), "are not checked"), p.plugin.stderr.String())
+				said := func() int { return strings.Count(p.plugin.stderr.String(), "are not checked") }
+				require.Eventually(t, func() bool { return said() > 0 }, patience, 10*time.Millisecond, "it comes after the metrics")
 				write(t, group.dir, "pids.max", "max")
 				p.reports(healthy.Dir, `result="ok"`)
+				assert.Equal(t, 1, said(), p.plugin.stderr.String())
 				hung.Abort()
 			})
 		}

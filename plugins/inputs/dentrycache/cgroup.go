@@ -2,10 +2,12 @@ package dentrycache
 
 import (
 	"cmp"
+	"runtime"
 	"slices"
 	"time"
 
 	"github.com/influxdata/telegraf"
+	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
@@ -35,7 +37,7 @@ func (d *DentryCache) gatherCgroups(acc telegraf.Accumulator, now time.Time) {
 		return
 	}
 	if !now.Before(o.due) {
-		d.walkCgroups(now)
+		o.due = now.Add(pauseAfter(func() { d.walkCgroups(now) }))
 	}
 	for _, c := range o.all[:min(len(o.all), d.TopCgroups)] {
 		if c.Own == 0 {
@@ -87,10 +89,26 @@ func addUsage(fields map[string]any, u cgroups.Usage, held int64, growth float64
 	}
 }
 
-// walkCgroups updates the figures. It takes at most walkCgroupsShare of a CPU.
+// pauseAfter makes a walk, and returns how long to wait for the next one to take no more than
+// walkCgroupsShare of a CPU. What a walk waits for others on a busy host does not count.
+func pauseAfter(walk func()) time.Duration {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := threadCPU()
+	walk()
+	return time.Duration(float64(threadCPU()-before) / walkCgroupsShare)
+}
+
+// threadCPU is the CPU time, user and system, of the thread: getrusage(2).
+func threadCPU() time.Duration {
+	var u unix.Rusage
+	_ = unix.Getrusage(unix.RUSAGE_THREAD, &u) // it can't fail
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// walkCgroups updates the figures.
 func (d *DentryCache) walkCgroups(now time.Time) {
 	o := &d.owners
-	began := time.Now()
 	o.before = make(map[string]int64, len(o.all))
 	for _, c := range o.all {
 		o.before[c.Path] = c.Bytes
@@ -106,7 +124,6 @@ func (d *DentryCache) walkCgroups(now time.Time) {
 	for _, c := range all[:min(len(all), d.TopCgroups)] {
 		o.usage[c.Path] = o.hierarchies.ReadUsage(c.Path)
 	}
-	o.due = now.Add(time.Duration(float64(time.Since(began)) / walkCgroupsShare))
 }
 
 // cgroupName is the path of a cgroup by its id; empty if it is unknown. Names are
@@ -117,10 +134,8 @@ func (d *DentryCache) cgroupName(id uint64, now time.Time) string {
 	if known || now.Before(o.namesDue) {
 		return name
 	}
-	began := time.Now()
-	names, err := o.hierarchies.Names()
+	var err error
+	o.namesDue = now.Add(pauseAfter(func() { o.names, err = o.hierarchies.Names() }))
 	d.said.Error("names of cgroups", err)
-	o.names = names
-	o.namesDue = now.Add(time.Duration(float64(time.Since(began)) / walkCgroupsShare))
-	return names[id]
+	return o.names[id]
 }
