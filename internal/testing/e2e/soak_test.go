@@ -521,8 +521,9 @@ func TestSoak(t *testing.T) {
 		}
 		killed := time.Now()
 		// What was killed last comes back, perhaps after a pause, and has its first gathers:
-		// in those a plugin comes to need the memory that it keeps.
-		for warmUp := max(2*time.Second, length/30); w.server == 0 || time.Since(w.serverSince) < warmUp; {
+		// in those a plugin comes to need the memory that it keeps. A server that was killed
+		// a moment ago may still be there.
+		for warmUp := max(2*time.Second, length/30); w.server == 0 || time.Since(w.serverSince) < warmUp || time.Since(killed) < warmUp; {
 			require.Less(t, time.Since(killed), patience+warmUp, "there is no fork server any more")
 			next()
 			w.look()

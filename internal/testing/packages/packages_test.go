@@ -29,7 +29,7 @@ import (
 
 func TestMain(m *testing.M) { namespace.MainOfHost(m) }
 
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // debian is a root directory of Debian's.
 type debian struct {

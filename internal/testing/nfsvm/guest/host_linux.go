@@ -31,7 +31,7 @@ type host struct {
 }
 
 // patience is for programs that answer at once on a machine that is not busy.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // startHost makes a host whose /etc/hosts has these lines.
 func startHost(name, hosts string) (*host, error) {
