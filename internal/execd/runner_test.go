@@ -80,11 +80,20 @@ type rig struct {
 	result         chan error
 }
 
-func run(t *testing.T, inputs ...config.Input) *rig {
-	r := &rig{triggers: make(chan time.Time), result: make(chan error, 1)}
-	r.begin(t, &r.stdout, inputs)
-	return r
+// virtually runs a test in virtual time, in which a round has ended before its time is up, however busy
+// the machine is. The host is outside of it: its prober has helpers.
+func virtually(t *testing.T, test func(t *testing.T, run func(...config.Input) *rig)) {
+	h := newHost(t)
+	synctest.Test(t, func(t *testing.T) {
+		test(t, func(inputs ...config.Input) *rig {
+			r := newRig()
+			r.begin(t, h, &r.stdout, inputs)
+			return r
+		})
+	})
 }
+
+func newRig() *rig { return &rig{triggers: make(chan time.Time), result: make(chan error, 1)} }
 
 // said is all that was logged.
 func (r *rig) said() string {
@@ -99,9 +108,9 @@ func newHost(t *testing.T) *host.Host {
 	return host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p})
 }
 
-func (r *rig) begin(t *testing.T, stdout io.Writer, inputs []config.Input) {
+func (r *rig) begin(t *testing.T, h *host.Host, stdout io.Writer, inputs []config.Input) {
 	r.log = execd.NewLog(&r.stderr)
-	runner, err := execd.New(execd.Options{Inputs: inputs, Host: newHost(t), Log: r.log, Stdout: stdout})
+	runner, err := execd.New(execd.Options{Inputs: inputs, Host: h, Log: r.log, Stdout: stdout})
 	require.NoError(t, err)
 	var ctx context.Context
 	ctx, r.stop = context.WithCancel(t.Context())
@@ -132,226 +141,226 @@ func timestamps(text string) []string {
 }
 
 func TestRunner_AnInputIsOneWriteAndARoundOneTimestamp(t *testing.T) {
-	r := run(t,
-		named("a", func(acc telegraf.Accumulator) error { point(acc, "a1"); point(acc, "a2"); return nil }),
-		named("b", func(acc telegraf.Accumulator) error { point(acc, "b"); return nil }))
-	now := time.Unix(1700000000, 123456789)
-	r.triggers <- now
-	eventually(t, "the writes", func() bool { return strings.Contains(r.stdout.String(), "vfsprobe ") })
-	assert.LessOrEqual(t, len(r.stdout.seen()), 2)
-	for _, write := range r.stdout.seen() {
-		assert.Equal(t, strings.Contains(write, "a1 "), strings.Contains(write, "a2 "), "an input's metrics come together")
-	}
-	for _, name := range []string{"a1", "a2", "b", "vfsprobe"} {
-		assert.Regexp(t, "(?m)^"+name+" ", r.stdout.String())
-	}
-	assert.Equal(t, []string{"1700000000123456789\n"}, timestamps(r.stdout.String()))
-
-	_, own, _ := strings.Cut(r.stdout.String(), "vfsprobe ")
-	own, _, _ = strings.Cut(own, "\n")
-	described := 0
-	for _, fields := range execd.Schema()[0].Fields {
-		for _, name := range fields.Names {
-			assert.Contains(t, ","+own, ","+name+"=")
-			described++
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
+		r := run(
+			named("a", func(acc telegraf.Accumulator) error { point(acc, "a1"); point(acc, "a2"); return nil }),
+			named("b", func(acc telegraf.Accumulator) error { point(acc, "b"); return nil }))
+		now := time.Unix(1700000000, 123456789)
+		r.triggers <- now
+		eventually(t, "the writes", func() bool { return strings.Contains(r.stdout.String(), "vfsprobe ") })
+		assert.LessOrEqual(t, len(r.stdout.seen()), 2)
+		for _, write := range r.stdout.seen() {
+			assert.Equal(t, strings.Contains(write, "a1 "), strings.Contains(write, "a2 "), "an input's metrics come together")
 		}
-	}
-	assert.Equal(t, described, strings.Count(own, "="), "all fields are described: %s", own)
+		for _, name := range []string{"a1", "a2", "b", "vfsprobe"} {
+			assert.Regexp(t, "(?m)^"+name+" ", r.stdout.String())
+		}
+		assert.Equal(t, []string{"1700000000123456789\n"}, timestamps(r.stdout.String()))
+
+		_, own, _ := strings.Cut(r.stdout.String(), "vfsprobe ")
+		own, _, _ = strings.Cut(own, "\n")
+		described := 0
+		for _, fields := range execd.Schema()[0].Fields {
+			for _, name := range fields.Names {
+				assert.Contains(t, ","+own, ","+name+"=")
+				described++
+			}
+		}
+		assert.Equal(t, described, strings.Count(own, "="), "all fields are described: %s", own)
+	})
 }
 
 // How much that is shows in tools/bench.
 func TestRunner_GivesMemoryBackNowAndThen(t *testing.T) {
-	collections := func() uint32 {
-		var stats runtime.MemStats
-		runtime.ReadMemStats(&stats)
-		return stats.NumForcedGC
-	}
-	r := run(t, named("a", func(acc telegraf.Accumulator) error { point(acc, "a"); return nil }))
-	before := collections()
-	for i := 1; i <= 25; i++ {
-		r.triggers <- time.Unix(int64(i), 0)
-		eventually(t, "a round", func() bool { return strings.Count(r.stdout.String(), "vfsprobe ") == i })
-	}
-	eventually(t, "twice in 25 rounds", func() bool { return collections() == before+2 })
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
+		collections := func() uint32 {
+			var stats runtime.MemStats
+			runtime.ReadMemStats(&stats)
+			return stats.NumForcedGC
+		}
+		r := run(named("a", func(acc telegraf.Accumulator) error { point(acc, "a"); return nil }))
+		before := collections()
+		for i := 1; i <= 25; i++ {
+			r.triggers <- time.Unix(int64(i), 0)
+			eventually(t, "a round", func() bool { return strings.Count(r.stdout.String(), "vfsprobe ") == i })
+		}
+		eventually(t, "twice in 25 rounds", func() bool { return collections() == before+2 })
+	})
 }
 
 func TestRunner_WritesWhatAnInputFlushesAtOnce(t *testing.T) {
-	h, log := newHost(t), execd.NewLog(io.Discard)
-	synctest.Test(t, func(t *testing.T) {
-		var stdout writes
-		input := named("x", func(acc telegraf.Accumulator) error {
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
+		r := run(named("x", func(acc telegraf.Accumulator) error {
 			point(acc, "early")
 			acc.(interface{ Flush() }).Flush()
 			time.Sleep(time.Millisecond)
 			point(acc, "late")
 			return nil
-		})
-		runner, err := execd.New(execd.Options{Inputs: []config.Input{input}, Host: h, Log: log, Stdout: &stdout})
-		require.NoError(t, err)
-		ctx, stop := context.WithCancel(t.Context())
-		triggers, ended := make(chan time.Time), make(chan error)
-		go func() { ended <- runner.Run(ctx, triggers) }()
-		triggers <- time.Now()
+		}))
+		r.triggers <- time.Now()
 		synctest.Wait()
-		assert.Contains(t, stdout.String(), "early")
-		assert.NotContains(t, stdout.String(), "late")
+		assert.Contains(t, r.stdout.String(), "early")
+		assert.NotContains(t, r.stdout.String(), "late")
 		time.Sleep(time.Millisecond)
 		synctest.Wait()
-		assert.Len(t, stdout.seen(), 2)
-		assert.Contains(t, stdout.String(), "late")
-		stop()
-		require.NoError(t, <-ended)
+		assert.Len(t, r.stdout.seen(), 2)
+		assert.Contains(t, r.stdout.String(), "late")
 	})
 }
 
 func TestRunner_ASlowInputDelaysNoOther(t *testing.T) {
-	proceed := make(chan struct{})
-	r := run(t,
-		named("slow", func(acc telegraf.Accumulator) error { point(acc, "early"); <-proceed; point(acc, "late"); return nil }),
-		named("fast", func(acc telegraf.Accumulator) error { point(acc, "fast"); return nil }))
-	r.triggers <- time.Unix(1, 0)
-	eventually(t, "what there is", func() bool { return strings.Contains(r.stdout.String(), "vfsprobe ") })
-	assert.Contains(t, r.stdout.String(), "fast")
-	assert.Contains(t, r.stdout.String(), "early")
-	assert.NotContains(t, r.stdout.String(), "late")
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
+		proceed := make(chan struct{})
+		r := run(
+			named("slow", func(acc telegraf.Accumulator) error { point(acc, "early"); <-proceed; point(acc, "late"); return nil }),
+			named("fast", func(acc telegraf.Accumulator) error { point(acc, "fast"); return nil }))
+		r.triggers <- time.Unix(1, 0)
+		eventually(t, "what there is", func() bool { return strings.Contains(r.stdout.String(), "vfsprobe ") })
+		assert.Contains(t, r.stdout.String(), "fast")
+		assert.Contains(t, r.stdout.String(), "early")
+		assert.NotContains(t, r.stdout.String(), "late")
 
-	for i := 2; i < 4; i++ {
-		r.triggers <- time.Unix(int64(i), 0)
-		eventually(t, "the fast input's further rounds", func() bool { return strings.Count(r.stdout.String(), "fast") == i })
-	}
-	assert.Equal(t, 1, strings.Count(r.stdout.String(), "early"), "it was not started twice")
-	assert.Equal(t, 1, strings.Count(r.said(), "W! [inputs.slow] still gathering"), "said once")
-	close(proceed)
-	eventually(t, "the rest", func() bool { return strings.Contains(r.stdout.String(), "late") })
-	assert.Regexp(t, "(?m)^late .* 1000000000$", r.stdout.String(), "with the timestamp of its own round")
+		for i := 2; i < 4; i++ {
+			r.triggers <- time.Unix(int64(i), 0)
+			eventually(t, "the fast input's further rounds", func() bool { return strings.Count(r.stdout.String(), "fast") == i })
+		}
+		assert.Equal(t, 1, strings.Count(r.stdout.String(), "early"), "it was not started twice")
+		assert.Equal(t, 1, strings.Count(r.said(), "W! [inputs.slow] still gathering"), "said once")
+		close(proceed)
+		eventually(t, "the rest", func() bool { return strings.Contains(r.stdout.String(), "late") })
+		assert.Regexp(t, "(?m)^late .* 1000000000$", r.stdout.String(), "with the timestamp of its own round")
+	})
 }
 
 func TestRunner_TheLastLinesWaitForNothingButTheLastAnswer(t *testing.T) {
-	h, log := newHost(t), execd.NewLog(io.Discard)
-	synctest.Test(t, func(t *testing.T) {
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
 		const last = 3 * time.Second
-		var stdout writes
-		slow := named("slow", func(acc telegraf.Accumulator) error {
+		r := run(named("slow", func(acc telegraf.Accumulator) error {
 			time.Sleep(last)
 			acc.AddFields("slow", map[string]any{"n": 1}, nil)
 			return nil
-		})
-		runner, err := execd.New(execd.Options{Inputs: []config.Input{slow}, Host: h, Log: log, Stdout: &stdout})
-		require.NoError(t, err)
-		ctx, stop := context.WithCancel(t.Context())
-		triggers, ended := make(chan time.Time), make(chan error)
-		go func() { ended <- runner.Run(ctx, triggers) }()
-		triggers <- time.Now()
+		}))
+		r.triggers <- time.Now()
 		time.Sleep(last)
 		synctest.Wait()
-		assert.Contains(t, stdout.String(), "slow n=1i ", "and no time has passed since")
-		stop()
-		require.NoError(t, <-ended)
+		assert.Contains(t, r.stdout.String(), "slow n=1i ", "and no time has passed since")
 	})
 }
 
 func TestRunner_AnInterruptedInputTakesPartInEveryRound(t *testing.T) {
-	h := &hurrier{hurry: make(chan struct{}, 8)}
-	began := make(chan struct{}, 8)
-	h.gather = func(acc telegraf.Accumulator) error { point(acc, "h"); began <- struct{}{}; <-h.hurry; return nil }
-	r := run(t, config.Input{Name: "h", Plugin: h})
-	for i := range 4 {
-		r.triggers <- time.Unix(int64(i), 0)
-		<-began
-	}
-	eventually(t, "a point per round", func() bool { return strings.Count(r.stdout.String(), "h value") == 4 })
-	assert.NotContains(t, r.said(), "still gathering")
-	h.hurry <- struct{}{}
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
+		h := &hurrier{hurry: make(chan struct{}, 8)}
+		began := make(chan struct{}, 8)
+		h.gather = func(acc telegraf.Accumulator) error { point(acc, "h"); began <- struct{}{}; <-h.hurry; return nil }
+		r := run(config.Input{Name: "h", Plugin: h})
+		for i := range 4 {
+			r.triggers <- time.Unix(int64(i), 0)
+			<-began
+		}
+		eventually(t, "a point per round", func() bool { return strings.Count(r.stdout.String(), "h value") == 4 })
+		assert.NotContains(t, r.said(), "still gathering")
+		h.hurry <- struct{}{}
+	})
 }
 
 func TestRunner_APanicCostsOneGatherOfOneInput(t *testing.T) {
-	r := run(t,
-		named("bad", func(acc telegraf.Accumulator) error {
-			point(acc, "before")
-			panic("no way")
-		}),
-		named("good", func(acc telegraf.Accumulator) error { point(acc, "good"); return nil }))
-	for i := range 3 {
-		r.triggers <- time.Unix(int64(i), 0)
-		eventually(t, "the others' metrics", func() bool { return strings.Count(r.stdout.String(), "vfsprobe ") == i+1 })
-		assert.Equal(t, i+1, strings.Count(r.stdout.String(), "good"))
-	}
-	eventually(t, "the log", func() bool { return r.said() != "" })
-	assert.Regexp(t, `^E! \[inputs\.bad\] this gather is lost to a fault in vfsprobe: panic: no way, at .*runner_test\.go:\d+.*\n$`,
-		r.said(), "one line, once")
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
+		r := run(
+			named("bad", func(acc telegraf.Accumulator) error {
+				point(acc, "before")
+				panic("no way")
+			}),
+			named("good", func(acc telegraf.Accumulator) error { point(acc, "good"); return nil }))
+		for i := range 3 {
+			r.triggers <- time.Unix(int64(i), 0)
+			eventually(t, "the others' metrics", func() bool { return strings.Count(r.stdout.String(), "vfsprobe ") == i+1 })
+			assert.Equal(t, i+1, strings.Count(r.stdout.String(), "good"))
+		}
+		eventually(t, "the log", func() bool { return r.said() != "" })
+		assert.Regexp(t, `^E! \[inputs\.bad\] this gather is lost to a fault in vfsprobe: panic: no way, at .*runner_test\.go:\d+.*\n$`,
+			r.said(), "one line, once")
+	})
 }
 
 func TestRunner_LogsAnErrorOnceAndItsEndToo(t *testing.T) {
-	failing := errors.New("no\nluck")
-	var mu sync.Mutex
-	r := run(t, named("x", func(acc telegraf.Accumulator) error {
-		mu.Lock()
-		defer mu.Unlock()
-		if failing != nil {
-			acc.AddError(errors.New("half"))
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
+		failing := errors.New("no\nluck")
+		var mu sync.Mutex
+		r := run(named("x", func(acc telegraf.Accumulator) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if failing != nil {
+				acc.AddError(errors.New("half"))
+			}
+			return failing
+		}))
+		round := 0
+		gather := func() {
+			round++
+			r.triggers <- time.Unix(int64(round), 0)
+			eventually(t, "the round", func() bool { return strings.Count(r.stdout.String(), "vfsprobe ") == round })
 		}
-		return failing
-	}))
-	round := 0
-	gather := func() {
-		round++
-		r.triggers <- time.Unix(int64(round), 0)
-		eventually(t, "the round", func() bool { return strings.Count(r.stdout.String(), "vfsprobe ") == round })
-	}
-	gather()
-	gather()
-	gather()
-	eventually(t, "both errors", func() bool { return strings.Count(r.said(), "\n") == 2 })
-	assert.Contains(t, r.said(), `E! [inputs.x] no\nluck`)
-	assert.Contains(t, r.said(), `E! [inputs.x] half`)
-	mu.Lock()
-	failing = nil
-	mu.Unlock()
-	gather()
-	gather()
-	eventually(t, "their end", func() bool { return strings.Count(r.said(), "\n") == 3 })
-	assert.Contains(t, r.said(), "I! [inputs.x] gathers without errors again")
+		gather()
+		gather()
+		gather()
+		eventually(t, "both errors", func() bool { return strings.Count(r.said(), "\n") == 2 })
+		assert.Contains(t, r.said(), `E! [inputs.x] no\nluck`)
+		assert.Contains(t, r.said(), `E! [inputs.x] half`)
+		mu.Lock()
+		failing = nil
+		mu.Unlock()
+		gather()
+		gather()
+		eventually(t, "their end", func() bool { return strings.Count(r.said(), "\n") == 3 })
+		assert.Contains(t, r.said(), "I! [inputs.x] gathers without errors again")
+	})
 }
 
 func TestOutput_AMetricThatCannotBeSerializedCostsItselfAlone(t *testing.T) {
-	r := run(t, named("x", func(acc telegraf.Accumulator) error {
-		acc.AddFields("empty", map[string]any{"nan": math.NaN()}, nil)
-		point(acc, "full")
-		return nil
-	}))
-	for i := range 3 {
-		r.triggers <- time.Unix(int64(i), 0)
-		eventually(t, "the other metric", func() bool { return strings.Count(r.stdout.String(), "vfsprobe ") == i+1 })
-		assert.Equal(t, i+1, strings.Count(r.stdout.String(), "full"))
-	}
-	assert.NotContains(t, r.stdout.String(), "empty")
-	assert.Equal(t, 1, strings.Count(r.said(), `E! [vfsprobe] metric "empty" is lost`), r.said())
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
+		r := run(named("x", func(acc telegraf.Accumulator) error {
+			acc.AddFields("empty", map[string]any{"nan": math.NaN()}, nil)
+			point(acc, "full")
+			return nil
+		}))
+		for i := range 3 {
+			r.triggers <- time.Unix(int64(i), 0)
+			eventually(t, "the other metric", func() bool { return strings.Count(r.stdout.String(), "vfsprobe ") == i+1 })
+			assert.Equal(t, i+1, strings.Count(r.stdout.String(), "full"))
+		}
+		assert.NotContains(t, r.stdout.String(), "empty")
+		assert.Equal(t, 1, strings.Count(r.said(), `E! [vfsprobe] metric "empty" is lost`), r.said())
+	})
 }
 
 // What an input forgets to make printable, a container's name for instance.
 func TestRunner_TagsAndTextsArePrintable(t *testing.T) {
-	r := run(t, named("x", func(acc telegraf.Accumulator) error {
-		acc.AddFields("m", map[string]any{"text": "a\nforged v=1", "n": 1}, map[string]string{"container": "\x1b[31m\xff,x=y\\"})
-		return nil
-	}))
-	r.triggers <- time.Unix(1, 0)
-	eventually(t, "the round", func() bool { return strings.Contains(r.stdout.String(), "vfsprobe ") })
-	assert.Contains(t, r.stdout.String(), `m,container=\033[31m\377\,x\=y\134 n=1i,text="a\\012forged v=1" 1000000000`)
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
+		r := run(named("x", func(acc telegraf.Accumulator) error {
+			acc.AddFields("m", map[string]any{"text": "a\nforged v=1", "n": 1}, map[string]string{"container": "\x1b[31m\xff,x=y\\"})
+			return nil
+		}))
+		r.triggers <- time.Unix(1, 0)
+		eventually(t, "the round", func() bool { return strings.Contains(r.stdout.String(), "vfsprobe ") })
+		assert.Contains(t, r.stdout.String(), `m,container=\033[31m\377\,x\=y\134 n=1i,text="a\\012forged v=1" 1000000000`)
+	})
 }
 
 func TestRunner_OptionsNameAndTagMetrics(t *testing.T) {
-	gather := func(acc telegraf.Accumulator) error {
-		acc.AddGauge("m", map[string]any{"v": 1.5}, map[string]string{"own": "wins"})
-		return nil
-	}
-	one, two := named("x", gather), named("x", gather)
-	one.Options = config.Options{NamePrefix: "pre_", NameSuffix: "_post", Tags: map[string]string{"own": "loses", "rack": "7"}}
-	two.Options = config.Options{NameOverride: "other", Alias: "second"}
-	r := run(t, one, two)
-	r.triggers <- time.Unix(1, 0)
-	eventually(t, "the round", func() bool { return strings.Contains(r.stdout.String(), "vfsprobe ") })
-	assert.Regexp(t, `(?m)^pre_m_post,own=wins,rack=7 v=1\.5 `, r.stdout.String())
-	assert.Regexp(t, `(?m)^other,own=wins v=1\.5 `, r.stdout.String())
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
+		gather := func(acc telegraf.Accumulator) error {
+			acc.AddGauge("m", map[string]any{"v": 1.5}, map[string]string{"own": "wins"})
+			return nil
+		}
+		one, two := named("x", gather), named("x", gather)
+		one.Options = config.Options{NamePrefix: "pre_", NameSuffix: "_post", Tags: map[string]string{"own": "loses", "rack": "7"}}
+		two.Options = config.Options{NameOverride: "other", Alias: "second"}
+		r := run(one, two)
+		r.triggers <- time.Unix(1, 0)
+		eventually(t, "the round", func() bool { return strings.Contains(r.stdout.String(), "vfsprobe ") })
+		assert.Regexp(t, `(?m)^pre_m_post,own=wins,rack=7 v=1\.5 `, r.stdout.String())
+		assert.Regexp(t, `(?m)^other,own=wins v=1\.5 `, r.stdout.String())
+	})
 }
 
 func TestNew_ErrorsNameTheirTable(t *testing.T) {
@@ -363,33 +372,39 @@ func TestNew_ErrorsNameTheirTable(t *testing.T) {
 }
 
 func TestRunner_EndsBesideAHungGather(t *testing.T) {
-	r := run(t, named("hung", func(telegraf.Accumulator) error { select {} }))
+	r, begun := newRig(), make(chan struct{})
+	r.begin(t, newHost(t), &r.stdout, []config.Input{named("hung", func(telegraf.Accumulator) error { close(begun); select {} })})
 	r.triggers <- time.Unix(1, 0)
-	time.Sleep(10 * time.Millisecond) // let it begin; the test holds without
-	began := time.Now()
+	<-begun
 	r.stop()
-	require.NoError(t, <-r.result)
-	assert.Less(t, time.Since(began), 2*time.Second)
+	select {
+	case err := <-r.result:
+		require.NoError(t, err)
+	case <-time.After(20 * time.Second):
+		require.Fail(t, "it waits for what hangs")
+	}
 }
 
 func TestRunner_WritesWhatIsAlmostDoneWhenStopped(t *testing.T) {
-	r := run(t, named("x", func(acc telegraf.Accumulator) error {
-		time.Sleep(5 * time.Millisecond)
-		point(acc, "x")
-		return nil
-	}))
-	r.triggers <- time.Unix(1, 0)
-	r.stop()
-	require.NoError(t, <-r.result)
-	assert.Contains(t, r.stdout.String(), "x value=1i")
+	virtually(t, func(t *testing.T, run func(...config.Input) *rig) {
+		r := run(named("x", func(acc telegraf.Accumulator) error {
+			time.Sleep(5 * time.Millisecond)
+			point(acc, "x")
+			return nil
+		}))
+		r.triggers <- time.Unix(1, 0)
+		r.stop()
+		require.NoError(t, <-r.result)
+		assert.Contains(t, r.stdout.String(), "x value=1i")
+	})
 }
 
 func TestOutput_ABlockedStdoutNeitherBlocksNorFloods(t *testing.T) {
 	reader, writer, err := os.Pipe()
 	require.NoError(t, err)
-	r := &rig{triggers: make(chan time.Time), result: make(chan error, 1)}
+	r := newRig()
 	big := strings.Repeat("x", 1<<20) // more than a pipe holds
-	r.begin(t, writer, []config.Input{named("x", func(acc telegraf.Accumulator) error {
+	r.begin(t, newHost(t), writer, []config.Input{named("x", func(acc telegraf.Accumulator) error {
 		acc.AddFields("x", map[string]any{"text": big}, nil)
 		return nil
 	})})
@@ -413,8 +428,8 @@ type failing struct{}
 func (failing) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
 
 func TestRunner_EndsAfterAFailedWrite(t *testing.T) {
-	r := &rig{triggers: make(chan time.Time), result: make(chan error, 1)}
-	r.begin(t, failing{}, []config.Input{named("x", func(acc telegraf.Accumulator) error { point(acc, "x"); return nil })})
+	r := newRig()
+	r.begin(t, newHost(t), failing{}, []config.Input{named("x", func(acc telegraf.Accumulator) error { point(acc, "x"); return nil })})
 	r.triggers <- time.Unix(1, 0)
 	assert.EqualError(t, <-r.result, "writing metrics to stdout: broken pipe")
 }
