@@ -2,108 +2,96 @@ package serverpool
 
 import (
 	"hash/maphash"
-	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// silent is a program that takes connections and says nothing; it counts them.
-func silent(t *testing.T, connections *atomic.Int64) Question {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			connections.Add(1)
-			go func() {
-				var b [4096]byte
-				for {
-					if _, err := conn.Read(b[:]); err != nil {
-						connections.Add(-1)
-						_ = conn.Close()
-						return
-					}
-				}
-			}()
-		}
-	}()
-	return Question{Network: "tcp", Address: netip.MustParseAddrPort(listener.Addr().String()), Service: NFS}
+// ofNobody is a question to this host, which is asked at once. The tests that put it are in virtual time:
+// Askers are the server.
+var ofNobody = Question{Network: "udp", Address: netip.MustParseAddrPort("127.0.0.1:2049"), Service: NFS}
+
+// silence is the Asker of a server that takes connections and says nothing.
+func silence(_ Question, due time.Time, each time.Duration) Answer {
+	limit := min(each, time.Until(due))
+	time.Sleep(limit)
+	return Answer{Known: true, Errno: "ETIMEDOUT", Reached: true, Elapsed: limit}
 }
 
-// hello is an Asker of servers that answer anything.
-func hello(q Question, due time.Time, each time.Duration) Answer {
-	began := time.Now()
-	conn, err := net.DialTimeout("tcp", q.Address.String(), min(each, time.Until(due)))
-	if err != nil {
-		return Answer{Known: true, Errno: ErrorName(err)}
+// gauge is how many connections a server has, and had at most.
+type gauge struct {
+	mu             sync.Mutex
+	now, most, all int
+}
+
+// open opens one, until close is called.
+func (g *gauge) open() (close func()) {
+	add := func(n int) {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		g.now += n
+		g.most = max(g.most, g.now)
+		g.all += max(n, 0)
 	}
-	defer conn.Close()
-	_ = conn.SetDeadline(began.Add(min(each, time.Until(due))))
-	if _, err = conn.Write([]byte("hello")); err == nil {
-		_, err = conn.Read(make([]byte, 5))
-	}
-	return Answer{Known: true, Errno: ErrorName(err), Reached: true, Elapsed: time.Since(began)}
+	add(1)
+	return func() { add(-1) }
 }
 
 // Who asks later has less time than who asked first.
 func TestPool_KeepsTheLimitOfEachCaller(t *testing.T) {
-	p, q := NewPool(), silent(t, new(atomic.Int64))
-	patient, hasty := make(chan Answer, 1), make(chan Answer, 1)
-	began := time.Now()
-	p.Ask(1, q, Wanted{Evidence: true, Timeout: time.Second, Ask: hello}, func(a Answer) { patient <- a })
-	p.Ask(1, q, Wanted{Evidence: true, Timeout: 20 * time.Millisecond, Ask: hello}, func(a Answer) { hasty <- a })
-	assert.Equal(t, "ETIMEDOUT", (<-hasty).Errno)
-	assert.Less(t, time.Since(began), 500*time.Millisecond)
-	assert.Empty(t, patient)
-	assert.Zero(t, p.Last(q).At, "it is still under way")
-	a := <-patient
-	assert.Equal(t, "ETIMEDOUT", a.Errno)
-	assert.True(t, a.Reached)
-	assert.Empty(t, hasty, "it is told once")
+	synctest.Test(t, func(t *testing.T) {
+		p, q := NewPool(), ofNobody
+		patient, hasty := make(chan Answer, 1), make(chan Answer, 1)
+		began := time.Now()
+		p.Ask(1, q, Wanted{Evidence: true, Timeout: time.Second, Ask: silence}, func(a Answer) { patient <- a })
+		p.Ask(1, q, Wanted{Evidence: true, Timeout: 20 * time.Millisecond, Ask: silence}, func(a Answer) { hasty <- a })
+		assert.Equal(t, "ETIMEDOUT", (<-hasty).Errno)
+		assert.LessOrEqual(t, time.Since(began), 20*time.Millisecond)
+		assert.Empty(t, patient)
+		assert.Zero(t, p.Last(q).At, "it is still under way")
+		a := <-patient
+		assert.Equal(t, "ETIMEDOUT", a.Errno)
+		assert.True(t, a.Reached)
+		assert.Empty(t, hasty, "it is told once")
 
-	p.Ask(2, q, Wanted{Evidence: true, Timeout: time.Second, Ask: hello}, func(a Answer) { patient <- a })
-	p.Ask(2, q, Wanted{Evidence: true, Timeout: 20 * time.Millisecond, Ask: hello}, func(a Answer) { hasty <- a })
-	assert.Equal(t, a.Since, (<-hasty).Since, "as before")
-	assert.Equal(t, a.Since, (<-patient).Since)
+		p.Ask(2, q, Wanted{Evidence: true, Timeout: time.Second, Ask: silence}, func(a Answer) { patient <- a })
+		p.Ask(2, q, Wanted{Evidence: true, Timeout: 20 * time.Millisecond, Ask: silence}, func(a Answer) { hasty <- a })
+		assert.Equal(t, a.Since, (<-hasty).Since, "as before")
+		assert.Equal(t, a.Since, (<-patient).Since)
+	})
 }
 
 func TestPool_ConnectsToAServerTwiceAtATime(t *testing.T) {
-	var connections atomic.Int64
-	p, q := NewPool(), silent(t, &connections)
-	const timeout = time.Second
-	services := []Service{NFS, "nlockmgr", "status", "mountd", "other"} // a call may take 0.4 s, and all 0.9 s
-	answers := make([]Answer, len(services))
-	var done sync.WaitGroup
-	for i, service := range services {
-		done.Add(1)
-		q.Service = service
-		p.Ask(1, q, Wanted{Evidence: true, Timeout: timeout, Ask: hello}, func(a Answer) { answers[i] = a; done.Done() })
-	}
-	stop := make(chan struct{})
-	go func() { done.Wait(); close(stop) }()
-	for most := int64(0); ; most = max(most, connections.Load()) {
-		select {
-		case <-stop:
-			assert.LessOrEqual(t, most, int64(2))
-			for i, a := range answers {
-				assert.Equal(t, i < 3, a.Broken(), "%d: a question that was not put tells nothing of the server", i)
-			}
-			assert.Eventually(t, func() bool { p.mu.Lock(); defer p.mu.Unlock(); return len(p.lines) == 0 }, 10*time.Second, time.Millisecond)
-			return
-		case <-time.After(time.Millisecond):
+	synctest.Test(t, func(t *testing.T) {
+		var connections gauge
+		p, q := NewPool(), ofNobody
+		const timeout = time.Second
+		services := []Service{NFS, "nlockmgr", "status", "mountd", "other"} // a call may take 0.4 s, and all 0.9 s
+		answers := make([]Answer, len(services))
+		var done sync.WaitGroup
+		for i, service := range services {
+			done.Add(1)
+			q.Service = service
+			p.Ask(1, q, Wanted{Evidence: true, Timeout: timeout, Ask: func(q Question, due time.Time, each time.Duration) Answer {
+				defer connections.open()()
+				return silence(q, due, each)
+			}}, func(a Answer) { answers[i] = a; done.Done() })
 		}
-	}
+		done.Wait()
+		assert.Equal(t, 2, connections.most)
+		for i, a := range answers {
+			assert.Equal(t, i < 3, a.Broken(), "%d: a question that was not put tells nothing of the server", i)
+		}
+		synctest.Wait()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		assert.Empty(t, p.lines)
+	})
 }
 
 // A server that is busy has more time for its next answer, which comes in time nevertheless.
@@ -154,15 +142,18 @@ func TestPool_HasMomentsOfItsOwn(t *testing.T) {
 		assert.InDelta(t, want, delays[i]/time.Millisecond, 10, "%d", i)
 	}
 
-	q := Question{Network: "tcp", Address: netip.AddrPortFrom(server, 2049), Service: NFS}
-	answer := make(chan Answer, 1)
-	p := NewPool()
-	began := time.Now()
-	p.Ask(1, q, Wanted{Evidence: true, Timeout: timeout, Ask: hello}, func(a Answer) { answer <- a })
-	<-answer
-	assert.GreaterOrEqual(t, time.Since(began), p.delay(&q, timeout, Answer{}))
-	p.AtOnce = true
-	assert.Zero(t, p.delay(&q, timeout, Answer{}))
+	synctest.Test(t, func(t *testing.T) {
+		q := Question{Network: "udp", Address: netip.AddrPortFrom(server, 2049), Service: NFS}
+		answer := make(chan Answer, 1)
+		p := NewPool()
+		began := time.Now()
+		p.Ask(1, q, Wanted{Evidence: true, Timeout: timeout, Ask: silence}, func(a Answer) { answer <- a })
+		delay := p.delay(&q, timeout, Answer{})
+		elapsed := (<-answer).Elapsed
+		assert.Equal(t, delay+elapsed, time.Since(began))
+		p.AtOnce = true
+		assert.Zero(t, p.delay(&q, timeout, Answer{}))
+	})
 }
 
 func TestPool_AsksInItsMomentWhatIsNoEvidence(t *testing.T) {
@@ -176,75 +167,59 @@ func TestPool_AsksInItsMomentWhatIsNoEvidence(t *testing.T) {
 		}
 	}
 
-	p, q := NewPool(), silent(t, new(atomic.Int64))
-	routine := Wanted{Timeout: 20 * time.Millisecond, Ask: hello}
-	answer := make(chan Answer, 1)
-	require.True(t, p.Ask(1, q, routine, func(a Answer) { answer <- a }), "there is no answer yet")
-	first := <-answer
-	for { // until this is a host whose moment is near
-		p.seed = maphash.MakeSeed()
-		if left := time.Until(nextMoment(time.Now(), p.interval, p.moment(q.Address.Addr()))); left > 200*time.Millisecond && left < time.Second {
-			break
+	synctest.Test(t, func(t *testing.T) {
+		p, q := NewPool(), ofNobody
+		routine := Wanted{Timeout: 20 * time.Millisecond, Ask: silence}
+		answer := make(chan Answer, 1)
+		require.True(t, p.Ask(1, q, routine, func(a Answer) { answer <- a }), "there is no answer yet")
+		first := <-answer
+		var next time.Time
+		for left := time.Duration(0); left < 200*time.Millisecond || left > time.Second; { // until this is a host whose moment is near
+			p.seed = maphash.MakeSeed()
+			next = nextMoment(time.Now(), p.interval, p.moment(q.Address.Addr()))
+			left = time.Until(next)
 		}
-	}
-	for round := range uint64(10) {
-		require.False(t, p.Ask(round+2, q, routine, func(Answer) { t.Error("nobody waits for it") }))
-	}
-	assert.Equal(t, first, p.Last(q))
-	require.Eventually(t, func() bool { return p.Last(q).At.After(first.At) }, 10*time.Second, time.Millisecond)
-	second := p.Last(q)
-	assert.GreaterOrEqual(t, second.At.Sub(first.At), 150*time.Millisecond)
-	assert.Equal(t, first.Since, second.Since)
+		for round := range uint64(10) {
+			require.False(t, p.Ask(round+2, q, routine, func(Answer) { t.Error("nobody waits for it") }))
+		}
+		assert.Equal(t, first, p.Last(q))
+		time.Sleep(time.Until(next.Add(routine.Timeout)))
+		second := p.Last(q)
+		assert.Equal(t, next.Add(second.Elapsed), second.At)
+		assert.Equal(t, first.Since, second.Since)
+	})
 }
 
 // 3,000 hosts ask a server once a minute, or 300 in a tenth of that. An nfsd with 8 threads
-// takes 220 connections, and 150 clients have one each.
+// takes 220 connections, and 150 clients have one each. It takes half a second for an answer.
 func TestPool_AFleetLeavesRoomForMounts(t *testing.T) {
-	var connections, questions, most atomic.Int64
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			if now := connections.Add(1); now > most.Load() {
-				most.Store(now)
-			}
-			questions.Add(1)
-			go func() {
-				var call [4096]byte
-				if n, err := conn.Read(call[:]); err == nil {
-					_, _ = conn.Write(call[:n])
-				}
-				_, _ = conn.Read(call[:]) // until it is closed
-				_ = conn.Close()
-				connections.Add(-1)
-			}()
+	synctest.Test(t, func(t *testing.T) {
+		var connections gauge
+		answers := func(Question, time.Time, time.Duration) Answer {
+			defer connections.open()()
+			time.Sleep(time.Second / 2)
+			return Answer{Known: true, Reached: true}
 		}
-	}()
-	const hosts, interval = 300, 6 * time.Second
-	q := Question{Network: "tcp", Address: netip.MustParseAddrPort(listener.Addr().String()), Service: NFS}
-	gather := time.NewTicker(time.Second) // of all hosts at once
-	defer gather.Stop()
-	pools := make([]*Pool, hosts)
-	for i := range pools {
-		pools[i] = NewPool()
-		pools[i].interval = interval
-		pools[i].known[q] = &asked{answer: Answer{Known: true, At: time.Now()}}
-	}
-	for round := range uint64(8) {
+		const hosts, interval = 300, 6 * time.Second
+		pools := make([]*Pool, hosts)
+		for i := range pools {
+			pools[i] = NewPool()
+			pools[i].interval = interval
+			pools[i].known[ofNobody] = &asked{answer: Answer{Known: true, At: time.Now()}}
+		}
+		for round := range uint64(8) {
+			for _, p := range pools {
+				p.Ask(round+1, ofNobody, Wanted{Ask: answers, Timeout: 5 * time.Second}, nil)
+			}
+			time.Sleep(time.Second) // all hosts gather at once
+		}
+		time.Sleep(interval + time.Second) // until nobody asks any more
+		synctest.Wait()
+		t.Logf("%d questions of %d hosts; %d connections at a time at most", connections.all, hosts, connections.most)
+		assert.GreaterOrEqual(t, connections.all, hosts)
+		assert.Less(t, connections.most, 220-150)
 		for _, p := range pools {
-			p.Ask(round+1, q, Wanted{Ask: hello, Timeout: 5 * time.Second}, nil)
+			assert.True(t, p.Last(ofNobody).Answered())
 		}
-		<-gather.C
-	}
-	t.Logf("%d questions of %d hosts; %d connections at a time at most", questions.Load(), hosts, most.Load())
-	assert.GreaterOrEqual(t, questions.Load(), int64(hosts))
-	assert.Less(t, most.Load(), int64(220-150))
-	for _, p := range pools {
-		assert.True(t, p.Last(q).Answered())
-	}
+	})
 }
