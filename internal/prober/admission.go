@@ -1,9 +1,6 @@
 package prober
 
-import (
-	"fmt"
-	"time"
-)
+import "fmt"
 
 // maxHanging bounds the helpers of Killable plans that hang at one time.
 const maxHanging = 1024
@@ -322,8 +319,8 @@ func (p *Prober) applyRulesLocked(w *pending) (verdict, Report) {
 			return keyWaits, Report{}
 		}
 		outcome := Busy
-		if h.stage == stuck && h.check.Plan.Killable && time.Since(h.killed) < killableExitTimeout {
-			outcome = Expired // and about to end
+		if h.stage == stuck && p.endsSoonLocked(h) {
+			outcome = Expired
 		}
 		return refused, Report{Outcome: outcome, PID: h.pid, Since: h.started, Wait: p.waitLocked(h), HangsIn: h.report.HangsIn, HangsAt: -1}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -152,11 +153,28 @@ func (p *Prober) dueLocked(h *helper) {
 			return
 		}
 		outcome := Stuck
-		if h.check.Plan.Killable {
-			outcome = Expired // a busy host may take long to end it; if it is stuck, the next check will say so
+		if p.endsSoonLocked(h) {
+			if !h.check.Plan.Killable && time.Since(h.killed) < maxGrace {
+				h.timer.Reset(minGrace) // then it has ended, or waits
+				return
+			}
+			outcome = Expired // if it is stuck, the next check will say so
 		}
 		p.leaveLocked(h, stuck, outcome)
 	}
+}
+
+// endsSoonLocked reports whether a helper that was killed may only be there still because it must be
+// scheduled to end, for which a busy host may take long.
+func (p *Prober) endsSoonLocked(h *helper) bool {
+	if time.Since(h.killed) >= killableExitTimeout {
+		return false
+	}
+	if h.check.Plan.Killable {
+		return true
+	}
+	fields, err := statFields(p.options.Proc, h.pid)
+	return err != nil || strings.Contains("RZX", string(fields[statState]))
 }
 
 // leaveLocked reports a helper that stays, and frees what is not needed to recognize it: it may be

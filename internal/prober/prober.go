@@ -15,8 +15,8 @@ const (
 	// minGrace and maxGrace bound [Plan.grace].
 	minGrace = 100 * time.Millisecond
 	maxGrace = time.Second
-	// killableExitTimeout is how long a helper of a Killable plan may take to end
-	// before it is called stuck: it must be scheduled for that.
+	// killableExitTimeout is how long a helper that SIGKILL ends may take to end before it is
+	// called stuck: it must be scheduled for that.
 	killableExitTimeout = 10 * time.Second
 	// serverAnswerTimeout is how long the fork server may say nothing while it is to
 	// fork a helper, before it is replaced: all helpers are lost with it.

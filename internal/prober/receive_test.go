@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"math"
 	"os"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -130,6 +131,35 @@ func TestReceive_AHelperThatWasStoppedWithUsMayGoOn(t *testing.T) {
 	p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
 	r := <-p.reports
 	assert.Equal(t, Done, r.Outcome, "%v", &r)
+}
+
+// One that runs only has to be scheduled, which a busy host may take long for.
+func TestReceive_AHelperThatRunsThoughItWasKilledIsNotStuck(t *testing.T) {
+	for name, c := range map[string]struct {
+		state string
+		since time.Duration // it was killed
+		want  Outcome       // Done: none yet
+	}{
+		"it waits":         {"D", 200 * time.Millisecond, Stuck},
+		"it runs":          {"R", 200 * time.Millisecond, 0},
+		"it runs for long": {"R", maxGrace, Expired},
+		"it has ended":     {"Z", maxGrace, Expired},
+		"it runs for ever": {"R", killableExitTimeout, Stuck},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p, h := pretendStopped(t)
+			p.options.Proc = t.TempDir()
+			process(t, p.options.Proc, strconv.Itoa(pretendedPID), "vfsp:test", c.state, "1", "1")
+			h.stage, h.killed = killed, time.Now().Add(-c.since)
+			p.due(h)
+			if c.want == Done {
+				require.Empty(t, p.reports)
+				return
+			}
+			r := <-p.reports
+			assert.Equal(t, c.want, r.Outcome, "%v", &r)
+		})
+	}
 }
 
 func TestReceive_AHelperHasItsTimeAnewOnce(t *testing.T) {
