@@ -26,8 +26,8 @@ func inCgroup(t *testing.T) (own, root string) {
 	if root == "" || unix.Access(root, unix.W_OK) != nil || len(cgroups.RootProcs("/proc", "/sys", false)) > 0 && cgroupOf(t, os.Getpid()) != "/" {
 		t.Skip("no cgroup of version 2 can be made here")
 	}
-	own = filepath.Join(root, fmt.Sprintf("vfsprobe-test-%d", os.Getpid()))
-	require.NoError(t, os.Mkdir(own, 0o755))
+	own, err := os.MkdirTemp(root, "vfsprobe-test-") // in another PID namespace this pid is another's
+	require.NoError(t, err)
 	move := func(to string) {
 		require.NoError(t, os.WriteFile(filepath.Join(to, "cgroup.procs"), fmt.Appendf(nil, "%d", os.Getpid()), 0))
 	}
@@ -61,7 +61,7 @@ func TestProber_HelpersThatHangLeaveTheCgroup(t *testing.T) {
 			for range 3 {
 				fs := faultfs.New(t)
 				fs.Silence()
-				r := p.Run(check(fs.Dir))
+				r := hangs(t, p, fs, check(fs.Dir))
 				require.Equal(t, prober.Stuck, r.Outcome, "%v", &r)
 				helpers = append(helpers, r.PID)
 			}
@@ -86,7 +86,7 @@ func TestProber_HelpersThatHangLeaveManyHierarchies(t *testing.T) {
 	for range 2 {
 		fs := faultfs.New(t)
 		fs.Silence()
-		r := p.Run(check(fs.Dir))
+		r := hangs(t, p, fs, check(fs.Dir))
 		require.Equal(t, prober.Stuck, r.Outcome, "%v", &r)
 		for _, file := range files {
 			eventually(t, "it is moved by "+file, func() bool {
@@ -105,7 +105,7 @@ func TestProber_SaysThatHelpersCanNotLeaveTheCgroup(t *testing.T) {
 	for range 2 {
 		fs := faultfs.New(t)
 		fs.Silence()
-		r := p.Run(check(fs.Dir))
+		r := hangs(t, p, fs, check(fs.Dir))
 		assert.Equal(t, prober.Stuck, r.Outcome, "%v", &r)
 	}
 	eventually(t, "a line", func() bool { return len(log.About("cgroups: openat: no such file or directory")) == 1 })

@@ -93,7 +93,7 @@ func TestHelperMatcher_AProcessThatIsOnlyNamedLikeAHelperIsNone(t *testing.T) {
 			for key := range len(names) {
 				c := check("/")
 				c.Key = fmt.Sprint(key)
-				report := p.Run(c)
+				report := p.Run(patient(c))
 				assert.Equal(t, prober.Done, report.Outcome, "%v", &report)
 			}
 			assert.Zero(t, p.Stats().Stuck)
@@ -144,12 +144,13 @@ func named(t *testing.T) map[int]string {
 // What a helper may do, by what its plan asks for.
 func TestHelperMatcher_HelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
 	faultfs.Require(t)
+	lockSuidDumpable(t, unix.LOCK_SH)
 	p := start(t, prober.Options{})
 	fs := faultfs.New(t)
 	look := func(fs *faultfs.FS, plan *prober.Plan) string {
 		fs.Pause()
 		reports := make(chan prober.Report, 1)
-		ticket := p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(r prober.Report) { reports <- r })
+		ticket := p.Submit(patient(prober.Check{Key: fs.Dir, Plan: plan}), func(r prober.Report) { reports <- r })
 		var sets string
 		eventually(t, "a helper that waits", func() bool {
 			progress, found := p.Progress(ticket)
@@ -218,6 +219,7 @@ func TestHelperMatcher_HelpersKeepTheCapabilitiesTheirPlansNeed(t *testing.T) {
 // runs as the same user and may do less still must not get at it.
 func TestHelperMatcher_WhoMayNotTraceTheServerMayTraceNoHelper(t *testing.T) {
 	faultfs.Require(t)
+	lockSuidDumpable(t, unix.LOCK_SH)
 	if !forkserver.Sharing {
 		t.Skip("helpers have memory of their own in this build")
 	}

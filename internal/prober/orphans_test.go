@@ -121,7 +121,7 @@ func TestOrphans_HelpersThatOutliveTheirServerAreStuck(t *testing.T) {
 	p, _, _ := withServer(t)
 	p.options.Proc, p.options.MaxStuck = proc, 1
 	p.orphans = findOrphans(proc)
-	plan := &Plan{Timeout: 10 * minGrace, Steps: []Step{Call("getpid", unix.SYS_GETPID)}}
+	plan := &Plan{Timeout: time.Minute, Steps: []Step{Call("getpid", unix.SYS_GETPID)}}
 	r := p.Run(Check{Key: "key", Group: "group", Plan: plan})
 	assert.Equal(t, Busy, r.Outcome, "%v", &r)
 	assert.Equal(t, 30, r.PID)

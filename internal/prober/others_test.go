@@ -160,7 +160,17 @@ func attackAs(t *testing.T, uid uint32, what string, pid int) map[string]string 
 	return results
 }
 
-// setSuidDumpable sets fs.suid_dumpable until the test ends.
+// lockSuidDumpable keeps fs.suid_dumpable, which is the host's, from being set by others until the test ends: the
+// same tests may run with the race detector beside these. how is LOCK_EX for who sets it.
+func lockSuidDumpable(t *testing.T, how int) {
+	t.Helper()
+	directory, err := os.Open(".") // of the sources, which both have
+	require.NoError(t, err)
+	t.Cleanup(func() { directory.Close() })
+	require.NoError(t, unix.Flock(int(directory.Fd()), how))
+}
+
+// setSuidDumpable sets fs.suid_dumpable until the test ends. It takes [lockSuidDumpable].
 func setSuidDumpable(t *testing.T, value string) {
 	t.Helper()
 	const name = "/proc/sys/fs/suid_dumpable"
@@ -190,6 +200,7 @@ func hang(t *testing.T, p *prober.Prober, key string, plan *prober.Plan) (pid in
 // not even where the helper shares the memory of the server.
 func TestProber_AUserReachesNothingByAHelperOfTheirs(t *testing.T) {
 	faultfs.Require(t)
+	lockSuidDumpable(t, unix.LOCK_EX)
 	for _, dumpable := range []string{"0", "2", "1"} {
 		t.Run("fs.suid_dumpable "+dumpable, func(t *testing.T) {
 			setSuidDumpable(t, dumpable)
@@ -261,6 +272,7 @@ func TestProber_AUserReachesNothingByAHelperOfTheirs(t *testing.T) {
 // others of theirs that share its memory. Each helper looks before it becomes that user.
 func TestProber_SharesWithOthersNoMoreOnceTheyCouldTrace(t *testing.T) {
 	faultfs.Require(t)
+	lockSuidDumpable(t, unix.LOCK_EX)
 	setSuidDumpable(t, "0")
 	p := start(t, prober.Options{})
 	before, after := forEverybody(t), forEverybody(t)
@@ -328,6 +340,7 @@ func TestProber_SharesWithOthersOnlyWhatItMayTrace(t *testing.T) {
 		os.Exit(0)
 	}
 	faultfs.Require(t)
+	lockSuidDumpable(t, unix.LOCK_SH)
 	for name, c := range map[string]struct {
 		capabilities []uintptr
 		shares       bool

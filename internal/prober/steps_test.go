@@ -102,16 +102,17 @@ func TestReadAll_AHangLeavesWhatWasRead(t *testing.T) {
 	defer writer.Close()
 	_, err = writer.WriteString(strings.Repeat("before", 1000))
 	require.NoError(t, err)
-	plan := &prober.Plan{Timeout: timeout}
+	plan := &prober.Plan{Timeout: time.Minute}
 	file := plan.Add(prober.Open(prober.CWD(), fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), reader.Fd()), unix.O_RDONLY, 0))
 	plan.SeeOtherProcesses()
 	index := plan.Add(prober.ReadAll(prober.ResultOf(file), tableLimit))
 	reports := make(chan prober.Report, 1)
 	ticket := p.Submit(prober.Check{Key: "pipe", Plan: plan}, func(r prober.Report) { reports <- r })
 	eventually(t, "all that was written", func() bool {
-		r, found := p.Progress(ticket)
-		return !found || len(r.Partial) == 6000 && r.HangsAt == index
+		r, _ := p.Progress(ticket)
+		return len(r.Partial) == 6000 && r.HangsAt == index
 	})
+	require.True(t, p.SetDeadline(ticket, time.Now()))
 	r := <-reports
 	require.Equal(t, prober.Expired, r.Outcome, "%v", &r)
 	assert.Equal(t, index, r.HangsAt)
@@ -125,8 +126,8 @@ func TestReadAll_AStuckHelperLeavesWhatWasRead(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{})
 	fs := faultfs.NewWith(t, t.TempDir(), faultfs.Options{Size: 8192})
-	fs.Delay(timeout/2, faultfs.Read) // of each read
-	plan := &prober.Plan{Timeout: 2 * timeout}
+	fs.Delay(2*timeout, faultfs.Read) // of each read
+	plan := &prober.Plan{Timeout: time.Minute}
 	index := plan.ReadFile(filepath.Join(fs.Dir, faultfs.FileName), tableLimit)
 	reports := make(chan prober.Report, 1)
 	ticket := p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(r prober.Report) { reports <- r })
@@ -138,6 +139,8 @@ func TestReadAll_AStuckHelperLeavesWhatWasRead(t *testing.T) {
 		}
 		return false
 	})
+	eventually(t, "it hangs", func() bool { return fs.Unanswered() > 0 })
+	require.True(t, p.SetDeadline(ticket, time.Now()))
 	r := <-reports
 	require.Equal(t, prober.Stuck, r.Outcome, "%v", &r)
 	assert.Equal(t, index, r.HangsAt)
@@ -506,7 +509,7 @@ func TestEssential_ChecksGoOnWhenEverythingIsStuck(t *testing.T) {
 	}
 	// Those that are stuck themselves take no place from others.
 	for i := range 2 {
-		require.Equal(t, prober.Stuck, p.Run(essential(hung[limit+i], strconv.Itoa(i))).Outcome)
+		require.Equal(t, prober.Stuck, hangs(t, p, hung[limit+i], essential(hung[limit+i], strconv.Itoa(i))).Outcome)
 	}
 	var all sync.WaitGroup
 	for range 4 {
@@ -523,7 +526,7 @@ func TestEssential_ChecksGoOnWhenEverythingIsStuck(t *testing.T) {
 	capped.Trusted, capped.Independent = true, true
 	require.Equal(t, prober.Capped, p.Run(capped).Outcome)
 
-	c := check("/")
+	c := patient(check("/"))
 	c.Key, c.Essential = "host mounts", true
 	r := p.Run(c)
 	assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
@@ -537,7 +540,7 @@ func TestEssential_ChecksWaitForNoPlace(t *testing.T) {
 	faultfs.Require(t)
 	p := start(t, prober.Options{Concurrency: 1})
 	hung, healthy := hungMounts(t, 1)
-	require.Equal(t, prober.Done, p.Run(check(healthy.Dir)).Outcome)
+	require.Equal(t, prober.Done, p.Run(patient(check(healthy.Dir))).Outcome)
 	long := patient(check(hung[0].Dir))
 	ticket := p.Submit(long, func(prober.Report) {})
 	c := patient(check("/"))

@@ -41,16 +41,18 @@ func TestProber_LeavesAHelperAsleepThatWaitsForFUSE(t *testing.T) {
 	p := startGentle(t, prober.Options{})
 	fs := faultfs.New(t)
 	fs.Silence()
-	report := p.Run(outliving(fs))
+	c := outliving(fs)
+	c.Plan.Timeout = 4 * timeout
+	report := p.Run(c)
 	require.Equal(t, prober.Stuck, report.Outcome, "%v", &report)
 	assert.Equal(t, prober.Asleep, report.Wait)
 	assert.Equal(t, "statfs", report.HangsIn)
-	assert.GreaterOrEqual(t, report.Elapsed, timeout/2, "a helper that is started late has half of the time at least")
+	assert.GreaterOrEqual(t, report.Elapsed, 2*timeout, "a helper that is started late has half of the time at least")
 	assert.Equal(t, "S", string(stateOf(report.PID)), "it adds nothing to the load")
 	stats := p.Stats()
 	assert.Equal(t, []int64{0, 0, 1}, []int64{stats.Killed, stats.Stuck, stats.Asleep})
 
-	busy := p.Run(outliving(fs))
+	busy := p.Run(patient(outliving(fs)))
 	assert.Equal(t, prober.Busy, busy.Outcome)
 	assert.Equal(t, prober.Asleep, busy.Wait)
 	assert.Equal(t, report.PID, busy.PID)
@@ -68,11 +70,11 @@ func TestProber_SaysHowAHelperWaitsThatSomeoneElseHasKilled(t *testing.T) {
 	p := startGentle(t, prober.Options{})
 	fs := faultfs.New(t)
 	fs.Silence()
-	report := p.Run(outliving(fs))
+	report := hangs(t, p, fs, outliving(fs))
 	require.Equal(t, prober.Asleep, report.Wait, "%v", &report)
 	require.NoError(t, unix.Kill(report.PID, unix.SIGKILL))
 	eventually(t, "it waits for the daemon's answer", func() bool { return stateOf(report.PID) == 'D' })
-	busy := p.Run(outliving(fs))
+	busy := p.Run(patient(outliving(fs)))
 	assert.Equal(t, prober.Busy, busy.Outcome)
 	assert.Equal(t, prober.Unkillable, busy.Wait)
 	stats := p.Stats()
@@ -97,12 +99,12 @@ func TestProber_KnowsHelpersThatAnEarlierOneHasLeftAsleep(t *testing.T) {
 	p := startGentle(t, prober.Options{})
 	fs := faultfs.New(t)
 	fs.Silence()
-	report := p.Run(outliving(fs))
+	report := hangs(t, p, fs, outliving(fs))
 	require.Equal(t, prober.Asleep, report.Wait, "%v", &report)
 
 	require.NoError(t, unix.Kill(serverOf(t, os.Getpid()), unix.SIGKILL))
 	eventually(t, "another server", func() bool { return p.Stats().ServerRestarts == 1 && p.Run(patient(check("/"))).Outcome == prober.Done })
-	busy := p.Run(outliving(fs))
+	busy := p.Run(patient(outliving(fs)))
 	assert.Equal(t, prober.Busy, busy.Outcome, "%v", &busy)
 	assert.Equal(t, prober.Asleep, busy.Wait)
 	assert.Equal(t, report.PID, busy.PID)
@@ -129,7 +131,7 @@ func TestProber_SilentDaemonsLeaveRoomForEverybody(t *testing.T) {
 	}
 	of := func(fs *faultfs.FS) prober.Check {
 		c := outliving(fs)
-		c.Group, c.Plan.Timeout = fs.Dir, 4*timeout
+		c.Group, c.Plan.Timeout = fs.Dir, 8*timeout
 		return c
 	}
 	gather := func() map[prober.Outcome]int {
@@ -198,6 +200,7 @@ func TestProber_LooksAgainAtAHelperThatGoesOn(t *testing.T) {
 	fs.Delay(timeout/8, faultfs.Statfs)
 	c := check(fs.Dir)
 	c.Plan.Steps = append(c.Plan.Steps, c.Plan.Steps[0].Named("second"))
+	c.Plan.Timeout = 8 * timeout
 	r := p.Run(c)
 	assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
 	fs.Delay(time.Hour, faultfs.Statfs)
