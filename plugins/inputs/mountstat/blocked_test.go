@@ -127,7 +127,7 @@ func TestMountstat_ReadsTheArgumentsOfAMountProgramAgain(t *testing.T) {
 		m.host.Files.Prober = good
 	}
 	busy()
-	assert.Len(t, log.about("command lines: the helper process 0 is unavailable"), 1)
+	assert.Len(t, log.about("command lines: the prober is closed"), 1)
 	assert.Nil(t, m.mountPrograms(tasks)[7], "it is being started")
 	require.NoError(t, os.Mkdir(filepath.Join(proc, "7"), 0o755))
 	require.NoError(t, os.WriteFile(filepath.Join(proc, "7", "cmdline"), []byte("mount.nfs\x00nas:/home\x00/auto/home\x00"), 0o600))
