@@ -17,7 +17,7 @@ func BenchmarkGather(b *testing.B) {
 	serveNFS(b)
 	rpchost.StartRPCBind(b)
 	rpchost.StartStatd(b)
-	n, _ := newInput(b, func(n *NFSLock) { n.Timeout *= 20 })
+	n, _ := newInput(b)
 	options := make(map[string]string)
 	for i := range 100 {
 		options[tmpfs(b, "")] = fmt.Sprintf("vers=3,proto=tcp,addr=127.0.0.%d", i%5+1)

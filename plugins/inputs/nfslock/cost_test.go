@@ -17,7 +17,7 @@ func mountsOf(t testing.TB, n int) *NFSLock {
 	serveNFS(t)
 	rpchost.StartRPCBind(t)
 	rpchost.StartStatd(t)
-	input, _ := newInput(t, func(n *NFSLock) { n.Timeout *= 20 })
+	input, _ := newInput(t)
 	options := make(map[string]string)
 	for i := range n {
 		options[tmpfs(t, "")] = fmt.Sprintf("vers=3,proto=tcp,addr=127.0.0.%d", i%5+1)

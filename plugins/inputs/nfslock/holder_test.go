@@ -73,7 +73,7 @@ func FuzzServerHandle(f *testing.F) {
 
 // held is the report of a helper that has found the canary's lock taken, and the server's handle.
 func held(n *NFSLock, target *target, handle []byte) *prober.Report {
-	target.deadline, target.canary.retried = time.Now().Add(timeout), true
+	target.deadline, target.canary.retried = time.Now().Add(target.policy.timeout), true
 	target.plan = n.newLockPlan(target)
 	kind, whole := clientHandle(handle)
 	output := binary.NativeEndian.AppendUint32(nil, uint32(len(whole)))
@@ -169,7 +169,7 @@ func TestHolder_ASilentServerNamesNobody(t *testing.T) {
 	rpchost.Serve(t, "127.0.0.1:111", rpchost.Answer(func([]byte) []byte { return port }))
 	serveNFS(t)
 	dir := tmpfs(t, "")
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t, within(timeout))
 	pretend(t, n, map[string]string{dir: nfs3})
 	n.round = n.host.Join(n)
 	n.refresh()

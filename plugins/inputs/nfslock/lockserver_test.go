@@ -51,12 +51,13 @@ func serveNFS(t testing.TB) {
 	rpchost.Serve(t, "127.0.0.1:2049", rpchost.AnswerNull)
 }
 
-// askNow asks a server, or this host, and waits for the answers.
-func askNow(t testing.TB, limit time.Duration, of func(*NFSLock) *lockServer) services {
+// askNow asks a server, or this host, and waits for the answers. A service that is silent on this
+// host is given up after two seconds: one that is not may be late on a busy machine.
+func askNow(t testing.TB, of func(*NFSLock) *lockServer) services {
 	t.Helper()
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t, within(10*timeout))
 	s := of(n)
-	n.timeout, n.round = limit, n.host.Join(n)
+	n.round = n.host.Join(n)
 	n.ask(s, true)
 	for s.asking > 0 {
 		<-n.mail.Wake()
@@ -77,7 +78,7 @@ func nfs3Server(address string) func(*NFSLock) *lockServer {
 // A real rpcbind and a real rpc.statd, in all the states that matter.
 func TestLockServer_ThisHostsStatd(t *testing.T) {
 	diagnose := func() diagnosis {
-		e := evidence{end: hung, stage: locking, nlm: true, local: askNow(t, timeout, local)}
+		e := evidence{end: hung, stage: locking, nlm: true, local: askNow(t, local)}
 		return e.diagnose()
 	}
 	if os.Geteuid() == 0 {
@@ -86,12 +87,12 @@ func TestLockServer_ThisHostsStatd(t *testing.T) {
 	rpchost.StartRPCBind(t)
 	assert.Equal(t, statdDown, diagnose())
 	statd := rpchost.StartStatd(t)
-	found := askNow(t, 10*timeout, local)
+	found := askNow(t, local)
 	assert.Positive(t, found.rpcbind.Elapsed)
 	assert.Positive(t, found.nsm.Elapsed)
 	assert.Equal(t, unknown, diagnose())
 	for _, address := range []string{"127.0.0.1:2049", "[::1]:2049"} {
-		found = askNow(t, 10*timeout, nfs3Server(address))
+		found = askNow(t, nfs3Server(address))
 		assert.Equal(t, "ECONNREFUSED", found.nfs.Errno)
 		assert.Equal(t, "ENOTREGISTERED", found.nlm.Errno)
 		assert.Empty(t, found.rpcbind.Errno)
@@ -104,7 +105,7 @@ func TestLockServer_ThisHostsStatd(t *testing.T) {
 	require.NoError(t, statd.Signal(unix.SIGCONT))
 	assert.Equal(t, unknown, diagnose())
 	require.NoError(t, statd.Kill())
-	require.Eventually(t, func() bool { return diagnose() == statdDeadRegistered }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return diagnose() == statdDeadRegistered }, 30*time.Second, 10*time.Millisecond)
 }
 
 // The story that it all began with.
@@ -112,17 +113,15 @@ func TestLockServer_StatdStoppedBeforeTheFirstLock(t *testing.T) {
 	serveNFS(t)
 	rpchost.StartRPCBind(t)
 	fs, other := daemon(t), daemon(t)
-	n, log := newInput(t, nil)
+	n, log := newInput(t, within(slow, fs.Dir))
 	pretend(t, n, map[string]string{fs.Dir: nfs3, other.Dir: nfs4})
 	fs.Silence(faultfs.Setlk)
-	g := collect.Gather(t, n)
+	// NFSv4 needs no statd. NFS helpers are called stuck by the next probe.
+	g := gatherAllUntil(t, n, map[string]string{fs.Dir: "timeout statd_down", other.Dir: "ok ok"})
 	m := at(g, fs.Dir)
-	assert.Equal(t, "statd_down", text(t, m, "diagnosis"))
-	assert.Contains(t, []string{"timeout", "stuck"}, text(t, m, "result"), "NFS helpers are called stuck by the next probe")
 	assert.Equal(t, "setlk", text(t, m, "hangs_in"))
 	assert.Equal(t, "server", text(t, m, "lock_scope"))
 	assert.Equal(t, map[string]string{"path": fs.Dir, "fstype": "nfs", "server": "127.0.0.1", "version": "3"}, m.Tags())
-	assert.Equal(t, "ok ok", verdict(t, at(g, other.Dir)), "NFSv4 needs no statd")
 	assert.Len(t, log.About("statd_down: the rpc.statd of this host is not registered"), 1)
 	host := g.Named("nfslock_host")[0]
 	assert.Equal(t, "ENOTREGISTERED", text(t, host, "statd_errno"))
@@ -184,13 +183,16 @@ func TestLockServer_AllDead(t *testing.T) {
 	faultfs.Require(t)
 	// A hundred helpers are begun within 0.35 s at best, in seven turns, and within half of the
 	// timeout they have to be.
-	n, log := newInput(t, func(n *NFSLock) { n.Timeout *= 4 })
+	const limit = 4 * timeout
 	options := make(map[string]string)
+	var paths []string
 	for i := range 100 {
 		fs := daemon(t)
 		fs.Pause() // killable, as NFS is
 		options[fs.Dir] = fmt.Sprintf("vers=3,proto=tcp,addr=192.0.2.%d", i%5+1)
+		paths = append(paths, fs.Dir)
 	}
+	n, log := newInput(t, within(limit, paths...))
 	healthy := tmpfs(t, "")
 	options[healthy] = nfs4
 	serveNFS(t)
@@ -199,12 +201,12 @@ func TestLockServer_AllDead(t *testing.T) {
 		began := time.Now()
 		g := collect.Gather(t, n)
 		took := time.Since(began)
-		t.Logf("timeout %v, gather %v", time.Duration(n.Timeout), took)
-		assert.Less(t, took, 3*time.Duration(n.Timeout))
+		t.Logf("timeout %v, gather %v", limit, took)
+		assert.Less(t, took, 3*limit)
 		assert.Equal(t, "ok ok", verdict(t, at(g, healthy)))
 		dead := make(map[string]int)
 		for _, m := range g.Named("nfslock") {
-			dead[verdict(t, m)]++
+			dead[verdictOfHang(t, m)]++
 		}
 		// A busy host has no place for some of the helpers in time: then the server's silence
 		// is all that there is to say.
@@ -212,8 +214,11 @@ func TestLockServer_AllDead(t *testing.T) {
 		assert.GreaterOrEqual(t, dead["timeout server_unreachable"], 50, dead)
 		assert.Len(t, g.Named("nfslock_server"), 6)
 	}
-	assert.Len(t, log.About("server_unreachable"), 100, "each said once")
-	require.Eventually(t, func() bool { return n.host.Prober.Stats().Stuck == 0 }, 10*time.Second, 5*time.Millisecond)
+	said := log.About("server_unreachable")
+	assert.GreaterOrEqual(t, len(said), 100)
+	// A helper that was killed may be slow to end, which is news.
+	assert.LessOrEqual(t, len(said), 100+len(log.About("where helper process")), "each said once")
+	require.Eventually(t, func() bool { return n.host.Prober.Stats().Stuck == 0 }, 30*time.Second, 5*time.Millisecond)
 }
 
 // Answers may take longer than an interval: what fails is reported nevertheless.
@@ -221,11 +226,11 @@ func TestNFSLock_ReportsWhileAnswersTakeLongerThanAnInterval(t *testing.T) {
 	faultfs.Require(t)
 	fs := daemon(t)
 	fs.Fail(unix.ENOLCK, faultfs.Setlk)
-	n, _ := newInput(t, func(n *NFSLock) { n.Timeout *= 2 })
+	n, _ := newInput(t, within(2*timeout))
 	pretend(t, n, map[string]string{fs.Dir: "vers=4.2,proto=tcp,addr=192.0.2.1"})
 	reports := 0
-	for range 12 {
-		hurry := time.AfterFunc(time.Duration(n.Timeout)/4, n.Interrupt)
+	for gathers := 0; gathers < 12 || reports < 2 && gathers < 100; gathers++ { // a busy machine may have no time for some
+		hurry := time.AfterFunc(timeout/2, n.Interrupt)
 		if m := at(collect.Gather(t, n), fs.Dir); m != nil {
 			assert.Equal(t, "error server_unreachable", verdict(t, m))
 			reports++
@@ -241,7 +246,7 @@ func TestLockServer_AnswersGarbage(t *testing.T) {
 		_, _ = conn.Write([]byte("HTTP/1.1 400 Bad Request\r\n\r\n"))
 		_, _ = io.Copy(io.Discard, conn)
 	})
-	found := askNow(t, timeout, nfs3Server("127.0.0.1:2049"))
+	found := askNow(t, nfs3Server("127.0.0.1:2049"))
 	assert.Equal(t, "EBADRPC", found.rpcbind.Errno)
 	assert.False(t, found.nlm.Known, "nobody said where it is")
 	assert.False(t, found.nsm.Known)
@@ -281,13 +286,13 @@ func TestLockServer_SaysThatItsGracePeriodLasts(t *testing.T) {
 	rpchost.Serve(t, "127.0.0.1:2049", rpchost.Answer(func([]byte) []byte {
 		return append(binary.BigEndian.AppendUint32(nil, status.Load()), make([]byte, 8)...)
 	}))
-	n, _ := newInput(t, on(fs.Dir))
+	n, _ := newInput(t, on(fs.Dir), within(2*slow))
 	var sx unix.Statx_t
 	require.NoError(t, unix.Statx(unix.AT_FDCWD, fs.Dir, unix.AT_STATX_DONT_SYNC, 0, &sx))
 	withTable(t, n, fmt.Sprintf("1001 1 %d:%d / %s rw - nfs4 nas:/export rw,%s\n", sx.Dev_major, sx.Dev_minor, fs.Dir, nfs4))
-	fs.Delay(timeout/5, faultfs.Getattr) // so that the server has said it before a lock is tried
+	fs.Delay(timeout, faultfs.Getattr) // so that the server has said it before a lock is tried
 	fs.FailLate(time.Hour, unix.EIO, faultfs.Getlk)
 	assert.Equal(t, "unchecked grace_period", verdict(t, gather(t, n, fs.Dir)))
-	status.Store(10022) // NFS4ERR_STALE_CLIENTID
-	assert.Equal(t, "timeout unknown", verdict(t, gather(t, n, fs.Dir)), "it says so no more")
+	status.Store(10022)                          // NFS4ERR_STALE_CLIENTID
+	gatherUntil(t, n, fs.Dir, "timeout unknown") // it says so no more
 }

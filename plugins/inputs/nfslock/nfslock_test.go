@@ -1,8 +1,10 @@
 package nfslock
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,23 +23,37 @@ import (
 
 func TestMain(m *testing.M) { rpchost.Main(m) }
 
-const timeout = 500 * time.Millisecond
+const (
+	// timeout is for locks that are to hang.
+	timeout = 500 * time.Millisecond
+	// unhurried is for all others: it is more than they take on a machine whose CPUs others have.
+	unhurried = 20 * time.Second
+)
 
-func newInput(t testing.TB, change func(*NFSLock)) (*NFSLock, *journal.Journal) {
+// newInput makes an input that gives locks up when within says so, and calls none slow.
+func newInput(t testing.TB, changes ...func(*NFSLock)) (*NFSLock, *journal.Journal) {
 	t.Helper()
 	n := inputs.Inputs["nfslock"]().(*NFSLock)
 	log := journal.New(t)
-	n.Log, n.Timeout, n.KernelLog = log, config.Duration(timeout), ""
+	n.Log, n.Timeout, n.SlowThreshold, n.KernelLog = log, config.Duration(unhurried), config.Duration(unhurried), ""
 	// The file systems of these tests are FUSE's, and pretend to be NFS, whose helpers
 	// never sleep so that they are left.
 	p := prober.New(prober.Options{Warnf: log.Warnf, KillAsleep: true})
 	t.Cleanup(p.Close)
 	n.UseHost(host.New(host.Options{Roots: host.FindRoots(os.Getenv), Prober: p, Log: log, MountsPatience: collect.MountsPatience}))
-	if change != nil {
-		change(n)
+	for _, change := range changes {
+		if change != nil {
+			change(n)
+		}
 	}
 	require.NoError(t, n.Init())
 	return n, log
+}
+
+// within limits the time of locks on these mount points, or on all, and that of all servers.
+func within(limit time.Duration, paths ...string) func(*NFSLock) {
+	duration := config.Duration(limit)
+	return func(n *NFSLock) { n.Override = append(n.Override, Override{MountPoints: paths, Timeout: &duration}) }
 }
 
 // withRoots has the input find the host's files elsewhere.
@@ -95,19 +111,41 @@ func gather(t testing.TB, n *NFSLock, path string) telegraf.Metric {
 }
 
 // gatherUntil gathers until a mount has a verdict, which may take a while after a change: a helper
-// that was left waiting has its answer when the machine has time for it.
+// that was left waiting has its answer when the machine has time for it. A stuck one that can be
+// killed counts as one that has timed out.
 func gatherUntil(t testing.TB, n *NFSLock, path, want string) telegraf.Metric {
 	t.Helper()
-	for began := time.Now(); ; {
-		m := at(collect.Gather(t, n), path)
-		if m != nil && verdict(t, m) == want {
-			return m
+	return at(gatherAllUntil(t, n, map[string]string{path: want}), path)
+}
+
+// gatherAllUntil gathers until mounts have their verdicts, all in one gather.
+func gatherAllUntil(t testing.TB, n *NFSLock, want map[string]string) *collect.Metrics {
+	t.Helper()
+	for began := time.Now(); ; time.Sleep(timeout / 10) {
+		g := collect.Gather(t, n)
+		got := make(map[string]string)
+		for path := range want {
+			if m := at(g, path); m != nil {
+				got[path] = verdict(t, m)
+				if strings.HasPrefix(want[path], "timeout ") {
+					got[path] = verdictOfHang(t, m)
+				}
+			}
+		}
+		if maps.Equal(want, got) {
+			return g
 		}
 		if time.Since(began) > 30*time.Second {
-			require.Equal(t, want, verdict(t, m))
+			require.Equal(t, want, got)
 		}
-		time.Sleep(timeout / 10)
 	}
+}
+
+// verdictOfHang is the verdict on a lock that hangs, be it that its helper could be ended within the
+// time that the machine takes for that, or not.
+func verdictOfHang(t testing.TB, m telegraf.Metric) string {
+	t.Helper()
+	return strings.Replace(verdict(t, m), "stuck ", "timeout ", 1)
 }
 
 func field(t testing.TB, m telegraf.Metric, name string) any {

@@ -2,6 +2,7 @@ package nfslock
 
 import (
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -37,9 +38,11 @@ func TestProbe_AHealthyFileSystem(t *testing.T) {
 					well = 0
 				}
 			}
-			forked := n.host.Prober.Stats().Forked
+			least := int64(math.MaxInt64) // helpers of a gather: now and then another one reads the table
 			for range 3 {
+				forked := n.host.Prober.Stats().Forked
 				m := gather(t, n, dir)
+				least = min(least, n.host.Prober.Stats().Forked-forked)
 				assert.Equal(t, "ok ok", verdict(t, m))
 				for _, name := range []string{"fstatfs_seconds", "open_seconds", "getlk_seconds", "setlk_seconds", "unlock_seconds", "close_seconds"} {
 					assert.Positive(t, field(t, m, name), name)
@@ -48,7 +51,7 @@ func TestProbe_AHealthyFileSystem(t *testing.T) {
 				assert.Equal(t, false, field(t, m, "read_lock"))
 				assert.Equal(t, 0.0, field(t, m, "fault_seconds"))
 			}
-			assert.EqualValues(t, 3, n.host.Prober.Stats().Forked-forked, "one helper per gather")
+			assert.EqualValues(t, 1, least, "one helper per gather")
 			assert.Empty(t, log.About("W!"))
 
 			// With a file of its own, flock is tried as well.
@@ -107,10 +110,7 @@ func TestProbe_AFleetOnOneCanary(t *testing.T) {
 	const hosts, rounds = 24, 20
 	verdicts := make(chan string, hosts*rounds)
 	for host := range hosts {
-		n, _ := newInput(t, func(n *NFSLock) {
-			on(dir)(n)
-			n.Timeout *= 20
-		})
+		n, _ := newInput(t, on(dir))
 		n.hostHash = uint64(host+1) * 0x9e3779b97f4a7c15
 		require.Eventually(t, func() bool { return at(collect.Gather(t, n), dir) != nil }, 30*time.Second, time.Millisecond, "the mount table may be late at first")
 		go func() {
@@ -390,7 +390,7 @@ func TestWaiters_ALockOfTheHostIsReportedWithItsWaiter(t *testing.T) {
 	require.Eventually(t, func() bool {
 		m := at(collect.Gather(t, n), dir)
 		return field(t, m, "locks_waiting").(int64) == 1 && field(t, m, "waiter_seconds").(float64) > 0.05
-	}, 10*time.Second, 10*time.Millisecond)
+	}, 30*time.Second, 10*time.Millisecond)
 	m := at(collect.Gather(t, n), dir)
 	assert.EqualValues(t, os.Getpid(), field(t, m, "waiter_pid"))
 	comm, err := os.ReadFile("/proc/self/comm")

@@ -40,7 +40,7 @@ func TestReadiness_IsToldBeforeTheFirstMount(t *testing.T) {
 	assert.Equal(t, "ok ok", ready())
 	assert.Len(t, log.About("ready for locks of NFS 3 again"), 1)
 	require.NoError(t, statd.Kill())
-	require.Eventually(t, func() bool { return ready() == "error statd_dead_registered" }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return ready() == "error statd_dead_registered" }, 30*time.Second, 10*time.Millisecond)
 }
 
 func TestReadiness_OfAHostWithFstab(t *testing.T) {
