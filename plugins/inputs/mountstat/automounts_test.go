@@ -37,7 +37,7 @@ func TestMountstat_AnAutomounterThatCanMountNothing(t *testing.T) {
 	assert.Len(t, log.about("automounter_stopped"), 1)
 
 	require.NoError(t, automounter.Process.Signal(unix.SIGCONT))
-	assert.Eventually(t, func() bool { return at(collect.Gather(t, m), path) == nil }, 10*time.Second, 20*time.Millisecond)
+	assert.Eventually(t, func() bool { return at(collect.Gather(t, m), path) == nil }, 30*time.Second, 20*time.Millisecond)
 	require.NoError(t, automounter.Process.Kill())
 	_ = automounter.Wait()
 	assert.Contains(t, text(at(collect.Gather(t, m), path), "reason"), "has ended")

@@ -48,17 +48,18 @@ func awaitBlocked(t *testing.T, m *Mountstat, comm string) (telegraf.Metric, *co
 		if metric := g.Tagged("mountstat_blocked", "comm", comm); metric != nil {
 			return metric, g
 		}
-		require.Less(t, time.Since(began), 20*time.Second, "%v", g.Named("mountstat_blocked"))
+		require.Less(t, time.Since(began), 30*time.Second, "%v", g.Named("mountstat_blocked"))
 	}
 }
 
 func TestBlocked_WhoWaitsForAFUSEDaemon(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
-	m, _ := newInput(t, only(fs.Dir, "/"))
+	m, _ := newInput(t, only(fs.Dir, "/"), within(timeout, fs.Dir))
 	release := victim(t, fs.Dir, "exec cat "+faultfs.FileName)
 	fs.Silence()
 	release()
+	gatherUntil(t, m, fs.Dir, "stuck")
 	metric, g := awaitBlocked(t, m, "cat")
 	path, _ := metric.GetTag("path")
 	assert.Equal(t, fs.Dir, path)
@@ -75,14 +76,14 @@ func TestBlocked_WhoWaitsForAFUSEDaemon(t *testing.T) {
 	fs.Heal()
 	require.Eventually(t, func() bool {
 		return collect.Gather(t, m).Tagged("mountstat_blocked", "comm", "cat") == nil
-	}, 20*time.Second, 50*time.Millisecond)
+	}, 30*time.Second, 50*time.Millisecond)
 }
 
 // What an automounter calls waits for a server, so that nothing is mounted.
 func TestBlocked_WhatAMountProgramWaitsFor(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
-	m, _ := newInput(t, only(fs.Dir))
+	m, _ := newInput(t, only(fs.Dir), within(timeout))
 	cat, err := os.ReadFile("/bin/cat")
 	require.NoError(t, err)
 	name := filepath.Join(t.TempDir(), "mount.nfs")
@@ -145,7 +146,7 @@ func TestMountstat_ReadsTheArgumentsOfAMountProgramAgain(t *testing.T) {
 func TestBlocked_WhoWaitsForAFrozenFileSystem(t *testing.T) {
 	faultfs.Require(t)
 	fs := loopfs.New(t, "ext4", loopfs.DefaultSize, "")
-	m, _ := newInput(t, func(m *Mountstat) {
+	m, _ := newInput(t, within(timeout), func(m *Mountstat) {
 		only(fs.Dir)(m)
 		m.Checks = []string{"statfs", "write"}
 	})
@@ -161,14 +162,14 @@ func TestBlocked_WhoWaitsForAFrozenFileSystem(t *testing.T) {
 	require.Eventually(t, func() bool {
 		g := collect.Gather(t, m)
 		return g.Tagged("mountstat_blocked", "comm", "touch") == nil && text(at(g, fs.Dir), "result") == "ok"
-	}, 20*time.Second, 50*time.Millisecond)
+	}, 30*time.Second, 50*time.Millisecond)
 	assert.FileExists(t, filepath.Join(fs.Dir, "made-by-a-victim"))
 }
 
 func TestBlocked_TheRestIsSummedUp(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
-	m, _ := newInput(t, func(m *Mountstat) {
+	m, _ := newInput(t, within(timeout), func(m *Mountstat) {
 		only(fs.Dir)(m)
 		m.BlockedTop = 1
 	})
@@ -186,6 +187,6 @@ func TestBlocked_TheRestIsSummedUp(t *testing.T) {
 		}
 		return len(g.Named("mountstat_blocked")) == 2 && g.Tagged("mountstat_blocked", "comm", "other") != nil &&
 			sum >= 4 && sum == summary(t, g, "blocked")
-	}, 20*time.Second, 50*time.Millisecond)
+	}, 30*time.Second, 50*time.Millisecond)
 	fs.Heal()
 }

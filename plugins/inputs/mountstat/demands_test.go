@@ -32,7 +32,7 @@ import (
 func demanding(t *testing.T, program ...string) (m *Mountstat, path string, log *journal) {
 	t.Helper()
 	auto := t.TempDir()
-	m, log = newPretendedNFS(t, nil)
+	m, log = newPretendedNFS(t, within(timeout))
 	withTable(m, tableOf(t, auto, "/", "rw", "autofs", "auto.home", "rw,fd=6,pgrp=0,timeout=300,indirect"))
 	path = filepath.Join(auto, "dead")
 	assert.Nil(t, at(collect.Gather(t, m), path))
@@ -70,7 +70,7 @@ func TestDemands_AnAutomountThatCanNotBeMadeSinceItsServerIsDead(t *testing.T) {
 			require.Eventually(t, func() bool { // a busy host may not ask in time
 				g = collect.Gather(t, m)
 				return at(g, path) != nil
-			}, 15*time.Second, 10*time.Millisecond)
+			}, 30*time.Second, 10*time.Millisecond)
 			metric := at(g, path)
 			assert.Equal(t, "error "+c.cause, text(metric, "result")+" "+text(metric, "cause"))
 			assert.Contains(t, text(metric, "reason"), c.program+" waits for its server "+c.server.String())
@@ -89,7 +89,7 @@ func TestDemands_AnAutomountThatCanNotBeMadeSinceItsServerIsDead(t *testing.T) {
 				return
 			}
 			well.Store(true)
-			require.Eventually(t, func() bool { return at(collect.Gather(t, m), path) == nil }, 15*time.Second, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return at(collect.Gather(t, m), path) == nil }, 30*time.Second, 10*time.Millisecond)
 			assert.Len(t, log.about("the server of "+path+" answers"), 1)
 			assert.Empty(t, m.automounts.demands)
 		})
@@ -112,7 +112,7 @@ func TestDemands_AnAutomountWhoseServerHasAName(t *testing.T) {
 			require.Eventually(t, func() bool {
 				metric := at(collect.Gather(t, m), path)
 				return metric != nil && text(metric, "cause") == c.cause
-			}, 15*time.Second, 10*time.Millisecond)
+			}, 30*time.Second, 10*time.Millisecond)
 		})
 	}
 }
@@ -140,7 +140,7 @@ func TestDemands_AnAutomounterThatWaitsItself(t *testing.T) {
 	} {
 		well.Store(false)
 		auto := t.TempDir()
-		m, log := newPretendedNFS(t, nil)
+		m, log := newPretendedNFS(t, within(timeout))
 		table := tableOf(t, auto, "/", "rw", "autofs", "auto.home", fmt.Sprintf("rw,fd=6,pgrp=%d,timeout=300,indirect", os.Getpid()))
 		if also != "" {
 			file, err := os.OpenFile(filepath.Join(table, "mountinfo"), os.O_APPEND|os.O_WRONLY, 0)
@@ -161,7 +161,7 @@ func TestDemands_AnAutomounterThatWaitsItself(t *testing.T) {
 		require.Eventually(t, func() bool { // a busy host may not tell of its connections in time
 			g = collect.Gather(t, m)
 			return at(g, auto) != nil
-		}, 15*time.Second, 10*time.Millisecond)
+		}, 30*time.Second, 10*time.Millisecond)
 		metric := at(g, auto)
 		assert.Equal(t, "error server_rpc_dead", text(metric, "result")+" "+text(metric, "cause"))
 		assert.Contains(t, text(metric, "reason"), says)
@@ -174,7 +174,7 @@ func TestDemands_AnAutomounterThatWaitsItself(t *testing.T) {
 		require.NoError(t, conn.Close())
 		assert.NotNil(t, at(collect.Gather(t, m), auto), "it has given up, and the server is dead still")
 		well.Store(true)
-		require.Eventually(t, func() bool { return at(collect.Gather(t, m), auto) == nil }, 15*time.Second, 10*time.Millisecond)
+		require.Eventually(t, func() bool { return at(collect.Gather(t, m), auto) == nil }, 30*time.Second, 10*time.Millisecond)
 		assert.Len(t, log.about("not everything can be mounted at"), 1)
 	}
 }
@@ -191,7 +191,7 @@ func TestDemands_AnAutomountWhoseServerHasANameAmongOthers(t *testing.T) {
 	m.targets = append(m.targets, of)
 	m.automounts.demands[path].found = nil
 	m.automounts.askDemands()
-	require.Eventually(t, func() bool { m.mail.Drain(); return !m.automounts.demands[path].searching }, 15*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { m.mail.Drain(); return !m.automounts.demands[path].searching }, 30*time.Second, 10*time.Millisecond)
 	assert.Empty(t, m.automounts.demands[path].found)
 }
 
@@ -242,7 +242,7 @@ func TestDemands_AnAutomountByFUSEThatCanNotBeMade(t *testing.T) {
 	} {
 		t.Run(c.cause, func(t *testing.T) {
 			auto := t.TempDir()
-			m, log := newPretendedNFS(t, nil)
+			m, log := newPretendedNFS(t, within(timeout))
 			withTable(m, tableOf(t, auto, "/", "rw", "autofs", "auto.home", "rw,fd=6,pgrp=0,timeout=300,indirect"))
 			path := filepath.Join(auto, "dead")
 			require.NoError(t, os.Mkdir(path, 0o755))
@@ -282,7 +282,7 @@ func TestDemands_AnAutomountByFUSEThatCanNotBeMade(t *testing.T) {
 			assert.Equal(t, "sshfs", service)
 			assert.Len(t, log.about("nothing can be mounted at"), 1)
 			end()
-			require.Eventually(t, func() bool { return at(collect.Gather(t, m), path) == nil }, 15*time.Second, 10*time.Millisecond, "nobody waits for it")
+			require.Eventually(t, func() bool { return at(collect.Gather(t, m), path) == nil }, 30*time.Second, 10*time.Millisecond, "nobody waits for it")
 		})
 	}
 }

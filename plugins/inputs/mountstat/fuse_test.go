@@ -9,13 +9,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/influxdata/telegraf"
 	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
-	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/fault"
 	"github.com/vfsprobe/vfsprobe/internal/fusedaemon"
 	"github.com/vfsprobe/vfsprobe/internal/mounts"
@@ -64,16 +62,11 @@ func TestMountstat_LooksForNoDaemonOfAHealthyMount(t *testing.T) {
 func TestMountstat_HasTimeForEachDaemon(t *testing.T) {
 	host, dead := sshhost.New(t), faultfs.New(t)
 	fs := host.Mount(t)
-	m, _ := newInput(t, func(m *Mountstat) {
-		only(fs.Dir, dead.Dir)(m)
-		m.Timeout = config.Duration(daemonsTimeout + time.Second)
-	})
-	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
+	m, _ := newInput(t, only(fs.Dir, dead.Dir), within(daemonsTimeout+time.Second))
+	gatherUntil(t, m, fs.Dir, "ok")
 	dead.Abort()
 	host.Pause()
-	g := collect.Gather(t, m)
-	assert.Equal(t, "fuse_daemon_dead", text(at(g, dead.Dir), "cause"))
-	assert.Equal(t, "fuse_server_silent", text(at(g, fs.Dir), "cause"))
+	gatherAllUntil(t, m, map[string]string{dead.Dir: "error fuse_daemon_dead", fs.Dir: "stuck fuse_server_silent"})
 	host.Resume()
 	noneLeft(t, m)
 }
@@ -82,11 +75,10 @@ func TestMountstat_HasTimeForEachDaemon(t *testing.T) {
 func TestMountstat_FollowsTheEvidenceOfAServer(t *testing.T) {
 	host := sshhost.New(t)
 	fs := host.Mount(t)
-	m, log := newInput(t, only(fs.Dir))
+	m, log := newInput(t, only(fs.Dir), within(2*slow))
 	var kept recorder
 	m.host.Recorder = &kept
-	g := collect.Gather(t, m)
-	require.Equal(t, "ok", text(at(g, fs.Dir), "result"))
+	g := gatherUntil(t, m, fs.Dir, "ok")
 	assert.Empty(t, serverRows(t, g))
 	assert.Empty(t, kept)
 	host.Pause()
@@ -104,16 +96,14 @@ func TestMountstat_FollowsTheEvidenceOfAServer(t *testing.T) {
 	assert.Equal(t, int64(fs.Daemon.Pid), field(t, metric, "fuse_daemon_pid"))
 	assert.Equal(t, []string{"127.0.0.1 " + host.Port + " sshfs 1"}, serverRows(t, g), "its server is a row")
 	stop(t, fs.Daemon)
-	metric = at(collect.Gather(t, m), fs.Dir)
-	assert.Equal(t, "stuck fuse_daemon_silent", text(metric, "result")+" "+text(metric, "cause"))
+	metric = at(gatherUntil(t, m, fs.Dir, "stuck fuse_daemon_silent"), fs.Dir)
 	assert.Contains(t, text(metric, "reason"), "is stopped: kill -CONT")
 	assert.Len(t, log.about("hangs"), 1, "it is said once")
 	assert.Len(t, kept, 1, "and kept once")
 	fs.Resume()
 	host.Resume()
 	noneLeft(t, m)
-	g = collect.Gather(t, m)
-	require.Equal(t, "ok", text(at(g, fs.Dir), "result"))
+	g = gatherUntil(t, m, fs.Dir, "ok")
 	assert.Equal(t, []string{"127.0.0.1 " + host.Port + " sshfs 0"}, serverRows(t, g), "and stays one")
 }
 
@@ -129,15 +119,11 @@ func serverRows(t *testing.T, g *collect.Metrics) (rows []string) {
 // What is to be aborted or restarted is what does not answer, and not who waits for it.
 func TestMountstat_NamesTheConnectionOfTheCulprit(t *testing.T) {
 	path, inflict, heal := onTop("bindfs", "-f")(t)
-	m, log := newInput(t, only(path, path+below))
-	require.Equal(t, "ok", text(at(collect.Gather(t, m), path), "result"))
+	m, log := newInput(t, only(path, path+below), within(timeout))
+	gatherUntil(t, m, path, "ok")
 	inflict()
-	var above, culprit telegraf.Metric
-	require.Eventually(t, func() bool {
-		g := collect.Gather(t, m)
-		above, culprit = at(g, path), at(g, path+below)
-		return text(above, "cause") == "fuse_server_silent" && text(culprit, "cause") == "fuse_server_silent"
-	}, 20*time.Second, 100*time.Millisecond)
+	g := gatherAllUntil(t, m, map[string]string{path: "stuck fuse_server_silent", path + below: "stuck fuse_server_silent"})
+	above, culprit := at(g, path), at(g, path+below)
 	for _, name := range []string{"fuse_connection", "fuse_daemon_pid"} {
 		assert.Equal(t, field(t, culprit, name), field(t, above, name), name)
 	}
@@ -165,7 +151,7 @@ func stop(t *testing.T, process *os.Process) {
 			content, err := os.ReadFile(file)
 			return err == nil && !strings.Contains(string(content), "\nState:\tT")
 		})
-	}, 10*time.Second, time.Millisecond)
+	}, 30*time.Second, time.Millisecond)
 }
 
 // daemonUsing is a FUSE file system whose daemon, of that process, uses others.

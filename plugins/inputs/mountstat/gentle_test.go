@@ -54,7 +54,7 @@ func TestMountstat_WritesNoAccessTime(t *testing.T) {
 		}
 		before := accessed()
 		time.Sleep(20 * time.Millisecond) // more than the kernel's clock needs to move
-		m, _ := newInput(t, onlyDisk(disk.Dir))
+		m, _ := newInput(t, only(disk.Dir))
 		for range 3 {
 			metric := at(collect.Gather(t, m), disk.Dir)
 			assert.Equal(t, "ok", field(t, metric, "result"))
@@ -77,7 +77,6 @@ func TestMountstat_LetsDisksSleep(t *testing.T) {
 	for _, stopsByItself := range []bool{false, true} {
 		m, _ := newInput(t, func(m *Mountstat) {
 			m.MountPoints, m.LetDisksSleep = []string{disk.Dir}, stopsByItself
-			unhurried(m, disk.Dir)
 			m.host.Sys = fake.Dir
 		})
 		completed := 0

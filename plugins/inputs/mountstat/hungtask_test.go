@@ -54,7 +54,6 @@ func TestMountstat_DoesNotReadFromDisksWhereThatCouldPanic(t *testing.T) {
 	write("sys/kernel/hung_task_timeout_secs", "120\n")
 	m, _ := newInput(t, func(m *Mountstat) {
 		m.MountPoints = []string{disk.Dir, fs.Dir}
-		unhurried(m, disk.Dir)
 		roots := m.host.Roots
 		roots.Proc, roots.PID = proc, "1"
 		m.UseHost(host.New(host.Options{Roots: roots, Prober: m.host.Prober, Log: m.Log, MountsPatience: collect.MountsPatience}))

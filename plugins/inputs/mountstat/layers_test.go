@@ -45,26 +45,19 @@ func TestMountstat_NamesTheLayerThatHangs(t *testing.T) {
 			t.Cleanup(daemon.Heal) // before the device is closed, which waits for it
 			path := c.on(t, daemon)
 			t.Cleanup(daemon.Heal)
-			m, log := newInput(t, func(m *Mountstat) {
+			m, log := newInput(t, within(timeout), func(m *Mountstat) {
 				m.MountPoints = []string{path, daemon.Dir}
 				m.IgnoreFS = nil
 				m.Checks = []string{"statfs", "readdir", "device"}
 			})
-			assert.Equal(t, "ok", text(at(collect.Gather(t, m), path), "result"))
+			gatherUntil(t, m, path, "ok")
 			if name == "the image of a loop device" {
 				require.NoError(t, os.WriteFile(filepath.Join(path, "use"), []byte("x"), 0o644))
 				unix.Sync()
 			}
 			daemon.Silence()
-			for began := time.Now(); ; {
-				metric := at(collect.Gather(t, m), path)
-				if result := text(metric, "result"); result == "timeout" || result == "stuck" {
-					assert.Equal(t, string(fuseDaemonSilent), text(metric, "cause"))
-					assert.Contains(t, text(metric, "reason"), fmt.Sprintf(c.says, daemon.Dir))
-					break
-				}
-				require.Less(t, time.Since(began), 30*time.Second, "%v", metric)
-			}
+			g := gatherUntil(t, m, path, "timeout "+string(fuseDaemonSilent))
+			assert.Contains(t, text(at(g, path), "reason"), fmt.Sprintf(c.says, daemon.Dir))
 			assert.NotEmpty(t, log.about("is on "+daemon.Dir))
 			daemon.Heal()
 			noneLeft(t, m)
@@ -83,9 +76,8 @@ func TestMountstat_NamesTheLayerBelowADeviceWhoseRequestsWait(t *testing.T) {
 	loop := fake.Disk(mountNumber(t, st.Dev), "virtual/block/loop7")
 	image := filepath.Join(daemon.Dir, faultfs.FileName)
 	fake.Set(loop+"/loop/backing_file", image)
-	m, _ := newInput(t, func(m *Mountstat) {
+	m, _ := newInput(t, within(timeout, daemon.Dir), func(m *Mountstat) {
 		m.MountPoints, m.Checks, m.host.Sys = []string{disk.Dir, daemon.Dir}, []string{"statfs", "readdir"}, fake.Dir
-		unhurried(m, disk.Dir)
 	})
 	require.Equal(t, "ok", text(at(collect.Gather(t, m), disk.Dir), "result"))
 	daemon.Silence()
@@ -94,9 +86,7 @@ func TestMountstat_NamesTheLayerBelowADeviceWhoseRequestsWait(t *testing.T) {
 	for _, target := range m.targets {
 		target.disk.moved = time.Now().Add(-7 * time.Second)
 	}
-	collect.Gather(t, m)
-	metric := at(collect.Gather(t, m), disk.Dir)
-	assert.Equal(t, "error fuse_daemon_silent", text(metric, "result")+" "+text(metric, "cause"))
+	metric := at(gatherUntil(t, m, disk.Dir, "error fuse_daemon_silent"), disk.Dir)
 	assert.Contains(t, text(metric, "reason"), "3 requests are in flight")
 	assert.Contains(t, text(metric, "reason"), fmt.Sprintf("the image it lies on, %s, is on %s ", image, daemon.Dir))
 	daemon.Heal()
@@ -113,22 +103,17 @@ func TestMountstat_BlamesNobodyForALayerThatIsInNoTable(t *testing.T) {
 	t.Cleanup(func() { _ = unix.Unmount(merged, unix.MNT_DETACH) })
 	t.Cleanup(daemon.Heal)
 	require.NoError(t, unix.Unmount(daemon.Dir, unix.MNT_DETACH))
-	m, _ := newInput(t, func(m *Mountstat) {
+	m, _ := newInput(t, within(timeout, merged), func(m *Mountstat) {
 		m.MountPoints = []string{merged, "/"}
 		m.IgnoreFS = nil
 	})
-	assert.Equal(t, "ok", text(at(collect.Gather(t, m), merged), "result"))
+	gatherUntil(t, m, merged, "ok")
 	daemon.Silence()
-	var g *collect.Metrics
-	require.Eventually(t, func() bool {
-		g = collect.Gather(t, m)
-		result := text(at(g, merged), "result")
-		return result == "timeout" || result == "stuck"
-	}, 30*time.Second, 10*time.Millisecond)
+	g := gatherUntil(t, m, merged, "timeout")
 	assert.Equal(t, "unknown", text(at(g, merged), "cause"))
 	assert.Empty(t, text(at(g, merged), "reason"))
 	daemon.Heal()
-	require.Eventually(t, func() bool { return text(at(collect.Gather(t, m), merged), "result") == "ok" }, 30*time.Second, 10*time.Millisecond)
+	gatherUntil(t, m, merged, "ok")
 	noneLeft(t, m)
 }
 

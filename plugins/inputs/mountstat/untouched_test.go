@@ -77,12 +77,11 @@ func TestUntouched_AMountWhoseServerIsDead(t *testing.T) {
 			require.Eventually(t, func() bool { // a busy host may not tell of its connections in time
 				metric = at(collect.Gather(t, m), fs.Dir)
 				return text(metric, "result")+" "+text(metric, "errno")+" "+text(metric, "cause") == "error "+c.errno+" "+c.cause
-			}, 20*time.Second, time.Millisecond)
+			}, 30*time.Second, time.Millisecond)
 			assert.Contains(t, text(metric, "reason"), "mounted on demand")
 			assert.Contains(t, text(metric, "reason"), server.String())
 			well.Store(true)
-			metric = at(collect.Gather(t, m), fs.Dir)
-			assert.Equal(t, "unchecked", text(metric, "result"), "%v", metric)
+			metric = at(gatherUntil(t, m, fs.Dir, "unchecked"), fs.Dir)
 			assert.Equal(t, int64(1), field(t, metric, "recoveries"))
 			assert.Zero(t, fs.Unanswered(), "it was never touched")
 			assert.Len(t, log.lines, 2, "%q", log.lines)
@@ -98,7 +97,7 @@ func newOnDemand(t *testing.T, fstype string, server netip.AddrPort) (*Mountstat
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = own.Close() })
 	fs := faultfs.New(t)
-	m, log := newPretendedNFS(t, nil)
+	m, log := newPretendedNFS(t, within(timeout))
 	networkMount(t, fs, fstype, server)(m)
 	onAutofs(t, m, fs.Dir)
 	return m, log, fs, own
@@ -122,7 +121,7 @@ func TestUntouched_AMountWhoseServerDiesIsFoundWhileSomebodyWaits(t *testing.T) 
 			require.Eventually(t, func() bool { // a busy host may not ask in time
 				g := collect.Gather(t, m)
 				return text(at(g, fs.Dir), "result") == "unchecked" && m.targets[0].servers[0].answer.Answered()
-			}, 20*time.Second, 10*time.Millisecond)
+			}, 30*time.Second, 10*time.Millisecond)
 			dead.Store(true)
 			asked := taken.Load()
 			for range 3 {
@@ -144,7 +143,7 @@ func TestUntouched_AMountWhoseServerDiesIsFoundWhileSomebodyWaits(t *testing.T) 
 					}
 				}
 				return text(metric, "result") == "error" && text(metric, "errno") == "ETIMEDOUT"
-			}, 20*time.Second, 10*time.Millisecond)
+			}, 30*time.Second, 10*time.Millisecond)
 			assert.True(t, once)
 			assert.Zero(t, fs.Unanswered(), "it was never touched")
 		})
@@ -166,7 +165,7 @@ func TestUntouched_AMountWhoseUsersHaveWaitedForLong(t *testing.T) {
 	require.Eventually(t, func() bool {
 		collect.Gather(t, m)
 		return m.targets[0].servers[0].answer.Answered()
-	}, 20*time.Second, 10*time.Millisecond)
+	}, 30*time.Second, 10*time.Millisecond)
 	_, err := own.Write([]byte("a request of somebody's"))
 	require.NoError(t, err)
 	time.Sleep(m.policy.timeout + 100*time.Millisecond)
@@ -178,7 +177,7 @@ func TestUntouched_AMountWhoseUsersHaveWaitedForLong(t *testing.T) {
 			require.Equal(t, "error", text(metric, "result"), "one question is proof")
 		}
 		return text(metric, "result")+" "+text(metric, "cause") == "error server_service_dead"
-	}, 20*time.Second, 10*time.Millisecond)
+	}, 30*time.Second, 10*time.Millisecond)
 	assert.Zero(t, fs.Unanswered(), "it was never touched")
 	if !once {
 		t.Skip("this host did not tell of its connections in time")
@@ -198,12 +197,12 @@ func TestUntouched_A9PMountThatLosesItsConnection(t *testing.T) {
 		metric, s := at(collect.Gather(t, m), fs.Dir), m.targets[0].servers[0]
 		require.Equal(t, "unchecked", text(metric, "result"))
 		return s.answer.Answered() && s.most > 0
-	}, 20*time.Second, 10*time.Millisecond)
+	}, 30*time.Second, 10*time.Millisecond)
 	require.NoError(t, own.Close())
 	require.Eventually(t, func() bool {
 		metric := at(collect.Gather(t, m), fs.Dir)
 		return text(metric, "result")+" "+text(metric, "cause") == "error mount_needs_remount"
-	}, 20*time.Second, 10*time.Millisecond)
+	}, 30*time.Second, 10*time.Millisecond)
 	assert.Zero(t, fs.Unanswered(), "it was never touched")
 }
 
@@ -314,18 +313,18 @@ func TestUntouched_A9PMountThatNeedsARemount(t *testing.T) {
 		silence(conn)
 	})
 	fs := faultfs.New(t)
-	m, _ := newPretendedNFS(t, nil)
+	m, _ := newPretendedNFS(t, within(timeout))
 	networkMount(t, fs, "9p", server)(m)
 	onAutofs(t, m, fs.Dir)
 	comes := func(cause string) { // a busy host may not tell of its connections in time
 		require.Eventually(t, func() bool {
 			metric := at(collect.Gather(t, m), fs.Dir)
 			return text(metric, "result")+" "+text(metric, "cause") == "error "+cause
-		}, 20*time.Second, time.Millisecond)
+		}, 30*time.Second, time.Millisecond)
 	}
 	own, err := net.Dial("tcp", server.String()) // of the mount
 	require.NoError(t, err)
-	require.Eventually(t, func() bool { collect.Gather(t, m); return m.targets[0].servers[0].most > 0 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { collect.Gather(t, m); return m.targets[0].servers[0].most > 0 }, 30*time.Second, time.Millisecond)
 	require.NoError(t, own.Close())
 	comes("server_service_dead")
 	well.Store(true)
@@ -352,7 +351,7 @@ func TestUntouched_AFUSEMountWhoseServerIsDead(t *testing.T) {
 	child := automountedFUSE(t)
 	server := sshhost.New(t)
 	fs := server.MountAt(t, child)
-	m, log := newInput(t, only(child))
+	m, log := newInput(t, only(child), within(timeout))
 	gather := func() string {
 		metric := at(collect.Gather(t, m), child)
 		return text(metric, "result") + " " + text(metric, "cause")
@@ -368,11 +367,11 @@ func TestUntouched_AFUSEMountWhoseServerIsDead(t *testing.T) {
 	require.NoError(t, user.Start())
 	defer func() { _ = user.Wait() }()
 	defer server.Resume()
-	require.Eventually(t, func() bool { return gather() == "error fuse_server_silent" }, 20*time.Second, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return gather() == "error fuse_server_silent" }, 30*time.Second, 100*time.Millisecond)
 	metric := at(collect.Gather(t, m), child)
 	assert.Contains(t, text(metric, "reason"), fmt.Sprintf("its daemon sshfs (process %d) waits for its server", fs.Daemon.Pid))
 	server.Resume()
-	require.Eventually(t, func() bool { return gather() == "unchecked " }, 20*time.Second, 100*time.Millisecond)
+	require.Eventually(t, func() bool { return gather() == "unchecked " }, 30*time.Second, 100*time.Millisecond)
 	fs.Pause(t)
 	defer fs.Resume()
 	second := exec.Command("stat", "-f", child)
@@ -380,9 +379,9 @@ func TestUntouched_AFUSEMountWhoseServerIsDead(t *testing.T) {
 	defer func() { _ = second.Wait() }()
 	defer fs.Resume()
 	target := m.targets[0]
-	require.Eventually(t, func() bool { return m.causes.fuseWaiting(target).n > 0 }, 20*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return m.causes.fuseWaiting(target).n > 0 }, 30*time.Second, time.Millisecond)
 	target.examined = time.Time{}
-	assert.Equal(t, "error fuse_daemon_silent", gather(), "in the first gather, as a check would find it")
+	gatherUntil(t, m, child, "error fuse_daemon_silent") // in the first gather, as a check would find it
 	m.daemons.begin()
 	m.causes.collect(target)
 	assert.Equal(t, result.Error, m.causes.judgeUntouched(target).code, "a daemon that was not examined in time is no recovery")
@@ -405,7 +404,7 @@ func TestUntouched_AFUSEMountWhoseServerWasDeadWhenItWasMade(t *testing.T) {
 		_ = sshfs.Wait()
 		_ = unix.Unmount(child, unix.MNT_DETACH)
 	})
-	m, _ := newInput(t, only(child))
+	m, _ := newInput(t, only(child), within(slow))
 	var metric telegraf.Metric
 	require.Eventually(t, func() bool {
 		metric = at(collect.Gather(t, m), child)
@@ -415,7 +414,7 @@ func TestUntouched_AFUSEMountWhoseServerWasDeadWhenItWasMade(t *testing.T) {
 	assert.Contains(t, text(metric, "reason"), "its server "+server.String()+" of root@127.0.0.1:/, by ssh")
 
 	// The first gather in which it is there tells.
-	m, _ = newInput(t, only(child))
+	m, _ = newInput(t, only(child), within(2*slow))
 	metric = at(collect.Gather(t, m), child)
 	assert.Equal(t, "error fuse_server_unreachable", text(metric, "result")+" "+text(metric, "cause"))
 }
