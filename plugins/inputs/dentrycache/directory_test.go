@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
+	"github.com/vfsprobe/vfsprobe/internal/config"
 	"github.com/vfsprobe/vfsprobe/internal/dcache/attribution"
 	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
@@ -36,7 +37,6 @@ func walking(paths ...string) func(*DentryCache) {
 	return func(d *DentryCache) {
 		on(paths...)(d)
 		d.CountChildren = true
-		d.Timeout *= 10
 	}
 }
 
@@ -55,15 +55,17 @@ func TestDentryCache_TheFirstGatherIsNotHeldUp(t *testing.T) {
 		d.Attribution = "auto"
 	})
 	d.host.Servers.AtOnce = false
+	began := time.Now()
 	acc := collect.Gather(t, d)
-	assert.Equal(t, "starting", text(t, acc.Named("dentrycache_status")[0], "mode"))
+	if text(t, acc.Named("dentrycache_status")[0], "mode") != "starting" {
+		assert.Greater(t, time.Since(began), d.startDelay(), "nothing but a busy machine may hold it up")
+	}
 	assert.Equal(t, "ok", text(t, at(acc, "/"), "result"))
 	require.Eventually(t, func() bool {
 		acc = collect.Gather(t, d)
-		return text(t, acc.Named("dentrycache_status")[0], "mode") != "starting"
+		return text(t, acc.Named("dentrycache_status")[0], "mode") != "starting" && (d.walker == nil || at(acc, "/").HasField("children"))
 	}, time.Minute, 100*time.Millisecond)
 	needWalker(t, d)
-	assert.True(t, at(acc, "/").HasField("children"))
 }
 
 // tmpfs mounts one.
@@ -395,6 +397,7 @@ func TestDirectory_ThatHangs(t *testing.T) {
 			d, log := newInput(t, func(d *DentryCache) {
 				on(fs.Dir, healthy)(d)
 				d.CountChildren = true
+				d.Timeout = config.Duration(timeout)
 			})
 			silence(fs)
 			hung := false
@@ -402,7 +405,7 @@ func TestDirectory_ThatHangs(t *testing.T) {
 			for range 4 {
 				began := time.Now()
 				acc := collect.Gather(t, d)
-				assert.Less(t, time.Since(began), 4*timeout)
+				assert.Less(t, time.Since(began), 5*timeout)
 				assert.Equal(t, "ok", text(t, at(acc, healthy), "result"))
 				if m := at(acc, fs.Dir); m != nil {
 					hung = hung || text(t, m, "result") == "stuck" || text(t, m, "result") == "timeout"
@@ -426,7 +429,7 @@ func TestDirectory_ThatHangs(t *testing.T) {
 			require.Eventually(t, func() bool {
 				healed = at(collect.Gather(t, d), fs.Dir)
 				return text(t, healed, "result") == "ok"
-			}, 10*time.Second, 50*time.Millisecond)
+			}, 30*time.Second, 50*time.Millisecond)
 			hangs, faulty, recoveries := history(t, healed)
 			assert.Equal(t, []any{false, false}, []any{hangs, faulty})
 			assert.Equal(t, hung, recoveries == 1)
@@ -440,19 +443,19 @@ func TestDirectory_ThatHangs(t *testing.T) {
 func TestDentryCache_Interrupt(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
-	d, _ := newInput(t, func(d *DentryCache) {
-		on(fs.Dir)(d)
-		d.Timeout *= 20
-	})
+	d, _ := newInput(t, on(fs.Dir))
 	collect.Gather(t, d)
 	fs.Silence()
-	time.AfterFunc(100*time.Millisecond, d.Interrupt)
+	acc, done := &collect.Metrics{}, make(chan error)
 	began := time.Now()
-	acc := collect.Gather(t, d)
-	assert.Less(t, time.Since(began), 5*time.Second)
+	go func() { done <- d.Gather(acc) }()
+	require.Eventually(t, func() bool { return fs.Unanswered() > 0 }, unhurried, 10*time.Millisecond)
+	d.Interrupt()
+	require.NoError(t, <-done)
+	assert.Less(t, time.Since(began), unhurried)
 	assert.Nil(t, at(acc, fs.Dir), "nothing is known yet")
 	fs.Heal()
-	require.Eventually(t, func() bool { return text(t, at(collect.Gather(t, d), fs.Dir), "result") == "ok" }, 10*time.Second, 50*time.Millisecond)
+	require.Eventually(t, func() bool { return text(t, at(collect.Gather(t, d), fs.Dir), "result") == "ok" }, 30*time.Second, 50*time.Millisecond)
 }
 
 func TestChooseName_IsTheSameAlways(t *testing.T) {

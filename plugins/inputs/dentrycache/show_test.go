@@ -34,7 +34,6 @@ func TestDentryCache_IsShown(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
 	d, _ := newInput(t, func(d *DentryCache) {
 		d.Directories, d.Attribution, d.CountChildren = []string{"/", missing}, "auto", true
-		d.Timeout *= 10
 		d.Eager = true
 	})
 	_, err := show(d)

@@ -265,21 +265,22 @@ func TestSources_BurstsAreWaitedFor(t *testing.T) {
 	}
 }
 
-// TestDentryCache_NamesBursts: a program that looks for 20,000 names at once and then rests is
+// TestDentryCache_NamesBursts: a program that looks for 100,000 names at once and then rests is
 // named when it does so the second time, at the latest, in the mode that is on while negative
 // dentries grow.
 func TestDentryCache_NamesBursts(t *testing.T) {
-	const names, rest = 20_000, 8 // intervals, of which the mode would be on for three
+	// Others may take the CPU for some intervals of a second, in which a rate is the less.
+	const names, rest = 100_000, 8 // intervals, of which the mode would be on for three
 	began := time.Now()
 	dir := directoryOf(t, loopfs.New(t, "ext4", loopfs.DefaultSize, "").Dir, "bursts")
 	d, _ := newInput(t, func(d *DentryCache) {
 		d.Attribution, d.FindDirectories = "enoent", false
-		d.ENOENTThreshold, d.SourceThreshold = names/2, 1000 // the rest of the host may be busy
+		d.ENOENTThreshold, d.SourceThreshold = names/10, 1000 // the rest of the host may be busy
 	})
 	require.Eventually(t, func() bool {
 		collect.Gather(t, d)
 		return d.ready
-	}, 30*time.Second, 100*time.Millisecond)
+	}, time.Minute, 100*time.Millisecond)
 	if d.tracer == nil || d.tracer.Status().Mode != attribution.ENOENT {
 		t.Skip("no BPF here")
 	}
@@ -364,7 +365,7 @@ func TestDentryCache_NamesWhoGrows(t *testing.T) {
 	require.Eventually(t, func() bool {
 		collect.Gather(t, d)
 		return d.ready
-	}, 30*time.Second, 100*time.Millisecond)
+	}, time.Minute, 100*time.Millisecond)
 	if d.tracer == nil || !d.tracer.Status().Counted {
 		t.Skip("no BPF here, or this kernel's count can't be read")
 	}
@@ -381,11 +382,10 @@ func TestDentryCache_NamesWhoGrows(t *testing.T) {
 		require.NoError(t, os.Remove(leak+name))
 	}
 	acc := collect.Gather(t, d)
-	all := acc.Named("dentrycache_source")
-	require.NotEmpty(t, all)
-	assert.Equal(t, mounts.Printable(leak), all[0].Tags()["directory"], "the leak first")
-	assert.InDelta(t, names, number(all[0], "unlinked"), names/2) // sampled above 2000
-	grown, _ := mustFloat(all[0], "negative_per_s")
+	source := acc.Tagged("dentrycache_source", "directory", mounts.Printable(leak)) // others on the host may grow, too
+	require.NotNil(t, source)
+	assert.InDelta(t, names, number(source, "unlinked"), names/2) // sampled above 2000
+	grown, _ := mustFloat(source, "negative_per_s")
 	assert.Positive(t, grown)
 	assert.Nil(t, acc.Tagged("dentrycache_source", "directory", mounts.Printable(memory)), "tmpfs keeps none")
 	assert.Nil(t, acc.Tagged("dentrycache_source", "directory", mounts.Printable(leak+"/none/below")), "nothing is below what does not exist")
@@ -396,7 +396,7 @@ func TestDentryCache_NamesWhoGrows(t *testing.T) {
 	if hierarchies := d.owners.hierarchies; hierarchies.V1() {
 		content, err := os.ReadFile("/proc/self/cgroup")
 		require.NoError(t, err)
-		assert.Contains(t, string(content), ":memory:"+all[0].Tags()["cgroup"]+"\n", "the one that holds them")
+		assert.Contains(t, string(content), ":memory:"+source.Tags()["cgroup"]+"\n", "the one that holds them")
 	}
 }
 
