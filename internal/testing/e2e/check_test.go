@@ -33,17 +33,11 @@ func output(t testing.TB, arguments ...string) (stdout, stderr string, code int)
 	return out.String(), complaints.String(), command.ProcessState.ExitCode()
 }
 
-func quickConfig(t testing.TB) string {
-	file := filepath.Join(t.TempDir(), "vfsprobe.toml")
-	require.NoError(t, os.WriteFile(file, []byte("[[inputs.mountstat]]\n  timeout = \"500ms\"\n[[inputs.dentrycache]]\n[[inputs.nfslock]]\n"), 0o600))
-	return file
-}
-
 // A vfsprobe that runs beside has a helper of its own in what hangs.
 func TestCheck_SaysWhatHangs(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
-		config := quickConfig(t)
+		config := patient(t, 3*time.Second, "dentrycache", "nfslock")
 		beside := plugin(t, w)
 		stdout, stderr, code := output(t, "check", "-config", config)
 		assert.Zero(t, code, stdout)
@@ -127,7 +121,7 @@ func TestCheck_EndsThoughNobodyReads(t *testing.T) {
 	if besideOthers(t) {
 		return
 	}
-	config := quickConfig(t)
+	config := patient(t, 3*time.Second, "dentrycache", "nfslock")
 	command := exec.Command(binary(t, vfsprobe), "check", "-json", "-config", config)
 	reader, writer, err := os.Pipe()
 	require.NoError(t, err)
@@ -204,7 +198,7 @@ func TestCheck_ANodeCondition(t *testing.T) {
 		assert.NotContains(t, message, "\n")
 		return message[:min(len(message), detector.PluginConfig.MaxOutputLength)], code
 	}
-	config := quickConfig(t)
+	config := patient(t, 3*time.Second, "dentrycache", "nfslock")
 	message, code := run(config)
 	assert.Zero(t, code, message)
 	hung := faultfs.New(t)

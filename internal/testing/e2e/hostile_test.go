@@ -24,34 +24,50 @@ import (
 func plugin(t *testing.T, w way, arguments ...string) *atWork {
 	t.Helper()
 	p := w.start(t, append([]string{"-config", inputs(t)}, arguments...)...)
-	p.trigger()
-	p.until("^mountstat,", `result="ok"`)
+	p.reports("/", `result="ok"`)
 	p.until("^mountstat_summary ")
 	return p
 }
 
-// slowTimeout is for what takes a good part of a second on a machine with nothing else to do.
-const slowTimeout = 1500 * time.Millisecond
+// stopTimeout is that of checks while vfsprobe, or a part of it, is stopped: for longer, or for a part of
+// it that leaves enough to a machine that is busy.
+const stopTimeout = 3 * time.Second
 
-// slowPlugin is one whose checks have that time.
-func slowPlugin(t *testing.T, w way) *atWork {
+// stoppable is a vfsprobe whose checks have that time.
+func stoppable(t *testing.T, w way) *atWork {
 	t.Helper()
-	config := filepath.Join(t.TempDir(), "vfsprobe.toml")
-	require.NoError(t, os.WriteFile(config, fmt.Appendf(nil, "[[inputs.mountstat]]\n  timeout = %q\n", slowTimeout), 0o600))
-	p := w.start(t, "-config", config)
-	p.trigger()
+	p := w.start(t, "-config", patient(t, stopTimeout))
+	p.reports("/", `result="(ok|slow)"`)
 	p.until("^mountstat_summary ")
 	return p
+}
+
+// beginsToWait pauses a file system, and has a gather begin whose helper waits for that, with time left.
+func (p *atWork) beginsToWait(fs *faultfs.FS, server int) {
+	p.t.Helper()
+	for began := time.Now(); ; {
+		fs.Pause()
+		asked := time.Now()
+		p.trigger()
+		waitingHelper(p.t, server)
+		if time.Since(asked) < stopTimeout/2 {
+			return
+		}
+		require.Less(p.t, time.Since(began), patience, "this machine is too busy")
+		fs.Heal()
+		p.reports(fs.Dir, `result="(ok|slow)"`)
+		p.until("^mountstat_summary ")
+	}
 }
 
 func TestVfsprobe_AForkServerThatIsThawedLosesNothing(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
-		p := plugin(t, w)
+		p := stoppable(t, w)
 		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
 		for range 10 {
 			require.NoError(t, unix.Kill(server, unix.SIGSTOP))
 			p.trigger()
-			time.Sleep(100 * time.Millisecond) // of 0.5 s
+			time.Sleep(stopTimeout / 10)
 			require.NoError(t, unix.Kill(server, unix.SIGCONT))
 			p.until("^mountstat,", "path=/ ", `result="(ok|slow)"`)
 		}
@@ -67,15 +83,15 @@ func TestVfsprobe_ThawedReportsNoFault(t *testing.T) {
 	inBothWays(t, func(t *testing.T, w way) {
 		faultfs.Require(t)
 		fs := faultfs.New(t)
-		fs.Delay(400*time.Millisecond, faultfs.Statfs)
-		p := slowPlugin(t, w)
+		p := stoppable(t, w)
 		p.reports(fs.Dir, `result="(ok|slow)"`)
+		p.until("^mountstat_summary ")
 		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
-		for range 3 {
-			p.trigger()
-			waitingHelper(t, server)
+		for range 2 {
+			p.beginsToWait(fs, server)
 			require.NoError(t, p.plugin.Process.Signal(syscall.SIGSTOP))
-			time.Sleep(2 * slowTimeout) // its time is up
+			fs.Heal()
+			time.Sleep(stopTimeout * 4 / 3) // its time is up
 			require.NoError(t, p.plugin.Process.Signal(syscall.SIGCONT))
 			p.until("^mountstat,", "path="+fs.Dir+" ", `result="(ok|slow)"`)
 			p.until("^mountstat_summary ", "faults=0i")
@@ -91,18 +107,18 @@ func TestContainer_PausedReportsNoFault(t *testing.T) {
 		faultfs.Require(t)
 		group := cgroup(t, "freezer")
 		fs := faultfs.New(t)
-		fs.Delay(400*time.Millisecond, faultfs.Statfs)
-		p := slowPlugin(t, w)
+		p := stoppable(t, w)
 		p.reports(fs.Dir, `result="(ok|slow)"`)
+		p.until("^mountstat_summary ")
 		server := child(t, p.plugin.Process.Pid, "vfsprobe-server")
 		group.take(t, p.plugin.Process.Pid)
 		group.take(t, server)
 		t.Cleanup(func() { group.freeze(t, "THAWED") })
-		for range 3 {
-			p.trigger()
-			waitingHelper(t, server)
+		for range 2 {
+			p.beginsToWait(fs, server)
 			group.freeze(t, "FROZEN")
-			time.Sleep(2 * slowTimeout) // its time is up
+			fs.Heal()
+			time.Sleep(stopTimeout * 4 / 3) // its time is up
 			group.freeze(t, "THAWED")
 			p.until("^mountstat,", "path="+fs.Dir+" ", `result="(ok|slow)"`)
 			p.until("^mountstat_summary ", "faults=0i")
@@ -133,9 +149,7 @@ func TestVfsprobe_TheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 		group := cgroup(t, "memory")
 		// Helpers become the owner of the second.
 		mounts := []*faultfs.FS{faultfs.New(t), faultfs.NewWith(t, t.TempDir(), faultfs.Options{UID: 4711, GID: 4711})}
-		config := filepath.Join(t.TempDir(), "vfsprobe.toml")
-		require.NoError(t, os.WriteFile(config, []byte("[[inputs.mountstat]]\n  timeout = \"20s\"\n"), 0o600))
-		command := exec.Command(binary(t, vfsprobe), "-config", config)
+		command := exec.Command(binary(t, vfsprobe), "-config", patient(t, 20*time.Second))
 		command.Env = append(os.Environ(), "HOST_SYS="+t.TempDir()) // where no cgroups are that a helper could be moved to
 		p := w.startCommand(t, command)
 		p.trigger()
@@ -151,8 +165,7 @@ func TestVfsprobe_TheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 		healthyAgain := func(fs *faultfs.FS) {
 			t.Helper()
 			p.reports(fs.Dir, `result="ok"`)
-			p.trigger()
-			p.until("^vfsprobe ", fmt.Sprintf("fork_server_restarts=%di", kills))
+			p.says("^vfsprobe ", fmt.Sprintf("fork_server_restarts=%di", kills))
 		}
 		for _, fs := range mounts {
 			// Whose memory the helper shares, the kernel kills as well.
@@ -172,7 +185,7 @@ func TestVfsprobe_TheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 }
 
 // waitingHelper is one that sleeps for a while: others wait for a busy CPU.
-func waitingHelper(t *testing.T, server int) (helper int) {
+func waitingHelper(t testing.TB, server int) (helper int) {
 	t.Helper()
 	require.Eventually(t, func() bool {
 		before := helper
@@ -214,14 +227,14 @@ func TestVfsprobe_SaysOnceThatItsPidsCgroupIsFull(t *testing.T) {
 				}
 				hung.Silence()
 				p.reports(hung.Dir, `result="stuck"`)
-				write(t, group.dir, "pids.max", "1") // less than there are, whichever helpers end
+				before := len(p.plugin.stderr.String()) // it may have had no time for all at first
+				write(t, group.dir, "pids.max", "1")    // less than there are, whichever helpers end
 				for range 3 {
-					p.trigger()
-					line := p.until("^mountstat,", "path="+healthy.Dir+" ", `result="unchecked"`)
+					line := p.says("^mountstat,", "path="+healthy.Dir+" ", `result="unchecked"`)
 					assert.Contains(t, line, "forking a helper: resource temporarily unavailable")
 					p.until("^mountstat_summary ")
 				}
-				said := func() int { return strings.Count(p.plugin.stderr.String(), "are not checked") }
+				said := func() int { return strings.Count(p.plugin.stderr.String()[before:], "are not checked") }
 				require.Eventually(t, func() bool { return said() > 0 }, patience, 10*time.Millisecond, "it comes after the metrics")
 				write(t, group.dir, "pids.max", "max")
 				p.reports(healthy.Dir, `result="ok"`)
@@ -381,10 +394,9 @@ func TestVfsprobe_ABlockedStderrBlocksNothing(t *testing.T) {
 					hung.Heal()
 					require.NoError(t, unix.Kill(child(t, p.plugin.Process.Pid, "vfsprobe-server"), unix.SIGKILL))
 					p.reports(hung.Dir, `result="ok"`)
-					p.trigger()
-					p.until("^vfsprobe ", fmt.Sprintf("fork_server_restarts=%di", i+1))
+					p.says("^vfsprobe ", fmt.Sprintf("fork_server_restarts=%di", i+1))
 				}
-				assert.Less(t, stop(p), 2*time.Second, "half a second for the log, and this machine's noise")
+				assert.Less(t, stop(p), execdGrace, "half a second for the log, and this machine's noise")
 			})
 		}
 	})

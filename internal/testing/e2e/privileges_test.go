@@ -278,6 +278,9 @@ func TestPrivileges(t *testing.T) {
 		}, "the stack of another user's task: can't be read", "the stack of another user's task: can be read"},
 	}
 	none := w.check(t, 0)
+	for began := time.Now(); none.field("mountstat", w.hung, "cause") != "fuse_daemon_silent" && time.Since(began) < patience; {
+		none = w.check(t, 0) // a busy machine may have no time for it
+	}
 	for path, want := range map[string]string{w.hung: "stuck", w.private: "unchecked", w.closed: "unchecked"} {
 		assert.Equal(t, want, none.field("mountstat", path, "result"), "without any capability, %s", path)
 	}

@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -53,7 +54,7 @@ func TestVfsprobe_WorksWithoutNewCalls(t *testing.T) {
 		for name, c := range cases {
 			t.Run(name, func(t *testing.T) {
 				run := func(arguments ...string) (*exec.Cmd, *strings.Builder) {
-					vfsprobe := append([]string{"-test.run=^TestVfsprobe_WorksWithoutNewCalls$", "--", binary(t, vfsprobe), "-config", inputs(t)}, arguments...)
+					vfsprobe := append([]string{"-test.run=^TestVfsprobe_WorksWithoutNewCalls$", "--", binary(t, vfsprobe), "-config", patient(t, 5*time.Second, "dentrycache", "nfslock")}, arguments...)
 					command := exec.Command("/proc/self/exe", vfsprobe...)
 					command.Env = append(os.Environ(), sandboxed+"="+name)
 					log := new(strings.Builder)
