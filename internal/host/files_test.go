@@ -81,12 +81,12 @@ func TestFiles_ResolveWaitsForNoMount(t *testing.T) {
 	}
 	hung.Silence(faultfs.Lookup)
 	h, _ := newHost(t, nil)
-	const timeout = 500 * time.Millisecond
+	const timeout = 2 * time.Second // for the paths that are answered, on a busy machine
 	files := &host.Files{Host: h, Key: "test", Timeout: timeout, Table: table(t)}
 	began := time.Now()
 	assert.Equal(t, []string{"", "", filepath.Join(root, "other/x"), hung.Dir, filepath.Join(automount, "x/y")},
 		files.Resolve([]string{filepath.Join(hung.Dir, "a/b"), filepath.Join(root, "to/c"), filepath.Join(root, "fine/x"), filepath.Join(root, "to"), filepath.Join(automount, "x/y")}))
-	assert.Less(t, time.Since(began), 6*timeout)
+	assert.Less(t, time.Since(began), 10*timeout)
 }
 
 func TestFiles_AHelperThatCanNotEnterTellsNothing(t *testing.T) {

@@ -103,7 +103,7 @@ func TestFeed_BeginsBeforeAnybodyAsks(t *testing.T) {
 	require.Eventually(t, func() bool {
 		n, err := unix.IoctlGetInt(int(log.Fd()), unix.TIOCINQ)
 		return err == nil && n == 0
-	}, 10*time.Second, time.Millisecond, "it is read")
+	}, 20*time.Second, time.Millisecond, "it is read")
 	feed.Expect("b")
 	for _, who := range []string{"a", "b"} {
 		news, err := feed.Read(who)

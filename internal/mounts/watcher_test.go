@@ -37,6 +37,9 @@ func fixtureProc(t testing.TB, table string) (proc, file string) {
 
 const patience = 200 * time.Millisecond
 
+// busy is how much longer something may take on a busy machine. The reader that hangs has less.
+const busy = 4 * time.Second
+
 // hangable is a watcher of a table on a FUSE file system, whose reader can hang.
 func hangable(t *testing.T) (*mounts.Watcher, *prober.Prober, *faultfs.FS) {
 	t.Helper()
@@ -55,7 +58,7 @@ func hangable(t *testing.T) (*mounts.Watcher, *prober.Prober, *faultfs.FS) {
 	require.NoError(t, unix.Close(fd))
 	w := mounts.NewWatcher(mounts.WatcherOptions{Prober: p, Proc: proc, PID: "1", Patience: patience})
 	t.Cleanup(func() { _ = w.Close() }) // which a dead daemon makes fail
-	require.Len(t, look(t, w).Mounts, 3)
+	require.Len(t, recovers(t, w).Mounts, 3)
 	return w, p, fs
 }
 
@@ -86,7 +89,7 @@ func recovers(t *testing.T, w *mounts.Watcher) *mounts.Snapshot {
 
 func TestWatcher_AReaderThatHangs(t *testing.T) {
 	w, p, fs := hangable(t)
-	before := look(t, w)
+	before := recovers(t, w)
 	fs.Silence(faultfs.Read)
 	w.Invalidate()
 	forked := p.Stats().Forked
@@ -95,7 +98,7 @@ func TestWatcher_AReaderThatHangs(t *testing.T) {
 	first := view(w)
 	took := time.Since(began)
 	assert.GreaterOrEqual(t, took, patience)
-	assert.Less(t, took, patience+2*time.Second)
+	assert.Less(t, took, patience+busy)
 	require.Error(t, first.Hindrance)
 	assert.Same(t, before, first.Snapshot, "it goes on with what it knew")
 	assert.Positive(t, first.Age)
@@ -103,16 +106,17 @@ func TestWatcher_AReaderThatHangs(t *testing.T) {
 	assert.DirExists(t, filepath.Join("/proc", strconv.Itoa(helper)))
 	assert.ErrorContains(t, first.Hindrance, "/mnt/b (btrfs on /dev/sdb1) does not answer")
 
-	age := first.Age
+	age, shortest := first.Age, took
 	for range 5 {
 		began = time.Now()
 		later := view(w)
-		assert.Less(t, time.Since(began), 4*patience, "it is not waited for again")
+		shortest = min(shortest, time.Since(began))
 		assert.Equal(t, helper, helperIn(t, later.Hindrance))
 		assert.Same(t, before, later.Snapshot)
 		assert.Greater(t, later.Age, age)
 		age = later.Age
 	}
+	assert.Less(t, shortest, patience, "it is not waited for again")
 	assert.Equal(t, forked+1, p.Stats().Forked, "one helper")
 
 	fs.Heal()
@@ -153,14 +157,16 @@ func TestWatcher_AReaderThatIsStuck(t *testing.T) {
 	helper := helperIn(t, view(w).Hindrance)
 	require.Eventually(t, func() bool { return view(w).Age > 4*time.Second && p.Stats().Asleep > 0 }, 30*time.Second, 50*time.Millisecond)
 	forked := p.Stats().Forked
+	shortest := busy
 	for range 5 {
 		began := time.Now()
 		v := view(w)
-		assert.Less(t, time.Since(began), 4*patience)
+		shortest = min(shortest, time.Since(began))
 		assert.Equal(t, helper, helperIn(t, v.Hindrance))
 		assert.Greater(t, v.Age, 4*time.Second)
 		assert.NotNil(t, v.Snapshot)
 	}
+	assert.Less(t, shortest, patience)
 	_, err := w.ReadNFSStats()
 	require.Error(t, err)
 	_, err = w.ReadOther("self")
@@ -169,7 +175,7 @@ func TestWatcher_AReaderThatIsStuck(t *testing.T) {
 
 	fs.Heal()
 	recovers(t, w)
-	require.Eventually(t, func() bool { return p.Stats().Asleep == 0 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return p.Stats().Asleep == 0 }, 20*time.Second, 10*time.Millisecond)
 }
 
 func TestWatcher_ADaemonThatDies(t *testing.T) {
@@ -249,7 +255,7 @@ func TestWatcher_OneViewPerRoundWhileAReaderHangs(t *testing.T) {
 		all.Go(func() {
 			began := time.Now()
 			assert.Error(t, w.View(round).Hindrance)
-			assert.Less(t, time.Since(began), patience+2*time.Second)
+			assert.Less(t, time.Since(began), patience+busy)
 		})
 	}
 	all.Wait()

@@ -101,7 +101,7 @@ func TestNull_AsTheServerSeesIt(t *testing.T) {
 		calls <- slices.Clone(call)
 		return [][]byte{success(xidOf(call))}
 	})
-	_, err := sunrpc.Null(within(t, 5*time.Second), "udp", server, sunrpc.ProgramNFS, 3)
+	_, err := sunrpc.Null(within(t, limit), "udp", server, sunrpc.ProgramNFS, 3)
 	require.NoError(t, err)
 	seen := <-calls
 	assert.Equal(t, xdr(xidOf(seen), 0, 2, 100003, 3, 0, 0, 0, 0, 0), seen)
@@ -114,7 +114,7 @@ func TestNull_Fragments(t *testing.T) {
 				_, _ = conn.Write([]byte{b})
 			}
 		})
-		_, err := sunrpc.Null(within(t, 5*time.Second), "tcp", server, 1, 1)
+		_, err := sunrpc.Null(within(t, limit), "tcp", server, 1, 1)
 		require.NoError(t, err)
 	}
 }
@@ -124,7 +124,7 @@ func TestNull_SkipsForeignMessages(t *testing.T) {
 		return [][]byte{{}, {1}, success(xid + 1), xdr(xid), xdr(xid, 0, 2, 1, 1, 0, 0, 0, 0, 0), success(xid)}
 	}
 	udp := serveUDP(t, func(call []byte) [][]byte { return others(xidOf(call)) })
-	_, err := sunrpc.Null(within(t, 5*time.Second), "udp", udp, 1, 1)
+	_, err := sunrpc.Null(within(t, limit), "udp", udp, 1, 1)
 	require.NoError(t, err)
 
 	tcp := serveTCP(t, func(conn net.Conn, xid uint32) {
@@ -132,7 +132,7 @@ func TestNull_SkipsForeignMessages(t *testing.T) {
 			_, _ = conn.Write(record(message, 1000))
 		}
 	})
-	_, err = sunrpc.Null(within(t, 5*time.Second), "tcp", tcp, 1, 1)
+	_, err = sunrpc.Null(within(t, limit), "tcp", tcp, 1, 1)
 	require.NoError(t, err)
 }
 
@@ -151,14 +151,14 @@ func TestNull_Answers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			udp := serveUDP(t, func(call []byte) [][]byte { return [][]byte{append(xdr(xidOf(call)), xdr(c.reply...)...)} })
-			_, err := sunrpc.Null(within(t, 5*time.Second), "udp", udp, 1, 1)
+			_, err := sunrpc.Null(within(t, limit), "udp", udp, 1, 1)
 			assert.Equal(t, c.want, answerOf(t, err))
 			assert.Equal(t, name, sunrpc.ErrorName(err))
 
 			tcp := serveTCP(t, func(conn net.Conn, xid uint32) {
 				_, _ = conn.Write(record(append(xdr(xid), xdr(c.reply...)...), 8))
 			})
-			_, err = sunrpc.Null(within(t, 5*time.Second), "tcp", tcp, 1, 1)
+			_, err = sunrpc.Null(within(t, limit), "tcp", tcp, 1, 1)
 			assert.Equal(t, c.want, answerOf(t, err))
 		})
 	}
@@ -186,7 +186,7 @@ func TestNull_MalformedAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := serveUDP(t, func(call []byte) [][]byte { return [][]byte{append(xdr(xidOf(call)), xdr(reply...)...)} })
-			_, err := sunrpc.Null(within(t, 5*time.Second), "udp", server, 1, 1)
+			_, err := sunrpc.Null(within(t, limit), "udp", server, 1, 1)
 			check(t, err)
 		})
 	}
@@ -199,13 +199,13 @@ func TestNull_MalformedAnswers(t *testing.T) {
 		"calls, no answers": func(conn net.Conn, xid uint32) { flood(conn, record(xdr(xid, 0), 1000)) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := sunrpc.Null(within(t, 5*time.Second), "tcp", serveTCP(t, serve), 1, 1)
+			_, err := sunrpc.Null(within(t, limit), "tcp", serveTCP(t, serve), 1, 1)
 			check(t, err)
 		})
 	}
 	t.Run("foreign datagrams for ever", func(t *testing.T) {
 		server := serveUDP(t, func(call []byte) [][]byte { return slices.Repeat([][]byte{success(xidOf(call) + 1)}, 100) })
-		_, err := sunrpc.Null(within(t, 5*time.Second), "udp", server, 1, 1)
+		_, err := sunrpc.Null(within(t, limit), "udp", server, 1, 1)
 		check(t, err)
 	})
 }
@@ -226,7 +226,7 @@ func TestNull_RefusedPorts(t *testing.T) {
 	require.NoError(t, err)
 	tcp := listener.Addr().(*net.TCPAddr).AddrPort()
 	require.NoError(t, listener.Close())
-	_, err = sunrpc.Null(within(t, 5*time.Second), "tcp", tcp, 1, 1)
+	_, err = sunrpc.Null(within(t, limit), "tcp", tcp, 1, 1)
 	require.ErrorIs(t, err, unix.ECONNREFUSED)
 	assert.Equal(t, sunrpc.Connecting, failure(t, err).Phase)
 	assert.Equal(t, "ECONNREFUSED", sunrpc.ErrorName(err))
@@ -240,9 +240,9 @@ func TestNull_RefusedPorts(t *testing.T) {
 	udp := conn.LocalAddr().(*net.UDPAddr).AddrPort()
 	require.NoError(t, conn.Close())
 	start := time.Now()
-	_, err = sunrpc.Null(within(t, 5*time.Second), "udp", udp, 1, 1)
+	_, err = sunrpc.Null(within(t, time.Minute), "udp", udp, 1, 1)
 	require.ErrorIs(t, err, unix.ECONNREFUSED)
-	assert.Less(t, time.Since(start), time.Second, "by ICMP, not by the deadline")
+	assert.Less(t, time.Since(start), 20*time.Second, "by ICMP, not by the deadline")
 	assert.Equal(t, sunrpc.Calling, failure(t, err).Phase)
 }
 
@@ -251,7 +251,7 @@ func TestNull_NoRoute(t *testing.T) {
 		t.Skip("a network namespace takes root")
 	}
 	for _, network := range []string{"tcp", "udp"} {
-		_, err := sunrpc.Null(within(t, 5*time.Second), network, netip.MustParseAddrPort("192.0.2.1:111"), 1, 1)
+		_, err := sunrpc.Null(within(t, limit), network, netip.MustParseAddrPort("192.0.2.1:111"), 1, 1)
 		assert.Equal(t, "ENETUNREACH", sunrpc.ErrorName(err))
 		assert.Equal(t, sunrpc.Connecting, failure(t, err).Phase)
 	}
@@ -266,10 +266,10 @@ func checkTimeout(t *testing.T, err error, phase sunrpc.Phase, start time.Time, 
 	assert.Equal(t, phase == sunrpc.Calling && failure(t, err).Network == "tcp", sunrpc.Reached(err))
 	assert.False(t, sunrpc.Local(err))
 	assert.GreaterOrEqual(t, elapsed, timeout)
-	assert.Less(t, elapsed, timeout+time.Second)
+	assert.Less(t, elapsed, timeout+10*time.Second)
 }
 
-const short = 200 * time.Millisecond
+const short = time.Second
 
 func TestNull_ASilentServer(t *testing.T) {
 	server := serveTCP(t, silence)
@@ -321,7 +321,7 @@ func TestNull_AServerThatHangsUp(t *testing.T) {
 		"with a reset":  func(conn net.Conn, _ uint32) { _ = conn.(*net.TCPConn).SetLinger(0) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := sunrpc.Null(within(t, 5*time.Second), "tcp", serveTCP(t, serve), 1, 1)
+			_, err := sunrpc.Null(within(t, limit), "tcp", serveTCP(t, serve), 1, 1)
 			assert.Equal(t, sunrpc.Calling, failure(t, err).Phase)
 			assert.Equal(t, "ECONNRESET", sunrpc.ErrorName(err))
 		})
@@ -360,7 +360,7 @@ func TestNull_LeavesNothingBehind(t *testing.T) {
 		require.Error(t, err)
 	}
 	// The server's end takes a moment.
-	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+1 && files() <= descriptors }, 5*time.Second, time.Millisecond,
+	require.Eventually(t, func() bool { return runtime.NumGoroutine() <= goroutines+1 && files() <= descriptors }, 20*time.Second, time.Millisecond,
 		"but for the goroutine that asks this")
 }
 
@@ -373,12 +373,12 @@ func TestLookUp_OfOlderRPCBinds(t *testing.T) {
 		}
 		return [][]byte{append(success(xidOf(call)), address...)}
 	})
-	got, err := sunrpc.GetAddr(within(t, 5*time.Second), "udp", server, sunrpc.Service{Program: 1, Version: 1, Network: "tcp"})
+	got, err := sunrpc.GetAddr(within(t, limit), "udp", server, sunrpc.Service{Program: 1, Version: 1, Network: "tcp"})
 	require.NoError(t, err)
 	assert.Equal(t, netip.MustParseAddrPort("192.0.2.7:2049"), got)
 
 	server = serveUDP(t, func(call []byte) [][]byte { return [][]byte{xdr(xidOf(call), 1, 0, 0, 0, 2, 2, 2)} })
-	_, err = sunrpc.GetAddr(within(t, 5*time.Second), "udp", server, sunrpc.Service{Program: 1, Version: 1, Network: "tcp"})
+	_, err = sunrpc.GetAddr(within(t, limit), "udp", server, sunrpc.Service{Program: 1, Version: 1, Network: "tcp"})
 	assert.Equal(t, sunrpc.AnswerError{Status: sunrpc.ProgramMismatch, Low: 2, High: 2}, answerOf(t, err))
 }
 
@@ -391,11 +391,11 @@ func TestLookUp_MalformedAnswers(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			server := serveUDP(t, func(call []byte) [][]byte { return [][]byte{append(success(xidOf(call)), results...)} })
-			_, err := sunrpc.GetPort(within(t, 5*time.Second), "udp", server, sunrpc.Service{Program: 1, Version: 1, Network: "udp"})
+			_, err := sunrpc.GetPort(within(t, limit), "udp", server, sunrpc.Service{Program: 1, Version: 1, Network: "udp"})
 			if name != "a string beyond" {
 				require.ErrorIs(t, err, sunrpc.ErrMalformed)
 			}
-			_, err = sunrpc.GetAddr(within(t, 5*time.Second), "udp", server, sunrpc.Service{Program: 1, Version: 1, Network: "udp"})
+			_, err = sunrpc.GetAddr(within(t, limit), "udp", server, sunrpc.Service{Program: 1, Version: 1, Network: "udp"})
 			require.ErrorIs(t, err, sunrpc.ErrMalformed)
 			assert.Equal(t, sunrpc.Answered, failure(t, err).Phase)
 		})
