@@ -47,7 +47,7 @@ func settled(t *testing.T, scanner *blocked.Scanner, pid int) (found blocked.Tas
 			}
 		}
 		return false
-	}, 10*time.Second, 5*time.Millisecond)
+	}, 20*time.Second, 5*time.Millisecond)
 	return found
 }
 

@@ -168,7 +168,7 @@ func TestMonitor_ForgetsWhatNobodyAsksFor(t *testing.T) {
 		require.Eventually(t, func() bool {
 			found, err := m.Scan(forget)
 			return err == nil && found.At.IsZero()
-		}, 10*time.Second, 10*time.Millisecond, "%s: the load average rules it out again", what)
+		}, 20*time.Second, 10*time.Millisecond, "%s: the load average rules it out again", what)
 	}
 }
 
@@ -227,7 +227,7 @@ func TestMonitor_NobodyWaitsForTheFirstScan(t *testing.T) {
 	}
 	assert.Zero(t, first("mountstat"))
 	assert.Zero(t, first("nfslock"), "in the same round")
-	require.Eventually(t, func() bool { return !first("mountstat").At.IsZero() }, 10*time.Second, 10*time.Millisecond, "it is made all the same")
+	require.Eventually(t, func() bool { return !first("mountstat").At.IsZero() }, 20*time.Second, 10*time.Millisecond, "it is made all the same")
 	assert.Equal(t, map[int]string{1: "in D"}, urgent(t, m, 2, t), "it was seen before")
 }
 
@@ -258,7 +258,7 @@ func TestMonitor_WitnessesAreOthers(t *testing.T) {
 		found, err = m.Scan(blocked.Request{Round: round, Asker: t, Urgent: true, Waits: blocked.FUSEWaits()})
 		require.NoError(t, err)
 		return found.Helpers > 0 && slices.ContainsFunc(found.Tasks, func(task blocked.Task) bool { return task.PID == witness.Process.Pid && task.Comm == "cat" })
-	}, 10*time.Second, 20*time.Millisecond)
+	}, 20*time.Second, 20*time.Millisecond)
 	for _, task := range found.Tasks {
 		assert.NotEqual(t, os.Getpid(), task.PID)
 		assert.False(t, strings.HasPrefix(task.Comm, "vfsp"), task.Comm)

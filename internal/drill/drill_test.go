@@ -49,6 +49,14 @@ func waits(t *testing.T, dir string) (*exec.Cmd, *bytes.Buffer) {
 	return c, &said
 }
 
+func untilItWaits(t *testing.T, c *exec.Cmd) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		wchan, _ := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", c.Process.Pid))
+		return string(wchan) == "request_wait_answer"
+	}, 30*time.Second, time.Millisecond, "it does not wait for the mount")
+}
+
 // It hangs, and ends by itself, with an error for who waits.
 func TestRun(t *testing.T) {
 	faultfs.Require(t)
@@ -56,14 +64,18 @@ func TestRun(t *testing.T) {
 	var waiter, killed *exec.Cmd
 	var said *bytes.Buffer
 	began := time.Now()
-	err := Run(context.Background(), Options{Dir: dir, Duration: 2 * time.Second, Began: func() {
+	const lasts = 2 * time.Second // after this process has seen it begin
+	err := Run(context.Background(), Options{Dir: dir, Duration: lasts, Began: func() {
 		assert.True(t, mounted(t, dir))
 		waiter, said = waits(t, dir)
 		killed, _ = waits(t, dir)
-		time.AfterFunc(time.Second, func() { _ = killed.Process.Kill() })
+		untilItWaits(t, waiter)
+		untilItWaits(t, killed)
+		require.NoError(t, killed.Process.Kill())
+		began = time.Now()
 	}})
 	require.NoError(t, err)
-	assert.GreaterOrEqual(t, time.Since(began), 2*time.Second)
+	assert.GreaterOrEqual(t, time.Since(began), lasts)
 	require.Error(t, killed.Wait())
 	require.Error(t, waiter.Wait())
 	assert.Contains(t, said.String(), "connection abort")
@@ -85,10 +97,7 @@ func TestRun_Killed(t *testing.T) {
 	require.NoError(t, err)
 	assert.True(t, mounted(t, dir))
 	waiter, _ := waits(t, dir)
-	require.Eventually(t, func() bool {
-		wchan, _ := os.ReadFile(fmt.Sprintf("/proc/%d/wchan", waiter.Process.Pid))
-		return string(wchan) == "request_wait_answer"
-	}, 30*time.Second, time.Millisecond, "it does not wait for the mount")
+	untilItWaits(t, waiter)
 	require.NoError(t, c.Process.Kill())
 	_ = c.Wait()
 	require.Error(t, waiter.Wait())

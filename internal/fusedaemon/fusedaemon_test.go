@@ -42,6 +42,11 @@ func connection(t *testing.T, dir, kind string) fusedaemon.Connection {
 	return fusedaemon.Connection{Number: int64(unix.Minor(st.Dev)), MountID: 1, Kind: kind, Mountpoint: dir}
 }
 
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	require.Eventually(t, condition, 20*time.Second, 20*time.Millisecond, what)
+}
+
 // find returns the daemon of a connection; nil: it was not found.
 func find(t *testing.T, f *fusedaemon.Finder, c fusedaemon.Connection) *fusedaemon.Daemon {
 	t.Helper()
@@ -55,8 +60,11 @@ func TestFinder_FollowsADaemonToItsServer(t *testing.T) {
 	fs := host.Mount(t)
 	c := connection(t, fs.Dir, "sshfs")
 	f := newFinder(t)
-	d := find(t, f, c)
-	require.NotNil(t, d)
+	var d *fusedaemon.Daemon
+	eventually(t, "its threads wait again", func() bool { // they have answered a moment ago
+		d = find(t, f, c)
+		return d != nil && d.TakesRequests() && d.Lives()
+	})
 	if d.Guessed {
 		t.Log("this kernel does not say who holds a connection")
 	}
@@ -70,7 +78,7 @@ func TestFinder_FollowsADaemonToItsServer(t *testing.T) {
 	assert.Nil(t, d.ForFUSE())
 
 	fs.Pause(t)
-	require.Eventually(t, func() bool { return find(t, f, c).Stopped() }, 10*time.Second, 20*time.Millisecond)
+	eventually(t, "it is stopped", func() bool { return find(t, f, c).Stopped() })
 	assert.False(t, find(t, f, c).Lives())
 	fs.Resume()
 
@@ -98,9 +106,11 @@ func TestFinder_SeesThatAConnectionWasClosed(t *testing.T) {
 	require.NotNil(t, found[b])
 	assert.Equal(t, os.Getpid(), found[b].PID)
 	lost.Abort()
-	found, err = f.Find([]fusedaemon.Connection{a, b})
-	require.NoError(t, err)
-	assert.Nil(t, found[a])
+	eventually(t, "its end is seen", func() bool {
+		found, err = f.Find([]fusedaemon.Connection{a, b})
+		require.NoError(t, err)
+		return found[a] == nil
+	})
 	assert.NotNil(t, found[b])
 }
 
@@ -139,6 +149,8 @@ func TestFinder_WithoutRightsGuesses(t *testing.T) {
 	fs := sshhost.New(t).Mount(t)
 	c := connection(t, fs.Dir, "sshfs")
 	fs.Pause(t)
+	f := newFinder(t)
+	eventually(t, "it is stopped", func() bool { d := find(t, f, c); return d != nil && d.Stopped() })
 	text, err := json.Marshal(c)
 	require.NoError(t, err)
 	dir, err := os.MkdirTemp("", "fusedaemon")

@@ -170,7 +170,7 @@ func TestReader_Task(t *testing.T) {
 			require.Eventually(t, func() bool { // it may run still
 				task, err := r.Task(sleeper.Process.Pid, sleeper.Process.Pid)
 				return err == nil && strings.Contains(task.Stack, "+0x")
-			}, 10*time.Second, 10*time.Millisecond)
+			}, 20*time.Second, 10*time.Millisecond)
 		}
 	}
 	task, err = r.Task(4194304, 4194304)

@@ -12,7 +12,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/blackhole"
 )
 
-const limit = 10 * time.Second
+const limit = 20 * time.Second
 
 func listen(t *testing.T, address string) (net.Listener, netip.AddrPort) {
 	t.Helper()

@@ -118,7 +118,7 @@ func TestTable_Sockets(t *testing.T) {
 			require.Eventually(t, func() bool { // its end has come
 				found, err = Sockets(of(inode))
 				return err == nil && len(found) == 1 && found[0].State == CloseWait || len(found) == 0
-			}, 10*time.Second, 10*time.Millisecond)
+			}, 20*time.Second, 10*time.Millisecond)
 		})
 	}
 	found, err := Sockets(of(0))

@@ -68,7 +68,7 @@ func TestVfsprobe_SuspendingBesideASilentDaemon(t *testing.T) {
 			hung.Silence()
 			waits := exec.Command("stat", "-f", hung.Dir)
 			require.NoError(t, waits.Start())
-			require.Eventually(t, func() bool { return hung.Unanswered() > 0 }, 10*time.Second, 10*time.Millisecond)
+			require.Eventually(t, func() bool { return hung.Unanswered() > 0 }, patience, 10*time.Millisecond)
 			assert.ErrorIs(t, suspend(t), unix.EBUSY, "without vfsprobe it is the same")
 			hung.Abort()
 			_ = waits.Wait()

@@ -103,7 +103,7 @@ func TestAgent_RunsCommands(t *testing.T) {
 		pid := m.command.Process.Pid
 		require.NoError(t, m.Close())
 		assert.NoDirExists(t, m.dir)
-		assert.Eventually(t, func() bool { return len(groupOf(t, pid)) == 0 }, 10*time.Second, 50*time.Millisecond, "left of the machine: %v", groupOf(t, pid))
+		assert.Eventually(t, func() bool { return len(groupOf(t, pid)) == 0 }, 30*time.Second, 50*time.Millisecond, "left of the machine: %v", groupOf(t, pid))
 	})
 }
 
