@@ -155,14 +155,14 @@ func TestFileServer_KeepsItsClients(t *testing.T) {
 	var metrics string
 	for began := time.Now(); ; time.Sleep(interval / 4) { // a busy machine may have written the last ones late
 		metrics = s.shell("tail -c +$((" + size + " + 1)) /run/metrics")
-		if strings.Count(metrics, `result="ok"`) >= fleet.mounted*int(lasts/interval) || time.Since(began) > 2*interval {
+		if answers(metrics) >= fleet.mounted*int(lasts/interval) || time.Since(began) > 2*interval {
 			break
 		}
 	}
-	assert.GreaterOrEqual(t, strings.Count(metrics, `result="ok"`), fleet.mounted*int(lasts/interval), s.shell("cat /run/log"))
+	assert.GreaterOrEqual(t, answers(metrics), fleet.mounted*int(lasts/interval), s.shell("cat /run/log"))
 	for line := range strings.Lines(metrics) {
 		if strings.HasPrefix(line, "mountstat,") {
-			assert.Contains(t, line, `result="ok"`)
+			assert.Regexp(t, `result="(ok|slow)"`, line)
 		}
 	}
 
@@ -179,6 +179,11 @@ func TestFileServer_KeepsItsClients(t *testing.T) {
 	assert.Positive(t, dropped, "nobody was disturbed: this test would not see it either")
 	// None on a machine with nothing else to do; the hosts are slow on a busy one.
 	assert.Less(t, 3*(after-before), dropped, "mounts that lost their connection")
+}
+
+// answers is how often a mount has answered. A slow answer on a busy machine is no fault.
+func answers(metrics string) int {
+	return strings.Count(metrics, `result="ok"`) + strings.Count(metrics, `result="slow"`)
 }
 
 func (l *load) String() string {
