@@ -392,7 +392,7 @@ func TestDentryCache_NamesWhoGrows(t *testing.T) {
 	growth, _ := mustFloat(acc.Named("dentrycache")[0], "negative_per_s")
 	unexplained, known := mustFloat(acc.Named("dentrycache_status")[0], "unexplained_per_s")
 	assert.True(t, known)
-	assert.Less(t, unexplained, growth/2)
+	assert.LessOrEqual(t, unexplained, max(0, growth)/2, "others on the host may free theirs meanwhile")
 	if hierarchies := d.owners.hierarchies; hierarchies.V1() {
 		content, err := os.ReadFile("/proc/self/cgroup")
 		require.NoError(t, err)
