@@ -52,7 +52,7 @@ func TestDentryCache_IsShown(t *testing.T) {
 		require.NoError(t, err)
 	}
 	t.Log("\n" + shown)
-	assert.Regexp(t, `(?m)^\d+ dentries, \d+ of them negative \(\+\d+/s\); [\d.]+ % of the memory; hash load [\d.]+$`, shown)
+	assert.Regexp(t, `(?m)^\d+ dentries, \d+ of them negative \([+-]\d+/s\); [\d.]+ % of the memory; hash load [\d.]+$`, shown)
 	assert.Regexp(t, `(?m)^attribution: `+mode.String(), shown)
 	assert.Regexp(t, `(?m)^DIRECTORY +.*RESULT`, shown)
 	assert.Regexp(t, `(?m)^/ +`, shown)

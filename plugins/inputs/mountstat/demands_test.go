@@ -140,7 +140,7 @@ func TestDemands_AnAutomounterThatWaitsItself(t *testing.T) {
 	} {
 		well.Store(false)
 		auto := t.TempDir()
-		m, log := newPretendedNFS(t, within(timeout))
+		m, log := newPretendedNFS(t, within(slow))
 		table := tableOf(t, auto, "/", "rw", "autofs", "auto.home", fmt.Sprintf("rw,fd=6,pgrp=%d,timeout=300,indirect", os.Getpid()))
 		if also != "" {
 			file, err := os.OpenFile(filepath.Join(table, "mountinfo"), os.O_APPEND|os.O_WRONLY, 0)

@@ -277,12 +277,14 @@ func TestProbe_ManyHang(t *testing.T) {
 		all, paths = append(all, fs), append(paths, fs.Dir)
 	}
 	healthy := faultfs.NewWith(t, t.TempDir(), faultfs.Options{Locks: true, Name: ".nfslock-probe", Source: "another"})
-	n, log := newInput(t, on(append(paths, healthy.Dir)...), within(timeout, paths...))
+	n, log := newInput(t, on(append(paths, healthy.Dir)...), within(slow, paths...))
 	assert.Equal(t, "ok ok", verdict(t, gather(t, n, healthy.Dir)))
 	for _, fs := range all {
 		fs.Silence(faultfs.Setlk)
 	}
-	for range 2 {
+	began := time.Now()
+	for hang := 0; hang < 2; {
+		require.Less(t, time.Since(began), 30*time.Second)
 		g := collect.Gather(t, n)
 		verdicts := make(map[string]int)
 		for _, m := range g.Named("nfslock") {
@@ -292,7 +294,9 @@ func TestProbe_ManyHang(t *testing.T) {
 		// A busy machine may end a helper before it waits.
 		assert.Equal(t, 20, verdicts["stuck"]+verdicts["timeout"]+verdicts["unchecked"], verdicts)
 		assert.LessOrEqual(t, verdicts["stuck"], 16)
-		assert.Positive(t, verdicts["stuck"])
+		if verdicts["stuck"] > 0 {
+			hang++
+		}
 	}
 	assert.Len(t, log.About("are not probed"), 1)
 }
