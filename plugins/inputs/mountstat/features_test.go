@@ -628,8 +628,19 @@ func TestMountstat_TheTimeoutBeyondTheIntervalIsSaidOnce(t *testing.T) {
 	m, log := newInput(t, only(fs.Dir), within(slow))
 	fs.Pause()
 	for range 3 {
-		time.AfterFunc(20*time.Millisecond, m.Interrupt)
+		done := make(chan struct{})
+		go func() {
+			for { // until it was in the gather, and not before
+				select {
+				case <-done:
+					return
+				case <-time.After(20 * time.Millisecond):
+					m.Interrupt()
+				}
+			}
+		}()
 		collect.Gather(t, m)
+		close(done)
 	}
 	assert.Len(t, log.about("longer than the time between two gathers"), 1)
 }

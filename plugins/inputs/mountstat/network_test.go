@@ -656,6 +656,18 @@ func TestMountstat_ARootWithoutAName(t *testing.T) {
 
 // A server is asked once, however many mounts it has, and not again while all is well.
 func TestMountstat_AsksAServerOfManyMountsOnce(t *testing.T) {
+	least := time.Hour // others work in this process, too
+	for range 3 {
+		least = min(least, askServersOfManyMounts(t))
+	}
+	t.Logf("%v of CPU for the questions of a gather, that of the servers included", least)
+	assert.Less(t, least, 20*time.Millisecond)
+}
+
+// askServersOfManyMounts has servers asked in some rounds, and returns the CPU time of that in which
+// they are.
+func askServersOfManyMounts(t *testing.T) (most time.Duration) {
+	t.Helper()
 	m, _ := newPretendedNFS(t, nil)
 	m.targets, m.servers.byQuestion = nil, make(map[serverpool.Question]*server)
 	var asked atomic.Int64
@@ -676,7 +688,6 @@ func TestMountstat_AsksAServerOfManyMountsOnce(t *testing.T) {
 		require.NoError(t, unix.Getrusage(unix.RUSAGE_SELF, &all))
 		return time.Duration(all.Utime.Nano() + all.Stime.Nano())
 	}
-	var most time.Duration // of a round: it is one in which the servers are asked
 	for m.round = 1; m.round <= 10; m.round++ {
 		before := spent()
 		m.servers.askAll(m.targets, m.suspects)
@@ -684,8 +695,7 @@ func TestMountstat_AsksAServerOfManyMountsOnce(t *testing.T) {
 		}
 		most = max(most, spent()-before)
 	}
-	t.Logf("%v of CPU for the questions of a gather, that of the servers included", most)
-	assert.Less(t, most, 20*time.Millisecond)
 	assert.LessOrEqual(t, asked.Load(), int64(2*5), "once, and once more if it was the host's turn in the minute")
 	assert.GreaterOrEqual(t, asked.Load(), int64(5))
+	return most
 }
