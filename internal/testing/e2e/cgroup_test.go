@@ -108,7 +108,7 @@ func TestVfsprobe_NamesTheCgroupThatMakesNegativeDentries(t *testing.T) {
 			p.trigger()
 			line = p.until("^(vfsprobe |dentrycache_cgroup,.*cgroup=" + path + " )")
 			return matches(line, "^dentrycache_cgroup,", figure+"_bytes_per_s=") // not the first gather's, which may come late
-		}, patience, 100*time.Millisecond, "a point of "+path)
+		}, 4*patience, 100*time.Millisecond, "a point of "+path)
 		t.Log(line)
 		assert.GreaterOrEqual(t, field(t, line, figure+"_own_bytes"), float64(names*size)*0.9)
 		assert.Positive(t, field(t, line, figure+"_bytes_per_s"))

@@ -209,6 +209,15 @@ func awaitSocket(t testing.TB, socket string) {
 	require.Eventually(t, func() bool { _, err := os.Lstat(socket); return err == nil }, patience, time.Millisecond, "nobody listens")
 }
 
+// saysOnce waits for a text in the log from a place on, which must be there once. Lines of the log come
+// by another way than metrics, a moment later or earlier.
+func (p *atWork) saysOnce(from int, text string) {
+	p.t.Helper()
+	said := func() string { return p.plugin.stderr.String()[from:] }
+	require.Eventually(p.t, func() bool { return strings.Contains(said(), text) }, patience, 10*time.Millisecond, text)
+	assert.Equal(p.t, 1, strings.Count(said(), text), said())
+}
+
 // stop ends it as Telegraf does, by the end of stdin, and the service as systemd does. It
 // returns how long the slower of them took.
 func (p *atWork) stop() (took time.Duration) {
