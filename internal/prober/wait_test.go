@@ -131,7 +131,7 @@ func TestProber_SilentDaemonsLeaveRoomForEverybody(t *testing.T) {
 	}
 	of := func(fs *faultfs.FS) prober.Check {
 		c := outliving(fs)
-		c.Group, c.Plan.Timeout = fs.Dir, 8*timeout
+		c.Group, c.Plan.Timeout = fs.Dir, ample
 		return c
 	}
 	gather := func() map[prober.Outcome]int {
@@ -200,7 +200,7 @@ func TestProber_LooksAgainAtAHelperThatGoesOn(t *testing.T) {
 	fs.Delay(timeout/8, faultfs.Statfs)
 	c := check(fs.Dir)
 	c.Plan.Steps = append(c.Plan.Steps, c.Plan.Steps[0].Named("second"))
-	c.Plan.Timeout = 8 * timeout
+	c.Plan.Timeout = ample
 	r := p.Run(c)
 	assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
 	fs.Delay(time.Hour, faultfs.Statfs)

@@ -512,6 +512,9 @@ func TestVfsprobe_WorksPositionIndependent(t *testing.T) {
 }
 
 func TestVfsprobe_TestPrintsOneGather(t *testing.T) {
+	if besideOthers(t) {
+		return
+	}
 	faultfs.Require(t)
 	hung := faultfs.New(t)
 	hung.Silence()
