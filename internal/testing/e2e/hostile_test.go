@@ -24,7 +24,7 @@ import (
 func plugin(t *testing.T, w way, arguments ...string) *atWork {
 	t.Helper()
 	p := w.start(t, append([]string{"-config", inputs(t)}, arguments...)...)
-	p.reports("/", `result="ok"`)
+	p.says("^mountstat,", `result="ok"`)
 	p.until("^mountstat_summary ")
 	return p
 }
@@ -37,7 +37,7 @@ const stopTimeout = 3 * time.Second
 func stoppable(t *testing.T, w way) *atWork {
 	t.Helper()
 	p := w.start(t, "-config", patient(t, stopTimeout))
-	p.reports("/", `result="(ok|slow)"`)
+	p.says("^mountstat,", `result="(ok|slow)"`)
 	p.until("^mountstat_summary ")
 	return p
 }
