@@ -37,7 +37,7 @@ func TestProbe_ALockThatHangs(t *testing.T) {
 	} {
 		t.Run(c.call, func(t *testing.T) {
 			hung, healthy := daemon(t), daemon(t)
-			n, log := newInput(t, on(hung.Dir, healthy.Dir), within(timeout, hung.Dir))
+			n, log := newInput(t, on(hung.Dir, healthy.Dir), within(slow, hung.Dir))
 			gatherAllUntil(t, n, map[string]string{hung.Dir: "ok ok", healthy.Dir: "ok ok"})
 
 			hung.Silence(c.op)
