@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"syscall"
 	"time"
 
@@ -164,17 +163,13 @@ func (p *Prober) dueLocked(h *helper) {
 	}
 }
 
-// endsSoonLocked reports whether a helper that was killed may only be there still because it must be
-// scheduled to end, for which a busy host may take long.
+// endsSoonLocked reports whether a helper that is to be killed may only be there still because the server
+// must be scheduled to do so, or the helper to end, for which a busy host may take long.
 func (p *Prober) endsSoonLocked(h *helper) bool {
 	if time.Since(h.killed) >= killableExitTimeout {
 		return false
 	}
-	if h.check.Plan.Killable {
-		return true
-	}
-	fields, err := statFields(p.options.Proc, h.pid)
-	return err != nil || strings.Contains("RZX", string(fields[statState]))
+	return h.check.Plan.Killable || !survivesKill(p.options.Proc, h.pid)
 }
 
 // leaveLocked reports a helper that stays, and frees what is not needed to recognize it: it may be

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"math"
 	"os"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -133,14 +135,17 @@ func TestReceive_AHelperThatWasStoppedWithUsMayGoOn(t *testing.T) {
 	assert.Equal(t, Done, r.Outcome, "%v", &r)
 }
 
-// One that runs only has to be scheduled, which a busy host may take long for.
-func TestReceive_AHelperThatRunsThoughItWasKilledIsNotStuck(t *testing.T) {
+// One that runs only has to be scheduled, and one that sleeps has not got the signal: the server must be
+// scheduled. A busy host may take long for both.
+func TestReceive_AHelperThatIsThereThoughItWasKilledIsNotStuck(t *testing.T) {
 	for name, c := range map[string]struct {
 		state string
 		since time.Duration // it was killed
 		want  Outcome       // Done: none yet
 	}{
 		"it waits":         {"D", 200 * time.Millisecond, Stuck},
+		"it sleeps":        {"S", 200 * time.Millisecond, Done},
+		"it was not told":  {"D but no signal", 200 * time.Millisecond, Done},
 		"it runs":          {"R", 200 * time.Millisecond, 0},
 		"it runs for long": {"R", maxGrace, Expired},
 		"it has ended":     {"Z", maxGrace, Expired},
@@ -149,7 +154,14 @@ func TestReceive_AHelperThatRunsThoughItWasKilledIsNotStuck(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			p, h := pretendStopped(t)
 			p.options.Proc = t.TempDir()
-			process(t, p.options.Proc, strconv.Itoa(pretendedPID), "vfsp:test", c.state, "1", "1")
+			state, unsent := strings.CutSuffix(c.state, " but no signal")
+			process(t, p.options.Proc, strconv.Itoa(pretendedPID), "vfsp:test", state, "1", "1")
+			if unsent {
+				stat := filepath.Join(p.options.Proc, strconv.Itoa(pretendedPID), "stat")
+				content, err := os.ReadFile(stat)
+				require.NoError(t, err)
+				require.NoError(t, os.WriteFile(stat, bytes.Replace(content, []byte(" 256 "), []byte(" 0 "), 1), 0o600))
+			}
 			h.stage, h.killed = killed, time.Now().Add(-c.since)
 			p.due(h)
 			if c.want == Done {

@@ -339,6 +339,7 @@ const (
 	statUtime  = 11 // and stime, cutime,
 	statCstime = 14
 	statRSS    = 21
+	statSignal = 28 // those of the first 31 that are pending
 )
 
 // statFields reads the fields of /proc/PID/stat that follow the command.
@@ -349,7 +350,7 @@ func statFields(proc string, pid int) ([][]byte, error) {
 		return nil, err
 	}
 	fields := procfs.StatFields(content)
-	if len(fields) <= statRSS {
+	if len(fields) <= statSignal {
 		return nil, fmt.Errorf("%s: %d fields after the command", name, len(fields))
 	}
 	return fields, nil

@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
@@ -87,6 +89,17 @@ func findWait(proc string, plan *Plan, pid int) (wait Wait, function string) {
 	}
 	function = FunctionOf(proc, pid)
 	return waitOf(plan, fields[statState][0], function), function
+}
+
+// survivesKill reports whether a process has got SIGKILL and waits uninterruptibly nevertheless.
+func survivesKill(proc string, pid int) bool {
+	fields, err := statFields(proc, pid)
+	if err != nil || fields[statState][0] != 'D' {
+		return false
+	}
+	const kill = 1 << (unix.SIGKILL - 1)
+	pending, err := strconv.ParseUint(string(fields[statSignal]), 10, 64)
+	return err == nil && pending&kill != 0
 }
 
 // FunctionOf is the kernel function in which a process waits; empty if unknown.

@@ -85,11 +85,37 @@ func TestProber_LeavesNoHelperOfAnotherFileSystemAsleep(t *testing.T) {
 	p := startGentle(t, prober.Options{})
 	fifo := filepath.Join(t.TempDir(), "fifo")
 	require.NoError(t, unix.Mkfifo(fifo, 0o600))
-	plan := &prober.Plan{Timeout: timeout}
+	plan := &prober.Plan{Timeout: 4 * timeout}
 	plan.Add(prober.Open(prober.CWD(), fifo, unix.O_RDONLY, 0)) // sleeps until somebody writes
 	report := p.Run(prober.Check{Key: fifo, Plan: plan})
 	assert.Equal(t, prober.Expired, report.Outcome, "%v", &report)
 	assert.Zero(t, p.Stats().Asleep)
+}
+
+// On a busy host the server may not be scheduled for a while when it is to kill a helper.
+func TestProber_AHelperThatHasNotGotItsSignalIsNotStuck(t *testing.T) {
+	p := startGentle(t, prober.Options{})
+	fifo := filepath.Join(t.TempDir(), "fifo")
+	require.NoError(t, unix.Mkfifo(fifo, 0o600))
+	plan := &prober.Plan{}
+	plan.Add(prober.Open(prober.CWD(), fifo, unix.O_RDONLY, 0)) // sleeps until somebody writes
+	reports := make(chan prober.Report, 1)
+	ticket := p.Submit(patient(prober.Check{Key: fifo, Plan: plan}), func(r prober.Report) { reports <- r })
+	var helper int
+	eventually(t, "a helper that sleeps", func() bool {
+		r, _ := p.Progress(ticket)
+		helper = r.PID
+		return helper != 0 && stateOf(helper) == 'S' && prober.FunctionOf("/proc", helper) != ""
+	})
+	server := serverOf(t, os.Getpid())
+	require.NoError(t, unix.Kill(server, unix.SIGSTOP))
+	t.Cleanup(func() { _ = unix.Kill(server, unix.SIGCONT) })
+	require.True(t, p.SetDeadline(ticket, time.Now()))
+	report := <-reports
+	assert.Equal(t, prober.Expired, report.Outcome, "%v", &report)
+	assert.Equal(t, "S", string(stateOf(helper)), "the signal has not come")
+	require.NoError(t, unix.Kill(server, unix.SIGCONT))
+	eventually(t, "it ends", func() bool { return stateOf(helper) == 0 && p.Stats().Stuck == 0 })
 }
 
 // Neither the end of the fork server nor that of the plugin kills a helper that sleeps,
