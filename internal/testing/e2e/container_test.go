@@ -289,8 +289,8 @@ func TestContainer_SeesTheHost(t *testing.T) {
 	agent.exit()
 	assert.Less(t, time.Since(began), execdGrace, "the container ends although a mount hangs")
 	for line := range strings.Lines(agent.stderr.String()) {
-		if strings.Contains(line, " E! ") {
-			assert.Regexp(t, "outputs.influxdb|Error writing to|file already closed|mount table", line)
+		if strings.Contains(line, " E! ") && !noTime.MatchString(line) {
+			assert.Regexp(t, "outputs.influxdb|Error writing to|file already closed", line)
 		}
 	}
 }

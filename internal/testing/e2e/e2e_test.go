@@ -35,12 +35,15 @@ const patience = time.Minute
 // a signal: who ends sooner was not waiting for what hangs, which would take for ever.
 const execdGrace = 5 * time.Second
 
-// requireNoErrors fails if a log of Telegraf's has one. A busy machine may take longer for the mount
-// table than a gather waits for it, which is said.
+// noTime is what vfsprobe says where a busy machine takes longer for the mount table than a gather waits
+// for it, or has no time for a mount.
+var noTime = regexp.MustCompile(`mount table|\d+ mounts are not checked; the field reason says why`)
+
+// requireNoErrors fails if a log of Telegraf's has one.
 func requireNoErrors(t *testing.T, log string) {
 	t.Helper()
 	for line := range strings.Lines(log) {
-		require.False(t, strings.Contains(line, " E! ") && !strings.Contains(line, "mount table"), line)
+		require.False(t, strings.Contains(line, " E! ") && !noTime.MatchString(line), line)
 	}
 }
 
@@ -375,9 +378,8 @@ func TestTelegraf_TakesTheReadmesStanza(t *testing.T) {
 		hung := faultfs.New(t)
 		hung.Silence()
 		start(t, binary(t, telegraf), "--config", config)
-		first := tail(t, metrics, "^mountstat,", "path=/ ", `result="ok"`)
 		line := tail(t, metrics, "^mountstat,", "path="+hung.Dir+" ", `result="stuck"`)
-		assert.Equal(t, timestamp(first), timestamp(line), "both from the first interval")
+		tail(t, metrics, "^mountstat,", "path=/ ", `result="ok"`, timestamp(line)) // of the same interval
 		assert.GreaterOrEqual(t, field(t, line, "hung_seconds"), 2.5)
 	})
 }
