@@ -1,6 +1,7 @@
 package prober
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"slices"
@@ -135,6 +136,10 @@ func (p *Prober) dueLocked(h *helper) {
 			h.timer.Reset(h.check.Plan.Timeout)
 			return
 		}
+		if p.isDoneLocked(h) {
+			h.timer.Reset(minGrace)
+			return
+		}
 		if wait == Asleep && !p.options.KillAsleep {
 			p.leaveLocked(h, asleep, Stuck)
 			return
@@ -161,6 +166,16 @@ func (p *Prober) dueLocked(h *helper) {
 		}
 		p.leaveLocked(h, stuck, outcome)
 	}
+}
+
+// isDoneLocked reports whether a helper whose time is up has made all its steps, and waits for nothing: on
+// a busy host the helper must be scheduled to end, or the server to tell that it has.
+func (p *Prober) isDoneLocked(h *helper) bool {
+	if h.nextIndexLocked() < len(h.compiled.steps) || time.Since(h.deadline) >= killableExitTimeout {
+		return false
+	}
+	fields, err := statFields(p.options.Proc, h.pid)
+	return err != nil || bytes.ContainsAny(fields[statState], "RZX")
 }
 
 // endsSoonLocked reports whether a helper that is to be killed may only be there still because the server

@@ -174,6 +174,30 @@ func TestReceive_AHelperThatIsThereThoughItWasKilledIsNotStuck(t *testing.T) {
 	}
 }
 
+// All that it was to tell is known: that it is still there is no hang of a file system.
+func TestReceive_AHelperThatHasMadeItsStepsMayEndLate(t *testing.T) {
+	for state, want := range map[string]stage{"R": waiting, "Z": waiting, "D": killed} {
+		t.Run(state, func(t *testing.T) {
+			p, h := pretendStopped(t)
+			h.overdue = true // this process ran meanwhile
+			h.deadline = time.Now()
+			p.options.Proc = t.TempDir()
+			process(t, p.options.Proc, strconv.Itoa(pretendedPID), "vfsp:test", state, "1", "1")
+			p.say(answered(0, 0, 0), make([]byte, unsafe.Sizeof(unix.Statx_t{})))
+			p.say(answered(2, 0, 8), make([]byte, 8))
+			p.due(h)
+			require.Equal(t, want, h.stage)
+			if want == killed {
+				return
+			}
+			require.Empty(t, p.reports)
+			p.say(forkserver.Answer{Kind: forkserver.Exited, PID: pretendedPID}, nil)
+			r := <-p.reports
+			assert.Equal(t, Done, r.Outcome, "%v", &r)
+		})
+	}
+}
+
 func TestReceive_AHelperHasItsTimeAnewOnce(t *testing.T) {
 	p, h := pretendStopped(t)
 	p.due(h)
