@@ -4,6 +4,7 @@ package dashboards
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -69,6 +70,24 @@ func (l *live) firing(t *testing.T) map[string]firing {
 	return all
 }
 
+// awaitAlone waits until an alert fires, and no other: a busy machine can be too slow for a check, which passes.
+func (l *live) awaitAlone(t *testing.T, alert string) firing {
+	t.Helper()
+	var got map[string]firing
+	require.Eventually(t, func() bool {
+		got = l.firing(t)
+		_, fires := got[alert]
+		return fires && len(got) == 1
+	}, patience, 200*time.Millisecond, "%s alone", alert)
+	return got[alert]
+}
+
+// awaitPanel waits until a panel shows what is demanded.
+func (l *live) awaitPanel(t *testing.T, s store, p *Panel, demanded func(assert.TestingT, answer)) {
+	t.Helper()
+	assert.EventuallyWithT(t, func(c *assert.CollectT) { demanded(c, l.ask(t, s, p, thisHost)) }, patience, 500*time.Millisecond)
+}
+
 // elsewhere are alerts which other things on a test machine can cause, and those
 // of the flood, when dentrycache reports it.
 var elsewhere = map[string]bool{"ProcessesBlocked": true, "NegativeDentriesGrow": true, "DentriesFillMemory": true, "DirectoryStallAhead": true, "DirectoryStallNears": true, "VfsprobeSilent": true}
@@ -95,7 +114,7 @@ func (l *live) firingOnInflux(t *testing.T) []string {
 func (l *live) judgeAlerts(t *testing.T, p places) {
 	var got map[string]firing
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
-		if got = l.firing(t); len(got) == len(expected()) {
+		if got = l.firing(t); slices.Equal(slices.Sorted(maps.Keys(got)), slices.Sorted(slices.Values(expected()))) {
 			break
 		}
 	}
@@ -138,8 +157,22 @@ func (l *live) judgeAlerts(t *testing.T, p places) {
 }
 
 // judgeCaptured gives promtool the rules as they are shipped, and the series that
-// Prometheus has just got, as if they had stayed so.
+// Prometheus has just got, as if they had stayed so: those of what was a moment ago, too, until they end.
 func (l *live) judgeCaptured(t *testing.T, shipped []byte, expected []string) {
+	t.Helper()
+	var out []byte
+	err := errors.New("not tried")
+	for began := time.Now(); err != nil && time.Since(began) < patience; {
+		if out, err = l.tryCaptured(t, shipped, expected); err != nil {
+			time.Sleep(time.Second)
+		}
+	}
+	assert.NoError(t, err, "%s", out)
+}
+
+// tryCaptured returns what promtool says of what there is now.
+func (l *live) tryCaptured(t *testing.T, shipped []byte, expected []string) ([]byte, error) {
+	t.Helper()
 	dir := t.TempDir()
 	rules := filepath.Join(dir, "rules.yml")
 	require.NoError(t, os.WriteFile(rules, shipped, 0o600))
@@ -165,6 +198,5 @@ func (l *live) judgeCaptured(t *testing.T, shipped []byte, expected []string) {
 	}
 	file := filepath.Join(dir, "captured.yml")
 	require.NoError(t, os.WriteFile(file, []byte(b.String()), 0o600))
-	out, err := exec.Command(stores.Program(t, "promtool"), "test", "rules", file).CombinedOutput()
-	assert.NoError(t, err, "%s", out)
+	return exec.Command(stores.Program(t, "promtool"), "test", "rules", file).CombinedOutput()
 }

@@ -28,6 +28,9 @@ func TestMain(m *testing.M) { namespace.MainOfHost(m) } // the doctor would take
 // patience is how long the first data of a phase may take, on a busy machine.
 const patience = 40 * time.Second
 
+// recent is of when the points are that panels show.
+const recent = 15 * time.Second
+
 // live is a fleet: one host whose faults are made here, and some whose metrics
 // were recorded from real NFS faults in virtual machines (make record).
 type live struct {
@@ -198,8 +201,8 @@ func (a answer) where(pairs ...string) answer {
 // ask runs a panel's queries as Grafana would.
 func (l *live) ask(t *testing.T, s store, p *Panel, host string) answer {
 	t.Helper()
-	const recent = "time > now() - 15s"
-	replace := strings.NewReplacer("$timeFilter", recent, "$__interval", "1s", "$host", host, "${host:regex}", "("+host+")", "$__rate_interval", "5s")
+	within := fmt.Sprintf("time > now() - %.0fs", recent.Seconds())
+	replace := strings.NewReplacer("$timeFilter", within, "$__interval", "1s", "$host", host, "${host:regex}", "("+host+")", "$__rate_interval", "5s")
 	rows := make(map[string]map[string]any)
 	row := func(labels map[string]string, columns ...string) map[string]any {
 		key := ""
@@ -230,10 +233,10 @@ func (l *live) ask(t *testing.T, s store, p *Panel, host string) answer {
 		case s == influxDB:
 			got = l.influx.Query(t, replace.Replace(target.Query))
 		case s == fluxDB:
-			stored := l.influx.Query(t, fmt.Sprintf("SELECT %s FROM %q WHERE %s GROUP BY *", quoted(p.Query.Names().Fields), p.Query.From, recent))
+			stored := l.influx.Query(t, fmt.Sprintf("SELECT %s FROM %q WHERE %s GROUP BY *", quoted(p.Query.Names().Fields), p.Query.From, within))
 			got = l.flux.Query(t, replace.Replace(target.Query), p.Query.From, stored, by)
 		case target.Range:
-			got = l.prometheus.Over(t, replace.Replace(target.Expr), 15*time.Second, time.Second)
+			got = l.prometheus.Over(t, replace.Replace(target.Expr), recent, time.Second)
 		default:
 			got = l.prometheus.Now(t, replace.Replace(target.Expr))
 		}

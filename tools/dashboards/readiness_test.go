@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
+	"github.com/vfsprobe/vfsprobe/internal/testing/stores"
 )
 
 // The node of the story, under a real Telegraf: it is about to get its first NFS mount, and
@@ -25,17 +26,16 @@ func TestStory_ReadinessAlertFiresBeforeTheFirstMount(t *testing.T) {
 	require.NoError(t, err)
 	l := startLive(t, "[[inputs.nfslock]]\n  expect_nfs = true\n", hasty(rules))
 	alert := "NFSLocksNotReady " + thisHost
-	require.Eventually(t, func() bool { return len(l.firing(t)) > 0 }, patience, 200*time.Millisecond)
-	got := l.firing(t)
-	require.Contains(t, got, alert)
-	assert.Len(t, got, 1, "nothing hangs yet")
-	assert.Contains(t, got[alert].Annotations["evidence"], "expect_nfs")
+	assert.Contains(t, l.awaitAlone(t, alert).Annotations["evidence"], "expect_nfs", "nothing hangs yet")
 	assert.Empty(t, l.influx.Query(t, `SELECT "result" FROM "nfslock"`), "there is no mount whose locks could be tried")
-	points := l.influx.Query(t, `SELECT "result", "needed_by", "reason" FROM "nfslock_readiness" ORDER BY time DESC LIMIT 1`)
-	require.Len(t, points, 1)
+	var points []stores.Row
+	require.Eventually(t, func() bool {
+		points = l.influx.Query(t, `SELECT "result", "needed_by", "reason" FROM "nfslock_readiness" ORDER BY time DESC LIMIT 1`)
+		return len(points) == 1
+	}, patience, 200*time.Millisecond)
 	assert.Equal(t, "expect_nfs", points[0].Points[0].Values["needed_by"])
 	l.judgeCaptured(t, rules, []string{alert})
 	for _, s := range l.databases() {
-		has("host", thisHost, "needed_by", "expect_nfs", "result_code", "5")(t, l.ask(t, s, panelOf(t, "locks", "Not ready for locks of NFS 3"), thisHost))
+		l.awaitPanel(t, s, panelOf(t, "locks", "Not ready for locks of NFS 3"), has("host", thisHost, "needed_by", "expect_nfs", "result_code", "5"))
 	}
 }

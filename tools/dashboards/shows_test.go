@@ -108,14 +108,10 @@ func TestStory_FromThePackageToTheAlert(t *testing.T) {
 				assert.Equal(t, s.targets(panel), p.Targets)
 			}
 		}
-		has("path", "/srv/media", "cause", "fuse_daemon_silent", "result_code", "7")(t, l.ask(t, s, panel, thisHost))
+		l.awaitPanel(t, s, panel, has("path", "/srv/media", "cause", "fuse_daemon_silent", "result_code", "7"))
 	}
-	require.Eventually(t, func() bool { return len(l.firing(t)) > 0 }, patience, 200*time.Millisecond)
 	alert := "FileSystemHangs " + thisHost
-	got := l.firing(t)
-	require.Contains(t, got, alert)
-	assert.Len(t, got, 1)
-	assert.Contains(t, got[alert].Annotations["evidence"], "/srv/media (statfs")
+	assert.Contains(t, l.awaitAlone(t, alert).Annotations["evidence"], "/srv/media (statfs")
 	l.judgeCaptured(t, []byte(rules), []string{alert})
 }
 
