@@ -88,7 +88,10 @@ func TestCauses_OfSMBAnd9P(t *testing.T) {
 		{fault: "the exported directory of 9P is removed, and made anew", inflict: "rmdir /srv/nine", heal: "mkdir /srv/nine",
 			expect: expected{nineP: {`errno="ENOENT"`, `cause="stale_export"`}}},
 		{fault: "the password is changed, and smbd restarted",
-			inflict: `printf 'wrong\nwrong\n' | smbpasswd -c /srv/smb.conf -s root; /run/servers restart-smbd`,
+			// Until the restarted smbd has refused a login.
+			inflict: `refused() { dmesg | grep -c STATUS_LOGON_FAILURE; }
+				before=$(refused); printf 'wrong\nwrong\n' | smbpasswd -c /srv/smb.conf -s root; /run/servers restart-smbd
+				for i in $(seq 300); do [ $(refused) -gt $before ] && break; sleep 0.1; done`,
 			// smbd writes the account of a refused login back as it was when it read it.
 			heal:   `for i in 1 2 3 4 5; do printf 'right\nright\n' | smbpasswd -c /srv/smb.conf -s root; sleep 1; done`,
 			expect: expected{smb: {`cause="login_refused"`}, hard: {`cause="login_refused"`}, nineP: {`result="ok"`}}, after: well(smb, hard, more)},

@@ -25,7 +25,7 @@ const (
 const (
 	hangLimit = 5 * time.Second
 	callLimit = 20 * time.Second
-	killLimit = 4 * time.Second
+	killLimit = 10 * time.Second
 )
 
 // witness makes a system call in a process of its own on the host, within a limit.
@@ -177,13 +177,15 @@ func hold(path, how string) error {
 	if how == "shared" {
 		region.Type = unix.F_RDLCK
 	}
-	lock := func() error { return unix.FcntlFlock(file.Fd(), unix.F_SETLKW, &region) }
 	if how == "wanted" {
-		go func() { _ = lock() }()
+		go func() { _ = unix.FcntlFlock(file.Fd(), unix.F_SETLKW, &region) }()
 		return sayReadyAndWait()
 	}
-	if err := lock(); err != nil {
-		return fmt.Errorf("locking %s: %w", path, err)
+	// nfslock may have it for a moment. Who waits for the server's word of NLM, and misses it, asks again 30 s later.
+	for err := error(unix.EAGAIN); err != nil; time.Sleep(50 * time.Millisecond) {
+		if err = unix.FcntlFlock(file.Fd(), unix.F_SETLK, &region); err != nil && !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+			return fmt.Errorf("locking %s: %w", path, err)
+		}
 	}
 	return sayReadyAndWait()
 }
