@@ -48,8 +48,7 @@ func (p *atWork) beginsToWait(fs *faultfs.FS, server int) {
 	for began := time.Now(); ; {
 		fs.Pause()
 		asked := time.Now()
-		p.trigger()
-		waitingHelper(p.t, server)
+		p.waitingHelper(server)
 		if time.Since(asked) < stopTimeout/2 {
 			return
 		}
@@ -171,8 +170,7 @@ func TestVfsprobe_TheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 			// Whose memory the helper shares, the kernel kills as well.
 			kill(func(server int) int {
 				fs.Pause()
-				p.trigger()
-				return waitingHelper(t, server)
+				return p.waitingHelper(server)
 			})
 			p.until("^mountstat,", "path="+fs.Dir+" ", `result="unchecked"`, "the fork server ended while the check was under way")
 			p.until("^mountstat_summary ", "faults=0i")
@@ -184,11 +182,15 @@ func TestVfsprobe_TheOOMKillerTakesAHelperOrTheForkServer(t *testing.T) {
 	})
 }
 
-// waitingHelper is one that sleeps for a while: others wait for a busy CPU.
-func waitingHelper(t testing.TB, server int) (helper int) {
-	t.Helper()
-	require.Eventually(t, func() bool {
+// waitingHelper triggers gathers until a helper sleeps for a while: others wait for a busy CPU. What is
+// triggered while a gather is under way is left out.
+func (p *atWork) waitingHelper(server int) (helper int) {
+	p.t.Helper()
+	require.Eventually(p.t, func() bool {
 		before := helper
+		if helper == 0 {
+			p.trigger()
+		}
 		helper = 0
 		for _, pid := range helpersOf(server) {
 			if s := state(pid); s == 'S' || s == 'D' {
@@ -230,8 +232,7 @@ func TestVfsprobe_SaysOnceThatItsPidsCgroupIsFull(t *testing.T) {
 				before := len(p.plugin.stderr.String()) // it may have had no time for all at first
 				write(t, group.dir, "pids.max", "1")    // less than there are, whichever helpers end
 				for range 3 {
-					line := p.says("^mountstat,", "path="+healthy.Dir+" ", `result="unchecked"`)
-					assert.Contains(t, line, "forking a helper: resource temporarily unavailable")
+					p.says("^mountstat,", "path="+healthy.Dir+" ", `result="unchecked"`, "forking a helper: resource temporarily unavailable")
 					p.until("^mountstat_summary ")
 				}
 				p.saysOnce(before, "are not checked")
