@@ -15,7 +15,7 @@ import (
 
 const (
 	// deadline is how long a report or a recovery may take.
-	deadline = 60 * time.Second
+	deadline = 90 * time.Second
 	// watch is how long a phase is watched at least, so that what must hold all
 	// the time is seen to.
 	watch = 6 * time.Second
