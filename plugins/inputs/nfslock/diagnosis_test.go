@@ -300,6 +300,21 @@ func TestNFSLock_InGraceIsWhatTheLockServiceSaysNow(t *testing.T) {
 	assert.False(t, n.inGrace(nlm), "it gives locks")
 }
 
+func TestNFSLock_ALockThatWaitsForTheStateManagerMayHaveBegunBeforeIt(t *testing.T) {
+	n, began := &NFSLock{}, time.Now()
+	l := &leaseState{}
+	after := func(s int) time.Time { return began.Add(time.Duration(s) * time.Second) }
+	for _, c := range []struct {
+		managing, tried, gather int
+		want                    bool
+	}{{1, 2, 2, true}, {2, 1, 1, false}, {2, 1, 3, true}, {3, 2, 1, false}} {
+		l.managing, n.began = after(c.managing), after(c.gather)
+		assert.Equal(t, c.want, n.managedSince(l, after(c.tried)), c)
+	}
+	l.managing = time.Time{}
+	assert.False(t, n.managedSince(l, after(1)))
+}
+
 func TestLeaseState_WhatWasSaidBeforeTheLastLockIsNoEvidence(t *testing.T) {
 	l := leaseState{inUse: time.Now().Add(-time.Minute)}
 	assert.True(t, l.holds(l.inUse))

@@ -318,7 +318,7 @@ func (n *NFSLock) evidenceOf(t *target, a *attempt) evidence {
 		l := &t.server.lease
 		e.restart, e.flaps = l.restarted(n.grace, t.hangsSince(a)), l.flaps()
 		e.refused, e.inUse = l.holds(l.refused), l.holds(l.inUse)
-		if a.end == hung && e.waits == waitOther && !l.managing.IsZero() && l.managing.Before(a.report.Since) {
+		if a.end == hung && e.waits == waitOther && n.managedSince(l, a.report.Since) {
 			e.waits = waitRecovery
 		}
 		e.leaseExpired = t.lease.LeaseExpired > 0
@@ -330,6 +330,15 @@ func (n *NFSLock) evidenceOf(t *target, a *attempt) evidence {
 		e.unproven = !a.flocked
 	}
 	return e
+}
+
+// managedSince reports whether the kernel's state manager has been waiting since before a lock was
+// tried, or before this gather where the lock was left waiting.
+func (n *NFSLock) managedSince(l *leaseState, tried time.Time) bool {
+	if n.began.After(tried) {
+		tried = n.began
+	}
+	return !l.managing.IsZero() && l.managing.Before(tried)
 }
 
 // hangsSince returns when the first of the unanswered probes began. The attempt is the last of
