@@ -22,9 +22,9 @@ import (
 )
 
 const (
-	checks      = 10000
+	checks      = 20000
 	fewChecks   = 200 // of what costs ten times as much
-	concurrency = 8
+	concurrency = 16  // the prober's default
 	checkedPath = "/"
 	// nobody is the user, and the group, that helpers become.
 	nobody = 65534
@@ -214,6 +214,9 @@ func byCommand(n int, command func() *exec.Cmd) func() (cpu, wall float64, err e
 	}
 }
 
+// leastKeys is how many keys it takes at least that none is checked again while it still is.
+const leastKeys = 4 * concurrency
+
 // runProber is the role in which the prober makes the checks. The arguments are how
 // many, "trimmed" or not, "shared", "apart", "forked" or "large", the calls, and the paths,
 // which take turns.
@@ -222,9 +225,11 @@ func runProber(arguments []string) error {
 	if err != nil {
 		return fmt.Errorf("number of checks: %w", err)
 	}
-	plans := make([]*prober.Plan, len(arguments[4:]))
-	for i, path := range arguments[4:] {
-		plans[i] = checkPlan(arguments[3], path, arguments[2])
+	paths := arguments[4:]
+	all := make([]prober.Check, max(len(paths), leastKeys))
+	for i := range all { // as mountstat has them: a group shares its places
+		name := strconv.Itoa(i)
+		all[i] = prober.Check{Key: name, Group: name, Trusted: true, Independent: true, Plan: checkPlan(arguments[3], paths[i%len(paths)], arguments[2])}
 	}
 	if arguments[2] == "forked" {
 		if err := giveUpTracing(); err != nil {
@@ -239,9 +244,7 @@ func runProber(arguments []string) error {
 	})
 	var failed atomic.Pointer[prober.Report]
 	sideBySide(n, func(i int) {
-		// A group shares its places, so each check has one of its own.
-		name := strconv.Itoa(i)
-		r := p.Run(prober.Check{Key: name, Group: name, Plan: plans[i%len(plans)]})
+		r := p.Run(all[i%len(all)])
 		if r.Outcome != prober.Done || r.Failed() != nil {
 			failed.Store(&r)
 		}

@@ -20,8 +20,8 @@ import (
 )
 
 const (
-	// mountChecks is how many checks of mounts there are in a round: of limit and prober,
-	// and about so many of gathers, but at most mostGathers and at least fewestGathers.
+	// mountChecks is about how many checks of mounts by gathers there are in a round, of at most
+	// mostGathers gathers and at least fewestGathers.
 	mountChecks                = 10000
 	fewestGathers, mostGathers = 3, 10
 
@@ -67,13 +67,14 @@ func measureMounts(c *baselines, vfsprobe, root string, n int, where string) err
 		return err
 	}
 	gathers := min(max(mountChecks/n, fewestGathers), mostGathers)
+	each := max(checks, 10*n)
 	fmt.Printf("A gather of %d tmpfs mounts, %s: CPU time, user and system, of all processes,\n"+
-		"medians of %d gathers with an unchanged mount table, and %d checks by limit and prober\n\n", n, where, gathers, mountChecks)
+		"medians of %d gathers with an unchanged mount table, and %d checks by limit and prober\n\n", n, where, gathers, each)
 	return compare([]*contender{
 		c.measuredFloor(),
-		c.measuredLimit(mountChecks, callReaddir, paths...),
-		{name: "prober", toLimit: proberTarget, measure: byCommand(mountChecks, func() *exec.Cmd {
-			return self("prober", append([]string{strconv.Itoa(mountChecks), "trimmed", "shared", callReaddir}, paths...)...)
+		c.measuredLimit(each, callReaddir, paths...),
+		{name: "prober", toLimit: proberTarget, measure: byCommand(each, func() *exec.Cmd {
+			return self("prober", append([]string{strconv.Itoa(each), "trimmed", "shared", callReaddir}, paths...)...)
 		})},
 		{name: "vfsprobe, a mount of a gather", toLimit: gatherTarget, measure: func() (cpu, wall float64, err error) {
 			cpu, wall, err = gatherTimes(vfsprobe, filepath.Dir(root), root, n, gathers)
