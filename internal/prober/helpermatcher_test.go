@@ -107,15 +107,19 @@ func helperNames(t *testing.T) (names []string) {
 	fs := faultfs.New(t)
 	matcher, err := prober.NewHelperMatcher("/proc")
 	require.NoError(t, err)
+	defer func() {
+		if t.Failed() {
+			t.Logf("%+v, %v", p.Stats(), comms(t))
+		}
+	}()
 	for key := range 4 {
 		fs.Pause()
 		c := check(fs.Dir)
 		c.Key = fmt.Sprint(key)
 		reports := make(chan prober.Report, 1)
 		p.Submit(patient(c), func(r prober.Report) { reports <- r })
-		server := serverOf(t, os.Getpid())
 		eventually(t, "a helper", func() bool {
-			for _, pid := range children(t, server) {
+			for _, pid := range children(t, serverOf(t, os.Getpid())) {
 				if comm := comms(t)[pid]; strings.HasPrefix(comm, prober.HelperPrefix) {
 					assert.True(t, matcher.IsHelper(pid))
 					names = append(names, comm)
