@@ -291,8 +291,8 @@ func (p *Prober) finishLocked(h *helper, outcome Outcome) {
 	r := h.report
 	r.Outcome, r.PID, r.Since, r.Elapsed = outcome, h.pid, h.started, time.Since(h.started)
 	r.Err = h.err
-	if len(h.behind) == 0 && !h.shown {
-		r.outputs = h.outputs // nobody else is told of them
+	if len(h.behind) == 0 && !h.shown && !h.leftLocked() {
+		r.outputs = h.outputs // nobody else is told of them, and the helper adds no more
 	}
 	p.completed = append(p.completed, callback{done: h.done, report: r})
 	for _, w := range h.behind {

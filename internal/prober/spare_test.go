@@ -94,3 +94,21 @@ func TestProber_ATicketIsOfOneCheck(t *testing.T) {
 	fs.Heal()
 	answered(t, <-reports)
 }
+
+// What hangs may answer yet, long after its report was given back.
+func TestProber_AHelperThatStaysKeepsTheMemoryOfItsReport(t *testing.T) {
+	faultfs.Require(t)
+	p := startGentle(t, prober.Options{})
+	fs := faultfs.New(t)
+	fs.Pause()
+	reports := make(chan prober.Report, 1)
+	first := hangsBehind(p, fs, reports)
+	eventually(t, "a helper", func() bool { return p.SetDeadline(first, time.Now().Add(5*time.Second)) })
+	r := <-reports
+	require.Equal(t, prober.Stuck, r.Outcome, "%v", &r)
+	require.Len(t, r.Steps, 1)
+	memory := unsafe.SliceData(r.Steps[0].Output)
+	p.Recycle(&r)
+	assert.NotSame(t, memory, answered(t, p.Run(patient(check("/")))))
+	fs.Heal()
+}
