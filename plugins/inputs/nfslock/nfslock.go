@@ -239,15 +239,13 @@ func (n *NFSLock) evident(t *target) bool {
 	case notTried:
 		return n.answeredSince(t, time.Time{}) || !n.awaitsAnswers(t)
 	}
-	answered := n.answeredSince(t, t.attempt.report.Since)
-	if !answered && t.server != nil {
+	if n.answeredSince(t, t.attempt.report.Since) {
+		return !t.attempt.awaitsHolder
+	}
+	if t.server != nil {
 		n.ask(t.server, true)
 	}
-	if t.attempt.end == hung && t.server != nil {
-		n.askGrace(t.server)
-		answered = false
-	}
-	return !t.attempt.awaitsHolder && (answered || !n.awaitsAnswers(t))
+	return !t.attempt.awaitsHolder && !n.awaitsAnswers(t)
 }
 
 // answeredSince reports whether all services that the target's locks depend on have
