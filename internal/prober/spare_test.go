@@ -33,12 +33,16 @@ func TestProber_UsesTheMemoryOfAReportAgainOnceItWasGivenBack(t *testing.T) {
 	require.NotSame(t, memory, answered(t, p.Run(patient(check("/")))), "it was given back once")
 }
 
-// hangsBehind submits a check of "/" and then of a file system that is paused, with a key.
-func hangsBehind(p *prober.Prober, fs *faultfs.FS, reports chan prober.Report) prober.Ticket {
+// behindRoot is a check of "/" and then of a file system.
+func behindRoot(fs *faultfs.FS) prober.Check {
 	plan := statfs("/")
-	plan.Timeout = time.Minute
 	plan.Steps = append(plan.Steps, statfs(fs.Dir).Steps...)
-	return p.Submit(prober.Check{Key: fs.Dir, Plan: plan}, func(r prober.Report) { reports <- r })
+	return patient(prober.Check{Key: fs.Dir, Plan: plan})
+}
+
+// hangsBehind submits a check of "/" and then of a file system that is paused.
+func hangsBehind(p *prober.Prober, fs *faultfs.FS, reports chan prober.Report) prober.Ticket {
+	return p.Submit(behindRoot(fs), func(r prober.Report) { reports <- r })
 }
 
 func TestProber_WhatOthersHaveOfAReportStaysTheirs(t *testing.T) {
@@ -100,11 +104,8 @@ func TestProber_AHelperThatStaysKeepsTheMemoryOfItsReport(t *testing.T) {
 	faultfs.Require(t)
 	p := startGentle(t, prober.Options{})
 	fs := faultfs.New(t)
-	fs.Pause()
-	reports := make(chan prober.Report, 1)
-	first := hangsBehind(p, fs, reports)
-	eventually(t, "a helper", func() bool { return p.SetDeadline(first, time.Now().Add(5*time.Second)) })
-	r := <-reports
+	fs.Silence()
+	r := hangs(t, p, fs, behindRoot(fs))
 	require.Equal(t, prober.Stuck, r.Outcome, "%v", &r)
 	require.Len(t, r.Steps, 1)
 	memory := unsafe.SliceData(r.Steps[0].Output)

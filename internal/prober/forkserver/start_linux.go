@@ -256,7 +256,8 @@ func unneeded() []memoryRange {
 	return rest
 }
 
-// variables are the ranges of those mapped that are neither code nor constants of a file. The kernel's vdso and vvar are among them, for which a fork would make page tables.
+// variables are the ranges of those mapped that are neither code nor constants of a file. The
+// kernel's vdso and vvar are among them, for which a fork would make page tables.
 func variables(all []pages.Mapping) []memoryRange {
 	var ranges []memoryRange
 	for _, m := range all {

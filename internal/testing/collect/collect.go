@@ -3,6 +3,7 @@
 package collect
 
 import (
+	"maps"
 	"slices"
 	"sync"
 	"testing"
@@ -42,6 +43,26 @@ func Gather(t testing.TB, input telegraf.Input) *Metrics {
 		}
 	}
 	return m
+}
+
+// GatherUntil gathers until mounts have the verdicts that are wanted, all in one gather: a busy machine
+// may not come to a check, or to why it hangs, in time. verdictOf tells the verdict on one of them,
+// which is empty for one that was not reported.
+func GatherUntil(t testing.TB, input telegraf.Input, want map[string]string, verdictOf func(m *Metrics, path string) string) *Metrics {
+	t.Helper()
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		m := Gather(t, input)
+		got := make(map[string]string, len(want))
+		for path := range want {
+			got[path] = verdictOf(m, path)
+		}
+		if maps.Equal(want, got) {
+			return m
+		}
+		if time.Since(began) > 30*time.Second {
+			t.Fatalf("after 30 s there is %v, not %v", got, want)
+		}
+	}
 }
 
 // Named returns the metrics of that name, in the order they were added.

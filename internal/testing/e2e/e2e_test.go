@@ -167,21 +167,29 @@ func (p *process) trigger() {
 	require.NoError(p.t, err)
 }
 
-// until reads lines of stdout up to one that matches all patterns.
-func (p *process) until(patterns ...string) string {
+// before reads lines of stdout up to one that matches all patterns. It reports false if none has come
+// by the end.
+func (p *process) before(end <-chan time.Time, patterns ...string) (line string, found bool) {
 	p.t.Helper()
-	deadline := time.After(patience)
 	for {
 		select {
 		case line, ok := <-p.lines:
 			require.True(p.t, ok, "stdout ended before a line with %q", patterns)
 			if matches(line, patterns...) {
-				return line
+				return line, true
 			}
-		case <-deadline:
-			require.Fail(p.t, "no line", "with %q", patterns)
+		case <-end:
+			return "", false
 		}
 	}
+}
+
+// until reads lines of stdout up to one that matches all patterns.
+func (p *process) until(patterns ...string) string {
+	p.t.Helper()
+	line, found := p.before(time.After(patience), patterns...)
+	require.True(p.t, found, "no line with %q", patterns)
+	return line
 }
 
 // reports triggers gathers until one has a mount as all patterns say: on a busy host a check can
@@ -213,22 +221,12 @@ func (p *process) sums(patterns ...string) {
 // in the first ones after a change.
 func (p *process) says(patterns ...string) string {
 	p.t.Helper()
-	deadline := time.After(patience)
-	for {
+	for began := time.Now(); ; {
 		p.trigger()
-		for again := time.After(time.Second); again != nil; {
-			select {
-			case line, ok := <-p.lines:
-				require.True(p.t, ok, "stdout ended before a line with %q", patterns)
-				if matches(line, patterns...) {
-					return line
-				}
-			case <-again:
-				again = nil
-			case <-deadline:
-				require.Fail(p.t, "no line", "with %q", patterns)
-			}
+		if line, found := p.before(time.After(time.Second), patterns...); found {
+			return line
 		}
+		require.Less(p.t, time.Since(began), patience, "no line with %q", patterns)
 	}
 }
 

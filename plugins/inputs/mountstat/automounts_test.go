@@ -24,7 +24,7 @@ func TestMountstat_AnAutomounterThatCanMountNothing(t *testing.T) {
 	})
 	path := t.TempDir()
 	dir := tableOf(t, path, "/", "rw", "autofs", "auto.home", fmt.Sprintf("rw,fd=6,pgrp=%d,timeout=300,minproto=5,maxproto=5,indirect", automounter.Process.Pid))
-	m, log := newInput(t, nil)
+	m, log := newInput(t)
 	withTable(m, dir)
 	assert.Nil(t, at(collect.Gather(t, m), path), "it is no series while all is well")
 

@@ -114,7 +114,7 @@ func TestMountstat_KnowsMountPrograms(t *testing.T) {
 
 // The arguments of a program are read again if they could not be, but not for ever.
 func TestMountstat_ReadsTheArgumentsOfAMountProgramAgain(t *testing.T) {
-	input, log := newInput(t, nil)
+	input, log := newInput(t)
 	m := input.blocked
 	good := m.host.Files.Prober
 	closed := prober.New(prober.Options{})

@@ -403,7 +403,7 @@ func TestMountstat_ChecksWhatAnAutomountKeeps(t *testing.T) {
 	child := filepath.Join(dir, "child")
 	require.NoError(t, os.Mkdir(child, 0o755))
 	faultfs.NewAt(t, child, "nas:/home")
-	m, _ := newInput(t, nil)
+	m, _ := newInput(t)
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), child), "result"))
 }
 
@@ -458,7 +458,7 @@ func TestMountstat_NetworkFileSystemsOfContainers(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, unix.Unmount(dir, unix.MNT_DETACH))
 
-	m, _ := newInput(t, nil)
+	m, _ := newInput(t)
 	assert.Nil(t, at(collect.Gather(t, m), dir), "it does not show here")
 	m, log := newInput(t, within(timeout, dir), func(m *Mountstat) { m.MountNamespaces = "all" })
 	gatherUntil(t, m, dir, "ok")
@@ -554,7 +554,7 @@ func TestMountstat_ALineOfTheTableThatMakesNoSense(t *testing.T) {
 	fs := faultfs.New(t)
 	own, err := os.ReadFile("/proc/self/mountinfo")
 	require.NoError(t, err)
-	m, log := newInput(t, nil)
+	m, log := newInput(t)
 	dir := t.TempDir()
 	withTable(m, dir)
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "mountinfo"), append([]byte("nonsense\n33 28 8:5\n"), own...), 0o600))

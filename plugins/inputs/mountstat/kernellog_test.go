@@ -354,7 +354,7 @@ func TestMountstat_QuotesTheKernelAboutAServer(t *testing.T) {
 
 // Messages about Ceph's daemons do not say which cluster they are of.
 func TestMountstat_TheKernelsMessagesAboutCeph(t *testing.T) {
-	m, _ := newPretendedNFS(t, nil)
+	m, _ := newPretendedNFS(t)
 	m.servers.byQuestion = make(map[serverpool.Question]*server)
 	of := func(source string) *target {
 		t := &target{Unit: &mounts.Unit{Probed: &mounts.Mount{Info: &mountinfo.Info{FSType: "ceph", Source: source}}}, policy: m.policy}

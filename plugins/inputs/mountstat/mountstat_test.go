@@ -3,7 +3,6 @@ package mountstat
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -137,26 +136,17 @@ func gatherUntil(t testing.TB, m *Mountstat, path, want string) *collect.Metrics
 // gatherAllUntil gathers until mounts have their verdicts, all in one gather.
 func gatherAllUntil(t testing.TB, m *Mountstat, want map[string]string) *collect.Metrics {
 	t.Helper()
-	for began := time.Now(); ; time.Sleep(timeout / 10) {
-		g := collect.Gather(t, m)
-		got := make(map[string]string)
-		for path, verdict := range want {
-			metric := at(g, path)
-			got[path] = text(metric, "result")
-			if strings.HasPrefix(verdict, "timeout") && hangs(metric) {
-				got[path] = "timeout"
-			}
-			if strings.Contains(verdict, " ") {
-				got[path] += " " + text(metric, "cause")
-			}
+	return collect.GatherUntil(t, m, want, func(g *collect.Metrics, path string) string {
+		metric := at(g, path)
+		got := text(metric, "result")
+		if strings.HasPrefix(want[path], "timeout") && hangs(metric) {
+			got = "timeout"
 		}
-		if maps.Equal(want, got) {
-			return g
+		if strings.Contains(want[path], " ") {
+			got += " " + text(metric, "cause")
 		}
-		if time.Since(began) > 30*time.Second {
-			require.Equal(t, want, got)
-		}
-	}
+		return got
+	})
 }
 
 // tableOf makes a directory for withTable, with a mountinfo which says of what is mounted on
@@ -211,7 +201,7 @@ func summary(t testing.TB, g *collect.Metrics, name string) int64 {
 
 func TestMountstat_AHealthyMount(t *testing.T) {
 	faultfs.Require(t)
-	m, log := newInput(t, nil)
+	m, log := newInput(t)
 	fs := faultfs.New(t)
 	g := collect.Gather(t, m)
 
@@ -301,7 +291,7 @@ func TestMountstat_AMountThatRecoversSaysSo(t *testing.T) {
 
 func TestMountstat_ErrnoDecidesTheResult(t *testing.T) {
 	faultfs.Require(t)
-	m, _ := newInput(t, nil)
+	m, _ := newInput(t)
 	fs := faultfs.New(t)
 	for errno, want := range map[unix.Errno]string{
 		unix.EACCES: "denied", unix.EPERM: "denied", unix.ESTALE: "stale", unix.EIO: "error", unix.ETIMEDOUT: "error",
@@ -394,7 +384,7 @@ func TestMountstat_TwentyHungDaemonsCostADiskNothing(t *testing.T) {
 // A host without a place for a helper says nothing new of a fault that is known, and its
 // own line sums up what is not checked.
 func TestTarget_SaysAFaultOnceWhateverHelpersItGets(t *testing.T) {
-	m, log := newInput(t, nil)
+	m, log := newInput(t)
 	table := mounts.Parse([]byte("50 1 0:47 / /srv rw - nfs nas:/export rw\n"))
 	target := &target{Unit: &mounts.Unit{Probed: &table.Mounts[0]}, report: &prober.Report{Since: time.Now()}}
 	hangs := finding{code: result.Timeout, call: "fstatfs"}
@@ -465,7 +455,7 @@ func TestMountstat_TwoInputsShareTheProber(t *testing.T) {
 
 func TestMountstat_BindMountsShareOneCheck(t *testing.T) {
 	faultfs.Require(t)
-	m, _ := newInput(t, nil)
+	m, _ := newInput(t)
 	bind := t.TempDir()
 	fs := faultfs.New(t)
 	require.NoError(t, unix.Mount(fs.Dir, bind, "", unix.MS_BIND, ""))
@@ -488,7 +478,7 @@ func TestMountstat_BindMountsShareOneCheck(t *testing.T) {
 
 func TestMountstat_AMountOnTopHidesTheOneBelow(t *testing.T) {
 	faultfs.Require(t)
-	m, _ := newInput(t, nil)
+	m, _ := newInput(t)
 	below := faultfs.NewAt(t, t.TempDir(), "below")
 	below.Silence()
 	faultfs.NewAt(t, below.Dir, "above")
@@ -519,7 +509,7 @@ func TestMountstat_AMountOverAHungParentHangsToo(t *testing.T) {
 
 func TestMountstat_MountPointsOfEveryName(t *testing.T) {
 	faultfs.Require(t)
-	m, _ := newInput(t, nil)
+	m, _ := newInput(t)
 	root := t.TempDir()
 	for _, name := range []string{"a b", "tab\tx", "new\nline", `back\slash`, `trailing\`, "hash#", `quo"te`, "comma,equals=", "\xff\xfe invalid", "ünï"} {
 		dir := filepath.Join(root, name)
@@ -535,7 +525,7 @@ func TestMountstat_MountPointsOfEveryName(t *testing.T) {
 // The longest path a mount point can have: PATH_MAX less the NUL.
 func TestMountstat_AMountPointOf4095Bytes(t *testing.T) {
 	faultfs.Require(t)
-	m, _ := newInput(t, nil)
+	m, _ := newInput(t)
 	root := t.TempDir()
 	path := root
 	fd, err := unix.Open(root, unix.O_RDONLY|unix.O_DIRECTORY, 0)
@@ -623,7 +613,7 @@ func TestSettings_Select(t *testing.T) {
 }
 
 func TestSettings_Bad(t *testing.T) {
-	shared, _ := newInput(t, nil)
+	shared, _ := newInput(t)
 	nothing := config.Duration(0)
 	for want, change := range map[string]func(*Mountstat){
 		`timeout = "0s": at least 10ms are needed`:                 func(m *Mountstat) { m.Timeout = 0 },

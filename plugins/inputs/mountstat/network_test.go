@@ -148,7 +148,7 @@ func TestCause_OfAnSMBMountWhoseServerAnswers(t *testing.T) {
 		{"", unix.EREMCHG, result.ShareGone},
 	} {
 		fs := faultfs.New(t)
-		m, _ := newPretendedNFS(t, nil)
+		m, _ := newPretendedNFS(t)
 		networkMount(t, fs, "cifs", server)(m)
 		assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
 		if c.says != "" {
@@ -165,7 +165,7 @@ func TestCause_OfAnSMBMountWhoseServerAnswers(t *testing.T) {
 func TestMountstat_LeavesAloneAnSMBMountWhoseLoginIsRefused(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
-	m, _ := newPretendedNFS(t, nil)
+	m, _ := newPretendedNFS(t)
 	networkMount(t, fs, "cifs", rpchost.Serve(t, "127.0.0.1:0", answerSMB))(m)
 	require.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
 	debugData(t, m, "6.1-no-session")
@@ -295,7 +295,7 @@ func TestCauses_OfABusyServer(t *testing.T) {
 func TestCause_OfAnSMBMountWhosePortIsNotKnown(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
-	m, _ := newPretendedNFS(t, nil)
+	m, _ := newPretendedNFS(t)
 	networkMount(t, fs, "cifs", refusing(t))(m)
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"), "so its server listens elsewhere")
 	fs.Fail(unix.EHOSTDOWN, faultfs.Statfs)
@@ -320,7 +320,7 @@ func ofTheKernel(t *testing.T, server netip.AddrPort) {
 
 // The addresses of mounts in another network namespace mean other hosts, or none.
 func TestMountstat_MountsOfAnotherNetworkHaveNoServers(t *testing.T) {
-	m, _ := newPretendedNFS(t, nil)
+	m, _ := newPretendedNFS(t)
 	m.servers.byQuestion = make(map[serverpool.Question]*server)
 	mount := &mounts.Mount{Info: &mountinfo.Info{FSType: "cifs", Source: "//nas/data", VFSOptions: "rw,addr=10.0.0.2"}}
 	for _, c := range []struct {
@@ -485,7 +485,7 @@ func TestCause_OfAnSMBMountOfAServerAtAnotherPort(t *testing.T) {
 func TestMountstat_FindsAnSMBServerThatHasMoved(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
-	m, _ := newPretendedNFS(t, nil)
+	m, _ := newPretendedNFS(t)
 	m.allProcesses = true // as where this process is in no PID namespace of its own
 	gone := refusing(t)
 	require.NoError(t, m.Restore(fmt.Appendf(nil, `{"smb_ports":{"127.0.0.1":[%d]}}`, gone.Port())))
@@ -606,7 +606,7 @@ func TestCause_OfAnSMBMountThatHasNotConnectedAgain(t *testing.T) {
 func TestCause_OfA9PMountThatFails(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
-	m, _ := newPretendedNFS(t, nil)
+	m, _ := newPretendedNFS(t)
 	var own []net.Conn // of the mount
 	server := rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
 		answerNineP(conn)
@@ -630,7 +630,7 @@ func TestCause_OfA9PMountThatFails(t *testing.T) {
 func TestCause_OfACephMount(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
-	m, _ := newPretendedNFS(t, nil)
+	m, _ := newPretendedNFS(t)
 	networkMount(t, fs, "ceph", rpchost.Serve(t, "127.0.0.1:0", answerCeph))(m)
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), fs.Dir), "result"))
 	fs.Fail(unix.EACCES, faultfs.Opendir)
@@ -668,7 +668,7 @@ func TestMountstat_AsksAServerOfManyMountsOnce(t *testing.T) {
 // they are.
 func askServersOfManyMounts(t *testing.T) (most time.Duration) {
 	t.Helper()
-	m, _ := newPretendedNFS(t, nil)
+	m, _ := newPretendedNFS(t)
 	m.targets, m.servers.byQuestion = nil, make(map[serverpool.Question]*server)
 	var asked atomic.Int64
 	at := rpchost.Serve(t, "0.0.0.0:0", func(conn net.Conn) {

@@ -109,7 +109,7 @@ func TestMountstat_ARefusalToSquashedRootIsNoFault(t *testing.T) {
 		{"", 0o755, "denied"},
 	} {
 		fs := faultfs.NewWith(t, t.TempDir(), faultfs.Options{Mode: c.mode})
-		m, _ := newPretendedNFS(t, nil)
+		m, _ := newPretendedNFS(t)
 		nfsMount(t, fs, server, c.options)(m)
 		collect.Gather(t, m)
 		var st unix.Stat_t
@@ -232,7 +232,7 @@ func TestMountstat_LeavesTheServersOfHealthyMountsAlone(t *testing.T) {
 	faultfs.Require(t)
 	fs := faultfs.New(t)
 	var calls atomic.Int64
-	m, _ := newPretendedNFS(t, nil)
+	m, _ := newPretendedNFS(t)
 	nfsMount(t, fs, rpchost.Serve(t, "127.0.0.1:0", func(conn net.Conn) {
 		calls.Add(1)
 		rpchost.AnswerNull(conn)

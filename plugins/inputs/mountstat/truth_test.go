@@ -135,7 +135,7 @@ func TestMountstat_TellsRefusedFromBroken(t *testing.T) {
 
 	fs = faultfs.New(t)
 	fs.Fail(unix.EACCES, faultfs.Statfs)
-	m, _ = newPretendedNFS(t, nil)
+	m, _ = newPretendedNFS(t)
 	nfsMount(t, fs, rpchost.Serve(t, "127.0.0.1:0", rpchost.AnswerNull), ",sec=krb5p")(m)
 	metric := at(collect.Gather(t, m), fs.Dir)
 	assert.Equal(t, "unchecked", text(metric, "result"))

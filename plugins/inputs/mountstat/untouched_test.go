@@ -287,7 +287,7 @@ func TestUntouched_AnSMBMountByWhatItsClientKnows(t *testing.T) {
 	faultfs.Require(t)
 	for says, want := range map[string]string{"": "unchecked ", "6.1-good": "unchecked ", "6.1-no-session": "unchecked ", "6.1-disconnected": "error server_service_dead"} {
 		fs := faultfs.New(t)
-		m, _ := newPretendedNFS(t, nil)
+		m, _ := newPretendedNFS(t)
 		networkMount(t, fs, "cifs", refusing(t))(m)
 		onAutofs(t, m, fs.Dir)
 		if says != "" {

@@ -338,7 +338,7 @@ func TestIsManager(t *testing.T) {
 
 // A busy host may not read the counters in time.
 func TestNFSLock_ReadsCountersAgainThatCouldNotBeRead(t *testing.T) {
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t)
 	dir := tmpfs(t, "")
 	withTable(t, n, fmt.Sprintf("1001 1 0:1 / %s rw - nfs4 nas:/export rw,%s\n", dir, nfs4))
 	n.round = n.host.Join(n)

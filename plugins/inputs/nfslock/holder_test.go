@@ -116,7 +116,7 @@ func TestHolder_TheServerNamesItsHost(t *testing.T) {
 	rpchost.Serve(t, "127.0.0.1:111", rpchost.Answer(func([]byte) []byte { return port }))
 	serveNFS(t)
 	dir := tmpfs(t, "")
-	n, log := newInput(t, nil)
+	n, log := newInput(t)
 	pretend(t, n, map[string]string{dir: nfs3})
 	n.round = n.host.Join(n)
 	n.refresh()
@@ -189,7 +189,7 @@ func TestHolder_ASilentServerNamesNobody(t *testing.T) {
 // Only where the lock was refused once, of NFS 3, the file's handle is asked for.
 func TestPlan_NamesTheCanaryOfNFS3OnlyOnceItsLockWasRefused(t *testing.T) {
 	for options, want := range map[string]bool{nfs3: true, nfs4: false, "vers=2,proto=tcp,addr=127.0.0.1": false, nfs3 + ",nolock": false} {
-		n, _ := newInput(t, nil)
+		n, _ := newInput(t)
 		pretend(t, n, map[string]string{t.TempDir(): options})
 		n.refresh()
 		for _, retried := range []bool{false, true} {

@@ -148,7 +148,7 @@ func TestNFSLock_TheRealHost(t *testing.T) {
 	defer file.Close()
 	require.NoError(t, unix.Flock(int(file.Fd()), unix.LOCK_EX))
 
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t)
 	all := collect.Gather(t, n).Named("nfslock_host")
 	require.Len(t, all, 1)
 	held, found := all[0].GetField("host_locks_held")

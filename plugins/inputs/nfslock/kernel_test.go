@@ -61,7 +61,7 @@ func TestKernel_WithoutItsLog(t *testing.T) {
 // Tunnels to several servers begin at ports of this host, and the kernel's messages name the
 // address alone.
 func TestKernel_CountsEachMessageForOneServer(t *testing.T) {
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t)
 	k := &kernel{readable: true, total: make(map[kmsg.Kind]int64), of: make(map[mounts.NFSServer]map[kmsg.Kind]int64), unclaimed: make(map[string]map[kmsg.Kind]int64)}
 	server := func(port uint16, answer serverpool.Answer) *lockServer {
 		s := &lockServer{NFSServer: mounts.NFSServer{Address: netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), Network: "tcp", Version: 4}, names: map[string]bool{"127.0.0.1": true}}

@@ -37,14 +37,14 @@ func (n *NFSLock) inGrace(t *target) bool {
 	if t.server == nil {
 		return false
 	}
-	since := n.began
-	if t.Hung() {
-		since = since.Add(-min(max(0, since.Sub(t.HungSince)), n.grace))
-	}
+	said, since := t.server.nfsGrace.at, n.began
 	if t.nlm {
-		return t.server.nlmGrace.at.After(since)
+		said = t.server.nlmGrace.at
 	}
-	return t.server.nfsGrace.at.After(since)
+	if t.Hung() && t.HungSince.Before(since) {
+		since = t.HungSince
+	}
+	return said.After(since) && n.began.Sub(said) < n.grace
 }
 
 // lockServer is what is known about a host whose services locks depend on.

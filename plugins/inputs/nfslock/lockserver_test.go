@@ -146,7 +146,7 @@ func TestLockServer_Servers(t *testing.T) {
 	rpchost.StartStatd(t)
 	first, second, third := tmpfs(t, ""), tmpfs(t, ""), tmpfs(t, "")
 	require.NoError(t, os.Remove(filepath.Join(second, ".nfslock-probe")))
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t)
 	pretend(t, n, map[string]string{first: nfs3, second: nfs3, third: nfs3 + ",local_lock=all"})
 	g := collect.Gather(t, n)
 	assert.Equal(t, "ok ok", verdict(t, at(g, first)))
@@ -168,7 +168,7 @@ func TestLockServer_Servers(t *testing.T) {
 func TestLockServer_NFS4AsksNoLockManager(t *testing.T) {
 	serveNFS(t)
 	dir := tmpfs(t, "")
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t)
 	pretend(t, n, map[string]string{dir: nfs4})
 	g := collect.Gather(t, n)
 	assert.Equal(t, "ok ok", verdict(t, at(g, dir)))
@@ -276,7 +276,7 @@ func TestLockServer_IsWhereAMountsCallsGo(t *testing.T) {
 		"vers=3,proto=tcp,addr=nas.example.org":               "-",
 		"vers=3,proto=tcp":                                    "-",
 	} {
-		n, _ := newInput(t, nil)
+		n, _ := newInput(t)
 		pretend(t, n, map[string]string{dir: options})
 		n.refresh()
 		got := "-"

@@ -11,7 +11,7 @@ import (
 func TestNFSLock_AGatherKeepsNothing(t *testing.T) {
 	const quarter = 25
 	serveNFS(t)
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t)
 	pretend(t, n, map[string]string{tmpfs(t, ""): nfs4, tmpfs(t, ""): "vers=4.2,proto=tcp,addr=127.0.0.2"})
 	var held leaks.Held
 	for i := range 4 {

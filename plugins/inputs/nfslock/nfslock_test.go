@@ -1,7 +1,6 @@
 package nfslock
 
 import (
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -121,24 +120,16 @@ func gatherUntil(t testing.TB, n *NFSLock, path, want string) telegraf.Metric {
 // gatherAllUntil gathers until mounts have their verdicts, all in one gather.
 func gatherAllUntil(t testing.TB, n *NFSLock, want map[string]string) *collect.Metrics {
 	t.Helper()
-	for began := time.Now(); ; time.Sleep(timeout / 10) {
-		g := collect.Gather(t, n)
-		got := make(map[string]string)
-		for path := range want {
-			if m := at(g, path); m != nil {
-				got[path] = verdict(t, m)
-				if strings.HasPrefix(want[path], "timeout ") {
-					got[path] = verdictOfHang(t, m)
-				}
-			}
+	return collect.GatherUntil(t, n, want, func(g *collect.Metrics, path string) string {
+		m := at(g, path)
+		switch {
+		case m == nil:
+			return ""
+		case strings.HasPrefix(want[path], "timeout "):
+			return verdictOfHang(t, m)
 		}
-		if maps.Equal(want, got) {
-			return g
-		}
-		if time.Since(began) > 30*time.Second {
-			require.Equal(t, want, got)
-		}
-	}
+		return verdict(t, m)
+	})
 }
 
 // verdictOfHang is the verdict on a lock that hangs, be it that its helper could be ended within the

@@ -13,7 +13,7 @@ import (
 
 // planOf is the plan of the locks, with all of its steps.
 func planOf(t *testing.T) *plan {
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t)
 	withTable(t, n, "50 1 0:47 / /srv rw - nfs nas:/export rw,vers=3,addr=192.0.2.1\n")
 	n.refresh()
 	target := n.targets[0]

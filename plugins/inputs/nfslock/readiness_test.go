@@ -46,7 +46,7 @@ func TestReadiness_IsToldBeforeTheFirstMount(t *testing.T) {
 func TestReadiness_OfAHostWithFstab(t *testing.T) {
 	etc := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(etc, "fstab"), []byte("nas:/data /srv/data nfs noauto 0 0\n"), 0o600))
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t)
 	withTable(t, n, "")
 	n.host.Etc, n.host.MountPrefix = etc, "/" // what is below /etc counts in a container too, if it is the host's
 	all := collect.Gather(t, n).Named("nfslock_readiness")

@@ -17,7 +17,7 @@ import (
 
 // NFS gives all directories of an export one superblock, and each can be removed alone.
 func TestTarget_IsADirectoryOfAnExport(t *testing.T) {
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t)
 	withTable(t, n, `50 1 0:47 / /srv/a rw - nfs nas:/export/a rw,vers=3,proto=tcp,addr=192.0.2.1
 51 1 0:47 / /srv/b rw - nfs nas:/export/b rw,vers=3,proto=tcp,addr=192.0.2.1
 52 1 0:47 / /mnt/b rw - nfs nas:/export/b rw,vers=3,proto=tcp,addr=192.0.2.1
@@ -37,7 +37,7 @@ func TestTarget_IsADirectoryOfAnExport(t *testing.T) {
 }
 
 func TestTarget_KeepsItsHistoryWhileItIsTheSameFileSystem(t *testing.T) {
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t)
 	table := func(source string) *mounts.Snapshot {
 		return mounts.Parse([]byte("50 1 0:47 / /srv rw - nfs " + source + " rw,vers=3,addr=192.0.2.1\n"))
 	}
@@ -62,7 +62,7 @@ func TestTarget_TwoOfOneExportAreProbedApart(t *testing.T) {
 		require.NoError(t, os.Mkdir(d, 0o755))
 	}
 	putCanary(t, with)
-	n, _ := newInput(t, nil)
+	n, _ := newInput(t)
 	pretend(t, n, map[string]string{with: nfs4, without: nfs4})
 	var g *collect.Metrics
 	require.Eventually(t, func() bool { // a busy machine may be late
@@ -89,7 +89,7 @@ func TestTarget_SaysAFaultOnceWhateverHelpersItGets(t *testing.T) {
 		"a fault by the way": {refused, refused, hangs, refused, untold, well},
 	} {
 		t.Run(name, func(t *testing.T) {
-			n, log := newInput(t, nil)
+			n, log := newInput(t)
 			withTable(t, n, "50 1 0:47 / /srv rw - nfs nas:/export rw,vers=3,proto=tcp,addr=192.0.2.1\n")
 			n.refresh()
 			for _, f := range findings {
