@@ -276,7 +276,7 @@ func TestLeaseState_KnowsHostsOfOneName(t *testing.T) {
 	assert.Len(t, l.samples, 1, "what is old tells nothing")
 }
 
-func TestNFSLock_InGraceIsWhatTheLockServiceSaysNow(t *testing.T) {
+func TestNFSLock_InGraceIsWhatTheLockServiceHasSaid(t *testing.T) {
 	began := time.Now()
 	n, server := &NFSLock{began: began, settings: settings{grace: time.Hour}}, &lockServer{}
 	nlm, v4 := &target{nlm: true, server: server}, &target{server: server}
@@ -296,7 +296,15 @@ func TestNFSLock_InGraceIsWhatTheLockServiceSaysNow(t *testing.T) {
 	says.At = began.Add(time.Second)
 	server.nlmGrace.note(says)
 	assert.True(t, n.inGrace(nlm))
-	server.nlmGrace.note(serverpool.Answer{Known: true})
+	server.nlmGrace.note(serverpool.Answer{Known: true, At: began.Add(2 * time.Second)})
+	n.began = began.Add(3 * time.Second)
+	n.grace = time.Hour
+	assert.True(t, n.inGrace(nlm), "the client has not asked again yet")
+	nlm.HungSince = began.Add(2500 * time.Millisecond)
+	assert.False(t, n.inGrace(nlm), "a lock tried since was never refused")
+	nlm.HungSince = began.Add(-time.Minute)
+	n.began = began.Add(2*time.Second + retryAfterGrace)
+	server.nlmGrace.note(serverpool.Answer{Known: true, At: n.began})
 	assert.False(t, n.inGrace(nlm), "it gives locks")
 }
 

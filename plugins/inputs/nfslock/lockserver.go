@@ -18,33 +18,52 @@ type services struct {
 	nfsGrace, nlmGrace     saidGrace // of servers on which a lock takes long
 }
 
-// saidGrace is when a service that gives locks last said that its grace period lasts. It is zero
-// if the service has answered otherwise since. An answer that is lost changes nothing.
-type saidGrace struct{ at time.Time }
+// saidGrace is when a service that gives locks last said that its grace period lasts, and when it
+// first answered otherwise after that. An answer that is lost changes nothing.
+type saidGrace struct{ lasts, ended time.Time }
 
 func (s *saidGrace) note(a serverpool.Answer) {
 	switch {
 	case a.Errno == sunrpc.InGrace:
-		s.at = a.At
-	case a.Known && !a.TimedOut():
-		s.at = time.Time{}
+		*s = saidGrace{lasts: a.At}
+	case a.Known && !a.TimedOut() && s.ended.IsZero():
+		s.ended = a.At
 	}
 }
 
-// inGrace reports whether the service that gives the target's locks has said that its grace
-// period lasts: in this gather, or since the lock hangs, and no longer ago than such a period lasts.
+// retryAfterGrace is how long a client that a server has told of its grace period waits at most
+// until it asks again, and so how long a lock may still take when the period has ended: that of
+// NFSv4 (NFS4_POLL_RETRY_MAX, fs/nfs/nfs4proc.c). One of NFS 3 waits for 5 s
+// (NLMCLNT_GRACE_WAIT, fs/lockd/clntproc.c).
+const retryAfterGrace = 15 * time.Second
+
+// holdsUp reports whether a lock that has been tried since then, and is not given at that time,
+// waits for the grace period, or for the client to see that it has ended. limit is how long such a
+// period lasts.
+func (s *saidGrace) holdsUp(since, at time.Time, limit time.Duration) bool {
+	switch {
+	case at.Sub(s.lasts) >= limit:
+		return false
+	case s.ended.IsZero():
+		return s.lasts.After(since)
+	}
+	return s.ended.After(since) && at.Sub(s.ended) < retryAfterGrace
+}
+
+// inGrace reports whether a grace period holds up the target's lock, by what the service that gives
+// it has said: in this gather, or since the lock hangs.
 func (n *NFSLock) inGrace(t *target) bool {
 	if t.server == nil {
 		return false
 	}
-	said, since := t.server.nfsGrace.at, n.began
+	said, since := &t.server.nfsGrace, n.began
 	if t.nlm {
-		said = t.server.nlmGrace.at
+		said = &t.server.nlmGrace
 	}
 	if t.Hung() && t.HungSince.Before(since) {
 		since = t.HungSince
 	}
-	return said.After(since) && n.began.Sub(said) < n.grace
+	return said.holdsUp(since, n.began, n.grace)
 }
 
 // lockServer is what is known about a host whose services locks depend on.
