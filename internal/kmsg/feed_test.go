@@ -113,6 +113,20 @@ func TestFeed_BeginsBeforeAnybodyAsks(t *testing.T) {
 	}
 }
 
+// What Expect has begun may come to read only after Close, when another file has the number.
+func TestFeed_ReadsNothingAfterClose(t *testing.T) {
+	feed, _ := fill(t)
+	require.NoError(t, feed.Close())
+	other := filepath.Join(t.TempDir(), "other")
+	require.NoError(t, os.WriteFile(other, []byte("6,7,1,-;another's\n"), 0o600))
+	file, err := os.Open(other)
+	require.NoError(t, err)
+	defer file.Close()
+	news, err := feed.Read("a")
+	require.ErrorIs(t, err, unix.EBADF)
+	assert.Empty(t, news.Records)
+}
+
 func TestFeed_TellsWhoAsksFirstWhatWasWrong(t *testing.T) {
 	feed, put := fill(t)
 	put("garbage")

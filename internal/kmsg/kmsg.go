@@ -39,8 +39,12 @@ func Open(name string) (*Log, error) {
 	return &Log{fd: fd, name: name}, nil
 }
 
-// Close closes the device.
-func (l *Log) Close() error { return unix.Close(l.fd) }
+// Close closes the device. Reading fails from then on: the descriptor's number may be another's.
+func (l *Log) Close() error {
+	fd := l.fd
+	l.fd = -1
+	return unix.Close(fd)
+}
 
 // rewind has the next Read begin with the oldest record that the kernel has.
 func (l *Log) rewind() error {
