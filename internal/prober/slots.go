@@ -65,12 +65,16 @@ func (p *Prober) wakeServerLocked() {
 	}
 }
 
-// freeSlotLocked gives a helper's slot back: the helper has ended.
+// freeSlotLocked gives a helper's slot back: the helper has ended. While many hang, there are more
+// slots than healthy gathers need again.
 func (s *server) freeSlotLocked(h *helper) {
 	if h.slot == nil || s == nil || s.slots == nil {
 		return
 	}
 	s.holders[s.slots.Index(h.slot)] = nil
+	if h.stage != fresh {
+		s.slots.Empty(h.slot)
+	}
 	s.slots.Free(h.slot)
 	h.slot = nil
 }

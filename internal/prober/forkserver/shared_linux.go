@@ -184,6 +184,12 @@ func (s *Slots) Submit(header *RequestHeader, body []byte) (slot *Slot, ok bool)
 // Free takes back a slot whose helper has ended.
 func (s *Slots) Free(slot *Slot) { s.free = append(s.free, uint16(s.Index(slot))) }
 
+// Empty gives the memory of a slot whose helper has ended back to the kernel. The next helper that
+// gets the slot takes it anew.
+func (s *Slots) Empty(slot *Slot) {
+	_, _, _ = syscall.Syscall(syscall.SYS_MADVISE, uintptr(unsafe.Pointer(slot)), sharedSize, madvRemove)
+}
+
 // Index is the number of a slot, below [SharedSlots].
 func (s *Slots) Index(slot *Slot) int {
 	return int((uintptr(unsafe.Pointer(slot)) - uintptr(unsafe.Pointer(s.memory)) - slotsOffset) / sharedSize)

@@ -1,6 +1,7 @@
 package forkserver
 
 import (
+	"syscall"
 	"testing"
 	"unsafe"
 
@@ -43,6 +44,24 @@ func TestSlots_EachIsSubmittedOnceUntilItIsFree(t *testing.T) {
 	assert.Zero(t, again.Done(), "what it has told of another request is gone")
 	assert.Zero(t, s.Forked(again))
 	assert.EqualValues(t, SharedSlots+1, s.memory.submitted.written)
+}
+
+func TestSlots_AnEmptyOneTakesNoMemory(t *testing.T) {
+	s := newSlots(t)
+	slot, ok := s.Submit(&RequestHeader{Kind: Fork, ID: 7}, []byte("body"))
+	require.True(t, ok)
+	resident := func() (pages int) {
+		var all [sharedSize / 4096]byte
+		_, _, errno := syscall.Syscall(syscall.SYS_MINCORE, uintptr(unsafe.Pointer(slot)), sharedSize, uintptr(unsafe.Pointer(&all)))
+		require.Zero(t, errno)
+		for _, page := range all {
+			pages += int(page & 1)
+		}
+		return pages
+	}
+	require.NotZero(t, resident())
+	s.Empty(slot)
+	assert.Zero(t, resident())
 }
 
 func TestSlots_TheServerIsWokenOnceWhereItSleeps(t *testing.T) {

@@ -15,6 +15,7 @@ const (
 	madvDontFork = 10
 	madvDoFork   = 11
 	// linux/mman.h
+	madvRemove     = 9
 	madvNoHugePage = 15
 	sigSetMask     = 2
 	// maxAddress is more than any address that can be unmapped: [vsyscall] is beyond it.
