@@ -133,18 +133,14 @@ func TestUntouched_AMountWhoseServerDiesIsFoundWhileSomebodyWaits(t *testing.T) 
 			if fstype == "ceph" {
 				waitUninterruptibly(t)
 			}
-			var once bool
-			require.Eventually(t, func() bool {
+			require.Eventually(t, func() bool { // a busy host may have asked twice until somebody looks
 				metric, s := at(collect.Gather(t, m), fs.Dir), m.targets[0].servers[0]
-				if s.answer.Broken() && s.answer.At.Equal(s.answer.Since) {
-					once = true
-					if fstype == "ceph" || s.waited < m.policy.timeout { // on a busy host it was longer
-						require.Equal(t, "unchecked", text(metric, "result"), "one question without an answer is no proof")
-					}
+				once := s.answer.Broken() && s.answer.At.Equal(s.answer.Since)
+				if once && (fstype == "ceph" || s.waited < m.policy.timeout) { // on a busy host it was longer
+					require.Equal(t, "unchecked", text(metric, "result"), "one question without an answer is no proof")
 				}
 				return text(metric, "result") == "error" && text(metric, "errno") == "ETIMEDOUT"
 			}, 30*time.Second, 10*time.Millisecond)
-			assert.True(t, once)
 			assert.Zero(t, fs.Unanswered(), "it was never touched")
 		})
 	}
