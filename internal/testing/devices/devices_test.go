@@ -332,7 +332,7 @@ func (h *host) mountAnew(disk string) {
 	logged := fmt.Sprintf(mounts, disk)
 	for range 3 { // a machine may be too slow for that
 		before := h.shell(logged)
-		h.shell(`for i in $(seq 40); do mount /dev/mapper/removable /mnt/removable; umount /mnt/removable; done`)
+		h.shell(`for i in $(seq 40); do mount /dev/mapper/removable /mnt/removable; until umount /mnt/removable; do sleep 0.1; done; done`) // a check may have it open
 		h.shell(fmt.Sprintf("umount /mnt/%[1]s && mount /dev/mapper/%[1]s /mnt/%[1]s", disk))
 		if h.shell(logged) == before {
 			break
