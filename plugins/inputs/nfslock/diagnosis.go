@@ -76,7 +76,7 @@ type evidence struct {
 	nlm    bool     // locks go by NLM, as those of NFS versions 2 and 3 do
 	local  services // of this host: rpcbind, nsm
 	server services
-	// inGrace: the server's lock service said so while the lock was slow.
+	// inGrace: by what the server's lock service has said, a grace period holds the lock up.
 	inGrace bool
 
 	// Of NFSv4: what is known of this client's state at the server.
