@@ -150,6 +150,7 @@ var (
 		{begins: "Delayed block allocation failed", kind: FSError},
 		{begins: "failed to convert unwritten extents", kind: FSError},
 		{contains: "I/O error", kind: FSError},
+		{begins: "recovery complete", kind: Mounted}, // of a mount, also if too many mounts keep "mounted" from the log
 		{begins: "mounted ", kind: Mounted},
 		{begins: "re-mounted", kind: Mounted},
 		{begins: "unmounting ", kind: Mounted},

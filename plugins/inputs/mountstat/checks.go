@@ -54,6 +54,8 @@ var (
 	openNode      = step{checkDevice, "openat"}
 	readNode      = step{checkDevice, "pread64"}
 	askAlive      = step{checkReaddir, "fgetxattr"}
+	makeFile      = step{checkWrite, "openat"}
+	removeFile    = step{checkWrite, "unlinkat"}
 	openCanary    = step{checkRead, "openat"}
 	readCanary    = step{checkRead, "pread64"}
 )
@@ -166,7 +168,8 @@ func (s *settings) addCheck(p *plan, c check, root prober.Argument, t *target) {
 		// The check makes a new file each time, since rewriting one needs no space, and since what
 		// has its name may be somebody's link to a file of another user. The file must be removed
 		// even after an error. It is no failure if a killed helper has left nothing; all other
-		// failures show in the next step.
+		// failures show in the next step. Nor is it one if another vfsprobe of this host makes or
+		// removes the file at the same moment.
 		name := s.writtenFile(t)
 		content := []byte("a write check by vfsprobe on " + s.hostname + "\n")
 		leftBehind := prober.Unlink(root, name).Named(stepLeftBehind).Optional().MergeWithNext()
@@ -278,6 +281,8 @@ type finding struct {
 	timings []timing
 	statfs  *unix.Statfs_t // if it was answered
 	culprit *target        // that it depends on, and whose fault it is; nil: its own
+	// leftBehind is whether what has the name of the file to be written can't be removed.
+	leftBehind bool
 }
 
 // timing is how long a check took that was made.
@@ -468,7 +473,11 @@ func (s *settings) judgeStep(t *target, f *finding, r *prober.StepResult, attrib
 	purpose := t.reportOf.steps[r.Index]
 	c := purpose.check
 	refused := r.Errno == unix.EACCES || r.Errno == unix.EPERM
-	if purpose.call == stepLeftBehind || purpose == askAlive && r.Errno != unix.EIO {
+	switch {
+	case purpose.call == stepLeftBehind:
+		f.leftBehind = r.Errno != unix.ENOENT
+		return
+	case purpose == askAlive && r.Errno != unix.EIO, purpose == removeFile && r.Errno == unix.ENOENT:
 		return
 	}
 	f.check, f.call = cmp.Or(c, t.policy.checks[0]), purpose.call
@@ -494,6 +503,8 @@ func (s *settings) judgeStep(t *target, f *finding, r *prober.StepResult, attrib
 		f.leaveOut(c, "the canary "+s.canary+" is no file")
 	case purpose == readCanary && r.Errno == 0:
 		f.leaveOut(c, "the canary "+s.canary+" is empty")
+	case purpose == makeFile && r.Errno == unix.EEXIST && !f.leftBehind:
+		f.leaveOut(c, "another vfsprobe of this host writes its file at this moment")
 	case r.Errno == unix.EBADF && f.leftOut(c): // of what could not be opened
 	case refused && c != checkStatfs && attributes != nil && !s.entitled(t, attributes):
 		f.leaveOut(c, fmt.Sprintf("%s: %s", result.ErrnoName(r.Errno), describe(attributes)))

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -120,6 +122,36 @@ func TestChecks_TheWriteCheckTakesOverItsFile(t *testing.T) {
 	require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte("left behind"), 0o600))
 	assert.Equal(t, "ok", text(at(collect.Gather(t, m), dir), "result"))
 	left, err := os.ReadDir(dir)
+	require.NoError(t, err)
+	assert.Empty(t, left)
+}
+
+// Somebody may run vfsprobe by hand beside the one that watches: both make a file of the same name,
+// and remove each other's.
+func TestChecks_TwoWriteChecksOfOneHostAreNoFault(t *testing.T) {
+	dir := loopfs.New(t, "ext4", loopfs.DefaultSize, "").Dir
+	var both sync.WaitGroup
+	var ok atomic.Int64
+	for range 2 {
+		m, _ := newInput(t, func(m *Mountstat) {
+			only(dir)(m)
+			m.Checks = []string{"write"}
+		})
+		both.Go(func() {
+			for range 300 {
+				metric := at(collect.Gather(t, m), dir)
+				if !assert.Equal(t, "ok", text(metric, "result"), "%v", metric) {
+					return
+				}
+				if metric.HasField("write_seconds") {
+					ok.Add(1)
+				}
+			}
+		})
+	}
+	both.Wait()
+	assert.Positive(t, ok.Load())
+	left, err := filepath.Glob(filepath.Join(dir, ".mountstat*"))
 	require.NoError(t, err)
 	assert.Empty(t, left)
 }

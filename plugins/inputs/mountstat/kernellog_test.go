@@ -200,6 +200,8 @@ func TestMountstat_SeesAnAbortedJournal(t *testing.T) {
 		{"EXT4-fs error (device " + device + "): an error", "ok"},
 		{"Aborting journal on device " + device + "-8.", "error EROFS read_only the kernel: Aborting journal on device " + device + "-8."},
 		{"EXT4-fs (" + device + "): mounted filesystem", "ok"},
+		{"Aborting journal on device " + device + "-8.", "error EROFS read_only the kernel: Aborting journal on device " + device + "-8."},
+		{"EXT4-fs (" + device + "): recovery complete", "ok"}, // and too many mounts for the message above
 		{"Aborting journal on device " + device + ".", "error EROFS read_only the kernel: Aborting journal on device " + device + "."},
 	} {
 		say(sequence+1, step.says)
