@@ -168,8 +168,8 @@ func (s *settings) addCheck(p *plan, c check, root prober.Argument, t *target) {
 		// The check makes a new file each time, since rewriting one needs no space, and since what
 		// has its name may be somebody's link to a file of another user. The file must be removed
 		// even after an error. It is no failure if a killed helper has left nothing; all other
-		// failures show in the next step. Nor is it one if another vfsprobe of this host makes or
-		// removes the file at the same moment.
+		// failures show in the next step. Nor is it one if another vfsprobe makes or removes the file at
+		// the same moment, on this host, or on another one of its name: NFS calls it stale then.
 		name := s.writtenFile(t)
 		content := []byte("a write check by vfsprobe on " + s.hostname + "\n")
 		leftBehind := prober.Unlink(root, name).Named(stepLeftBehind).Optional().MergeWithNext()
@@ -503,8 +503,10 @@ func (s *settings) judgeStep(t *target, f *finding, r *prober.StepResult, attrib
 		f.leaveOut(c, "the canary "+s.canary+" is no file")
 	case purpose == readCanary && r.Errno == 0:
 		f.leaveOut(c, "the canary "+s.canary+" is empty")
-	case purpose == makeFile && r.Errno == unix.EEXIST && !f.leftBehind:
-		f.leaveOut(c, "another vfsprobe of this host writes its file at this moment")
+	case purpose == makeFile && r.Errno == unix.EEXIST && !f.leftBehind, c == checkWrite && purpose != makeFile && r.Errno == unix.ESTALE:
+		if !f.leftOut(c) {
+			f.leaveOut(c, "another vfsprobe on a host of this name writes its file at this moment")
+		}
 	case r.Errno == unix.EBADF && f.leftOut(c): // of what could not be opened
 	case refused && c != checkStatfs && attributes != nil && !s.entitled(t, attributes):
 		f.leaveOut(c, fmt.Sprintf("%s: %s", result.ErrnoName(r.Errno), describe(attributes)))

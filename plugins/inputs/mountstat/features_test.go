@@ -6,17 +6,21 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/moby/sys/mountinfo"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"golang.org/x/sys/unix"
 
 	"github.com/vfsprobe/vfsprobe/internal/config"
+	"github.com/vfsprobe/vfsprobe/internal/mounts"
+	"github.com/vfsprobe/vfsprobe/internal/prober"
 	"github.com/vfsprobe/vfsprobe/internal/testing/autofs"
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 	"github.com/vfsprobe/vfsprobe/internal/testing/faultfs"
@@ -154,6 +158,36 @@ func TestChecks_TwoWriteChecksOfOneHostAreNoFault(t *testing.T) {
 	left, err := filepath.Glob(filepath.Join(dir, ".mountstat*"))
 	require.NoError(t, err)
 	assert.Empty(t, left)
+}
+
+// What NFS says of a file that another host has removed is not said of the mount, unless no file can
+// be made there.
+func TestSettings_AWrittenFileThatAnotherHostHasRemoved(t *testing.T) {
+	steps := []step{{checkStatfs, "fstatfs"}, {checkWrite, stepLeftBehind}, makeFile, {checkWrite, "pwrite64"}, {checkWrite, "fsync"}, {checkWrite, "close"}, removeFile}
+	for what, c := range map[string]struct {
+		errnos [7]syscall.Errno
+		want   string
+	}{
+		"nothing":                        {[7]syscall.Errno{1: unix.ENOENT}, "ok"},
+		"its removal":                    {[7]syscall.Errno{1: unix.ENOENT, 6: unix.ENOENT}, "ok"},
+		"its writing":                    {[7]syscall.Errno{1: unix.ENOENT, 4: unix.ESTALE, 5: unix.ESTALE, 6: unix.ENOENT}, "ok write was left out"},
+		"its making":                     {[7]syscall.Errno{2: unix.EEXIST}, "ok write was left out"},
+		"its making, by what stays":      {[7]syscall.Errno{1: unix.EISDIR, 2: unix.EEXIST}, "error"},
+		"the directory":                  {[7]syscall.Errno{1: unix.ESTALE, 2: unix.ESTALE}, "stale"},
+		"the file system's other checks": {[7]syscall.Errno{0: unix.ESTALE, 4: unix.ESTALE}, "stale"},
+		"a device":                       {[7]syscall.Errno{1: unix.ENOENT, 4: unix.EIO}, "error"},
+	} {
+		of := &target{Unit: &mounts.Unit{Probed: &mounts.Mount{Info: &mountinfo.Info{FSType: "nfs4"}}},
+			policy: policy{checks: []check{checkStatfs, checkWrite}}, reportOf: &plan{steps: steps}, report: new(prober.Report)}
+		for i, errno := range c.errnos {
+			of.report.Steps = append(of.report.Steps, prober.StepResult{Index: i, Errno: errno})
+		}
+		var f finding
+		attributes := of.measure(&f)
+		new(settings).judgeSteps(of, &f, attributes)
+		got, _, _ := strings.Cut(f.code.String()+" "+f.reason, ":")
+		assert.Equal(t, c.want, strings.TrimSpace(got), what)
+	}
 }
 
 // In a directory that all may write, anyone can put a link under the name of the
