@@ -50,11 +50,11 @@ type Scanner struct {
 	waiting  map[identity]sleep     // of the last scan
 	living   map[identity]time.Time // programs that mount, and the first scan that saw them
 	path     []byte
-	content  [64 << 10]byte // a status file with thousands of groups
+	content  [4 << 10]byte
 	// Mounting are the programs that mount something, as seen by the last scan with
 	// [Scanner.setPrograms]. Since is the time of the first scan that saw them.
 	Mounting []Task
-	entries  [2][32 << 10]byte // of the processes, and of a process's threads
+	entries  [2][8 << 10]byte // of the processes, and of a process's threads
 }
 
 type identity struct {

@@ -36,6 +36,10 @@ func (s *Scanner) open(name []byte, flags int) (fd int, err error) {
 	return int(r), nil
 }
 
+// maxContent bounds what is read of a file: a status file with thousands of groups has the context
+// switches at its end. Scanners keep a smaller buffer, which nearly all files fit in.
+const maxContent = 64 << 10
+
 // read reads the beginning of a file. The result is in a buffer that the next read
 // overwrites.
 func (s *Scanner) read(name []byte) ([]byte, error) {
@@ -43,12 +47,17 @@ func (s *Scanner) read(name []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := unix.Read(fd, s.content[:])
+	content := s.content[:]
+	n, err := unix.Read(fd, content)
+	if n == len(content) {
+		content = make([]byte, maxContent)
+		n, err = unix.Pread(fd, content, 0)
+	}
 	unix.Close(fd)
 	if err != nil {
 		return nil, &os.PathError{Op: "read", Path: string(name), Err: err}
 	}
-	return s.content[:n], nil
+	return content[:n], nil
 }
 
 // eachNumber calls do for the entries of a directory whose names are numbers,

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 
@@ -35,6 +37,21 @@ func TestParseStatus_ContextSwitches(t *testing.T) {
 	} {
 		_, found := contextSwitches([]byte(status))
 		assert.False(t, found, "%q", status)
+	}
+}
+
+// A process with thousands of groups has a long status file, whose end counts.
+func TestScanner_ReadsLongFiles(t *testing.T) {
+	proc := t.TempDir()
+	s, err := NewScanner(proc)
+	require.NoError(t, err)
+	t.Cleanup(func() { assert.NoError(t, s.Close()) })
+	for _, size := range []int{0, 1, len(s.content) - 1, len(s.content), len(s.content) + 1, maxContent, maxContent + 1} {
+		content := bytes.Repeat([]byte("0123456789"), size/10+1)[:size]
+		require.NoError(t, os.WriteFile(filepath.Join(proc, "status"), content, 0o600))
+		got, err := s.read([]byte("status"))
+		require.NoError(t, err)
+		assert.True(t, bytes.Equal(content[:min(size, maxContent)], got), size)
 	}
 }
 
