@@ -281,8 +281,6 @@ type finding struct {
 	timings []timing
 	statfs  *unix.Statfs_t // if it was answered
 	culprit *target        // that it depends on, and whose fault it is; nil: its own
-	// leftBehind is whether what has the name of the file to be written can't be removed.
-	leftBehind bool
 }
 
 // timing is how long a check took that was made.
@@ -473,11 +471,7 @@ func (s *settings) judgeStep(t *target, f *finding, r *prober.StepResult, attrib
 	purpose := t.reportOf.steps[r.Index]
 	c := purpose.check
 	refused := r.Errno == unix.EACCES || r.Errno == unix.EPERM
-	switch {
-	case purpose.call == stepLeftBehind:
-		f.leftBehind = r.Errno != unix.ENOENT
-		return
-	case purpose == askAlive && r.Errno != unix.EIO, purpose == removeFile && r.Errno == unix.ENOENT:
+	if purpose.call == stepLeftBehind || purpose == askAlive && r.Errno != unix.EIO || purpose == removeFile && r.Errno == unix.ENOENT {
 		return
 	}
 	f.check, f.call = cmp.Or(c, t.policy.checks[0]), purpose.call
@@ -503,7 +497,7 @@ func (s *settings) judgeStep(t *target, f *finding, r *prober.StepResult, attrib
 		f.leaveOut(c, "the canary "+s.canary+" is no file")
 	case purpose == readCanary && r.Errno == 0:
 		f.leaveOut(c, "the canary "+s.canary+" is empty")
-	case purpose == makeFile && r.Errno == unix.EEXIST && !f.leftBehind, c == checkWrite && purpose != makeFile && r.Errno == unix.ESTALE:
+	case t.meetsAnotherWriter(r):
 		if !f.leftOut(c) {
 			f.leaveOut(c, "another vfsprobe on a host of this name writes its file at this moment")
 		}
@@ -524,6 +518,20 @@ func (s *settings) judgeStep(t *target, f *finding, r *prober.StepResult, attrib
 	if refused && s.confined != "" {
 		f.addReason(s.confined)
 	}
+}
+
+// meetsAnotherWriter reports whether a step has failed since another vfsprobe has made, or removed, the
+// file that this one was to write. What was there before, and stays, is not its.
+func (t *target) meetsAnotherWriter(r *prober.StepResult) bool {
+	switch purpose := t.reportOf.steps[r.Index]; {
+	case purpose == makeFile:
+		return r.Errno == unix.EEXIST && !slices.ContainsFunc(t.report.Steps, func(before prober.StepResult) bool {
+			return t.reportOf.steps[before.Index].call == stepLeftBehind && before.Errno != 0 && before.Errno != unix.ENOENT
+		})
+	case purpose.check == checkWrite:
+		return r.Errno == unix.ESTALE
+	}
+	return false
 }
 
 // leaveOut notes that a check could not be made. That is no fault.
