@@ -85,6 +85,8 @@ type evidence struct {
 	inUse        bool // and that the identity is another one's
 	leaseExpired bool
 	flaps        bool // it was made known again and again
+	// recoveryLasts: what it waits for, waitRecovery, was so before the probe.
+	recoveryLasts bool
 }
 
 // diagnose names the broken link. What the probe itself met comes first. What only a question
@@ -184,8 +186,8 @@ func (e *evidence) state() diagnosis {
 		return clientNameShared
 	case e.waits != waitOther && e.restart == restarted:
 		return gracePeriod
-	case e.waits == waitRecovery && e.restart == notRestarted:
-		return stateManagerStuck // for which the lease expires, too
+	case e.waits == waitRecovery && e.restart == notRestarted && (e.recoveryLasts || !e.leaseExpired):
+		return stateManagerStuck // for which the lease expires, too; after that a recovery takes a second
 	case e.leaseExpired:
 		return leaseExpired
 	case e.waits == waitDelay && e.restart == notRestarted:

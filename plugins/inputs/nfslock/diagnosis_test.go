@@ -66,6 +66,7 @@ func noLocalBind(e *evidence)   { e.local = services{rpcbind: refused} }
 func inGrace(e *evidence)       { e.waits = waitGrace }
 func later(e *evidence)         { e.waits = waitDelay }
 func recovering(e *evidence)    { e.waits = waitRecovery }
+func forLong(e *evidence)       { e.recoveryLasts = true }
 func saysGrace(e *evidence)     { e.inGrace = true }
 func reconnected(e *evidence)   { e.restart = restarted }
 func stayed(e *evidence)        { e.restart = notRestarted }
@@ -130,7 +131,8 @@ func TestDiagnose(t *testing.T) {
 		{"the lease is refused, and the server is slow to answer", v4(hung, opening, 0, leaseDenied, nfsHangs), leaseRefused, result.Timeout},
 		{"the lease is refused, and the server is cut off", v4(hung, opening, 0, leaseDenied, dead), serverUnreachable, result.Timeout},
 		{"the lease was refused, and works again", v4(passed, 0, 0, leaseDenied), healthy, result.OK},
-		{"the state manager is stuck until the lease has expired", v4(hung, opening, 0, recovering, stayed, expired), stateManagerStuck, result.Timeout},
+		{"the state manager is stuck until the lease has expired", v4(hung, opening, 0, recovering, forLong, stayed, expired), stateManagerStuck, result.Timeout},
+		{"the lease has expired, and the client just gets it back", v4(hung, locking, 0, recovering, stayed, expired), leaseExpired, result.Timeout},
 		{"client id in use", v4(hung, opening, 0, sameID), clientIDInUse, result.Timeout},
 		{"client id in use, which the state manager fails with", v4(failed, reaching, unix.EPERM, sameID, leaseDenied), clientIDInUse, result.Error},
 		{"another host of this name", v4(passed, 0, 0, sameName), clientNameShared, result.Error},
@@ -308,19 +310,29 @@ func TestNFSLock_InGraceIsWhatTheLockServiceHasSaid(t *testing.T) {
 	assert.False(t, n.inGrace(nlm), "it gives locks")
 }
 
-func TestNFSLock_ALockThatWaitsForTheStateManagerMayHaveBegunBeforeIt(t *testing.T) {
+func TestNFSLock_WhatLastsWasSoBeforeTheLockOrThisGather(t *testing.T) {
 	n, began := &NFSLock{}, time.Now()
-	l := &leaseState{}
 	after := func(s int) time.Time { return began.Add(time.Duration(s) * time.Second) }
 	for _, c := range []struct {
-		managing, tried, gather int
-		want                    bool
+		since, tried, gather int
+		want                 bool
 	}{{1, 2, 2, true}, {2, 1, 1, false}, {2, 1, 3, true}, {3, 2, 1, false}} {
-		l.managing, n.began = after(c.managing), after(c.gather)
-		assert.Equal(t, c.want, n.managedSince(l, after(c.tried)), c)
+		n.began = after(c.gather)
+		assert.Equal(t, c.want, n.lasts(after(c.since), after(c.tried)), c)
 	}
-	l.managing = time.Time{}
-	assert.False(t, n.managedSince(l, after(1)))
+	assert.False(t, n.lasts(time.Time{}, after(1)), "it is not so")
+}
+
+func TestTarget_RecoveryBeginsAtTheFirstLookThatSeesIt(t *testing.T) {
+	var target target
+	const recovers, asks = "[<0>] nfs4_wait_clnt_recover+0x4\n", "[<0>] rpc_wait_bit_killable+0x11\n"
+	target.noteWait(recovers)
+	first := target.recovers
+	require.False(t, first.IsZero())
+	target.noteWait(recovers)
+	assert.Equal(t, first, target.recovers)
+	target.noteWait(asks)
+	assert.Zero(t, target.recovers)
 }
 
 func TestLeaseState_WhatWasSaidBeforeTheLastLockIsNoEvidence(t *testing.T) {

@@ -37,7 +37,7 @@ func (n *NFSLock) watch(pending map[*target]struct{}) {
 			placeOf = n.host.WaitOf
 		}
 		if waits := placeOf(r.PID); waits != "" { // it has not ended meanwhile
-			t.waits = waits
+			t.noteWait(waits)
 		}
 		switch w := waitOf(t.waits); {
 		case w == waitDelay, w == waitRecovery:
@@ -48,6 +48,17 @@ func (n *NFSLock) watch(pending map[*target]struct{}) {
 		if n.mayReturn(t, &r) && n.patientProbes() < maxPatient {
 			t.patient = n.host.Prober.SetDeadline(t.ticket, r.Since.Add(max(n.grace, t.policy.timeout)))
 		}
+	}
+}
+
+// noteWait notes where the target's helper waits now.
+func (t *target) noteWait(waits string) {
+	t.waits = waits
+	switch {
+	case waitOf(waits) != waitRecovery:
+		t.recovers = time.Time{}
+	case t.recovers.IsZero():
+		t.recovers = time.Now()
 	}
 }
 
@@ -92,7 +103,7 @@ func (n *NFSLock) judgePatient(t *target, now time.Time) {
 	if !found {
 		return // its report is on the way
 	}
-	t.waits = n.host.WaitOf(r.PID)
+	t.noteWait(n.host.WaitOf(r.PID))
 	a := t.plan.attempt(&r)
 	a.hang(t.plan, &r)
 	e := n.evidenceOf(t, a)

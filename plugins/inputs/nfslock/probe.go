@@ -318,8 +318,12 @@ func (n *NFSLock) evidenceOf(t *target, a *attempt) evidence {
 		l := &t.server.lease
 		e.restart, e.flaps = l.restarted(n.grace, t.hangsSince(a)), l.flaps()
 		e.refused, e.inUse = l.holds(l.refused), l.holds(l.inUse)
-		if a.end == hung && e.waits == waitOther && n.managedSince(l, a.report.Since) {
-			e.waits = waitRecovery
+		if a.end == hung {
+			managed := n.lasts(l.managing, a.report.Since)
+			if e.waits == waitOther && managed {
+				e.waits = waitRecovery
+			}
+			e.recoveryLasts = managed || n.lasts(t.recovers, a.report.Since)
 		}
 		e.leaseExpired = t.lease.LeaseExpired > 0
 	}
@@ -332,13 +336,13 @@ func (n *NFSLock) evidenceOf(t *target, a *attempt) evidence {
 	return e
 }
 
-// managedSince reports whether the kernel's state manager has been waiting since before a lock was
-// tried, or before this gather where the lock was left waiting.
-func (n *NFSLock) managedSince(l *leaseState, tried time.Time) bool {
+// lasts reports whether something has been so since before a lock was tried, or before this gather
+// where the lock was left waiting.
+func (n *NFSLock) lasts(since, tried time.Time) bool {
 	if n.began.After(tried) {
 		tried = n.began
 	}
-	return !l.managing.IsZero() && l.managing.Before(tried)
+	return !since.IsZero() && since.Before(tried)
 }
 
 // hangsSince returns when the first of the unanswered probes began. The attempt is the last of
@@ -355,7 +359,7 @@ func (n *NFSLock) noteState(t *target, f *finding) {
 	l := &t.server.lease
 	switch {
 	case f.end == passed:
-		l.lastOK = time.Now()
+		l.lastOK, t.recovers = time.Now(), time.Time{}
 	case f.diagnosis == serverUnreachable:
 		l.noteSilence(t.server.nfs)
 	case f.reason == "":

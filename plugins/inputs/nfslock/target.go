@@ -25,11 +25,12 @@ type target struct {
 	ticket     prober.Ticket
 	killable   bool // no helper of it was ever stuck
 	deadline   time.Time
-	patient    bool     // the helper may outlast the deadline
-	superseded bool     // it is killed for a new one that will know sooner
-	late       *attempt // the failure that the last lock to hang ended with
-	attempt    *attempt // is to be reported
-	waits      string   // where the helper waited when last seen
+	patient    bool      // the helper may outlast the deadline
+	superseded bool      // it is killed for a new one that will know sooner
+	late       *attempt  // the failure that the last lock to hang ended with
+	attempt    *attempt  // is to be reported
+	waits      string    // where the helper waited when last seen
+	recovers   time.Time // since when it was seen to wait until the client has its state again, at each look
 
 	fault.History
 	found     finding
