@@ -385,7 +385,7 @@ func serve(runner *execd.Runner, interval time.Duration) error {
 		}()
 	}
 	go func() {
-		execd.ReadLines(os.Stdin, onLine)
+		execd.ReadLines(execd.Pollable(os.Stdin), onLine)
 		// Started by hand or by an init system, a program with -interval may
 		// have no stdin to speak of: only a pipe's end means "stop".
 		if interval == 0 || isPipe(os.Stdin) {

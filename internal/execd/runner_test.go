@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -522,4 +523,37 @@ func TestReadLines_CountsNewlines(t *testing.T) {
 	n := 0
 	execd.ReadLines(strings.NewReader("\n\n\r\ngather\nrest"), func() { n++ })
 	assert.Equal(t, 4, n)
+}
+
+func TestPollable_APipeIsReadThroughThePoller(t *testing.T) {
+	var ends [2]int
+	require.NoError(t, syscall.Pipe2(ends[:], syscall.O_CLOEXEC))
+	blocking, writer := os.NewFile(uintptr(ends[0]), "pipe"), os.NewFile(uintptr(ends[1]), "pipe")
+	defer blocking.Close()
+	require.Error(t, blocking.SetReadDeadline(time.Now()), "who reads it sleeps in read(2)")
+	pollable := execd.Pollable(blocking)
+	defer pollable.Close()
+	require.NoError(t, pollable.SetReadDeadline(time.Now().Add(-time.Second)))
+	_, err := pollable.Read(make([]byte, 1))
+	require.ErrorIs(t, err, os.ErrDeadlineExceeded)
+	require.NoError(t, pollable.SetReadDeadline(time.Time{}))
+
+	n := 0
+	lines := make(chan struct{})
+	go func() {
+		defer close(lines)
+		execd.ReadLines(pollable, func() { n++ })
+	}()
+	_, err = writer.WriteString("\n\n")
+	require.NoError(t, err)
+	require.NoError(t, writer.Close())
+	<-lines
+	assert.Equal(t, 2, n, "and then it ended")
+}
+
+func TestPollable_WhatIsNoPipeStaysAsItIs(t *testing.T) {
+	null, err := os.Open(os.DevNull)
+	require.NoError(t, err)
+	defer null.Close()
+	assert.Same(t, null, execd.Pollable(null))
 }
