@@ -26,6 +26,9 @@ const (
 	TurnedReadOnly DiskKind = "turned_read_only"
 	// Mounted: the file system was mounted, or unmounted: what was said of it before is past.
 	Mounted DiskKind = "mounted"
+	// Remounted: the same, but for a journal that was aborted and a file system that was shut down: to
+	// mount it with other options mends neither (__ext4_remount, fs/ext4/super.c).
+	Remounted DiskKind = "remounted"
 )
 
 // DiskMessage is what the kernel says about a block device or a file system on it.
@@ -152,7 +155,7 @@ var (
 		{contains: "I/O error", kind: FSError},
 		{begins: "recovery complete", kind: Mounted}, // of a mount, also if too many mounts keep "mounted" from the log
 		{begins: "mounted ", kind: Mounted},
-		{begins: "re-mounted", kind: Mounted},
+		{begins: "re-mounted", kind: Remounted},
 		{begins: "unmounting ", kind: Mounted},
 	}
 	fat = []phrase{
@@ -216,7 +219,7 @@ func ParseSuppressed(text string) (begins []string) {
 		return nil
 	}
 	switch what {
-	case "EXT4-fs mount", "EXT4-fs unmount", "EXT4-fs remount":
+	case "EXT4-fs mount", "EXT4-fs unmount":
 		return []string{"EXT4-fs ", "Aborting journal on device "}
 	case "btrfs_printk", "_btrfs_printk":
 		return []string{"BTRFS"}

@@ -12,7 +12,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/kmsg"
 )
 
-var diskKinds = []kmsg.DiskKind{kmsg.DeviceError, kmsg.DeviceTimeout, kmsg.FSError, kmsg.JournalAborted, kmsg.FSShutdown, kmsg.TurnedReadOnly, kmsg.Mounted}
+var diskKinds = []kmsg.DiskKind{kmsg.DeviceError, kmsg.DeviceTimeout, kmsg.FSError, kmsg.JournalAborted, kmsg.FSShutdown, kmsg.TurnedReadOnly, kmsg.Mounted, kmsg.Remounted}
 
 // diskFixtures are records, and what is to be read from each.
 func diskFixtures(t testing.TB) (records []kmsg.Record, want []string) {
@@ -54,7 +54,7 @@ func TestParseSuppressed(t *testing.T) {
 	for text, begins := range map[string][]string{
 		"EXT4-fs mount: 12 callbacks suppressed":     {"EXT4-fs ", "Aborting journal on device "},
 		"EXT4-fs unmount: 1 callbacks suppressed":    {"EXT4-fs ", "Aborting journal on device "},
-		"EXT4-fs remount: 1 callbacks suppressed":    {"EXT4-fs ", "Aborting journal on device "},
+		"EXT4-fs remount: 1 callbacks suppressed":    nil, // which ends nothing that lasts
 		"btrfs_printk: 7 callbacks suppressed":       {"BTRFS"},
 		"_btrfs_printk: 7 callbacks suppressed":      {"BTRFS"},
 		"print_req_error: 12 callbacks suppressed":   nil, // it ends nothing

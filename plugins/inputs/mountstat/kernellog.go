@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -165,10 +166,8 @@ func (l *kernelLog) isAbout(targets []*target, name string) bool {
 // noteDisk notes a message about a device or its file system.
 func (l *kernelLog) noteDisk(about kmsg.DiskMessage, said message) {
 	d := l.devices[about.Device]
-	if about.Kind == kmsg.Mounted {
-		if d != nil {
-			clear(d.last) // of another file system, or of a device that was mended or replaced
-		}
+	if about.Kind == kmsg.Mounted || about.Kind == kmsg.Remounted {
+		d.forget(about.Kind)
 		return
 	}
 	if d == nil {
@@ -186,6 +185,17 @@ func (l *kernelLog) noteDisk(about kmsg.DiskMessage, said message) {
 		return // the others follow from it
 	}
 	d.last[about.Kind] = said
+}
+
+// forget leaves out what is past since a file system of the device was mounted: it was said of another
+// one, or the device was mended or replaced.
+func (d *deviceLog) forget(since kmsg.DiskKind) {
+	if d == nil {
+		return
+	}
+	maps.DeleteFunc(d.last, func(kind kmsg.DiskKind, _ message) bool {
+		return since == kmsg.Mounted || kind != kmsg.JournalAborted && kind != kmsg.FSShutdown
+	})
 }
 
 // doubt notes that the kernel has suppressed messages of mounts: what it said of a file system before

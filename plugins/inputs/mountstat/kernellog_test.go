@@ -199,6 +199,7 @@ func TestMountstat_SeesAnAbortedJournal(t *testing.T) {
 		{"Aborting journal on device sdx-8.", "ok"},
 		{"EXT4-fs error (device " + device + "): an error", "ok"},
 		{"Aborting journal on device " + device + "-8.", "error EROFS read_only the kernel: Aborting journal on device " + device + "-8."},
+		{"EXT4-fs (" + device + "): re-mounted. Opts: noatime", "error EROFS read_only the kernel: Aborting journal on device " + device + "-8."},
 		{"EXT4-fs (" + device + "): mounted filesystem", "ok"},
 		{"Aborting journal on device " + device + "-8.", "error EROFS read_only the kernel: Aborting journal on device " + device + "-8."},
 		{"EXT4-fs (" + device + "): recovery complete", "ok"}, // and too many mounts for the message above
