@@ -1,6 +1,7 @@
 package nfslock
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -50,20 +51,32 @@ func (s *saidGrace) holdsUp(since, at time.Time, limit time.Duration) bool {
 	return s.ended.After(since) && at.Sub(s.ended) < retryAfterGrace
 }
 
+func (s *saidGrace) String() string {
+	if s.ended.IsZero() {
+		return "has said that its grace period lasts"
+	}
+	return fmt.Sprintf("has ended its grace period; the client asks again within %v", retryAfterGrace)
+}
+
+// saidGrace is what the service that gives the locks of a target with a server has said.
+func (t *target) saidGrace() *saidGrace {
+	if t.nlm {
+		return &t.server.nlmGrace
+	}
+	return &t.server.nfsGrace
+}
+
 // inGrace reports whether a grace period holds up the target's lock, by what the service that gives
 // it has said: in this gather, or since the lock hangs.
 func (n *NFSLock) inGrace(t *target) bool {
 	if t.server == nil {
 		return false
 	}
-	said, since := &t.server.nfsGrace, n.began
-	if t.nlm {
-		said = &t.server.nlmGrace
-	}
+	since := n.began
 	if t.Hung() && t.HungSince.Before(since) {
 		since = t.HungSince
 	}
-	return said.holdsUp(since, n.began, n.grace)
+	return t.saidGrace().holdsUp(since, n.began, n.grace)
 }
 
 // lockServer is what is known about a host whose services locks depend on.

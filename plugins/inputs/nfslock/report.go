@@ -31,7 +31,7 @@ func (n *NFSLock) reportOf(t *target) *fault.Report {
 		t.server.addTo(r, "server "+t.server.Address.Addr().String())
 		r.Servers = append(r.Servers, t.server.Address.Addr())
 		if n.inGrace(t) {
-			r.Add("server "+t.server.Address.Addr().String(), "has said that its grace period lasts")
+			r.Add("server "+t.server.Address.Addr().String(), t.saidGrace().String())
 		}
 	}
 	n.local.addTo(r, "this host")
