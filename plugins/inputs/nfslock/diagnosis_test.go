@@ -298,10 +298,12 @@ func TestNFSLock_InGraceIsWhatTheLockServiceHasSaid(t *testing.T) {
 	says.At = began.Add(time.Second)
 	server.nlmGrace.note(says)
 	assert.True(t, n.inGrace(nlm))
+	assert.Equal(t, "has said that its grace period lasts", nlm.saidGrace().String())
 	server.nlmGrace.note(serverpool.Answer{Known: true, At: began.Add(2 * time.Second)})
 	n.began = began.Add(3 * time.Second)
 	n.grace = time.Hour
 	assert.True(t, n.inGrace(nlm), "the client has not asked again yet")
+	assert.Equal(t, "has ended its grace period; the client asks again within 15s", nlm.saidGrace().String())
 	nlm.HungSince = began.Add(2500 * time.Millisecond)
 	assert.False(t, n.inGrace(nlm), "a lock tried since was never refused")
 	nlm.HungSince = began.Add(-time.Minute)
