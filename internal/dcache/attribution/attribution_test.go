@@ -45,9 +45,15 @@ func newProber(t testing.TB) *prober.Prober {
 // ext4 returns a new directory of a real file system, two levels down.
 func ext4(t testing.TB) string {
 	t.Helper()
+	return ext4Of(t, loopfs.DefaultSize)
+}
+
+// ext4Of is the same in a file system of the size in bytes, if it is made here.
+func ext4Of(t testing.TB, size int64) string {
+	t.Helper()
 	root := os.Getenv(ext4Variable)
 	if root == "" {
-		root = loopfs.New(t, "ext4", loopfs.DefaultSize, "").Dir
+		root = loopfs.New(t, "ext4", size, "").Dir
 	}
 	top, err := os.MkdirTemp(root, "test")
 	require.NoError(t, err)

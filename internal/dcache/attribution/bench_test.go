@@ -231,7 +231,7 @@ func BenchmarkOrdinaryWork(b *testing.B) {
 // treeOfFiles makes one of 10,000 files in 100 directories.
 func treeOfFiles(b *testing.B) string {
 	b.Helper()
-	root := ext4(b)
+	root := ext4Of(b, 256<<20) // 32 MiB have 8,192 inodes
 	for i := range 10_000 {
 		dir := filepath.Join(root, fmt.Sprintf("directory-%02d", i%100))
 		_ = os.Mkdir(dir, 0o755)
