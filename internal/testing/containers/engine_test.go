@@ -277,9 +277,9 @@ func removeCgroups() {
 	for _, name := range []string{"docker", "default", "libpod_parent", "conmon"} {
 		dirs, _ := filepath.Glob("/sys/fs/cgroup/*/" + name)
 		for _, dir := range append(dirs, "/sys/fs/cgroup/"+name) {
-			below, _ := filepath.Glob(dir + "/*/")
+			below, _ := filepath.Glob(dir + "/*")
 			for _, one := range append(below, dir) {
-				_ = unix.Rmdir(strings.TrimSuffix(one, "/"))
+				_ = unix.Rmdir(one) // files, too, which is refused
 			}
 		}
 	}
