@@ -337,6 +337,15 @@ func TestTarget_RecoveryBeginsAtTheFirstLookThatSeesIt(t *testing.T) {
 	assert.Zero(t, target.recovers)
 }
 
+func TestNFSLock_AnAttemptThatEndsWaitsForNoRecoveryAnyMore(t *testing.T) {
+	n, target := new(NFSLock), &target{server: new(lockServer)}
+	for _, end := range []ending{hung, failed, passed} {
+		target.noteWait("[<0>] nfs4_wait_clnt_recover+0x4\n")
+		n.noteState(target, &finding{attempt: attempt{end: end, reason: "known"}})
+		assert.Equal(t, end == hung, !target.recovers.IsZero(), end)
+	}
+}
+
 func TestLeaseState_WhatWasSaidBeforeTheLastLockIsNoEvidence(t *testing.T) {
 	l := leaseState{inUse: time.Now().Add(-time.Minute)}
 	assert.True(t, l.holds(l.inUse))

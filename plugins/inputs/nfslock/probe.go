@@ -357,9 +357,12 @@ func (t *target) hangsSince(a *attempt) time.Time {
 // noteState keeps what later findings are judged by, and adds what else is known.
 func (n *NFSLock) noteState(t *target, f *finding) {
 	l := &t.server.lease
+	if f.end != hung {
+		t.recovers = time.Time{}
+	}
 	switch {
 	case f.end == passed:
-		l.lastOK, t.recovers = time.Now(), time.Time{}
+		l.lastOK = time.Now()
 	case f.diagnosis == serverUnreachable:
 		l.noteSilence(t.server.nfs)
 	case f.reason == "":
