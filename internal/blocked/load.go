@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 	"time"
+
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // LoadExcludes reports whether the host's load average rules out that any task
@@ -28,7 +29,7 @@ import (
 // frozen file system.
 func LoadExcludes(proc string, waiting time.Duration) (bool, error) {
 	name := filepath.Join(proc, "loadavg")
-	content, err := os.ReadFile(name)
+	content, err := procfs.Read(name)
 	if err != nil {
 		return false, err
 	}

@@ -5,10 +5,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/vfsprobe/vfsprobe/internal/procfs"
 )
 
 // Lock is one line of proc_locks(5). Only what is needed here is kept.
@@ -25,7 +26,7 @@ type Lock struct {
 // those of processes in the reader's PID namespace. An error that comes with
 // locks is about lines which could not be understood.
 func Read(proc string) ([]Lock, error) {
-	content, err := os.ReadFile(filepath.Join(proc, "locks"))
+	content, err := procfs.Read(filepath.Join(proc, "locks"))
 	if err != nil {
 		return nil, err
 	}
