@@ -124,6 +124,7 @@ func (s *settings) newPlan(t *target, outlivesServer bool) *plan {
 		}
 		p.mark(c)
 	}
+	p.Steps = slices.Clone(p.Steps) // there are as many plans as mounts
 	return p
 }
 
