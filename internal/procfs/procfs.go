@@ -16,23 +16,30 @@ import (
 
 // Read returns what a file holds.
 func Read(name string) ([]byte, error) {
-	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	content, err := AppendAt(nil, unix.AT_FDCWD, name)
 	if err != nil {
-		return nil, &os.PathError{Op: "open", Path: name, Err: err}
+		return nil, err
+	}
+	return content, nil
+}
+
+// AppendAt appends what a file holds, whose name is relative to an open directory, to content. With
+// an error comes what content was, or more.
+func AppendAt(content []byte, dir int, name string) ([]byte, error) {
+	fd, err := unix.Openat(dir, name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return content, &os.PathError{Op: "open", Path: name, Err: err}
 	}
 	defer unix.Close(fd)
-	content := make([]byte, 0, 1024)
 	for {
+		if cap(content)-len(content) < 512 {
+			content = slices.Grow(content, max(1024, 4*cap(content)))
+		}
 		n, err := read(fd, name, content[len(content):cap(content)])
-		if err != nil {
-			return nil, err
+		if n == 0 || err != nil {
+			return content, err
 		}
-		if n == 0 {
-			return content, nil
-		}
-		if content = content[:len(content)+n]; cap(content)-len(content) < 512 {
-			content = slices.Grow(content, 4*cap(content))
-		}
+		content = content[:len(content)+n]
 	}
 }
 
