@@ -159,38 +159,63 @@ type Usage struct {
 // number of pages near 2^63 (PAGE_COUNTER_MAX).
 const noLimit = 1 << 60
 
-// ReadUsage reads how a cgroup's memory is used. It costs some 20 µs and never waits. A cgroup
-// that has gone uses nothing.
-func (h *Hierarchies) ReadUsage(path string) Usage {
-	usage, limit, inactive, kernel := "memory.current", "memory.max", "inactive_file", "kernel"
-	if h.V1() {
-		usage, limit, inactive, kernel = "memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file", ""
-	}
-	dir := filepath.Join(h.Memory, path)
-	var u Usage
-	if used := bytesIn(filepath.Join(dir, usage)); used > 0 {
-		stat, _ := procfs.Read(filepath.Join(dir, "memory.stat"))
-		u.WorkingSet = max(used-keyedBytes(stat, inactive), 0)
-		u.Kernel = keyedBytes(stat, kernel)
-	}
-	if h.V1() {
-		u.Kernel = bytesIn(filepath.Join(dir, "memory.kmem.usage_in_bytes"))
-	}
-	for at := path; ; at = filepath.Dir(at) {
-		dir := filepath.Join(h.Memory, at)
-		if most := bytesIn(filepath.Join(dir, limit)); most > 0 && most < noLimit {
-			u.Limit, u.Used = most, bytesIn(filepath.Join(dir, usage))
-			return u
-		}
-		if at == "/" || at == "." {
-			return u
-		}
-	}
+// A UsageReader reads how the memory of cgroups is used, at one time: what it has read of a cgroup
+// holds for those below it.
+type UsageReader struct {
+	root                           string
+	v1                             bool
+	usage, limit, inactive, kernel string // the files, and lines of memory.stat
+	limits                         map[string]limit
 }
 
-// bytesIn reads a file that holds a number. It is 0 where there is none, such as "max".
-func bytesIn(name string) int64 {
-	content, err := procfs.Read(name)
+// NewUsageReader returns a UsageReader of the memory controller's hierarchy.
+func (h *Hierarchies) NewUsageReader() *UsageReader {
+	r := &UsageReader{root: h.Memory, usage: "memory.current", limit: "memory.max", inactive: "inactive_file", kernel: "kernel",
+		limits: make(map[string]limit)}
+	if h.V1() {
+		r.v1, r.usage, r.limit, r.inactive, r.kernel = true, "memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file", ""
+	}
+	return r
+}
+
+// Read tells how a cgroup's memory is used. It costs some 30 µs and never waits. A cgroup that has
+// gone uses nothing.
+func (r *UsageReader) Read(path string) Usage {
+	var u Usage
+	if used := r.bytesIn(path, r.usage); used > 0 {
+		stat, _ := procfs.Read(filepath.Join(r.root, path, "memory.stat"))
+		u.WorkingSet = max(used-keyedBytes(stat, r.inactive), 0)
+		u.Kernel = keyedBytes(stat, r.kernel)
+	}
+	if r.v1 {
+		u.Kernel = r.bytesIn(path, "memory.kmem.usage_in_bytes")
+	}
+	l := r.limitOf(path)
+	u.Limit, u.Used = l.bytes, l.used
+	return u
+}
+
+// limit is a level's, and what is used of it there.
+type limit struct{ bytes, used int64 }
+
+// limitOf returns the limit of a cgroup: of the lowest level that has one.
+func (r *UsageReader) limitOf(path string) limit {
+	l, known := r.limits[path]
+	if known {
+		return l
+	}
+	if most := r.bytesIn(path, r.limit); most > 0 && most < noLimit {
+		l = limit{most, r.bytesIn(path, r.usage)}
+	} else if path != "/" {
+		l = r.limitOf(filepath.Dir(path))
+	}
+	r.limits[path] = l
+	return l
+}
+
+// bytesIn reads a file of a cgroup that holds a number. It is 0 where there is none, such as "max".
+func (r *UsageReader) bytesIn(path, file string) int64 {
+	content, err := procfs.Read(filepath.Join(r.root, path, file))
 	if err != nil {
 		return 0
 	}

@@ -70,7 +70,7 @@ func TestHierarchies_Version1(t *testing.T) {
 	assert.ElementsMatch(t, []Memory{{"/", 900, 600}, {"/docker", 300, 300}}, all)
 }
 
-func TestHierarchies_ReadUsage(t *testing.T) {
+func TestUsageReader(t *testing.T) {
 	v2 := FindHierarchies(tree(t, map[string]string{
 		"cgroup.controllers":   "memory",
 		"pod/memory.max":       "1000\n",
@@ -78,9 +78,13 @@ func TestHierarchies_ReadUsage(t *testing.T) {
 		"pod/a/memory.max":     "max\n",
 		"pod/a/memory.stat":    "anon 5\nkernel 300\ninactive_file 100\n",
 		"pod/a/memory.current": "700\n",
+		"pod/b/memory.max":     "max\n",
+		"pod/b/memory.current": "150\n",
 	}))
-	assert.Equal(t, Usage{Kernel: 300, WorkingSet: 600, Limit: 1000, Used: 900}, v2.ReadUsage("/pod/a"))
-	assert.Equal(t, Usage{}, v2.ReadUsage("/gone"))
+	of2 := v2.NewUsageReader()
+	assert.Equal(t, Usage{Kernel: 300, WorkingSet: 600, Limit: 1000, Used: 900}, of2.Read("/pod/a"))
+	assert.Equal(t, Usage{WorkingSet: 150, Limit: 1000, Used: 900}, of2.Read("/pod/b"))
+	assert.Equal(t, Usage{}, of2.Read("/gone"))
 	v1 := FindHierarchies(tree(t, map[string]string{
 		"memory/memory.kmem.usage_in_bytes":   "9000\n",
 		"memory/memory.limit_in_bytes":        "9223372036854771712\n",
@@ -90,8 +94,9 @@ func TestHierarchies_ReadUsage(t *testing.T) {
 		"memory/a/memory.stat":                "inactive_file 7\ntotal_inactive_file 40\n",
 		"memory/b/memory.limit_in_bytes":      "9223372036854771712\n",
 	}))
-	assert.Equal(t, Usage{Kernel: 500, WorkingSet: 560, Limit: 800, Used: 600}, v1.ReadUsage("/a"))
-	assert.Equal(t, Usage{}, v1.ReadUsage("/b"), "no limit")
+	of1 := v1.NewUsageReader()
+	assert.Equal(t, Usage{Kernel: 500, WorkingSet: 560, Limit: 800, Used: 600}, of1.Read("/a"))
+	assert.Equal(t, Usage{}, of1.Read("/b"), "no limit")
 }
 
 // TestHierarchies_V1Names: what a cgroup of version 1 is known by is the number of its

@@ -121,8 +121,9 @@ func (d *DentryCache) walkCgroups(now time.Time) {
 	})
 	o.all, o.at = all, now
 	o.usage = make(map[string]cgroups.Usage, d.TopCgroups)
+	reader := o.hierarchies.NewUsageReader()
 	for _, c := range all[:min(len(all), d.TopCgroups)] {
-		o.usage[c.Path] = o.hierarchies.ReadUsage(c.Path)
+		o.usage[c.Path] = reader.Read(c.Path)
 	}
 }
 

@@ -122,7 +122,7 @@ func (f *Freeing) choose(h *cgroups.Hierarchies) (group cgroups.Memory, err erro
 
 // explain says what will be done, and asks.
 func (f *Freeing) explain(h *cgroups.Hierarchies, group cgroups.Memory, negative int64) {
-	usage := h.ReadUsage(group.Path)
+	usage := h.NewUsageReader().Read(group.Path)
 	what := "memory.reclaim, step by step"
 	if h.V1() {
 		what = "memory.force_empty, all at once"
