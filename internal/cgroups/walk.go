@@ -29,12 +29,12 @@ func walk[T any](root string, above T, visit func(c cgroup, above T) T) (problem
 	count := 0
 	var look func(c cgroup, above T) error
 	look = func(c cgroup, above T) error {
+		if count++; count > maxCgroups {
+			return fmt.Errorf("more than %d cgroups below %s: the others are left out", maxCgroups, root)
+		}
 		var st unix.Stat_t
 		if err := unix.Fstatat(c.dir, c.name, &st, 0); err != nil {
 			return &os.PathError{Op: "stat", Path: filepath.Join(root, c.path), Err: err}
-		}
-		if count++; count > maxCgroups {
-			return fmt.Errorf("more than %d cgroups below %s: the others are left out", maxCgroups, root)
 		}
 		c.inode = st.Ino
 		above = visit(c, above)
