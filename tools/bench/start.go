@@ -7,16 +7,21 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/vfsprobe/vfsprobe/internal/cgroups"
 	"github.com/vfsprobe/vfsprobe/internal/testing/programs"
 )
 
 const (
 	startsPerRound = 10
 	startMounts    = 20
+	moreCgroups    = 72
 	startTarget    = "3"
 	lastTarget     = "100"
 	sizeTarget     = "6"
@@ -44,7 +49,7 @@ func measureStart(dir string) error {
 	}
 	defer d.stop()
 
-	var floors, firsts, lasts, afters series // medians of each round
+	var floors, firsts, lasts, afters, amongMore series // medians of each round
 	for range rounds {
 		var floor, first, last, after series
 		for range startsPerRound {
@@ -64,6 +69,11 @@ func measureStart(dir string) error {
 			}
 			after = append(after, milliseconds(sinceAnswer))
 		}
+		more, err := firstAmongMore(vfsprobe)
+		if err != nil {
+			return err
+		}
+		amongMore = append(amongMore, more...)
 		floors, firsts, lasts, afters = append(floors, floor.median()), append(firsts, first.median()), append(lasts, last.median()), append(afters, after.median())
 	}
 
@@ -71,12 +81,61 @@ func measureStart(dir string) error {
 	printRow("", "  ms, by round", "ratio to the floor", "target")
 	printRow("floor: empty Go program, to its exit", floors.raw(), floors.over(floors).String(), "1")
 	printRow("vfsprobe, to its first line", firsts.raw(), firsts.over(floors).String(), startTarget)
+	if len(amongMore) == rounds {
+		printRow(fmt.Sprintf("  with %d more cgroups of memory", moreCgroups), amongMore.raw(), amongMore.over(floors).String(), startTarget)
+	}
 	printRow("  and to the last, all mounts checked", lasts.raw(), lasts.over(floors).String(), "")
 	printRow("last line, after mounts were mended", afters.raw(), "", lastTarget)
 	printRow("", "  MB", "", "")
 	printRow("size of the binary", series{float64(binary.Size()) / 1e6}.raw(), "", sizeTarget)
 	fmt.Println()
 	return nil
+}
+
+// firstAmongMore returns the median of the times to the first line on a host with more cgroups, whose
+// memory is read before it. There is none where they can't be made.
+func firstAmongMore(vfsprobe string) (median series, err error) {
+	hierarchies := cgroups.FindHierarchies("/sys")
+	if hierarchies.Memory == "" || unix.Access(hierarchies.Memory, unix.W_OK) != nil {
+		return nil, nil
+	}
+	left, _ := filepath.Glob(filepath.Join(hierarchies.Memory, cgroupPrefix+"*"))
+	for _, path := range left { // by a run that was killed
+		_ = removeCgroups(path)
+	}
+	root, err := os.MkdirTemp(hierarchies.Memory, cgroupPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("making cgroups: %w", err)
+	}
+	defer func() { err = errors.Join(err, removeCgroups(root)) }()
+	if !hierarchies.V1() {
+		if err := os.WriteFile(filepath.Join(root, "cgroup.subtree_control"), []byte("+memory"), 0); err != nil {
+			return nil, fmt.Errorf("making cgroups: %w", err)
+		}
+	}
+	for i := range moreCgroups - 1 {
+		if err := os.Mkdir(filepath.Join(root, strconv.Itoa(i)), 0o755); err != nil {
+			return nil, fmt.Errorf("making cgroups: %w", err)
+		}
+	}
+	var all series
+	for range startsPerRound {
+		first, _, err := firstGather(vfsprobe)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, milliseconds(first))
+	}
+	return series{all.median()}, nil
+}
+
+// removeCgroups removes a cgroup without processes, and those right below it.
+func removeCgroups(path string) error {
+	below, err := filepath.Glob(filepath.Join(path, "[0-9]*"))
+	for _, path := range below {
+		err = errors.Join(err, unix.Rmdir(path))
+	}
+	return errors.Join(err, unix.Rmdir(path))
 }
 
 // afterLastAnswer starts vfsprobe beside mounts that answer nothing, mends them while its first gather
