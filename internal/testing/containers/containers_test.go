@@ -88,6 +88,9 @@ func TestImage_OfBothArchitectures(t *testing.T) {
 	base := filepath.Join(context, "Base")
 	require.NoError(t, os.WriteFile(base, []byte("FROM scratch\nCOPY Base /etc/base\n"), 0o600))
 	const list = "localhost/both:0.1.0"
+	forget := func() { _ = c.command("manifest", "rm", list).Run() } // or the next run would add to it
+	forget()
+	t.Cleanup(forget)
 	for architecture, machine := range machines {
 		platform := "linux/" + architecture
 		c.say("build", "--quiet", "--no-cache", "--file", base, "--platform", platform, "--tag", "localhost/base:"+architecture, context)
