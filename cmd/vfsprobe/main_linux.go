@@ -342,8 +342,8 @@ func selectInputs(h *host.Host, file string) ([]config.Input, error) {
 	return config.Parse(file, content, os.LookupEnv, inputs.Inputs)
 }
 
-// maxWaiting is more than the threads that wait in system calls at a time, beside those
-// for stdin, signals and the fork server, which do so already.
+// maxWaiting is more than the threads that wait in system calls at a time, beside the one for
+// signals, which does so already.
 const maxWaiting = 8
 
 // maxAtWork is how many threads may run at a time at the start, on a machine that has more
