@@ -273,8 +273,11 @@ func (w *Watcher) name(file string) string { return filepath.Join(w.o.Proc, w.o.
 // the last question (mounts_poll, fs/proc_namespace.c).
 func (w *Watcher) changed() bool {
 	set := []unix.PollFd{{Fd: int32(w.file.Fd()), Events: unix.POLLPRI}}
-	n, err := unix.Poll(set, 0)
-	return err != nil || n > 0
+	for {
+		if n, err := unix.Poll(set, 0); !errors.Is(err, unix.EINTR) { // the Go runtime's signals interrupt it
+			return err != nil || n > 0
+		}
+	}
 }
 
 // plan is what a helper does to read the table. Where that is possible it asks no file

@@ -5,9 +5,11 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -122,6 +124,31 @@ func TestWatcher_AReaderThatHangs(t *testing.T) {
 	fs.Heal()
 	assert.Same(t, before, recovers(t, w), "it is as it was")
 	assert.Equal(t, forked+1, p.Stats().Forked, "the reader that hung has brought it")
+}
+
+// The Go runtime interrupts threads by signals.
+func TestWatcher_ASignalIsNoChange(t *testing.T) {
+	proc, _ := fixtureProc(t, smallTable)
+	w, p := newWatcherOf(t, proc, "1")
+	recovers(t, w)
+	forked := p.Stats().Forked
+
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	thread, ended := unix.Gettid(), make(chan struct{})
+	var looked atomic.Bool
+	go func() {
+		defer close(ended)
+		for !looked.Load() {
+			_ = unix.Tgkill(os.Getpid(), thread, unix.SIGURG)
+		}
+	}()
+	for range 20_000 {
+		view(w)
+	}
+	looked.Store(true)
+	<-ended
+	assert.Equal(t, forked, p.Stats().Forked)
 }
 
 // Who gathers once has the table though it comes late, as on a busy host.
