@@ -162,18 +162,17 @@ const noLimit = 1 << 60
 // A UsageReader reads how the memory of cgroups is used, at one time: what it has read of a cgroup
 // holds for those below it.
 type UsageReader struct {
-	root                           string
-	v1                             bool
+	hierarchies                    *Hierarchies
 	usage, limit, inactive, kernel string // the files, and lines of memory.stat
 	limits                         map[string]limit
 }
 
 // NewUsageReader returns a UsageReader of the memory controller's hierarchy.
 func (h *Hierarchies) NewUsageReader() *UsageReader {
-	r := &UsageReader{root: h.Memory, usage: "memory.current", limit: "memory.max", inactive: "inactive_file", kernel: "kernel",
+	r := &UsageReader{hierarchies: h, usage: "memory.current", limit: "memory.max", inactive: "inactive_file", kernel: "kernel",
 		limits: make(map[string]limit)}
 	if h.V1() {
-		r.v1, r.usage, r.limit, r.inactive, r.kernel = true, "memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file", ""
+		r.usage, r.limit, r.inactive, r.kernel = "memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file", ""
 	}
 	return r
 }
@@ -183,11 +182,11 @@ func (h *Hierarchies) NewUsageReader() *UsageReader {
 func (r *UsageReader) Read(path string) Usage {
 	var u Usage
 	if used := r.bytesIn(path, r.usage); used > 0 {
-		stat, _ := procfs.Read(filepath.Join(r.root, path, "memory.stat"))
+		stat, _ := procfs.Read(filepath.Join(r.hierarchies.Memory, path, "memory.stat"))
 		u.WorkingSet = max(used-keyedBytes(stat, r.inactive), 0)
 		u.Kernel = keyedBytes(stat, r.kernel)
 	}
-	if r.v1 {
+	if r.hierarchies.V1() {
 		u.Kernel = r.bytesIn(path, "memory.kmem.usage_in_bytes")
 	}
 	l := r.limitOf(path)
@@ -215,7 +214,7 @@ func (r *UsageReader) limitOf(path string) limit {
 
 // bytesIn reads a file of a cgroup that holds a number. It is 0 where there is none, such as "max".
 func (r *UsageReader) bytesIn(path, file string) int64 {
-	content, err := procfs.Read(filepath.Join(r.root, path, file))
+	content, err := procfs.Read(filepath.Join(r.hierarchies.Memory, path, file))
 	if err != nil {
 		return 0
 	}

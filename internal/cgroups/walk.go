@@ -26,6 +26,11 @@ type cgroup struct {
 // what visit has returned. Cgroups that vanish meanwhile are left out. The error is about the first
 // one that could not be looked at.
 func walk[T any](root string, above T, visit func(c cgroup, above T) T) (problem error) {
+	note := func(err error) {
+		if problem == nil && !gone(err) {
+			problem = err
+		}
+	}
 	count := 0
 	var look func(c cgroup, above T) error
 	look = func(c cgroup, above T) error {
@@ -55,16 +60,11 @@ func walk[T any](root string, above T, visit func(c cgroup, above T) T) (problem
 			if !entry.IsDir() {
 				continue
 			}
-			below := cgroup{path: filepath.Join(c.path, entry.Name()), dir: fd, name: entry.Name()}
-			if err := look(below, above); problem == nil && !gone(err) {
-				problem = err
-			}
+			note(look(cgroup{path: filepath.Join(c.path, entry.Name()), dir: fd, name: entry.Name()}, above))
 		}
 		return err
 	}
-	if err := look(cgroup{path: "/", dir: unix.AT_FDCWD, name: root}, above); problem == nil && !gone(err) {
-		problem = err
-	}
+	note(look(cgroup{path: "/", dir: unix.AT_FDCWD, name: root}, above))
 	return problem
 }
 
