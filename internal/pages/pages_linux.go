@@ -43,6 +43,8 @@ type Mapping struct {
 	Constant bool
 	// Shared says that what is written to it others can see, MAP_SHARED in mmap(2).
 	Shared bool
+	// Name is the file's, or says in brackets what else it is. It ends at the first space.
+	Name string
 }
 
 // ParseMaps reads a proc_pid_maps(5). Memory that is only reserved is among the mappings, and
@@ -63,7 +65,11 @@ func ParseMaps(maps []byte) []Mapping {
 		if err == nil && err2 == nil && start < end {
 			constant := bytes.HasPrefix(fields[1], []byte("r-")) && string(fields[4]) != "0" // an inode
 			shared := bytes.HasSuffix(fields[1], []byte("s"))
-			all = append(all, Mapping{uintptr(start), uintptr(end), constant, shared})
+			m := Mapping{Start: uintptr(start), End: uintptr(end), Constant: constant, Shared: shared}
+			if len(fields) > 5 {
+				m.Name = string(fields[5])
+			}
+			all = append(all, m)
 		}
 	}
 	return all

@@ -964,11 +964,11 @@ func TestProber_HelpersInheritNothing(t *testing.T) {
 	eventually(t, "a helper", func() bool { server = serverOf(t, os.Getpid()); return len(children(t, server)) == 1 })
 	helper := children(t, server)[0]
 	dir := fmt.Sprintf("/proc/%d/", helper)
-	kept := 4
+	kept := 5
 	if target, err := os.Readlink(dir + "fd/4"); err == nil && target == "/proc/sys/fs/suid_dumpable" {
 		kept++
 	}
-	eventually(t, "the server's signalfd is closed", func() bool {
+	eventually(t, "it has what the server keeps", func() bool {
 		fds, err := os.ReadDir(dir + "fd")
 		return err == nil && len(fds) == kept
 	})

@@ -17,7 +17,6 @@ func runSteps(s *Slot) {
 	keepCapabilities(s, header)
 	armDeathSignal(s, header)
 	syscall.RawSyscall6(syscall.SYS_PRCTL, prSetName, uintptr(unsafe.Pointer(&header.Name)), 0, 0, 0, 0)
-	syscall.RawSyscall6(syscall.SYS_CLOSE, s.childSignals, 0, 0, 0, 0, 0)
 
 	answer, silently := &s.answer, header.Messages == 0 && s != &memory.slot
 	merged, began := false, false // with the step before; when that has ended
@@ -85,13 +84,6 @@ func runSteps(s *Slot) {
 		}
 	}
 	exit(0)
-}
-
-//go:nosplit
-//go:norace
-//go:nocheckptr
-func readClock(now *syscall.Timespec) {
-	syscall.RawSyscall6(syscall.SYS_CLOCK_GETTIME, clockMonotonic, uintptr(unsafe.Pointer(now)), 0, 0, 0, 0)
 }
 
 // leaveResult leaves the result of a step in the slot. What the step has written to memory is

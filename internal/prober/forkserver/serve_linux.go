@@ -12,7 +12,6 @@ const (
 	prSetDumpable   = 4
 	prSetName       = 15
 	prSetNoNewPrivs = 38
-	clockMonotonic  = 1
 	pollIn          = 1
 	waitNoHang      = 1
 	waitExited      = 4
@@ -49,6 +48,7 @@ var memory struct {
 	null       [16]byte
 	root       [8]byte
 	noLimit    [2]uint64
+	clock      uintptr // the vDSO's clock_gettime; 0: there is none
 
 	others int // how many helpers there are that may be other users
 
@@ -102,6 +102,7 @@ func serve() {
 	if errno == 0 {
 		errno = watchChildren()
 	}
+	readClock(&memory.slot.clock[0]) // a build in which that fails needs more memory
 	if memory.shared != nil {
 		// Helpers with memory of their own must not see it.
 		advisePages(uintptr(unsafe.Pointer(memory.shared)), sharedMemory, madvDontFork)

@@ -25,3 +25,15 @@ helper: // which does not stand on the server's stack: the call is hidden from t
 	LEAQ ·runSteps(SB), AX
 	CALL AX
 	INT $3 // it does not return
+
+// func callClock(function, clock uintptr, now *syscall.Timespec) (errno int32)
+TEXT ·callClock(SB), NOSPLIT, $0-28
+	MOVQ function+0(FP), AX
+	MOVQ clock+8(FP), DI
+	MOVQ now+16(FP), SI
+	MOVQ SP, R12 // which C leaves as it is
+	ANDQ $~15, SP
+	CALL AX
+	MOVQ R12, SP
+	MOVL AX, errno+24(FP)
+	RET

@@ -1,6 +1,9 @@
 package forkserver
 
-import "unsafe"
+import (
+	"syscall"
+	"unsafe"
+)
 
 // Sharing says whether helpers can have slots in this build. What the compiler puts between
 // assembly and Go calls the race detector, as sync/atomic does, which takes a Go runtime.
@@ -22,3 +25,11 @@ func (s *Slot) handOver() (stack uintptr) {
 	s.stack[len(s.stack)-1] = uintptr(unsafe.Pointer(s))
 	return uintptr(unsafe.Pointer(top))
 }
+
+// vdsoClock is the name of clock_gettime(2) in the vDSO; vdso(7).
+const vdsoClock = "__kernel_clock_gettime"
+
+// callClock calls a function of C with the arguments of clock_gettime(2).
+//
+//go:noescape
+func callClock(function, clock uintptr, now *syscall.Timespec) (errno int32)

@@ -24,3 +24,12 @@ helper: // which does not stand on the server's stack: the call is hidden from t
 	MOVD $·runSteps(SB), R9
 	CALL (R9)
 	BRK // it does not return
+
+// func callClock(function, clock uintptr, now *syscall.Timespec) (errno int32)
+TEXT ·callClock(SB), NOSPLIT, $16-28
+	MOVD function+0(FP), R9
+	MOVD clock+8(FP), R0
+	MOVD now+16(FP), R1
+	CALL (R9)
+	MOVW R0, errno+24(FP)
+	RET

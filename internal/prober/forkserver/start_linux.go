@@ -234,8 +234,10 @@ func unneeded() []memoryRange {
 	memory.kept.add(keep.start, keep.end-keep.start)
 	var rest []memoryRange
 	all := pages.ParseMaps(maps)
-	for _, m := range all {
-		if m.Constant {
+	memory.clock = clockFunction(all)
+	for i := range all {
+		m := &all[i]
+		if m.Constant || isOfVDSO(m) {
 			memory.kept.add(m.Start, m.End-m.Start)
 		}
 		if m.End <= maxAddress {
@@ -257,12 +259,11 @@ func unneeded() []memoryRange {
 	return rest
 }
 
-// variables are the ranges of those mapped that are neither code nor constants of a file. The
-// kernel's vdso and vvar are among them, for which a fork would make page tables.
+// variables are the ranges of those mapped that are neither code nor constants.
 func variables(all []pages.Mapping) []memoryRange {
 	var ranges []memoryRange
-	for _, m := range all {
-		if !m.Constant {
+	for i := range all {
+		if m := &all[i]; !m.Constant && !isOfVDSO(m) {
 			ranges = append(ranges, memoryRange{m.Start, m.End, m.Shared})
 		}
 	}
