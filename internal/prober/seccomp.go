@@ -33,7 +33,7 @@ func compoundCalls() []uintptr {
 func serverCalls() []uintptr {
 	return []uintptr{
 		unix.SYS_RECVFROM, unix.SYS_SENDTO, unix.SYS_PPOLL, unix.SYS_READ, unix.SYS_CLONE, unix.SYS_KILL, unix.SYS_WAIT4,
-		unix.SYS_WAITID, unix.SYS_PRCTL, unix.SYS_GETPPID, unix.SYS_CAPSET, unix.SYS_CLOSE, unix.SYS_CLOCK_GETTIME,
+		unix.SYS_WAITID, unix.SYS_PRCTL, unix.SYS_GETPPID, unix.SYS_CAPSET, unix.SYS_CLOCK_GETTIME,
 		unix.SYS_EXIT_GROUP, unix.SYS_MADVISE, unix.SYS_RESTART_SYSCALL, // when a stopped one is continued
 	}
 }

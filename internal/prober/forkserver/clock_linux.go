@@ -39,6 +39,11 @@ func clockFunction(all []pages.Mapping) uintptr {
 	return 0
 }
 
+// callClock calls a function of C with the arguments of clock_gettime(2).
+//
+//go:noescape
+func callClock(function, clock uintptr, now *syscall.Timespec) (errno int32)
+
 // readClock reads CLOCK_MONOTONIC.
 //
 //go:nosplit

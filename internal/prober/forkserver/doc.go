@@ -5,8 +5,9 @@
 //
 // [Start] forks the server from the running process, without executing
 // anything: no file is needed, and it takes well under a millisecond. Before
-// that it marks all memory MADV_DONTFORK but code, constants, the package
-// variable memory, a few pages of stack and of the thread's own data. This is
+// that it marks all memory MADV_DONTFORK but code, constants, the vDSO (in which
+// helpers read the clock), the package variable memory, a few pages of stack and
+// of the thread's own data. This is
 // called trimming; what other threads map meanwhile the server gives back. The
 // server's first word is the test of it: where a build keeps something else that a
 // process needs (cgo on other processors than amd64), the server dies before that,

@@ -123,7 +123,7 @@ func serve() {
 	for {
 		sleep()
 		if memory.poll[1].revents != 0 {
-			syscall.RawSyscall6(syscall.SYS_READ, memory.slot.childSignals, uintptr(unsafe.Pointer(&memory.signalInfo)),
+			syscall.RawSyscall6(syscall.SYS_READ, uintptr(memory.poll[1].fd), uintptr(unsafe.Pointer(&memory.signalInfo)),
 				unsafe.Sizeof(memory.signalInfo), 0, 0, 0)
 			reap()
 		}
@@ -236,7 +236,6 @@ func watchChildren() syscall.Errno {
 	memory.signals = 1 << (syscall.SIGCHLD - 1)
 	fd, _, errno := syscall.RawSyscall6(syscall.SYS_SIGNALFD4, ^uintptr(0), uintptr(unsafe.Pointer(&memory.signals)),
 		signalSetSize, syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0, 0)
-	memory.slot.childSignals = fd
 	memory.poll[0].fd, memory.poll[0].events = int32(memory.slot.socket), pollIn
 	memory.poll[1].fd, memory.poll[1].events = int32(fd), pollIn
 	return errno

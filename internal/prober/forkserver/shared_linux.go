@@ -45,8 +45,7 @@ type Slot struct {
 type context struct {
 	server       uintptr // its pid
 	socket       uintptr
-	childSignals uintptr // a signalfd for SIGCHLD, which tells helpers nothing
-	capabilities uint64  // permitted
+	capabilities uint64 // permitted
 	effective    uint64
 	mark         uint64
 	suidDumpable uintptr // [Slots.SuidDumpable]; 0: helpers that become another user have no slots

@@ -1,9 +1,6 @@
 package forkserver
 
-import (
-	"syscall"
-	"unsafe"
-)
+import "unsafe"
 
 // Sharing says whether helpers can have slots in this build. What the compiler puts between
 // assembly and Go calls the race detector, as sync/atomic does, which takes a Go runtime.
@@ -28,8 +25,3 @@ func (s *Slot) handOver() (stack uintptr) {
 
 // vdsoClock is the name of clock_gettime(2) in the vDSO; vdso(7).
 const vdsoClock = "__kernel_clock_gettime"
-
-// callClock calls a function of C with the arguments of clock_gettime(2).
-//
-//go:noescape
-func callClock(function, clock uintptr, now *syscall.Timespec) (errno int32)

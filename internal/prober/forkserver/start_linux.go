@@ -237,7 +237,7 @@ func unneeded() []memoryRange {
 	memory.clock = clockFunction(all)
 	for i := range all {
 		m := &all[i]
-		if m.Constant || isOfVDSO(m) {
+		if !isVariable(m) {
 			memory.kept.add(m.Start, m.End-m.Start)
 		}
 		if m.End <= maxAddress {
@@ -259,11 +259,14 @@ func unneeded() []memoryRange {
 	return rest
 }
 
-// variables are the ranges of those mapped that are neither code nor constants.
+// isVariable reports whether a mapping is neither code nor constants.
+func isVariable(m *pages.Mapping) bool { return !m.Constant && !isOfVDSO(m) }
+
+// variables are the ranges of those that are variable.
 func variables(all []pages.Mapping) []memoryRange {
 	var ranges []memoryRange
 	for i := range all {
-		if m := &all[i]; !m.Constant && !isOfVDSO(m) {
+		if m := &all[i]; isVariable(m) {
 			ranges = append(ranges, memoryRange{m.Start, m.End, m.Shared})
 		}
 	}
