@@ -6,7 +6,7 @@ import "fmt"
 const maxHanging = 1024
 
 // A class is a kind of checks that has limits of its own. Lower ones are
-// started first.
+// started first, mostly.
 type class uint8
 
 const (
@@ -110,6 +110,7 @@ type admission struct {
 	groups  map[string]*group
 	spare   []*group
 	ready   [classes][]*group // those with a check that may perhaps start, in turn
+	starts  int               // in the order of classes
 	running [classes]int      // helpers of plans that are not Killable
 	asleep  int               // as in group; orphans left out
 	stuck   int               // helpers that survive SIGKILL, orphans left out
@@ -256,43 +257,52 @@ const (
 	orphanWaits // until orphans that are about to end have done so
 )
 
-// pumpLocked starts what can be started.
+// startsPerTurn is how many checks are started for each that is of the class whose turn it is.
+const startsPerTurn = 4
+
+// pumpLocked starts what can be started. Each class has its turn now and then: on a host that does
+// not come to all checks in time, it would never come to those of the last ones.
 func (p *Prober) pumpLocked() {
-	for c := range class(classes) {
-		for w := p.admission.nextLocked(c); w != nil; w = p.admission.nextLocked(c) {
-			if p.server == nil || p.server.ended || p.server.full || p.fresh >= p.options.Concurrency && c != essential {
-				return
-			}
-			if w.lateLocked() {
-				p.admission.advanceLocked(c)
-				p.refuseLocked(w)
-				continue
-			}
-			v, report := p.admitLocked(w)
-			if v == classWaits {
-				break
-			}
-			switch v {
-			case groupWaits:
-				p.admission.restLocked(c)
-			case keyWaits:
-				p.admission.advanceLocked(c)
-				w.ahead = p.byKey[w.check.Key]
-				w.ahead.behind = append(w.ahead.behind, w)
-			case orphanWaits:
-				p.admission.advanceLocked(c)
-				p.queueBehindOrphansLocked(w)
-			case refused:
-				p.admission.advanceLocked(c)
-				p.decideLocked(w, report)
-			case admitted:
-				if !p.startLocked(w) {
-					return
-				}
-				p.admission.advanceLocked(c)
-			}
-		}
+	for a := &p.admission; p.startNextLocked(essential) || a.starts%startsPerTurn == 0 && p.startNextLocked(class(a.starts/startsPerTurn%classes)) ||
+		p.startNextLocked(independent) || p.startNextLocked(trusted) || p.startNextLocked(killable) || p.startNextLocked(untrusted); {
+		a.starts++
 	}
+}
+
+// startNextLocked starts, refuses or sets aside the first check of a class. It reports false if there
+// is none, or no room for it.
+func (p *Prober) startNextLocked(c class) bool {
+	w := p.admission.nextLocked(c)
+	if w == nil || p.server == nil || p.server.ended || p.server.full || p.fresh >= p.options.Concurrency && c != essential {
+		return false
+	}
+	if w.lateLocked() {
+		p.admission.advanceLocked(c)
+		p.refuseLocked(w)
+		return true
+	}
+	switch v, report := p.admitLocked(w); v {
+	case classWaits:
+		return false
+	case groupWaits:
+		p.admission.restLocked(c)
+	case keyWaits:
+		p.admission.advanceLocked(c)
+		w.ahead = p.byKey[w.check.Key]
+		w.ahead.behind = append(w.ahead.behind, w)
+	case orphanWaits:
+		p.admission.advanceLocked(c)
+		p.queueBehindOrphansLocked(w)
+	case refused:
+		p.admission.advanceLocked(c)
+		p.decideLocked(w, report)
+	case admitted:
+		if !p.startLocked(w) {
+			return false
+		}
+		p.admission.advanceLocked(c)
+	}
+	return true
 }
 
 // admitLocked decides whether a helper may be forked for the check now.

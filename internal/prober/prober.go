@@ -192,7 +192,7 @@ func (p *Prober) Run(check Check) Report {
 // later, or two twentieths if another check's helper or the fork server was in the way. A check
 // gets its whole time again if this process was stopped when the time was up. done must not block.
 // Groups take turns; checks of one group are started in the order they were submitted, trusted
-// ones before others. One whose key has a helper already waits for its end, and keeps no other
+// ones mostly before others. One whose key has a helper already waits for its end, and keeps no other
 // waiting.
 func (p *Prober) Submit(check Check, done func(Report)) Ticket {
 	p.mu.Lock()

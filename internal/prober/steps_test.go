@@ -552,6 +552,38 @@ func TestEssential_ChecksWaitForNoPlace(t *testing.T) {
 	hung[0].Abort()
 }
 
+// A host that does not come to all checks in time comes to some of each class.
+func TestProber_EachClassHasItsTurn(t *testing.T) {
+	p := start(t, prober.Options{Concurrency: 1})
+	const each = 100
+	var started []bool // trusted
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	for i := range 2 * each {
+		c := patient(check("/"))
+		c.Key, c.Group, c.Trusted = strconv.Itoa(i), strconv.Itoa(i), i < each
+		all.Add(1)
+		p.Submit(c, func(r prober.Report) {
+			defer all.Done()
+			assert.Equal(t, prober.Done, r.Outcome, "%v", &r)
+			mu.Lock()
+			defer mu.Unlock()
+			started = append(started, c.Trusted)
+		})
+	}
+	all.Wait()
+	early := slices.Index(started, false)
+	require.Positive(t, early)
+	assert.Less(t, early, each/2)
+	trusted := 0
+	for _, isTrusted := range started[:each] {
+		if isTrusted {
+			trusted++
+		}
+	}
+	assert.Greater(t, trusted, each*8/10, "most of the first ones are trusted")
+}
+
 func FuzzLinks(f *testing.F) {
 	f.Add([]byte("\x01\x00\x02\x007ab\x00\x02\x00\x00\x0078\x00"))
 	f.Add([]byte("\xff\xff\xff\xff"))

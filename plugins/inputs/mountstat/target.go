@@ -48,6 +48,7 @@ type target struct {
 	underWay  bool
 	awaited   bool      // by the gather under way
 	submitted time.Time // when its last check was
+	checkedIn uint64    // the last round in which a check told something
 	leftAlone bool      // in this gather, see awaitsLogin
 	asked     *plan     // of its last check
 	done      func(prober.Report)
@@ -98,7 +99,7 @@ func (m *Mountstat) keptByChecks(t *target) bool {
 
 // schedulingRank orders targets. Those that answered come first, so that they don't
 // wait behind others that hang; local ones come before those that depend on a server or
-// daemon.
+// daemon. Of one rank, those come first whose last check is the longest ago.
 func (t *target) schedulingRank() int {
 	rank := 0
 	switch {
@@ -143,7 +144,7 @@ func (m *Mountstat) settle(t *target, found finding) {
 	if o.Inconclusive {
 		before = t.found
 	} else {
-		t.concluded = found
+		t.concluded, t.checkedIn = found, m.round
 	}
 	began := t.FaultSince.IsZero()
 	lasted := t.Observe(o)
