@@ -3,8 +3,6 @@ package dentrycache
 import (
 	"testing"
 
-	"github.com/stretchr/testify/assert"
-
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
 )
 
@@ -19,13 +17,9 @@ func TestDentryCache_AllocationsOfAGather(t *testing.T) {
 		"a directory, and all": {everything, 2400, 220000},
 	} {
 		t.Run(name, func(t *testing.T) {
-			const gathers = 20
 			d, _ := newInput(t, c.change)
 			collect.Gather(t, d)
-			count, bytes := collect.LeastAllocations(t, d, gathers) // cgroups are not walked in each
-			t.Logf("%.0f allocations of %.0f bytes in all", count, bytes)
-			assert.Less(t, count, c.count)
-			assert.Less(t, bytes, c.bytes)
+			collect.AssertAllocations(t, d, 1, c.count, c.bytes)
 		})
 	}
 }

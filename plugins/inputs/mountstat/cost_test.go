@@ -62,14 +62,9 @@ func TestMountstat_ParsesTheTableOncePerChange(t *testing.T) {
 
 // The first bound is a promise; the second is some twice of what is needed.
 func TestMountstat_AllocationsOfAGather(t *testing.T) {
-	const n, gathers = 100, 20
+	const n = 100
 	m, _ := gatherOf(t, n)
-	// Now and then a gather also looks for blocked tasks.
-	count, bytes := collect.LeastAllocations(t, m, gathers)
-	count, bytes = count/n, bytes/n
-	t.Logf("for each of %d mounts: %.1f allocations of %.0f bytes in all", n, count, bytes)
-	assert.Less(t, count, 95.0)
-	assert.Less(t, bytes, 2600.0)
+	collect.AssertAllocations(t, m, n, 95, 2600)
 }
 
 // BenchmarkGather reports what a whole gather allocates, the metrics included.

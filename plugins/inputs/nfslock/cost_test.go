@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"testing"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/collect"
@@ -31,11 +30,6 @@ func mountsOf(t testing.TB, n int) *NFSLock {
 
 // The bounds are some twice of what is needed, to be seen when it becomes more.
 func TestNFSLock_AllocationsOfAGather(t *testing.T) {
-	const mounts, gathers = 100, 20
-	n := mountsOf(t, mounts)
-	count, bytes := collect.LeastAllocations(t, n, gathers)
-	count, bytes = count/mounts, bytes/mounts
-	t.Logf("for each of %d mounts of 5 servers: %.1f allocations of %.0f bytes in all", mounts, count, bytes)
-	assert.Less(t, count, 280.0)
-	assert.Less(t, bytes, 37000.0)
+	const mounts = 100
+	collect.AssertAllocations(t, mountsOf(t, mounts), mounts, 280, 37000)
 }
