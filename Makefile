@@ -40,7 +40,7 @@ check-bpf: ## compile them, and compare with what is committed
 # Runs tests, and ends with a list of those that could not run here, and why.
 # $(call gotest,NAME) notes what each package takes, see tools/stage. Packages that fork
 # helpers have PID namespaces of their own: stuck ones of one would be orphans for another.
-gotest = "$$($(GO) -C "$(CURDIR)/tools/test" tool -n gotestsum)" --format standard-quiet -- -count 1 -p 1 -vet off -ldflags "-s -w" -timeout 20m -exec "$(CURDIR)/tools/stage $(1)/"
+gotest = "$$($(GO) -C "$(CURDIR)/tools/test" tool -n gotestsum)" --format standard-quiet -- -count 1 -p 1 -vet off -ldflags "-s -w" -timeout 60m -exec "$(CURDIR)/tools/stage $(1)/"
 STAGE  = tools/stage $@
 
 # The packages whose tests need most of the CPUs, those that start machines, those

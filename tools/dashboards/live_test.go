@@ -26,7 +26,7 @@ import (
 func TestMain(m *testing.M) { namespace.MainOfHost(m) } // the doctor would take a PID namespace for a container
 
 // patience is how long the first data of a phase may take, on a busy machine.
-const patience = 40 * time.Second
+const patience = 3 * time.Minute
 
 // recent is of when the points are that panels show.
 const recent = 15 * time.Second

@@ -33,7 +33,7 @@ import (
 const replaced = 30 * time.Second
 
 // patience is for a line of vfsprobe's beside a load.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // ownUser is as whom the document's containers run.
 const ownUser = 61100

@@ -23,11 +23,11 @@ import (
 
 const (
 	// commandTimeout is for a script in a machine that is emulated.
-	commandTimeout = time.Minute
-	// setupTimeout is for the making of all disks, which took more than a minute beside a load.
-	setupTimeout = 5 * time.Minute
+	commandTimeout = 5 * time.Minute
+	// setupTimeout is for the making of all disks, which took three and a half minutes beside a load.
+	setupTimeout = 15 * time.Minute
 	// patience is for what a machine that is emulated is going to report.
-	patience = time.Minute
+	patience = 5 * time.Minute
 )
 
 //go:embed setup.sh
@@ -193,7 +193,7 @@ func faults() []fault {
 		{"nbd: packets are dropped", "nbd", cut + "-A" + nbdPackets, cut + "-D" + nbdPackets, hangs + ".*nbd0", "", "ok$"},
 		{"nbd: its server is killed", "killed", signal("killed", "KILL"), "", fails + ".*nbd1", "", ""},
 		{"iSCSI: its target is stopped", "iscsi", signal("target", "STOP"), signal("target", "CONT"), hangs + ".*sda", hangs + ".*sda: .*(FAILED|blocked).*127.0.0.1", "ok$"},
-		{"iSCSI: packets are dropped until after replacement_timeout", "iscsi", cut + "-A" + packets, cut + "-D" + packets, hangs + ".*sda", "error device_errors .*sda: device/state is .*offline", "error read_only "},
+		{"iSCSI: packets are dropped until after replacement_timeout", "iscsi", cut + "-A" + packets, cut + "-D" + packets, hangs + ".*(sda|sd 0:)", "error device_errors .*sda: device/state is .*offline", "error read_only "},
 	}
 }
 

@@ -29,7 +29,7 @@ import (
 func TestMain(m *testing.M) { faultfs.Main(m) }
 
 // patience is for what happens soon, on a machine that may be busy.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // execdGrace is how long Telegraf's execd leaves a plugin whose stdin it has closed, before it sends
 // a signal: who ends sooner was not waiting for what hangs, which would take for ever.

@@ -29,7 +29,7 @@ import (
 )
 
 const (
-	commandTimeout = time.Minute
+	commandTimeout = 5 * time.Minute
 	// interval is that of gathers.
 	interval = 5 * time.Second
 	// reportTimeout is for faults: mostly the second gather reports them (docs/FAULTS.md), but on a
@@ -37,7 +37,7 @@ const (
 	reportTimeout = 6 * interval
 	// patience is for recoveries: what clients notice, SMB's tries each 2 s, TCP with its
 	// backoff.
-	patience = 90 * time.Second
+	patience = 5 * time.Minute
 )
 
 // family skips a test unless VFSPROBE_FAMILIES names its family of file systems. Where that

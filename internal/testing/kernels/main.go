@@ -61,7 +61,7 @@ func parse() options {
 	parameters := flag.String("parameters", "", "more of them for the kernel, as preempt=full")
 	flag.BoolVar(&o.icount, "icount", false, "let a nanosecond be an instruction, so that benchmarks count these")
 	flag.StringVar(&o.accel, "accel", "tcg", "of QEMU: tcg or kvm")
-	flag.DurationVar(&o.timeout, "timeout", 8*time.Minute, "for each kernel")
+	flag.DurationVar(&o.timeout, "timeout", 20*time.Minute, "for each kernel")
 	flag.BoolVar(&o.verbose, "v", false, "print all that the machines print")
 	flag.Parse()
 

@@ -13,7 +13,7 @@ import (
 	"github.com/vfsprobe/vfsprobe/internal/testing/vm"
 )
 
-const scenarioLimit = 6 * time.Minute
+const scenarioLimit = 15 * time.Minute
 
 // runAll has the scenarios run by as many machines as wanted, and hands their
 // results out one at a time, in the order they end.

@@ -114,7 +114,7 @@ scrape_configs:
 // awaitAlert waits until the alert fires, and returns what is wrong if it does not.
 func awaitAlert(t *testing.T, prometheus *stores.Prometheus, name string) string {
 	t.Helper()
-	const patience = time.Minute
+	const patience = 3 * time.Minute
 	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(200 * time.Millisecond) {
 		if len(prometheus.Now(t, fmt.Sprintf(`ALERTS{alertname=%q,alertstate="firing",host="client"}`, name))) > 0 {
 			return ""

@@ -29,7 +29,7 @@ import (
 
 func TestMain(m *testing.M) { namespace.MainOfHost(m) }
 
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // debian is a root directory of Debian's.
 type debian struct {

@@ -24,7 +24,7 @@ import (
 )
 
 // patience is for a database's start, on a machine that may be busy.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // Program is the path of one of influxd, prometheus and promtool. Without it the
 // test is skipped.

@@ -26,11 +26,11 @@ import (
 
 const (
 	// commandTimeout is longer than a unit with TimeoutStopSec takes to fail.
-	commandTimeout = 3 * time.Minute
+	commandTimeout = 5 * time.Minute
 	// stopTimeout is less than systemd waits for what it has killed.
 	stopTimeout = 30 * time.Second
 	// patience is for what a machine that is emulated is going to do.
-	patience = time.Minute
+	patience = 5 * time.Minute
 )
 
 // restarts is how often a unit is restarted; the median counts, of two the longer.

@@ -19,8 +19,8 @@ import (
 )
 
 const (
-	bootTimeout     = 3 * time.Minute // under emulation
-	powerOffTimeout = time.Minute
+	bootTimeout     = 10 * time.Minute // under emulation
+	powerOffTimeout = 3 * time.Minute
 	drainTimeout    = time.Second // for what a machine has said before it ended
 	consoleTail     = 8192        // bytes
 	// maxPiece is how much of a script is sent at a time, in bytes. The line of User Mode Linux

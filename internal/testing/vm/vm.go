@@ -127,7 +127,7 @@ func (i *Image) KernelVersion() string { return filepath.Base(i.kernel.Modules) 
 func (i *Image) Remove() error { return os.RemoveAll(filepath.Dir(i.initrd)) }
 
 // buildTimeout is for a test whose base or kernel is not in the cache.
-const buildTimeout = 10 * time.Minute
+const buildTimeout = 20 * time.Minute
 
 // Start builds an image and boots a machine, which ends with the test. It skips the test
 // where no machine can be had.

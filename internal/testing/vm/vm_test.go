@@ -18,7 +18,7 @@ import (
 )
 
 // commandTimeout is for a command under emulation.
-const commandTimeout = time.Minute
+const commandTimeout = 5 * time.Minute
 
 // forEachEmulator runs a test under User Mode Linux, and under those that
 // VFSPROBE_TEST_EMULATORS names, separated by commas: kvm and tcg.

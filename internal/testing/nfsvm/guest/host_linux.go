@@ -31,7 +31,7 @@ type host struct {
 }
 
 // patience is for programs that answer at once on a machine that is not busy.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // startHost makes a host whose /etc/hosts has these lines.
 func startHost(name, hosts string) (*host, error) {
