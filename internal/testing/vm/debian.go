@@ -81,7 +81,8 @@ func (d Debian) bootstrap(ctx context.Context, arch, root string) error {
 	if d.Extract {
 		variant = "extract"
 	}
-	arguments := []string{"--quiet", "--variant=" + variant, "--architectures=" + arch, "--include=" + strings.Join(d.Packages, ","), d.Suite, root}
+	// apt doubles its pause after each try, up to half a minute: a mirror may refuse for a while.
+	arguments := []string{"--quiet", `--aptopt=Acquire::Retries "8"`, "--variant=" + variant, "--architectures=" + arch, "--include=" + strings.Join(d.Packages, ","), d.Suite, root}
 	// Without a mirror it takes Debian's own.
 	if mirror, err := debianMirror(ctx); err == nil {
 		arguments = append(arguments, mirror)
