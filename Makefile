@@ -61,16 +61,16 @@ E2ELOOP  = 'TestVfsprobe_(DiskMetrics|ASilentBtrfs|NamesTheCgroup)|TestService_K
 RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -race -f '{{.ImportPath}} {{.Dir}}' ./internal/... ./plugins/... | \
 	while read -r package dir; do ! grep -qE '^\s*go |\.Go\W|AfterFunc|t\.Parallel' "$$dir"/*.go || echo "$$package"; done))
 
-# Four at a time, since most tests wait most of the time. All run, also where one has failed.
+# Several at a time, since most tests wait most of the time. All run, also where one has failed.
 # It ends with a table of where the minutes went. What takes longest begins first. New inputs of
 # fuzz tests are test-long's: go test tries those of testdata.
 PARTS  = test-nfs test-loop test-machines test-others test-systemd test-race test-e2e test-kernels
-LANES ?= 4
+LANES ?= $(shell tools/parallel 4 2)
 test: ## all tests that can run here, and lint: what CI runs
 	@tools/stage -new
 	@tools/stage setup $(MAKE) --no-print-directory setup
 	@code=0; $(MAKE) --no-print-directory prepare & $(MAKE) --no-print-directory test-alone || code=$$?; wait $$! || exit; \
-		$(MAKE) --no-print-directory -k -j$(LANES) SUITES=bookworm SKIPPED=0 $(PARTS) || code=$$?; \
+		$(MAKE) --no-print-directory -k -j$(LANES) VMS=$(VMS) SUITES=bookworm SKIPPED=0 $(PARTS) || code=$$?; \
 		tools/stage; exit $$code
 
 # What takes the CPUs only. It leaves most of them to the tests beside it.
@@ -167,7 +167,7 @@ SKIPPED ?= 77
 VM_NEEDS_uml := user-mode-linux:linux.uml gcc
 VM_NEEDS_kvm := qemu-system-x86:qemu-system-x86_64 kmod:depmod
 VM_NEEDS_tcg := $(VM_NEEDS_kvm)
-VMS     ?= 3
+VMS     ?= $(shell tools/parallel 3 2)
 NFSVM = bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '$(RUN)'
 
 test-nfs: bin/nfsvm ## NFS faults in virtual machines; RUN=EXPRESSION chooses scenarios
