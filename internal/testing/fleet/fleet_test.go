@@ -60,8 +60,20 @@ var lasts = func() time.Duration {
 	return 30 * time.Second
 }()
 
-// TestMain has the tests run in a network namespace, whose only link leads to the machine.
+// machine is the file server's.
+func machine(files ...vm.File) vm.Config {
+	return vm.Config{Emulator: vm.UML(), Base: vm.NFSBase("bookworm"), Files: files,
+		Modules: []string{"lockd", "nfs", "nfsv3", "nfsd"}, Parameters: []string{"vec0:transport=tap,ifname=" + tap}}
+}
+
+// TestMain has the tests run in a network namespace, whose only link leads to the machine. What that
+// is built from may have to be downloaded first.
 func TestMain(m *testing.M) {
+	if !namespace.Inside() && os.Geteuid() == 0 {
+		if image, err := vm.Build(context.Background(), machine()); err == nil { // or else the test says why not
+			_ = image.Remove()
+		}
+	}
 	namespace.Main(m, unix.CLONE_NEWNET, func() error {
 		for _, command := range []string{"link set lo up", "tuntap add " + tap + " mode tap",
 			"address add " + fleetAddress + "/24 dev " + tap, "link set " + tap + " up"} {
@@ -130,9 +142,7 @@ func TestFileServer_KeepsItsClients(t *testing.T) {
 	require.NoError(t, err)
 	config := filepath.Join(t.TempDir(), "vfsprobe.toml")
 	require.NoError(t, os.WriteFile(config, []byte(vfsprobeConf), 0o644))
-	s := &fileServer{t: t, Machine: vm.Start(t, vm.Config{Emulator: vm.UML(), Base: vm.NFSBase("bookworm"),
-		Modules: []string{"lockd", "nfs", "nfsv3", "nfsd"}, Parameters: []string{"vec0:transport=tap,ifname=" + tap},
-		Files: []vm.File{{From: vfsprobe, Name: "usr/bin/vfsprobe"}, {From: config, Name: "etc/vfsprobe.toml"}}})}
+	s := &fileServer{t: t, Machine: vm.Start(t, machine(vm.File{From: vfsprobe, Name: "usr/bin/vfsprobe"}, vm.File{From: config, Name: "etc/vfsprobe.toml"}))}
 	s.shell(fmt.Sprintf(server, serverAddress, fleet.serverThreads, fleet.mounted))
 
 	time.Sleep(2 * interval)
