@@ -62,9 +62,10 @@ RACED    = $(filter-out $(INTERNAL)/testing/%,$(shell CGO_ENABLED=1 $(GO) list -
 	while read -r package dir; do ! grep -qE '^\s*go |\.Go\W|AfterFunc|t\.Parallel' "$$dir"/*.go || echo "$$package"; done))
 
 # Several at a time, since most tests wait most of the time. All run, also where one has failed.
-# It ends with a table of where the minutes went. What takes longest begins first. New inputs of
-# fuzz tests are test-long's: go test tries those of testdata.
-PARTS  = test-nfs test-loop test-machines test-others test-systemd test-race test-e2e test-kernels
+# It ends with a table of where the minutes went. What takes longest begins first, and where few
+# parts run at a time other machines come after those of test-nfs. New inputs of fuzz tests are
+# test-long's: go test tries those of testdata.
+PARTS  = test-nfs test-loop test-others test-race test-machines test-systemd test-e2e test-kernels
 LANES ?= $(shell tools/parallel 4 2)
 test: ## all tests that can run here, and lint: what CI runs
 	@tools/stage -new
