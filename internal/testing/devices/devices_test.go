@@ -106,25 +106,38 @@ func (h *host) points(disk string, after time.Time) (all []point) {
 	return all
 }
 
-// until waits for a point, and returns it, and how many were before of gathers that came to the
-// disk: a busy machine may be late.
-func (h *host) until(disk string, after time.Time, is func(point) bool, what string) (found point, before int) {
+// until waits for a point of a gather that began after a time, and returns it.
+func (h *host) until(disk string, after time.Time, is func(point) bool, what string) point {
 	h.t.Helper()
 	var last string
 	for began := time.Now(); time.Since(began) < patience; time.Sleep(500 * time.Millisecond) {
-		before = 0
 		for _, p := range h.points(disk, after) {
 			if is(p) {
-				return p, before
-			}
-			if checked(p) {
-				before++
+				return p
 			}
 			last = p.line
 		}
 	}
 	require.Fail(h.t, what+" does not come", "%s: %s", disk, last)
-	return found, 0
+	return point{}
+}
+
+// inflict makes a fault, and returns when it began to, and the first point at fault. Of the gathers that
+// begin once it is made and come to the disk, the second one reports it: a busy machine may be late.
+func (h *host) inflict(disk, inflict string) (began time.Time, first point) {
+	h.t.Helper()
+	began = h.now()
+	h.shell(inflict)
+	made := h.now()
+	first = h.until(disk, began, atFault, "a fault")
+	before := 0
+	for _, p := range h.points(disk, made) {
+		if checked(p) && p.at.Before(first.at) {
+			before++
+		}
+	}
+	assert.LessOrEqual(h.t, before, 1, "reported within two intervals")
+	return began, first
 }
 
 func verdict(pattern string) func(point) bool {
@@ -223,8 +236,6 @@ func (h *host) endure(f fault, table *document.Table) {
 		}
 	}()
 	h.use(f.disk)
-	made := h.now()
-	h.shell(f.inflict)
 	healed := false
 	heal := func() {
 		if !healed {
@@ -233,9 +244,8 @@ func (h *host) endure(f fault, table *document.Table) {
 		}
 	}
 	defer heal()
-	first, before := h.until(f.disk, made, atFault, "a fault")
+	made, first := h.inflict(f.disk, f.inflict)
 	assert.True(h.t, verdict(f.want)(first), "%s is not %s", first.verdict(), f.want)
-	assert.LessOrEqual(h.t, before, 1, "reported within two intervals")
 	if f.later != "" {
 		h.until(f.disk, made, verdict(f.later), f.later)
 	}
@@ -250,7 +260,7 @@ func (h *host) endure(f fault, table *document.Table) {
 		if h.shell(fmt.Sprintf(works, f.disk)) == "yes" {
 			after = "ok$"
 		}
-		p, _ := h.until(f.disk, since, verdict(after), after)
+		p := h.until(f.disk, since, verdict(after), after)
 		recovered = p.verdict()
 		if recovered == "ok" {
 			recovered = seconds(p.at.Sub(since))
@@ -263,26 +273,20 @@ func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds())
 
 // leaveAlone sees that a disk which nobody uses is not read, and what is told of it.
 func (h *host) leaveAlone(disk string) {
-	p, _ := h.until(disk, h.now(), func(p point) bool { return p.field("device_seconds") == "" }, "a gather that does not read it")
+	p := h.until(disk, h.now(), func(p point) bool { return p.field("device_seconds") == "" }, "a gather that does not read it")
 	requests := fmt.Sprintf("cat /sys/block/%s/stat", p.field("device"))
 	before := h.shell(requests)
 	h.until(disk, h.now().Add(4*time.Second), verdict("ok"), "ok")
 	assert.Equal(h.t, before, h.shell(requests), "it was not read")
 
-	made := h.now()
-	h.shell("dmsetup suspend --nolockfs " + disk)
 	resume := sync.OnceFunc(func() { h.shell("dmsetup resume " + disk) })
 	defer resume()
-	_, earlier := h.until(disk, made, atFault, "a fault")
-	assert.LessOrEqual(h.t, earlier, 1)
+	made, _ := h.inflict(disk, "dmsetup suspend --nolockfs "+disk)
 	h.until(disk, made, verdict(`.*device_hangs .*dm-[0-9]+: dm/suspended is 1`), "why")
 	resume()
 	h.until(disk, h.now(), verdict("ok"), "ok")
 
-	made = h.now()
-	h.shell(fmt.Sprintf(replaceTable, disk, "error"))
-	_, earlier = h.until(disk, made, atFault, "a fault")
-	assert.LessOrEqual(h.t, earlier, 1)
+	made, _ = h.inflict(disk, fmt.Sprintf(replaceTable, disk, "error"))
 	// A gather may meet it between its two tables. udev may read it before us; then the kernel's log has it.
 	h.until(disk, made, verdict(`.*device_errors (dm-[0-9]+: slaves is empty|the kernel: .* dev dm-[0-9]+,)`), "why")
 	h.shell(linear(disk))
@@ -292,13 +296,10 @@ func (h *host) leaveAlone(disk string) {
 // leaveAloneNBD sees what is told of an nbd that nobody uses and whose server is killed: sysfs
 // is as before, and the kernel's log alone says it.
 func (h *host) leaveAloneNBD(disk string, table *document.Table) {
-	p, _ := h.until(disk, h.now(), func(p point) bool { return p.field("device_seconds") == "" }, "a gather that does not read it")
+	p := h.until(disk, h.now(), func(p point) bool { return p.field("device_seconds") == "" }, "a gather that does not read it")
 	sysfs := fmt.Sprintf("cd /sys/block/%s && grep -s . size ro removable nbd*/* pid backend device/state inflight || true", p.field("device"))
 	before := h.shell(sysfs)
-	made := h.now()
-	h.shell("systemctl kill --signal=KILL " + disk)
-	found, earlier := h.until(disk, made, atFault, "a fault")
-	assert.LessOrEqual(h.t, earlier, 1)
+	made, found := h.inflict(disk, "systemctl kill --signal=KILL "+disk)
 	assert.Regexp(h.t, "^"+fails+"the kernel: block nbd[0-9]+: Receive control failed|^"+fails+".*nbd", found.verdict())
 	assert.Equal(h.t, before, h.shell(sysfs), "sysfs does not say so")
 	h.t.Logf("%s; sysfs: %s", found.verdict(), before)
@@ -342,7 +343,7 @@ func (h *host) mountAnew(disk string) {
 	assert.Equal(h.t, "yes", h.shell(fmt.Sprintf(works, disk)))
 	assert.NotEmpty(h.t, h.shell("dmesg | grep 'Aborting journal on device dm-'"))
 	h.shell("systemctl restart vfsprobe")
-	p, _ := h.until(disk, h.now(), func(p point) bool { return atFault(p) || p.verdict() == "ok" }, "a gather") // it may be slow at first
+	p := h.until(disk, h.now(), func(p point) bool { return atFault(p) || p.verdict() == "ok" }, "a gather") // it may be slow at first
 	assert.Equal(h.t, "ok", p.verdict())
 }
 
