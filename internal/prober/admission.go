@@ -110,7 +110,7 @@ type admission struct {
 	groups  map[string]*group
 	spare   []*group
 	ready   [classes][]*group // those with a check that may perhaps start, in turn
-	starts  int               // in the order of classes
+	starts  int               // by whose number a class has its turn
 	running [classes]int      // helpers of plans that are not Killable
 	asleep  int               // as in group; orphans left out
 	stuck   int               // helpers that survive SIGKILL, orphans left out
@@ -263,10 +263,24 @@ const startsPerTurn = 4
 // pumpLocked starts what can be started. Each class has its turn now and then: on a host that does
 // not come to all checks in time, it would never come to those of the last ones.
 func (p *Prober) pumpLocked() {
-	for a := &p.admission; p.startNextLocked(essential) || a.starts%startsPerTurn == 0 && p.startNextLocked(class(a.starts/startsPerTurn%classes)) ||
-		p.startNextLocked(independent) || p.startNextLocked(trusted) || p.startNextLocked(killable) || p.startNextLocked(untrusted); {
-		a.starts++
+	for p.startAnyLocked() {
+		p.admission.starts++
 	}
+}
+
+// startAnyLocked is startNextLocked for the essential class, for the one whose turn it is, and for the
+// others in order, until there is one to start.
+func (p *Prober) startAnyLocked() bool {
+	turn := class(p.admission.starts / startsPerTurn % classes)
+	if p.startNextLocked(essential) || p.admission.starts%startsPerTurn == 0 && p.startNextLocked(turn) {
+		return true
+	}
+	for c := independent; c < class(classes); c++ {
+		if p.startNextLocked(c) {
+			return true
+		}
+	}
+	return false
 }
 
 // startNextLocked starts, refuses or sets aside the first check of a class. It reports false if there

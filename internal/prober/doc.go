@@ -45,9 +45,9 @@
 //     share a fate gets at most three eighths of it, and half of what is left: 200 dead
 //     mounts of each of two daemons don't keep a healthy file system from being checked.
 //     When the whole cap is stuck, nothing that could get stuck is checked any more.
-//     One start in four is of another class of checks each time: where there is no time
-//     for all of them, none is left out for good.
 //     Helpers that sleep have a cap of their own, MaxAsleep; more of them count as stuck.
+//   - One start in four is of another class of checks each time: where there is no time
+//     for all of them, none is left out for good.
 //   - [Check.Essential] keys, a handful, by which the host itself is read, are outside of
 //     all caps, and take no place from others. For each of them one helper more than
 //     Options.MaxStuck can be stuck. Those of an earlier run of the plugin can't be told

@@ -1,10 +1,14 @@
 package forkserver
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"github.com/vfsprobe/vfsprobe/internal/race"
+)
 
 // Sharing says whether helpers can have slots in this build. What the compiler puts between
 // assembly and Go calls the race detector, as sync/atomic does, which takes a Go runtime.
-const Sharing = !race
+const Sharing = !race.Enabled
 
 // spawn is clone(2) for a helper that works in a slot. It runs [runSteps] on the given
 // stack, where that finds its argument.

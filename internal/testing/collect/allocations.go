@@ -6,14 +6,17 @@ import (
 	"time"
 
 	"github.com/influxdata/telegraf"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/vfsprobe/vfsprobe/internal/race"
 )
 
 // allocationsPatience is for what the process does beside its gathers, on a machine that is slow.
 const allocationsPatience = 30 * time.Second
 
-// AssertAllocations fails the test unless the process allocates at most so often, and so many bytes, for
-// each of n things during a gather. It gathers until it does, since other work adds to it. It
+// AssertAllocations fails the test unless the process allocates less often than most, and less than mostBytes,
+// for each of n things during a gather. It gathers until it does, since other work adds to it. It
 // asserts nothing with the race detector, which allocates too.
 func AssertAllocations(t *testing.T, input telegraf.Input, n int, most, mostBytes float64) {
 	t.Helper()
@@ -24,14 +27,11 @@ func AssertAllocations(t *testing.T, input telegraf.Input, n int, most, mostByte
 		runtime.ReadMemStats(&after)
 		count := float64(after.Mallocs-before.Mallocs) / float64(n)
 		bytes := float64(after.TotalAlloc-before.TotalAlloc) / float64(n)
-		within := count <= most && bytes <= mostBytes
-		if !within && !raceDetector && time.Since(began) < allocationsPatience {
-			continue
+		within := race.Enabled || count < most && bytes < mostBytes
+		if within || time.Since(began) >= allocationsPatience {
+			t.Logf("for each of %d: %.1f allocations of %.0f bytes in all", n, count, bytes)
+			assert.True(t, within, "less than %v of less than %v bytes, in some gather of %v", most, mostBytes, allocationsPatience)
+			return
 		}
-		t.Logf("for each of %d: %.1f allocations of %.0f bytes in all", n, count, bytes)
-		if !within && !raceDetector {
-			t.Errorf("they are more than %v, or their bytes than %v, in each gather of %v", most, mostBytes, allocationsPatience)
-		}
-		return
 	}
 }

@@ -124,10 +124,10 @@ func (h *host) until(disk string, after time.Time, is func(point) bool, what str
 
 // inflict makes a fault, and returns when it began to, and the first point at fault. Of the gathers that
 // begin once it is made and come to the disk, the second one reports it: a busy machine may be late.
-func (h *host) inflict(disk, inflict string) (began time.Time, first point) {
+func (h *host) inflict(disk, script string) (began time.Time, first point) {
 	h.t.Helper()
 	began = h.now()
-	h.shell(inflict)
+	h.shell(script)
 	made := h.now()
 	first = h.until(disk, began, atFault, "a fault")
 	before := 0

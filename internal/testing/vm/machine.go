@@ -52,7 +52,7 @@ func (i *Image) Boot(ctx context.Context) (*Machine, error) {
 	began := time.Now()
 	err = m.awaitReady(ctx)
 	if err == nil {
-		i.config.Logf("a machine (%s) is ready after %.1f s", m.name, time.Since(began).Seconds())
+		i.config.logf("a machine (%s) is ready after %.1f s", m.name, time.Since(began).Seconds())
 		err = m.mount(ctx, i.config.Emulator, i.config.Shares)
 	}
 	if err != nil {

@@ -66,19 +66,35 @@ type Image struct {
 	initrd string
 }
 
+func (c Config) logf(format string, a ...any) {
+	if c.Logf != nil {
+		c.Logf(format, a...)
+	}
+}
+
+// Fetch has the cache hold what an image is made of: Build needs no network then.
+func Fetch(c Config) error {
+	ctx, cancel := context.WithTimeout(context.Background(), buildTimeout)
+	defer cancel()
+	_, _, err := c.fetch(ctx)
+	return err
+}
+
+// fetch returns the kernel and the archive of the base, which take minutes if the cache has not got them.
+func (c Config) fetch(ctx context.Context) (k kernel, base string, err error) {
+	if err := c.Emulator.Available(); err != nil {
+		return kernel{}, "", err
+	}
+	if k, err = c.Emulator.kernel(ctx); err != nil {
+		return kernel{}, "", err
+	}
+	base, err = c.Base.archive(ctx, c.Emulator.arch, c.logf)
+	return k, base, err
+}
+
 // Build makes an image, which takes minutes for a base that is not in the cache.
 func Build(ctx context.Context, c Config) (*Image, error) {
-	if c.Logf == nil {
-		c.Logf = func(string, ...any) {}
-	}
-	if err := c.Emulator.Available(); err != nil {
-		return nil, err
-	}
-	kernel, err := c.Emulator.kernel(ctx)
-	if err != nil {
-		return nil, err
-	}
-	base, err := c.Base.archive(ctx, c.Emulator.arch, c.Logf)
+	kernel, base, err := c.fetch(ctx)
 	if err != nil {
 		return nil, err
 	}

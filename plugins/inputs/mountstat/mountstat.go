@@ -263,8 +263,8 @@ func (m *Mountstat) Interrupt() {
 	m.mail.Post(func() {}) // wakes it
 }
 
-// refresh updates the targets to the mount table, and has those come first whose check is the longest
-// ago. It reports whether the table has changed since the last gather.
+// refresh updates the targets to the mount table. It reports whether the table has changed
+// since the last gather.
 func (m *Mountstat) refresh(now time.Time) (changed bool) {
 	m.readKernelLog()
 	if m.disks.extErrorsGrew(m.targets) {
@@ -288,9 +288,7 @@ func (m *Mountstat) refresh(now time.Time) (changed bool) {
 		m.disks.panics = panics
 		m.regroup()
 	}
-	slices.SortStableFunc(m.targets, func(a, b *target) int {
-		return cmp.Or(a.schedulingRank()-b.schedulingRank(), cmp.Compare(a.checkedIn, b.checkedIn))
-	})
+	slices.SortStableFunc(m.targets, compareSchedule)
 	return changed
 }
 

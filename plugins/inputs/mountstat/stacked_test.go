@@ -37,7 +37,7 @@ func stack(t *testing.T, dir string, n int) {
 }
 
 // processTime is the CPU time of this process.
-func processTime(t *testing.T) time.Duration {
+func processTime(t testing.TB) time.Duration {
 	t.Helper()
 	var usage unix.Rusage
 	require.NoError(t, unix.Getrusage(unix.RUSAGE_SELF, &usage))

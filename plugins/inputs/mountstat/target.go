@@ -1,6 +1,7 @@
 package mountstat
 
 import (
+	"cmp"
 	"strconv"
 	"time"
 
@@ -97,9 +98,15 @@ func (m *Mountstat) keptByChecks(t *target) bool {
 	return t.Probed.OnDemand && t.namespace == nil
 }
 
-// schedulingRank orders targets. Those that answered come first, so that they don't
+// compareSchedule orders targets for their checks: of one rank, those come first whose last check is
+// the longest ago.
+func compareSchedule(a, b *target) int {
+	return cmp.Or(cmp.Compare(a.schedulingRank(), b.schedulingRank()), cmp.Compare(a.checkedIn, b.checkedIn))
+}
+
+// schedulingRank ranks targets. Those that answered come first, so that they don't
 // wait behind others that hang; local ones come before those that depend on a server or
-// daemon. Of one rank, those come first whose last check is the longest ago.
+// daemon.
 func (t *target) schedulingRank() int {
 	rank := 0
 	switch {

@@ -1,5 +1,0 @@
-//go:build race
-
-package forkserver
-
-const race = true
