@@ -129,7 +129,7 @@ test-containers: ## the image under Podman, Docker and containerd
 	tools/setup podman crun runc gcc qemu-user:qemu-aarch64
 	tools/engines
 	VFSPROBE_RUNTIMES=all $(call gotest,containers) -timeout 40m ./internal/testing/containers
-	-@tools/setup mmdebstrap user-mode-linux:linux.uml
+	-@tools/setup mmdebstrap
 	VFSPROBE_RUNTIMES=all $(call gotest,containers) -run 'TestSystemd_(Containers|AppArmor)' ./internal/testing/systemd
 
 # And what takes hours: CI's long mode.
@@ -149,6 +149,7 @@ test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 	VFSPROBE_SOCKETS=100000 $(call gotest,long) -run TestTable_AmongManySockets ./internal/sockdiag
 	$(MAKE) --no-print-directory test-containers
 	$(MAKE) --no-print-directory test-vm FAMILIES="layers autofs ceph gluster krb5 s3 webdav"
+	$(MAKE) --no-print-directory test-nfs KERNEL=bookworm
 	$(MAKE) --no-print-directory fuzz FUZZTIME="-cpu 600"
 	-$(MAKE) --no-print-directory vuln
 
@@ -157,19 +158,20 @@ test-long: test ## and what takes hours: a soak, long hangs, long fuzzing
 test-kubernetes: ## the chart in a real cluster
 	tools/setup containerd etcd-server:etcd gcc iproute2:ip libseccomp-dev:/usr/include/seccomp.h pkg-config runc
 	VFSPROBE_KUBERNETES=1 $(call gotest,kubernetes) -timeout 30m ./internal/testing/kubernetes
-	-@tools/setup mmdebstrap user-mode-linux:linux.uml
+	-@tools/setup mmdebstrap
 	VFSPROBE_KUBERNETES=1 $(call gotest,kubernetes) -timeout 40m -run TestSystemd_Kubelet ./internal/testing/systemd
 
 # Real NFS faults, in virtual machines: User Mode Linux, or QEMU with ACCEL=kvm
-# or ACCEL=tcg. RUN=expression selects scenarios. Where no machine can be started
+# or ACCEL=tcg, of the Debian suite KERNEL. RUN=expression selects scenarios. Where no machine can be started
 # they are reported as skipped, and make fails, but not for "make test".
 ACCEL   ?= uml
 SKIPPED ?= 77
-VM_NEEDS_uml := user-mode-linux:linux.uml gcc
+VM_NEEDS_uml := gcc
 VM_NEEDS_kvm := qemu-system-x86:qemu-system-x86_64 kmod:depmod
 VM_NEEDS_tcg := $(VM_NEEDS_kvm)
 VMS     ?= $(shell tools/parallel 3 2)
-NFSVM = bin/nfsvm -accel $(ACCEL) -vms $(VMS) -run '$(RUN)'
+KERNEL  ?= trixie
+NFSVM = bin/nfsvm -accel $(ACCEL) -kernel $(KERNEL) -vms $(VMS) -run '$(RUN)'
 
 test-nfs: bin/nfsvm ## NFS faults in virtual machines; RUN=EXPRESSION chooses scenarios
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))
@@ -179,7 +181,7 @@ test-nfs: bin/nfsvm ## NFS faults in virtual machines; RUN=EXPRESSION chooses sc
 # CephFS in virtual machines, GlusterFS, S3 and WebDAV on this host. FAULTS=docs/FAULTS.md writes the tables of all but NFS.
 # "make test" has the first two.
 FAMILIES ?= nfs smb layers autofs ceph gluster krb5 s3 webdav
-FAMILY_NEEDS := mmdebstrap user-mode-linux:linux.uml gcc iproute2:ip fuse3:fusermount3
+FAMILY_NEEDS := mmdebstrap gcc iproute2:ip fuse3:fusermount3
 FAMILY_NEEDS_gluster := glusterfs-server:glusterd glusterfs-client:glusterfs
 FAMILY_NEEDS_s3 := s3fs
 FAMILY_NEEDS_webdav := rclone
@@ -217,7 +219,6 @@ bin/kernels: $(SOURCES)
 # What the tests need beside Go.
 setup: ## install what the tests need beside Go
 	tools/setup gcc strace cpio mmdebstrap rpcbind nfs-common:rpc.statd e2fsprogs:mkfs.ext4 xfsprogs:mkfs.xfs btrfs-progs:mkfs.btrfs util-linux:fsfreeze iproute2:ip sshfs openssh-server:sshd bindfs mergerfs gocryptfs squashfuse squashfs-tools:mksquashfs erofs-utils:mkfs.erofs lsof
-	-@tools/setup user-mode-linux:linux.uml
 	-@tools/setup $(KERNEL_NEEDS) qemu-system-x86:qemu-system-x86_64
 	-@tools/setup podman crun runc
 	-@tools/engines

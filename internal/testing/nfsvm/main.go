@@ -32,7 +32,7 @@ const (
 	exitUsage  = 2
 )
 
-// suite is the Debian that the machines run.
+// suite is the Debian that the machines run, but for the kernel.
 const suite = "bookworm"
 
 func main() {
@@ -54,6 +54,7 @@ func parse() (options, error) {
 	var o options
 	flags := flag.NewFlagSet("nfsvm", flag.ContinueOnError)
 	accel := flags.String("accel", "uml", "what runs the machines: uml, kvm or tcg")
+	kernel := flags.String("kernel", vm.KernelSuite, "the Debian `suite` whose kernel they have")
 	only := flags.String("run", "", "run the scenarios whose names match this `expression` only")
 	flags.IntVar(&o.vms, "vms", 2, "how many machines may run at once")
 	flags.StringVar(&o.table, "table", "", "write what was seen into this `file`, between the markers of the NFS section")
@@ -63,7 +64,7 @@ func parse() (options, error) {
 		return o, err
 	}
 	var err error
-	if o.emulator, err = vm.EmulatorByName(*accel, suite); err != nil {
+	if o.emulator, err = vm.EmulatorByName(*accel, *kernel); err != nil {
 		return o, fmt.Errorf("-accel: %w", err)
 	}
 	pattern, err := regexp.Compile(*only)

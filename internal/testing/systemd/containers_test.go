@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/vfsprobe/vfsprobe/internal/testing/containers"
+	"github.com/vfsprobe/vfsprobe/internal/testing/vm"
 )
 
 // fromDocument is the example below a mark in docs/CONTAINERS.md.
@@ -55,7 +56,7 @@ func TestSystemd_Containers(t *testing.T) {
 	if os.Getenv("VFSPROBE_RUNTIMES") != "all" {
 		t.Skip("VFSPROBE_RUNTIMES=all has containers run in a machine: make test-containers")
 	}
-	h := newHost(t, "uml", "podman", "crun", "runc")
+	h := newHost(t, vm.UML(), "podman", "crun", "runc")
 	h.buildImage()
 	t.Log(h.shell("grep cgroup2 /proc/mounts; podman info | grep -i -E 'cgroup|runtime' | head; podman --version; runc --version | head -n 1; crun --version | head -n 1; uname -r"))
 	require.Contains(t, h.shell("grep cgroup2 /proc/mounts"), "nsdelegate")

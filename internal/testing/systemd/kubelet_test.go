@@ -306,7 +306,7 @@ func newNode(t *testing.T, today bool) *host {
 	if today {
 		config.Files = append(config.Files, enginesOfToday(t)...)
 	}
-	h := newHostWith(t, "uml", config, "containerd", "runc", "iproute2", "mount", "etcd-server")
+	h := newHostWith(t, vm.UML(), config, "containerd", "runc", "iproute2", "mount", "etcd-server")
 	h.shell(`modprobe -a overlay 2>/dev/null || true
 		mkdir -p /srv/pods /run/vfsprobe /etc/containerd /etc/cni/net.d /var/lib/containerd && mount -t tmpfs none /var/lib/containerd
 		ip link set lo up && ip address add 10.99.0.1/32 dev lo && ip route add default dev lo

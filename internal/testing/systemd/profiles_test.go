@@ -44,7 +44,7 @@ func newConfinedHost(t *testing.T, parameters []string, packages ...string) *hos
 	if os.Getenv("VFSPROBE_RUNTIMES") != "all" {
 		t.Skip("VFSPROBE_RUNTIMES=all has containers run in a machine: make test-containers")
 	}
-	h := newHostWith(t, "uml", vm.Config{Parameters: parameters, MemoryMiB: 2048}, append([]string{"podman", "crun", "runc"}, packages...)...)
+	h := newHostWith(t, vm.UML(), vm.Config{Parameters: parameters, MemoryMiB: 2048}, append([]string{"podman", "crun", "runc"}, packages...)...)
 	h.buildImage()
 	h.shell(`mkdir -p /srv/watched && systemd-run --unit=watches --path-property=PathChanged=/srv/watched true
 		mkdir -p /srv/export /srv/nfs && mount -t tmpfs none /srv/export

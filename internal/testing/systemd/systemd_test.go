@@ -79,13 +79,13 @@ const vfsprobeConf = `[[inputs.mountstat]]
 `
 
 // newHost boots a machine that has the package beside, and starts nothing.
-func newHost(t *testing.T, emulatorName string, packages ...string) *host {
+func newHost(t *testing.T, emulator vm.Emulator, packages ...string) *host {
 	t.Helper()
-	return newHostWith(t, emulatorName, vm.Config{}, packages...)
+	return newHostWith(t, emulator, vm.Config{}, packages...)
 }
 
 // newHostWith is newHost with further files, shares, or another size.
-func newHostWith(t *testing.T, emulatorName string, config vm.Config, packages ...string) *host {
+func newHostWith(t *testing.T, emulator vm.Emulator, config vm.Config, packages ...string) *host {
 	t.Helper()
 	dir := t.TempDir()
 	write := func(name, content string) string {
@@ -93,8 +93,6 @@ func newHostWith(t *testing.T, emulatorName string, config vm.Config, packages .
 		require.NoError(t, os.WriteFile(file, []byte(content), 0o644))
 		return file
 	}
-	emulator, err := vm.EmulatorByName(emulatorName, "bookworm")
-	require.NoError(t, err)
 	telegraf, err := programs.Telegraf()
 	require.NoError(t, err)
 	run(t, "tools/package", "go", "run", ".", "-out", dir, "-arch", runtime.GOARCH)
@@ -210,7 +208,7 @@ func ways() []way {
 // Whoever restarts Telegraf or vfsprobe waits for nothing that hangs, and nobody says that
 // one of them failed. What does not hang is reported at once.
 func TestSystemd_WaitsForNothingThatHangs(t *testing.T) {
-	h := newHost(t, "uml")
+	h := newHost(t, vm.UML())
 	h.shell(`mkdir -p /srv/fuse /srv/disk /srv/healthy
 		for name in disk healthy; do truncate -s 32M /srv/$name.image && mkfs.ext4 -q /srv/$name.image && mount -o loop /srv/$name.image /srv/$name; done
 		chmod 777 /srv/disk /srv/healthy`)
@@ -259,7 +257,7 @@ func TestSystemd_NoPanicOverAHang(t *testing.T) {
 	if err != nil {
 		t.Skip("VFSPROBE_HANG says how long a file system is to hang: make test-long")
 	}
-	h := newHost(t, "tcg")
+	h := newHost(t, vm.QEMU("amd64", "tcg", "bookworm"))
 	h.install()
 	const silent = "mkdir -p /srv/fuse; systemd-run --unit=silent guest /srv/fuse; until grep -q ' /srv/fuse ' /proc/mounts; do sleep 0.1; done"
 	h.shell("sysctl -w kernel.hung_task_timeout_secs=10 kernel.hung_task_check_interval_secs=2 kernel.hung_task_panic=1")
@@ -283,7 +281,7 @@ func TestSystemd_NoPanicOverAHang(t *testing.T) {
 // What is enabled as a mount unit is expected, as what fstab says is; what Debian enables of
 // its own is no fault.
 func TestSystemd_MissesWhatAMountUnitMounts(t *testing.T) {
-	h := newHost(t, "uml")
+	h := newHost(t, vm.UML())
 	h.shell(`for name in data auto; do truncate -s 32M /srv/$name.image && mkfs.ext4 -q /srv/$name.image
 		printf '[Mount]\nWhat=/srv/%s.image\nWhere=/srv/%s\nType=ext4\nOptions=loop\n' $name $name >/etc/systemd/system/srv-$name.mount; done
 		printf '[Install]\nWantedBy=local-fs.target\n' >>/etc/systemd/system/srv-data.mount
@@ -311,7 +309,7 @@ func TestSystemd_DoctorReadsUnitsAlike(t *testing.T) {
 	if os.Getenv("VFSPROBE_HANG") == "" {
 		t.Skip("it takes two minutes: make test-long")
 	}
-	h := newHost(t, "uml")
+	h := newHost(t, vm.UML())
 	h.install()
 	h.shell("systemctl stop vfsprobe") // else the process that runs is judged
 	examine := func(arguments string) (found []string) {

@@ -2,6 +2,8 @@ package vm
 
 import (
 	"bytes"
+	"debug/elf"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -59,4 +61,43 @@ func TestArchive(t *testing.T) {
 	info, err := os.Stat(filepath.Join(to, "opt/deep/copy"))
 	require.NoError(t, err)
 	assert.Equal(t, os.FileMode(0o640), info.Mode().Perm())
+}
+
+// TestSetInterpreter changes nothing but the path of the loader.
+func TestSetInterpreter(t *testing.T) {
+	const host = "/bin/true"
+	program, err := os.ReadFile(host)
+	require.NoError(t, err)
+	copied := filepath.Join(t.TempDir(), "true")
+	require.NoError(t, os.WriteFile(copied, program, 0o755))
+	interpreter := func(name string) string {
+		file, err := elf.Open(name)
+		require.NoError(t, err)
+		defer file.Close()
+		for _, segment := range file.Progs {
+			if segment.Type == elf.PT_INTERP {
+				path, err := io.ReadAll(segment.Open())
+				require.NoError(t, err)
+				return string(bytes.TrimRight(path, "\x00"))
+			}
+		}
+		return ""
+	}
+	loader := interpreter(host)
+	if loader == "" {
+		t.Skip(host + " is static")
+	}
+	require.NoError(t, setInterpreter(copied, umlLoader))
+	assert.Equal(t, umlLoader, interpreter(copied))
+	require.Error(t, exec.Command(copied).Run(), "there is no such loader here")
+	beside := exec.Command(copied)
+	beside.Dir = filepath.Dir(copied)
+	require.NoError(t, os.Symlink(loader, filepath.Join(beside.Dir, umlLoader)))
+	require.NoError(t, beside.Run())
+
+	require.ErrorContains(t, setInterpreter(copied, loader+"/longer"), "is too long")
+	require.NoError(t, setInterpreter(copied, loader))
+	written, err := os.ReadFile(copied)
+	require.NoError(t, err)
+	assert.Equal(t, program, written)
 }

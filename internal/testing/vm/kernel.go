@@ -11,9 +11,9 @@ import (
 	"strings"
 )
 
-// A kernel is one that is not installed.
+// A kernel is one of a Debian suite, which is not installed.
 type kernel struct {
-	Image   string // what is booted; "" for User Mode Linux, which is a command
+	Image   string // what is booted, or executed
 	Modules string // the directory of its version in lib/modules
 }
 
@@ -33,14 +33,25 @@ func debianKernel(ctx context.Context, suite, arch string) (kernel, error) {
 }
 
 func fetchKernel(ctx context.Context, suite, arch, tree string) error {
-	if err := Need("apt:apt-get", "dpkg:dpkg-deb", "kmod:depmod"); err != nil {
+	if err := Need("kmod:depmod"); err != nil {
+		return err
+	}
+	if err := unpackPackages(ctx, suite, arch, tree, (*aptSource).kernelPackages); err != nil {
+		return err
+	}
+	return indexModules(ctx, tree)
+}
+
+// unpackPackages fetches packages of a suite into a directory.
+func unpackPackages(ctx context.Context, suite, arch, tree string, choose func(*aptSource) ([]string, error)) error {
+	if err := Need("apt:apt-get", "dpkg:dpkg-deb"); err != nil {
 		return err
 	}
 	source, err := newAptSource(ctx, tree+".apt", suite, arch)
 	if err != nil {
 		return err
 	}
-	packages, err := source.kernelPackages()
+	packages, err := choose(source)
 	if err != nil {
 		return err
 	}
@@ -56,7 +67,7 @@ func fetchKernel(ctx context.Context, suite, arch, tree string) error {
 			return fmt.Errorf("dpkg-deb -x %s: %w\n%s", filepath.Base(file), err, out)
 		}
 	}
-	return indexModules(ctx, tree)
+	return nil
 }
 
 // indexModules writes modules.dep and what else modprobe reads.

@@ -29,7 +29,7 @@ func forEachEmulator(t *testing.T, test func(t *testing.T, emulator Emulator)) {
 	}
 	for _, name := range names {
 		t.Run(name, func(t *testing.T) {
-			emulator, err := EmulatorByName(name, "bookworm")
+			emulator, err := EmulatorByName(name, KernelSuite)
 			require.NoError(t, err)
 			test(t, emulator)
 		})
