@@ -43,6 +43,10 @@ func NFSBase(suite string) Debian {
 // formatVersion counts the ways in which archives were made from the same Debian.
 const formatVersion = 1
 
+// aptRetries is how often apt tries again to fetch a file. It doubles its pause after each try, up to
+// half a minute: a mirror may refuse for a while.
+const aptRetries = "8"
+
 // cancelDelay is what the children of a killed mmdebstrap have to end.
 const cancelDelay = 10 * time.Second
 
@@ -81,8 +85,7 @@ func (d Debian) bootstrap(ctx context.Context, arch, root string) error {
 	if d.Extract {
 		variant = "extract"
 	}
-	// apt doubles its pause after each try, up to half a minute: a mirror may refuse for a while.
-	arguments := []string{"--quiet", `--aptopt=Acquire::Retries "8"`, "--variant=" + variant, "--architectures=" + arch, "--include=" + strings.Join(d.Packages, ","), d.Suite, root}
+	arguments := []string{"--quiet", `--aptopt=Acquire::Retries "` + aptRetries + `"`, "--variant=" + variant, "--architectures=" + arch, "--include=" + strings.Join(d.Packages, ","), d.Suite, root}
 	// Without a mirror it takes Debian's own.
 	if mirror, err := debianMirror(ctx); err == nil {
 		arguments = append(arguments, mirror)

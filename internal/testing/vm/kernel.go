@@ -140,7 +140,7 @@ func (s *aptSource) run(command string, arguments ...string) ([]byte, error) {
 	c := exec.CommandContext(s.ctx, command, append([]string{
 		"-o", "Dir::State::Lists=" + s.dir + "/lists", "-o", "Dir::State::status=" + s.dir + "/status", "-o", "Dir::Cache=" + s.dir,
 		"-o", "Dir::Etc::SourceList=" + s.dir + "/sources.list", "-o", "Dir::Etc::SourceParts=/dev/null",
-		"-o", "Dir::Etc::PreferencesParts=/dev/null", "-o", "Acquire::Languages=none", "-o", "APT::Sandbox::User=root",
+		"-o", "Dir::Etc::PreferencesParts=/dev/null", "-o", "Acquire::Languages=none", "-o", "Acquire::Retries=" + aptRetries, "-o", "APT::Sandbox::User=root",
 		"-o", "APT::Architecture=" + s.arch, "-o", "APT::Architectures=" + s.arch}, arguments...)...)
 	c.Dir = s.dir
 	out, err := c.Output()
