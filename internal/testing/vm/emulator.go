@@ -51,7 +51,7 @@ const KernelSuite = "trixie"
 func EmulatorByName(name, suite string) (Emulator, error) {
 	switch name {
 	case "uml":
-		return umlOf(suite), nil
+		return UMLOf(suite), nil
 	case "kvm", "tcg":
 		return QEMU("amd64", name, suite), nil
 	}

@@ -12,11 +12,12 @@ import (
 	"syscall"
 )
 
-// UML returns User Mode Linux of [KernelSuite], which runs as an ordinary program, and needs
-// nothing of the hardware. It has one processor.
-func UML() Emulator { return umlOf(KernelSuite) }
+// UML returns User Mode Linux with the kernel of [KernelSuite].
+func UML() Emulator { return UMLOf(KernelSuite) }
 
-func umlOf(suite string) Emulator {
+// UMLOf returns User Mode Linux with the kernel of a suite. It runs as an ordinary program, needs
+// nothing of the hardware, and has one processor.
+func UMLOf(suite string) Emulator {
 	return Emulator{
 		Name:    "uml",
 		arch:    "amd64",
