@@ -33,11 +33,18 @@ printf 'right\nright\n' | smbpasswd -c /srv/smb.conf -s -a root
 cat >/run/servers <<'X'
 #!/bin/sh
 # servers start|stop|freeze|thaw|restart-smbd|start-diod
+# User Mode Linux 6.12 panics when a process is killed while it forks (flush_tlb_mm,
+# arch/um/kernel/tlb.c, of a map that was not copied whole): one that is stopped does not.
+end() {
+	while kill -STOP $(pidof "$@"); ps -o state= -p "$(pidof "$@")" | grep -qv T; do sleep 0.05; done
+	kill -KILL $(pidof "$@")
+	while pidof "$@" >/dev/null; do sleep 0.1; done
+}
 case $1 in
 start) ip netns exec server smbd -D -s /srv/smb.conf; $0 start-diod;;
 start-diod) ip netns exec server diod -n -l 10.9.0.1:5640 -e /srv/nine -e /srv/more -e /mnt/hard -c /dev/null;;
-stop) kill -KILL $(pidof smbd diod); while pidof smbd diod >/dev/null; do sleep 0.1; done;;
-restart-smbd) kill -KILL $(pidof smbd); while pidof smbd >/dev/null; do sleep 0.1; done; ip netns exec server smbd -D -s /srv/smb.conf;;
+stop) end smbd diod;;
+restart-smbd) end smbd; ip netns exec server smbd -D -s /srv/smb.conf;;
 freeze) kill -STOP $(pidof smbd diod);;
 thaw) kill -CONT $(pidof smbd diod);;
 esac
