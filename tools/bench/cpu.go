@@ -84,6 +84,7 @@ func measureCPU(dir string) error {
 		contenders := []*contender{
 			c.measuredFloor(),
 			c.measuredLimit(checks, callStatfs, checkedPath),
+			c.measuredLimitAsked(checks, callStatfs, checkedPath),
 			{name: "prober", toFloor: "1", toLimit: proberTarget, measure: checkedBy("trimmed", "shared")},
 			{name: "prober, apart", toFloor: "1", toLimit: "2.5", measure: checkedBy("trimmed", apart)},
 			{name: "prober, apart, forked", measure: checkedBy("trimmed", forked)},
@@ -96,7 +97,7 @@ func measureCPU(dir string) error {
 			})},
 		}
 		if prober.CanBecome() {
-			contenders = slices.Insert(contenders, 2, c.measuredLimitApart())
+			contenders = slices.Insert(contenders, 3, c.measuredLimitApart())
 		}
 		return compare(contenders)
 	})
@@ -187,16 +188,24 @@ func (b *baselines) measuredFloor() *contender {
 
 // measuredLimit is the limit of n checks of the paths.
 func (b *baselines) measuredLimit(n int, calls string, paths ...string) *contender {
-	return &contender{name: "limit: C, clone, memory shared", toLimit: "1", measure: byCommand(n, func() *exec.Cmd {
-		return exec.Command(b.limit, append([]string{strconv.Itoa(n), strconv.Itoa(concurrency), "itself", calls}, paths...)...)
-	})}
+	return &contender{name: "limit: C, clone, memory shared", toLimit: "1", measure: b.byLimit(n, "itself", calls, paths...)}
 }
 
-// measuredLimitApart is the same in processes that become another user.
+// measuredLimitAsked is the same in children of a process that another one asks for them, as a plugin
+// which must not hang asks a fork server.
+func (b *baselines) measuredLimitAsked(n int, calls string, paths ...string) *contender {
+	return &contender{name: "limit asked: C, clone by a server", measure: b.byLimit(n, "asked", calls, paths...)}
+}
+
+// measuredLimitApart is the limit in processes that become another user.
 func (b *baselines) measuredLimitApart() *contender {
-	return &contender{name: "limit apart: C, clone, another user", measure: byCommand(checks, func() *exec.Cmd {
-		return exec.Command(b.limit, strconv.Itoa(checks), strconv.Itoa(concurrency), "apart", callStatfs, checkedPath)
-	})}
+	return &contender{name: "limit apart: C, clone, another user", measure: b.byLimit(checks, "apart", callStatfs, checkedPath)}
+}
+
+func (b *baselines) byLimit(n int, user, calls string, paths ...string) func() (cpu, wall float64, err error) {
+	return byCommand(n, func() *exec.Cmd {
+		return exec.Command(b.limit, append([]string{strconv.Itoa(n), strconv.Itoa(concurrency), user, calls}, paths...)...)
+	})
 }
 
 // byCommand measures a command that makes n checks, from its start to its end.

@@ -73,6 +73,7 @@ func measureMounts(c *baselines, vfsprobe, root string, n int, where string) err
 	return compare([]*contender{
 		c.measuredFloor(),
 		c.measuredLimit(each, callReaddir, paths...),
+		c.measuredLimitAsked(each, callReaddir, paths...),
 		{name: "prober", toLimit: proberTarget, measure: byCommand(each, func() *exec.Cmd {
 			return self("prober", append([]string{strconv.Itoa(each), "trimmed", "shared", callReaddir}, paths...)...)
 		})},
