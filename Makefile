@@ -162,16 +162,16 @@ test-kubernetes: ## the chart in a real cluster
 	VFSPROBE_KUBERNETES=1 $(call gotest,kubernetes) -timeout 40m -run TestSystemd_Kubelet ./internal/testing/systemd
 
 # Real NFS faults, in virtual machines: User Mode Linux, or QEMU with ACCEL=kvm
-# or ACCEL=tcg, of the Debian suite KERNEL. RUN=expression selects scenarios. Where no machine can be started
-# they are reported as skipped, and make fails, but not for "make test".
+# or ACCEL=tcg. KERNEL=suite has them run the kernel of another Debian, and
+# RUN=expression selects scenarios. Where no machine can be started they are
+# reported as skipped, and make fails, but not for "make test".
 ACCEL   ?= uml
 SKIPPED ?= 77
 VM_NEEDS_uml := gcc
 VM_NEEDS_kvm := qemu-system-x86:qemu-system-x86_64 kmod:depmod
 VM_NEEDS_tcg := $(VM_NEEDS_kvm)
 VMS     ?= $(shell tools/parallel 3 2)
-KERNEL  ?= trixie
-NFSVM = bin/nfsvm -accel $(ACCEL) -kernel $(KERNEL) -vms $(VMS) -run '$(RUN)'
+NFSVM = bin/nfsvm -accel $(ACCEL) $(if $(KERNEL),-kernel $(KERNEL)) -vms $(VMS) -run '$(RUN)'
 
 test-nfs: bin/nfsvm ## NFS faults in virtual machines; RUN=EXPRESSION chooses scenarios
 	-@tools/setup mmdebstrap $(VM_NEEDS_$(ACCEL))

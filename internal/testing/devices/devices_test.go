@@ -199,7 +199,7 @@ func faults() []fault {
 		{"dm: suspended", "dm", "dmsetup suspend dm", "dmsetup resume dm", hangs, suspended, "ok$"},
 		{"dm: suspended, without freezing the file system", "dm", "dmsetup suspend --nolockfs dm", "dmsetup resume dm", hangs, suspended, "ok$"},
 		{"dm: its table is `error`", "failing", fmt.Sprintf(replaceTable, "failing", "error"), linear("failing"), fails + ".*dm-[0-9]+", "", "ok$"},
-		{"dm: its table is `error`, and ext4 writes", "aborted", fmt.Sprintf(replaceTable+write, "aborted", "error"), linear("aborted"), "error (device_errors|read_only) ", "", "error (read_only|fs_shutdown) "},
+		{"dm: its table is `error`, and ext4 writes", "aborted", fmt.Sprintf(replaceTable+write, "aborted", "error"), linear("aborted"), "error (device_errors|read_only) ", "", "error fs_shutdown "},
 		{"dm: its table is `error`, and xfs writes", "xfs", fmt.Sprintf(replaceTable+write, "xfs", "error"), linear("xfs"), "error (device_errors .*dm-[0-9]+|fs_shutdown)", "", "error fs_shutdown"},
 		{"multipath: queue_if_no_path, all paths fail", "multipath", paths("fail_path"), paths("reinstate_path"), hangs + ".*dm-[0-9]+", "", "ok$"},
 		{"nbd: its server is stopped", "nbd", signal("nbd", "STOP"), signal("nbd", "CONT"), hangs + ".*nbd0", "", "ok$"},

@@ -70,29 +70,28 @@ func TestSetInterpreter(t *testing.T) {
 	require.NoError(t, err)
 	copied := filepath.Join(t.TempDir(), "true")
 	require.NoError(t, os.WriteFile(copied, program, 0o755))
-	interpreter := func(name string) string {
+	loaderOf := func(name string) string {
 		file, err := elf.Open(name)
 		require.NoError(t, err)
 		defer file.Close()
-		for _, segment := range file.Progs {
-			if segment.Type == elf.PT_INTERP {
-				path, err := io.ReadAll(segment.Open())
-				require.NoError(t, err)
-				return string(bytes.TrimRight(path, "\x00"))
-			}
+		segment := interpreter(file)
+		if segment == nil {
+			return ""
 		}
-		return ""
+		path, err := io.ReadAll(segment.Open())
+		require.NoError(t, err)
+		return string(bytes.TrimRight(path, "\x00"))
 	}
-	loader := interpreter(host)
+	loader := loaderOf(host)
 	if loader == "" {
 		t.Skip(host + " is static")
 	}
 	require.NoError(t, setInterpreter(copied, umlLoader))
-	assert.Equal(t, umlLoader, interpreter(copied))
+	assert.Equal(t, umlLoader, loaderOf(copied))
 	require.Error(t, exec.Command(copied).Run(), "there is no such loader here")
 	beside := exec.Command(copied)
 	beside.Dir = filepath.Dir(copied)
-	require.NoError(t, os.Symlink(loader, filepath.Join(beside.Dir, umlLoader)))
+	require.NoError(t, os.Symlink(filepath.Dir(loader), filepath.Join(beside.Dir, umlLibraries)))
 	require.NoError(t, beside.Run())
 
 	require.ErrorContains(t, setInterpreter(copied, loader+"/longer"), "is too long")

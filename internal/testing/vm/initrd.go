@@ -85,9 +85,17 @@ func checkStatic(program string) error {
 		return fmt.Errorf("reading the init %s: %w", program, err)
 	}
 	defer file.Close()
-	for _, p := range file.Progs {
-		if p.Type == elf.PT_INTERP {
-			return fmt.Errorf("the init %s is not static: build it with CGO_ENABLED=0", program)
+	if interpreter(file) != nil {
+		return fmt.Errorf("the init %s is not static: build it with CGO_ENABLED=0", program)
+	}
+	return nil
+}
+
+// interpreter is where a program names its loader (PT_INTERP, elf(5)), or nil.
+func interpreter(file *elf.File) *elf.Prog {
+	for _, segment := range file.Progs {
+		if segment.Type == elf.PT_INTERP {
+			return segment
 		}
 	}
 	return nil

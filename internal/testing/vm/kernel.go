@@ -20,12 +20,7 @@ type kernel struct {
 // debianKernel fetches the kernel that linux-image-ARCHITECTURE stands for in a suite. It
 // stays in the cache until that is removed.
 func debianKernel(ctx context.Context, suite, arch string) (kernel, error) {
-	tree, err := cached(ctx, fmt.Sprintf("kernel-%s-%s", suite, arch), func(tree string) error {
-		if err := fetchKernel(ctx, suite, arch, tree); err != nil {
-			return Unavailable{err}
-		}
-		return nil
-	})
+	tree, err := fetched(ctx, fmt.Sprintf("kernel-%s-%s", suite, arch), func(tree string) error { return fetchKernel(ctx, suite, arch, tree) })
 	if err != nil {
 		return kernel{}, err
 	}
@@ -40,6 +35,16 @@ func fetchKernel(ctx context.Context, suite, arch, tree string) error {
 		return err
 	}
 	return indexModules(ctx, tree)
+}
+
+// fetched is cached for what comes from a mirror: where it can't be had, no machine can.
+func fetched(ctx context.Context, name string, fetch func(tree string) error) (string, error) {
+	return cached(ctx, name, func(tree string) error {
+		if err := fetch(tree); err != nil {
+			return Unavailable{err}
+		}
+		return nil
+	})
 }
 
 // unpackPackages fetches packages of a suite into a directory.

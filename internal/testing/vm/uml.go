@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 )
 
@@ -32,54 +33,50 @@ func UMLOf(suite string) Emulator {
 }
 
 const (
-	// umlLibraries is where packages for amd64 have the C library.
-	umlLibraries = "usr/lib/x86_64-linux-gnu"
-	// umlLoader leads to its loader. A longer name has no room in the program.
-	umlLoader = "ld.so"
+	umlProgram = "usr/bin/linux.uml"
+	// umlLibraries leads to the C library, and umlLoader is its loader. A longer path has no room in
+	// the program.
+	umlLibraries = "libc"
+	umlLoader    = umlLibraries + "/ld-linux-x86-64.so.2"
 )
 
 // umlKernel fetches User Mode Linux of a suite, and the C library that it was built for, which
 // this machine may be too old for. It stays in the cache until that is removed.
 func umlKernel(ctx context.Context, suite string) (kernel, error) {
-	tree, err := cached(ctx, "uml-"+suite, func(tree string) error {
-		err := unpackPackages(ctx, suite, "amd64", tree, func(*aptSource) ([]string, error) {
-			return []string{"user-mode-linux", "libc6"}, nil
-		})
-		if err == nil {
-			err = haveOwnLoader(tree)
-		}
-		if err != nil {
-			return Unavailable{err}
-		}
-		return nil
-	})
+	tree, err := fetched(ctx, "user-mode-linux-"+suite, func(tree string) error { return fetchUML(ctx, suite, tree) })
 	if err != nil {
 		return kernel{}, err
 	}
 	modules, err := firstMatch(tree, "usr/lib/uml/modules/*")
-	return kernel{Image: filepath.Join(tree, "usr/bin/linux.uml"), Modules: modules}, err
+	return kernel{Image: filepath.Join(tree, umlProgram), Modules: modules}, err
 }
 
-// haveOwnLoader has the kernel executed with the C library beside it. To execute the loader
-// instead would not do: the memory of the machine begins where the program's own ends
-// (linux_main, arch/um/kernel/um_arch.c).
-func haveOwnLoader(tree string) error {
-	loader, err := firstMatch(tree, umlLibraries+"/ld-linux-x86-64.so.2", "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2")
+// fetchUML has the kernel executed with the C library beside it. To execute the loader instead
+// would not do: the memory of the machine begins where the program's own ends (linux_main,
+// arch/um/kernel/um_arch.c).
+func fetchUML(ctx context.Context, suite, tree string) error {
+	if err := unpackPackages(ctx, suite, "amd64", tree, func(*aptSource) ([]string, error) {
+		return []string{"user-mode-linux", "libc6"}, nil
+	}); err != nil {
+		return err
+	}
+	const loader = "lib/x86_64-linux-gnu/ld-linux-x86-64.so.2"
+	found, err := firstMatch(tree, "usr/"+loader, loader)
 	if err != nil {
 		return err
 	}
-	relative, err := filepath.Rel(tree, loader)
+	libraries, err := filepath.Rel(tree, filepath.Dir(found))
 	if err != nil {
 		return err
 	}
-	if err := os.Symlink(relative, filepath.Join(tree, umlLoader)); err != nil {
+	if err := os.Symlink(libraries, filepath.Join(tree, umlLibraries)); err != nil {
 		return err
 	}
-	return setInterpreter(filepath.Join(tree, "usr/bin/linux.uml"), umlLoader)
+	return setInterpreter(filepath.Join(tree, umlProgram), umlLoader)
 }
 
-// setInterpreter writes the loader's path over the one that a program names (PT_INTERP, elf(5)). A
-// relative path is one from the working directory.
+// setInterpreter writes the loader's path over the one that a program names. A relative path is
+// one from the working directory.
 func setInterpreter(program, loader string) error {
 	file, err := os.OpenFile(program, os.O_RDWR, 0)
 	if err != nil {
@@ -90,18 +87,16 @@ func setInterpreter(program, loader string) error {
 	if err != nil {
 		return fmt.Errorf("reading %s: %w", program, err)
 	}
-	for _, segment := range parsed.Progs {
-		if segment.Type != elf.PT_INTERP {
-			continue
-		}
-		path := make([]byte, segment.Filesz)
-		if copy(path, loader) == len(path) {
-			return fmt.Errorf("setting the interpreter of %s: %s is too long", program, loader)
-		}
-		_, err := file.WriteAt(path, int64(segment.Off))
-		return errors.Join(err, file.Close())
+	segment := interpreter(parsed)
+	if segment == nil {
+		return fmt.Errorf("setting the interpreter of %s: it has none", program)
 	}
-	return fmt.Errorf("setting the interpreter of %s: it has none", program)
+	path := make([]byte, segment.Filesz)
+	if copy(path, loader) == len(path) {
+		return fmt.Errorf("setting the interpreter of %s: %s is too long", program, loader)
+	}
+	_, err = file.WriteAt(path, int64(segment.Off))
+	return errors.Join(err, file.Close())
 }
 
 func umlCommand(ctx context.Context, l launch) (*exec.Cmd, error) {
@@ -111,7 +106,7 @@ func umlCommand(ctx context.Context, l launch) (*exec.Cmd, error) {
 	}
 	c := exec.Command(l.kernel, append([]string{"mem=" + strconv.Itoa(l.memoryMiB) + "M", "initrd=" + l.initrd, "uml_dir=" + l.dir + "/", "umid=vm",
 		"con=null", "con0=null,fd:1", "ssl=null", "ssl1=fd:3,fd:4", "console=tty0", "vm.line=/dev/ttyS1"}, l.parameters...)...)
-	c.Dir = filepath.Join(filepath.Dir(l.kernel), "../..") // of the loader's path
-	c.Env = append(os.Environ(), "LD_PRELOAD="+shim, fmt.Sprintf("LD_LIBRARY_PATH=%[1]s/%[2]s:%[1]s/lib/x86_64-linux-gnu", c.Dir, umlLibraries))
+	c.Dir = strings.TrimSuffix(l.kernel, umlProgram) // of the loader's path
+	c.Env = append(os.Environ(), "LD_PRELOAD="+shim, "LD_LIBRARY_PATH="+filepath.Join(c.Dir, umlLibraries))
 	return c, nil
 }

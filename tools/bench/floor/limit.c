@@ -4,14 +4,15 @@
 // cost. USER is "itself", or "apart" for one that becomes another user with what the
 // prober's helpers do for that and for their safety. It is "asked" for children of a second
 // process, which is asked for them: they name themselves and die with it, as the prober's
-// do. This is the least it can cost to keep what can hang out of the process that asks. CALLS is "statfs" for that alone, or
-// "readdir" for open, getdents64 and close of the directory, too.
+// do. This is the least it can cost to keep what can hang out of the process that asks.
+// CALLS is "statfs" for that alone, or "readdir" for open, getdents64 and close of the
+// directory, too.
 #define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>
 #include <linux/capability.h>
-#include <sched.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -166,6 +167,9 @@ static void ask(int checks, int concurrency, char **paths, int path_count)
 {
 	int pair[2], started = 0;
 	char message;
+	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED)
+		err(1, "mmap");
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair))
 		err(1, "socketpair");
 	pid_t server = fork();
@@ -209,8 +213,7 @@ int main(int argc, char **argv)
 	is_asked = !strcmp(argv[3], "asked");
 	reads_directory = !strcmp(argv[4], "readdir");
 	slots = mmap(NULL, most * sizeof *slots, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (slots == MAP_FAILED || shared == MAP_FAILED)
+	if (slots == MAP_FAILED)
 		err(1, "mmap");
 	if (is_asked) {
 		ask(checks, concurrency, argv + 5, paths);
