@@ -190,12 +190,13 @@ func rings(n int) *Snapshot {
 	return Parse([]byte(b.String()))
 }
 
-// threadTime is the CPU time of this thread, which other processes hardly change.
+// threadTime is the CPU time of this thread, which other processes hardly change. The clock is
+// exact, where getrusage(2) says what was at the last tick.
 func threadTime(t *testing.T) time.Duration {
 	t.Helper()
-	var usage unix.Rusage
-	require.NoError(t, unix.Getrusage(unix.RUSAGE_THREAD, &usage))
-	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+	var used unix.Timespec
+	require.NoError(t, unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &used))
+	return time.Duration(used.Nano())
 }
 
 func TestSnapshot_TimeIsLinear(t *testing.T) {
@@ -208,21 +209,20 @@ func TestSnapshot_TimeIsLinear(t *testing.T) {
 			const n = 32_767
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
-			best := func(s *Snapshot) time.Duration {
-				shortest := time.Hour
-				for range 3 {
-					before := threadTime(t)
-					markReach(s.Mounts, s.byID, &notes{})
-					shortest = min(shortest, threadTime(t)-before)
-				}
-				return shortest
+			took := func(s *Snapshot) time.Duration {
+				before := threadTime(t)
+				markReach(s.Mounts, s.byID, &notes{})
+				return threadTime(t) - before
 			}
 			eighth, whole := shape(n/8), shape(n)
 			require.Len(t, whole.Mounts, n)
 			if name != "rings" {
 				assert.Len(t, whole.Visible(func(*Mount) bool { return true }), 1)
 			}
-			single, all := best(eighth), best(whole)
+			single, all := took(eighth), took(whole)
+			for range 9 { // by turns: the machine may slow down
+				single, all = min(single, took(eighth)), min(all, took(whole))
+			}
 			assert.Less(t, all, 24*single+50*time.Millisecond, "%v for %d, %v for eight times as many", single, n/8, all)
 		})
 	}
