@@ -295,6 +295,8 @@ func (n *NFSLock) logChange(t *target, before *finding, lasted time.Duration, fi
 		n.Log.Infof("%s: locks work again, after %v of %s", what, lasted, before.diagnosis)
 	case f.diagnosis == noCanary && n.said.Changed("canary", "none"):
 		n.Log.Infof("%s: %s; no lock is tried on it, nor on other mounts without a canary. Provide an empty file that everybody may write, or see create_canary", what, mounts.Printable(f.reason))
+	case f.code == result.Unchecked && f.diagnosis == unknown:
+		n.Log.Debugf("%s: %s: %s", what, f.code, mounts.Printable(f.reason)) // nothing hung or failed
 	case f.code != result.OK:
 		n.Log.Debugf("%s: %s", what, why)
 	}

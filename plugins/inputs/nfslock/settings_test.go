@@ -53,7 +53,7 @@ func TestSettings_TheOldNameOfFS(t *testing.T) {
 func TestNFSLock_LeavesAloneWhatAutofsHasMounted(t *testing.T) {
 	serveNFS(t)
 	dir := tmpfs(t, "")
-	n, _ := newInput(t, func(n *NFSLock) { n.ExpectNFS = new(bool) })
+	n, log := newInput(t, func(n *NFSLock) { n.ExpectNFS = new(bool) })
 	pretend(t, n, map[string]string{dir: nfs4})
 	n.refresh()
 	n.targets[0].Probed.OnDemand = true
@@ -61,5 +61,6 @@ func TestNFSLock_LeavesAloneWhatAutofsHasMounted(t *testing.T) {
 	m := at(collect.Gather(t, n), dir)
 	assert.Equal(t, "unchecked", text(t, m, "result"))
 	assert.Contains(t, text(t, m, "reason"), "mounted on demand")
+	assert.Equal(t, []string{"D! " + n.targets[0].Probed.String() + ": unchecked: " + text(t, m, "reason")}, log.About(dir), "nothing hangs or fails")
 	assert.EqualValues(t, 2, n.host.Prober.Stats().Forked, "the readers of the table and of the machine-id alone")
 }
