@@ -72,7 +72,7 @@ const mountKerberos = `mount -t nfs4 -o sec=krb5,vers=4.2 server.example.test:/ 
 func TestCauses_OfKerberos(t *testing.T) {
 	family(t, "krb5")
 	l := inMachine(t, vm.Debian{Packages: []string{"krb5-kdc", "krb5-admin-server", "krb5-user", "nfs-kernel-server", "nfs-common", "kmod", "iproute2", "procps", "sysvinit-utils"}},
-		"nfs nfsv4 nfsd auth_rpcgss rpcsec_gss_krb5 cts cbc aes_generic hmac sha1_generic veth tcp_diag")
+		"nfs nfsv4 nfsd auth_rpcgss rpcsec_gss_krb5 cts cbc ecb aes_generic hmac sha1_generic veth tcp_diag")
 	l.shell(setupKerberos)
 	l.shell(mountKerberos)
 	const path = "/mnt/krb5"
