@@ -190,9 +190,9 @@ func rings(n int) *Snapshot {
 	return Parse([]byte(b.String()))
 }
 
-// threadTime is the CPU time of this thread, which other processes hardly change. The clock is
+// threadCPU is the CPU time of this thread, which other processes hardly change. The clock is
 // exact, where getrusage(2) says what was at the last tick.
-func threadTime(t *testing.T) time.Duration {
+func threadCPU(t *testing.T) time.Duration {
 	t.Helper()
 	var used unix.Timespec
 	require.NoError(t, unix.ClockGettime(unix.CLOCK_THREAD_CPUTIME_ID, &used))
@@ -210,9 +210,9 @@ func TestSnapshot_TimeIsLinear(t *testing.T) {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
 			took := func(s *Snapshot) time.Duration {
-				before := threadTime(t)
+				before := threadCPU(t)
 				markReach(s.Mounts, s.byID, &notes{})
-				return threadTime(t) - before
+				return threadCPU(t) - before
 			}
 			eighth, whole := shape(n/8), shape(n)
 			require.Len(t, whole.Mounts, n)

@@ -19,3 +19,14 @@ func TestPauseAfter_CountsNoTimeInWhichOthersHadTheCPU(t *testing.T) {
 	assert.GreaterOrEqual(t, pause, time.Duration(float64(busy)/walkCgroupsShare))
 	assert.Less(t, pause, time.Duration(float64(idle)/walkCgroupsShare))
 }
+
+func TestPauseAfter_AWalkShorterThanATick(t *testing.T) {
+	const busy = 100 * time.Microsecond
+	for range 50 {
+		pause := pauseAfter(func() {
+			for began := time.Now(); time.Since(began) < busy; {
+			}
+		})
+		assert.Positive(t, pause)
+	}
+}
