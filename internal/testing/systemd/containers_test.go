@@ -106,6 +106,7 @@ func TestSystemd_Containers(t *testing.T) {
 					h.until(hangs...)
 					t.Logf("%s: %.1f s, reports after %.1f s", change[0], took.Seconds(), time.Since(began).Seconds())
 					assert.NotContains(t, out, "resorting to SIGKILL", change[0])
+					assert.Less(t, took, stopTimeout, change[0])
 					assert.Equal(t, "running", h.shell("podman inspect --format '{{.State.Status}}' tested"), change[0])
 				}
 			})
